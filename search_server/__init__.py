@@ -1,0 +1,1 @@
+"""The search gateway: embeds queries through the workers, searches Milvus, keeps the images."""

@@ -1,0 +1,128 @@
+"""A grpc.aio server with health, reflection, metrics and interceptors, started and stopped right.
+
+Startup: bind, everything NOT_SERVING, then `set_serving(True)` when the owner is ready.
+Shutdown (`stop`): NOT_SERVING, pause, refuse new calls, finish those in flight, close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from sentinel_core import interceptors
+from sentinel_core.interceptors.drain import DrainInterceptor
+from sentinel_core.metrics import MetricsServer, ServerMetrics
+from sentinel_core.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+# Calls still open after the drain are cancelled; this is what they get to notice it.
+_CLOSE_GRACE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One gRPC service: its full name, the generated `add_…_to_server`, and its servicer."""
+
+    name: str
+    register: Callable[[Any, grpc.aio.Server], None]
+    servicer: object
+
+
+class GrpcServer:
+    """Owns the gRPC port and the metrics port of one process. Use inside one event loop."""
+
+    def __init__(
+        self, settings: ServerSettings, metrics: ServerMetrics, services: list[Service]
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._drain = DrainInterceptor()
+        self._health = health.aio.HealthServicer()
+        self._names = ["", *(service.name for service in services)]
+        self._serving: bool | None = None
+        self._server = grpc.aio.server(
+            interceptors=interceptors.build(metrics, self._drain),
+            options=_options(settings.max_message_bytes),
+        )
+        for service in services:
+            service.register(service.servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            [name for name in self._names if name] + [health.SERVICE_NAME, reflection.SERVICE_NAME],
+            self._server,
+        )
+        self.address = ""
+        self.metrics_address = ""
+        self._metrics_server: MetricsServer | None = None
+
+    async def start(self) -> None:
+        """Open both ports, NOT_SERVING, and write the address file.
+
+        Raises:
+            OSError: A port is taken.
+        """
+        settings = self._settings
+        await self.set_serving(False)
+        try:
+            port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
+        self.address = f"{settings.host}:{port}"
+        self._metrics_server = MetricsServer(
+            self._metrics.registry, settings.host, settings.metrics_port
+        )
+        self.metrics_address = self._metrics_server.address
+        await self._server.start()
+        if settings.address_file is not None:
+            # Renamed into place, so that a reader never sees half of it.
+            draft = settings.address_file.with_suffix(".tmp")
+            draft.write_text(f"{self.address} {self.metrics_address}\n")
+            draft.replace(settings.address_file)
+        logger.info("listening", extra={"address": self.address, "metrics": self.metrics_address})
+
+    async def set_serving(self, serving: bool) -> None:
+        """Tell health checkers whether calls would be answered."""
+        if serving == self._serving:
+            return
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if serving
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for name in self._names:
+            await self._health.set(name, status)
+        if self._serving is not None:
+            logger.info("health changed", extra={"serving": serving})
+        self._serving = serving
+
+    async def stop(self) -> None:
+        """Finish what is in flight within the drain time, then close both ports."""
+        await self._health.enter_graceful_shutdown()  # NOT_SERVING, and it stays so
+        await asyncio.sleep(self._settings.drain_pause_seconds)
+        left = await self._drain.drain(self._settings.drain_seconds)
+        if left:
+            logger.warning("cancelling calls that outlived the drain", extra={"calls": left})
+        await self._server.stop(_CLOSE_GRACE_S if left else 0)
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Clients ping every 30 s (sentinel_client, search_server); the default would answer
+        # such pings with GOAWAY.
+        ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Without it a second process could bind the same port and take half of the calls.
+        ("grpc.so_reuseport", 0),
+    ]
