@@ -31,12 +31,14 @@ NAME = "conse-minilm-lite0"
 CLASS_MATRIX = PartFile(
     package="embedder_server.models.conse_data",
     path="class_matrix.npy",
-    sha256="0000000000000000000000000000000000000000000000000000000000000000",
+    sha256="08bc7444683dad0928ea72322d3491d0fa330ab1464aaa494ce7879646a36b2a",
 )
 PART_FILES = (lite0.CHECKPOINT, minilm.WEIGHTS, minilm.VOCABULARY, CLASS_MATRIX)
 
-# Turns cosines into probabilities. LOGIT_NOTE
-LOGIT_SCALE = 20.0
+# Turns cosines into probabilities. ConSE has no trained one; measured on 404 captioned photos, the
+# cross-entropy of picking the right caption among 2, 5, 10 or 50 is least between 8 and 15.
+# (CLIP's 100 would claim near certainty for what is right in every second case.)
+LOGIT_SCALE = 12.0
 
 
 @dataclass(frozen=True, slots=True)

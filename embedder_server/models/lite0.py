@@ -70,7 +70,7 @@ def preprocess(image: Image.Image) -> FloatArray:
 
 
 def build_graph(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Return the network as a serialised ONNX model: `pixels` `[n,3,224,224]` to `logits` `[n,1000]`."""
+    """Return a serialised ONNX model from `pixels` `[n, 3, 224, 224]` to `logits` `[n, 1000]`."""
     graph = _GraphBuilder(weights)
     x = graph.conv("pixels", "_conv_stem", "_bn0", stride=2)
     for index, stride in enumerate(_BLOCK_STRIDES):
@@ -115,7 +115,12 @@ class _GraphBuilder:
         return name
 
     def node(
-        self, kind: str, inputs: Sequence[str], *, output: str = "", **attributes: object
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        *,
+        output: str = "",
+        **attributes: Any,
     ) -> str:
         name = output or f"{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, [name], **attributes))
@@ -140,7 +145,8 @@ class _GraphBuilder:
             kernel_shape=[side, side],
             strides=[stride, stride],
             group=groups,
-            # TensorFlow's padding, which the weights were trained with: the odd pixel is right/below.
+            # TensorFlow's padding, which the weights were trained with: the odd pixel goes
+            # right and below.
             auto_pad="SAME_UPPER",
         )
         return self.node("Clip", [x, self._zero, self._six]) if activation else x

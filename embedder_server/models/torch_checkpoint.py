@@ -62,7 +62,7 @@ def read_state_dict(data: bytes) -> dict[str, npt.NDArray[Any]]:
 class _StateDictUnpickler(pickle.Unpickler):
     """Unpickler that knows a tensor, an ordered dict, and nothing else."""
 
-    def find_class(self, module_name: str, global_name: str, /) -> Any:  # noqa: ANN401
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
         if (module_name, global_name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module_name, global_name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -72,7 +72,7 @@ class _StateDictUnpickler(pickle.Unpickler):
         msg = f"{module_name}.{global_name} is not allowed in a checkpoint"
         raise pickle.UnpicklingError(msg)
 
-    def persistent_load(self, pid: Any) -> tuple[str, np.dtype[Any]]:  # noqa: ANN401
+    def persistent_load(self, pid: Any) -> tuple[str, np.dtype[Any]]:
         _, dtype, key, _, _, view_metadata = pid
         if view_metadata is not None:
             msg = "storage views are not supported"
@@ -97,9 +97,7 @@ def _read_storage(file: io.BytesIO, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 
 def _materialise(view: _TensorView, storages: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     flat = storages[view.storage_key]
-    last = view.offset + sum(
-        (n - 1) * s for n, s in zip(view.shape, view.strides, strict=True)
-    )
+    last = view.offset + sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
     # as_strided reads whatever memory it is pointed at, so the bounds are proven here.
     if min(view.strides, default=0) < 0 or view.offset < 0 or last >= len(flat):
         msg = "a tensor reaches outside its storage"

@@ -1,0 +1,1 @@
+"""The embedder workers, from the gateway's side."""

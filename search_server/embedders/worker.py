@@ -1,0 +1,190 @@
+"""One embedder worker as the gateway sees it: its channel, its health, its load.
+
+The only file of the gateway that calls another gRPC server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from search_server.types import Content, FloatArray, Kind, ModelRef
+from sentinel.common.v1 import content_pb2
+from sentinel.embedding.v1 import embedding_service_pb2 as pb
+from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from sentinel_core.calls import REQUEST_ID_KEY, current_call
+from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable
+from sentinel_core.status import from_status
+
+logger = logging.getLogger(__name__)
+
+_SERVICE = "sentinel.embedding.v1.EmbeddingService"
+# A worker that cannot say it is well within this time is not the one to send work to.
+_HEALTH_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedItem:
+    """What a worker made of one content.
+
+    Attributes:
+        vector: float32 `[dimensions]`, L2-normalised; None when `error` is set.
+        thumbnail: WebP; empty for text or when none was asked for.
+        error: Why this content, and only this one, could not be embedded.
+    """
+
+    vector: FloatArray | None
+    thumbnail: bytes = b""
+    error: SentinelError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A worker's answer: one item per content, in order, and where its time went, in seconds."""
+
+    items: list[EmbeddedItem]
+    fingerprint: str
+    queue_s: float
+    inference_s: float
+
+
+class Worker:
+    """One endpoint. Use inside one event loop; the pool owns and closes it."""
+
+    def __init__(self, address: str, max_message_bytes: int) -> None:
+        self.address = address
+        self.healthy = False
+        self.model: ModelRef | None = None
+        self.dimensions = 0
+        self.items_in_flight = 0
+        self._channel = grpc.aio.insecure_channel(address, options=_options(max_message_bytes))
+        self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.model.fingerprint if self.model else None
+
+    async def check(self) -> None:
+        """Ask the worker how it is and, when it has just come up, what it serves."""
+        try:
+            answer = await self._health.Check(
+                health_pb2.HealthCheckRequest(service=_SERVICE), timeout=_HEALTH_TIMEOUT_S
+            )
+            serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+            if serving and not self.healthy:
+                await self._learn_model()
+        except grpc.aio.AioRpcError:
+            serving = False
+        self._set_healthy(serving)
+
+    async def _learn_model(self) -> None:
+        answer = await self._stub.GetModel(pb.GetModelRequest(), timeout=_HEALTH_TIMEOUT_S)
+        version = answer.model.version
+        self.model = ModelRef(version.model, version.revision, version.fingerprint)
+        self.dimensions = answer.model.dimensions
+
+    def _set_healthy(self, healthy: bool) -> None:
+        if healthy != self.healthy:
+            logger.info("worker changed", extra={"worker": self.address, "healthy": healthy})
+        self.healthy = healthy
+
+    async def embed(
+        self,
+        contents: Sequence[Content],
+        *,
+        bulk: bool,
+        thumbnail_side: int,
+        timeout_s: float,
+    ) -> Embedded:
+        """Embed a batch on this worker.
+
+        Raises:
+            SentinelError: The worker's own error; Unavailable also marks it unhealthy until its
+                next good health check.
+        """
+        request = pb.EmbedRequest(
+            contents=[_to_wire(content) for content in contents],
+            options=pb.EmbedOptions(
+                priority=pb.PRIORITY_BULK if bulk else pb.PRIORITY_INTERACTIVE,
+                thumbnail_side=thumbnail_side,
+            ),
+        )
+        call = current_call.get()
+        metadata = ((REQUEST_ID_KEY, call.request_id),) if call else ()
+        with self._load(len(contents)):
+            try:
+                answer = await self._stub.Embed(request, timeout=timeout_s, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                raise self._converted(error) from error
+        if len(answer.results) != len(contents):
+            raise Internal("MODEL_FAILED", f"worker {self.address} answered a wrong-sized batch")
+        return Embedded(
+            items=[_from_wire(result) for result in answer.results],
+            fingerprint=answer.model_version.fingerprint,
+            queue_s=answer.timings.queue.ToNanoseconds() / 1e9,
+            inference_s=answer.timings.inference.ToNanoseconds() / 1e9,
+        )
+
+    @contextmanager
+    def _load(self, items: int) -> Iterator[None]:
+        self.items_in_flight += items
+        try:
+            yield
+        finally:
+            self.items_in_flight -= items
+
+    def _converted(self, error: grpc.aio.AioRpcError) -> SentinelError:
+        for key, value in error.trailing_metadata() or ():
+            if key == "grpc-status-details-bin" and isinstance(value, bytes):
+                converted = from_status(status_pb2.Status.FromString(value))
+                if isinstance(converted, Unavailable):
+                    self._set_healthy(False)
+                return converted
+        code, where = error.code(), f"worker {self.address}"
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded("OUT_OF_TIME", f"{where} did not answer in time", stage="embed")
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            self._set_healthy(False)
+            return Unavailable("WORKER_LOST", f"{where} went away; retry")
+        logger.error("worker failed", extra={"worker": self.address, "error": repr(error)})
+        return Internal("MODEL_FAILED", f"{where} failed with {code.name}")
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+
+def _to_wire(content: Content) -> content_pb2.Content:
+    if content.kind is Kind.TEXT:
+        return content_pb2.Content(text=content.text)
+    return content_pb2.Content(image=content_pb2.Image(data=content.data))
+
+
+def _from_wire(result: pb.EmbedResult) -> EmbeddedItem:
+    if result.WhichOneof("outcome") == "error":
+        return EmbeddedItem(vector=None, error=from_status(result.error))
+    vector = np.frombuffer(result.vector.data, dtype="<f4").astype(np.float32, copy=False)
+    return EmbeddedItem(vector=vector, thumbnail=result.image.thumbnail)
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # The pool fails over by itself and at once; a hidden second try on the dead worker
+        # would only use up the caller's time.
+        ("grpc.enable_retries", 0),
+        # Reconnect soon after a worker restart; the default backs off to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
