@@ -58,3 +58,4 @@ def configure(level: str, style: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # pymilvus logs every failed attempt as an error; our interceptor reports the outcome once.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # tells which instruction sets it tried

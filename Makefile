@@ -1,0 +1,82 @@
+# Everything a newcomer, a developer and CI run. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO_VENV := .venv-proto
+# The folder of photos that `make demo` indexes; empty: a few that come with Python packages.
+PHOTOS ?=
+# What `make test PYTEST="-m 'not milvus' -k filters"` hands to pytest.
+PYTEST ?=
+CODE := embedder_server search_server sentinel_core clients scripts tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint format types imports proto bench lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.demo ## Index real photos and ask for them in plain words (PHOTOS=folder for your own)
+	@$(BIN)/python scripts/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+up: $(VENV)/.demo ## Run a worker and a gateway on this machine until Ctrl-C
+	@$(BIN)/sentinel up
+
+test: $(VENV)/.dev ## Run the tests: real servers, real Milvus, real model, real photos
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.dev $(PROTO_VENV)/.installed ## Check style, types, import rules, contract, generated files
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(MAKE) --no-print-directory types imports
+	$(BIN)/python scripts/protos.py lint
+	$(PROTO_VENV)/bin/python scripts/protos.py check
+	$(BIN)/python scripts/config_docs.py --check
+	$(BIN)/python scripts/build_class_matrix.py --check
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+types: $(VENV)/.dev ## Check types
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## Check who imports whom
+	$(BIN)/lint-imports
+
+proto: $(PROTO_VENV)/.installed ## Generate the stubs from protos/
+	$(PROTO_VENV)/bin/python scripts/protos.py generate
+
+bench: $(VENV)/.dev ## Measure a search through the gateway against model and Milvus called directly
+	$(BIN)/python benchmarks/search.py
+
+lock: ## Pin what CI and the demo install to the newest versions that pyproject.toml allows
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade pip
+	.venv-lock/bin/python -m pip install --quiet -e '.[demo]' --group dev
+	.venv-lock/bin/python -m pip freeze --exclude-editable --exclude pip > constraints.txt
+	rm -rf .venv-lock
+
+clean: ## Remove what the targets above made, the demo's data included
+	rm -rf $(VENV) $(PROTO_VENV) demo-out dist build
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Sentinel needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	@echo "setting up $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "installing Sentinel into $(VENV), about a minute …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.demo
+	@echo "installing the development tools into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]' --group dev
+	@touch $@
+
+$(PROTO_VENV)/.installed: protos/requirements.txt
+	@$(PYTHON) -m venv $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r protos/requirements.txt
+	@touch $@

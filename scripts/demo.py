@@ -1,0 +1,121 @@
+"""`make demo`: index real photos and ask for them in plain words, over gRPC, on this machine.
+
+Starts `sentinel up` on free ports, types the commands a user would type, shows what they print,
+stops everything. What it keeps lies under demo-out/; a second run finds it and embeds nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "demo-out"
+SENTINEL = Path(sys.executable).parent / "sentinel"
+START_TIMEOUT_S = 60.0
+
+# Photos that scikit-image and scikit-learn carry in their wheels.
+SKIMAGE_PHOTOS = (
+    "astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png "
+    "coins.png grass.png gravel.png horse.png hubble_deep_field.jpg moon.png "
+    "motorcycle_left.png page.png retina.jpg rocket.jpg"
+).split()
+QUERIES = ["a cat", "a cup of coffee", "motorbike", "a flower", "a rocket launch", "a temple in china"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, help="a folder of your own photos")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    photos = arguments.photos.expanduser() if arguments.photos else sample_photos()
+    collection = "photos" if arguments.photos else "samples"
+    with sentinel_up() as address:
+        os.environ["SENTINEL_ADDRESS"] = address
+        sentinel("index", photos, "--collection", collection)
+        queries = OUT / "queries.txt"
+        queries.write_text("\n".join(QUERIES) + "\n")
+        sheet = OUT / "hits.html"
+        for query in QUERIES[:2]:
+            sentinel("search", query, "--collection", collection, "--limit", 3)
+        sentinel("search", "-f", queries, "--collection", collection, "--limit", 6, "--html", sheet)
+        example = next(path for path in sorted(photos.rglob("*")) if path.suffix in {".jpg", ".png"})
+        sentinel("search", "--image", example, "--collection", collection, "--limit", 3)
+    print(f"\nDone in {time.monotonic() - started:.0f} s. The hits as a page: {shown(sheet)}\n")
+    print("Go on with it:")
+    print(f"  {shown(SENTINEL)} up --data {shown(OUT / 'data')}     # leave it running")
+    print(f'  {shown(SENTINEL)} search "something to drink" --collection {collection}')
+    print("  make demo PHOTOS=~/Pictures                  # the same with your own photos")
+
+
+def sample_photos() -> Path:
+    """Copy the sample photos into one folder and return it."""
+    import skimage
+    import sklearn.datasets
+
+    folder = OUT / "photos"
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [Path(skimage.__file__).parent / "data" / name for name in SKIMAGE_PHOTOS]
+    sources += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+    for source in sources:
+        target = folder / source.name
+        if source.exists() and not target.exists():
+            shutil.copy(source, target)
+    return folder
+
+
+@contextlib.contextmanager
+def sentinel_up() -> Iterator[str]:
+    """Run `sentinel up` on free ports; yield the gateway's address."""
+    data = OUT / "data"
+    address_file = data / "run" / "gateway.address"
+    address_file.unlink(missing_ok=True)
+    command = [str(SENTINEL), "up", "--data", str(data), "--port", "0"]
+    print(f"$ {' '.join(shown(part) for part in command)} &", flush=True)
+    process = subprocess.Popen(command)
+    try:
+        end = time.monotonic() + START_TIMEOUT_S
+        while not healthy(address_file):
+            if process.poll() is not None or time.monotonic() > end:
+                sys.exit("sentinel up did not start; see above")
+            time.sleep(0.1)
+        yield address_file.read_text().split()[0]
+    finally:
+        process.send_signal(signal.SIGINT)
+        if process.wait(timeout=60) != 0:
+            sys.exit("sentinel up did not stop cleanly")
+
+
+def healthy(address_file: Path) -> bool:
+    if not address_file.exists():
+        return False
+    address = address_file.read_text().split()[0]
+    command = [str(SENTINEL), "--address", address, "health"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def sentinel(*arguments: object) -> None:
+    """Show a command, run it, and stop the demo when it fails."""
+    words = [str(argument) for argument in arguments]
+    typed = " ".join(f'"{word}"' if " " in word else shown(word) for word in words)
+    print(f"\n$ sentinel {typed}", flush=True)
+    if subprocess.run([str(SENTINEL), *words], check=False).returncode != 0:
+        sys.exit("the demo stops here: the command above failed")
+
+
+def shown(path: object) -> str:
+    """Return a path as one would type it from the repository."""
+    text = str(path)
+    return text.removeprefix(f"{Path.cwd()}{os.sep}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""A real worker with the real default model, and a gateway on each Milvus."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from sentinel.common.v1 import content_pb2
+from sentinel.search.v1 import (
+    collection_service_pb2,
+    collection_service_pb2_grpc,
+    filter_pb2,
+    item_service_pb2,
+    item_service_pb2_grpc,
+    search_service_pb2,
+    search_service_pb2_grpc,
+)
+from tests import photos, processes
+
+MIB = 1024 * 1024
+FIELD_TYPES = {
+    "path": collection_service_pb2.FieldSchema.TYPE_STRING,
+    "year": collection_service_pb2.FieldSchema.TYPE_INT64,
+    "ratio": collection_service_pb2.FieldSchema.TYPE_DOUBLE,
+    "public": collection_service_pb2.FieldSchema.TYPE_BOOL,
+    "tags": collection_service_pb2.FieldSchema.TYPE_STRING_LIST,
+}
+
+
+@dataclass(slots=True)
+class Gateway:
+    """Stubs of one gateway, and the few calls most tests make."""
+
+    address: str
+    search: search_service_pb2_grpc.SearchServiceStub
+    items: item_service_pb2_grpc.ItemServiceStub
+    collections: collection_service_pb2_grpc.CollectionServiceStub
+
+    def create(self, name: str | None = None) -> str:
+        name = name or f"c_{uuid.uuid4().hex}"
+        schemas = [
+            collection_service_pb2.FieldSchema(name=field, type=field_type)
+            for field, field_type in FIELD_TYPES.items()
+        ]
+        collection = collection_service_pb2.Collection(name=name, fields=schemas)
+        self.collections.CreateCollection(
+            collection_service_pb2.CreateCollectionRequest(collection=collection), timeout=20
+        )
+        return name
+
+    def upsert(
+        self, collection: str, *items: item_service_pb2.Item
+    ) -> list[item_service_pb2.ItemResult]:
+        request = item_service_pb2.UpsertItemsRequest(collection=collection, items=items)
+        return list(self.items.UpsertItems(request, timeout=50).results)
+
+    def hits(
+        self, collection: str, query: search_service_pb2.Query, *, limit: int = 5, **params: object
+    ) -> list[search_service_pb2.Hit]:
+        request = search_service_pb2.SearchRequest(
+            params=search_service_pb2.SearchParams(
+                collection=collection,
+                query=query,
+                **params,  # type: ignore[arg-type]
+            ),
+            limit=limit,
+        )
+        return [
+            hit
+            for event in self.search.Search(request, timeout=20)
+            if event.WhichOneof("event") == "chunk"
+            for hit in event.chunk.hits
+        ]
+
+    def get(self, collection: str, *ids: str, **options: bool) -> item_service_pb2.GetItemsResponse:
+        return self.items.GetItems(
+            item_service_pb2.GetItemsRequest(collection=collection, ids=ids, **options), timeout=20
+        )
+
+    def count(self, collection: str) -> int:
+        request = collection_service_pb2.GetCollectionRequest(name=collection)
+        return self.collections.GetCollection(request, timeout=20).collection.item_count
+
+
+def connect(address: str) -> Gateway:
+    options = [
+        ("grpc.max_send_message_length", 64 * MIB),
+        ("grpc.max_receive_message_length", 64 * MIB),
+        ("grpc.enable_retries", 0),
+    ]
+    channel = grpc.insecure_channel(address, options=options)
+    return Gateway(
+        address,
+        search_service_pb2_grpc.SearchServiceStub(channel),
+        item_service_pb2_grpc.ItemServiceStub(channel),
+        collection_service_pb2_grpc.CollectionServiceStub(channel),
+    )
+
+
+def text(words: str) -> search_service_pb2.Query:
+    return search_service_pb2.Query(content=content_pb2.Content(text=words))
+
+
+def image(data: bytes) -> content_pb2.Content:
+    return content_pb2.Content(image=content_pb2.Image(data=data))
+
+
+def string(value: str) -> filter_pb2.FieldValue:
+    return filter_pb2.FieldValue(string_value=value)
+
+
+def photo_item(name: str) -> item_service_pb2.Item:
+    path = photos.photo(name)
+    return item_service_pb2.Item(
+        content=image(path.read_bytes()), fields={"path": string(path.name)}
+    )
+
+
+def error_info(error: grpc.RpcError) -> tuple[str, str]:
+    """Return the code and the ErrorInfo reason of a failed call."""
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    return error.code().name, reason_of(status_pb2.Status.FromString(details))
+
+
+def reason_of(status: status_pb2.Status) -> str:
+    """Return the ErrorInfo reason in a status; there must be exactly one."""
+    infos = [
+        detail for detail in status.details if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)
+    ]
+    assert len(infos) == 1, status
+    info = error_details_pb2.ErrorInfo()
+    infos[0].Unpack(info)
+    assert info.domain == "sentinel"
+    return info.reason
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Server]:
+    with processes.running(tmp_path_factory.mktemp("worker"), "embedder_server") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gateway_process(
+    worker: processes.Server, milvus_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[processes.Server]:
+    folder = tmp_path_factory.mktemp("gateway")
+    flags = processes.gateway_flags(folder, milvus_uri, worker.address)
+    with processes.running(folder, "search_server", *flags) as server:
+        yield server
+
+
+@pytest.fixture
+def gateway(gateway_process: processes.Server) -> Gateway:
+    return connect(gateway_process.address)
+
+
+@pytest.fixture(scope="session")
+def album(gateway_process: processes.Server) -> str:
+    """A collection of all sample photos, indexed once; tests only read it."""
+    connected = connect(gateway_process.address)
+    name = connected.create()
+    results = connected.upsert(name, *(photo_item(path.stem) for path in photos.all_photos()))
+    assert {result.outcome for result in results} == {item_service_pb2.ItemResult.OUTCOME_STORED}
+    return name

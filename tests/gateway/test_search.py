@@ -1,0 +1,163 @@
+"""Searching real photos in plain words, over gRPC, on each Milvus."""
+
+from __future__ import annotations
+
+import io
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+
+from sentinel.common.v1 import content_pb2
+from sentinel.search.v1 import filter_pb2, search_service_pb2
+from tests import photos
+from tests.gateway.conftest import Gateway, error_info, image, photo_item, string, text
+
+
+def named(name: str) -> filter_pb2.Filter:
+    return filter_pb2.Filter(
+        comparison=filter_pb2.Comparison(
+            field="path", operator=filter_pb2.Comparison.OPERATOR_EQUAL, values=[string(name)]
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("a cat", "chelsea.png"),
+        ("a cup of coffee", "coffee.png"),
+        ("motorbike", "motorcycle_left.png"),
+        ("a flower", "flower.jpg"),
+        ("a rocket launch", "rocket.jpg"),
+        ("a temple in china", "china.jpg"),
+    ],
+)
+def test_plain_words_find_the_right_photo_first(
+    gateway: Gateway, album: str, words: str, first: str
+) -> None:
+    hits = gateway.hits(album, text(words))
+    assert hits[0].fields["path"].string_value == first
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_a_photo_finds_itself(gateway: Gateway, album: str) -> None:
+    query = search_service_pb2.Query(content=image(photos.photo("chelsea").read_bytes()))
+    hits = gateway.hits(album, query)
+    assert hits[0].fields["path"].string_value == "chelsea.png"
+    assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_more_like_this_leaves_the_item_itself_out(gateway: Gateway, album: str) -> None:
+    cat = gateway.hits(album, text("a cat"), limit=1)[0].id
+    hits = gateway.hits(album, search_service_pb2.Query(item_id=cat), limit=100)
+    assert len(hits) == len(photos.all_photos()) - 1
+    assert cat not in {hit.id for hit in hits}
+
+
+def test_a_vector_finds_its_item(gateway: Gateway, album: str) -> None:
+    cat = gateway.hits(album, text("a cat"), limit=1, include_vectors=True)[0]
+    query = search_service_pb2.Query(vector=cat.vector)
+    assert gateway.hits(album, query, limit=1)[0].id == cat.id
+    vector = np.frombuffer(cat.vector.data, "<f4")
+    assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+    # Its length does not matter, its direction does.
+    scaled = content_pb2.Vector(
+        data=(vector * 3e20).astype("<f4").tobytes(), dimensions=len(vector)
+    )
+    hit = gateway.hits(album, search_service_pb2.Query(vector=scaled), limit=1)[0]
+    assert hit.id == cat.id
+    assert hit.score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_stream_is_a_header_then_chunks_then_a_summary(gateway: Gateway, album: str) -> None:
+    request = search_service_pb2.SearchRequest(
+        params=search_service_pb2.SearchParams(collection=album, query=text("a cat")),
+        limit=10,
+        chunk_size=4,
+    )
+    events = list(gateway.search.Search(request, timeout=20))
+    assert [event.WhichOneof("event") for event in events] == (
+        ["header", "chunk", "chunk", "chunk", "summary"]
+    )
+    assert [len(event.chunk.hits) for event in events[1:-1]] == [4, 4, 2]
+    assert events[0].header.collection == album
+    assert events[0].header.model_version.model == "conse-minilm-lite0"
+    summary = events[-1].summary
+    assert summary.hit_count == 10
+    stages = (summary.embed, summary.embed_inference, summary.vector_search)
+    assert all(stage.ToNanoseconds() > 0 for stage in stages)
+    assert summary.total.ToNanoseconds() >= sum(
+        stage.ToNanoseconds() for stage in (summary.embed, summary.vector_search)
+    )
+
+
+def test_hits_carry_what_was_asked_for(gateway: Gateway, album: str) -> None:
+    plain = gateway.hits(album, text("a cat"), limit=1)[0]
+    assert plain.thumbnail == b""
+    assert not plain.HasField("vector")
+    assert plain.image_uri.endswith(plain.id)  # the id is the SHA-256 of the bytes
+    full = gateway.hits(
+        album, text("a cat"), limit=1, include_thumbnails=True, include_vectors=True
+    )[0]
+    thumbnail = Image.open(io.BytesIO(full.thumbnail))
+    assert thumbnail.format == "WEBP"
+    assert max(thumbnail.size) == 256
+    assert full.vector.dimensions == 384
+
+
+def test_output_fields_choose_what_comes_back(gateway: Gateway) -> None:
+    name = gateway.create()
+    item = photo_item("chelsea")
+    item.fields["year"].int_value = 2**62 + 1
+    gateway.upsert(name, item)
+    hit = gateway.hits(name, text("a cat"), output_fields=["year"])[0]
+    assert dict(hit.fields) == {"year": filter_pb2.FieldValue(int_value=2**62 + 1)}
+
+
+def test_a_filter_narrows_the_search(gateway: Gateway, album: str) -> None:
+    hits = gateway.hits(album, text("a cat"), filter=named("coffee.png"))
+    assert [hit.fields["path"].string_value for hit in hits] == ["coffee.png"]
+
+
+def test_min_score_cuts_the_tail(gateway: Gateway, album: str) -> None:
+    every = gateway.hits(album, text("a cat"), limit=10)
+    bound = (every[2].score + every[3].score) / 2
+    assert len(gateway.hits(album, text("a cat"), limit=10, min_score=bound)) == 3
+    assert gateway.hits(album, text("a cat"), min_score=1.0) == []
+
+
+def test_pages_are_the_stream_cut_in_pieces(gateway: Gateway, album: str) -> None:
+    whole = [(hit.id, hit.rank) for hit in gateway.hits(album, text("a cat"), limit=100)]
+    params = search_service_pb2.SearchParams(collection=album, query=text("a cat"))
+    paged, token = [], ""
+    while True:
+        page = gateway.search.SearchPage(
+            search_service_pb2.SearchPageRequest(params=params, page_size=7, page_token=token),
+            timeout=20,
+        )
+        paged += [(hit.id, hit.rank) for hit in page.hits]
+        token = page.next_page_token
+        if not token:
+            break
+    assert paged == whole
+
+
+def test_a_page_token_belongs_to_its_request(gateway: Gateway, album: str) -> None:
+    params = search_service_pb2.SearchParams(collection=album, query=text("a cat"))
+    request = search_service_pb2.SearchPageRequest(params=params, page_size=3)
+    token = gateway.search.SearchPage(request, timeout=20).next_page_token
+    other = search_service_pb2.SearchParams(collection=album, query=text("a dog"))
+    for bad in (
+        search_service_pb2.SearchPageRequest(params=other, page_size=3, page_token=token),
+        search_service_pb2.SearchPageRequest(params=params, page_size=3, page_token="nonsense"),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            gateway.search.SearchPage(bad, timeout=20)
+        assert error_info(caught.value) == ("INVALID_ARGUMENT", "PAGE_TOKEN_INVALID")
+
+
+def test_an_empty_collection_has_no_hits(gateway: Gateway) -> None:
+    assert gateway.hits(gateway.create(), text("a cat")) == []

@@ -1,0 +1,27 @@
+"""Real photos, from the wheels of scikit-image and scikit-learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import skimage
+import sklearn.datasets
+
+_SKIMAGE = Path(skimage.__file__).parent / "data"
+_SKLEARN = Path(sklearn.datasets.__file__).parent / "images"
+
+_NAMES = (
+    "astronaut.png brick.png camera.png cell.png chelsea.png coffee.png coins.png grass.png "
+    "gravel.png horse.png hubble_deep_field.jpg moon.png motorcycle_left.png page.png retina.jpg "
+    "rocket.jpg"
+).split()
+
+
+def all_photos() -> list[Path]:
+    """Return every photo, sorted by name."""
+    return sorted([*(_SKIMAGE / name for name in _NAMES), *_SKLEARN.glob("*.jpg")])
+
+
+def photo(name: str) -> Path:
+    """Return one photo by the stem of its file name, for example `chelsea`."""
+    return next(path for path in all_photos() if path.stem == name)

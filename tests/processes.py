@@ -1,0 +1,105 @@
+"""Starts our servers as the separate processes they are, on free ports."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(slots=True)
+class Server:
+    """One running process."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    metrics_address: str
+    log: Path
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """End it as an operator would; return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(_STOP_TIMEOUT_S)
+
+
+def start(folder: Path, module: str, *flags: str, serving: bool = True) -> Server:
+    """Start `python -m module` with `flags`; wait until it listens, or until it is SERVING."""
+    folder.mkdir(parents=True, exist_ok=True)
+    address_file, log = folder / f"{module}.address", folder / f"{module}.log"
+    address_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", module, "--address-file", str(address_file), *flags]
+    if not any(flag.startswith("--port") for flag in flags):
+        command += ["--port", "0"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    end = time.monotonic() + _START_TIMEOUT_S
+    while not address_file.exists():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            raise RuntimeError(f"{module} did not start: {log.read_text()[-3000:]}")
+        time.sleep(0.02)
+    address, metrics_address = address_file.read_text().split()
+    server = Server(process, address, metrics_address, log)
+    if serving and not wait_for_health(address, True, _START_TIMEOUT_S):
+        server.kill()
+        raise RuntimeError(f"{module} is not SERVING: {log.read_text()[-3000:]}")
+    return server
+
+
+@contextmanager
+def running(folder: Path, module: str, *flags: str, serving: bool = True) -> Iterator[Server]:
+    """Run a server for the length of a block."""
+    server = start(folder, module, *flags, serving=serving)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop()
+
+
+def gateway_flags(folder: Path, milvus_uri: str, *workers: str) -> list[str]:
+    """Return the flags of a gateway that keeps its images under `folder`."""
+    return [
+        "--milvus-uri", milvus_uri,
+        "--object-store-uri", str(folder / "objects"),
+        "--workers", ",".join(workers),
+    ]  # fmt: skip
+
+
+def is_serving(address: str) -> bool:
+    """Ask a server for its overall health."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=2
+            )
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def wait_for_health(address: str, serving: bool, timeout_s: float) -> bool:
+    """Wait until a server's health is `serving`; return whether it came to that."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if is_serving(address) == serving:
+            return True
+        time.sleep(0.05)
+    return False
