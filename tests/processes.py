@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,13 @@ class Server:
         return self.process.wait(_STOP_TIMEOUT_S)
 
 
-def start(folder: Path, module: str, *flags: str, serving: bool = True) -> Server:
+def start(
+    folder: Path,
+    module: str,
+    *flags: str,
+    serving: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> Server:
     """Start `python -m module` with `flags`; wait until it listens, or until it is SERVING."""
     folder.mkdir(parents=True, exist_ok=True)
     address_file, log = folder / f"{module}.address", folder / f"{module}.log"
@@ -48,7 +55,12 @@ def start(folder: Path, module: str, *flags: str, serving: bool = True) -> Serve
     if not any(flag.startswith("--port") for flag in flags):
         command += ["--port", "0"]
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+        )
     end = time.monotonic() + _START_TIMEOUT_S
     while not address_file.exists():
         if process.poll() is not None or time.monotonic() > end:
@@ -64,9 +76,15 @@ def start(folder: Path, module: str, *flags: str, serving: bool = True) -> Serve
 
 
 @contextmanager
-def running(folder: Path, module: str, *flags: str, serving: bool = True) -> Iterator[Server]:
+def running(
+    folder: Path,
+    module: str,
+    *flags: str,
+    serving: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
     """Run a server for the length of a block."""
-    server = start(folder, module, *flags, serving=serving)
+    server = start(folder, module, *flags, serving=serving, environment=environment)
     try:
         yield server
     finally:

@@ -1,0 +1,26 @@
+"""A worker process with the fake model: `python -m tests.fakes.worker`, flags as of the real one.
+
+`FAKE_SECONDS_PER_BATCH` makes every forward pass take that long; `FAKE_NAME` names the model,
+and with it its fingerprint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from embedder_server.app import running_worker
+from embedder_server.settings import EmbedderSettings
+from tests.fakes.fake_model import FakeModel
+
+
+async def main() -> None:
+    model = FakeModel(name=os.environ.get("FAKE_NAME", "fake-model"))
+    model.does.seconds_per_batch = float(os.environ.get("FAKE_SECONDS_PER_BATCH", "0"))
+    async with running_worker(EmbedderSettings(_cli_parse_args=True), model=model) as worker:
+        worker.lifecycle.install_signal_handlers()
+        await worker.lifecycle.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,418 @@
+"""Every bad input has its code, its reason and a message; none of them disturbs what is stored."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+
+from sentinel.common.v1 import content_pb2
+from sentinel.search.v1 import (
+    collection_service_pb2,
+    filter_pb2,
+    item_service_pb2,
+    search_service_pb2,
+)
+from tests import photos
+from tests.gateway.conftest import Gateway, error_info, image, photo_item, reason_of, string, text
+
+Item = item_service_pb2.Item
+Result = item_service_pb2.ItemResult
+Query = search_service_pb2.Query
+
+
+def png_of_200_megapixels() -> bytes:
+    """A 20,000 × 10,000 picture in some 25 kB: nothing may try to decode it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 20_000, 10_000, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(10_000 * (1 + 20_000 // 8)))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def vector(values: list[float], dimensions: int | None = None) -> content_pb2.Vector:
+    data = np.array(values, dtype="<f4").tobytes()
+    return content_pb2.Vector(data=data, dimensions=dimensions or len(values))
+
+
+def compare(field: str, *values: filter_pb2.FieldValue, operator: int = 1) -> filter_pb2.Filter:
+    return filter_pb2.Filter(
+        comparison=filter_pb2.Comparison(field=field, operator=operator, values=values)  # type: ignore[arg-type]
+    )
+
+
+def nested(depth: int) -> filter_pb2.Filter:
+    made = compare("path", string("x"))
+    for _ in range(depth):
+        made = filter_pb2.Filter(all_of=filter_pb2.Filters(filters=[made]))
+    return made
+
+
+def search(gateway: Gateway, collection: str, query: Query, **options: object) -> None:
+    limit = options.pop("limit", 5)
+    chunk_size = options.pop("chunk_size", 32)
+    params = search_service_pb2.SearchParams(collection=collection, query=query, **options)  # type: ignore[arg-type]
+    request = search_service_pb2.SearchRequest(params=params, limit=limit, chunk_size=chunk_size)  # type: ignore[arg-type]
+    list(gateway.search.Search(request, timeout=20))
+
+
+def page(gateway: Gateway, collection: str, page_size: int) -> None:
+    params = search_service_pb2.SearchParams(collection=collection, query=text("a cat"))
+    gateway.search.SearchPage(
+        search_service_pb2.SearchPageRequest(params=params, page_size=page_size), timeout=20
+    )
+
+
+def delete(gateway: Gateway, collection: str, **selector: object) -> None:
+    request = item_service_pb2.DeleteItemsRequest(collection=collection, **selector)  # type: ignore[arg-type]
+    gateway.items.DeleteItems(request, timeout=20)
+
+
+def create(gateway: Gateway, name: str, *fields: tuple[str, int], model: str = "") -> None:
+    schemas = [
+        collection_service_pb2.FieldSchema(name=field, type=field_type)  # type: ignore[arg-type]
+        for field, field_type in fields
+    ]
+    collection = collection_service_pb2.Collection(name=name, fields=schemas)
+    collection.model_version.model = model
+    gateway.collections.CreateCollection(
+        collection_service_pb2.CreateCollectionRequest(collection=collection), timeout=20
+    )
+
+
+CAT = photos.photo("chelsea").read_bytes()
+GOOD = [0.1] * 384
+NAN = [float("nan"), *GOOD[1:]]
+STRING = collection_service_pb2.FieldSchema.TYPE_STRING
+
+Call = Callable[[Gateway, str], object]
+CALLS: dict[str, tuple[Call, str, str]] = {
+    "no query": (lambda g, c: search(g, c, Query()), "INVALID_ARGUMENT", "QUERY_MISSING"),
+    "a query without content": (
+        lambda g, c: search(g, c, Query(content=content_pb2.Content())),
+        "INVALID_ARGUMENT",
+        "CONTENT_MISSING",
+    ),
+    "empty text": (lambda g, c: search(g, c, text("")), "INVALID_ARGUMENT", "TEXT_EMPTY"),
+    "blank text": (lambda g, c: search(g, c, text(" \n\t")), "INVALID_ARGUMENT", "TEXT_EMPTY"),
+    "text over the worker's limit": (
+        lambda g, c: search(g, c, text("cat " * 100_000)),
+        "INVALID_ARGUMENT",
+        "TEXT_TOO_LONG",
+    ),
+    "an image without bytes": (
+        lambda g, c: search(g, c, Query(content=image(b""))),
+        "INVALID_ARGUMENT",
+        "IMAGE_EMPTY",
+    ),
+    "an image of 20 MB": (
+        lambda g, c: search(g, c, Query(content=image(CAT + bytes(20_000_000)))),
+        "INVALID_ARGUMENT",
+        "IMAGE_TOO_LARGE",
+    ),
+    "an image of 200 megapixels": (
+        lambda g, c: search(g, c, Query(content=image(png_of_200_megapixels()))),
+        "INVALID_ARGUMENT",
+        "IMAGE_TOO_MANY_PIXELS",
+    ),
+    "a truncated JPEG": (
+        lambda g, c: search(
+            g, c, Query(content=image(photos.photo("rocket").read_bytes()[:9_000]))
+        ),
+        "INVALID_ARGUMENT",
+        "IMAGE_DECODE_FAILED",
+    ),
+    "a PDF named .jpg": (
+        lambda g, c: search(g, c, Query(content=image(b"%PDF-1.7\n1 0 obj"))),
+        "INVALID_ARGUMENT",
+        "IMAGE_FORMAT_UNSUPPORTED",
+    ),
+    "a vector of other dimensions": (
+        lambda g, c: search(g, c, Query(vector=vector(GOOD[:7]))),
+        "INVALID_ARGUMENT",
+        "VECTOR_DIMENSIONS",
+    ),
+    "a vector whose bytes are too few": (
+        lambda g, c: search(g, c, Query(vector=vector(GOOD, dimensions=385))),
+        "INVALID_ARGUMENT",
+        "VECTOR_INVALID",
+    ),
+    "a NaN vector": (
+        lambda g, c: search(g, c, Query(vector=vector(NAN))),
+        "INVALID_ARGUMENT",
+        "VECTOR_INVALID",
+    ),
+    "a zero vector": (
+        lambda g, c: search(g, c, Query(vector=vector([0.0] * 384))),
+        "INVALID_ARGUMENT",
+        "VECTOR_INVALID",
+    ),
+    "an unknown item": (
+        lambda g, c: search(g, c, Query(item_id="nope")),
+        "NOT_FOUND",
+        "ITEM_NOT_FOUND",
+    ),
+    "an unknown collection": (
+        lambda g, c: search(g, "nope", text("a cat")),
+        "NOT_FOUND",
+        "COLLECTION_NOT_FOUND",
+    ),
+    "no collection": (
+        lambda g, c: search(g, "", text("a cat")),
+        "INVALID_ARGUMENT",
+        "NAME_INVALID",
+    ),
+    "limit 0": (
+        lambda g, c: search(g, c, text("a cat"), limit=0),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a negative limit": (
+        lambda g, c: search(g, c, text("a cat"), limit=-1),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a huge limit": (
+        lambda g, c: search(g, c, text("a cat"), limit=2**31 - 1),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a chunk size of 0": (
+        lambda g, c: search(g, c, text("a cat"), chunk_size=0),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a negative page size": (
+        lambda g, c: page(g, c, -1),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a min_score over 1": (
+        lambda g, c: search(g, c, text("a cat"), min_score=1.5),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a min_score of NaN": (
+        lambda g, c: search(g, c, text("a cat"), min_score=float("nan")),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "an unknown output field": (
+        lambda g, c: search(g, c, text("a cat"), output_fields=["nope"]),
+        "INVALID_ARGUMENT",
+        "FIELD_UNKNOWN",
+    ),
+    "an unknown field in a filter": (
+        lambda g, c: search(g, c, text("a cat"), filter=compare("nope", string("x"))),
+        "INVALID_ARGUMENT",
+        "FIELD_UNKNOWN",
+    ),
+    "a value of another type in a filter": (
+        lambda g, c: search(g, c, text("a cat"), filter=compare("year", string("x"))),
+        "INVALID_ARGUMENT",
+        "FIELD_TYPE",
+    ),
+    "an infinite value in a filter": (
+        lambda g, c: search(
+            g,
+            c,
+            text("a cat"),
+            filter=compare("ratio", filter_pb2.FieldValue(double_value=float("inf"))),
+        ),
+        "INVALID_ARGUMENT",
+        "FIELD_TYPE",
+    ),
+    "a comparison without an operator": (
+        lambda g, c: search(g, c, text("a cat"), filter=compare("path", string("x"), operator=0)),
+        "INVALID_ARGUMENT",
+        "FILTER_INVALID",
+    ),
+    "an empty filter": (
+        lambda g, c: search(g, c, text("a cat"), filter=filter_pb2.Filter()),
+        "INVALID_ARGUMENT",
+        "FILTER_INVALID",
+    ),
+    "an empty group in a filter": (
+        lambda g, c: search(
+            g, c, text("a cat"), filter=filter_pb2.Filter(any_of=filter_pb2.Filters())
+        ),
+        "INVALID_ARGUMENT",
+        "FILTER_INVALID",
+    ),
+    "a filter 40 deep": (
+        lambda g, c: search(g, c, text("a cat"), filter=nested(40)),
+        "INVALID_ARGUMENT",
+        "FILTER_INVALID",
+    ),
+    "zero items": (lambda g, c: g.upsert(c), "INVALID_ARGUMENT", "BATCH_EMPTY"),
+    "too many items": (
+        lambda g, c: g.upsert(c, *[Item(id="x")] * 257),
+        "INVALID_ARGUMENT",
+        "BATCH_TOO_LARGE",
+    ),
+    "items for an unknown collection": (
+        lambda g, c: g.upsert("nope", photo_item("chelsea")),
+        "NOT_FOUND",
+        "COLLECTION_NOT_FOUND",
+    ),
+    "no ids to get": (lambda g, c: g.get(c), "INVALID_ARGUMENT", "BATCH_EMPTY"),
+    "too many ids to get": (
+        lambda g, c: g.get(c, *map(str, range(1001))),
+        "INVALID_ARGUMENT",
+        "BATCH_TOO_LARGE",
+    ),
+    "deleting without a selector": (
+        lambda g, c: delete(g, c),
+        "INVALID_ARGUMENT",
+        "BATCH_EMPTY",
+    ),
+    "deleting by an empty filter": (
+        lambda g, c: delete(g, c, filter=filter_pb2.Filter()),
+        "INVALID_ARGUMENT",
+        "FILTER_INVALID",
+    ),
+    "a collection that exists": (
+        lambda g, c: create(g, c),
+        "ALREADY_EXISTS",
+        "COLLECTION_EXISTS",
+    ),
+    "a collection name with a blank": (
+        lambda g, c: create(g, "no good"),
+        "INVALID_ARGUMENT",
+        "NAME_INVALID",
+    ),
+    "a field name with a quote": (
+        lambda g, c: create(g, "unused", ('a"b', STRING)),
+        "INVALID_ARGUMENT",
+        "NAME_INVALID",
+    ),
+    "a field without a type": (
+        lambda g, c: create(g, "unused", ("a", 0)),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a field declared twice": (
+        lambda g, c: create(g, "unused", ("a", STRING), ("a", STRING)),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "too many fields": (
+        lambda g, c: create(g, "unused", *((f"f{n}", STRING) for n in range(65))),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a model that nobody serves": (
+        lambda g, c: create(g, "unused", model="jina-clip-v9"),
+        "FAILED_PRECONDITION",
+        "MODEL_MISMATCH",
+    ),
+}
+
+ITEMS: dict[str, tuple[Item, str]] = {
+    "nothing": (Item(), "CONTENT_MISSING"),
+    "empty text": (Item(content=content_pb2.Content(text="")), "TEXT_EMPTY"),
+    "too long a text": (Item(content=content_pb2.Content(text="x" * 60_001)), "TEXT_TOO_LONG"),
+    "no bytes": (Item(content=image(b"")), "IMAGE_EMPTY"),
+    "20 MB": (Item(content=image(CAT + bytes(20_000_000))), "IMAGE_TOO_LARGE"),
+    "200 megapixels": (Item(content=image(png_of_200_megapixels())), "IMAGE_TOO_MANY_PIXELS"),
+    "truncated": (
+        Item(content=image(photos.photo("rocket").read_bytes()[:9_000])),
+        "IMAGE_DECODE_FAILED",
+    ),
+    "a PDF": (Item(content=image(b"%PDF-1.7\n1 0 obj")), "IMAGE_FORMAT_UNSUPPORTED"),
+    "other dimensions": (Item(id="v", vector=vector(GOOD[:7])), "VECTOR_DIMENSIONS"),
+    "NaN": (Item(id="v", vector=vector(NAN)), "VECTOR_INVALID"),
+    "a bare vector without an id": (Item(vector=vector(GOOD)), "NAME_INVALID"),
+    "too long an id": (Item(id="x" * 257, vector=vector(GOOD)), "NAME_INVALID"),
+    "a control character in the id": (Item(id="a\nb", vector=vector(GOOD)), "NAME_INVALID"),
+    "an undeclared field": (
+        Item(id="v", vector=vector(GOOD), fields={"nope": string("x")}),
+        "FIELD_UNKNOWN",
+    ),
+    "a field of another type": (
+        Item(id="v", vector=vector(GOOD), fields={"year": string("x")}),
+        "FIELD_TYPE",
+    ),
+    "a field without a value": (
+        Item(id="v", vector=vector(GOOD), fields={"year": filter_pb2.FieldValue()}),
+        "FIELD_TYPE",
+    ),
+    "fields of 70 kB": (
+        Item(id="v", vector=vector(GOOD), fields={"path": string("x" * 70_000)}),
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+}
+
+
+def odd_images() -> dict[str, bytes]:
+    """Unusual but whole pictures, made from a photo."""
+    with Image.open(photos.photo("chelsea")) as opened:
+        cat = opened.convert("RGB").resize((120, 80))
+    palette = cat.quantize(32)
+    palette.info["transparency"] = 0
+    sixteen_bit = Image.fromarray(np.asarray(cat.convert("L")).astype(np.uint16) * 257)
+    made = {
+        "an animated GIF": (
+            "GIF",
+            cat.quantize(32),
+            {"save_all": True, "append_images": [palette]},
+        ),
+        "a CMYK JPEG": ("JPEG", cat.convert("CMYK"), {}),
+        "a 16-bit PNG": ("PNG", sixteen_bit, {}),
+        "a palette PNG with transparency": ("PNG", palette, {"transparency": 0}),
+    }
+    encoded = {}
+    for name, (kind, picture, options) in made.items():
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        encoded[name] = buffer.getvalue()
+    return encoded
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_bad_call_is_refused(gateway: Gateway, album: str, name: str) -> None:
+    call, code, reason = CALLS[name]
+    with pytest.raises(grpc.RpcError) as caught:
+        call(gateway, album)
+    assert error_info(caught.value) == (code, reason)
+    assert len(caught.value.details()) > 10
+
+
+def test_bad_items_fail_alone(gateway: Gateway) -> None:
+    """All of them in one batch, each between two good neighbours."""
+    collection = gateway.create()
+    good = [
+        Item(id=f"good{n}", vector=vector(np.eye(384)[n].tolist())) for n in range(len(ITEMS) + 1)
+    ]
+    batch = [good[0]]
+    for neighbour, (bad, _) in zip(good[1:], ITEMS.values(), strict=True):
+        batch += [bad, neighbour]
+    results = gateway.upsert(collection, *batch)
+    assert {result.outcome for result in results[::2]} == {Result.OUTCOME_STORED}
+    reasons = [reason_of(result.error) for result in results[1::2]]
+    assert dict(zip(ITEMS, reasons, strict=True)) == {
+        name: reason for name, (_, reason) in ITEMS.items()
+    }
+    assert gateway.count(collection) == len(good)
+
+
+@pytest.mark.parametrize("name", odd_images())
+def test_an_odd_image_is_taken_for_what_it_shows(gateway: Gateway, album: str, name: str) -> None:
+    hits = gateway.hits(album, Query(content=image(odd_images()[name])))
+    assert hits[0].fields["path"].string_value == "chelsea.png"
+
+
+def test_after_all_that_every_photo_is_still_there(gateway: Gateway, album: str) -> None:
+    assert gateway.count(album) == len(photos.all_photos())
