@@ -23,12 +23,19 @@ SENTINEL = Path(sys.executable).parent / "sentinel"
 START_TIMEOUT_S = 60.0
 
 # Photos that scikit-image and scikit-learn carry in their wheels.
-SKIMAGE_PHOTOS = (
-    "astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png "
-    "coins.png grass.png gravel.png horse.png hubble_deep_field.jpg moon.png "
-    "motorcycle_left.png page.png retina.jpg rocket.jpg"
-).split()
-QUERIES = ["a cat", "a cup of coffee", "motorbike", "a flower", "a rocket launch", "a temple in china"]
+SKIMAGE_PHOTOS = """
+    astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png coins.png
+    grass.png gravel.png horse.png hubble_deep_field.jpg moon.png motorcycle_left.png page.png
+    retina.jpg rocket.jpg
+"""
+QUERIES = [
+    "a cat",
+    "a cup of coffee",
+    "motorbike",
+    "a flower",
+    "a rocket launch",
+    "a temple in china",
+]
 
 
 def main() -> None:
@@ -47,7 +54,9 @@ def main() -> None:
         for query in QUERIES[:2]:
             sentinel("search", query, "--collection", collection, "--limit", 3)
         sentinel("search", "-f", queries, "--collection", collection, "--limit", 6, "--html", sheet)
-        example = next(path for path in sorted(photos.rglob("*")) if path.suffix in {".jpg", ".png"})
+        example = sorted(path for path in photos.rglob("*") if path.suffix in {".jpg", ".png"})[0]
+            path for path in sorted(photos.rglob("*")) if path.suffix in {".jpg", ".png"}
+        )
         sentinel("search", "--image", example, "--collection", collection, "--limit", 3)
     print(f"\nDone in {time.monotonic() - started:.0f} s. The hits as a page: {shown(sheet)}\n")
     print("Go on with it:")
@@ -63,7 +72,7 @@ def sample_photos() -> Path:
 
     folder = OUT / "photos"
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [Path(skimage.__file__).parent / "data" / name for name in SKIMAGE_PHOTOS]
+    sources = [Path(skimage.__file__).parent / "data" / name for name in SKIMAGE_PHOTOS.split()]
     sources += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
     for source in sources:
         target = folder / source.name

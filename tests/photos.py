@@ -10,16 +10,16 @@ import sklearn.datasets
 _SKIMAGE = Path(skimage.__file__).parent / "data"
 _SKLEARN = Path(sklearn.datasets.__file__).parent / "images"
 
-_NAMES = (
-    "astronaut.png brick.png camera.png cell.png chelsea.png coffee.png coins.png grass.png "
-    "gravel.png horse.png hubble_deep_field.jpg moon.png motorcycle_left.png page.png retina.jpg "
-    "rocket.jpg"
-).split()
+_NAMES = """
+    astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png coins.png
+    grass.png gravel.png horse.png hubble_deep_field.jpg moon.png motorcycle_left.png page.png
+    retina.jpg rocket.jpg
+"""
 
 
 def all_photos() -> list[Path]:
     """Return every photo, sorted by name."""
-    return sorted([*(_SKIMAGE / name for name in _NAMES), *_SKLEARN.glob("*.jpg")])
+    return sorted([*(_SKIMAGE / name for name in _NAMES.split()), *_SKLEARN.glob("*.jpg")])
 
 
 def photo(name: str) -> Path:

@@ -28,7 +28,7 @@ Query = search_service_pb2.Query
 
 
 def png_of_200_megapixels() -> bytes:
-    """A 20,000 × 10,000 picture in some 25 kB: nothing may try to decode it."""
+    """A 20,000 by 10,000 picture in some 25 kB: nothing may try to decode it."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -256,7 +256,7 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "INVALID_ARGUMENT",
         "FILTER_INVALID",
     ),
-    "zero items": (lambda g, c: g.upsert(c), "INVALID_ARGUMENT", "BATCH_EMPTY"),
+    "zero items": (Gateway.upsert, "INVALID_ARGUMENT", "BATCH_EMPTY"),
     "too many items": (
         lambda g, c: g.upsert(c, *[Item(id="x")] * 257),
         "INVALID_ARGUMENT",
@@ -267,14 +267,14 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "NOT_FOUND",
         "COLLECTION_NOT_FOUND",
     ),
-    "no ids to get": (lambda g, c: g.get(c), "INVALID_ARGUMENT", "BATCH_EMPTY"),
+    "no ids to get": (Gateway.get, "INVALID_ARGUMENT", "BATCH_EMPTY"),
     "too many ids to get": (
         lambda g, c: g.get(c, *map(str, range(1001))),
         "INVALID_ARGUMENT",
         "BATCH_TOO_LARGE",
     ),
     "deleting without a selector": (
-        lambda g, c: delete(g, c),
+        delete,
         "INVALID_ARGUMENT",
         "BATCH_EMPTY",
     ),
@@ -284,7 +284,7 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "FILTER_INVALID",
     ),
     "a collection that exists": (
-        lambda g, c: create(g, c),
+        create,
         "ALREADY_EXISTS",
         "COLLECTION_EXISTS",
     ),

@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import grpc
@@ -15,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sentinel.common.v1 import content_pb2
-from sentinel.search.v1 import item_service_pb2
+from sentinel.search.v1 import item_service_pb2, search_service_pb2
 from tests import photos, processes
 from tests.gateway.conftest import (
     Gateway,
@@ -41,7 +42,9 @@ def lite(folder: Path) -> str:
     return str(folder / "milvus.db")
 
 
-def gateway_at(folder: Path, *workers: str, milvus: str = "", serving: bool = True):  # type: ignore[no-untyped-def]
+def gateway_at(
+    folder: Path, *workers: str, milvus: str = "", serving: bool = True
+) -> AbstractContextManager[processes.Server]:
     flags = processes.gateway_flags(folder, milvus or lite(folder), *workers)
     return processes.running(folder, "search_server", *flags, serving=serving)
 
@@ -315,9 +318,7 @@ def test_a_port_that_is_taken_ends_the_gateway_with_a_clear_line(
         )
 
 
-def search_request(collection: str, words: str):  # type: ignore[no-untyped-def]
-    from sentinel.search.v1 import search_service_pb2
-
+def search_request(collection: str, words: str) -> search_service_pb2.SearchRequest:
     return search_service_pb2.SearchRequest(
         params=search_service_pb2.SearchParams(collection=collection, query=text(words))
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import operator as operators
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from search_server.types import (
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import InvalidArgument
 
+T = TypeVar("T")
 FIELDS = {
     "name": FieldType.STRING,
     "year": FieldType.INT64,
@@ -36,13 +39,23 @@ FIELDS = {
     "ok": FieldType.BOOL,
     "tags": FieldType.STRING_LIST,
 }
-NAMES = ["", "a", "ab", "abc", "b", "Zürich", "日本", "日本語", 'say "hi"', "back\\slash", "100%_x",
-         "tab\there", "new\nline", "cr\rhere", "\U0010ffff", "\ud7ff", "\x01", "' or 1 == 1 or '"]  # fmt: skip
+NAMES = [
+    "", "a", "ab", "abc", "b", "Zürich", "日本", "日本語", 'say "hi"', "back\\slash", "100%_x",
+    "tab\there", "new\nline", "cr\rhere", "\U0010ffff", "\ud7ff", "\x01", "' or 1 == 1 or '",
+]  # fmt: skip
 YEARS = [0, 1, -1, 2020, 2**53 + 1, 2**62 + 1, 2**63 - 1, -(2**63) + 2]
 RATIOS = [0.0, 0.5, -2.25, 5.0, 1e16, 1e300, 1 / 3, -1e-9]
 TAGS = ["x", "y", 'q"uote', "back\\slash"]
-ORDERED = {Operator.LESS: lambda a, b: a < b, Operator.LESS_OR_EQUAL: lambda a, b: a <= b,
-           Operator.GREATER: lambda a, b: a > b, Operator.GREATER_OR_EQUAL: lambda a, b: a >= b}  # fmt: skip
+COMPARE: dict[Operator, Callable[[Any, Any], bool]] = {
+    Operator.EQUAL: operators.eq,
+    Operator.NOT_EQUAL: operators.ne,
+    Operator.LESS: operators.lt,
+    Operator.LESS_OR_EQUAL: operators.le,
+    Operator.GREATER: operators.gt,
+    Operator.GREATER_OR_EQUAL: operators.ge,
+    Operator.PREFIX: str.startswith,
+    Operator.LIST_CONTAINS: operators.contains,
+}
 
 
 def deadline() -> Deadline:
@@ -63,23 +76,9 @@ def matches(filter_: Filter, values: Fields) -> bool:
         return value is not None
     if value is None:
         return operator in (Operator.NOT_EQUAL, Operator.NOT_IN)
-    given_values = filter_.values
-    match operator:
-        case Operator.EQUAL:
-            return value == given_values[0]
-        case Operator.NOT_EQUAL:
-            return value != given_values[0]
-        case Operator.IN:
-            return value in given_values
-        case Operator.NOT_IN:
-            return value not in given_values
-        case Operator.PREFIX:
-            return str(value).startswith(str(given_values[0]))
-        case Operator.LIST_CONTAINS:
-            assert isinstance(value, list)
-            return given_values[0] in value
-        case _:
-            return bool(ORDERED[operator](value, given_values[0]))
+    if operator in (Operator.IN, Operator.NOT_IN):
+        return (value in filter_.values) == (operator is Operator.IN)
+    return COMPARE[operator](value, filter_.values[0])
 
 
 class Table:
@@ -111,7 +110,7 @@ class Table:
     async def _make(self, uri: str) -> MilvusStore:
         return MilvusStore(uri, "", 4)
 
-    def run(self, work):  # type: ignore[no-untyped-def]
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
     def select(self, filter_: Filter) -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import filter_pb2, item_service_pb2, search_service_pb2
 from tests import photos
-from tests.gateway.conftest import Gateway, image, photo_item, reason_of, string, text
+from tests.gateway.conftest import Gateway, image, photo_item, reason_of, text
 
 Result = item_service_pb2.ItemResult
 

@@ -1,0 +1,200 @@
+"""A text search through the gateway against its limit: model and Milvus called directly.
+
+Side by side in one run and one process's clock, so that the ratio means something on a noisy
+machine. Everything is real: worker and gateway as processes, the default model, Milvus Lite or
+any Milvus (`--milvus-uri`). Vectors are random directions around random centres; only the
+queries are embedded.
+
+    search.py [--rows 1000 10000] [--queries 100] [--milvus-uri URI] [--json out.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from pymilvus import MilvusClient
+
+from embedder_server.models.registry import load_model
+from sentinel_client import Item, SentinelClient
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = ["dog", "beach", "red", "car", "child", "street", "coffee", "night", "river", "old"]
+TOP = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000])
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--milvus-uri", help="a Milvus server; default: Milvus Lite")
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    arguments = parser.parse_args()
+    results = [measure(rows, arguments.queries, arguments.milvus_uri) for rows in arguments.rows]
+    for result in results:
+        print_result(result)
+    if arguments.json:
+        report = {"machine": machine(), "commit": commit(), "results": results}
+        arguments.json.write_text(json.dumps(report, indent=2))
+
+
+def measure(rows: int, queries: int, milvus_uri: str | None) -> dict[str, float]:
+    """Return medians in milliseconds."""
+    rng = np.random.default_rng(1)
+    texts = [" ".join(rng.choice(WORDS, 10)) for _ in range(queries)]
+    with tempfile.TemporaryDirectory() as folder:
+        uri = milvus_uri or f"{folder}/milvus.db"
+        collection = f"bench_{rows}"
+        with servers(Path(folder), uri) as address, SentinelClient(address) as client:
+            client.create_collection(collection)
+            fill(client, collection, rows, rng)
+            time.sleep(2)  # Lite flushes half a second after the last write
+            gateway = through_gateway(client, collection, texts)
+            client_side = milliseconds(
+                lambda text: client.search(text=text, collection=collection, limit=TOP), texts
+            )
+        direct = called_directly(uri, collection, texts)
+    return {"rows": rows, "client": client_side, **gateway, **direct}
+
+
+def through_gateway(client: SentinelClient, collection: str, texts: list[str]) -> dict[str, float]:
+    """Return the medians of the stages, as the summaries of the searches tell them."""
+    stages: dict[str, list[float]] = {}
+    for text in texts:
+        timings = client.search(text=text, collection=collection, limit=TOP).timings
+        for name in ("total", "embed", "embed_queue", "embed_inference", "vector_search"):
+            stages.setdefault(name, []).append(getattr(timings, name) * 1000)
+    return {f"gateway_{name}": float(np.median(values)) for name, values in stages.items()}
+
+
+def called_directly(uri: str, collection: str, texts: list[str]) -> dict[str, float]:
+    """Return the medians of the same model and the same Milvus in this process, without gRPC."""
+    model = load_model("conse-minilm-lite0", "cpu", 2)
+    vectors: list[np.ndarray] = []
+
+    def embed(text: str) -> None:
+        vector = model.embed_texts([model.tokenize(text)])[0]
+        vectors.append(vector / np.linalg.norm(vector))
+
+    embed(texts[0])
+    embed_ms = milliseconds(embed, texts)
+    client = MilvusClient(uri)
+    client.load_collection(collection)
+    fields = ["id", "digest", "image", "text", "fields"]
+    parameters = {"metric_type": "COSINE"}
+
+    def search(vector: np.ndarray) -> None:
+        client.search(
+            collection, [vector], limit=TOP, output_fields=fields, search_params=parameters
+        )
+
+    search(vectors[0])
+    search_ms = milliseconds(search, vectors)
+    client.close()
+    return {"direct_embed": embed_ms, "direct_search": search_ms}
+
+
+def milliseconds(call: Callable[..., object], arguments: list) -> float:
+    """Return the median time of `call` over `arguments`."""
+    times = []
+    for argument in arguments:
+        start = time.perf_counter()
+        call(argument)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)) * 1000
+
+
+def fill(client: SentinelClient, collection: str, rows: int, rng: np.random.Generator) -> None:
+    """Store vectors around 100 centres."""
+    centres = rng.normal(size=(100, 384))
+    for start in range(0, rows, 256):
+        count = min(256, rows - start)
+        chosen = centres[rng.integers(100, size=count)]
+        vectors = (chosen + 0.7 * rng.normal(size=chosen.shape)).astype(np.float32)
+        client.upsert(
+            [Item(id=f"row{start + n}", vector=vector) for n, vector in enumerate(vectors)],
+            collection=collection,
+        )
+
+
+@contextmanager
+def servers(folder: Path, milvus_uri: str) -> Iterator[str]:
+    """Run a worker and a gateway; yield the gateway's address once it serves."""
+    worker = spawn(folder, "embedder_server", "--port", "0")
+    try:
+        flags = ["--milvus-uri", milvus_uri, "--object-store-uri", f"{folder}/objects"]
+        flags += ["--workers", address_of(folder, "embedder_server"), "--port", "0"]
+        gateway = spawn(folder, "search_server", *flags)
+        try:
+            address = address_of(folder, "search_server")
+            with SentinelClient(address) as client:
+                while not client.health().serving:
+                    time.sleep(0.1)
+            yield address
+        finally:
+            stop(gateway)
+    finally:
+        stop(worker)
+
+
+def spawn(folder: Path, module: str, *flags: str) -> subprocess.Popen:
+    """Start a server with its log and address file in `folder`."""
+    command = [sys.executable, "-m", module, "--address-file", f"{folder}/{module}.addr", *flags]
+    with (folder / f"{module}.log").open("w") as log:
+        return subprocess.Popen(command, stderr=log)
+
+
+def address_of(folder: Path, module: str) -> str:
+    """Wait for a server's address file and return its gRPC address."""
+    path = folder / f"{module}.addr"
+    for _ in range(600):
+        if path.exists():
+            return path.read_text().split()[0]
+        time.sleep(0.1)
+    sys.exit(f"{module} did not start: {(folder / f'{module}.log').read_text()[-2000:]}")
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a server we started."""
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def print_result(result: dict[str, float]) -> None:
+    """Print one size's figures."""
+    limit = result["direct_embed"] + result["direct_search"]
+    print(f"\n{result['rows']:,} rows, top {TOP}, p50 in ms")
+    print(f"  called directly   model {result['direct_embed']:.1f} + Milvus "
+          f"{result['direct_search']:.1f} = {limit:.1f}")  # fmt: skip
+    print(f"  in the gateway    total {result['gateway_total']:.1f}: embed call "
+          f"{result['gateway_embed']:.1f} (queue {result['gateway_embed_queue']:.1f}, inference "
+          f"{result['gateway_embed_inference']:.1f}), Milvus call "
+          f"{result['gateway_vector_search']:.1f}")  # fmt: skip
+    print(
+        f"  seen by a client  {result['client']:.1f}, {result['client'] / limit:.2f} times the limit"
+    )
+
+
+def machine() -> dict[str, object]:
+    """Return what the figures depend on."""
+    return {"processor": platform.processor(), "cores": os.cpu_count(), "python": sys.version}
+
+
+def commit() -> str:
+    """Return the commit that was measured."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
