@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "demo-out"
 SENTINEL = Path(sys.executable).parent / "sentinel"
 START_TIMEOUT_S = 60.0
 
@@ -41,36 +40,36 @@ QUERIES = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, help="a folder of your own photos")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo-out", help="keep everything here")
     arguments = parser.parse_args()
+    out = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    photos = arguments.photos.expanduser() if arguments.photos else sample_photos()
+    photos = arguments.photos.expanduser() if arguments.photos else sample_photos(out / "photos")
     collection = "photos" if arguments.photos else "samples"
-    with sentinel_up() as address:
+    with sentinel_up(out / "data") as address:
         os.environ["SENTINEL_ADDRESS"] = address
         sentinel("index", photos, "--collection", collection)
-        queries = OUT / "queries.txt"
+        queries = out / "queries.txt"
         queries.write_text("\n".join(QUERIES) + "\n")
-        sheet = OUT / "hits.html"
+        sheet = out / "hits.html"
         for query in QUERIES[:2]:
             sentinel("search", query, "--collection", collection, "--limit", 3)
         sentinel("search", "-f", queries, "--collection", collection, "--limit", 6, "--html", sheet)
         example = sorted(path for path in photos.rglob("*") if path.suffix in {".jpg", ".png"})[0]
-            path for path in sorted(photos.rglob("*")) if path.suffix in {".jpg", ".png"}
-        )
         sentinel("search", "--image", example, "--collection", collection, "--limit", 3)
     print(f"\nDone in {time.monotonic() - started:.0f} s. The hits as a page: {shown(sheet)}\n")
     print("Go on with it:")
-    print(f"  {shown(SENTINEL)} up --data {shown(OUT / 'data')}     # leave it running")
+    print(f"  {shown(SENTINEL)} up --data {shown(out / 'data')}     # leave it running")
     print(f'  {shown(SENTINEL)} search "something to drink" --collection {collection}')
     print("  make demo PHOTOS=~/Pictures                  # the same with your own photos")
 
 
-def sample_photos() -> Path:
-    """Copy the sample photos into one folder and return it."""
+def sample_photos(folder: Path) -> Path:
+    """Copy the sample photos into `folder` and return it."""
     import skimage
     import sklearn.datasets
 
-    folder = OUT / "photos"
     folder.mkdir(parents=True, exist_ok=True)
     sources = [Path(skimage.__file__).parent / "data" / name for name in SKIMAGE_PHOTOS.split()]
     sources += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
@@ -82,9 +81,8 @@ def sample_photos() -> Path:
 
 
 @contextlib.contextmanager
-def sentinel_up() -> Iterator[str]:
+def sentinel_up(data: Path) -> Iterator[str]:
     """Run `sentinel up` on free ports; yield the gateway's address."""
-    data = OUT / "data"
     address_file = data / "run" / "gateway.address"
     address_file.unlink(missing_ok=True)
     command = [str(SENTINEL), "up", "--data", str(data), "--port", "0"]

@@ -14,7 +14,7 @@ from sentinel_core.errors import InvalidArgument, NotFound
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NAME_CHARS = 128
 _MAX_FIELD_NAME_CHARS = 64
-_MAX_FIELDS = 64
+_MAX_FIELDS = 56  # Milvus allows 64 columns; rows.py has six of its own
 
 # How long another gateway's drop or re-creation of a collection may go unnoticed here. A search
 # that meets the new one with the old one's model fails; it never mixes spaces unless both models

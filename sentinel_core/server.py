@@ -110,7 +110,8 @@ class GrpcServer:
         left = await self._drain.drain(self._settings.drain_seconds)
         if left:
             logger.warning("cancelling calls that outlived the drain", extra={"calls": left})
-        await self._server.stop(_CLOSE_GRACE_S if left else 0)
+        # Even with none left: a call may be on its way to its refusal, and must get that answer.
+        await self._server.stop(_CLOSE_GRACE_S)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
 

@@ -309,7 +309,7 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "PARAMETER_OUT_OF_RANGE",
     ),
     "too many fields": (
-        lambda g, c: create(g, "unused", *((f"f{n}", STRING) for n in range(65))),
+        lambda g, c: create(g, "unused", *((f"f{n}", STRING) for n in range(57))),
         "INVALID_ARGUMENT",
         "PARAMETER_OUT_OF_RANGE",
     ),

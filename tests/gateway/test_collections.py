@@ -56,3 +56,14 @@ def test_a_model_can_be_named_at_creation(gateway: Gateway) -> None:
     )
     assert made.collection.dimensions == 384
     gateway.collections.DeleteCollection(pb.DeleteCollectionRequest(name="by_model"), timeout=20)
+
+
+def test_a_collection_can_declare_as_many_fields_as_promised(gateway: Gateway) -> None:
+    fields = [pb.FieldSchema(name=f"field{n}", type=pb.FieldSchema.TYPE_STRING) for n in range(56)]
+    collection = pb.Collection(name="wide", fields=fields)
+    gateway.collections.CreateCollection(
+        pb.CreateCollectionRequest(collection=collection), timeout=20
+    )
+    found = gateway.collections.GetCollection(pb.GetCollectionRequest(name="wide"), timeout=20)
+    assert len(found.collection.fields) == 56
+    gateway.collections.DeleteCollection(pb.DeleteCollectionRequest(name="wide"), timeout=20)

@@ -38,6 +38,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_WORKER_LOST: _ClassVar[ErrorReason]
     ERROR_REASON_STORE_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_OBJECT_STORE_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_LOADING: _ClassVar[ErrorReason]
     ERROR_REASON_OUT_OF_TIME: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_MODEL_FAILED: _ClassVar[ErrorReason]
@@ -73,6 +74,7 @@ ERROR_REASON_NO_HEALTHY_WORKER: ErrorReason
 ERROR_REASON_WORKER_LOST: ErrorReason
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason
 ERROR_REASON_OBJECT_STORE_UNAVAILABLE: ErrorReason
+ERROR_REASON_LOADING: ErrorReason
 ERROR_REASON_OUT_OF_TIME: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_MODEL_FAILED: ErrorReason

@@ -58,8 +58,8 @@ class EmbeddingServiceServicer(object):
         Contents of several concurrent calls share batches on the device. One bad content never
         fails its neighbours: its own result carries the error. The call itself fails with
         INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, PARAMETER_OUT_OF_RANGE), NOT_FOUND
-        (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING)
-        or DEADLINE_EXCEEDED (OUT_OF_TIME).
+        (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
+        LOADING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -91,8 +91,8 @@ class EmbeddingServiceStub(typing.Generic[_EmbeddingServiceEmbedType, _Embedding
     Contents of several concurrent calls share batches on the device. One bad content never
     fails its neighbours: its own result carries the error. The call itself fails with
     INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, PARAMETER_OUT_OF_RANGE), NOT_FOUND
-    (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING)
-    or DEADLINE_EXCEEDED (OUT_OF_TIME).
+    (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
+    LOADING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
     """
 
     GetModel: _EmbeddingServiceGetModelType
@@ -126,8 +126,8 @@ class EmbeddingServiceServicer(metaclass=abc.ABCMeta):
         Contents of several concurrent calls share batches on the device. One bad content never
         fails its neighbours: its own result carries the error. The call itself fails with
         INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, PARAMETER_OUT_OF_RANGE), NOT_FOUND
-        (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING)
-        or DEADLINE_EXCEEDED (OUT_OF_TIME).
+        (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
+        LOADING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
         """
 
     @abc.abstractmethod

@@ -1,0 +1,79 @@
+"""The asynchronous client; the synchronous one in `_sync.py` is made from it."""
+# ruff: noqa: ASYNC109 - a timeout becomes a gRPC deadline, which asyncio.timeout could not send
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from google.protobuf.wrappers_pb2 import StringValue
+
+from sentinel_client import _rpcs
+from sentinel_client._batches import gather_bounded
+from sentinel_client._collections import CollectionCalls
+from sentinel_client._config import ClientConfig, resolve_address
+from sentinel_client._connection import Connection
+from sentinel_client._errors import NotFound
+from sentinel_client._items import ItemCalls
+from sentinel_client._search import SearchCalls
+from sentinel_client._types import Health, HealthStatus
+
+
+class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
+    """A client of one gateway address.
+
+        async with AsyncSentinelClient() as client:
+            for hit in await client.search("a dog on the beach", collection="photos"):
+                print(hit.score, hit.fields["path"])
+
+    The connection is opened by the first call and shared by all; any number of calls may run
+    at once. It belongs to the event loop of that call and is not to be taken through a fork.
+    `async with`, or `close`, closes it. Every call has a timeout (`ClientConfig.timeouts`, or
+    its own `timeout` in seconds; `float("inf")` for none) and raises `SentinelError`.
+    """
+
+    def __init__(self, address: str | None = None, *, config: ClientConfig | None = None) -> None:
+        """Prepare a client; nothing is connected yet.
+
+        Args:
+            address: `host:port` of a gateway, or any gRPC target (`dns:///…`, `unix:…`). None
+                takes SENTINEL_ADDRESS, else 127.0.0.1:50050.
+            config: Timeouts, retries, limits and credentials; None takes the defaults.
+        """
+        self._config = config or ClientConfig()
+        self._connection = Connection(resolve_address(address), self._config)
+
+    @property
+    def address(self) -> str:
+        """The address in use."""
+        return self._connection.address
+
+    async def __aenter__(self) -> AsyncSentinelClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        await self._connection.close()
+
+    async def health(self, *, timeout: float | None = None) -> Health:
+        """Ask whether the gateway and each of its services serve; the first answer counts."""
+        seconds = self._config.timeouts.health if timeout is None else timeout
+
+        async def check(service: str) -> HealthStatus:
+            request = StringValue(value=service)
+            try:
+                answer = await self._connection.unary(_rpcs.HEALTH_CHECK, request, seconds)
+            except NotFound:
+                return HealthStatus.SERVICE_UNKNOWN
+            return HealthStatus(answer.value)
+
+        names = ("", *_rpcs.SERVICES)
+        statuses = await gather_bounded(check, names, len(names))
+        return Health(dict(zip(names, statuses, strict=True)))

@@ -1,0 +1,127 @@
+"""One channel and the way every call takes through it: deadline, request id, retries, errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+
+from sentinel_client._config import ClientConfig
+from sentinel_client._errors import SentinelError, from_rpc_error
+from sentinel_client._retry import Attempts
+from sentinel_client._rpcs import RequestT, ResponseT, Rpc
+
+_REQUEST_ID_KEY = "x-request-id"
+# Round robin spreads calls over every address a name resolves to; the default would use one.
+_SERVICE_CONFIG = '{"loadBalancingConfig": [{"round_robin": {}}]}'
+
+
+class Connection:
+    """A lazily opened channel to the gateway. Belongs to the event loop of its first call."""
+
+    def __init__(self, address: str, config: ClientConfig) -> None:
+        self.address = address
+        self._config = config
+        self._channel: grpc.aio.Channel | None = None
+        self._closed = False
+        self._callables: dict[str, Any] = {}
+
+    async def unary(
+        self, rpc: Rpc[RequestT, ResponseT], request: RequestT, seconds: float
+    ) -> ResponseT:
+        """Return the answer.
+
+        Raises:
+            SentinelError: The last attempt's failure.
+        """
+        attempts = self._attempts(rpc, seconds)
+        call = self._callable(rpc, streaming=False)
+        while True:
+            try:
+                response: ResponseT = await call(
+                    request, timeout=attempts.remaining(), metadata=_metadata(attempts)
+                )
+            except grpc.aio.AioRpcError as error:
+                await attempts.pause_or_raise(self._convert(error, attempts))
+            else:
+                return response
+
+    async def stream(
+        self, rpc: Rpc[RequestT, ResponseT], request: RequestT, seconds: float
+    ) -> AsyncGenerator[ResponseT, None]:
+        """Yield the messages of a response stream; closing the iterator cancels the call.
+
+        Raises:
+            SentinelError: The last attempt's failure. After a first message there is no other
+                attempt, since the caller may have used that message.
+        """
+        attempts = self._attempts(rpc, seconds)
+        open_call = self._callable(rpc, streaming=True)
+        started = False
+        while True:
+            call = open_call(request, timeout=attempts.remaining(), metadata=_metadata(attempts))
+            try:
+                async for message in call:
+                    started = True
+                    yield message
+            except grpc.aio.AioRpcError as error:
+                converted = self._convert(error, attempts)
+                if started:
+                    raise converted from error
+                await attempts.pause_or_raise(converted)
+            else:
+                return
+            finally:
+                call.cancel()  # does nothing to a call that has ended
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+            self._callables.clear()
+
+    def _attempts(self, rpc: Rpc[Any, Any], seconds: float) -> Attempts:
+        return Attempts(self._config.retry, timeout=seconds, retry=rpc.repeatable)
+
+    def _convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
+        return from_rpc_error(error, address=self.address, request_id=attempts.request_id)
+
+    def _callable(self, rpc: Rpc[Any, Any], *, streaming: bool) -> Any:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if self._channel is None:
+            self._channel = _open(self.address, self._config)
+        if rpc.path not in self._callables:
+            kind = self._channel.unary_stream if streaming else self._channel.unary_unary
+            self._callables[rpc.path] = kind(
+                rpc.path,
+                request_serializer=rpc.request.SerializeToString,
+                response_deserializer=rpc.response.FromString,
+            )
+        return self._callables[rpc.path]
+
+
+def _metadata(attempts: Attempts) -> tuple[tuple[str, str], ...]:
+    return ((_REQUEST_ID_KEY, attempts.request_id),)
+
+
+def _open(address: str, config: ClientConfig) -> grpc.aio.Channel:
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.keepalive_time_ms", int(config.keepalive * 1000)),
+        ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout * 1000)),
+        # Between calls too, so that a dead connection is known before the next call needs it.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Reconnect within the time our retries last; the defaults go from 1 s up to 2 min.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 3_000),
+    ]
+    if config.credentials is not None:
+        return grpc.aio.secure_channel(address, config.credentials, options=options)
+    return grpc.aio.insecure_channel(address, options=options)

@@ -1,0 +1,209 @@
+"""What the client raises.
+
+    SentinelError
+    ├── InvalidArgument      the input is wrong and stays wrong
+    ├── NotFound             no such collection, item or model
+    ├── AlreadyExists
+    ├── FailedPrecondition   right in itself, but not in this state of the system
+    ├── PermissionDenied     the caller may not, or did not say who it is
+    ├── ResourceExhausted    a bound is reached; try again after `retry_after`
+    ├── Unavailable          somebody else, or the same one later, will answer
+    │   └── ConnectionFailed     nobody answers at the address at all
+    ├── DeadlineExceeded     time ran out
+    └── Internal             a fault of the server's
+        └── ResultTruncated      a stream of hits ended before its summary
+
+Wrong use of the client itself (two kinds of query at once, say) is a TypeError or ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+DOMAIN = "sentinel"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class SentinelError(Exception):
+    """A failed call, or one failed item of a batch.
+
+    Attributes:
+        code: The gRPC status code.
+        reason: Machine-readable reason: a name of the contract's ErrorReason, UNREACHABLE,
+            FILE_UNREADABLE, or UNKNOWN when somebody else than Sentinel answered.
+        message: What is wrong and what to do about it.
+        metadata: Short strings for programs, such as `{"limit": "64"}`.
+        retry_after: Seconds to wait before trying again; None if the server named none.
+        field: Path of the request's field at fault, or None.
+        request_id: The call's `x-request-id`, which the servers' logs carry too.
+    """
+
+    code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.retry_after = retry_after
+        self.field = field
+        self.request_id = ""
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.reason}]"
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same call may succeed when repeated."""
+        # Without a RetryInfo, RESOURCE_EXHAUSTED is a limit (message size), not a queue.
+        return isinstance(self, Unavailable) or (
+            isinstance(self, ResourceExhausted) and self.retry_after is not None
+        )
+
+
+class InvalidArgument(SentinelError):
+    """The input is wrong whatever the state of the system."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class NotFound(SentinelError):
+    """What the call names is not there."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExists(SentinelError):
+    """What the call wants to make is there."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class FailedPrecondition(SentinelError):
+    """The system's state forbids it until somebody changes that state."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class PermissionDenied(SentinelError):
+    """The caller may not do this, or did not say who it is."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class ResourceExhausted(SentinelError):
+    """A bound is reached; with `retry_after` it is one that passes."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unavailable(SentinelError):
+    """Something needed does not answer just now."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class ConnectionFailed(Unavailable):
+    """Nobody answers at the address, or the connection broke. Reason: UNREACHABLE."""
+
+
+class DeadlineExceeded(SentinelError, TimeoutError):
+    """Time ran out; reason OUT_OF_TIME."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Internal(SentinelError):
+    """A fault of the server's; `metadata["error_id"]` finds it in the server's log."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+class ResultTruncated(Internal):
+    """A stream of hits ended without its summary, so hits may be missing."""
+
+
+class _Codes:
+    """Which class a status code becomes."""
+
+    by_code: ClassVar[dict[grpc.StatusCode, type[SentinelError]]] = {
+        **{cls.code: cls for cls in SentinelError.__subclasses__()},
+        grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
+        grpc.StatusCode.UNAUTHENTICATED: PermissionDenied,
+    }
+
+
+def from_status(status: status_pb2.Status) -> SentinelError:
+    """Return the error that a `google.rpc.Status` carries."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    request = error_details_pb2.BadRequest()
+    retry_after = None
+    for detail in status.details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+        elif detail.Is(request.DESCRIPTOR):
+            detail.Unpack(request)
+        elif detail.Is(retry.DESCRIPTOR):
+            detail.Unpack(retry)
+            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    ours = info.domain == DOMAIN
+    code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
+    error = _Codes.by_code.get(code, SentinelError)(
+        info.reason if ours else "UNKNOWN",
+        status.message or code.name,
+        metadata=dict(info.metadata) if ours else None,
+        retry_after=retry_after,
+        field=request.field_violations[0].field if request.field_violations else None,
+    )
+    error.code = code
+    return error
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError, *, address: str, request_id: str) -> SentinelError:
+    """Return our error for what grpc raised."""
+    converted = _from_details(error) or _without_details(error, address)
+    converted.request_id = request_id
+    return converted
+
+
+def _from_details(error: grpc.aio.AioRpcError) -> SentinelError | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                status = status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+            # Details that contradict the call's own status are not about this failure.
+            if status.code == error.code().value[0]:
+                return from_status(status)
+    return None
+
+
+def _without_details(error: grpc.aio.AioRpcError, address: str) -> SentinelError:
+    """Say that gRPC itself, or something between the gateway and us, ended the call."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        cause = details.rsplit(": ", 1)[-1] or "no details"
+        return ConnectionFailed(
+            "UNREACHABLE",
+            f"no gateway answers at {address} ({cause})",
+            metadata={"address": address, "details": details},
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(
+            "OUT_OF_TIME", f"{address} did not answer in time; use a longer timeout"
+        )
+    return from_status(status_pb2.Status(code=code.value[0], message=details))

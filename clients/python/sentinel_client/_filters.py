@@ -1,0 +1,151 @@
+"""Filters in Python's own operators: `(F("year") >= 2020) & ~F("tags").contains("draft")`.
+
+Values are sent typed, never pasted into an expression, so none can change a filter's meaning.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+FieldValue: TypeAlias = str | int | float | bool | list[str]
+Scalar: TypeAlias = str | int | float | bool
+
+
+class Operator(enum.Enum):
+    """How a field is compared; the values are the contract's names without OPERATOR_."""
+
+    EQUAL = "EQUAL"
+    NOT_EQUAL = "NOT_EQUAL"
+    LESS = "LESS"
+    LESS_OR_EQUAL = "LESS_OR_EQUAL"
+    GREATER = "GREATER"
+    GREATER_OR_EQUAL = "GREATER_OR_EQUAL"
+    IN = "IN"
+    NOT_IN = "NOT_IN"
+    PREFIX = "PREFIX"
+    EXISTS = "EXISTS"
+    LIST_CONTAINS = "LIST_CONTAINS"
+
+
+class Filter:
+    """A condition on the fields of an item. Made with `F`, combined with `&`, `|` and `~`."""
+
+    __slots__ = ()
+
+    def __and__(self, other: Filter) -> Filter:
+        return _join("all_of", self, other)
+
+    def __or__(self, other: Filter) -> Filter:
+        return _join("any_of", self, other)
+
+    def __invert__(self) -> Filter:
+        if isinstance(self, Group):
+            if self.kind == "any_of":
+                return Group("none_of", self.filters)
+            if self.kind == "none_of":
+                return self.filters[0] if len(self.filters) == 1 else Group("any_of", self.filters)
+        return Group("none_of", (self,))
+
+    def __bool__(self) -> bool:
+        # `a and b` would silently drop a; `1 < F("x") < 3` is such an `and` as well.
+        raise TypeError("combine filters with &, | and ~, each comparison in parentheses")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Filter):
+    """One field against values."""
+
+    field: str
+    operator: Operator
+    values: tuple[Scalar, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Filter):
+    """Several filters; `kind` is the contract's name: all_of, any_of or none_of."""
+
+    kind: str
+    filters: tuple[Filter, ...]
+
+
+class F:
+    """A declared field, to compare: `F("year") >= 2020`.
+
+    An item that lacks the field matches no comparison but `!=` and `notin`, which it matches
+    always.
+    """
+
+    __slots__ = ("_name",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __eq__(self, value: Scalar) -> Filter:  # type: ignore[override]
+        return self._compare(Operator.EQUAL, value)
+
+    def __ne__(self, value: Scalar) -> Filter:  # type: ignore[override]
+        return self._compare(Operator.NOT_EQUAL, value)
+
+    def __lt__(self, value: Scalar) -> Filter:
+        return self._compare(Operator.LESS, value)
+
+    def __le__(self, value: Scalar) -> Filter:
+        return self._compare(Operator.LESS_OR_EQUAL, value)
+
+    def __gt__(self, value: Scalar) -> Filter:
+        return self._compare(Operator.GREATER, value)
+
+    def __ge__(self, value: Scalar) -> Filter:
+        return self._compare(Operator.GREATER_OR_EQUAL, value)
+
+    def isin(self, values: Iterable[Scalar]) -> Filter:
+        """Match items whose field equals any of `values`."""
+        return self._compare(Operator.IN, *_several(values))
+
+    def notin(self, values: Iterable[Scalar]) -> Filter:
+        """Match items whose field equals none of `values`, or is absent."""
+        return self._compare(Operator.NOT_IN, *_several(values))
+
+    def startswith(self, prefix: str) -> Filter:
+        """Match items whose string begins with `prefix`."""
+        return self._compare(Operator.PREFIX, prefix)
+
+    def exists(self) -> Filter:
+        """Match items that have the field."""
+        return self._compare(Operator.EXISTS)
+
+    def contains(self, value: str) -> Filter:
+        """Match items whose list of strings contains `value`."""
+        return self._compare(Operator.LIST_CONTAINS, value)
+
+    def _compare(self, operator: Operator, *values: Scalar) -> Filter:
+        return Comparison(self._name, operator, values)
+
+    def __repr__(self) -> str:
+        return f"F({self._name!r})"
+
+
+def _several(values: Iterable[Scalar]) -> tuple[Scalar, ...]:
+    if isinstance(values, str):
+        raise TypeError("give a list of values, not one string")
+    listed = tuple(values)
+    if not listed:
+        raise ValueError("give at least one value")
+    return listed
+
+
+def _join(kind: str, left: Filter, right: Filter) -> Filter:
+    """Join without nesting, since the contract allows 32 levels: `a & b & c` is one group."""
+    if not isinstance(right, Filter):
+        raise TypeError(f"{right!r} is not a filter; put each comparison in parentheses")
+    parts: list[Filter] = []
+    for part in (left, right):
+        if isinstance(part, Group) and part.kind == kind:
+            parts.extend(part.filters)
+        else:
+            parts.append(part)
+    return Group(kind, tuple(parts))

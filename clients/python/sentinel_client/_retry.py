@@ -1,0 +1,76 @@
+"""One logical call: its deadline, its id, and whether a failed attempt is followed by another."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+from sentinel_client._config import RetryPolicy
+from sentinel_client._errors import DeadlineExceeded, SentinelError
+
+
+class Attempts:
+    """The attempts of one call. Time and chance are arguments, for tests.
+
+    Attributes:
+        request_id: Sent as `x-request-id` with every attempt, so that logs show one call.
+    """
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        *,
+        timeout: float,
+        retry: bool,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._policy = policy
+        self._retry = retry
+        self._clock, self._sleep, self._chance = clock, sleep, chance
+        self._deadline = clock() + timeout
+        self._made = 0
+        self._last: SentinelError | None = None
+        self.request_id = uuid.uuid4().hex
+
+    def remaining(self) -> float | None:
+        """Return the seconds left for the next attempt; None for a call without a deadline."""
+        if math.isinf(self._deadline):
+            return None
+        return max(0.0, self._deadline - self._clock())
+
+    async def pause_or_raise(self, error: SentinelError) -> None:
+        """Return when the next attempt should start.
+
+        Raises:
+            SentinelError: `error`, when there is to be no further attempt. One that ran out of
+                time names the failure of the attempt before as its cause.
+        """
+        self._made += 1
+        if isinstance(error, DeadlineExceeded):
+            raise error from self._last
+        if not (self._retry and error.retryable) or self._made >= self._policy.max_attempts:
+            raise error
+        pause = self._pause(error)
+        left = self.remaining()
+        if left is not None and pause >= left:
+            raise error  # says more than "time ran out" would
+        self._last = error
+        await self._sleep(pause)
+
+    def _pause(self, error: SentinelError) -> float:
+        policy = self._policy
+        backoff = min(
+            policy.max_backoff,
+            policy.initial_backoff * policy.multiplier ** (self._made - 1),
+        )
+        if error.retry_after is not None:
+            # The server's pause is the least; the jitter on top keeps its callers from
+            # coming back all at once.
+            return error.retry_after + self._chance() * min(backoff, error.retry_after)
+        return backoff * (0.5 + self._chance() / 2)

@@ -1,0 +1,223 @@
+"""`sentinel up`: embedder and gateway as processes of this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sentinel_client._config import DEFAULT_ADDRESS
+from sentinel_client.cli._console import Failure, err, out, run
+from sentinel_client.cli._lock import FolderLock
+from sentinel_client.cli._processes import Addresses, Died, Server
+
+# The servers give calls in flight 20 s, then close; more is a hang.
+_STOP_PATIENCE_S = 30.0
+_START_PATIENCE_S = 300.0
+
+# One module of each thing the servers cannot do without.
+_NEEDED = ("pydantic_settings", "grpc_health", "onnxruntime", "PIL", "pymilvus", "milvus_lite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to start."""
+
+    data: Path
+    host: str
+    port: int
+    worker_port: int
+    workers: int
+    device: str
+    model: str | None
+    milvus_uri: str | None
+
+
+@click.command()
+@click.option(
+    "--data",
+    default="sentinel-data",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the database, the stored pictures and the logs.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The gateway listens here.")
+@click.option(
+    "--port",
+    default=50050,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port of the gateway; 0 picks a free one.",
+)
+@click.option(
+    "--worker-port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    help="Port of the embedder, the next ones for more of them.  [default: free ones]",
+)
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="How many embedders.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Device of the embedders.")
+@click.option("--model", help="Model of the embedders.  [default: theirs]")
+@click.option("--milvus-uri", help="A Milvus server.  [default: Milvus Lite in DATA/milvus.db]")
+def up(
+    *,
+    data: Path,
+    host: str,
+    port: int,
+    worker_port: int,
+    workers: int,
+    device: str,
+    model: str | None,
+    milvus_uri: str | None,
+) -> None:
+    """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Failure(
+            f"the servers are not installed ({', '.join(missing)} missing): "
+            "pip install 'sentinel-retrieval[all]'"
+        )
+    plan = Plan(
+        data=data.absolute(),
+        host=host,
+        port=port,
+        worker_port=worker_port,
+        workers=workers,
+        device=device,
+        model=model,
+        milvus_uri=milvus_uri,
+    )
+    try:
+        for name in ("run", "logs", "objects"):
+            (plan.data / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"cannot use {plan.data}: {error.strerror}") from error
+    with FolderLock(plan.data / "run" / "up.lock") as lock:
+        raise SystemExit(run(_Up(plan, lock.descriptor).run()))
+
+
+class _Up:
+    """The processes of one `sentinel up`."""
+
+    def __init__(self, plan: Plan, lock: int) -> None:
+        self._plan = plan
+        self._lock = lock
+        self._err = err()
+        self._servers: list[Server] = []  # in the order they start
+        self._stop = asyncio.Event()
+        self._hurry = False
+
+    async def run(self) -> int:
+        """Start, wait, stop; return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+                loop.add_signal_handler(number, self._on_signal)
+        stopping = asyncio.create_task(self._stop.wait())
+        work = asyncio.create_task(self._start_and_watch())
+        try:
+            await asyncio.wait((stopping, work), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            return 0
+        except Died as death:
+            click.secho(str(death), fg="red", err=True)
+            return 1
+        except TimeoutError:
+            logs = self._plan.data / "logs"
+            click.secho(f"Not serving after {_START_PATIENCE_S:.0f} s; see {logs}", err=True)
+            return 1
+        finally:
+            for task in (stopping, work):
+                task.cancel()
+            await asyncio.gather(stopping, work, return_exceptions=True)
+            await self._stop_all()
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            # The second time somebody means it.
+            self._hurry = True
+            for server in self._servers:
+                server.kill()
+        self._stop.set()
+
+    async def _start_and_watch(self) -> None:
+        async with asyncio.timeout(_START_PATIENCE_S):
+            with self._err.status("starting the embedder") as status:
+                workers = [await self._start_worker(number) for number in range(self._plan.workers)]
+                status.update("starting the gateway")
+                gateway = await self._start_gateway(workers)
+                status.update("loading the model")
+                for server, addresses in zip(self._servers, [*workers, gateway], strict=True):
+                    await server.serving(addresses.grpc)
+        _announce(out(), self._plan, gateway, workers)
+        endings = [asyncio.create_task(server.ended()) for server in self._servers]
+        try:
+            await asyncio.gather(*endings)
+        finally:
+            for ending in endings:
+                ending.cancel()
+
+    async def _start_worker(self, number: int) -> Addresses:
+        plan = self._plan
+        name = "embedder" if plan.workers == 1 else f"embedder-{number + 1}"
+        port = plan.worker_port + number if plan.worker_port else 0
+        arguments = ["--port", str(port), "--device", plan.device]
+        if plan.model is not None:
+            arguments += ["--model", plan.model]
+        return await self._start(Server(name, "embedder_server", arguments, plan.data))
+
+    async def _start_gateway(self, workers: list[Addresses]) -> Addresses:
+        plan = self._plan
+        arguments = [
+            *("--host", plan.host, "--port", str(plan.port)),
+            *("--workers", ",".join(worker.grpc for worker in workers)),
+            *("--milvus-uri", plan.milvus_uri or str(plan.data / "milvus.db")),
+            *("--object-store-uri", str(plan.data / "objects")),
+        ]
+        return await self._start(Server("gateway", "search_server", arguments, plan.data))
+
+    async def _start(self, server: Server) -> Addresses:
+        self._servers.append(server)
+        await server.start(self._lock)
+        return await server.listening()
+
+    async def _stop_all(self) -> None:
+        """Stop the gateway before the embedders that its calls in flight still need."""
+        if not self._servers:
+            return
+        with self._err.status("stopping"):
+            for server in reversed(self._servers):
+                if not await server.stop(_STOP_PATIENCE_S) and not self._hurry:
+                    click.secho(f"{server.name} did not stop and was killed", fg="red", err=True)
+
+
+def _announce(console: Console, plan: Plan, gateway: Addresses, workers: list[Addresses]) -> None:
+    table = Table.grid(padding=(0, 2))
+    servers = {"gateway": gateway}
+    for number, worker in enumerate(workers, 1):
+        servers["embedder" if len(workers) == 1 else f"embedder {number}"] = worker
+    for name, addresses in servers.items():
+        metrics = escape(f"http://{addresses.metrics}/metrics")
+        table.add_row(f"[bold]{name}[/]", escape(addresses.grpc), f"[dim]{metrics}[/]")
+    table.add_row("[bold]data[/]", escape(str(plan.data)), "")
+    console.print("[green]Sentinel is up.[/] Ctrl-C stops it.\n")
+    console.print(table)
+    console.print("\nNext, in another terminal:")
+    if gateway.grpc != DEFAULT_ADDRESS:
+        console.print(f"  [cyan]export SENTINEL_ADDRESS={escape(gateway.grpc)}[/]")
+    console.print("  [cyan]sentinel index ~/Pictures[/]")
+    console.print('  [cyan]sentinel search "a dog on the beach"[/]\n')

@@ -1,0 +1,191 @@
+"""Composition root of the worker: settings, server, model, engine, and their order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
+
+from embedder_server.engine import Engine
+from embedder_server.metrics import EmbedderMetrics
+from embedder_server.models.base import EmbeddingModel, ModelLoadError
+from embedder_server.models.registry import load_model
+from embedder_server.service import EmbeddingServicer
+from embedder_server.settings import EmbedderSettings
+from embedder_server.types import Priority
+from embedder_server.worker_pool import WorkerPool
+from sentinel_core import logging as core_logging
+from sentinel_core.lifecycle import Lifecycle
+from sentinel_core.server import GrpcServer
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """One embedder worker: `start` opens the ports, `load` makes it serve, `stop` drains it.
+
+    Make and use it inside one event loop.
+    """
+
+    def __init__(
+        self, settings: EmbedderSettings, *, registry: CollectorRegistry | None = None
+    ) -> None:
+        self._settings = settings
+        self.lifecycle = Lifecycle()
+        self.metrics = EmbedderMetrics(registry or CollectorRegistry())
+        self._servicer = EmbeddingServicer(settings)
+        self._server = GrpcServer(settings, self.metrics, [self._servicer.service()])
+        self._engine: Engine | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the gRPC port listens, as `host:port`."""
+        return self._server.address
+
+    @property
+    def metrics_address(self) -> str:
+        """Where /metrics listens, as `host:port`."""
+        return self._server.metrics_address
+
+    async def start(self) -> None:
+        """Open the ports, NOT_SERVING: probes are answered while the model loads.
+
+        Raises:
+            OSError: A port is taken.
+        """
+        await self._server.start()
+
+    async def load(self, model: EmbeddingModel | None = None) -> None:
+        """Load the model that the settings name, or take `model`; warm it up; be SERVING.
+
+        Raises:
+            ModelLoadError: It cannot be served; the message says why.
+        """
+        start = perf_counter()
+        settings = self._settings
+        if model is None:
+            load = partial(load_model, settings.model, settings.device, settings.effective_threads)
+            loader = WorkerPool("load", 1)
+            try:
+                model = await loader.run(Priority.INTERACTIVE, load)
+            finally:
+                loader.close()
+        self._engine = Engine(model, settings, self.metrics, self._on_failure)
+        await self._engine.start()
+        self._servicer.engine = self._engine
+        await self._server.set_serving(True)
+        info = self._engine.info
+        logger.info(
+            "serving",
+            extra={
+                "model": info.name,
+                "fingerprint": info.fingerprint[:12],
+                "dimensions": info.dimensions,
+                "device": info.device,
+                "runtime": info.runtime,
+                "load_seconds": round(perf_counter() - start, 2),
+            },
+        )
+
+    def _on_failure(self, error: BaseException) -> None:
+        # Health first: balancers should look elsewhere while the process winds down.
+        self.lifecycle.spawn(self._server.set_serving(False), "not serving")
+        self.lifecycle.fail(error)
+
+    async def stop(self) -> None:
+        """Be NOT_SERVING, finish what is in flight, close everything."""
+        await self._server.stop()
+        if self._engine is not None:
+            await self._engine.close()
+        await self.lifecycle.cancel_tasks()
+
+
+@asynccontextmanager
+async def running_worker(
+    settings: EmbedderSettings,
+    *,
+    model: EmbeddingModel | None = None,
+    registry: CollectorRegistry | None = None,
+) -> AsyncIterator[Worker]:
+    """Run a worker that serves for the length of a `with` block.
+
+    Args:
+        settings: As of the process; port 0 picks a free one, see `Worker.address`.
+        model: Served instead of the one that the settings name.
+        registry: Where the metrics go; None: one of its own.
+    """
+    worker = Worker(settings, registry=registry)
+    await worker.start()
+    try:
+        await worker.load(model)
+        yield worker
+    finally:
+        await worker.stop()
+
+
+async def _serve(settings: EmbedderSettings) -> int:
+    """Run until a signal or a failure; return the exit code."""
+    worker = Worker(settings)
+    lifecycle = worker.lifecycle
+    lifecycle.install_signal_handlers()
+    try:
+        await worker.start()
+    except OSError as error:
+        logger.error("%s", error)
+        return 1
+    loading = asyncio.create_task(worker.load())
+    stopping = asyncio.create_task(lifecycle.wait())
+    try:
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            await loading
+            await stopping
+    except ModelLoadError as error:
+        logger.error("cannot serve the model: %s", error)
+        return 1
+    except Exception:
+        logger.exception("cannot serve the model")
+        return 1
+    finally:
+        loading.cancel()
+        stopping.cancel()
+        await asyncio.gather(loading, stopping, return_exceptions=True)
+        await worker.stop()
+        logger.info("stopped")
+    return 1 if lifecycle.failure is not None else 0
+
+
+def run() -> int:
+    """Read the settings, run one worker, return the exit code of the process."""
+    try:
+        settings = EmbedderSettings(_cli_parse_args=True)
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "settings"
+            print(f"sentinel-embedder: {where}: {problem['msg']}", file=sys.stderr)
+        return 2
+    core_logging.configure(settings.log_level, settings.log_style)
+    logger.info(
+        "settings",
+        extra={
+            **settings.model_dump(mode="json"),
+            "threads": settings.effective_threads,
+            "decode_threads": settings.effective_decode_threads,
+        },
+    )
+    code = asyncio.run(_serve(settings))
+    if any(thread.daemon for thread in threading.enumerate()):
+        # A thread inside the runtime (a stalled or cancelled load, a stalled batch) would make
+        # the interpreter abort while it takes itself down.
+        logging.shutdown()
+        os._exit(code)
+    return code

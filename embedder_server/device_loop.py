@@ -1,0 +1,262 @@
+"""The one thread that calls the model, and the queues it serves.
+
+The thread itself takes the next batch the moment it is free. So there is nothing to prefetch: no
+round trip through the event loop lies between two batches, and the choice is made with the newest
+arrivals in view. A model error reaches the callers of that batch only; the thread lives on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from embedder_server.batching import BatchQueue, Embedded, Entry, Taken, next_queue
+from embedder_server.metrics import EmbedderMetrics
+from embedder_server.types import FloatArray, Modality, Priority
+from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+Forward = Callable[[Sequence[Any]], FloatArray]
+
+# What CUDA, torch and onnxruntime say when a batch does not fit; each has its own exception class.
+_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad allocation", "bad_alloc")
+
+
+class DeviceLoop:
+    """Runs batches of every modality on one thread, interactive work first.
+
+    Make and use it inside one event loop.
+
+    Args:
+        forward: The model's tower for each modality.
+        queues: An empty queue for each modality.
+        dimensions: Length of a right vector.
+        metrics: Batch sizes and dropped entries go there.
+        on_failure: Called in the event loop if the thread dies; nothing will be answered then.
+    """
+
+    def __init__(
+        self,
+        forward: Mapping[Modality, Forward],
+        queues: Mapping[Modality, BatchQueue],
+        *,
+        dimensions: int,
+        metrics: EmbedderMetrics,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._forward = forward
+        self._queues = queues
+        self._dimensions = dimensions
+        self._metrics = metrics
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._changed = threading.Condition()
+        self._closed: SentinelError | None = None
+        self._thread: threading.Thread | None = None
+
+    async def start(self, samples: Mapping[Modality, Any]) -> None:
+        """Start the thread and return when it has embedded one sample of each modality.
+
+        Raises:
+            SentinelError: The model cannot embed a sample.
+            Exception: What the model raised.
+        """
+        ready: asyncio.Future[None] = self._loop.create_future()
+        # A daemon, so that a model that never returns cannot keep the process from ending.
+        self._thread = threading.Thread(
+            target=self._run, args=(samples, ready), name="device", daemon=True
+        )
+        self._thread.start()
+        await ready
+
+    def submit(
+        self,
+        modality: Modality,
+        priority: Priority,
+        payloads: Sequence[tuple[Any, int]],
+        deadline_at: float,
+    ) -> list[Entry]:
+        """Queue prepared contents with their lengths; await each entry's `future`.
+
+        To give up, cancel the futures: what has not begun then costs no compute.
+
+        Raises:
+            SentinelError: The loop is closed or dead.
+        """
+        now = time.monotonic()
+        entries = [
+            Entry(payload, length, now, deadline_at, self._loop.create_future())
+            for payload, length in payloads
+        ]
+        with self._changed:
+            if self._closed is not None:
+                raise self._closed
+            self._queues[modality].put(priority, entries)
+            self._changed.notify()
+        return entries
+
+    async def close(self, timeout_s: float) -> bool:
+        """Refuse new work, answer what waits with DRAINING; return whether the thread ended."""
+        self._shut(Unavailable("DRAINING", "this worker is shutting down; retry on another one"))
+        if self._thread is None:
+            return True
+        await asyncio.to_thread(self._thread.join, timeout_s)
+        return not self._thread.is_alive()
+
+    def _shut(self, reason: SentinelError) -> None:
+        with self._changed:
+            if self._closed is None:
+                self._closed = reason
+            left = [entry for queue in self._queues.values() for entry in queue.clear()]
+            self._changed.notify_all()
+        _answer([(entry, Embedded(reason)) for entry in left])
+
+    # The rest runs on the device thread, except where it says otherwise.
+
+    def _run(self, samples: Mapping[Modality, Any], ready: asyncio.Future[None]) -> None:
+        try:
+            self._warm_up(samples)
+        except Exception as error:
+            self._post(_set_exception, ready, error)
+            return
+        self._post(_set_result, ready)
+        try:
+            while (picked := self._next()) is not None:
+                modality, taken = picked
+                self._drop(modality, taken)
+                if taken.batch:
+                    self._execute(modality, taken.batch)
+                # Held while waiting for work, they would keep images and vectors alive.
+                del picked, taken
+        except BaseException as error:
+            logger.exception("the device thread died")
+            self._post(self._die, error)
+
+    def _warm_up(self, samples: Mapping[Modality, Any]) -> None:
+        for modality, sample in samples.items():
+            row = self._compute(modality, [sample])[0]
+            if isinstance(row, SentinelError):
+                raise row
+
+    def _die(self, error: BaseException) -> None:  # in the event loop
+        self._shut(Internal("INTERNAL", "this worker failed; retry on another one"))
+        self._on_failure(error)
+
+    def _next(self) -> tuple[Modality, Taken] | None:
+        """Wait for work and return it; None when closed."""
+        with self._changed:
+            while self._closed is None:
+                chosen = next_queue(self._queues)
+                if chosen is not None:
+                    modality, priority = chosen
+                    return modality, self._queues[modality].take(priority, time.monotonic())
+                self._changed.wait()
+        return None
+
+    def _drop(self, modality: Modality, taken: Taken) -> None:
+        for entries, cause in ((taken.caller_left, "caller_left"), (taken.expired, "deadline")):
+            if entries:
+                self._metrics.dropped_items.labels(modality, cause).inc(len(entries))
+        if taken.expired:
+            late = DeadlineExceeded(
+                "OUT_OF_TIME",
+                "the deadline passed while waiting for the device; use a longer one",
+                stage="queue",
+            )
+            self._post(_answer, [(entry, Embedded(late)) for entry in taken.expired])
+
+    def _execute(self, modality: Modality, batch: list[Entry]) -> None:
+        """Run one batch and answer its callers, whatever happens."""
+        started, tick = time.monotonic(), time.perf_counter()
+        rows: Sequence[FloatArray | SentinelError]
+        try:
+            rows = self._compute(modality, [entry.payload for entry in batch])
+        except BaseException as error:
+            if len(batch) > 1 and _is_out_of_memory(error):
+                self._metrics.batch_splits.labels(modality).inc()
+                logger.warning("batch does not fit into memory", extra={"size": len(batch)})
+                half = len(batch) // 2
+                self._execute(modality, batch[:half])
+                self._execute(modality, batch[half:])
+                return
+            failed = _model_failed(error)
+            if not isinstance(error, Exception):  # the thread is about to die of it
+                self._post(_answer, [(entry, Embedded(failed)) for entry in batch])
+                raise
+            rows = [failed] * len(batch)
+        seconds = time.perf_counter() - tick
+        self._metrics.batch_size.labels(modality).observe(len(batch))
+        answers = [
+            (entry, Embedded(row, started - entry.queued_at, seconds, len(batch)))
+            for entry, row in zip(batch, rows, strict=True)
+        ]
+        self._post(_answer, answers)
+
+    def _compute(
+        self, modality: Modality, payloads: Sequence[Any]
+    ) -> list[FloatArray | SentinelError]:
+        vectors = np.asarray(self._forward[modality](payloads))
+        expected = (len(payloads), self._dimensions)
+        if vectors.shape != expected:  # else vectors would be swapped between callers
+            raise ValueError(f"the model returned shape {vectors.shape} instead of {expected}")
+        return normalised_rows(vectors)
+
+    def _post(self, call: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            logger.debug("the event loop is closed; nobody waits for this")
+
+
+def normalised_rows(vectors: FloatArray) -> list[FloatArray | SentinelError]:
+    """Return each row as a float32 vector of length 1, or as an error if it has no direction."""
+    exact = vectors.astype(np.float64)  # the square of a large float32 may overflow
+    with np.errstate(all="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+        unit = (exact / norms[:, None]).astype(np.float32)
+    usable = np.isfinite(unit).all(axis=1) & np.isfinite(norms) & (norms > 0)
+    return [
+        unit[index]
+        if usable[index]
+        else Internal("MODEL_FAILED", "the model returned no usable vector for this content")
+        for index in range(len(unit))
+    ]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in _OUT_OF_MEMORY)
+
+
+def _model_failed(error: BaseException) -> SentinelError:
+    error_id = uuid.uuid4().hex
+    logger.error("the model failed on a batch", exc_info=error, extra={"error_id": error_id})
+    return Internal(
+        "MODEL_FAILED",
+        f"the model failed on this batch ({error_id}); the worker's log has the details",
+        error_id=error_id,
+    )
+
+
+def _answer(answers: Sequence[tuple[Entry, Embedded]]) -> None:
+    for entry, embedded in answers:
+        if not entry.future.done():
+            entry.future.set_result(embedded)
+
+
+def _set_result(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _set_exception(future: asyncio.Future[None], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

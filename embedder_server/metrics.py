@@ -1,0 +1,38 @@
+"""Metrics of the worker beyond those every server has."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from embedder_server.types import Modality
+from sentinel_core.metrics import ServerMetrics
+
+
+class EmbedderMetrics(ServerMetrics):
+    """`items` and `batch_size` of the base have the modality as their `operation`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__("embedder", registry)
+        self.queue_items = Gauge(
+            "sentinel_embedder_queue_items",
+            "Contents admitted and not answered yet, waiting or running.",
+            ["modality"],
+            registry=registry,
+        )
+        self.dropped_items = Counter(
+            "sentinel_embedder_dropped_items_total",
+            "Contents dropped before they cost compute: the caller left, or the deadline passed.",
+            ["modality", "cause"],
+            registry=registry,
+        )
+        self.batch_splits = Counter(
+            "sentinel_embedder_batch_splits_total",
+            "Batches halved because the device ran out of memory.",
+            ["modality"],
+            registry=registry,
+        )
+        for modality in Modality:  # so that the series exist from the start, at zero
+            self.queue_items.labels(modality)
+            self.batch_splits.labels(modality)
+            for cause in ("caller_left", "deadline"):
+                self.dropped_items.labels(modality, cause)

@@ -1,0 +1,163 @@
+"""Encoded image files to RGB pictures, within limits, whatever the bytes hold.
+
+Thread-safe; the same bytes always give the same picture.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image, ImageFile
+
+from embedder_server.preprocess.formats import ImageFormat, sniff, what_instead
+from embedder_server.preprocess.pixels import to_rgb
+from sentinel_core.errors import InvalidArgument, SentinelError
+
+# JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size, but no smaller than this many times what
+# the model sees, so that the model's own resampling still decides the pixels.
+_DRAFT_MARGIN = 2
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT,),
+    3: (Image.Transpose.ROTATE_180,),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM,),
+    5: (Image.Transpose.TRANSPOSE,),
+    6: (Image.Transpose.ROTATE_270,),
+    7: (Image.Transpose.TRANSVERSE,),
+    8: (Image.Transpose.ROTATE_90,),
+}
+_SIDEWAYS = (5, 6, 7, 8)
+_THUMBNAIL_QUALITY = 80
+
+# Registers the plugins once, instead of in whichever thread opens the first file.
+Image.init()
+# We refuse such images ourselves, as an error to their sender, not as a line on stderr.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """A picture and what the file says about itself.
+
+    Attributes:
+        picture: RGB, upright; a JPEG may be smaller than the file says.
+        width: Of the file's picture, in pixels, upright.
+        height: Of the file's picture, in pixels, upright.
+        media_type: Found in the bytes, for example `image/jpeg`.
+    """
+
+    picture: Image.Image
+    width: int
+    height: int
+    media_type: str
+
+
+class ImageDecoder:
+    """Decodes with one set of limits.
+
+    Args:
+        max_bytes: Most bytes of a file.
+        max_pixels: Most pixels, read from the header before anything is decoded.
+        model_side: Side of the square the model sees.
+    """
+
+    def __init__(self, *, max_bytes: int, max_pixels: int, model_side: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_pixels = max_pixels
+        self._detail = _DRAFT_MARGIN * model_side
+        # Pillow's own bound is global to the process. It stays as a second wall, for canvases it
+        # allocates while opening a file, but must not stand in front of ours.
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
+
+    def decode(self, data: bytes) -> DecodedImage:
+        """Return the picture in `data`, detailed enough for the model.
+
+        Raises:
+            InvalidArgument: IMAGE_EMPTY, IMAGE_TOO_LARGE, IMAGE_TOO_MANY_PIXELS,
+                IMAGE_FORMAT_UNSUPPORTED or IMAGE_DECODE_FAILED.
+        """
+        return self._decode(data, self._detail)
+
+    def thumbnail(self, data: bytes, decoded: DecodedImage, side: int) -> bytes:
+        """Return a WebP file of the picture, at most `side` pixels long, never enlarged."""
+        picture = decoded.picture
+        if max(picture.size) < min(side, max(decoded.width, decoded.height)):
+            # The model's draft is too coarse. Its own decoding must not depend on the thumbnail,
+            # or the vector would.
+            picture = self._decode(data, side).picture
+        scale = min(1.0, side / max(picture.size))
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        small = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        file = io.BytesIO()
+        small.save(file, "WEBP", quality=_THUMBNAIL_QUALITY, method=2)
+        return file.getvalue()
+
+    def _decode(self, data: bytes, detail: int) -> DecodedImage:
+        kind = self._check(data)
+        try:
+            with Image.open(io.BytesIO(data), formats=[kind.pillow_name]) as image:
+                return self._read(image, kind, detail)
+        except SentinelError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise self._too_many_pixels() from error
+        except Exception as error:  # what a damaged file makes Pillow raise has no common base
+            raise InvalidArgument(
+                "IMAGE_DECODE_FAILED",
+                f"the {kind.media_type} file is truncated or damaged; send it again from the "
+                "original",
+            ) from error
+
+    def _check(self, data: bytes) -> ImageFormat:
+        if not data:
+            raise InvalidArgument("IMAGE_EMPTY", "the image has no bytes")
+        if len(data) > self._max_bytes:
+            raise InvalidArgument(
+                "IMAGE_TOO_LARGE",
+                f"the image has {len(data)} bytes, the limit is {self._max_bytes}; scale it down, "
+                f"the model sees no more than a few hundred pixels a side",
+                limit=self._max_bytes,
+            )
+        kind = sniff(data)
+        if kind is None:
+            raise InvalidArgument(
+                "IMAGE_FORMAT_UNSUPPORTED",
+                f"{what_instead(data)}; send JPEG, PNG, WebP, GIF, BMP or TIFF",
+            )
+        return kind
+
+    def _read(self, image: ImageFile.ImageFile, kind: ImageFormat, detail: int) -> DecodedImage:
+        size = image.size
+        if size[0] * size[1] > self._max_pixels:
+            raise self._too_many_pixels(size)
+        image.draft(None, (detail, detail))
+        # A TIFF is turned upright by loading it, after which its `size` is the upright one.
+        image.load()
+        picture = to_rgb(image)
+        orientation = _orientation(image)
+        for turn in _TURNS.get(orientation, ()):
+            picture = picture.transpose(turn)
+        if kind.pillow_name == "TIFF":
+            size = picture.size
+        elif orientation in _SIDEWAYS:
+            size = size[::-1]
+        return DecodedImage(picture, *size, kind.media_type)
+
+    def _too_many_pixels(self, size: tuple[int, int] | None = None) -> InvalidArgument:
+        found = f"{size[0]} x {size[1]} pixels" if size else "too many pixels"
+        return InvalidArgument(
+            "IMAGE_TOO_MANY_PIXELS",
+            f"the image has {found}, the limit is {self._max_pixels} in all; scale it down",
+            limit=self._max_pixels,
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a loaded image; 1, upright, if there is none to be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged metadata must not cost a sound picture
+        return 1
+    return value if isinstance(value, int) else 1

@@ -1,0 +1,80 @@
+"""What one Embed call asks for and gets, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from embedder_server.types import FloatArray, Priority
+from sentinel_core.errors import InvalidArgument, SentinelError
+
+# One thing to embed: a text, the bytes of an image file, or what is wrong with it already.
+Content = str | bytes | InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """Options of a whole request.
+
+    Attributes:
+        truncate: Cut texts over the model's limit instead of refusing them.
+        priority: Scheduling class.
+        thumbnail_side: Longest side of the WebP thumbnail of each image, in pixels; 0: none.
+    """
+
+    truncate: bool = True
+    priority: Priority = Priority.INTERACTIVE
+    thumbnail_side: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What was learned by decoding an image.
+
+    Attributes:
+        width: In pixels, after EXIF orientation.
+        height: In pixels, after EXIF orientation.
+        media_type: Found in the bytes, for example `image/jpeg`.
+        thumbnail: A WebP file; empty unless asked for.
+    """
+
+    width: int
+    height: int
+    media_type: str
+    thumbnail: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """The outcome for one content: its unit vector, or why there is none.
+
+    Attributes:
+        outcome: Float32 vector of length 1, or the error of this content alone.
+        token_count: Texts only: tokens before cutting.
+        truncated: Texts only: whether it was cut.
+        image: Images only.
+    """
+
+    outcome: FloatArray | SentinelError
+    token_count: int = 0
+    truncated: bool = False
+    image: ImageFacts | None = None
+
+
+@dataclass(slots=True)
+class StageTimings:
+    """Longest time, in seconds, that any content of a request spent in each stage."""
+
+    total: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+    queue: float = 0.0
+    inference: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOutcome:
+    """Results in the order of the contents, and where the time went."""
+
+    results: list[ItemResult]
+    timings: StageTimings = field(default_factory=StageTimings)

@@ -1,0 +1,97 @@
+"""Settings of the embedder worker: flags, `SENTINEL_EMBEDDER_…` variables, `.env`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from embedder_server.devices import parse_device, usable_cores
+from embedder_server.models.registry import DEFAULT_MODEL
+from sentinel_core.settings import MIB, ServerSettings
+
+
+class EmbedderSettings(ServerSettings):
+    """Sentinel's embedder worker: text and images to vectors of one space, over gRPC."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SENTINEL_EMBEDDER_",
+        cli_prog_name="sentinel-embedder",
+        cli_show_env_vars=True,
+    )
+
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one.")
+    model: str = Field(DEFAULT_MODEL, min_length=1, description="Name of the model to serve.")
+    device: Annotated[str, AfterValidator(parse_device)] = Field(
+        "cpu", description="Device of the forward pass: cpu or cuda:N."
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of one forward pass; 0: all usable cores."
+    )
+    decode_threads: int = Field(
+        0, ge=0, le=256, description="Threads that decode images; 0: all usable cores."
+    )
+
+    max_contents_per_request: int = Field(
+        256, ge=1, le=4096, description="Most contents in one Embed call."
+    )
+    max_text_chars: int = Field(
+        100_000, ge=1, le=10_000_000, description="Most characters in one text."
+    )
+    max_image_bytes: int = Field(
+        16 * MIB, ge=1, le=1024 * MIB, description="Most bytes in one encoded image."
+    )
+    max_image_pixels: int = Field(
+        100_000_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Most pixels (width x height) in one image; each thread may hold one decoded.",
+    )
+    max_queue_items: int = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="Most contents that may wait or run at once; beyond it: RESOURCE_EXHAUSTED.",
+    )
+    max_call_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Longest an Embed call may take, in seconds; also when it sets no deadline.",
+    )
+
+    text_batch_tokens: int = Field(
+        4096, ge=1, description="Most tokens, padding included, in one batch of texts."
+    )
+    text_batch_items: int = Field(32, ge=1, le=4096, description="Most texts in one batch.")
+    image_batch_items: int = Field(16, ge=1, le=4096, description="Most images in one batch.")
+    bulk_text_batch_tokens: int = Field(
+        1024,
+        ge=1,
+        description="The same for bulk work; an interactive call waits for at most one such batch.",
+    )
+    bulk_text_batch_items: int = Field(
+        16, ge=1, le=4096, description="Most texts in one bulk batch."
+    )
+    bulk_image_batch_items: int = Field(
+        8, ge=1, le=4096, description="Most images in one bulk batch."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_contents_per_request > self.max_queue_items:
+            raise ValueError(
+                "max_contents_per_request is above max_queue_items: such a call never fits"
+            )
+        return self
+
+    @property
+    def effective_threads(self) -> int:
+        """Threads of one forward pass, 0 resolved."""
+        return self.threads or usable_cores()
+
+    @property
+    def effective_decode_threads(self) -> int:
+        """Threads that decode images, 0 resolved."""
+        return self.decode_threads or usable_cores()

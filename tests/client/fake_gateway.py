@@ -1,0 +1,278 @@
+"""A gateway without search or store: real gRPC on a real port, answers on order.
+
+It runs on threads, so that clients under test have the process's only event loop. Failures are
+made by `sentinel_core.status`, as the real gateway makes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from sentinel.common.v1 import content_pb2
+from sentinel.search.v1 import collection_service_pb2 as collection_pb
+from sentinel.search.v1 import (
+    collection_service_pb2_grpc,
+    filter_pb2,
+    item_service_pb2_grpc,
+    search_service_pb2_grpc,
+)
+from sentinel.search.v1 import item_service_pb2 as item_pb
+from sentinel.search.v1 import search_service_pb2 as search_pb
+from sentinel_client._rpcs import SERVICES
+from sentinel_core.errors import InvalidArgument, NotFound, SentinelError
+from sentinel_core.status import to_status
+
+MODEL = content_pb2.ModelVersion(model="fake-clip", revision="7", fingerprint="f00d")
+
+
+class FakeGateway:
+    """State and scripts; `address` is where it listens.
+
+    Attributes:
+        hits: What every search finds.
+        failures: Per method, errors to fail the next calls with, None meaning "answer".
+        calls: Per method, the requests and metadata that came.
+    """
+
+    def __init__(self) -> None:
+        self.hits: list[search_pb.Hit] = []
+        self.failures: dict[str, deque[Any]] = defaultdict(deque)
+        self.calls: dict[str, list[Any]] = defaultdict(list)
+        self.metadata: list[dict[str, Any]] = []
+        self.collections: dict[str, collection_pb.Collection] = {}
+        self.items: dict[str, item_pb.Item] = {}
+        self.stalled = threading.Event()  # set: calls answer; see `stall`
+        self.stalled.set()
+        self.break_stream_after: int | None = None
+        self.entered = threading.Event()
+        self.cancelled = threading.Event()
+        self.in_flight = self.most_in_flight = 0
+        self._lock = threading.Lock()
+        self._health = health.HealthServicer()
+        self._server = grpc.server(
+            ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", 64 << 20)]
+        )
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(_Search(self), self._server)
+        item_service_pb2_grpc.add_ItemServiceServicer_to_server(_Items(self), self._server)
+        collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
+            _Collections(self), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.set_serving(True)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def close(self) -> None:
+        self.stalled.set()
+        self._server.stop(0).wait()
+
+    def set_serving(self, serving: bool, *services: str) -> None:
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        for name in services or ("", *SERVICES):
+            self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    def stall(self) -> None:
+        """Answer no call until the end."""
+        self.stalled.clear()
+
+    def add_collection(self, name: str, /, **fields: int) -> None:
+        self.collections[name] = collection_pb.Collection(
+            name=name,
+            model_version=MODEL,
+            dimensions=4,
+            item_count=len(self.items),
+            fields=[collection_pb.FieldSchema(name=n, type=t) for n, t in fields.items()],
+        )
+
+    def enter(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
+        """Note the call; fail it if the script says so."""
+        with self._lock:
+            self.calls[method].append(request)
+            self.metadata.append(dict(context.invocation_metadata()))
+            failure = self.failures[method].popleft() if self.failures[method] else None
+        if not self.stalled.is_set():
+            context.add_callback(self.cancelled.set)
+            self.entered.set()
+            self.stalled.wait(20)
+        if failure is not None:
+            fail(context, failure)
+
+    def upsert_one(self, item: item_pb.Item) -> item_pb.ItemResult:
+        data = item.content.image.data or item.content.text.encode()
+        item_id = item.id or hashlib.sha256(data).hexdigest()
+        failed = item_pb.ItemResult.OUTCOME_FAILED
+        scripted = self.failures["item"].popleft() if self.failures["item"] else None
+        if scripted is None and data.startswith(b"BAD"):
+            scripted = InvalidArgument("IMAGE_DECODE_FAILED", "truncated or damaged image")
+        if scripted is not None:
+            return item_pb.ItemResult(id=item_id, outcome=failed, error=to_status(scripted))
+        stored = item_pb.Item(id=item_id, fields=item.fields, image_uri=f"file:///obj/{item_id}")
+        if item.content.text:
+            stored.content.text = item.content.text
+        if item.HasField("vector"):
+            stored.vector.CopyFrom(item.vector)
+        same = self.items.get(item_id) == stored
+        self.items[item_id] = stored
+        return item_pb.ItemResult(
+            id=item_id,
+            outcome=item_pb.ItemResult.OUTCOME_UNCHANGED
+            if same
+            else item_pb.ItemResult.OUTCOME_STORED,
+        )
+
+    def collection(self, name: str) -> collection_pb.Collection:
+        if name not in self.collections:
+            raise NotFound("COLLECTION_NOT_FOUND", f"no collection {name!r}", collection=name)
+        self.collections[name].item_count = len(self.items)
+        return self.collections[name]
+
+
+def fail(context: grpc.ServicerContext, error: Any) -> None:
+    if isinstance(error, grpc.StatusCode):  # as gRPC itself or a proxy fails: no details
+        context.abort(error, "something between us")
+    status = to_status(error)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(error.code, status.message)
+
+
+def hit(rank: int, score: float, path: str = "", **more: Any) -> search_pb.Hit:
+    fields = {"path": filter_pb2.FieldValue(string_value=path)} if path else {}
+    return search_pb.Hit(
+        id=more.pop("id", hashlib.sha256(str(rank).encode()).hexdigest()),
+        rank=rank,
+        score=score,
+        fields=fields,
+        **more,
+    )
+
+
+def summary(count: int) -> search_pb.SearchSummary:
+    result = search_pb.SearchSummary(hit_count=count)
+    for name, millis in (
+        ("total", 18),
+        ("embed", 12),
+        ("embed_queue", 1),
+        ("embed_inference", 9),
+        ("vector_search", 3),
+    ):
+        getattr(result, name).FromMilliseconds(millis)
+    return result
+
+
+class _Search(search_service_pb2_grpc.SearchServiceServicer):
+    def __init__(self, gateway: FakeGateway) -> None:
+        self.gateway = gateway
+
+    def Search(self, request: Any, context: Any) -> Any:
+        gateway = self.gateway
+        gateway.enter("Search", request, context)
+        name = request.params.collection
+        yield search_pb.SearchResponse(
+            header=search_pb.SearchHeader(collection=name, model_version=MODEL)
+        )
+        hits = gateway.hits[: request.limit]
+        for number in range(0, len(hits), 2):
+            if gateway.break_stream_after is not None and number >= gateway.break_stream_after:
+                fail(context, grpc.StatusCode.UNAVAILABLE)
+            yield search_pb.SearchResponse(chunk=search_pb.HitChunk(hits=hits[number : number + 2]))
+        if gateway.break_stream_after != -1:
+            yield search_pb.SearchResponse(summary=summary(len(hits)))
+
+    def SearchPage(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("SearchPage", request, context)
+        start = int(request.page_token or 0)
+        end = start + request.page_size
+        return search_pb.SearchPageResponse(
+            hits=self.gateway.hits[start:end],
+            next_page_token=str(end) if end < len(self.gateway.hits) else "",
+            summary=summary(1),
+        )
+
+
+class _Items(item_service_pb2_grpc.ItemServiceServicer):
+    def __init__(self, gateway: FakeGateway) -> None:
+        self.gateway = gateway
+
+    def UpsertItems(self, request: Any, context: Any) -> Any:
+        gateway = self.gateway
+        with gateway._lock:
+            gateway.in_flight += 1
+            gateway.most_in_flight = max(gateway.most_in_flight, gateway.in_flight)
+        time.sleep(0.005)
+        try:
+            gateway.enter("UpsertItems", request, context)
+            with gateway._lock:
+                return item_pb.UpsertItemsResponse(
+                    results=[gateway.upsert_one(item) for item in request.items]
+                )
+        finally:
+            with gateway._lock:
+                gateway.in_flight -= 1
+
+    def GetItems(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("GetItems", request, context)
+        items = self.gateway.items
+        return item_pb.GetItemsResponse(
+            items=[items[one] for one in request.ids if one in items],
+            missing_ids=[one for one in request.ids if one not in items],
+        )
+
+    def DeleteItems(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("DeleteItems", request, context)
+        there = [one for one in request.ids.ids if one in self.gateway.items]
+        if not request.dry_run:
+            for one in there:
+                del self.gateway.items[one]
+        return item_pb.DeleteItemsResponse(deleted_count=len(there))
+
+
+class _Collections(collection_service_pb2_grpc.CollectionServiceServicer):
+    def __init__(self, gateway: FakeGateway) -> None:
+        self.gateway = gateway
+
+    def CreateCollection(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("CreateCollection", request, context)
+        made = request.collection
+        made.dimensions = 4
+        made.model_version.CopyFrom(MODEL)
+        self.gateway.collections[made.name] = made
+        return collection_pb.CreateCollectionResponse(collection=made)
+
+    def GetCollection(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("GetCollection", request, context)
+        try:
+            found = self.gateway.collection(request.name)
+        except SentinelError as error:
+            fail(context, error)
+        return collection_pb.GetCollectionResponse(collection=found)
+
+    def ListCollections(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("ListCollections", request, context)
+        names = sorted(self.gateway.collections)
+        start = int(request.page_token or 0)  # pages of two
+        return collection_pb.ListCollectionsResponse(
+            collections=[self.gateway.collections[name] for name in names[start : start + 2]],
+            next_page_token=str(start + 2) if start + 2 < len(names) else "",
+        )
+
+    def DeleteCollection(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("DeleteCollection", request, context)
+        try:
+            self.gateway.collection(request.name)
+        except SentinelError as error:
+            fail(context, error)
+        del self.gateway.collections[request.name]
+        return collection_pb.DeleteCollectionResponse()
+
+
+def as_dict(message: Any) -> dict[str, Any]:
+    return dict(MessageToDict(message, preserving_proto_field_name=True))

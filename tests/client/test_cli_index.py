@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sentinel_client.cli import _indexing, _scan, main
+from sentinel_core import errors as core
+from tests.client.fake_gateway import FakeGateway
+
+
+def index(gateway: FakeGateway, *arguments: object) -> Result:
+    return CliRunner().invoke(main, ["--address", gateway.address, "index", *map(str, arguments)])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "sea").mkdir(parents=True)
+    (folder / ".cache").mkdir()
+    (folder / "a.jpg").write_bytes(b"one")
+    (folder / "sea" / "b.PNG").write_bytes(b"two")
+    (folder / ".cache" / "c.jpg").write_bytes(b"three")
+    (folder / "._a.jpg").write_bytes(b"four")
+    (folder / "notes.txt").write_bytes(b"five")
+    for path in folder.rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    return folder
+
+
+def sent(gateway: FakeGateway) -> int:
+    return sum(len(call.items) for call in gateway.calls["UpsertItems"])
+
+
+def test_it_makes_the_collection_and_stores_every_picture(
+    gateway: FakeGateway, pictures: Path
+) -> None:
+    result = index(gateway, pictures)
+    assert result.exit_code == 0, result.output
+    assert "2 stored, 0 unchanged, 0 failed" in result.stdout
+    assert set(gateway.items) == {hashlib.sha256(data).hexdigest() for data in (b"one", b"two")}
+    fields = gateway.items[hashlib.sha256(b"two").hexdigest()].fields
+    assert fields["path"].string_value == str(pictures / "sea" / "b.PNG")
+    assert fields["file_name"].string_value == "b.PNG"
+    assert fields["folder"].string_value == str(pictures / "sea")
+    assert fields["size_bytes"].int_value == 3
+    assert fields["modified_at"].int_value == 1_700_000_000
+    assert len(gateway.collections["photos"].fields) == 5
+
+
+def test_a_second_run_sends_and_even_reads_nothing(
+    gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index(gateway, pictures)
+    monkeypatch.setattr(_indexing, "sha256", lambda path: pytest.fail(f"{path} was read"))
+    result = index(gateway, pictures)
+    assert "0 stored, 2 unchanged, 0 failed" in result.stdout
+    assert sent(gateway) == 2
+
+
+def test_without_a_journal_it_still_sends_nothing_again(
+    gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index(gateway, pictures)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/none")
+    assert "2 unchanged" in index(gateway, pictures).stdout
+    assert sent(gateway) == 2
+
+
+def test_refresh_sends_again(gateway: FakeGateway, pictures: Path) -> None:
+    index(gateway, pictures)
+    assert "2 unchanged" in index(gateway, pictures, "--refresh").stdout
+    assert sent(gateway) == 4
+
+
+def test_a_changed_file_is_a_new_item(gateway: FakeGateway, pictures: Path) -> None:
+    index(gateway, pictures)
+    (pictures / "a.jpg").write_bytes(b"other")
+    assert "1 stored, 1 unchanged" in index(gateway, pictures).stdout
+
+
+def test_a_moved_file_is_sent_again_for_its_new_path(gateway: FakeGateway, pictures: Path) -> None:
+    index(gateway, pictures)
+    (pictures / "a.jpg").rename(pictures / "moved.jpg")
+    assert "1 stored, 1 unchanged" in index(gateway, pictures).stdout
+    item = gateway.items[hashlib.sha256(b"one").hexdigest()]
+    assert item.fields["path"].string_value == str(pictures / "moved.jpg")
+
+
+def test_equal_files_are_one_item(gateway: FakeGateway, pictures: Path) -> None:
+    (pictures / "copy.jpg").write_bytes(b"one")
+    result = index(gateway, pictures)
+    assert "2 stored, 0 unchanged, 1 duplicate" in result.stdout
+    assert "0 stored, 2 unchanged, 1 duplicate" in index(gateway, pictures).stdout
+    assert sent(gateway) == 2
+
+
+def test_bad_and_unreadable_files_are_named_and_the_rest_goes_on(
+    gateway: FakeGateway, pictures: Path
+) -> None:
+    (pictures / "bad.jpg").write_bytes(b"BAD")
+    (pictures / "bad copy.jpg").write_bytes(b"BAD")
+    (pictures / "gone.jpg").symlink_to(pictures / "nowhere.jpg")
+    result = index(gateway, pictures)
+    assert result.exit_code == 1
+    assert "2 stored, 0 unchanged, 3 failed" in result.stdout
+    assert "bad.jpg: truncated or damaged image [IMAGE_DECODE_FAILED]" in result.stderr
+    assert "bad copy.jpg: truncated" in result.stderr
+    assert "gone.jpg: cannot be read: No such file" in result.stderr
+
+
+def test_a_file_that_vanishes_between_hashing_and_sending_fails_alone(
+    gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hash_and_delete(path: Path) -> str:
+        sha = _scan.sha256(path)
+        if path.name == "a.jpg":
+            path.unlink()
+        return sha
+
+    monkeypatch.setattr(_indexing, "sha256", hash_and_delete)
+    result = index(gateway, pictures)
+    assert "1 stored, 0 unchanged, 1 failed" in result.stdout
+    assert "FILE_UNREADABLE" in result.stderr
+
+
+def test_items_that_fail_for_a_passing_reason_are_sent_again(
+    gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_indexing, "_ITEM_RETRY_PAUSES_S", (0.0,))
+    gateway.failures["item"].append(core.Unavailable("WORKER_LOST", "lost"))
+    assert "2 stored, 0 unchanged, 0 failed" in index(gateway, pictures).stdout
+
+
+def test_a_restarting_gateway_does_not_end_it(gateway: FakeGateway, pictures: Path) -> None:
+    gateway.failures["UpsertItems"].extend([core.Unavailable("DRAINING", "bye")] * 2)
+    assert index(gateway, pictures).exit_code == 0
+
+
+def test_a_failing_store_ends_it_with_one_line(gateway: FakeGateway, pictures: Path) -> None:
+    gateway.failures["UpsertItems"].append(core.FailedPrecondition("MODEL_MISMATCH", "other model"))
+    result = index(gateway, pictures)
+    assert result.exit_code == 2
+    assert "other model [MODEL_MISMATCH]" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_requests_are_bounded_in_count_bytes_and_number(
+    gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100):
+        (tmp_path / f"{number}.jpg").write_bytes(f"{number}".encode())
+    for number in range(3):
+        (tmp_path / f"large{number}.jpg").write_bytes(bytes([number]) * 6_000_000)
+    result = index(gateway, tmp_path, "--in-flight", 3)
+    assert "103 stored" in result.stdout
+    calls = gateway.calls["UpsertItems"]
+    assert max(len(call.items) for call in calls) <= 32
+    assert max(call.ByteSize() for call in calls) < 16 << 20
+    assert 1 < gateway.most_in_flight <= 3
+
+
+def test_undeclared_fields_are_left_out(gateway: FakeGateway, pictures: Path) -> None:
+    gateway.add_collection("mine", file_name=1)
+    assert index(gateway, pictures, "-c", "mine").exit_code == 0
+    assert {name for item in gateway.items.values() for name in item.fields} == {"file_name"}
+    assert "2 unchanged" in index(gateway, pictures, "-c", "mine").stdout
+
+
+def test_link_loops_end_and_linked_folders_count_once(gateway: FakeGateway, pictures: Path) -> None:
+    (pictures / "sea" / "loop").symlink_to(pictures)
+    (pictures / "again").symlink_to(pictures / "sea")
+    assert "2 stored, 0 unchanged, 0 failed" in index(gateway, pictures, pictures / "sea").stdout
+
+
+def test_an_empty_folder_is_no_error(gateway: FakeGateway, tmp_path: Path) -> None:
+    result = index(gateway, tmp_path)
+    assert (result.exit_code, result.stdout) == (0, "No pictures found.\n")
+
+
+def test_a_folder_that_is_not_there_is_a_usage_error(gateway: FakeGateway) -> None:
+    assert index(gateway, "/no/such/folder").exit_code == 2
+
+
+def test_a_name_that_is_not_unicode_is_stored(gateway: FakeGateway, tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"one")
+    assert "1 stored" in index(gateway, tmp_path).stdout
+    assert "1 unchanged" in index(gateway, tmp_path).stdout
+
+
+def test_the_journal_forgets_a_file_that_changed_and_skips_one_just_written(tmp_path: Path) -> None:
+    journal = _scan.HashJournal(tmp_path / "hashes")
+    old = _scan.PictureFile(tmp_path / "a.jpg", 3, 1)
+    fresh = _scan.PictureFile(tmp_path / "b.jpg", 3, 1 << 62)
+    journal.remember([(old, "aa"), (fresh, "bb")])
+    assert journal.known(old) == "aa"
+    assert journal.known(_scan.PictureFile(old.path, 4, 1)) is None
+    assert journal.known(_scan.PictureFile(old.path, 3, 2)) is None
+    assert journal.known(fresh) is None
+    journal.close()

@@ -1,0 +1,239 @@
+"""`sentinel up` with stand-ins for both servers, as real processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sentinel_client import SentinelClient
+from sentinel_client.cli import main
+
+# Behaves as FAKE_<MODULE> says: die, die-later, deaf (to SIGTERM), or well.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+
+# Blocked in every thread and waited for: a handler in Python may never run while the main thread
+# waits for a lock, and the death of a parent with threads may be signalled several times.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+name = pathlib.Path(__file__).parent.name
+how = os.environ.get("FAKE_" + name.upper(), "")
+print(json.dumps({"arguments": sys.argv[1:], "pid": os.getpid()}), flush=True)
+if how == "die":
+    sys.exit("no such device: gpu")
+server = grpc.server(ThreadPoolExecutor(2))
+servicer = health.HealthServicer()
+servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+file = pathlib.Path(sys.argv[sys.argv.index("--address-file") + 1])
+file.with_suffix(".tmp").write_text(f"127.0.0.1:{port} 127.0.0.1:9\\n")
+file.with_suffix(".tmp").replace(file)
+while how == "deaf":
+    time.sleep(1)
+if how == "die-later" and signal.sigtimedwait({signal.SIGTERM}, 1) is None:
+    print("out of memory", flush=True)
+    os._exit(9)
+signal.sigwait({signal.SIGTERM})
+print("ended when asked", time.monotonic(), flush=True)
+os._exit(0)
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start `sentinel up`; whatever it leaves behind ends with the test."""
+    for module in ("embedder_server", "search_server"):
+        package = tmp_path / "modules" / module
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "__main__.py").write_text(STAND_IN)
+    started: list[subprocess.Popen[str]] = []
+
+    def up(*arguments: str, **fakes: str) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            **{f"FAKE_{name.upper()}": how for name, how in fakes.items()},
+            "PYTHONPATH": str(tmp_path / "modules"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sentinel_client.cli", "up", "--port", "0", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield up
+    for process in started:
+        process.kill()
+        process.communicate()
+    for log in tmp_path.glob("sentinel-data/logs/*.log"):
+        pid = arguments_of(log)["pid"]
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def arguments_of(log: Path) -> Any:
+    return json.loads(log.read_text().splitlines()[0])
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # dead, waiting for a reaper that containers may lack
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    limit = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < limit, f"still not: {what}"
+        time.sleep(0.05)
+
+
+def lines_until_up(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.strip())
+        if "sentinel search" in line:
+            return lines
+    raise AssertionError(f"ended: {process.communicate()}")
+
+
+def test_it_starts_both_says_where_and_stops_both(start: Start, tmp_path: Path) -> None:
+    process = start("--device", "cpu", "--worker-port", "0")
+    lines = lines_until_up(process)
+    data = tmp_path / "sentinel-data"
+    gateway = (data / "run" / "gateway.address").read_text().split()[0]
+    embedder = (data / "run" / "embedder.address").read_text().split()[0]
+    assert any(line.startswith("gateway") and gateway in line for line in lines)
+    assert any(line.startswith("embedder") and embedder in line for line in lines)
+    assert f"export SENTINEL_ADDRESS={gateway}" in lines
+    logs = [data / "logs" / "gateway.log", data / "logs" / "embedder.log"]
+    told = [arguments_of(log) for log in logs]
+    flags = dict(zip(told[0]["arguments"][::2], told[0]["arguments"][1::2], strict=True))
+    assert flags["--workers"] == embedder
+    assert flags["--milvus-uri"] == str(data / "milvus.db")
+    assert flags["--object-store-uri"] == str(data / "objects")
+    with SentinelClient(gateway) as client:
+        assert client.health().services[""].name == "SERVING"
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert not any(alive(one["pid"]) for one in told)
+    ends = [float(log.read_text().splitlines()[-1].split()[-1]) for log in logs]
+    assert ends == sorted(ends), "the gateway ends before the embedder it calls"
+
+
+def test_several_workers_are_all_named_to_the_gateway(start: Start, tmp_path: Path) -> None:
+    lines_until_up(start("--workers", "2"))
+    run = tmp_path / "sentinel-data" / "run"
+    addresses = [(run / f"embedder-{n}.address").read_text().split()[0] for n in (1, 2)]
+    told = arguments_of(tmp_path / "sentinel-data" / "logs" / "gateway.log")["arguments"]
+    assert told[told.index("--workers") + 1] == ",".join(addresses)
+
+
+def test_a_second_one_on_the_same_folder_is_refused(start: Start) -> None:
+    first = start()
+    lines_until_up(first)
+    second = start()
+    _, complaint = second.communicate(timeout=20)
+    assert second.returncode == 1
+    assert f"process {first.pid}" in complaint
+    assert "Traceback" not in complaint
+    assert first.poll() is None
+
+
+def test_a_server_that_cannot_start_is_shown_with_its_last_words(
+    start: Start, tmp_path: Path
+) -> None:
+    process = start(embedder_server="die")
+    _, complaint = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "embedder ended by itself (exit code 1)" in complaint
+    assert "no such device: gpu" in complaint
+
+
+def test_one_that_dies_later_takes_the_other_along(start: Start, tmp_path: Path) -> None:
+    process = start(search_server="die-later")
+    lines_until_up(process)
+    _, complaint = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "gateway ended by itself (exit code 9)" in complaint
+    assert "out of memory" in complaint
+    assert not alive(arguments_of(tmp_path / "sentinel-data" / "logs" / "embedder.log")["pid"])
+
+
+def test_a_second_signal_does_not_wait(start: Start, tmp_path: Path) -> None:
+    process = start(embedder_server="deaf", search_server="deaf")
+    lines_until_up(process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    for name in ("embedder", "gateway"):
+        log = tmp_path / "sentinel-data" / "logs" / f"{name}.log"
+        assert not alive(arguments_of(log)["pid"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
+def test_killing_it_ends_the_servers_and_leaves_no_stale_lock(start: Start, tmp_path: Path) -> None:
+    process = start()
+    lines_until_up(process)
+    logs = list((tmp_path / "sentinel-data" / "logs").glob("*.log"))
+    pids = [arguments_of(log)["pid"] for log in logs]
+    assert len(pids) == 2
+    process.kill()
+    wait_until(lambda: not any(map(alive, pids)), "the servers ended")
+    again = start()
+    lines_until_up(again)
+    assert all(log.with_suffix(".log.1").exists() for log in logs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
+def test_while_servers_of_a_killed_one_linger_the_folder_stays_taken(start: Start) -> None:
+    process = start(search_server="deaf")
+    lines_until_up(process)
+    process.kill()
+    process.wait()
+    second = start()
+    _, complaint = second.communicate(timeout=20)
+    assert second.returncode == 1
+    assert "an earlier `sentinel up` still use" in complaint
+
+
+def test_missing_extras_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pymilvus" else real(name)
+    )
+    result = CliRunner().invoke(main, ["up", "--data", str(tmp_path / "data")])
+    assert result.exit_code == 2
+    assert "pymilvus missing" in result.stderr
+    assert "pip install 'sentinel-retrieval[all]'" in result.stderr
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from embedder_server.app import Worker, running_worker
+from embedder_server.settings import EmbedderSettings
+from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests.fakes.fake_model import FakeModel
+
+
+@pytest.fixture
+def model() -> Iterator[FakeModel]:
+    model = FakeModel()
+    yield model
+    model.does.gate.set()  # lets a device thread that a test stalled end
+
+
+@pytest.fixture
+def make_settings() -> Callable[..., EmbedderSettings]:
+    def make(**changes: Any) -> EmbedderSettings:
+        return EmbedderSettings(_env_file=None, port=0, decode_threads=2, **changes)
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., EmbedderSettings]) -> EmbedderSettings:
+    return make_settings()
+
+
+@pytest.fixture
+async def worker(model: FakeModel, settings: EmbedderSettings) -> AsyncIterator[Worker]:
+    async with running_worker(settings, model=model) as worker:
+        model.batches.clear()  # those of the warm-up
+        yield worker
+        model.does.gate.set()
+
+
+@pytest.fixture
+async def stub(worker: Worker) -> AsyncIterator[pb_grpc.EmbeddingServiceStub]:
+    async with grpc.aio.insecure_channel(worker.address) as channel:
+        yield pb_grpc.EmbeddingServiceStub(channel)

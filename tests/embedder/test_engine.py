@@ -1,0 +1,255 @@
+"""The engine without a network: admission, order, isolation, timings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from embedder_server.engine import Engine
+from embedder_server.metrics import EmbedderMetrics
+from embedder_server.requests import Content, EmbedOptions, EmbedOutcome
+from embedder_server.settings import EmbedderSettings
+from embedder_server.types import Priority
+from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    ResourceExhausted,
+    SentinelError,
+    Unavailable,
+)
+from tests.embedder.pictures import encode, flat, noise
+from tests.fakes.fake_model import FakeModel
+
+DEFAULT = EmbedOptions()
+BULK = EmbedOptions(priority=Priority.BULK)
+
+
+@pytest.fixture
+async def make_engine(
+    model: FakeModel, make_settings: Callable[..., EmbedderSettings]
+) -> AsyncIterator[Callable[..., Any]]:
+    engines: list[Engine] = []
+
+    async def make(**changes: Any) -> Engine:
+        metrics = EmbedderMetrics(CollectorRegistry())
+        engine = Engine(model, make_settings(**changes), metrics, on_failure=pytest.fail)
+        engines.append(engine)
+        await engine.start()
+        model.batches.clear()
+        return engine
+
+    yield make
+    model.does.gate.set()
+    for engine in engines:
+        await engine.close()
+
+
+@pytest.fixture
+async def engine(make_engine: Callable[..., Any]) -> Engine:
+    made: Engine = await make_engine()
+    return made
+
+
+async def embed(
+    engine: Engine, *contents: Content, options: EmbedOptions = DEFAULT, seconds: float = 30
+) -> EmbedOutcome:
+    return await engine.embed(contents, options, Deadline.after(seconds, default_s=60))
+
+
+def outcomes(outcome: EmbedOutcome) -> list[str]:
+    return [
+        result.outcome.reason if isinstance(result.outcome, SentinelError) else "ok"
+        for result in outcome.results
+    ]
+
+
+async def until_busy(model: FakeModel) -> None:
+    while not model.batches:  # noqa: ASYNC110 - a thread fills them
+        await asyncio.sleep(0.001)
+
+
+async def test_mixed_contents_keep_their_order_and_their_errors(engine: Engine) -> None:
+    outcome = await embed(
+        engine,
+        "red",
+        encode(flat("red"), "JPEG"),
+        " ",
+        b"%PDF",
+        InvalidArgument("CONTENT_MISSING", "nothing"),
+        encode(flat("blue"), "PNG"),
+        "blue",
+    )
+    assert outcomes(outcome) == [
+        "ok", "ok", "TEXT_EMPTY", "IMAGE_FORMAT_UNSUPPORTED", "CONTENT_MISSING", "ok", "ok",
+    ]  # fmt: skip
+    red, red_image, *_, blue_image, blue = (result.outcome for result in outcome.results)
+    assert np.dot(red, red_image) > 0.9 > abs(np.dot(red, blue_image))
+    assert np.dot(blue, blue_image) > 0.9
+
+
+async def test_text_facts(engine: Engine) -> None:
+    outcome = await embed(engine, "two words", "long " * 40)
+    first, second = outcome.results
+    assert (first.token_count, first.truncated) == (2, False)
+    assert (second.token_count, second.truncated) == (40, True)
+
+
+async def test_long_text_is_refused_if_it_may_not_be_cut(engine: Engine) -> None:
+    outcome = await embed(engine, "long " * 40, "short", options=EmbedOptions(truncate=False))
+    assert outcomes(outcome) == ["TEXT_TOO_LONG", "ok"]
+    error = outcome.results[0].outcome
+    assert isinstance(error, InvalidArgument)
+    assert error.metadata == {"limit": "32"}
+
+
+async def test_image_facts_and_thumbnail(engine: Engine) -> None:
+    data = encode(noise((120, 60)), "PNG")
+    plain = (await embed(engine, data)).results[0]
+    outcome = await embed(engine, data, options=EmbedOptions(thumbnail_side=16))
+    facts = outcome.results[0].image
+    assert facts is not None
+    assert (facts.width, facts.height, facts.media_type) == (120, 60, "image/png")
+    assert facts.thumbnail.startswith(b"RIFF")
+    assert plain.image is not None
+    assert plain.image.thumbnail == b""
+    # The thumbnail changes nothing about the vector.
+    assert np.array_equal(plain.outcome, outcome.results[0].outcome)
+
+
+async def test_contents_of_many_callers_share_batches(engine: Engine, model: FakeModel) -> None:
+    model.does.gate.clear()
+    first = asyncio.create_task(embed(engine, "first"))
+    await until_busy(model)
+    others = [asyncio.create_task(embed(engine, f"text {n}")) for n in range(10)]
+    await asyncio.sleep(0.05)
+    model.does.gate.set()
+    await first
+    assert {(await other).timings.batch_size for other in others} == {10}
+
+
+async def test_interactive_text_overtakes_bulk_images(engine: Engine, model: FakeModel) -> None:
+    model.does.gate.clear()
+    images = [encode(noise((20, 20), seed), "PNG") for seed in range(40)]
+    bulk = asyncio.create_task(embed(engine, *images, options=BULK))
+    await until_busy(model)
+    text = asyncio.create_task(embed(engine, "urgent"))
+    await asyncio.sleep(0.05)
+    model.does.gate.set()
+    await text
+    assert not bulk.done()
+    await bulk
+    assert [batch.modality for batch in model.batches].index("text") == 1
+
+
+async def test_a_full_queue_refuses_whole_requests(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    engine = await make_engine(max_queue_items=4, max_contents_per_request=4)
+    model.does.gate.clear()
+    held = asyncio.create_task(embed(engine, "a", "b", "c"))
+    await until_busy(model)
+    with pytest.raises(ResourceExhausted) as caught:
+        await embed(engine, "d", "e")
+    assert caught.value.reason == "QUEUE_FULL"
+    assert caught.value.retry_after_s is not None
+    fits = asyncio.create_task(embed(engine, "f"))
+    await asyncio.sleep(0.01)
+    model.does.gate.set()
+    assert outcomes(await held) == ["ok"] * 3
+    assert outcomes(await fits) == ["ok"]
+
+
+@pytest.mark.parametrize("stage", ["queue", "inference"])
+async def test_out_of_time_names_the_stage(engine: Engine, model: FakeModel, stage: str) -> None:
+    model.does.gate.clear()
+    held = None
+    if stage == "queue":
+        held = asyncio.create_task(embed(engine, "first"))
+        await until_busy(model)
+    start = time.perf_counter()
+    with pytest.raises(DeadlineExceeded) as caught:
+        await embed(engine, "late", seconds=0.1)
+    assert 0.05 < time.perf_counter() - start < 0.1  # in time for the answer to arrive
+    assert (caught.value.reason, caught.value.metadata) == ("OUT_OF_TIME", {"stage": stage})
+    model.does.gate.set()
+    if held is not None:
+        await held
+        assert outcomes(await embed(engine, "next")) == ["ok"]
+        assert ("late",) not in [batch.contents for batch in model.batches]
+
+
+async def test_a_cancelled_request_frees_its_place_and_costs_nothing(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    engine = await make_engine(max_queue_items=3, max_contents_per_request=3)
+    model.does.gate.clear()
+    held = asyncio.create_task(embed(engine, "first"))
+    await until_busy(model)
+    gone = asyncio.create_task(embed(engine, "gone", "gone too"))
+    await asyncio.sleep(0.02)
+    gone.cancel()
+    await asyncio.wait({gone})
+    assert gone.cancelled()
+    again = asyncio.create_task(embed(engine, "again", "and again"))
+    await asyncio.sleep(0.02)
+    model.does.gate.set()
+    await asyncio.gather(held, again)
+    assert [batch.contents for batch in model.batches] == [("first",), ("again", "and again")]
+
+
+async def test_decoded_images_wait_in_bounded_number(engine: Engine, model: FakeModel) -> None:
+    prepared = 0
+    preprocess = model.preprocess
+
+    def counting(image: Any) -> Any:
+        nonlocal prepared
+        prepared += 1
+        return preprocess(image)
+
+    model.preprocess = counting  # type: ignore[method-assign]
+    model.does.gate.clear()
+    data = encode(flat(), "PNG")
+    task = asyncio.create_task(embed(engine, *[data] * 200, options=BULK))
+    await asyncio.sleep(0.3)
+    assert 8 <= prepared <= 2 + 3 * 8
+    model.does.gate.set()
+    assert outcomes(await task) == ["ok"] * 200
+
+
+async def test_timings(engine: Engine, model: FakeModel) -> None:
+    model.does.seconds_per_batch = 0.02
+    timings = (await embed(engine, "red", encode(flat(), "PNG"))).timings
+    assert 0.02 <= timings.inference < timings.total
+    assert timings.decode > 0
+    assert timings.preprocess > 0
+    assert timings.batch_size == 1
+
+
+async def test_a_fault_in_preprocessing_fails_one_item_only(
+    engine: Engine, model: FakeModel
+) -> None:
+    tokenize = model.tokenize
+
+    def faulty(text: str) -> Any:
+        if text == "bad":
+            raise RuntimeError("secret")
+        return tokenize(text)
+
+    model.tokenize = faulty  # type: ignore[method-assign]
+    outcome = await embed(engine, "good", "bad", "fine")
+    assert outcomes(outcome) == ["ok", "INTERNAL", "ok"]
+    assert "secret" not in str(outcome.results[1].outcome)
+
+
+async def test_a_closed_engine_refuses(engine: Engine, model: FakeModel) -> None:
+    await engine.close()
+    assert model.closed
+    with pytest.raises(Unavailable):
+        await embed(engine, "late")

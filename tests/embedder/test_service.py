@@ -1,0 +1,408 @@
+"""The contract over the wire: a real gRPC server on a free port, a fake model behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from embedder_server.app import Worker, running_worker
+from embedder_server.settings import EmbedderSettings
+from sentinel.common.v1 import content_pb2
+from sentinel.common.v1.error_reason_pb2 import ErrorReason
+from sentinel.embedding.v1 import embedding_service_pb2 as pb
+from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests.embedder.pictures import encode, flat
+from tests.fakes.fake_model import FakeModel
+
+SERVICE = "sentinel.embedding.v1.EmbeddingService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+REASONS = {value.name for value in ErrorReason.DESCRIPTOR.values}
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def text(value: str) -> content_pb2.Content:
+    return content_pb2.Content(text=value)
+
+
+def image(data: bytes) -> content_pb2.Content:
+    return content_pb2.Content(image=content_pb2.Image(data=data))
+
+
+def request(*contents: content_pb2.Content, **options: Any) -> pb.EmbedRequest:
+    return pb.EmbedRequest(contents=contents, options=pb.EmbedOptions(**options))
+
+
+def detail(details: Any, kind: type[Any]) -> Any:
+    """Return the one detail of a kind; every error has exactly one ErrorInfo."""
+    found = [kind() for one in details if one.Is(kind.DESCRIPTOR)]
+    assert len(found) == 1
+    for one in details:
+        one.Unpack(found[0]) if one.Is(kind.DESCRIPTOR) else None
+    return found[0]
+
+
+def item_reason(status: status_pb2.Status) -> str:
+    return str(detail(status.details, error_details_pb2.ErrorInfo).reason)
+
+
+def call_details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:
+    trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    return list(status.details)
+
+
+async def failure(call: Any) -> tuple[grpc.aio.AioRpcError, error_details_pb2.ErrorInfo]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    info = detail(call_details(caught.value), error_details_pb2.ErrorInfo)
+    assert info.domain == "sentinel"
+    assert f"ERROR_REASON_{info.reason}" in REASONS
+    return caught.value, info
+
+
+async def until_busy(model: FakeModel) -> None:
+    while not model.batches:  # noqa: ASYNC110 - a thread fills them
+        await asyncio.sleep(0.001)
+
+
+async def test_embed(stub: pb_grpc.EmbeddingServiceStub, model: FakeModel) -> None:
+    answer = await stub.Embed(
+        request(text("red car"), image(encode(flat(), "JPEG")), thumbnail_side=16)
+    )
+    first, second = answer.results
+    vector = np.frombuffer(first.vector.data, "<f4")
+    assert first.vector.dimensions == len(vector) == 16
+    assert first.vector.element_type == content_pb2.ELEMENT_TYPE_FLOAT32
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+    assert first.token_count == 2
+    assert (second.image.width, second.image.height) == (40, 20)
+    assert second.image.media_type == "image/jpeg"
+    assert second.image.thumbnail.startswith(b"RIFF")
+    assert answer.model_version.model == "fake-model"
+    assert answer.model_version.fingerprint == model.info.fingerprint
+    assert answer.timings.total.ToMicroseconds() > answer.timings.inference.ToMicroseconds() > 0
+    assert answer.timings.batch_size == 1
+
+
+async def test_one_bad_content_never_fails_its_neighbours(
+    stub: pb_grpc.EmbeddingServiceStub,
+) -> None:
+    answer = await stub.Embed(
+        request(
+            text("good"),
+            text(" "),
+            content_pb2.Content(),
+            content_pb2.Content(image=content_pb2.Image()),
+            image(b"%PDF-1.4"),
+            image(encode(flat(), "JPEG")[:200]),
+            image(encode(flat(), "PNG")),
+        )
+    )
+    kinds = [result.WhichOneof("outcome") for result in answer.results]
+    assert kinds == ["vector", "error", "error", "error", "error", "error", "vector"]
+    errors = [result.error for result in answer.results if result.HasField("error")]
+    assert {error.code for error in errors} == {grpc.StatusCode.INVALID_ARGUMENT.value[0]}
+    assert [item_reason(error) for error in errors] == [
+        "TEXT_EMPTY", "CONTENT_MISSING", "IMAGE_EMPTY", "IMAGE_FORMAT_UNSUPPORTED",
+        "IMAGE_DECODE_FAILED",
+    ]  # fmt: skip
+    bad_request = detail(errors[3].details, error_details_pb2.BadRequest)
+    assert bad_request.field_violations[0].field == "contents[4]"
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "reason", "metadata"),
+    [
+        pytest.param(request(), "INVALID_ARGUMENT", "BATCH_EMPTY", {}, id="empty"),
+        pytest.param(
+            request(*[text("x")] * 257),
+            "INVALID_ARGUMENT", "BATCH_TOO_LARGE", {"limit": "256"}, id="too many",
+        ),
+        pytest.param(
+            request(text("x"), model="other"),
+            "NOT_FOUND", "MODEL_NOT_FOUND", {"model": "other"}, id="another model",
+        ),
+        *(
+            pytest.param(
+                request(text("x"), thumbnail_side=side),
+                "INVALID_ARGUMENT",
+                "PARAMETER_OUT_OF_RANGE",
+                {"field": "options.thumbnail_side"},
+                id=f"thumbnail {side}",
+            )
+            for side in (1, 15, 1025)
+        ),
+        pytest.param(
+            request(text("x"), priority=9),
+            "INVALID_ARGUMENT", "PARAMETER_OUT_OF_RANGE", {"field": "options.priority"},
+            id="unknown priority",
+        ),
+    ],
+)  # fmt: skip
+async def test_faults_of_the_request_fail_the_call(
+    stub: pb_grpc.EmbeddingServiceStub,
+    bad: pb.EmbedRequest,
+    code: str,
+    reason: str,
+    metadata: dict[str, str],
+) -> None:
+    error, info = await failure(stub.Embed(bad))
+    assert error.code().name == code
+    assert (info.reason, dict(info.metadata)) == (reason, metadata)
+
+
+async def test_truncate_defaults_to_true(stub: pb_grpc.EmbeddingServiceStub) -> None:
+    long = text("word " * 50)
+    cut = (await stub.Embed(request(long))).results[0]
+    assert (cut.truncated, cut.token_count) == (True, 50)
+    refused = (await stub.Embed(request(long, truncate=False))).results[0]
+    assert item_reason(refused.error) == "TEXT_TOO_LONG"
+
+
+async def test_get_model(stub: pb_grpc.EmbeddingServiceStub, model: FakeModel) -> None:
+    for name in ("", "fake-model"):
+        answer = (await stub.GetModel(pb.GetModelRequest(model=name))).model
+        assert answer.version.fingerprint == model.info.fingerprint
+        assert list(answer.modalities) == [pb.MODALITY_TEXT, pb.MODALITY_IMAGE]
+        assert (answer.dimensions, answer.max_text_tokens, answer.image_size) == (16, 32, 32)
+        assert (answer.runtime, answer.device, answer.dtype) == ("numpy", "cpu", "float32")
+        assert answer.limits.max_contents_per_request == 256
+        assert answer.limits.max_image_bytes == 16 * 1024 * 1024
+        assert answer.limits.max_queue_items == 1024
+    error, info = await failure(stub.GetModel(pb.GetModelRequest(model="other")))
+    assert (error.code().name, info.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
+
+
+async def test_model_failure_is_the_item_s(
+    stub: pb_grpc.EmbeddingServiceStub, model: FakeModel
+) -> None:
+    model.does.error = RuntimeError("secret")
+    [result] = (await stub.Embed(request(text("x")))).results
+    assert result.error.code == grpc.StatusCode.INTERNAL.value[0]
+    assert item_reason(result.error) == "MODEL_FAILED"
+    assert "secret" not in result.error.message
+    model.does.error = None
+    [result] = (await stub.Embed(request(text("x")))).results
+    assert result.HasField("vector")
+
+
+async def test_a_full_queue_says_when_to_come_back(
+    model: FakeModel, make_settings: Callable[..., EmbedderSettings]
+) -> None:
+    settings = make_settings(max_queue_items=2, max_contents_per_request=2)
+    async with (
+        running_worker(settings, model=model) as worker,
+        grpc.aio.insecure_channel(worker.address) as channel,
+    ):
+        stub = pb_grpc.EmbeddingServiceStub(channel)
+        model.batches.clear()
+        model.does.gate.clear()
+        held = stub.Embed(request(text("a"), text("b")))
+        await until_busy(model)
+        error, info = await failure(stub.Embed(request(text("c")), timeout=5))
+        model.does.gate.set()
+        await held
+    assert (error.code().name, info.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+    retry = detail(call_details(error), error_details_pb2.RetryInfo)
+    assert 0.05 <= retry.retry_delay.ToTimedelta().total_seconds() <= 30
+
+
+async def test_a_deadline_is_answered_with_its_stage(
+    stub: pb_grpc.EmbeddingServiceStub, model: FakeModel
+) -> None:
+    model.does.gate.clear()
+    held = stub.Embed(request(text("first")))
+    await until_busy(model)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Embed(request(text("late")), timeout=0.2)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    model.does.gate.set()
+    await held
+    await stub.Embed(request(text("next")))
+    assert ("late",) not in [batch.contents for batch in model.batches]
+
+
+async def test_the_server_s_own_limit_has_a_reason(
+    model: FakeModel, make_settings: Callable[..., EmbedderSettings]
+) -> None:
+    async with (
+        running_worker(make_settings(max_call_seconds=0.1), model=model) as worker,
+        grpc.aio.insecure_channel(worker.address) as channel,
+    ):
+        model.does.gate.clear()
+        call = pb_grpc.EmbeddingServiceStub(channel).Embed(request(text("slow")))
+        error, info = await failure(call)
+        model.does.gate.set()
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert (info.reason, dict(info.metadata)) == ("OUT_OF_TIME", {"stage": "inference"})
+
+
+async def test_a_cancelled_call_costs_no_compute(
+    stub: pb_grpc.EmbeddingServiceStub, worker: Worker, model: FakeModel
+) -> None:
+    model.does.gate.clear()
+    held = stub.Embed(request(text("first")))
+    await until_busy(model)
+    gone = stub.Embed(request(text("gone")))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    await asyncio.sleep(0.05)
+    model.does.gate.set()
+    await held
+    await stub.Embed(request(text("next")))
+    assert ("gone",) not in [batch.contents for batch in model.batches]
+    left = worker.metrics.registry.get_sample_value(
+        "sentinel_embedder_dropped_items_total", {"modality": "text", "cause": "caller_left"}
+    )
+    assert left == 1
+
+
+@pytest.fixture
+async def cold_worker(settings: EmbedderSettings) -> AsyncIterator[Worker]:
+    """Listening, without a model."""
+    worker = Worker(settings)
+    await worker.start()
+    yield worker
+    await worker.stop()
+
+
+async def test_health_follows_the_model(cold_worker: Worker, model: FakeModel) -> None:
+    worker = cold_worker
+    async with grpc.aio.insecure_channel(worker.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        stub = pb_grpc.EmbeddingServiceStub(channel)
+
+        async def status(service: str) -> int:
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            return int(answer.status)
+
+        assert [await status(name) for name in ("", SERVICE)] == [NOT_SERVING] * 2
+        error, info = await failure(stub.Embed(request(text("early"))))
+        assert (error.code().name, info.reason) == ("UNAVAILABLE", "LOADING")
+
+        await worker.load(model)
+        assert [await status(name) for name in ("", SERVICE)] == [SERVING] * 2
+
+        model.does.error = SystemExit("the runtime gave up")
+        await stub.Embed(request(text("last")))
+        await asyncio.wait_for(worker.lifecycle.wait(), 5)
+        assert isinstance(worker.lifecycle.failure, SystemExit)
+        await asyncio.sleep(0.01)
+        assert [await status(name) for name in ("", SERVICE)] == [NOT_SERVING] * 2
+
+
+async def test_health_never_queues_behind_work(
+    stub: pb_grpc.EmbeddingServiceStub, worker: Worker, model: FakeModel
+) -> None:
+    model.does.gate.clear()
+    calls = [stub.Embed(request(*[text(f"t{n}")] * 32)) for n in range(20)]
+    await until_busy(model)
+    async with grpc.aio.insecure_channel(worker.address) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=1
+        )
+    assert answer.status == SERVING
+    model.does.gate.set()
+    await asyncio.gather(*calls)
+
+
+async def test_reflection_lists_the_services(worker: Worker) -> None:
+    async with grpc.aio.insecure_channel(worker.address) as channel:
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answer = await call.read()
+        await call.done_writing()
+    names = {service.name for service in answer.list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+async def test_metrics(stub: pb_grpc.EmbeddingServiceStub, worker: Worker) -> None:
+    await stub.Embed(request(text("red"), text(" "), image(encode(flat(), "PNG"))))
+
+    def read() -> str:
+        with urllib.request.urlopen(f"http://{worker.metrics_address}/metrics") as answer:
+            return str(answer.read().decode())
+
+    page = await asyncio.to_thread(read)
+    for line in (
+        'sentinel_embedder_items_total{operation="text",outcome="ok"} 1.0',
+        'sentinel_embedder_items_total{operation="text",outcome="TEXT_EMPTY"} 1.0',
+        'sentinel_embedder_items_total{operation="image",outcome="ok"} 1.0',
+        'sentinel_embedder_batch_size_items_count{operation="text"} 1.0',
+        'sentinel_embedder_batch_size_items_count{operation="image"} 1.0',
+        'sentinel_embedder_queue_items{modality="text"} 0.0',
+        'sentinel_embedder_dropped_items_total{cause="deadline",modality="image"} 0.0',
+        *(
+            f'sentinel_embedder_stage_duration_seconds_count{{stage="{stage}"}} 1.0'
+            for stage in ("decode", "preprocess", "queue", "inference", "total")
+        ),
+    ):
+        assert line in page.splitlines()
+    assert f'code="OK",method="/{SERVICE}/Embed"' in page
+
+
+async def test_draining_answers_everything_it_accepted(
+    cold_worker: Worker, model: FakeModel
+) -> None:
+    model.does.seconds_per_batch = 0.02
+    answered = refused = 0
+    stopping = asyncio.Event()
+
+    async def caller(stub: pb_grpc.EmbeddingServiceStub, name: int) -> None:
+        nonlocal answered, refused
+        while not stopping.is_set():
+            try:
+                answer = await stub.Embed(request(text(f"text {name}")), timeout=10)
+            except grpc.aio.AioRpcError as error:
+                # CANCELLED is gRPC itself closing on a call that our code never saw.
+                assert error.code().name in ("UNAVAILABLE", "CANCELLED")
+                refused += 1
+                await asyncio.sleep(0.01)
+            else:
+                assert answer.results[0].HasField("vector")
+                answered += 1
+
+    worker = cold_worker
+    await worker.load(model)
+    async with grpc.aio.insecure_channel(worker.address) as channel:
+        stub = pb_grpc.EmbeddingServiceStub(channel)
+        callers = [asyncio.create_task(caller(stub, n)) for n in range(16)]
+        await asyncio.sleep(0.3)
+        await worker.stop()
+        stopping.set()
+        await asyncio.gather(*callers)
+    assert answered > 16
+    assert refused > 0
+    assert model.closed
+    # Every call that reached our code got its answer or its refusal, none was cut off.
+    ended = {
+        sample.labels["code"]: sample.value
+        for metric in worker.metrics.request_duration.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_count")
+    }
+    assert ended.keys() == {"OK", "UNAVAILABLE"}
+    assert ended["OK"] == answered
+
+
+async def test_many_callers_get_their_own_vectors(
+    stub: pb_grpc.EmbeddingServiceStub, model: FakeModel
+) -> None:
+    async def one(n: int) -> np.ndarray[Any, Any]:
+        [result] = (await stub.Embed(request(text(f"word{n}")))).results
+        return np.frombuffer(result.vector.data, "<f4")
+
+    together = await asyncio.gather(*(one(n) for n in range(200)))
+    for n in (0, 57, 199):
+        assert np.array_equal(together[n], await one(n))
+    assert len(model.batches) < 203
