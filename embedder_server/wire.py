@@ -84,9 +84,7 @@ def options_from(options: pb.EmbedOptions) -> EmbedOptions:
 
 
 def _out_of_range(field: str, message: str) -> InvalidArgument:
-    error = InvalidArgument("PARAMETER_OUT_OF_RANGE", f"{field}: {message}", field=field)
-    error.metadata["field"] = field
-    return error
+    return InvalidArgument("PARAMETER_OUT_OF_RANGE", f"{field}: {message}", field=field)
 
 
 def contents_from(request: pb.EmbedRequest) -> list[Content]:

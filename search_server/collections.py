@@ -76,7 +76,7 @@ class Collections:
         if info is None:
             raise NotFound(
                 "COLLECTION_NOT_FOUND",
-                f"no collection {name!r}; create it first or list what is there",
+                f"no collection {name!r}",
                 collection=name,
             )
         self._cache[name] = (time.monotonic(), info)

@@ -85,6 +85,7 @@ def value_from(value: filter_pb2.FieldValue, name: str) -> FieldValue:
                 "FIELD_TYPE",
                 f"field {name!r} needs a value, and a finite one",
                 field=f"fields[{name}]",
+                name=name,
             )
 
 

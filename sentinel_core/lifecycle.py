@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Coroutine
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+# A parent that dies sends its death signal once per thread: all of them are one request.
+_ONE_REQUEST_S = 1.0
 
 
 class Lifecycle:
@@ -21,18 +25,24 @@ class Lifecycle:
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._asked_to_stop: float | None = None
         self.failure: BaseException | None = None
 
     def install_signal_handlers(self) -> None:
-        """Turn SIGTERM and SIGINT into a graceful stop; a second one kills at once."""
+        """Turn SIGTERM and SIGINT into a graceful stop; one that comes later kills at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        logger.info("stopping", extra={"signal": number.name})
-        asyncio.get_running_loop().remove_signal_handler(number)
-        self._stopping.set()
+        now = time.monotonic()
+        if self._asked_to_stop is None:
+            logger.info("stopping", extra={"signal": number.name})
+            self._asked_to_stop = now
+            self._stopping.set()
+        elif now - self._asked_to_stop > _ONE_REQUEST_S:
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.raise_signal(number)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run `work` until the process stops; its early end stops the process."""

@@ -56,6 +56,7 @@ def configure(level: str, style: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     # pymilvus logs every failed attempt as an error; our interceptor reports the outcome once.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # tells which instruction sets it tried

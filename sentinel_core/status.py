@@ -20,8 +20,11 @@ _CODES: dict[grpc.StatusCode, int] = {
 
 def to_status(error: SentinelError) -> status_pb2.Status:
     """Return `error` with its ErrorInfo and, where it has them, BadRequest and RetryInfo."""
+    metadata = dict(error.metadata)
+    if error.field is not None:
+        metadata["field"] = error.field
     details: list[object] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     ]
     message = error.message[:_MAX_MESSAGE_CHARS]
     if error.field is not None:

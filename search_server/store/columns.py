@@ -112,4 +112,5 @@ def checked(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:
         "FIELD_TYPE",
         f"field {name!r} is a {field_type}, which a {type(value).__name__} of this value is not",
         field=f"fields[{name}]",
+        name=name,
     )

@@ -94,14 +94,15 @@ def _checked_values(comparison: Comparison, fields: Mapping[str, FieldType]) -> 
         raise InvalidArgument(
             "FIELD_TYPE",
             f"field {name!r} is a {field_type}, which has no operator {operator}",
-            field=name,
+            field="filter",
+            name=name,
         )
     wanted = {Operator.EXISTS: 0, Operator.IN: None, Operator.NOT_IN: None}.get(operator, 1)
     count = len(comparison.values)
     if count != wanted and (wanted is not None or count == 0):
         takes = "at least one value" if wanted is None else f"{wanted} value(s)"
         raise InvalidArgument(
-            "FILTER_INVALID", f"{operator} on {name!r} takes {takes}, not {count}", field=name
+            "FILTER_INVALID", f"{operator} on {name!r} takes {takes}, not {count}", field="filter"
         )
     element_type = FieldType.STRING if field_type is FieldType.STRING_LIST else field_type
     return [columns.checked(value, element_type, name) for value in comparison.values]
