@@ -12,10 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,10 +21,11 @@ from pathlib import Path
 import numpy as np
 from pymilvus import MilvusClient
 
+from benchmarks.report import commit, machine
+from benchmarks.servers import sentinel, worker
 from embedder_server.models.registry import load_model
 from sentinel_client import Item, SentinelClient
 
-ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["dog", "beach", "red", "car", "child", "street", "coffee", "night", "river", "old"]
 TOP = 20
 
@@ -130,44 +127,16 @@ def fill(client: SentinelClient, collection: str, rows: int, rng: np.random.Gene
 @contextmanager
 def servers(folder: Path, milvus_uri: str) -> Iterator[str]:
     """Run a worker and a gateway; yield the gateway's address once it serves."""
-    worker = spawn(folder, "embedder_server", "--port", "0")
-    try:
+    with worker(folder) as embedder:
         flags = ["--milvus-uri", milvus_uri, "--object-store-uri", f"{folder}/objects"]
-        flags += ["--workers", address_of(folder, "embedder_server"), "--port", "0"]
-        gateway = spawn(folder, "search_server", *flags)
+        gateway = sentinel(folder, "search_server", "--workers", embedder.address, *flags)
         try:
-            address = address_of(folder, "search_server")
-            with SentinelClient(address) as client:
+            with SentinelClient(gateway.address) as client:
                 while not client.health().serving:
                     time.sleep(0.1)
-            yield address
+            yield gateway.address
         finally:
-            stop(gateway)
-    finally:
-        stop(worker)
-
-
-def spawn(folder: Path, module: str, *flags: str) -> subprocess.Popen:
-    """Start a server with its log and address file in `folder`."""
-    command = [sys.executable, "-m", module, "--address-file", f"{folder}/{module}.addr", *flags]
-    with (folder / f"{module}.log").open("w") as log:
-        return subprocess.Popen(command, stderr=log)
-
-
-def address_of(folder: Path, module: str) -> str:
-    """Wait for a server's address file and return its gRPC address."""
-    path = folder / f"{module}.addr"
-    for _ in range(600):
-        if path.exists():
-            return path.read_text().split()[0]
-        time.sleep(0.1)
-    sys.exit(f"{module} did not start: {(folder / f'{module}.log').read_text()[-2000:]}")
-
-
-def stop(process: subprocess.Popen) -> None:
-    """End a server we started."""
-    process.terminate()
-    process.wait(timeout=30)
+            gateway.stop()
 
 
 def print_result(result: dict[str, float]) -> None:
@@ -180,20 +149,8 @@ def print_result(result: dict[str, float]) -> None:
           f"{result['gateway_embed']:.1f} (queue {result['gateway_embed_queue']:.1f}, inference "
           f"{result['gateway_embed_inference']:.1f}), Milvus call "
           f"{result['gateway_vector_search']:.1f}")  # fmt: skip
-    print(
-        f"  seen by a client  {result['client']:.1f}, {result['client'] / limit:.2f} times the limit"
-    )
-
-
-def machine() -> dict[str, object]:
-    """Return what the figures depend on."""
-    return {"processor": platform.processor(), "cores": os.cpu_count(), "python": sys.version}
-
-
-def commit() -> str:
-    """Return the commit that was measured."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    times = result["client"] / limit
+    print(f"  seen by a client  {result['client']:.1f}, {times:.2f} times the limit")
 
 
 if __name__ == "__main__":

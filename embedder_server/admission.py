@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from embedder_server.metrics import EmbedderMetrics
 from embedder_server.types import Modality
@@ -22,9 +23,13 @@ class Admission:
 
     def __init__(self, max_items: int, metrics: EmbedderMetrics) -> None:
         self._max_items = max_items
-        self._metrics = metrics
         self._occupied = 0
+        self._by_modality = dict.fromkeys(Modality, 0)
         self._rate = ServiceRate()
+        for modality in Modality:  # read when they are scraped: costs nothing per request
+            metrics.queue_items.labels(modality).set_function(
+                partial(self._by_modality.__getitem__, modality)
+            )
 
     @contextmanager
     def admit(self, counts: Mapping[Modality, int]) -> Iterator[None]:
@@ -57,7 +62,7 @@ class Admission:
 
     def _count(self, counts: Mapping[Modality, int], sign: int) -> None:
         for modality, count in counts.items():
-            self._metrics.queue_items.labels(modality).inc(sign * count)
+            self._by_modality[modality] += sign * count
 
 
 class ServiceRate:

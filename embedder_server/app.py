@@ -15,6 +15,7 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
+from embedder_server.devices import pin_to
 from embedder_server.engine import Engine
 from embedder_server.metrics import EmbedderMetrics
 from embedder_server.models.base import EmbeddingModel, ModelLoadError
@@ -22,8 +23,10 @@ from embedder_server.models.registry import load_model
 from embedder_server.service import EmbeddingServicer
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import Priority
+from embedder_server.watchdog import Watchdog
 from embedder_server.worker_pool import WorkerPool
 from sentinel_core import logging as core_logging
+from sentinel_core import loop
 from sentinel_core.lifecycle import Lifecycle
 from sentinel_core.server import GrpcServer
 
@@ -43,7 +46,13 @@ class Worker:
         self.lifecycle = Lifecycle()
         self.metrics = EmbedderMetrics(registry or CollectorRegistry())
         self._servicer = EmbeddingServicer(settings)
-        self._server = GrpcServer(settings, self.metrics, [self._servicer.service()])
+        self._server = GrpcServer(
+            settings,
+            self.metrics,
+            [self._servicer.service()],
+            # Else a stream that never ends would outlive the drain and be cut off.
+            on_drain=self._servicer.draining.set,
+        )
         self._engine: Engine | None = None
 
     @property
@@ -73,15 +82,18 @@ class Worker:
         start = perf_counter()
         settings = self._settings
         if model is None:
-            load = partial(load_model, settings.model, settings.device, settings.effective_threads)
             loader = WorkerPool("load", 1)
             try:
-                model = await loader.run(Priority.INTERACTIVE, load)
+                model = await loader.run(Priority.INTERACTIVE, partial(_load, settings))
             finally:
                 loader.close()
         self._engine = Engine(model, settings, self.metrics, self._on_failure)
         await self._engine.start()
-        self._servicer.engine = self._engine
+        self._servicer.serve(self._engine)
+        watchdog = Watchdog(
+            self._engine.busy_seconds, settings.stall_seconds, self._on_stall_changed
+        )
+        self.lifecycle.spawn(watchdog.run(), "watchdog")
         await self._server.set_serving(True)
         info = self._engine.info
         logger.info(
@@ -92,9 +104,17 @@ class Worker:
                 "dimensions": info.dimensions,
                 "device": info.device,
                 "runtime": info.runtime,
+                "runtime_choice": info.runtime_choice,
                 "load_seconds": round(perf_counter() - start, 2),
             },
         )
+
+    async def _on_stall_changed(self, stalled: bool) -> None:
+        assert self._engine is not None
+        self._engine.stalled = stalled
+        self.metrics.device_stalled.set(stalled)
+        if self.lifecycle.failure is None:
+            await self._server.set_serving(not stalled)
 
     def _on_failure(self, error: BaseException) -> None:
         # Health first: balancers should look elsewhere while the process winds down.
@@ -107,6 +127,19 @@ class Worker:
         if self._engine is not None:
             await self._engine.close()
         await self.lifecycle.cancel_tasks()
+
+
+def _load(settings: EmbedderSettings) -> EmbeddingModel:
+    """Load the model that the settings name; runs on a thread."""
+    return load_model(
+        settings.model,
+        settings.device,
+        settings.effective_threads,
+        revision=settings.revision,
+        runtime=settings.runtime,
+        cache_dir=settings.cache_dir,
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 @asynccontextmanager
@@ -173,6 +206,11 @@ def run() -> int:
             where = ".".join(str(part) for part in problem["loc"]) or "settings"
             print(f"sentinel-embedder: {where}: {problem['msg']}", file=sys.stderr)
         return 2
+    try:
+        pin_to(settings.cpus)  # before any thread is made, so that all of them keep to it
+    except ValueError as error:
+        print(f"sentinel-embedder: cpus: {error}", file=sys.stderr)
+        return 2
     core_logging.configure(settings.log_level, settings.log_style)
     logger.info(
         "settings",
@@ -182,10 +220,10 @@ def run() -> int:
             "decode_threads": settings.effective_decode_threads,
         },
     )
-    code = asyncio.run(_serve(settings))
+    code = loop.run(_serve(settings))
+    logging.shutdown()
     if any(thread.daemon for thread in threading.enumerate()):
         # A thread inside the runtime (a stalled or cancelled load, a stalled batch) would make
         # the interpreter abort while it takes itself down.
-        logging.shutdown()
         os._exit(code)
     return code

@@ -38,21 +38,56 @@ class Budget:
     max_cost: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Embedded:
     """What the device made of one entry.
 
     Attributes:
         vector: Float32, of length 1; or why there is none.
+        norm: The length it had as the model made it.
         queue_s: Seconds from queueing to the start of the forward pass.
         inference_s: Seconds of the forward pass.
         batch_size: Entries in that pass.
     """
 
     vector: FloatArray | SentinelError
+    norm: float = 1.0
     queue_s: float = 0.0
     inference_s: float = 0.0
     batch_size: int = 0
+
+
+class Submission:
+    """Entries that one caller waits for together, with one future between them.
+
+    Attributes:
+        entries: In the order they were given.
+        future: Done when the last entry is answered. Cancelled means that the caller left.
+    """
+
+    __slots__ = ("_left", "entries", "future")
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+        self.entries: list[Entry] = []
+        self._left = 0
+
+    def add(self, payload: Any, length: int, queued_at: float, deadline_at: float) -> None:
+        """Append an entry; only before the submission is queued."""
+        self.entries.append(Entry(payload, length, queued_at, deadline_at, self))
+        self._left += 1
+
+    def answer(self, entry: Entry, embedded: Embedded) -> None:
+        """Note an entry's answer; only in the event loop."""
+        entry.embedded = embedded
+        self._left -= 1
+        if self._left == 0 and not self.future.done():
+            self.future.set_result(None)
+
+    async def results(self) -> list[Embedded]:
+        """Wait for all answers; cancelled, what has not begun costs no compute."""
+        await self.future
+        return [entry.embedded for entry in self.entries if entry.embedded is not None]
 
 
 @dataclass(slots=True, eq=False)
@@ -64,16 +99,18 @@ class Entry:
         length: Tokens of a text; 1 for an image.
         queued_at: When it came, on the monotonic clock.
         deadline_at: When an answer is no longer of use, on the same clock.
-        future: Who waits for it. Cancelled means that the caller left.
+        submission: Who waits for it.
         running: Whether it has been taken to the device.
+        embedded: The answer, once it is there.
     """
 
     payload: Any
     length: int
     queued_at: float
     deadline_at: float
-    future: asyncio.Future[Embedded]
+    submission: Submission
     running: bool = False
+    embedded: Embedded | None = None
 
 
 @dataclass(slots=True)
@@ -111,7 +148,7 @@ class BatchQueue:
         alive: list[Entry] = []
         while waiting and len(alive) < _WINDOW * budget.max_items:
             entry = waiting.popleft()
-            if entry.future.cancelled():
+            if entry.submission.future.cancelled():
                 taken.caller_left.append(entry)
             elif entry.deadline_at <= now:
                 taken.expired.append(entry)

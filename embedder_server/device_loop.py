@@ -17,9 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from embedder_server.batching import BatchQueue, Embedded, Entry, Taken, next_queue
+from embedder_server.batching import (
+    BatchQueue,
+    Embedded,
+    Entry,
+    Submission,
+    Taken,
+    next_queue,
+)
 from embedder_server.metrics import EmbedderMetrics
 from embedder_server.types import FloatArray, Modality, Priority
+from embedder_server.vectors import unit_rows
 from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -61,6 +69,7 @@ class DeviceLoop:
         self._changed = threading.Condition()
         self._closed: SentinelError | None = None
         self._thread: threading.Thread | None = None
+        self._busy_since: float | None = None
 
     async def start(self, samples: Mapping[Modality, Any]) -> None:
         """Start the thread and return when it has embedded one sample of each modality.
@@ -83,25 +92,29 @@ class DeviceLoop:
         priority: Priority,
         payloads: Sequence[tuple[Any, int]],
         deadline_at: float,
-    ) -> list[Entry]:
-        """Queue prepared contents with their lengths; await each entry's `future`.
+    ) -> Submission:
+        """Queue one or more prepared contents with their lengths.
 
-        To give up, cancel the futures: what has not begun then costs no compute.
+        To give up, cancel the submission's future: what has not begun then costs no compute.
 
         Raises:
             SentinelError: The loop is closed or dead.
         """
         now = time.monotonic()
-        entries = [
-            Entry(payload, length, now, deadline_at, self._loop.create_future())
-            for payload, length in payloads
-        ]
+        submission = Submission(self._loop.create_future())
+        for payload, length in payloads:
+            submission.add(payload, length, now, deadline_at)
         with self._changed:
             if self._closed is not None:
                 raise self._closed
-            self._queues[modality].put(priority, entries)
+            self._queues[modality].put(priority, submission.entries)
             self._changed.notify()
-        return entries
+        return submission
+
+    def busy_seconds(self) -> float:
+        """Return how long the device has been at the running batch; 0 when idle."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def close(self, timeout_s: float) -> bool:
         """Refuse new work, answer what waits with DRAINING; return whether the thread ended."""
@@ -142,9 +155,9 @@ class DeviceLoop:
 
     def _warm_up(self, samples: Mapping[Modality, Any]) -> None:
         for modality, sample in samples.items():
-            row = self._compute(modality, [sample])[0]
-            if isinstance(row, SentinelError):
-                raise row
+            [made] = self._compute(modality, [sample])
+            if isinstance(made.vector, SentinelError):
+                raise made.vector
 
     def _die(self, error: BaseException) -> None:  # in the event loop
         self._shut(Internal("INTERNAL", "this worker failed; retry on another one"))
@@ -175,60 +188,55 @@ class DeviceLoop:
 
     def _execute(self, modality: Modality, batch: list[Entry]) -> None:
         """Run one batch and answer its callers, whatever happens."""
-        started, tick = time.monotonic(), time.perf_counter()
-        rows: Sequence[FloatArray | SentinelError]
+        self._busy_since = started = time.monotonic()
         try:
-            rows = self._compute(modality, [entry.payload for entry in batch])
+            made = self._compute(modality, [entry.payload for entry in batch])
         except BaseException as error:
             if len(batch) > 1 and _is_out_of_memory(error):
-                self._metrics.batch_splits.labels(modality).inc()
-                logger.warning("batch does not fit into memory", extra={"size": len(batch)})
-                half = len(batch) // 2
-                self._execute(modality, batch[:half])
-                self._execute(modality, batch[half:])
+                self._split(modality, batch)
                 return
             failed = _model_failed(error)
+            made = [Embedded(failed) for _ in batch]
             if not isinstance(error, Exception):  # the thread is about to die of it
-                self._post(_answer, [(entry, Embedded(failed)) for entry in batch])
+                self._post(_answer, list(zip(batch, made, strict=True)))
                 raise
-            rows = [failed] * len(batch)
-        seconds = time.perf_counter() - tick
+        finally:
+            self._busy_since = None
+        seconds = time.monotonic() - started
         self._metrics.batch_size.labels(modality).observe(len(batch))
-        answers = [
-            (entry, Embedded(row, started - entry.queued_at, seconds, len(batch)))
-            for entry, row in zip(batch, rows, strict=True)
-        ]
-        self._post(_answer, answers)
+        for entry, one in zip(batch, made, strict=True):
+            one.queue_s = started - entry.queued_at
+            one.inference_s = seconds
+            one.batch_size = len(batch)
+        self._post(_answer, list(zip(batch, made, strict=True)))
 
-    def _compute(
-        self, modality: Modality, payloads: Sequence[Any]
-    ) -> list[FloatArray | SentinelError]:
+    def _split(self, modality: Modality, batch: list[Entry]) -> None:
+        self._metrics.batch_splits.labels(modality).inc()
+        logger.warning("batch does not fit into memory", extra={"size": len(batch)})
+        half = len(batch) // 2
+        self._execute(modality, batch[:half])
+        self._execute(modality, batch[half:])
+
+    def _compute(self, modality: Modality, payloads: Sequence[Any]) -> list[Embedded]:
         vectors = np.asarray(self._forward[modality](payloads))
         expected = (len(payloads), self._dimensions)
         if vectors.shape != expected:  # else vectors would be swapped between callers
             raise ValueError(f"the model returned shape {vectors.shape} instead of {expected}")
-        return normalised_rows(vectors)
+        units, norms = unit_rows(vectors)
+        made = [Embedded(unit, norm) for unit, norm in zip(units, norms.tolist(), strict=True)]
+        for one in made:
+            if one.norm == 0:
+                self._metrics.unusable_vectors.labels(modality).inc()
+                one.vector = Internal(
+                    "MODEL_FAILED", "the model returned no usable vector for this content"
+                )
+        return made
 
     def _post(self, call: Callable[..., None], *args: object) -> None:
         try:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:
             logger.debug("the event loop is closed; nobody waits for this")
-
-
-def normalised_rows(vectors: FloatArray) -> list[FloatArray | SentinelError]:
-    """Return each row as a float32 vector of length 1, or as an error if it has no direction."""
-    exact = vectors.astype(np.float64)  # the square of a large float32 may overflow
-    with np.errstate(all="ignore"):
-        norms = np.sqrt(np.einsum("ij,ij->i", exact, exact))
-        unit = (exact / norms[:, None]).astype(np.float32)
-    usable = np.isfinite(unit).all(axis=1) & np.isfinite(norms) & (norms > 0)
-    return [
-        unit[index]
-        if usable[index]
-        else Internal("MODEL_FAILED", "the model returned no usable vector for this content")
-        for index in range(len(unit))
-    ]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -248,8 +256,7 @@ def _model_failed(error: BaseException) -> SentinelError:
 
 def _answer(answers: Sequence[tuple[Entry, Embedded]]) -> None:
     for entry, embedded in answers:
-        if not entry.future.done():
-            entry.future.set_result(embedded)
+        entry.submission.answer(entry, embedded)
 
 
 def _set_result(future: asyncio.Future[None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
@@ -22,6 +23,58 @@ def parse_device(text: str) -> str:
     if match := re.fullmatch(r"cuda(?::(\d{1,3}))?", name):
         return f"cuda:{int(match[1] or 0)}"
     raise ValueError(f"{text!r} is not a device: use cpu, cuda or cuda:N")
+
+
+def parse_cpus(text: str) -> frozenset[int]:
+    """Return the CPU numbers in a list such as `0-7` or `0,2,4-6`, as taskset and numactl write it.
+
+    Raises:
+        ValueError: It is not such a list.
+    """
+    cpus: set[int] = set()
+    for part in text.replace(" ", "").split(","):
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"{text!r} is not a list of CPUs: use for example 0-7 or 0,2,4-6")
+        cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(cpus)
+
+
+def pin_to(cpus: str) -> int:
+    """Let this thread, and every thread that it starts from now on, run on these CPUs only.
+
+    Call it first thing in a process: threads that exist already keep their CPUs.
+
+    Args:
+        cpus: A list for `parse_cpus`; empty changes nothing.
+
+    Returns:
+        How many cores the process may use now.
+
+    Raises:
+        ValueError: It is no list, or the process may not use one of them.
+    """
+    if not cpus.strip():
+        return usable_cores()
+    wanted = parse_cpus(cpus)
+    allowed = os.sched_getaffinity(0)
+    if missing := sorted(wanted - allowed):
+        raise ValueError(
+            f"CPU {missing[0]} is not among those this process may use: {_ranges(allowed)}"
+        )
+    os.sched_setaffinity(0, wanted)
+    return usable_cores()
+
+
+def _ranges(cpus: Iterable[int]) -> str:
+    """Return numbers as a list that `parse_cpus` reads."""
+    spans: list[tuple[int, int]] = []
+    for cpu in sorted(cpus):
+        if spans and spans[-1][1] == cpu - 1:
+            spans[-1] = spans[-1][0], cpu
+        else:
+            spans.append((cpu, cpu))
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
 
 
 def usable_cores() -> int:

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 from PIL import Image
 
 from embedder_server.admission import Admission
-from embedder_server.batching import BatchQueue, Budget, Embedded
+from embedder_server.batching import BatchQueue, Budget
 from embedder_server.device_loop import DeviceLoop
+from embedder_server.image_lane import ImageLane
 from embedder_server.metrics import EmbedderMetrics
 from embedder_server.models.base import EmbeddingModel
-from embedder_server.prepare import PreparedImage, prepare_image, prepare_texts
+from embedder_server.outcomes import OutcomeCounter, reshape
 from embedder_server.preprocess.images import ImageDecoder
 from embedder_server.request_state import RequestState
-from embedder_server.requests import Content, EmbedOptions, EmbedOutcome, ItemResult, StageTimings
+from embedder_server.requests import Content, EmbedOptions, EmbedOutcome, ImageFile, ItemResult
 from embedder_server.settings import EmbedderSettings
+from embedder_server.text_lane import TextLane
 from embedder_server.types import Modality, ModelInfo, Priority
-from embedder_server.worker_pool import WorkerPool
 from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import DeadlineExceeded, SentinelError
+from sentinel_core.errors import DeadlineExceeded, InvalidArgument, SentinelError, Unavailable
 
-# Texts that one pool thread tokenizes in a row: a hop costs as much as tokenizing one.
+# Texts of a request that are prepared in a row and then queued, while the next are prepared.
 _TEXTS_PER_JOB = 32
-# Decoded images that may wait for the device, in batches. More would only cost memory.
-_BATCHES_AHEAD = 3
 # Kept back from the caller's deadline, so that our answer with a reason still reaches it.
 _ANSWER_MARGIN_S = 0.005
 _CLOSE_TIMEOUT_S = 5.0
@@ -46,6 +42,10 @@ class Engine:
         settings: Limits, budgets and thread counts.
         metrics: Where everything is counted.
         on_failure: Called if the device thread dies; the worker is of no use then.
+
+    Attributes:
+        stalled: Set it while the device does not come back from a batch: new requests are
+            refused.
     """
 
     def __init__(
@@ -56,23 +56,10 @@ class Engine:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._model = model
-        self._settings = settings
-        self._metrics = metrics
         self._admission = Admission(settings.max_queue_items, metrics)
-        self._decoder = ImageDecoder(
-            max_bytes=settings.max_image_bytes,
-            max_pixels=settings.max_image_pixels,
-            model_side=model.info.image_size,
-        )
-        # Of its own, so that a search text never waits for the decoding of a large image.
-        self._text_pool = WorkerPool("tokenize", 1)
-        self._image_pool = WorkerPool("decode", settings.effective_decode_threads)
+        self._outcomes = OutcomeCounter(metrics)
+        self.stalled = False
         budgets = _budgets(settings)
-        threads = settings.effective_decode_threads
-        self._image_slots = {
-            priority: asyncio.Semaphore(threads + _BATCHES_AHEAD * budget.max_items)
-            for priority, budget in budgets[Modality.IMAGE].items()
-        }
         self._device = DeviceLoop(
             {Modality.TEXT: model.embed_texts, Modality.IMAGE: model.embed_images},
             {modality: BatchQueue(budgets[modality]) for modality in Modality},
@@ -80,11 +67,27 @@ class Engine:
             metrics=metrics,
             on_failure=on_failure,
         )
+        self._texts = TextLane(model, self._device, max_chars=settings.max_text_chars)
+        self._images = ImageLane(
+            model,
+            self._device,
+            ImageDecoder(
+                max_bytes=settings.max_image_bytes,
+                max_pixels=settings.max_image_pixels,
+                model_side=model.info.image_size,
+            ),
+            threads=settings.effective_decode_threads,
+            budgets=budgets[Modality.IMAGE],
+        )
 
     @property
     def info(self) -> ModelInfo:
         """The model that is served."""
         return self._model.info
+
+    def busy_seconds(self) -> float:
+        """Return how long the device has been at the running batch; 0 when idle."""
+        return self._device.busy_seconds()
 
     async def start(self) -> None:
         """Start the device thread and embed one sample of each modality.
@@ -92,22 +95,22 @@ class Engine:
         Raises:
             Exception: What the model raised.
         """
-        samples = await self._text_pool.run(Priority.INTERACTIVE, self._samples)
+        samples: dict[Modality, Any] = {}
+        if Modality.TEXT in self.info.modalities:
+            samples[Modality.TEXT] = await self._texts.start()
+        if Modality.IMAGE in self.info.modalities:
+            samples[Modality.IMAGE] = await asyncio.to_thread(self._sample_image)
         await self._device.start(samples)
 
-    def _samples(self) -> dict[Modality, Any]:
+    def _sample_image(self) -> Any:
         side = self.info.image_size
-        prepare: dict[Modality, Callable[[], Any]] = {
-            Modality.TEXT: lambda: self._model.tokenize("a warm-up text"),
-            Modality.IMAGE: lambda: self._model.preprocess(Image.new("RGB", (side, side), "teal")),
-        }
-        return {modality: prepare[modality]() for modality in self.info.modalities}
+        return self._model.preprocess(Image.new("RGB", (side, side), "teal"))
 
     async def close(self) -> None:
         """Refuse new work, let the running batch end, release threads and model."""
         ended = await self._device.close(_CLOSE_TIMEOUT_S)
-        self._text_pool.close()
-        self._image_pool.close()
+        self._texts.close()
+        self._images.close()
         if ended:  # else the model is still being called
             self._model.close()
 
@@ -117,26 +120,50 @@ class Engine:
         """Return one result for each content, in order.
 
         Raises:
+            Unavailable: DEVICE_STALLED; nothing was begun.
             ResourceExhausted: QUEUE_FULL; nothing was begun.
             DeadlineExceeded: OUT_OF_TIME; the work that was not begun is dropped.
         """
         start = perf_counter()
-        counts = Counter(
-            modality for content in contents if (modality := _modality(content)) is not None
-        )
+        contents = [self._supported(content) for content in contents]
+        counts = _counts(contents)
+        request = RequestState(options, deadline.at - _ANSWER_MARGIN_S)
         try:
+            self._check_begin(deadline)
             with self._admission.admit(counts):
-                request = RequestState(options, deadline.at - _ANSWER_MARGIN_S)
                 results = await self._embed_in_time(request, contents)
         except SentinelError as error:
-            self._count(counts, error.reason)
+            self._outcomes.count_failure(counts, error.reason)
             raise
         except asyncio.CancelledError:
-            self._count(counts, "CANCELLED")
+            self._outcomes.count_failure(counts, "CANCELLED")
             raise
+        reshape(results, options, self.info.dimensions)
         request.timings.total = perf_counter() - start
-        self._observe(results, contents, request.timings)
+        self._outcomes.observe(contents, results, request.timings)
         return EmbedOutcome(results, request.timings)
+
+    def _supported(self, content: Content) -> Content:
+        modality = _modality(content)
+        if modality is None or modality in self.info.modalities:
+            return content
+        return InvalidArgument(
+            "MODALITY_UNSUPPORTED",
+            f"{self.info.name!r} embeds no content of kind {modality}; use another model",
+            modality=modality,
+        )
+
+    def _check_begin(self, deadline: Deadline) -> None:
+        """Refuse what could only fail, before it costs anything."""
+        if self.stalled:
+            seconds = int(self._device.busy_seconds())
+            raise Unavailable(
+                "DEVICE_STALLED",
+                f"this worker's device has been at one batch for {seconds} s; retry on another one",
+                seconds=seconds,
+            )
+        if deadline.remaining() <= _ANSWER_MARGIN_S:
+            raise _out_of_time("admission")
 
     async def _embed_in_time(
         self, request: RequestState, contents: Sequence[Content]
@@ -155,115 +182,24 @@ class Engine:
     async def _embed_all(
         self, request: RequestState, contents: Sequence[Content]
     ) -> list[ItemResult]:
-        results: dict[int, ItemResult] = {}
+        results: list[ItemResult | None] = [None] * len(contents)
         texts: list[tuple[int, str]] = []
         jobs = []
         for index, content in enumerate(contents):
             if isinstance(content, str):
                 texts.append((index, content))
-            elif isinstance(content, bytes):
-                jobs.append(self._embed_image(request, index, content, results))
+            elif isinstance(content, ImageFile):
+                jobs.append(self._images.embed(request, index, content, results))
             else:
                 results[index] = ItemResult(content)
         for first in range(0, len(texts), _TEXTS_PER_JOB):
             part = texts[first : first + _TEXTS_PER_JOB]
-            jobs.append(self._embed_texts(request, part, results))
+            jobs.append(self._texts.embed(request, part, results))
         if len(jobs) == 1:  # the common search: spares a task
             await jobs[0]
-        else:
+        elif jobs:
             await _together(jobs)
-        return [results[index] for index in range(len(contents))]
-
-    async def _embed_texts(
-        self,
-        request: RequestState,
-        texts: Sequence[tuple[int, str]],
-        results: dict[int, ItemResult],
-    ) -> None:
-        options = request.options
-        with request.preparing():
-            prepared, seconds = await self._text_pool.run(
-                options.priority,
-                partial(
-                    prepare_texts,
-                    self._model,
-                    [text for _, text in texts],
-                    max_chars=self._settings.max_text_chars,
-                    truncate=options.truncate,
-                ),
-            )
-        request.note_prepared(0.0, seconds)
-        good = [tokens for tokens in prepared if not isinstance(tokens, SentinelError)]
-        payloads = [(tokens, len(tokens.ids)) for tokens in good]
-        embedded = iter(await self._run(request, Modality.TEXT, payloads))
-        for (index, _), tokens in zip(texts, prepared, strict=True):
-            results[index] = (
-                ItemResult(tokens)
-                if isinstance(tokens, SentinelError)
-                else ItemResult(next(embedded).vector, tokens.token_count, tokens.truncated)
-            )
-
-    async def _embed_image(
-        self, request: RequestState, index: int, data: bytes, results: dict[int, ItemResult]
-    ) -> None:
-        options = request.options
-        async with self._image_slot(request):
-            with request.preparing():
-                prepared: PreparedImage = await self._image_pool.run(
-                    options.priority,
-                    partial(
-                        prepare_image, self._model, self._decoder, data, options.thumbnail_side
-                    ),
-                )
-            request.note_prepared(prepared.decode_s, prepared.preprocess_s)
-            if isinstance(prepared.payload, SentinelError):
-                results[index] = ItemResult(prepared.payload, image=prepared.facts)
-                return
-            [embedded] = await self._run(request, Modality.IMAGE, [(prepared.payload, 1)])
-        results[index] = ItemResult(embedded.vector, image=prepared.facts)
-
-    @asynccontextmanager
-    async def _image_slot(self, request: RequestState) -> AsyncIterator[None]:
-        """Hold one of the places for decoded images; waiting for it is waiting for the device."""
-        start = perf_counter()
-        async with self._image_slots[request.options.priority]:
-            request.note_queued(perf_counter() - start)
-            yield
-
-    async def _run(
-        self, request: RequestState, modality: Modality, payloads: Sequence[tuple[Any, int]]
-    ) -> list[Embedded]:
-        if not payloads:
-            return []
-        entries = self._device.submit(
-            modality, request.options.priority, payloads, request.answer_by
-        )
-        request.entries.extend(entries)
-        # Cancelling this cancels every future, which drops the entries before they cost compute.
-        embedded = await asyncio.gather(*(entry.future for entry in entries))
-        request.note_embedded(embedded)
-        return embedded
-
-    def _observe(
-        self, results: Sequence[ItemResult], contents: Sequence[Content], timings: StageTimings
-    ) -> None:
-        observe = self._metrics.stage_duration.labels
-        observe("preprocess").observe(timings.preprocess)
-        observe("queue").observe(timings.queue)
-        observe("inference").observe(timings.inference)
-        observe("total").observe(timings.total)
-        if timings.decode:
-            observe("decode").observe(timings.decode)
-        outcomes = Counter(
-            (_modality(content) or "none", _outcome(result))
-            for content, result in zip(contents, results, strict=True)
-        )
-        for (modality, outcome), count in outcomes.items():
-            self._metrics.items.labels(modality, outcome).inc(count)
-
-    def _count(self, counts: Counter[Modality], outcome: str) -> None:
-        for modality, count in counts.items():
-            self._metrics.items.labels(modality, outcome).inc(count)
+        return [result for result in results if result is not None]
 
 
 async def _together(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -279,11 +215,16 @@ async def _together(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
 def _modality(content: Content) -> Modality | None:
     if isinstance(content, str):
         return Modality.TEXT
-    return Modality.IMAGE if isinstance(content, bytes) else None
+    return Modality.IMAGE if isinstance(content, ImageFile) else None
 
 
-def _outcome(result: ItemResult) -> str:
-    return result.outcome.reason if isinstance(result.outcome, SentinelError) else "ok"
+def _counts(contents: Sequence[Content]) -> Mapping[Modality, int]:
+    counts: dict[Modality, int] = {}
+    for content in contents:
+        modality = _modality(content)
+        if modality is not None:
+            counts[modality] = counts.get(modality, 0) + 1
+    return counts
 
 
 def _out_of_time(stage: str) -> DeadlineExceeded:

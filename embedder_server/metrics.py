@@ -31,8 +31,20 @@ class EmbedderMetrics(ServerMetrics):
             ["modality"],
             registry=registry,
         )
+        self.unusable_vectors = Counter(
+            "sentinel_embedder_unusable_vectors_total",
+            "Vectors the model made that hold NaN, infinity or only zeros; each failed its item.",
+            ["modality"],
+            registry=registry,
+        )
+        self.device_stalled = Gauge(
+            "sentinel_embedder_device_stalled",
+            "1 while the device has been at one batch for longer than stall_seconds.",
+            registry=registry,
+        )
         for modality in Modality:  # so that the series exist from the start, at zero
             self.queue_items.labels(modality)
             self.batch_splits.labels(modality)
+            self.unusable_vectors.labels(modality)
             for cause in ("caller_left", "deadline"):
                 self.dropped_items.labels(modality, cause)

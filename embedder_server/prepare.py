@@ -6,16 +6,19 @@ A content that is at fault becomes its error as a value, so that it never fails 
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from PIL import Image
+
 from embedder_server.models.base import EmbeddingModel
 from embedder_server.preprocess.images import ImageDecoder
 from embedder_server.preprocess.text import clean_text
-from embedder_server.requests import ImageFacts
+from embedder_server.requests import Crop, ImageFacts, ImageFile
 from embedder_server.types import TokenizedText
 from sentinel_core.errors import Internal, InvalidArgument, SentinelError
 
@@ -71,21 +74,39 @@ def _tokenize(model: EmbeddingModel, text: str, *, max_chars: int, truncate: boo
 
 
 def prepare_image(
-    model: EmbeddingModel, decoder: ImageDecoder, data: bytes, thumbnail_side: int
+    model: EmbeddingModel, decoder: ImageDecoder, file: ImageFile, thumbnail_side: int
 ) -> PreparedImage:
     """Return the model's input for one image file, or its error."""
     start = perf_counter()
     try:
-        decoded = decoder.decode(data)
-        thumbnail = decoder.thumbnail(data, decoded, thumbnail_side) if thumbnail_side else b""
+        decoded = decoder.decode(file.data, _share(file.crop))
+        thumbnail = decoder.thumbnail(file.data, decoded, thumbnail_side) if thumbnail_side else b""
         facts = ImageFacts(decoded.width, decoded.height, decoded.media_type, thumbnail)
         decoded_at = perf_counter()
-        payload = model.preprocess(decoded.picture)
+        payload = model.preprocess(_cropped(decoded.picture, file.crop))
         return PreparedImage(payload, facts, decoded_at - start, perf_counter() - decoded_at)
     except SentinelError as error:
         return PreparedImage(error, decode_s=perf_counter() - start)
     except Exception as error:
         return PreparedImage(_unexpected(error), decode_s=perf_counter() - start)
+
+
+def _share(crop: Crop | None) -> float:
+    """Return the smaller share of a side that a crop keeps, so that enough detail is decoded."""
+    return 1.0 if crop is None else min(crop.right - crop.left, crop.bottom - crop.top)
+
+
+def _cropped(picture: Image.Image, crop: Crop | None) -> Image.Image:
+    """Return the part of a picture, its edges rounded outwards to whole pixels."""
+    if crop is None:
+        return picture
+    width, height = picture.size
+    # From the decoded size, which draft mode may have made smaller than the file's.
+    left = min(width - 1, math.floor(crop.left * width))
+    top = min(height - 1, math.floor(crop.top * height))
+    right = max(left + 1, math.ceil(crop.right * width))
+    bottom = max(top + 1, math.ceil(crop.bottom * height))
+    return picture.crop((left, top, min(width, right), min(height, bottom)))
 
 
 def _unexpected(error: Exception) -> Internal:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from embedder_server.batching import Embedded, Entry
+from embedder_server.batching import Embedded, Submission
 from embedder_server.requests import EmbedOptions, StageTimings
 
 
@@ -16,14 +16,14 @@ class RequestState:
         options: The request's options.
         answer_by: When an answer must go out, on the monotonic clock.
         timings: Grows while results come in.
-        entries: What was given to the device.
+        submissions: What was given to the device.
     """
 
     def __init__(self, options: EmbedOptions, answer_by: float) -> None:
         self.options = options
         self.answer_by = answer_by
         self.timings = StageTimings()
-        self.entries: list[Entry] = []
+        self.submissions: list[Submission] = []
         self._preparing = 0
 
     @contextmanager
@@ -39,7 +39,10 @@ class RequestState:
         if self._preparing:
             return "preprocess"
         left = [
-            entry for entry in self.entries if entry.future.cancelled() or not entry.future.done()
+            entry
+            for submission in self.submissions
+            for entry in submission.entries
+            if entry.embedded is None
         ]
         return "inference" if left and all(entry.running for entry in left) else "queue"
 
@@ -52,10 +55,10 @@ class RequestState:
         """Keep the longest wait for the device."""
         self.timings.queue = max(self.timings.queue, seconds)
 
-    def note_embedded(self, embedded: Sequence[Embedded]) -> None:
+    def note_embedded(self, embedded: Iterable[Embedded]) -> None:
         """Keep the longest times on the device and the largest batch."""
         timings = self.timings
         for one in embedded:
-            self.note_queued(one.queue_s)
+            timings.queue = max(timings.queue, one.queue_s)
             timings.inference = max(timings.inference, one.inference_s)
             timings.batch_size = max(timings.batch_size, one.batch_size)

@@ -1,14 +1,41 @@
-"""What one Embed call asks for and gets, as plain values."""
+"""What one call asks for and gets, as plain values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from embedder_server.types import FloatArray, Priority
+from embedder_server.vectors import Element
 from sentinel_core.errors import InvalidArgument, SentinelError
 
-# One thing to embed: a text, the bytes of an image file, or what is wrong with it already.
-Content = str | bytes | InvalidArgument
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A part of an upright picture, in fractions of its width and height.
+
+    Attributes:
+        left: From 0, below `right`.
+        top: From 0, below `bottom`.
+        right: Up to 1.
+        bottom: Up to 1.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One encoded picture and the part of it to embed; None: all of it."""
+
+    data: bytes
+    crop: Crop | None = None
+
+
+# One thing to embed: a text, an image file, or what is wrong with it already.
+Content = str | ImageFile | InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +46,17 @@ class EmbedOptions:
         truncate: Cut texts over the model's limit instead of refusing them.
         priority: Scheduling class.
         thumbnail_side: Longest side of the WebP thumbnail of each image, in pixels; 0: none.
+        normalize: Whether vectors have length 1; else they are as the model made them.
+        dimensions: Elements to keep of each vector; 0: all.
+        element: Type of the elements of the answer.
     """
 
     truncate: bool = True
     priority: Priority = Priority.INTERACTIVE
     thumbnail_side: int = 0
+    normalize: bool = True
+    dimensions: int = 0
+    element: Element = Element.FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +76,20 @@ class ImageFacts:
     thumbnail: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ItemResult:
-    """The outcome for one content: its unit vector, or why there is none.
+    """The outcome for one content: its vector, or why there is none.
 
     Attributes:
-        outcome: Float32 vector of length 1, or the error of this content alone.
+        outcome: Float32 vector, cut and normalised as asked; or the error of this content alone.
+        norm: Length of the whole vector as the model made it.
         token_count: Texts only: tokens before cutting.
         truncated: Texts only: whether it was cut.
         image: Images only.
     """
 
     outcome: FloatArray | SentinelError
+    norm: float = 1.0
     token_count: int = 0
     truncated: bool = False
     image: ImageFacts | None = None
@@ -72,7 +107,7 @@ class StageTimings:
     batch_size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EmbedOutcome:
     """Results in the order of the contents, and where the time went."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -25,6 +26,24 @@ class EmbedderSettings(ServerSettings):
     model: str = Field(DEFAULT_MODEL, min_length=1, description="Name of the model to serve.")
     device: Annotated[str, AfterValidator(parse_device)] = Field(
         "cpu", description="Device of the forward pass: cpu or cuda:N."
+    )
+    revision: str | None = Field(
+        None, description="Commit, tag or branch of the model's repository; none: its pinned one."
+    )
+    runtime: str = Field(
+        "auto",
+        min_length=1,
+        description="Library of the forward pass, for example torch or openvino; auto: the "
+        "fastest on this device that stays exact.",
+    )
+    cache_dir: Path | None = Field(
+        None, description="Folder for exported models; none: the user's cache folder."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run Python code from the model's repository; needs a pinned revision."
+    )
+    cpus: str = Field(
+        "", description="Cores to run on, for example 0-7 or 0,2,4; empty: all that are allowed."
     )
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads of one forward pass; 0: all usable cores."
@@ -54,11 +73,24 @@ class EmbedderSettings(ServerSettings):
         le=1_000_000,
         description="Most contents that may wait or run at once; beyond it: RESOURCE_EXHAUSTED.",
     )
+    max_stream_items: int = Field(
+        256,
+        ge=1,
+        le=1_000_000,
+        description="Most contents of one EmbedStream in work; beyond it reading pauses.",
+    )
     max_call_seconds: float = Field(
         60.0,
         gt=0,
         le=3600,
-        description="Longest an Embed call may take, in seconds; also when it sets no deadline.",
+        description="Longest a call may take, in seconds, and each message of a stream; also when "
+        "it sets no deadline.",
+    )
+    stall_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds at one batch after which the device counts as stalled: NOT_SERVING.",
     )
 
     text_batch_tokens: int = Field(

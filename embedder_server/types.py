@@ -57,6 +57,12 @@ class ModelInfo:
         runtime: Library that runs the forward pass, for example `onnxruntime`.
         device: `cpu` or `cuda:N`.
         dtype: Element type of the forward pass, for example `float32`.
+        modalities: What the model embeds.
+        supported_dimensions: Lengths that a vector may be cut to and still be one (Matryoshka
+            models), longest first; empty: only `dimensions`.
+        logit_bias: What is added to the scaled cosine; 0 but for models trained with a sigmoid.
+        sigmoid: Whether a score is a sigmoid of its own logit; else a softmax over all of them.
+        runtime_choice: Why this runtime and not another, in words with numbers.
     """
 
     name: str
@@ -70,3 +76,7 @@ class ModelInfo:
     device: str
     dtype: str
     modalities: tuple[Modality, ...] = (Modality.TEXT, Modality.IMAGE)
+    supported_dimensions: tuple[int, ...] = ()
+    logit_bias: float = 0.0
+    sigmoid: bool = False
+    runtime_choice: str = ""

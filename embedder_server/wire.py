@@ -1,33 +1,33 @@
-"""Protobuf to plain values and back, and the checks that concern a whole request."""
+"""Protobuf requests to plain values, and the checks that concern a whole request."""
 
 from __future__ import annotations
 
-from google.protobuf.duration_pb2 import Duration
+from collections.abc import Sequence
 
-from embedder_server.requests import (
-    Content,
-    EmbedOptions,
-    EmbedOutcome,
-    ImageFacts,
-    ItemResult,
-    StageTimings,
-)
-from embedder_server.settings import EmbedderSettings
-from embedder_server.types import Modality, ModelInfo, Priority
+from embedder_server.requests import Content, Crop, EmbedOptions, ImageFile
+from embedder_server.types import ModelInfo, Priority
+from embedder_server.vectors import Element
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
-from sentinel_core.errors import InvalidArgument, NotFound, SentinelError
-from sentinel_core.status import to_status
+from sentinel_core.errors import InvalidArgument, NotFound
 
 _MIN_THUMBNAIL_SIDE = 16
 _MAX_THUMBNAIL_SIDE = 1024
+_DEFAULTS = EmbedOptions()
 
 _PRIORITIES = {
     pb.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
     pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     pb.PRIORITY_BULK: Priority.BULK,
 }
-_MODALITIES = {Modality.TEXT: pb.MODALITY_TEXT, Modality.IMAGE: pb.MODALITY_IMAGE}
+_ELEMENTS = {
+    content_pb2.ELEMENT_TYPE_UNSPECIFIED: Element.FLOAT32,
+    content_pb2.ELEMENT_TYPE_FLOAT32: Element.FLOAT32,
+    content_pb2.ELEMENT_TYPE_FLOAT16: Element.FLOAT16,
+    content_pb2.ELEMENT_TYPE_BFLOAT16: Element.BFLOAT16,
+    content_pb2.ELEMENT_TYPE_INT8: Element.INT8,
+    content_pb2.ELEMENT_TYPE_BINARY: Element.BINARY,
+}
 
 
 def check_model(name: str, info: ModelInfo) -> None:
@@ -44,139 +44,119 @@ def check_model(name: str, info: ModelInfo) -> None:
         )
 
 
-def check_batch(request: pb.EmbedRequest, max_contents: int) -> None:
-    """Accept 1 to `max_contents` contents.
+def check_count(count: int, limit: int, field: str) -> None:
+    """Accept 1 to `limit` contents.
 
     Raises:
         InvalidArgument: BATCH_EMPTY or BATCH_TOO_LARGE.
     """
-    count = len(request.contents)
     if count == 0:
-        raise InvalidArgument(
-            "BATCH_EMPTY", "the request has no contents; send at least one", field="contents"
-        )
-    if count > max_contents:
+        raise InvalidArgument("BATCH_EMPTY", f"{field} is empty; send at least one", field=field)
+    if count > limit:
         raise InvalidArgument(
             "BATCH_TOO_LARGE",
-            f"the request has {count} contents, the limit is {max_contents}; split it",
-            field="contents",
-            limit=max_contents,
+            f"{field} has {count} contents, the limit is {limit}; split it",
+            field=field,
+            limit=limit,
         )
 
 
-def options_from(options: pb.EmbedOptions) -> EmbedOptions:
+def options_from(request: pb.EmbedRequest, info: ModelInfo) -> EmbedOptions:
     """Return the options of a request.
 
     Raises:
-        InvalidArgument: PARAMETER_OUT_OF_RANGE.
+        InvalidArgument: PARAMETER_OUT_OF_RANGE or DIMENSIONS_UNSUPPORTED.
+        NotFound: MODEL_NOT_FOUND.
     """
+    if not request.HasField("options"):
+        return _DEFAULTS
+    options = request.options
+    check_model(options.model, info)
     priority = _PRIORITIES.get(options.priority)
     if priority is None:
         raise _out_of_range("options.priority", f"{options.priority} is not a Priority")
+    element = _ELEMENTS.get(options.element_type)
+    if element is None:
+        raise _out_of_range("options.element_type", f"{options.element_type} is not an ElementType")
     side = options.thumbnail_side
     if side != 0 and not _MIN_THUMBNAIL_SIDE <= side <= _MAX_THUMBNAIL_SIDE:
         raise _out_of_range(
             "options.thumbnail_side",
             f"{side} is not 0 or {_MIN_THUMBNAIL_SIDE} to {_MAX_THUMBNAIL_SIDE} pixels",
         )
-    truncate = options.truncate if options.HasField("truncate") else True
-    return EmbedOptions(truncate=truncate, priority=priority, thumbnail_side=side)
+    return EmbedOptions(
+        truncate=options.truncate if options.HasField("truncate") else True,
+        priority=priority,
+        thumbnail_side=side,
+        normalize=options.normalize if options.HasField("normalize") else True,
+        dimensions=_dimensions(options, info),
+        element=element,
+    )
+
+
+def supported_dimensions(info: ModelInfo) -> tuple[int, ...]:
+    """Return the lengths a caller may ask for, ascending; the model's own is the last."""
+    return tuple(sorted({*info.supported_dimensions, info.dimensions}))
+
+
+def _dimensions(options: pb.EmbedOptions, info: ModelInfo) -> int:
+    if not options.HasField("dimensions"):
+        return 0
+    supported = supported_dimensions(info)
+    if options.dimensions not in supported:
+        offered = ", ".join(map(str, supported))
+        raise InvalidArgument(
+            "DIMENSIONS_UNSUPPORTED",
+            f"{info.name!r} has no vectors of {options.dimensions} dimensions; ask for one of "
+            f"{offered}",
+            field="options.dimensions",
+            supported=",".join(map(str, supported)),
+        )
+    return options.dimensions
+
+
+def top_k_from(request: pb.RankRequest) -> int:
+    """Return how many candidates to give back; 0: all.
+
+    Raises:
+        InvalidArgument: PARAMETER_OUT_OF_RANGE.
+    """
+    if request.top_k < 0:
+        raise _out_of_range("top_k", f"{request.top_k} is negative; 0 returns all")
+    return request.top_k
 
 
 def _out_of_range(field: str, message: str) -> InvalidArgument:
     return InvalidArgument("PARAMETER_OUT_OF_RANGE", f"{field}: {message}", field=field)
 
 
-def contents_from(request: pb.EmbedRequest) -> list[Content]:
-    """Return the contents, those without a kind as their error."""
-    return [_content_from(content) for content in request.contents]
+def contents_from(contents: Sequence[content_pb2.Content], field: str) -> list[Content]:
+    """Return the contents, each that is at fault already as its error."""
+    return [content_from(content, f"{field}[{index}]") for index, content in enumerate(contents)]
 
 
-def _content_from(content: content_pb2.Content) -> Content:
+def content_from(content: content_pb2.Content, where: str) -> Content:
+    """Return one content, or its error; `where` is its path in the request."""
     kind = content.WhichOneof("kind")
     if kind == "text":
         return content.text
     if kind == "image":
-        return content.image.data
-    return InvalidArgument("CONTENT_MISSING", "neither text nor image is set; set one")
+        image = content.image
+        if not image.HasField("crop"):
+            return ImageFile(image.data)
+        crop = _crop(image.crop)
+        if crop is not None:
+            return ImageFile(image.data, crop)
+        return InvalidArgument(
+            "CROP_INVALID",
+            "the crop box must have 0 <= left < right <= 1 and 0 <= top < bottom <= 1",
+            field=f"{where}.image.crop",
+        )
+    return InvalidArgument("CONTENT_MISSING", "neither text nor image is set; set one", field=where)
 
 
-def embed_response(outcome: EmbedOutcome, info: ModelInfo) -> pb.EmbedResponse:
-    """Return the answer to an Embed call."""
-    return pb.EmbedResponse(
-        results=[_result(index, result) for index, result in enumerate(outcome.results)],
-        model_version=_model_version(info),
-        timings=_timings(outcome.timings),
-    )
-
-
-def _result(index: int, result: ItemResult) -> pb.EmbedResult:
-    message = pb.EmbedResult(token_count=result.token_count, truncated=result.truncated)
-    outcome = result.outcome
-    if isinstance(outcome, SentinelError):
-        if isinstance(outcome, InvalidArgument) and outcome.field is None:
-            outcome.field = f"contents[{index}]"
-        message.error.CopyFrom(to_status(outcome))
-    else:
-        message.vector.data = outcome.astype("<f4", copy=False).tobytes()
-        message.vector.element_type = content_pb2.ELEMENT_TYPE_FLOAT32
-        message.vector.dimensions = len(outcome)
-    if result.image is not None:
-        message.image.CopyFrom(_image_info(result.image))
-    return message
-
-
-def _image_info(facts: ImageFacts) -> pb.ImageInfo:
-    return pb.ImageInfo(
-        width=facts.width,
-        height=facts.height,
-        media_type=facts.media_type,
-        thumbnail=facts.thumbnail,
-    )
-
-
-def _model_version(info: ModelInfo) -> content_pb2.ModelVersion:
-    return content_pb2.ModelVersion(
-        model=info.name, revision=info.revision, fingerprint=info.fingerprint
-    )
-
-
-def _timings(timings: StageTimings) -> pb.StageTimings:
-    return pb.StageTimings(
-        total=_duration(timings.total),
-        decode=_duration(timings.decode),
-        preprocess=_duration(timings.preprocess),
-        queue=_duration(timings.queue),
-        inference=_duration(timings.inference),
-        batch_size=timings.batch_size,
-    )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(max(0, int(seconds * 1e9)))
-    return duration
-
-
-def model_response(info: ModelInfo, settings: EmbedderSettings) -> pb.GetModelResponse:
-    """Return the answer to a GetModel call."""
-    limits = pb.Limits(
-        max_contents_per_request=settings.max_contents_per_request,
-        max_text_chars=settings.max_text_chars,
-        max_image_bytes=settings.max_image_bytes,
-        max_image_pixels=settings.max_image_pixels,
-        max_queue_items=settings.max_queue_items,
-    )
-    model = pb.Model(
-        version=_model_version(info),
-        modalities=[_MODALITIES[modality] for modality in info.modalities],
-        dimensions=info.dimensions,
-        max_text_tokens=info.max_text_tokens,
-        image_size=info.image_size,
-        logit_scale=info.logit_scale,
-        runtime=info.runtime,
-        device=info.device,
-        dtype=info.dtype,
-        limits=limits,
-    )
-    return pb.GetModelResponse(model=model)
+def _crop(box: content_pb2.BoundingBox) -> Crop | None:
+    # Comparisons with NaN are false, so this refuses it too.
+    if 0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1:
+        return Crop(box.left, box.top, box.right, box.bottom)
+    return None

@@ -85,6 +85,12 @@ def content_from(content: content_pb2.Content, where: str) -> Content:
                 raise InvalidArgument(
                     "IMAGE_EMPTY", "the image has no bytes", field=f"{where}.image.data"
                 )
+            if content.image.HasField("crop"):
+                raise InvalidArgument(
+                    "CROP_INVALID",
+                    "pictures are searched and stored as a whole; send the part as a picture",
+                    field=f"{where}.image.crop",
+                )
             return Content(Kind.IMAGE, content.image.data)
         case _:
             raise InvalidArgument("CONTENT_MISSING", "set a text or an image", field=where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import random
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -18,12 +18,14 @@ class Call:
         request_id: The caller's `x-request-id`, or one made here; handed on to the next hop.
         items: Items in the request; the handler sets it.
         reason: ErrorReason of a failed call.
+        started_at: On `perf_counter`'s clock.
     """
 
     method: str
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=lambda: f"{random.getrandbits(128):032x}")
     items: int = 1
     reason: str = ""
+    started_at: float = 0.0
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sentinel_core import interceptors
-from sentinel_core.interceptors.drain import DrainInterceptor
+from sentinel_core.interceptors.drain import DrainGate
 from sentinel_core.metrics import MetricsServer, ServerMetrics
 from sentinel_core.settings import ServerSettings
 
@@ -37,19 +37,32 @@ class Service:
 
 
 class GrpcServer:
-    """Owns the gRPC port and the metrics port of one process. Use inside one event loop."""
+    """Owns the gRPC port and the metrics port of one process. Use inside one event loop.
+
+    Args:
+        settings: Addresses, limits and drain times.
+        metrics: Where calls are counted; its registry is served.
+        services: What the port offers besides health and reflection.
+        on_drain: Called when new calls begin to be refused, for calls that would never end.
+    """
 
     def __init__(
-        self, settings: ServerSettings, metrics: ServerMetrics, services: list[Service]
+        self,
+        settings: ServerSettings,
+        metrics: ServerMetrics,
+        services: list[Service],
+        *,
+        on_drain: Callable[[], None] | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._drain = DrainInterceptor()
+        self._gate = DrainGate()
+        self._on_drain = on_drain
         self._health = health.aio.HealthServicer()
         self._names = ["", *(service.name for service in services)]
         self._serving: bool | None = None
         self._server = grpc.aio.server(
-            interceptors=interceptors.build(metrics, self._drain),
+            interceptors=interceptors.build(metrics, self._gate),
             options=_options(settings.max_message_bytes),
         )
         for service in services:
@@ -107,7 +120,10 @@ class GrpcServer:
         """Finish what is in flight within the drain time, then close both ports."""
         await self._health.enter_graceful_shutdown()  # NOT_SERVING, and it stays so
         await asyncio.sleep(self._settings.drain_pause_seconds)
-        left = await self._drain.drain(self._settings.drain_seconds)
+        self._gate.close()
+        if self._on_drain is not None:
+            self._on_drain()
+        left = await self._gate.wait_idle(self._settings.drain_seconds)
         if left:
             logger.warning("cancelling calls that outlived the drain", extra={"calls": left})
         # Even with none left: a call may be on its way to its refusal, and must get that answer.

@@ -6,13 +6,14 @@ so unlike a dynamically quantised model a text's vector does not depend on its n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from embedder_server.models.onnx_session import create_session
 from embedder_server.models.part_files import PartFile
+from embedder_server.models.text_batches import groups_of_like_length
 from embedder_server.models.wordpiece import BertTokenizer
 from embedder_server.types import FloatArray, TokenizedText
 
@@ -34,11 +35,6 @@ VOCABULARY = PartFile(
     sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 )
 
-# A group may hold texts up to this much longer than its shortest: beyond it, computing on padding
-# costs more than one more call of the network.
-_PADDING_RATIO = 1.5
-_PADDING_TOKENS = 8
-
 
 class MiniLmTower:
     """Tokenizer and network. `tokenize` is thread-safe, `embed` is for one thread at a time."""
@@ -55,7 +51,7 @@ class MiniLmTower:
         """Return float32 `[n, 384]`, row i the mean-pooled, not normalised vector of text i."""
         lengths = np.array([len(text.ids) for text in texts], dtype=np.int64)
         vectors = np.empty((len(texts), DIMENSIONS), dtype=np.float32)
-        for rows in _groups_of_like_length(lengths):
+        for rows in groups_of_like_length(lengths):
             vectors[rows] = self._forward([texts[row].ids for row in rows], lengths[rows])
         return vectors
 
@@ -74,14 +70,3 @@ class MiniLmTower:
         hidden = np.asarray(self._session.run(["last_hidden_state"], feed)[0], dtype=np.float32)
         weights = mask.astype(np.float32)[:, None, :]
         return np.asarray((weights @ hidden)[:, 0, :] / lengths[:, None], dtype=np.float32)
-
-
-def _groups_of_like_length(lengths: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield row numbers, shortest texts first, in groups that waste little on padding."""
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        longest = lengths[order[start]] * _PADDING_RATIO + _PADDING_TOKENS
-        end = int(np.searchsorted(lengths[order], longest, side="right"))
-        yield order[start:end]
-        start = end

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
@@ -14,15 +15,16 @@ import onnxruntime as ort
 from embedder_server.models.base import ModelLoadError
 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
+_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "bad allocation")
 
 
-def create_session(model: bytes, *, device: str, threads: int) -> ort.InferenceSession:
+def create_session(model: bytes | Path, *, device: str, threads: int) -> ort.InferenceSession:
     """Return a session that runs `model` on `device`.
 
     The session may be called from one thread at a time, the engine's device thread.
 
     Args:
-        model: A serialised ONNX model.
+        model: A serialised ONNX model, or the file that holds it.
         device: `cpu` or `cuda:N`.
         threads: CPU threads of one forward pass; ignored by operators that run on a GPU.
 
@@ -39,10 +41,15 @@ def create_session(model: bytes, *, device: str, threads: int) -> ort.InferenceS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = _providers(device)
     try:
-        session = ort.InferenceSession(model, sess_options=options, providers=providers)
+        source = str(model) if isinstance(model, Path) else model
+        session = ort.InferenceSession(source, sess_options=options, providers=providers)
     # onnxruntime raises a dozen unrelated classes that share no base but Exception.
     except Exception as exc:
-        msg = f"onnxruntime cannot load the model on {device}: {exc}"
+        name = f"{model}" if isinstance(model, Path) else "the model"
+        msg = f"onnxruntime cannot load {name} on {device}: {exc}"
+        if any(phrase in str(exc).lower() for phrase in _OUT_OF_MEMORY):
+            msg = f"{name} does not fit into the memory of {device}: choose a smaller model, free "
+            msg += f"the device or use another one ({exc})"
         raise ModelLoadError(msg) from exc
     wanted = providers[0][0]
     # A provider whose libraries do not load is dropped with a mere warning, and the model would

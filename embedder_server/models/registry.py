@@ -1,15 +1,18 @@
 """Maps the name an operator configures to the family that serves it.
 
 A family is imported only when it is chosen, so that a worker for one needs no other's packages.
-A new family adds one line to `_LOADERS` and one file beside this one.
+What is not built in is a folder or a hub id, and `hub_model` finds its family.
 """
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import cast
 
 from embedder_server.models.base import EmbeddingModel, ModelLoadError
+from embedder_server.models.cuda import check_device
+from embedder_server.models.source import is_model_source
 
 DEFAULT_MODEL = "conse-minilm-lite0"
 
@@ -20,33 +23,71 @@ _LOADERS: dict[str, str] = {
 }
 
 
-def load_model(spec: str, device: str, threads: int) -> EmbeddingModel:
+def load_model(
+    spec: str,
+    device: str,
+    threads: int,
+    *,
+    revision: str | None = None,
+    runtime: str = "auto",
+    cache_dir: Path | None = None,
+    trust_remote_code: bool = False,
+) -> EmbeddingModel:
     """Return the model `spec` names, loaded and ready to serve.
 
     Args:
-        spec: A name from `available_models()`.
+        spec: A name from `available_models()`, a folder, or a hub id such as `owner/name`.
         device: `cpu` or `cuda:N`.
         threads: CPU threads of one forward pass.
+        revision: Commit, tag or branch of a hub model.
+        runtime: `auto` or the name of a runtime; the built-in model has only its own.
+        cache_dir: Where exports of hub models are kept; None: `~/.cache/sentinel`.
+        trust_remote_code: Whether a model's own code may run; `revision` must be a commit then.
 
     Raises:
-        ModelLoadError: Nothing is served under that name, a package the family needs is missing,
-            or the family could not load.
+        ModelLoadError: It cannot be served; the message says what to do.
     """
-    target = _LOADERS.get(spec)
-    if target is None:
-        known = ", ".join(available_models())
-        msg = f"unknown model {spec!r}; available: {known}"
-        raise ModelLoadError(msg)
-    module_name, class_name = target.split(":")
+    check_device(device)
     try:
-        family = getattr(importlib.import_module(module_name), class_name)
+        if spec in _LOADERS:
+            _check_built_in(spec, revision, runtime)
+            return _load_built_in(spec, device, threads)
+        if not is_model_source(spec):
+            known = ", ".join(available_models())
+            msg = f"unknown model {spec!r}; available: {known}, a folder, or a hub id owner/name"
+            raise ModelLoadError(msg)
+        from embedder_server.models.hub_model import load_hub_model
+
+        return load_hub_model(
+            spec,
+            device,
+            threads,
+            revision=revision,
+            runtime=runtime,
+            cache_dir=cache_dir,
+            trust_remote_code=trust_remote_code,
+        )
     except ModuleNotFoundError as exc:
         msg = (
             f"model {spec!r} needs the package {exc.name!r}: "
             "pip install 'sentinel-retrieval[embedder]'"
         )
         raise ModelLoadError(msg) from exc
+
+
+def _load_built_in(spec: str, device: str, threads: int) -> EmbeddingModel:
+    module_name, class_name = _LOADERS[spec].split(":")
+    family = getattr(importlib.import_module(module_name), class_name)
     return cast("EmbeddingModel", family.load(device, threads))
+
+
+def _check_built_in(spec: str, revision: str | None, runtime: str) -> None:
+    if revision is not None:
+        msg = f"{spec} is part of Sentinel and has no revisions: leave --revision out"
+        raise ModelLoadError(msg)
+    if runtime not in ("auto", "onnxruntime"):
+        msg = f"{spec} runs on onnxruntime only, not {runtime}: leave --runtime out"
+        raise ModelLoadError(msg)
 
 
 def available_models() -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class BertTokenizer:
         return list(encoding.ids)
 
 
-def build_tokenizer(vocabulary: bytes) -> Tokenizer:
+def build_tokenizer(vocabulary: bytes, *, lowercase: bool = True) -> Tokenizer:
     """Return the bare tokenizer: no truncation, no padding, no special tokens added."""
     tokens = vocabulary.decode("utf-8").splitlines()
     tokenizer = Tokenizer(
@@ -83,7 +83,7 @@ def build_tokenizer(vocabulary: bytes) -> Tokenizer:
         )
     )
     tokenizer.normalizer = BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=True
+        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
     )
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.add_special_tokens(list(_SPECIAL_TOKENS))

@@ -6,6 +6,7 @@ Thread-safe; the same bytes always give the same picture.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from sentinel_core.errors import InvalidArgument, SentinelError
 # JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size, but no smaller than this many times what
 # the model sees, so that the model's own resampling still decides the pixels.
 _DRAFT_MARGIN = 2
+_MAX_SIDE = 65_535  # of a JPEG, the only format with a draft mode
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT,),
@@ -71,14 +73,18 @@ class ImageDecoder:
         # allocates while opening a file, but must not stand in front of ours.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
 
-    def decode(self, data: bytes) -> DecodedImage:
+    def decode(self, data: bytes, share: float = 1.0) -> DecodedImage:
         """Return the picture in `data`, detailed enough for the model.
+
+        Args:
+            data: The encoded file.
+            share: Which share of a side the model will see, above 0; less needs more detail.
 
         Raises:
             InvalidArgument: IMAGE_EMPTY, IMAGE_TOO_LARGE, IMAGE_TOO_MANY_PIXELS,
                 IMAGE_FORMAT_UNSUPPORTED or IMAGE_DECODE_FAILED.
         """
-        return self._decode(data, self._detail)
+        return self._decode(data, min(_MAX_SIDE, math.ceil(self._detail / share)))
 
     def thumbnail(self, data: bytes, decoded: DecodedImage, side: int) -> bytes:
         """Return a WebP file of the picture, at most `side` pixels long, never enlarged."""

@@ -23,7 +23,8 @@ def clean_text(text: str, max_chars: int) -> str:
             "Split it into passages.",
             limit=max_chars,
         )
-    if all(unicodedata.category(char) in _BLANK for char in text):
+    # Nearly every text begins with a letter or a digit, and then holds something to embed.
+    if not text[:1].isalnum() and all(unicodedata.category(char) in _BLANK for char in text):
         raise InvalidArgument("TEXT_EMPTY", "the text is empty or blank; leave it out")
     if not text.isascii():
         # Protobuf lets no lone surrogate in, but a caller in this process might.

@@ -1,72 +1,103 @@
-"""One way to wrap a call, whatever its shape: an async context manager around it."""
+"""One interceptor around every call of ours, whatever its shape. See `__init__` for the order.
+
+One wrapper instead of one per concern, made once per method instead of once per call: on a call
+of a millisecond, three nested context managers cost a tenth of it.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
+
+from sentinel_core.interceptors.drain import DrainGate
+from sentinel_core.interceptors.errors import abort
+from sentinel_core.interceptors.observe import Observer
 
 # Health and reflection are for machines and must answer whatever we are doing.
 _OUR_METHODS = "/sentinel."
 
-_HANDLERS = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
+if TYPE_CHECKING:  # a generic only in its type stubs
+    _Handler = grpc.RpcMethodHandler[Any, Any]
 
 
-class AroundInterceptor(grpc.aio.ServerInterceptor):
-    """Runs every call of our own services inside `around`.
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Observes every call of our own services, turns its error into a status, counts it in.
 
-    For a response stream the block is open until the stream ends, so what an iteration raises
-    passes through it like what a unary handler raises.
+    For a response stream the call lasts until the stream ends, so what an iteration raises is
+    treated like what a unary handler raises.
     """
 
-    @abstractmethod
-    def around(
-        self, method: str, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AbstractAsyncContextManager[None]:
-        """Return the context manager that one call runs in."""
+    def __init__(self, observer: Observer, gate: DrainGate) -> None:
+        self._observer = observer
+        self._gate = gate
+        # Handlers are registered before the server starts and stay.
+        self._wrapped: dict[str, _Handler] = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler: Any = await continuation(handler_call_details)
+    ) -> _Handler | None:
         method: str = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(_OUR_METHODS):
-            return cast("grpc.RpcMethodHandler[Any, Any] | None", handler)
-        shape = (handler.request_streaming, handler.response_streaming)
-        inner = next(
-            behaviour
-            for behaviour in (
-                handler.unary_unary,
-                handler.unary_stream,
-                handler.stream_unary,
-                handler.stream_stream,
-            )
-            if behaviour is not None
-        )
+            return handler
+        wrapped = self._wrapped[method] = self._wrap(method, handler)
+        return wrapped
 
-        async def unary(request: Any, context: Any) -> Any:
-            async with self.around(method, context):
-                return await inner(request, context)
-
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self.around(method, context):
-                async for response in inner(request, context):
-                    yield response
-
-        return _HANDLERS[shape](
-            stream if handler.response_streaming else unary,
+    def _wrap(self, method: str, handler: Any) -> _Handler:
+        shape = "stream" if handler.request_streaming else "unary"
+        shape += "_stream" if handler.response_streaming else "_unary"
+        make = getattr(grpc, f"{shape}_rpc_method_handler")
+        around = self._stream if handler.response_streaming else self._unary
+        wrapped = make(
+            around(method, getattr(handler, shape)),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+        return cast("_Handler", wrapped)
+
+    def _unary(self, method: str, inner: Any) -> Any:
+        observer, gate = self._observer, self._gate
+
+        async def unary(request: Any, context: Any) -> Any:
+            call = observer.begin(method, context)
+            try:
+                try:
+                    with gate:
+                        response = await inner(request, context)
+                except Exception as error:
+                    await abort(call, context, error)
+                    raise
+            except BaseException as error:
+                observer.end(call, context, error)
+                raise
+            observer.end(call, context, None)
+            return response
+
+        return unary
+
+    def _stream(self, method: str, inner: Any) -> Any:
+        observer, gate = self._observer, self._gate
+
+        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            call = observer.begin(method, context)
+            try:
+                try:
+                    with gate:
+                        async for response in inner(request, context):
+                            yield response
+                except Exception as error:
+                    await abort(call, context, error)
+                    raise
+            except BaseException as error:
+                observer.end(call, context, error)
+                raise
+            observer.end(call, context, None)
+
+        return stream

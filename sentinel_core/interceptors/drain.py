@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-
-import grpc
+from types import TracebackType
 
 from sentinel_core.errors import Unavailable
-from sentinel_core.interceptors.base import AroundInterceptor
 
 
-class DrainInterceptor(AroundInterceptor):
-    """The gate that a graceful stop closes."""
+class DrainGate:
+    """The gate that a graceful stop closes; each call goes through it in a `with` block.
+
+    Entering raises Unavailable (DRAINING) once it is closed.
+    """
 
     def __init__(self) -> None:
         self._in_flight = 0
@@ -26,24 +24,28 @@ class DrainInterceptor(AroundInterceptor):
     def in_flight(self) -> int:
         return self._in_flight
 
-    @asynccontextmanager
-    async def around(
-        self, method: str, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[None]:
+    def __enter__(self) -> None:
         if self._draining:
             raise Unavailable("DRAINING", "this process is shutting down; retry on another one")
         self._in_flight += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if self._in_flight == 0:
-                self._idle.set()
 
-    async def drain(self, timeout_s: float) -> int:
-        """Refuse new calls, wait for those in flight; return how many are left over."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()
+
+    def close(self) -> None:
+        """Refuse new calls from now on."""
         self._draining = True
+
+    async def wait_idle(self, timeout_s: float) -> int:
+        """Wait for the calls in flight; return how many are left over."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()

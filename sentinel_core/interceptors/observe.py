@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
 
 import grpc
+from prometheus_client import Histogram
 
 from sentinel_core.calls import REQUEST_ID_KEY, Call, current_call
-from sentinel_core.interceptors.base import AroundInterceptor
 from sentinel_core.metrics import ServerMetrics
 
 logger = logging.getLogger("sentinel.access")
@@ -20,55 +18,65 @@ logger = logging.getLogger("sentinel.access")
 _OUR_FAULT = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}
 
 
-class ObserveInterceptor(AroundInterceptor):
+class Observer:
     """Logs and measures; also opens the `Call` that the layers below fill in."""
 
     def __init__(self, metrics: ServerMetrics) -> None:
-        self._metrics = metrics
+        self._in_flight = metrics.requests_in_flight
+        self._durations = metrics.request_duration
+        # Looking a child up by its labels costs as much as observing it. Bounded: methods x codes.
+        self._children: dict[tuple[str, str], Histogram] = {}
 
-    @asynccontextmanager
-    async def around(
-        self, method: str, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[None]:
-        call = _open_call(method, context)
-        start = perf_counter()
-        code = "OK"
-        try:
-            with self._metrics.requests_in_flight.track_inprogress():
-                yield
-        except asyncio.CancelledError:
-            # A deadline and a caller who left both arrive as a cancellation.
-            left = context.time_remaining()
-            code = "DEADLINE_EXCEEDED" if left is not None and left <= 0 else "CANCELLED"
-            raise
-        except BaseException:
-            status: Any = context.code()  # what abort() set
-            code = status.name if isinstance(status, grpc.StatusCode) else "UNKNOWN"
-            raise
-        finally:
-            self._finish(call, code, perf_counter() - start, context.peer())
+    def begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
+        """Open a call; `end` must follow."""
+        request_id = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == REQUEST_ID_KEY and isinstance(value, str):
+                request_id = value[:128]
+        call = Call(method, request_id) if request_id else Call(method)
+        call.started_at = perf_counter()
+        current_call.set(call)
+        self._in_flight.inc()
+        return call
 
-    def _finish(self, call: Call, code: str, seconds: float, peer: str) -> None:
-        self._metrics.request_duration.labels(call.method, code).observe(seconds)
-        logger.log(
-            logging.ERROR if code in _OUR_FAULT else logging.INFO,
-            "call",
-            extra={
+    def end(
+        self,
+        call: Call,
+        context: grpc.aio.ServicerContext[Any, Any],
+        error: BaseException | None,
+    ) -> None:
+        """Count and log a call, by how it ended."""
+        seconds = perf_counter() - call.started_at
+        self._in_flight.dec()
+        code = "OK" if error is None else _code(context, error)
+        self._duration(call.method, code).observe(seconds)
+        level = logging.ERROR if code in _OUR_FAULT else logging.INFO
+        if logger.isEnabledFor(level):
+            fields = {
                 "method": call.method,
                 "code": code,
                 "reason": call.reason,
                 "ms": round(seconds * 1000, 2),
                 "items": call.items,
                 "request_id": call.request_id,
-                "peer": peer,
-            },
-        )
+                "peer": context.peer(),
+            }
+            # Not `logger.log`, which walks the stack for a line number that is always this one.
+            record = logger.makeRecord(logger.name, level, "", 0, "call", (), None, extra=fields)
+            logger.handle(record)
+
+    def _duration(self, method: str, code: str) -> Histogram:
+        child = self._children.get((method, code))
+        if child is None:
+            child = self._children[method, code] = self._durations.labels(method, code)
+        return child
 
 
-def _open_call(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
-    call = Call(method)
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and value:
-            call.request_id = value[:128]
-    current_call.set(call)
-    return call
+def _code(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> str:
+    """Return how a call ended; `context.code()` knows only what abort() set."""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        # A deadline and a caller who left both arrive as a cancellation.
+        left = context.time_remaining()
+        return "DEADLINE_EXCEEDED" if left is not None and left <= 0 else "CANCELLED"
+    status: Any = context.code()
+    return status.name if isinstance(status, grpc.StatusCode) else "UNKNOWN"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from embedder_server.batching import BatchQueue, Budget, Entry, next_queue
+from embedder_server.batching import BatchQueue, Budget, Entry, Submission, next_queue
 from embedder_server.types import Modality, Priority
 
 NOW = 1000.0
@@ -22,7 +22,7 @@ def make_queue(max_items: int = 4, max_cost: int = 100, bulk_items: int = 2) -> 
 
 
 def entry(length: int = 1, *, queued_at: float = NOW, deadline_at: float = NOW + 60) -> Entry:
-    return Entry(object(), length, queued_at, deadline_at, asyncio.Future())
+    return Entry(object(), length, queued_at, deadline_at, Submission(asyncio.Future()))
 
 
 def take(queue: BatchQueue, priority: Priority = Priority.INTERACTIVE) -> list[int]:
@@ -104,7 +104,7 @@ async def test_bulk_has_its_own_smaller_budget_and_never_mixes_with_interactive(
 async def test_who_left_and_who_is_late_is_dropped_and_told_apart() -> None:
     queue = make_queue()
     left, late, good = entry(), entry(deadline_at=NOW), entry()
-    left.future.cancel()
+    left.submission.future.cancel()
     queue.put(Priority.INTERACTIVE, [left, late, good])
     taken = queue.take(Priority.INTERACTIVE, NOW)
     assert (taken.batch, taken.caller_left, taken.expired) == ([good], [left], [late])

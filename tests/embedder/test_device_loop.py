@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from embedder_server.batching import BatchQueue, Budget, Embedded, Entry
-from embedder_server.device_loop import DeviceLoop, normalised_rows
+from embedder_server.batching import BatchQueue, Budget, Embedded, Submission
+from embedder_server.device_loop import DeviceLoop
 from embedder_server.metrics import EmbedderMetrics
-from embedder_server.types import FloatArray, Modality, Priority
+from embedder_server.types import Modality, Priority
 from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable
 from tests.fakes.fake_model import FakeModel
 
@@ -36,12 +36,12 @@ class Device:
 
     def submit(
         self, *texts: str, priority: Priority = Priority.INTERACTIVE, seconds: float = 60
-    ) -> list[Entry]:
+    ) -> Submission:
         payloads = [(self.model.tokenize(text), len(text.split())) for text in texts]
         return self.loop.submit(Modality.TEXT, priority, payloads, time.monotonic() + seconds)
 
     async def embed(self, *texts: str) -> list[Embedded]:
-        return await results(self.submit(*texts))
+        return await self.submit(*texts).results()
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"sentinel_embedder_{name}", labels) or 0.0
@@ -51,8 +51,8 @@ class Device:
             await asyncio.sleep(0.001)
 
 
-async def results(entries: list[Entry]) -> list[Embedded]:
-    return await asyncio.gather(*(entry.future for entry in entries))
+async def results(*submissions: Submission) -> list[Embedded]:
+    return [one for submission in submissions for one in await submission.results()]
 
 
 def reason(embedded: Embedded) -> str:
@@ -96,7 +96,7 @@ async def test_interactive_waits_for_at_most_one_bulk_batch(device: Device) -> N
     await device.until_busy()
     interactive = device.submit("urgent")
     device.model.does.gate.set()
-    await results(bulk + interactive)
+    await results(bulk, interactive)
     order = [batch.contents for batch in device.model.batches]
     assert order == [
         ("bulk0", "bulk1"), ("urgent",), ("bulk2", "bulk3"), ("bulk4", "bulk5"),
@@ -107,10 +107,10 @@ async def test_who_left_costs_no_compute(device: Device) -> None:
     device.model.does.gate.clear()
     first = device.submit("first")
     await device.until_busy()
-    [gone, stays] = device.submit("gone", "stays")
+    gone, stays = device.submit("gone"), device.submit("stays")
     gone.future.cancel()
     device.model.does.gate.set()
-    await results([*first, stays])
+    await results(first, stays)
     assert device.model.batches[-1].contents == ("stays",)
     assert device.count("dropped_items_total", modality="text", cause="caller_left") == 1
 
@@ -148,6 +148,7 @@ async def test_unusable_rows_fail_alone(device: Device) -> None:
     device.model.does.nan_for, device.model.does.zero_for = {"nan"}, {"zero"}
     embedded = await device.embed("good", "nan", "zero", "fine")
     assert [reason(one) for one in embedded] == ["ok", "MODEL_FAILED", "MODEL_FAILED", "ok"]
+    assert device.count("unusable_vectors_total", modality="text") == 2
 
 
 @pytest.mark.parametrize(
@@ -211,29 +212,20 @@ async def test_close_answers_what_waits_and_refuses_what_comes(device: Device) -
     assert await closing is True
 
 
+async def test_it_tells_how_long_the_running_batch_takes(device: Device) -> None:
+    assert device.loop.busy_seconds() == 0
+    device.model.does.gate.clear()
+    running = device.submit("running")
+    await device.until_busy()
+    await asyncio.sleep(0.02)
+    assert device.loop.busy_seconds() > 0.01
+    device.model.does.gate.set()
+    await results(running)
+    assert device.loop.busy_seconds() == 0
+
+
 async def test_close_gives_up_on_a_stalled_model(device: Device) -> None:
     device.model.does.gate.clear()
     device.submit("stalled")
     await device.until_busy()
     assert await device.loop.close(0.05) is False
-
-
-@pytest.mark.parametrize(
-    ("row", "usable"),
-    [
-        pytest.param([3, 4], True, id="plain"),
-        pytest.param([3e30, 4e30], True, id="square overflows float32"),
-        pytest.param([3e-30, 4e-30], True, id="square underflows float32"),
-        pytest.param([0, 0], False, id="zero"),
-        pytest.param([np.nan, 1], False, id="nan"),
-        pytest.param([np.inf, 1], False, id="inf"),
-    ],
-)
-def test_rows_become_unit_vectors_or_errors(row: list[float], usable: bool) -> None:
-    vectors: FloatArray = np.array([row], dtype=np.float32)
-    [made] = normalised_rows(vectors)
-    if usable:
-        assert made == pytest.approx([0.6, 0.8], abs=1e-6)
-    else:
-        assert isinstance(made, Internal)
-        assert made.reason == "MODEL_FAILED"

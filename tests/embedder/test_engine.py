@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from embedder_server.engine import Engine
 from embedder_server.metrics import EmbedderMetrics
-from embedder_server.requests import Content, EmbedOptions, EmbedOutcome
+from embedder_server.requests import Content, EmbedOptions, EmbedOutcome, ImageFile
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import Priority
 from sentinel_core.deadlines import Deadline
@@ -58,9 +58,13 @@ async def engine(make_engine: Callable[..., Any]) -> Engine:
 
 
 async def embed(
-    engine: Engine, *contents: Content, options: EmbedOptions = DEFAULT, seconds: float = 30
+    engine: Engine,
+    *contents: Content | bytes,
+    options: EmbedOptions = DEFAULT,
+    seconds: float = 30,
 ) -> EmbedOutcome:
-    return await engine.embed(contents, options, Deadline.after(seconds, default_s=60))
+    wrapped = [ImageFile(one) if isinstance(one, bytes) else one for one in contents]
+    return await engine.embed(wrapped, options, Deadline.after(seconds, default_s=60))
 
 
 def outcomes(outcome: EmbedOutcome) -> list[str]:

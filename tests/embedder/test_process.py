@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
@@ -117,3 +119,44 @@ def test_a_taken_port_is_one_line_and_exit_code_1(start: Start) -> None:
     assert process.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in log
     assert "Traceback" not in log
+
+
+def until_serving(channel: grpc.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    end = time.monotonic() + 30
+    while health.Check(health_pb2.HealthCheckRequest()).status != 1:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_sigterm_under_load_answers_everything_it_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "address"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.fakes.worker", "--port", "0", "--address-file", str(file)],
+        env={**os.environ, "FAKE_SECONDS_PER_BATCH": "0.2"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with grpc.insecure_channel(address_in(file, process)) as channel:
+            stub = pb_grpc.EmbeddingServiceStub(channel)
+            request = pb.EmbedRequest(contents=[content_pb2.Content(text="x")] * 8)
+            until_serving(channel)
+            calls = [stub.Embed.future(request, timeout=20) for _ in range(64)]
+            calls[0].result()  # a batch later the others have arrived
+            process.send_signal(signal.SIGTERM)
+            codes = {call.code() for call in calls}
+            # What was accepted is answered; what had not arrived yet is refused, never dropped.
+            assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+            assert sum(call.code() is grpc.StatusCode.OK for call in calls) > 8
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_cores_that_are_not_there_are_refused(start: Start) -> None:
+    process = start("--cpus", "9999")
+    assert process.wait(30) == 2
+    assert process.stderr is not None
+    assert "cpus" in process.stderr.read()

@@ -10,69 +10,31 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from embedder_server.app import Worker, running_worker
 from embedder_server.settings import EmbedderSettings
 from sentinel.common.v1 import content_pb2
-from sentinel.common.v1.error_reason_pb2 import ErrorReason
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests.embedder.calls import (
+    call_details,
+    detail,
+    failure,
+    image,
+    item_reason,
+    request,
+    text,
+    until_busy,
+)
 from tests.embedder.pictures import encode, flat
 from tests.fakes.fake_model import FakeModel
 
 SERVICE = "sentinel.embedding.v1.EmbeddingService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
-REASONS = {value.name for value in ErrorReason.DESCRIPTOR.values}
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-def text(value: str) -> content_pb2.Content:
-    return content_pb2.Content(text=value)
-
-
-def image(data: bytes) -> content_pb2.Content:
-    return content_pb2.Content(image=content_pb2.Image(data=data))
-
-
-def request(*contents: content_pb2.Content, **options: Any) -> pb.EmbedRequest:
-    return pb.EmbedRequest(contents=contents, options=pb.EmbedOptions(**options))
-
-
-def detail(details: Any, kind: type[Any]) -> Any:
-    """Return the one detail of a kind; every error has exactly one ErrorInfo."""
-    found = [kind() for one in details if one.Is(kind.DESCRIPTOR)]
-    assert len(found) == 1
-    for one in details:
-        one.Unpack(found[0]) if one.Is(kind.DESCRIPTOR) else None
-    return found[0]
-
-
-def item_reason(status: status_pb2.Status) -> str:
-    return str(detail(status.details, error_details_pb2.ErrorInfo).reason)
-
-
-def call_details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:
-    trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-    return list(status.details)
-
-
-async def failure(call: Any) -> tuple[grpc.aio.AioRpcError, error_details_pb2.ErrorInfo]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    info = detail(call_details(caught.value), error_details_pb2.ErrorInfo)
-    assert info.domain == "sentinel"
-    assert f"ERROR_REASON_{info.reason}" in REASONS
-    return caught.value, info
-
-
-async def until_busy(model: FakeModel) -> None:
-    while not model.batches:  # noqa: ASYNC110 - a thread fills them
-        await asyncio.sleep(0.001)
 
 
 async def test_embed(stub: pb_grpc.EmbeddingServiceStub, model: FakeModel) -> None:
@@ -123,10 +85,13 @@ async def test_one_bad_content_never_fails_its_neighbours(
 @pytest.mark.parametrize(
     ("bad", "code", "reason", "metadata"),
     [
-        pytest.param(request(), "INVALID_ARGUMENT", "BATCH_EMPTY", {}, id="empty"),
+        pytest.param(
+            request(), "INVALID_ARGUMENT", "BATCH_EMPTY", {"field": "contents"}, id="empty"
+        ),
         pytest.param(
             request(*[text("x")] * 257),
-            "INVALID_ARGUMENT", "BATCH_TOO_LARGE", {"limit": "256"}, id="too many",
+            "INVALID_ARGUMENT", "BATCH_TOO_LARGE", {"field": "contents", "limit": "256"},
+            id="too many",
         ),
         pytest.param(
             request(text("x"), model="other"),
@@ -179,6 +144,9 @@ async def test_get_model(stub: pb_grpc.EmbeddingServiceStub, model: FakeModel) -
         assert answer.limits.max_contents_per_request == 256
         assert answer.limits.max_image_bytes == 16 * 1024 * 1024
         assert answer.limits.max_queue_items == 1024
+        assert answer.limits.max_stream_items == 256
+        assert list(answer.supported_dimensions) == [16]
+        assert (answer.runtime_choice, answer.sigmoid) == ("the only one", False)
     error, info = await failure(stub.GetModel(pb.GetModelRequest(model="other")))
     assert (error.code().name, info.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
 

@@ -66,6 +66,8 @@ class FakeText(TokenizedText):
 class FakeModel:
     """Implements `EmbeddingModel`.
 
+    Its vectors are not of length 1: a text's is the sum of its words'.
+
     Attributes:
         does: Its misbehaviour; `does.gate` is open.
         batches: Every batch it was called with, in order.
@@ -74,7 +76,13 @@ class FakeModel:
     """
 
     def __init__(
-        self, dimensions: int = 16, *, max_text_tokens: int = 32, name: str = "fake-model"
+        self,
+        dimensions: int = 16,
+        *,
+        max_text_tokens: int = 32,
+        name: str = "fake-model",
+        modalities: tuple[Modality, ...] = tuple(Modality),
+        supported_dimensions: tuple[int, ...] = (),
     ) -> None:
         self.info = ModelInfo(
             name=name,
@@ -87,6 +95,9 @@ class FakeModel:
             runtime="numpy",
             device="cpu",
             dtype="float32",
+            modalities=modalities,
+            supported_dimensions=supported_dimensions,
+            runtime_choice="the only one",
         )
         self.does = Misbehaviour()
         self.does.gate.set()

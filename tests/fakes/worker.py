@@ -6,11 +6,11 @@ and with it its fingerprint.
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 from embedder_server.app import running_worker
 from embedder_server.settings import EmbedderSettings
+from sentinel_core import loop
 from tests.fakes.fake_model import FakeModel
 
 
@@ -23,4 +23,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    loop.run(main())

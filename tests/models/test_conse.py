@@ -13,7 +13,15 @@ import skimage
 import sklearn  # type: ignore[import-untyped]
 from PIL import Image
 
-from embedder_server.models import conse, lite0, minilm, part_files, registry, torch_checkpoint
+from embedder_server.models import (
+    conse,
+    cuda,
+    lite0,
+    minilm,
+    part_files,
+    registry,
+    torch_checkpoint,
+)
 from embedder_server.models.base import EmbeddingModel, ModelLoadError
 from embedder_server.models.conse import ConseModel, ConseRecipe
 from embedder_server.models.onnx_session import create_session
@@ -186,6 +194,7 @@ class _Payload:
 
 
 def test_a_gpu_that_onnxruntime_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "cuda_devices", lambda _: 1)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ModelLoadError, match="pip install 'onnxruntime-gpu"):
         registry.load_model(registry.DEFAULT_MODEL, "cuda:0", 1)

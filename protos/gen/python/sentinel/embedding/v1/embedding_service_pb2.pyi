@@ -28,16 +28,22 @@ MODALITY_TEXT: Modality
 MODALITY_IMAGE: Modality
 
 class EmbedOptions(_message.Message):
-    __slots__ = ("model", "truncate", "priority", "thumbnail_side")
+    __slots__ = ("model", "normalize", "dimensions", "element_type", "truncate", "priority", "thumbnail_side")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZE_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    ELEMENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     TRUNCATE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     THUMBNAIL_SIDE_FIELD_NUMBER: _ClassVar[int]
     model: str
+    normalize: bool
+    dimensions: int
+    element_type: _content_pb2.ElementType
     truncate: bool
     priority: Priority
     thumbnail_side: int
-    def __init__(self, model: _Optional[str] = ..., truncate: bool = ..., priority: _Optional[_Union[Priority, str]] = ..., thumbnail_side: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., normalize: bool = ..., dimensions: _Optional[int] = ..., element_type: _Optional[_Union[_content_pb2.ElementType, str]] = ..., truncate: bool = ..., priority: _Optional[_Union[Priority, str]] = ..., thumbnail_side: _Optional[int] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("contents", "options")
@@ -83,6 +89,58 @@ class EmbedResponse(_message.Message):
     timings: StageTimings
     def __init__(self, results: _Optional[_Iterable[_Union[EmbedResult, _Mapping]]] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[StageTimings, _Mapping]] = ...) -> None: ...
 
+class EmbedStreamRequest(_message.Message):
+    __slots__ = ("sequence", "request")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    request: EmbedRequest
+    def __init__(self, sequence: _Optional[int] = ..., request: _Optional[_Union[EmbedRequest, _Mapping]] = ...) -> None: ...
+
+class EmbedStreamResponse(_message.Message):
+    __slots__ = ("sequence", "response", "error")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    response: EmbedResponse
+    error: _status_pb2.Status
+    def __init__(self, sequence: _Optional[int] = ..., response: _Optional[_Union[EmbedResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class RankRequest(_message.Message):
+    __slots__ = ("query", "candidates", "model", "top_k")
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    query: _content_pb2.Content
+    candidates: _containers.RepeatedCompositeFieldContainer[_content_pb2.Content]
+    model: str
+    top_k: int
+    def __init__(self, query: _Optional[_Union[_content_pb2.Content, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[_content_pb2.Content, _Mapping]]] = ..., model: _Optional[str] = ..., top_k: _Optional[int] = ...) -> None: ...
+
+class RankResponse(_message.Message):
+    __slots__ = ("candidates", "model_version", "timings")
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    candidates: _containers.RepeatedCompositeFieldContainer[RankedCandidate]
+    model_version: _content_pb2.ModelVersion
+    timings: StageTimings
+    def __init__(self, candidates: _Optional[_Iterable[_Union[RankedCandidate, _Mapping]]] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., timings: _Optional[_Union[StageTimings, _Mapping]] = ...) -> None: ...
+
+class RankedCandidate(_message.Message):
+    __slots__ = ("index", "cosine", "probability", "error")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    COSINE_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    cosine: float
+    probability: float
+    error: _status_pb2.Status
+    def __init__(self, index: _Optional[int] = ..., cosine: _Optional[float] = ..., probability: _Optional[float] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
 class StageTimings(_message.Message):
     __slots__ = ("total", "decode", "preprocess", "queue", "inference", "batch_size")
     TOTAL_FIELD_NUMBER: _ClassVar[int]
@@ -112,7 +170,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("version", "modalities", "dimensions", "max_text_tokens", "image_size", "logit_scale", "runtime", "device", "dtype", "limits")
+    __slots__ = ("version", "modalities", "dimensions", "max_text_tokens", "image_size", "logit_scale", "runtime", "device", "dtype", "limits", "supported_dimensions", "logit_bias", "sigmoid", "runtime_choice")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +181,10 @@ class Model(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    SUPPORTED_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
+    SIGMOID_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_CHOICE_FIELD_NUMBER: _ClassVar[int]
     version: _content_pb2.ModelVersion
     modalities: _containers.RepeatedScalarFieldContainer[Modality]
     dimensions: int
@@ -133,18 +195,24 @@ class Model(_message.Message):
     device: str
     dtype: str
     limits: Limits
-    def __init__(self, version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimensions: _Optional[int] = ..., max_text_tokens: _Optional[int] = ..., image_size: _Optional[int] = ..., logit_scale: _Optional[float] = ..., runtime: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    supported_dimensions: _containers.RepeatedScalarFieldContainer[int]
+    logit_bias: float
+    sigmoid: bool
+    runtime_choice: str
+    def __init__(self, version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimensions: _Optional[int] = ..., max_text_tokens: _Optional[int] = ..., image_size: _Optional[int] = ..., logit_scale: _Optional[float] = ..., runtime: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., supported_dimensions: _Optional[_Iterable[int]] = ..., logit_bias: _Optional[float] = ..., sigmoid: bool = ..., runtime_choice: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_contents_per_request", "max_text_chars", "max_image_bytes", "max_image_pixels", "max_queue_items")
+    __slots__ = ("max_contents_per_request", "max_text_chars", "max_image_bytes", "max_image_pixels", "max_queue_items", "max_stream_items")
     MAX_CONTENTS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     MAX_TEXT_CHARS_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAM_ITEMS_FIELD_NUMBER: _ClassVar[int]
     max_contents_per_request: int
     max_text_chars: int
     max_image_bytes: int
     max_image_pixels: int
     max_queue_items: int
-    def __init__(self, max_contents_per_request: _Optional[int] = ..., max_text_chars: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_queue_items: _Optional[int] = ...) -> None: ...
+    max_stream_items: int
+    def __init__(self, max_contents_per_request: _Optional[int] = ..., max_text_chars: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_queue_items: _Optional[int] = ..., max_stream_items: _Optional[int] = ...) -> None: ...

@@ -41,6 +41,16 @@ class EmbeddingServiceStub(object):
                 request_serializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.EmbedStream = channel.stream_stream(
+                '/sentinel.embedding.v1.EmbeddingService/EmbedStream',
+                request_serializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedStreamRequest.SerializeToString,
+                response_deserializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedStreamResponse.FromString,
+                _registered_method=True)
+        self.Rank = channel.unary_unary(
+                '/sentinel.embedding.v1.EmbeddingService/Rank',
+                request_serializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.RankRequest.SerializeToString,
+                response_deserializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.RankResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/sentinel.embedding.v1.EmbeddingService/GetModel',
                 request_serializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.GetModelRequest.SerializeToString,
@@ -59,7 +69,29 @@ class EmbeddingServiceServicer(object):
         fails its neighbours: its own result carries the error. The call itself fails with
         INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, PARAMETER_OUT_OF_RANGE), NOT_FOUND
         (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
-        LOADING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+        LOADING, DEVICE_STALLED) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmbedStream(self, request_iterator, context):
+        """EmbedStream is Embed for bulk work over one stream: every message is a request of its own,
+        answered by exactly one message of the same `sequence`, as soon as it is done and so in any
+        order. What would fail an Embed call fails that message only, inside its answer. The worker
+        reads on only while the stream has few contents in work, so a fast sender is slowed down by
+        flow control and needs no pacing of its own. The stream itself fails with UNAVAILABLE
+        (DRAINING) after all that was read is answered: send the rest to another worker; or with
+        UNAVAILABLE (LOADING). A stream stays on one worker; use Embed to spread work over several.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rank(self, request, context):
+        """Rank orders candidates by how well they match a query: a text against images, an image
+        against labels (zero-shot classification), or any other pairing. The query's own fault fails
+        the call, as do those of Embed; a candidate's fault stays with the candidate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,6 +112,16 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedRequest.FromString,
                     response_serializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedResponse.SerializeToString,
+            ),
+            'EmbedStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EmbedStream,
+                    request_deserializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedStreamRequest.FromString,
+                    response_serializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedStreamResponse.SerializeToString,
+            ),
+            'Rank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rank,
+                    request_deserializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.RankRequest.FromString,
+                    response_serializer=sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.RankResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -116,6 +158,60 @@ class EmbeddingService(object):
             '/sentinel.embedding.v1.EmbeddingService/Embed',
             sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedRequest.SerializeToString,
             sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sentinel.embedding.v1.EmbeddingService/EmbedStream',
+            sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedStreamRequest.SerializeToString,
+            sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.EmbedStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sentinel.embedding.v1.EmbeddingService/Rank',
+            sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.RankRequest.SerializeToString,
+            sentinel_dot_embedding_dot_v1_dot_embedding__service__pb2.RankResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,38 @@ _EmbeddingServiceEmbedType = typing_extensions.TypeVar(
     ],
 )
 
+_EmbeddingServiceEmbedStreamType = typing_extensions.TypeVar(
+    '_EmbeddingServiceEmbedStreamType',
+    grpc.StreamStreamMultiCallable[
+        sentinel.embedding.v1.embedding_service_pb2.EmbedStreamRequest,
+        sentinel.embedding.v1.embedding_service_pb2.EmbedStreamResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        sentinel.embedding.v1.embedding_service_pb2.EmbedStreamRequest,
+        sentinel.embedding.v1.embedding_service_pb2.EmbedStreamResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        sentinel.embedding.v1.embedding_service_pb2.EmbedStreamRequest,
+        sentinel.embedding.v1.embedding_service_pb2.EmbedStreamResponse,
+    ],
+)
+
+_EmbeddingServiceRankType = typing_extensions.TypeVar(
+    '_EmbeddingServiceRankType',
+    grpc.UnaryUnaryMultiCallable[
+        sentinel.embedding.v1.embedding_service_pb2.RankRequest,
+        sentinel.embedding.v1.embedding_service_pb2.RankResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.embedding.v1.embedding_service_pb2.RankRequest,
+        sentinel.embedding.v1.embedding_service_pb2.RankResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        sentinel.embedding.v1.embedding_service_pb2.RankRequest,
+        sentinel.embedding.v1.embedding_service_pb2.RankResponse,
+    ],
+)
+
 _EmbeddingServiceGetModelType = typing_extensions.TypeVar(
     '_EmbeddingServiceGetModelType',
     grpc.UnaryUnaryMultiCallable[
@@ -57,7 +89,7 @@ _EmbeddingServiceGetModelType = typing_extensions.TypeVar(
     ],
 )
 
-class EmbeddingServiceStub(typing.Generic[_EmbeddingServiceEmbedType, _EmbeddingServiceGetModelType]):
+class EmbeddingServiceStub(typing.Generic[_EmbeddingServiceEmbedType, _EmbeddingServiceEmbedStreamType, _EmbeddingServiceRankType, _EmbeddingServiceGetModelType]):
     """EmbeddingService is served by every worker. One worker is one process on one device;
     clients spread calls over several workers.
     """
@@ -67,6 +99,14 @@ class EmbeddingServiceStub(typing.Generic[_EmbeddingServiceEmbedType, _Embedding
         grpc.UnaryUnaryMultiCallable[
             sentinel.embedding.v1.embedding_service_pb2.EmbedRequest,
             sentinel.embedding.v1.embedding_service_pb2.EmbedResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            sentinel.embedding.v1.embedding_service_pb2.EmbedStreamRequest,
+            sentinel.embedding.v1.embedding_service_pb2.EmbedStreamResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            sentinel.embedding.v1.embedding_service_pb2.RankRequest,
+            sentinel.embedding.v1.embedding_service_pb2.RankResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             sentinel.embedding.v1.embedding_service_pb2.GetModelRequest,
@@ -80,6 +120,14 @@ class EmbeddingServiceStub(typing.Generic[_EmbeddingServiceEmbedType, _Embedding
             sentinel.embedding.v1.embedding_service_pb2.EmbedRequest,
             sentinel.embedding.v1.embedding_service_pb2.EmbedResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            sentinel.embedding.v1.embedding_service_pb2.EmbedStreamRequest,
+            sentinel.embedding.v1.embedding_service_pb2.EmbedStreamResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            sentinel.embedding.v1.embedding_service_pb2.RankRequest,
+            sentinel.embedding.v1.embedding_service_pb2.RankResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             sentinel.embedding.v1.embedding_service_pb2.GetModelRequest,
             sentinel.embedding.v1.embedding_service_pb2.GetModelResponse,
@@ -92,7 +140,23 @@ class EmbeddingServiceStub(typing.Generic[_EmbeddingServiceEmbedType, _Embedding
     fails its neighbours: its own result carries the error. The call itself fails with
     INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
-    LOADING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+    LOADING, DEVICE_STALLED) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+    """
+
+    EmbedStream: _EmbeddingServiceEmbedStreamType
+    """EmbedStream is Embed for bulk work over one stream: every message is a request of its own,
+    answered by exactly one message of the same `sequence`, as soon as it is done and so in any
+    order. What would fail an Embed call fails that message only, inside its answer. The worker
+    reads on only while the stream has few contents in work, so a fast sender is slowed down by
+    flow control and needs no pacing of its own. The stream itself fails with UNAVAILABLE
+    (DRAINING) after all that was read is answered: send the rest to another worker; or with
+    UNAVAILABLE (LOADING). A stream stays on one worker; use Embed to spread work over several.
+    """
+
+    Rank: _EmbeddingServiceRankType
+    """Rank orders candidates by how well they match a query: a text against images, an image
+    against labels (zero-shot classification), or any other pairing. The query's own fault fails
+    the call, as do those of Embed; a candidate's fault stays with the candidate.
     """
 
     GetModel: _EmbeddingServiceGetModelType
@@ -104,6 +168,14 @@ EmbeddingServiceAsyncStub: typing_extensions.TypeAlias = EmbeddingServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         sentinel.embedding.v1.embedding_service_pb2.EmbedRequest,
         sentinel.embedding.v1.embedding_service_pb2.EmbedResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        sentinel.embedding.v1.embedding_service_pb2.EmbedStreamRequest,
+        sentinel.embedding.v1.embedding_service_pb2.EmbedStreamResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.embedding.v1.embedding_service_pb2.RankRequest,
+        sentinel.embedding.v1.embedding_service_pb2.RankResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         sentinel.embedding.v1.embedding_service_pb2.GetModelRequest,
@@ -127,7 +199,33 @@ class EmbeddingServiceServicer(metaclass=abc.ABCMeta):
         fails its neighbours: its own result carries the error. The call itself fails with
         INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, PARAMETER_OUT_OF_RANGE), NOT_FOUND
         (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
-        LOADING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+        LOADING, DEVICE_STALLED) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+        """
+
+    @abc.abstractmethod
+    def EmbedStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[sentinel.embedding.v1.embedding_service_pb2.EmbedStreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[sentinel.embedding.v1.embedding_service_pb2.EmbedStreamResponse], collections.abc.AsyncIterator[sentinel.embedding.v1.embedding_service_pb2.EmbedStreamResponse]]:
+        """EmbedStream is Embed for bulk work over one stream: every message is a request of its own,
+        answered by exactly one message of the same `sequence`, as soon as it is done and so in any
+        order. What would fail an Embed call fails that message only, inside its answer. The worker
+        reads on only while the stream has few contents in work, so a fast sender is slowed down by
+        flow control and needs no pacing of its own. The stream itself fails with UNAVAILABLE
+        (DRAINING) after all that was read is answered: send the rest to another worker; or with
+        UNAVAILABLE (LOADING). A stream stays on one worker; use Embed to spread work over several.
+        """
+
+    @abc.abstractmethod
+    def Rank(
+        self,
+        request: sentinel.embedding.v1.embedding_service_pb2.RankRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sentinel.embedding.v1.embedding_service_pb2.RankResponse, collections.abc.Awaitable[sentinel.embedding.v1.embedding_service_pb2.RankResponse]]:
+        """Rank orders candidates by how well they match a query: a text against images, an image
+        against labels (zero-shot classification), or any other pairing. The query's own fault fails
+        the call, as do those of Embed; a candidate's fault stays with the candidate.
         """
 
     @abc.abstractmethod

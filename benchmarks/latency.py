@@ -1,0 +1,103 @@
+"""What one caller waits for: alone, and while bulk work saturates the worker."""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.agents import Agent
+from benchmarks.bench import Bench
+from benchmarks.report import Row, median, percentile
+from benchmarks.servers import Server
+from embedder_server.settings import EmbedderSettings
+
+_BLOCK = 10
+_INTERACTIVE_RATE = 20.0
+_BULK_CALLERS = 6
+_BULK_BATCH: int = EmbedderSettings.model_fields["bulk_image_batch_items"].default
+_SETTLE_S = 1.0
+
+
+def lone_text(bench: Bench, server: Server, direct: Agent) -> list[Row]:
+    """Compare single texts through gRPC and in-process, ten of each in turn."""
+    through: list[float] = []
+    raw: list[float] = []
+    totals: list[float] = []
+    for number in range(bench.plan.lone_calls // _BLOCK + 1):
+        answer = bench.closed(server, "sentinel", "text", callers=1, max_requests=_BLOCK)
+        called = direct.call("lone", calls=_BLOCK)
+        if number:  # the first block warms up
+            through += answer["latencies_ms"]
+            raw += called["latencies_ms"]
+            totals.append(answer["server_ms"]["total"])
+    added = median(through) - median(raw)
+    note = (
+        f"p50 {median(through):.2f} through gRPC, {median(totals):.2f} in the worker, "
+        f"{median(raw):.2f} called directly"
+    )
+    detail = {"through_grpc_ms": through, "direct_ms": raw}
+    name = "one text alone through gRPC minus the raw call, p50"
+    return [Row(name, added, "ms", at_most=1.5, note=note, detail=detail)]
+
+
+def priority(bench: Bench, server: Server) -> list[Row]:
+    """Compare interactive texts on an idle worker and on one that bulk images saturate."""
+    idle: list[float] = []
+    loaded: list[float] = []
+    batches: list[float] = []
+    rates: list[float] = []
+    with bench.another_load() as bulk:
+        for number in range(max(1, bench.plan.rounds // 2)):
+            idle += _interactive(bench, server)
+            bulk.start(
+                "closed",
+                kind="sentinel",
+                address=server.address,
+                requests={"content": "image", "per_request": _BULK_BATCH, "priority": "bulk"},
+                callers=_BULK_CALLERS,
+                seconds=bench.plan.priority_seconds + 2 * _SETTLE_S,
+            )
+            time.sleep(_SETTLE_S)
+            loaded += _interactive(bench, server)
+            answer = bulk.answer()
+            batches.append(answer["server_ms"]["inference"])
+            rates.append(answer["rate"])
+            bench.say(f"priority: turn {number + 1}")
+    return _priority_rows(idle, loaded, median(batches), median(rates))
+
+
+def _interactive(bench: Bench, server: Server) -> list[float]:
+    answer = bench.load.call(
+        "open",
+        kind="sentinel",
+        address=server.address,
+        requests={"content": "text", "per_request": 1, "priority": "interactive"},
+        rate=_INTERACTIVE_RATE,
+        seconds=bench.plan.priority_seconds,
+    )
+    if answer["failed"] or answer["unsent"]:
+        raise SystemExit(f"interactive texts failed: {answer['failed']}")
+    latencies: list[float] = answer["latencies_ms"]
+    return latencies
+
+
+def _priority_rows(idle: list[float], loaded: list[float], batch: float, rate: float) -> list[Row]:
+    quiet, busy = percentile(idle, 99), percentile(loaded, 99)
+    bound = batch + 3 * quiet
+    idle_note = f"p50 {median(idle):.1f} of {len(idle)}, {_INTERACTIVE_RATE:.0f} a second"
+    busy_note = (
+        f"p50 {median(loaded):.1f} of {len(loaded)}; bulk {rate:.0f} images/s beside it; "
+        f"target: bulk batch {batch:.1f} + 3 x {quiet:.1f}"
+    )
+    detail = {"idle_ms": idle, "loaded_ms": loaded, "bulk_batch_ms": batch, "bulk_rate": rate}
+    return [
+        Row("interactive text on an idle worker, p99", quiet, "ms", note=idle_note),
+        Row(f"one bulk batch of {_BULK_BATCH} images", batch, "ms", note="p50, as the worker says"),
+        Row(
+            "interactive text while bulk images saturate the worker, p99",
+            busy,
+            "ms",
+            at_most=bound,
+            note=busy_note,
+            detail=detail,
+        ),
+    ]

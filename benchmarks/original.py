@@ -1,0 +1,71 @@
+"""The original system's way: transformers and torch, eager, fp32, one call per item.
+
+An agent (see `agents`).
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from benchmarks import agents, contents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Original:
+    """A CLIP folder behind transformers' own classes."""
+
+    def load(self, *, folder: str, device: str) -> dict[str, Any]:
+        """Load the folder."""
+        import torch  # noqa: PLC0415 - only this process pays for it
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer  # noqa: PLC0415
+        from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+        disable_progress_bar()
+        self._torch = torch
+        self._device = device
+        self._model = AutoModel.from_pretrained(folder).eval().to(device)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._processor = AutoImageProcessor.from_pretrained(folder)
+        return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+
+    def throughput(self, *, kind: str, seconds: float) -> dict[str, Any]:
+        """Return items per second, one call each."""
+        embed: Callable[[Any], Any] = self._text if kind == "text" else self._image
+        source = cycle(contents.texts(256) if kind == "text" else contents.jpegs(128))
+        items = 0
+        with self._torch.inference_mode():
+            embed(next(source))
+            start = time.perf_counter()
+            while (elapsed := time.perf_counter() - start) < seconds:
+                embed(next(source))
+                items += 1
+        return {"rate": items / elapsed}
+
+    def _text(self, text: str) -> Any:
+        tokens = self._tokenizer([text], return_tensors="pt", truncation=True).to(self._device)
+        return self._unit(self._model.get_text_features(**tokens))
+
+    def _image(self, data: bytes) -> Any:
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        pixels = self._processor(images=[picture], return_tensors="pt").to(self._device)
+        return self._unit(self._model.get_image_features(**pixels))
+
+    def _unit(self, features: Any) -> Any:
+        vectors = getattr(features, "pooler_output", features)  # transformers 5, or before
+        return self._torch.nn.functional.normalize(vectors).cpu().numpy()
+
+
+def main() -> None:
+    original = Original()
+    agents.serve({"load": original.load, "throughput": original.throughput})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Starting, watching and stopping the servers under test. Loopback only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+_START_TIMEOUT_S = 300.0
+_POLL_S = 0.01
+
+
+class Server:
+    """One server process: its address, its memory, its CPU time."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.process = process
+        self.address = ""
+        self.start_seconds = 0.0
+        self._log = log
+        self._started = time.perf_counter()
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready`, and note how long it took since the process was started."""
+        while not ready():
+            if self.process.poll() is not None:
+                sys.exit(f"{self.name} ended with {self.process.returncode}: {self.log_tail()}")
+            if time.perf_counter() - self._started > _START_TIMEOUT_S:
+                sys.exit(f"{self.name} took over {_START_TIMEOUT_S:.0f} s: {self.log_tail()}")
+            time.sleep(_POLL_S)
+        self.start_seconds = time.perf_counter() - self._started
+
+    def log_tail(self) -> str:
+        """Return the end of its log."""
+        return self._log.read_text(errors="replace")[-2000:]
+
+    def rss_bytes(self) -> int:
+        """Return the resident memory of the process; Linux only."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError(f"no VmRSS for {self.name}")
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time the process has used; Linux only."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        """End the process, by force if it does not listen."""
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def spawn(
+    folder: Path, name: str, command: Sequence[str], extra: dict[str, str] | None = None
+) -> Server:
+    """Start a process with its log in `folder`, which is also where it runs.
+
+    Sentinel's variables and a `.env` of the caller's would change what is measured.
+    """
+    environment = {key: value for key, value in os.environ.items() if "SENTINEL_" not in key}
+    path = folder / f"{name}.log"
+    with path.open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=folder, env={**environment, **(extra or {})}
+        )
+    return Server(name, process, path)
+
+
+def sentinel(folder: Path, module: str, *flags: str) -> Server:
+    """Start a Sentinel server on a free port and wait until the port is open."""
+    address_file = folder / f"{module}.addr"
+    address_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", module, "--port", "0", "--address-file", str(address_file)]
+    server = spawn(folder, module, [*command, *flags])
+    try:
+        server.wait_until(lambda: address_file.exists() and bool(address_file.read_text().split()))
+    except BaseException:
+        server.stop()
+        raise
+    server.address = address_file.read_text().split()[0]
+    return server
+
+
+@contextmanager
+def worker(folder: Path, *flags: str) -> Iterator[Server]:
+    """Run a worker that is SERVING; `start_seconds` is how long that took from nothing."""
+    server = sentinel(folder, "embedder_server", *flags)
+    try:
+        with grpc.insecure_channel(server.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            server.wait_until(lambda: _is_serving(health))
+        yield server
+    finally:
+        server.stop()
+
+
+def _is_serving(health: health_pb2_grpc.HealthStub) -> bool:
+    try:
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+    except grpc.RpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+@contextmanager
+def infinity(folder: Path, venv: Path, model: Path, device: str) -> Iterator[Server]:
+    """Run infinity-emb from its own virtual environment, at its defaults."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    host, port = address.split(":")
+    command = [str(venv / "bin/infinity_emb"), "v2", "--model-id", str(model)]
+    command += ["--host", host, "--port", port, "--device", device.partition(":")[0]]
+    # BetterTransformer, on by default, is gone from the transformers that it starts with.
+    command += ["--batch-size", "32", "--no-bettertransformer"]
+    quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+    server = spawn(folder, "infinity", command, quiet)
+    try:
+        server.wait_until(lambda: _answers(f"http://{address}/health"))
+        server.address = address
+        yield server
+    finally:
+        server.stop()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextmanager
+def gpu_utilisation(device: str) -> Iterator[list[int]]:
+    """Collect the utilisation of a GPU in percent, five times a second; nothing without one."""
+    samples: list[int] = []
+    if not device.startswith("cuda") or shutil.which("nvidia-smi") is None:
+        yield samples
+        return
+    command = ["nvidia-smi", "-i", device.partition(":")[2] or "0", "-lms", "200"]
+    command += ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield samples
+    finally:
+        process.terminate()
+        output, _ = process.communicate()
+        samples.extend(int(line) for line in output.split() if line.isdigit())

@@ -1,0 +1,226 @@
+"""Every family against the transformers reference on the same random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embedder_server.models.dual_encoder import DualEncoder
+from embedder_server.models.hub_model import load_hub_model
+from embedder_server.models.runtimes.openvino import cpu_precisions
+from embedder_server.models.text_batches import Padding
+from embedder_server.models.text_tokens import canonical
+from embedder_server.types import FloatArray
+from tests.models import tiny_models
+from tests.models.tiny_models import TEXTS
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+FAMILIES = ("clip", "siglip", "siglip2", "chinese_clip")
+RUNTIMES = ("onnxruntime", "torch", *(("openvino",) if cpu_precisions() else ()))
+SHAPES = ((40, 60), (97, 33), (200, 200), (32, 32), (5, 90), (1, 1))
+EXACT = 0.9999
+
+
+@dataclasses.dataclass
+class Reference:
+    """A folder and the transformers model that was written into it."""
+
+    family: str
+    folder: Path
+    cache: Path
+    model: Any
+
+    def load(self, runtime: str = "onnxruntime") -> DualEncoder:
+        return load_hub_model(str(self.folder), "cpu", 2, runtime=runtime, cache_dir=self.cache)
+
+    def texts(self, texts: tuple[str, ...]) -> FloatArray:
+        options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
+        if self.family == "clip":
+            tokenizer = transformers.CLIPTokenizer.from_pretrained(self.folder)
+            options["max_length"] = 24
+        elif self.family == "chinese_clip":
+            tokenizer = transformers.BertTokenizer.from_pretrained(self.folder)
+            options["max_length"] = 52
+        else:
+            tokenizer = transformers.PreTrainedTokenizerFast(
+                tokenizer_file=str(self.folder / "tokenizer.json"), pad_token="<pad>"
+            )
+            options |= {"padding": "max_length", "max_length": 16}
+        options["text"] = [self.cleaned(text) for text in texts]
+        inputs = tokenizer(**options)
+        if self.family in ("siglip", "siglip2"):  # trained without a mask
+            inputs = {"input_ids": inputs["input_ids"]}
+        with torch.inference_mode():
+            return unit(self.model.get_text_features(**inputs).pooler_output.numpy())
+
+    def cleaned(self, text: str) -> str:
+        if self.family == "siglip":  # against its own tokenizer: test_siglip_tokenizer
+            kept = "".join(c for c in text.lower() if c not in string.punctuation)
+            return " ".join(kept.split())
+        return text.lower() if self.family == "siglip2" else text
+
+    def images(self, pictures: list[Image.Image]) -> FloatArray:
+        name = {
+            "clip": "CLIPImageProcessorPil",
+            "siglip": "SiglipImageProcessorPil",
+            "siglip2": "Siglip2ImageProcessorPil",
+            "chinese_clip": "ChineseCLIPImageProcessorPil",
+        }[self.family]
+        processor = getattr(transformers, name).from_pretrained(self.folder)
+        with torch.inference_mode():
+            inputs = processor(images=pictures, return_tensors="pt")
+            return unit(self.model.get_image_features(**inputs).pooler_output.numpy())
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def reference(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reference]:
+    family: str = request.param
+    folder = tmp_path_factory.mktemp(family)
+    make: Callable[[Path], Any] = getattr(tiny_models, family)
+    yield Reference(family, folder / "model", folder / "cache", make(folder / "model"))
+
+
+def unit(vectors: Any) -> FloatArray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), dtype=np.float32)
+
+
+def pictures() -> list[Image.Image]:
+    random = np.random.default_rng(5)
+    return [
+        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for height, width in SHAPES
+    ]
+
+
+def least_cosine(ours: FloatArray, theirs: FloatArray) -> float:
+    return float(np.einsum("ij,ij->i", unit(ours), unit(theirs)).min())
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_text_vectors_are_the_references(reference: Reference, runtime: str) -> None:
+    model = reference.load(runtime)
+    ours = model.embed_texts([model.tokenize(text) for text in TEXTS])
+    assert least_cosine(ours, reference.texts(TEXTS)) >= EXACT
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_image_vectors_are_the_references(reference: Reference, runtime: str) -> None:
+    model = reference.load(runtime)
+    ours = model.embed_images([model.preprocess(picture) for picture in pictures()])
+    assert least_cosine(ours, reference.images(pictures())) >= EXACT
+
+
+def test_vectors_of_different_inputs_differ_enough_for_the_comparison_to_mean_something(
+    reference: Reference,
+) -> None:
+    for vectors in (reference.texts(TEXTS[:2]), reference.images(pictures()[:2])):
+        assert float(vectors[0] @ vectors[1]) < 0.99
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_item_alone_has_the_vector_it_has_in_a_batch(reference: Reference, runtime: str) -> None:
+    model = reference.load(runtime)
+    texts = [model.tokenize(text) for text in TEXTS]
+    images = [model.preprocess(picture) for picture in pictures()]
+    for embed, items in ((model.embed_texts, texts), (model.embed_images, images)):
+        together = embed(items)  # type: ignore[operator]
+        alone = np.concatenate([embed([item]) for item in items])  # type: ignore[operator]
+        assert least_cosine(alone, together) >= 0.99999
+
+
+def test_a_long_text_is_cut_where_the_reference_cuts_it(reference: Reference) -> None:
+    model = reference.load()
+    text = "an old red boat near the river " * 40
+    tokens = model.tokenize(text)
+    assert len(tokens.ids) == model.info.max_text_tokens
+    assert tokens.truncated
+    assert least_cosine(model.embed_texts([tokens]), reference.texts((text,))) >= EXACT
+
+
+def test_scale_bias_and_activation_are_the_models_own(reference: Reference) -> None:
+    info = reference.load().info
+    assert info.logit_scale == pytest.approx(
+        float(reference.model.logit_scale.detach().exp()), rel=1e-6
+    )
+    sigmoid = reference.family in ("siglip", "siglip2")
+    assert info.sigmoid is sigmoid
+    assert info.logit_bias == (float(reference.model.logit_bias.detach()) if sigmoid else 0.0)
+
+
+def test_all_float_runtimes_share_a_fingerprint_and_int8_has_its_own(reference: Reference) -> None:
+    infos = [reference.load(runtime).info for runtime in RUNTIMES]
+    assert len({info.fingerprint for info in infos}) == 1
+    int8 = reference.load("onnxruntime-int8").info
+    assert int8.fingerprint != infos[0].fingerprint
+    assert "cosine to float32 at least" in int8.runtime_choice
+
+
+def test_auto_says_what_it_measured_and_keeps_the_vectors(reference: Reference) -> None:
+    model = reference.load("auto")
+    assert model.info.runtime in model.info.runtime_choice
+    assert "x" in model.info.runtime_choice
+    ours = model.embed_texts([model.tokenize(text) for text in TEXTS])
+    assert least_cosine(ours, reference.texts(TEXTS)) >= 0.999
+
+
+def test_bfloat16_on_torch_stays_close(reference: Reference) -> None:
+    model = reference.load("torch-bf16")
+    ours = model.embed_texts([model.tokenize(text) for text in TEXTS])
+    assert least_cosine(ours, reference.texts(TEXTS)) >= 0.995
+    assert model.info.dtype == "bfloat16"
+
+
+def test_openais_old_configuration_with_end_token_2_is_read_as_transformers_does(
+    tmp_path: Path,
+) -> None:
+    model = tiny_models.clip(tmp_path / "model", eos_token_id=2)
+    reference = Reference("clip", tmp_path / "model", tmp_path / "cache", model)
+    ours = reference.load()
+    vectors = ours.embed_texts([ours.tokenize(text) for text in TEXTS])
+    assert least_cosine(vectors, reference.texts(TEXTS)) >= EXACT
+
+
+def test_clip_without_tokenizer_json_is_read_from_vocab_and_merges(tmp_path: Path) -> None:
+    model = tiny_models.clip(tmp_path / "model")
+    reference = Reference("clip", tmp_path / "model", tmp_path / "cache", model)
+    expected = [reference.load().tokenize(text).ids.tolist() for text in TEXTS]
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.backend_tokenizer.model.save(str(tmp_path / "model"))
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    ours = reference.load()
+    assert [ours.tokenize(text).ids.tolist() for text in TEXTS] == expected
+
+
+def test_siglip_rows_are_always_filled_up(reference: Reference) -> None:
+    batches = reference.load()._towers._batches
+    siglip = reference.family in ("siglip", "siglip2")
+    assert (batches.padding is Padding.MAX_LENGTH) is siglip
+
+
+def test_siglips_text_is_cleaned_as_its_own_tokenizer_cleans_it(tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    with (tmp_path / "spiece.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([" ".join(tiny_models.CORPUS)] * 9),
+            model_writer=file,
+            vocab_size=120,
+            pad_id=0,
+            bos_id=-1,
+            eos_id=1,
+            unk_id=2,
+            hard_vocab_limit=False,
+        )
+    tokenizer = transformers.SiglipTokenizer(str(tmp_path / "spiece.model"))
+    for text in (*TEXTS, " It's  a\tMIXED_bag (really)! ", "¿Qué?"):
+        assert canonical(text) == tokenizer.canonicalize_text(text)

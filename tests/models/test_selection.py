@@ -1,0 +1,144 @@
+"""`--runtime auto`: speed decides among those that keep the vectors, and the decision is kept."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedder_server.models import selection
+from embedder_server.models.base import ModelLoadError
+from embedder_server.models.dual_encoder import TwoTowers
+from embedder_server.models.export_cache import ExportCache
+from embedder_server.models.runtimes.base import Feed, Runtime, parse_runtime, runtime_names
+from embedder_server.models.selection import Choice, Probe, choose
+from embedder_server.models.text_batches import Padding, TextBatches
+from embedder_server.types import FloatArray, Modality, TokenizedText
+
+EXACT, FAST, FASTEST = Runtime("onnxruntime"), Runtime("openvino"), Runtime("openvino", "bf16")
+
+
+@dataclass
+class FakeTower:
+    """A tower as slow, as inexact and as dependent on its batch as a test wants it."""
+
+    seconds: float
+    error: float = 0.0
+    batch_error: float = 0.0
+    inputs: tuple[str, ...] = ("input_ids",)
+    closed: bool = False
+
+    def run(self, feed: Feed) -> FloatArray:
+        time.sleep(self.seconds)
+        [items] = feed.values()
+        vectors = np.zeros((len(items), 4), dtype=np.float32)
+        vectors[:, 0] = 1
+        vectors[:, 1] = self.error
+        vectors[:, 2] = self.batch_error * (len(items) > 1)
+        return vectors
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class FakeNetworks:
+    """Networks whose runtimes are `FakeTower`s, or fail to open."""
+
+    runtimes: dict[Runtime, FakeTower | None]
+    opened: list[Runtime] = field(default_factory=list)
+
+    def candidates(self) -> tuple[Runtime, ...]:
+        return tuple(self.runtimes)
+
+    def open(self, runtime: Runtime) -> TwoTowers:
+        self.opened.append(runtime)
+        tower = self.runtimes[runtime]
+        if tower is None:
+            raise ModelLoadError("broken here")
+        image = FakeTower(tower.seconds, tower.error, tower.batch_error, ("pixel_values",))
+        batches = TextBatches(Padding.LONGEST, 0, 8)
+        return TwoTowers({Modality.TEXT: tower, Modality.IMAGE: image}, batches, 4)
+
+    def logits(self) -> tuple[float, float]:
+        return 1.0, 0.0
+
+
+def probe() -> Probe:
+    text = TokenizedText(np.array([1, 2], dtype=np.int64), 2)
+    return Probe([text] * 3, [np.zeros((3, 2, 2), dtype=np.float32)] * 2)
+
+
+def chosen(tmp_path: Path, networks: FakeNetworks, where: str = "cpu 2") -> Choice:
+    return choose(networks, probe, ExportCache(tmp_path), "f" * 64, where)
+
+
+def test_the_fastest_is_chosen_and_the_reason_has_all_measurements(tmp_path: Path) -> None:
+    networks = FakeNetworks({EXACT: FakeTower(0.02), FAST: FakeTower(0.01), FASTEST: FakeTower(0)})
+    choice = chosen(tmp_path, networks)
+    assert choice.runtime == FASTEST
+    assert "the fastest here" in choice.reason
+    assert "openvino " in choice.reason
+
+
+def test_a_faster_runtime_that_is_inexact_is_not_chosen(tmp_path: Path) -> None:
+    networks = FakeNetworks({EXACT: FakeTower(0.01), FASTEST: FakeTower(0, error=0.1)})
+    choice = chosen(tmp_path, networks)
+    assert choice.runtime == EXACT
+    assert "too inexact" in choice.reason
+
+
+def test_a_faster_runtime_whose_vectors_depend_on_the_batch_is_not_chosen(tmp_path: Path) -> None:
+    # As dynamic int8: near enough to float32, but not the same alone and in a batch.
+    networks = FakeNetworks({EXACT: FakeTower(0.01), FASTEST: FakeTower(0, batch_error=0.04)})
+    choice = chosen(tmp_path, networks)
+    assert choice.runtime == EXACT
+    assert "depends on its batch" in choice.reason
+
+
+def test_a_runtime_that_does_not_work_is_passed_over(tmp_path: Path) -> None:
+    networks = FakeNetworks({EXACT: FakeTower(0.01), FAST: None, FASTEST: FakeTower(0)})
+    choice = chosen(tmp_path, networks)
+    assert choice.runtime == FASTEST
+    assert "broken here" in choice.reason
+
+
+def test_the_decision_is_kept_for_the_same_machine_and_made_anew_for_another(
+    tmp_path: Path,
+) -> None:
+    networks = FakeNetworks({EXACT: FakeTower(0.01), FASTEST: FakeTower(0)})
+    first = chosen(tmp_path, networks)
+    networks.opened.clear()
+    again = chosen(tmp_path, networks)
+    assert networks.opened == [FASTEST]
+    assert again.reason == first.reason
+    networks.opened.clear()
+    chosen(tmp_path, networks, "cpu 8")
+    assert EXACT in networks.opened
+
+
+def test_what_was_measured_is_closed_again(tmp_path: Path) -> None:
+    towers = {EXACT: FakeTower(0.01), FAST: FakeTower(0.02)}
+    chosen(tmp_path, FakeNetworks(dict(towers)))
+    assert towers[FAST].closed
+
+
+def test_vectors_that_are_not_numbers_fail_the_load(tmp_path: Path) -> None:
+    networks = FakeNetworks({EXACT: FakeTower(0, error=float("nan")), FAST: FakeTower(0)})
+    with pytest.raises(ModelLoadError, match="no usable vectors"):
+        chosen(tmp_path, networks)
+
+
+@pytest.mark.parametrize("name", runtime_names())
+def test_every_runtime_has_one_name(name: str) -> None:
+    assert str(parse_runtime(name)) == name
+
+
+def test_int8_is_never_a_candidate() -> None:
+    from embedder_server.models.networks import cpu_candidates
+
+    assert all(runtime.precision != "int8" for runtime in cpu_candidates())
+    assert selection.MIN_ACCURACY == 0.999
