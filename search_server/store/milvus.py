@@ -254,7 +254,7 @@ class MilvusStore:
     async def _on_collection(self, info: CollectionInfo, call: Call[T], deadline: Deadline) -> T:
         """Run a call that needs the collection loaded; load it first if it turns out not to be.
 
-        Milvus Lite loads nothing after a restart, a server loads by itself but takes a while.
+        A server that was restarted, or somebody's release, leaves it so.
         """
 
         def loading(client: MilvusClient, timeout: float) -> T:
@@ -294,9 +294,14 @@ class MilvusStore:
             return self._client
 
     def _connect(self, timeout: float) -> MilvusClient:
-        if self._is_lite:
-            Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
-        return MilvusClient(self._uri, token=self._token, timeout=timeout)
+        if not self._is_lite:
+            return MilvusClient(self._uri, token=self._token, timeout=timeout)
+        Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
+        client = MilvusClient(self._uri, timeout=timeout)
+        # Now rather than in somebody's first search: Lite loads nothing by itself.
+        for name in client.list_collections(timeout=timeout):
+            client.load_collection(name, timeout=timeout)
+        return client
 
 
 def _schema(info: CollectionInfo) -> Any:
