@@ -180,9 +180,8 @@ def print_result(result: dict[str, float]) -> None:
           f"{result['gateway_embed']:.1f} (queue {result['gateway_embed_queue']:.1f}, inference "
           f"{result['gateway_embed_inference']:.1f}), Milvus call "
           f"{result['gateway_vector_search']:.1f}")  # fmt: skip
-    print(
-        f"  seen by a client  {result['client']:.1f}, {result['client'] / limit:.2f} times the limit"
-    )
+    times = result["client"] / limit
+    print(f"  seen by a client  {result['client']:.1f}, {times:.2f} times the limit")
 
 
 def machine() -> dict[str, object]:
