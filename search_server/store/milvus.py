@@ -269,12 +269,14 @@ class MilvusStore:
         return await self._run(loading, deadline)
 
     async def _run(self, call: Call[T], deadline: Deadline) -> T:
-        loop = asyncio.get_running_loop()
         client = await self._connected(deadline)
+
+        def timed() -> T:
+            # Asked for in the thread, since the call may have waited for one.
+            return call(client, deadline.for_next_hop("milvus"))
+
         try:
-            return await loop.run_in_executor(
-                self._executor, call, client, deadline.for_next_hop("milvus")
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
         except milvus_errors.FOREIGN as error:
             ours = milvus_errors.converted(error, deadline)
             raise ours or error from error
