@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass
 
 from search_server.store import columns
@@ -18,8 +19,13 @@ MAX_FIELDS_BYTES = 60_000
 
 @dataclass(slots=True)
 class Draft:
-    """An item that passed its checks, on its way to becoming a row."""
+    """An item that passed its checks, on its way to becoming a row.
 
+    Attributes:
+        where: Path of the item in its request.
+    """
+
+    where: str
     row: Row
     content: Content | None
     vector: FloatArray | None
@@ -67,7 +73,7 @@ def make_draft(item: Item, info: CollectionInfo, where: str, max_image_bytes: in
         _check_content(item.content, where, max_image_bytes)
     row = _row(item, vector)
     _check_id(row.id, f"{where}.id")
-    return Draft(row, item.content, vector)
+    return Draft(where, row, item.content, vector)
 
 
 def _check_content(content: Content, where: str, max_image_bytes: int) -> None:
@@ -94,7 +100,7 @@ def _check_id(item_id: str, field: str) -> None:
         raise InvalidArgument(
             "NAME_INVALID", "an item that is a bare vector needs an id", field=field
         )
-    if len(item_id.encode()) > MAX_ID_BYTES or not item_id.isprintable():
+    if len(item_id.encode()) > MAX_ID_BYTES or any(map(_is_control, item_id)):
         raise InvalidArgument(
             "NAME_INVALID",
             f"an id is 1 to {MAX_ID_BYTES} bytes without control characters",
@@ -115,3 +121,7 @@ def _row(item: Item, vector: FloatArray | None) -> Row:
         fields=item.fields,
         vector=vector,
     )
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) == "Cc"

@@ -67,11 +67,11 @@ class Ingest:
                 item_id = item.id if isinstance(item, Item) else ""
                 outcomes[place] = ItemOutcome(item_id, Outcome.FAILED, error)
                 continue
-            drafts[draft.row.id] = draft  # of equal ids the last one wins
+            drafts[draft.row.id] = draft  # of equal ids the last one wins, for all of them
             places[place] = draft.row.id
         failed = await self._store_drafts(info, drafts, deadline) if drafts else {}
         for place, item_id in places.items():
-            outcomes[place] = _outcome(drafts[item_id], failed.get(item_id), place)
+            outcomes[place] = _outcome(drafts[item_id], failed.get(item_id))
         for outcome in outcomes.values():
             self._metrics.items.labels("upsert", _label(outcome)).inc()
         return [outcomes[place] for place in range(len(items))]
@@ -117,8 +117,10 @@ class Ingest:
             return
         for row in await self._store.get(info, same_content, deadline, include_vectors=True):
             draft = drafts[row.id]
-            # The image and its thumbnail were stored before the row was.
-            draft.row.vector, draft.content = row.vector, None
+            # Looked at again: another caller may have written between the two reads.
+            if row.digest == draft.row.digest:
+                # The image and its thumbnail were stored before the row was.
+                draft.row.vector, draft.content = row.vector, None
 
     async def _embed(
         self, info: CollectionInfo, drafts: Sequence[Draft], deadline: Deadline
@@ -193,9 +195,9 @@ def _fill(draft: Draft, embedded: EmbeddedItem) -> None:
         draft.row.vector = embedded.vector
 
 
-def _outcome(draft: Draft, error: SentinelError | None, place: int) -> ItemOutcome:
+def _outcome(draft: Draft, error: SentinelError | None) -> ItemOutcome:
     if error is not None:
-        error.field = f"items[{place}].content"
+        error.field = f"{draft.where}.content"
         return ItemOutcome(draft.row.id, Outcome.FAILED, error)
     outcome = Outcome.UNCHANGED if draft.unchanged else Outcome.STORED
     return ItemOutcome(draft.row.id, outcome)

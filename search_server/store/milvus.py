@@ -16,6 +16,7 @@ and it is dropped with the collection.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -58,6 +59,7 @@ class MilvusStore:
             threads: Most calls at once.
         """
         self._milvus = MilvusConnection(uri, token, threads)
+        self._creating = asyncio.Lock()
         self._flusher = LiteFlusher(self._flush)
 
     async def run(self) -> None:
@@ -95,7 +97,8 @@ class MilvusStore:
                 timeout=timeout,
             )
 
-        await self._milvus.run(create, deadline)
+        async with self._creating:  # or two callers would both find the name free
+            await self._milvus.run(create, deadline)
 
     async def describe_collection(
         self, name: str, deadline: Deadline, *, foreign_ok: bool = False
