@@ -10,7 +10,7 @@ PYTEST ?=
 CODE := embedder_server search_server sentinel_core clients scripts tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format types imports proto bench lock clean
+.PHONY: help demo up test lint format types imports proto models bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -46,14 +46,17 @@ imports: $(VENV)/.dev ## Check who imports whom
 proto: $(PROTO_VENV)/.installed ## Generate the stubs from protos/
 	$(PROTO_VENV)/bin/python scripts/protos.py generate
 
-bench: $(VENV)/.dev ## Measure a search through the gateway against model and Milvus called directly
-	$(BIN)/python benchmarks/search.py
+models: $(VENV)/.models ## Add torch, transformers and OpenVINO, for the CLIP families and their tests
+
+bench: $(VENV)/.models ## Measure worker and gateway against model and Milvus called directly, and against peers
+	$(BIN)/python -m benchmarks.embedder
+	$(BIN)/python -m benchmarks.search
 
 lock: ## Pin what CI and the demo install to the newest versions that pyproject.toml allows
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip
-	.venv-lock/bin/python -m pip install --quiet -e '.[demo]' --group dev
-	.venv-lock/bin/python -m pip freeze --exclude-editable --exclude pip > constraints.txt
+	.venv-lock/bin/python -m pip install --quiet -e '.[demo,torch,openvino]' --group dev
+	.venv-lock/bin/python -m pip freeze --exclude-editable --exclude pip | sed "s/+cpu$$//" > constraints.txt
 	rm -rf .venv-lock
 
 clean: ## Remove what the targets above made, the demo's data included
@@ -74,6 +77,11 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.demo
 	@echo "installing the development tools into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]' --group dev
+	@touch $@
+
+$(VENV)/.models: pyproject.toml constraints.txt | $(VENV)/.dev
+	@echo "installing torch, transformers and OpenVINO into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,torch,openvino]'
 	@touch $@
 
 $(PROTO_VENV)/.installed: protos/requirements.txt

@@ -19,7 +19,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SENTINEL = Path(sys.executable).parent / "sentinel"
-START_TIMEOUT_S = 60.0
 
 # Photos that scikit-image and scikit-learn carry in their wheels.
 SKIMAGE_PHOTOS = """
@@ -55,8 +54,9 @@ def main() -> None:
         sheet = out / "hits.html"
         for query in QUERIES[:2]:
             sentinel("search", query, "--collection", collection, "--limit", 3)
-        sentinel("search", "-f", queries, "--collection", collection, "--limit", 6, "--html", sheet)
-        example = sorted(path for path in photos.rglob("*") if path.suffix in {".jpg", ".png"})[0]
+        sentinel("search", "-f", queries, "--collection", collection, "--limit", 4, "--html", sheet)
+        pictures = sorted(path for path in photos.rglob("*") if path.suffix in {".jpg", ".png"})
+        example = next((path for path in pictures if path.stem == "coffee"), pictures[0])
         sentinel("search", "--image", example, "--collection", collection, "--limit", 3)
     print(f"\nDone in {time.monotonic() - started:.0f} s. The hits as a page: {shown(sheet)}\n")
     print("Go on with it:")
@@ -82,31 +82,26 @@ def sample_photos(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def sentinel_up(data: Path) -> Iterator[str]:
-    """Run `sentinel up` on free ports; yield the gateway's address."""
-    address_file = data / "run" / "gateway.address"
-    address_file.unlink(missing_ok=True)
+    """Run `sentinel up` on free ports, show what it prints; yield the gateway's address."""
     command = [str(SENTINEL), "up", "--data", str(data), "--port", "0"]
-    print(f"$ {' '.join(shown(part) for part in command)} &", flush=True)
-    process = subprocess.Popen(command)
+    print(f"$ sentinel {' '.join(shown(word) for word in command[1:])} &", flush=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    address = ""
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        if line.startswith("gateway"):
+            address = line.split()[1]
+        if line.strip().startswith("sentinel search"):
+            break  # the last of what it prints once it serves
+    if not address:
+        sys.exit("sentinel up did not start; see above")
     try:
-        end = time.monotonic() + START_TIMEOUT_S
-        while not healthy(address_file):
-            if process.poll() is not None or time.monotonic() > end:
-                sys.exit("sentinel up did not start; see above")
-            time.sleep(0.1)
-        yield address_file.read_text().split()[0]
+        yield address
     finally:
         process.send_signal(signal.SIGINT)
         if process.wait(timeout=60) != 0:
             sys.exit("sentinel up did not stop cleanly")
-
-
-def healthy(address_file: Path) -> bool:
-    if not address_file.exists():
-        return False
-    address = address_file.read_text().split()[0]
-    command = [str(SENTINEL), "--address", address, "health"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def sentinel(*arguments: object) -> None:

@@ -70,8 +70,7 @@ class Collections:
         if known is not None and time.monotonic() - known[0] < _CACHE_S:
             return known[1]
         self._cache.pop(name, None)
-        if not name:
-            raise InvalidArgument("NAME_INVALID", "name a collection", field="collection")
+        check_name(name, _MAX_NAME_CHARS, "collection")
         info = await self._store.describe_collection(name, deadline)
         if info is None:
             raise NotFound(
@@ -123,7 +122,7 @@ def check_name(name: str, longest: int, field: str) -> None:
     if not _NAME.fullmatch(name) or len(name) > longest:
         raise InvalidArgument(
             "NAME_INVALID",
-            f"{name[:200]!r}: a letter or underscore, then letters, digits and underscores, at "
+            f"{name[:50]!r}: a letter or underscore, then letters, digits and underscores, at "
             f"most {longest} characters",
             field=field,
         )

@@ -6,11 +6,9 @@ between two steps leaves at worst image bytes that no row names; a retry finds t
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from search_server.drafts import Draft, make_draft
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.worker import EmbeddedItem
 from search_server.store import columns
@@ -18,43 +16,15 @@ from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
 from search_server.types import (
     CollectionInfo,
-    Content,
-    FloatArray,
     Item,
     ItemOutcome,
     Kind,
     Outcome,
-    Row,
     StoredItem,
 )
-from search_server.vectors import check_vector
 from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import InvalidArgument, SentinelError
+from sentinel_core.errors import SentinelError
 from sentinel_core.metrics import ServerMetrics
-
-MAX_ID_BYTES = 256
-MAX_TEXT_BYTES = 60_000
-MAX_FIELDS_BYTES = 60_000
-
-
-@dataclass(slots=True)
-class _Draft:
-    """An item that passed its checks, on its way to becoming a row."""
-
-    row: Row
-    content: Content | None
-    vector: FloatArray | None
-    thumbnail: bytes = b""
-    unchanged: bool = False
-
-    @property
-    def to_embed(self) -> Content | None:
-        """What a worker has to see: content without a vector, and any image for its thumbnail."""
-        if self.unchanged or self.content is None:
-            return None
-        if self.vector is not None and self.content.kind is Kind.TEXT:
-            return None
-        return self.content
 
 
 class Ingest:
@@ -88,26 +58,26 @@ class Ingest:
             SentinelError: The whole batch failed and nothing of it is acknowledged; retry.
         """
         outcomes: dict[int, ItemOutcome] = {}
-        drafts: dict[str, _Draft] = {}
+        drafts: dict[str, Draft] = {}
         places: dict[int, str] = {}
         for place, item in enumerate(items):
             try:
-                draft = self._draft(item, info, place)
+                draft = self._checked(item, info, f"items[{place}]")
             except SentinelError as error:
                 item_id = item.id if isinstance(item, Item) else ""
                 outcomes[place] = ItemOutcome(item_id, Outcome.FAILED, error)
                 continue
-            drafts[draft.row.id] = draft  # of equal ids the last one wins
+            drafts[draft.row.id] = draft  # of equal ids the last one wins, for all of them
             places[place] = draft.row.id
         failed = await self._store_drafts(info, drafts, deadline) if drafts else {}
         for place, item_id in places.items():
-            outcomes[place] = _outcome(drafts[item_id], failed.get(item_id), place)
+            outcomes[place] = _outcome(drafts[item_id], failed.get(item_id))
         for outcome in outcomes.values():
             self._metrics.items.labels("upsert", _label(outcome)).inc()
         return [outcomes[place] for place in range(len(items))]
 
     async def _store_drafts(
-        self, info: CollectionInfo, drafts: dict[str, _Draft], deadline: Deadline
+        self, info: CollectionInfo, drafts: dict[str, Draft], deadline: Deadline
     ) -> dict[str, SentinelError]:
         await self._reuse_what_is_there(info, drafts, deadline)
         failed = await self._embed(info, list(drafts.values()), deadline)
@@ -130,7 +100,7 @@ class Ingest:
         return failed
 
     async def _reuse_what_is_there(
-        self, info: CollectionInfo, drafts: dict[str, _Draft], deadline: Deadline
+        self, info: CollectionInfo, drafts: dict[str, Draft], deadline: Deadline
     ) -> None:
         """Mark what is stored already, and take over vectors of content that did not change."""
         with self._metrics.stage("milvus_lookup"):
@@ -147,11 +117,13 @@ class Ingest:
             return
         for row in await self._store.get(info, same_content, deadline, include_vectors=True):
             draft = drafts[row.id]
-            # The image and its thumbnail were stored before the row was.
-            draft.row.vector, draft.content = row.vector, None
+            # Looked at again: another caller may have written between the two reads.
+            if row.digest == draft.row.digest:
+                # The image and its thumbnail were stored before the row was.
+                draft.row.vector, draft.content = row.vector, None
 
     async def _embed(
-        self, info: CollectionInfo, drafts: Sequence[_Draft], deadline: Deadline
+        self, info: CollectionInfo, drafts: Sequence[Draft], deadline: Deadline
     ) -> dict[str, SentinelError]:
         """Fill in vectors and thumbnails; return the items that could not be embedded."""
         failed: dict[str, SentinelError] = {}
@@ -174,48 +146,10 @@ class Ingest:
                 _fill(draft, embedded)
         return failed
 
-    def _draft(self, item: Item | SentinelError, info: CollectionInfo, place: int) -> _Draft:
-        """Check one item and return it as a row without, as yet, its vector."""
+    def _checked(self, item: Item | SentinelError, info: CollectionInfo, where: str) -> Draft:
         if isinstance(item, SentinelError):
             raise item
-        where = f"items[{place}]"
-        if item.content is None and item.vector is None:
-            raise InvalidArgument(
-                "CONTENT_MISSING", "an item needs a text, an image or a vector", field=where
-            )
-        columns.check_values(item.fields, info.fields, where)
-        if len(json.dumps(item.fields).encode()) > MAX_FIELDS_BYTES:
-            raise InvalidArgument(
-                "PARAMETER_OUT_OF_RANGE",
-                f"the fields are more than {MAX_FIELDS_BYTES} bytes as JSON",
-                field=f"{where}.fields",
-                limit=MAX_FIELDS_BYTES,
-            )
-        vector = None
-        if item.vector is not None:
-            vector = check_vector(item.vector, info, f"{where}.vector")
-        if item.content is not None:
-            self._check_content(item.content, where)
-        row = _row(item, vector)
-        check_id(row.id, f"{where}.id")
-        return _Draft(row, item.content, vector)
-
-    def _check_content(self, content: Content, where: str) -> None:
-        if content.kind is Kind.TEXT and len(content.data) > MAX_TEXT_BYTES:
-            raise InvalidArgument(
-                "TEXT_TOO_LONG",
-                f"the text has {len(content.data)} bytes; at most {MAX_TEXT_BYTES} are stored",
-                field=f"{where}.content.text",
-                limit=MAX_TEXT_BYTES,
-            )
-        if content.kind is Kind.IMAGE and len(content.data) > self._max_image_bytes:
-            raise InvalidArgument(
-                "IMAGE_TOO_LARGE",
-                f"the image has {len(content.data)} bytes, the limit is {self._max_image_bytes}; "
-                "send a smaller version",
-                field=f"{where}.content.image.data",
-                limit=self._max_image_bytes,
-            )
+        return make_draft(item, info, where, self._max_image_bytes)
 
     async def get(
         self,
@@ -255,44 +189,15 @@ class Ingest:
         return count
 
 
-def check_id(item_id: str, field: str) -> None:
-    """Raise InvalidArgument unless `item_id` can be stored and printed."""
-    if not item_id:
-        raise InvalidArgument(
-            "NAME_INVALID", "an item that is a bare vector needs an id", field=field
-        )
-    if len(item_id.encode()) > MAX_ID_BYTES or not item_id.isprintable():
-        raise InvalidArgument(
-            "NAME_INVALID",
-            f"an id is 1 to {MAX_ID_BYTES} bytes without control characters",
-            field=field,
-        )
-
-
-def _row(item: Item, vector: FloatArray | None) -> Row:
-    content = item.content
-    data = content.data if content else b""
-    content_digest = hashlib.sha256(data).hexdigest()
-    given = vector.tobytes() if vector is not None else b""
-    return Row(
-        id=item.id or (content_digest if content else ""),
-        digest=hashlib.sha256(data + given).hexdigest(),
-        image=content_digest if content and content.kind is Kind.IMAGE else "",
-        text=content.text if content and content.kind is Kind.TEXT else "",
-        fields=item.fields,
-        vector=vector,
-    )
-
-
-def _fill(draft: _Draft, embedded: EmbeddedItem) -> None:
+def _fill(draft: Draft, embedded: EmbeddedItem) -> None:
     draft.thumbnail = embedded.thumbnail
     if draft.vector is None:
         draft.row.vector = embedded.vector
 
 
-def _outcome(draft: _Draft, error: SentinelError | None, place: int) -> ItemOutcome:
+def _outcome(draft: Draft, error: SentinelError | None) -> ItemOutcome:
     if error is not None:
-        error.field = f"items[{place}].content"
+        error.field = f"{draft.where}.content"
         return ItemOutcome(draft.row.id, Outcome.FAILED, error)
     outcome = Outcome.UNCHANGED if draft.unchanged else Outcome.STORED
     return ItemOutcome(draft.row.id, outcome)

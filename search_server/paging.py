@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 
+from search_server.types import PagePosition
 from sentinel_core.errors import InvalidArgument
 
 _DIGEST_BYTES = 12
@@ -40,6 +42,20 @@ def read_token(token: str, request: bytes) -> str:
 
 def _digest(position: str, request: bytes) -> bytes:
     return hashlib.sha256(position.encode() + b"\0" + request).digest()[:_DIGEST_BYTES]
+
+
+def make_page_token(position: PagePosition, request: bytes) -> str:
+    """Return the token of the page that begins after `position`."""
+    return make_token(json.dumps([position.rank, position.score, *position.tied]), request)
+
+
+def read_page_token(token: str, request: bytes) -> PagePosition:
+    """Return the position in `token`; the beginning for the empty token."""
+    text = read_token(token, request)
+    if not text:
+        return PagePosition()
+    rank, score, *tied = json.loads(text)
+    return PagePosition(rank, score, tuple(tied))
 
 
 def page_size(asked: int, default: int, most: int) -> int:

@@ -19,9 +19,11 @@ from search_server.store import columns, filters
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
 from search_server.types import (
+    MAX_HITS,
     CollectionInfo,
     FloatArray,
     Hit,
+    PagePosition,
     Query,
     SearchSpec,
     SearchTimings,
@@ -95,6 +97,19 @@ class Searcher:
         search.timings.vector_search = perf_counter() - start
         return ranking.at_least(ranking.rank(found, offset), search.spec.min_score)
 
+    async def page(
+        self, search: Search, size: int, position: PagePosition, deadline: Deadline
+    ) -> tuple[list[Hit], PagePosition | None]:
+        """Return the page after `position`, and the position after it; None on the last page."""
+        # From the first hit of the last one's score on, since those may come in another order
+        # now. One more than the page holds tells whether another follows.
+        tied = len(position.tied)
+        wanted = min(size + 1, MAX_HITS - position.rank)
+        found = await self.run(search, tied + wanted, deadline, position.rank - tied)
+        hits = ranking.after(found, position)
+        page = hits[:size]
+        return page, ranking.position_after(page, position) if len(hits) > size else None
+
     async def chunks(
         self, search: Search, hits: Sequence[Hit], size: int
     ) -> AsyncIterator[list[Hit]]:
@@ -137,7 +152,7 @@ class Searcher:
                 return rows[0].vector
             raise NotFound(
                 "ITEM_NOT_FOUND",
-                f"no item {query.item_id!r} in collection {search.collection.name}",
+                f"no item {query.item_id[:100]!r} in collection {search.collection.name}",
                 id=query.item_id,
             )
         raise InvalidArgument(

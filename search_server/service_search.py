@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from search_server import wire
-from search_server.paging import make_token, page_size, read_token
+from search_server.paging import make_page_token, page_size, read_page_token
 from search_server.search import Searcher
 from search_server.types import MAX_HITS
 from sentinel.search.v1 import search_service_pb2 as pb
@@ -38,13 +38,15 @@ class SearchService(pb_grpc.SearchServiceServicer):
         chunk_size = _in_range(request, "chunk_size", _DEFAULT_CHUNK, _MAX_CHUNK)
         deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
         search = await self._searcher.prepare(wire.spec_from(request.params), deadline)
+        # Nothing is sent before the hits are there: until its first message a stream can be
+        # retried by anybody.
+        hits = await self._searcher.run(search, limit, deadline)
         yield pb.SearchResponse(
             header=pb.SearchHeader(
                 collection=search.collection.name,
                 model_version=wire.model_to(search.collection.model),
             )
         )
-        hits = await self._searcher.run(search, limit, deadline)
         async for chunk in self._searcher.chunks(search, hits, chunk_size):
             yield pb.SearchResponse(chunk=pb.HitChunk(hits=wire.hits_to(chunk)))
         timings = self._searcher.finish(search)
@@ -55,18 +57,15 @@ class SearchService(pb_grpc.SearchServiceServicer):
     ) -> pb.SearchPageResponse:
         size = page_size(request.page_size, _DEFAULT_LIMIT, _MAX_PAGE)
         identity = request.params.SerializeToString(deterministic=True)
-        offset = int(read_token(request.page_token, identity) or 0)
+        position = read_page_token(request.page_token, identity)
         deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
         search = await self._searcher.prepare(wire.spec_from(request.params), deadline)
-        # One more than the page holds tells whether another follows.
-        wanted = min(size + 1, MAX_HITS - offset)
-        hits = await self._searcher.run(search, wanted, deadline, offset)
-        page = hits[:size]
+        page, following = await self._searcher.page(search, size, position, deadline)
         response = pb.SearchPageResponse()
         async for chunk in self._searcher.chunks(search, page, size):
             response.hits.extend(wire.hits_to(chunk))
-        if len(hits) > size:
-            response.next_page_token = make_token(str(offset + size), identity)
+        if following is not None:
+            response.next_page_token = make_page_token(following, identity)
         timings = self._searcher.finish(search)
         response.summary.CopyFrom(wire.summary_to(len(page), timings))
         return response

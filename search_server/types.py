@@ -165,6 +165,23 @@ class Hit:
     thumbnail: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class PagePosition:
+    """How far a caller has come in a ranking.
+
+    Milvus may order equal scores another way each time, so the place alone is not enough.
+
+    Attributes:
+        rank: Hits delivered so far.
+        score: Score of the last one.
+        tied: Ids of the delivered hits with that score.
+    """
+
+    rank: int = 0
+    score: float = 0.0
+    tied: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class SearchTimings:
     """Seconds by stage; None where the stage did not happen."""

@@ -125,6 +125,8 @@ def configure(level: str, style: str) -> None:
     )
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Milvus Lite, a gRPC server in our process, lacks a method that pymilvus asks for at start.
+    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     # pymilvus logs every failed attempt as an error; our interceptor reports the outcome once.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)

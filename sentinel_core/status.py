@@ -10,8 +10,10 @@ from sentinel_core.errors import SentinelError
 
 DOMAIN = "sentinel"
 
-# A status travels in a trailer; above 8 KiB gRPC itself may turn the call into another error.
-_MAX_MESSAGE_CHARS = 1_000
+# A status travels in a trailer, some parts of it twice and as base64; above 8 KiB gRPC itself
+# would turn the call into another error. A character is at most 4 bytes, or 12 when escaped.
+_MAX_MESSAGE_CHARS = 400
+_MAX_VALUE_CHARS = 100
 
 _CODES: dict[grpc.StatusCode, int] = {
     code: code_pb2.Code.Value(code.name) for code in grpc.StatusCode
@@ -20,16 +22,16 @@ _CODES: dict[grpc.StatusCode, int] = {
 
 def to_status(error: SentinelError) -> status_pb2.Status:
     """Return `error` with its ErrorInfo and, where it has them, BadRequest and RetryInfo."""
-    metadata = dict(error.metadata)
+    metadata = {key: value[:_MAX_VALUE_CHARS] for key, value in error.metadata.items()}
     if error.field is not None:
-        metadata["field"] = error.field
+        metadata["field"] = error.field[:_MAX_VALUE_CHARS]
     details: list[object] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     ]
     message = error.message[:_MAX_MESSAGE_CHARS]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=message, reason=error.reason
+            field=metadata["field"], description=message, reason=error.reason
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if error.retry_after_s is not None:

@@ -59,6 +59,11 @@ def _unpack(base: Path, port: int) -> None:
         text = re.sub(r"(\n  session:\n(?:    .*\n)*?    ttl: )\d+", r"\g<1>5", text)
     else:
         text = text.replace("common:\n", "common:\n  session:\n    ttl: 5\n", 1)
+    # Less waiting in tests for what only happens at ticks: strong reads, loading.
+    for name, milliseconds in (("timeTickInterval", 20), ("checkInterval", 100),
+                               ("distPullInterval", 50)):  # fmt: skip
+        text, changed = re.subn(rf"(\n  {name}: )\d+", rf"\g<1>{milliseconds}", text)
+        assert changed == 1, name
     config.write_text(text)
 
 

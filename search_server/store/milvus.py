@@ -18,23 +18,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from pymilvus import DataType, MilvusClient
 
-from search_server.store import columns, filters, milvus_errors, rows
+from search_server.store import columns, filters, rows
+from search_server.store.connection import MilvusConnection
 from search_server.store.lite import LiteFlusher
 from search_server.types import CollectionInfo, FieldType, FloatArray, Row
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import AlreadyExists, FailedPrecondition
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-Call = Callable[[MilvusClient, float], T]
 
 _PROPERTY = "sentinel.collection"
 _ID_LENGTH = 256
@@ -62,12 +58,8 @@ class MilvusStore:
             token: `user:password` or an API key; empty for none.
             threads: Most calls at once.
         """
-        self._is_lite = "://" not in uri
-        self._uri = str(Path(uri).expanduser()) if self._is_lite else uri
-        self._token = token
-        self._client: MilvusClient | None = None
-        self._connecting = asyncio.Lock()
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
+        self._milvus = MilvusConnection(uri, token, threads)
+        self._creating = asyncio.Lock()
         self._flusher = LiteFlusher(self._flush)
 
     async def run(self) -> None:
@@ -94,7 +86,7 @@ class MilvusStore:
                 )
             index = client.prepare_index_params()
             # FLAT is exact, and on Lite no slower than its other indexes (docs/adr/0004).
-            index_type = "FLAT" if self._is_lite else "AUTOINDEX"
+            index_type = "FLAT" if self._milvus.is_lite else "AUTOINDEX"
             index.add_index("vector", index_type=index_type, metric_type="COSINE")
             client.create_collection(
                 info.name,
@@ -105,7 +97,8 @@ class MilvusStore:
                 timeout=timeout,
             )
 
-        await self._run(create, deadline)
+        async with self._creating:  # or two callers would both find the name free
+            await self._milvus.run(create, deadline)
 
     async def describe_collection(
         self, name: str, deadline: Deadline, *, foreign_ok: bool = False
@@ -130,11 +123,11 @@ class MilvusStore:
                 collection=name,
             )
 
-        return await self._run(describe, deadline)
+        return await self._milvus.run(describe, deadline)
 
     async def list_collections(self, deadline: Deadline) -> list[str]:
         """Return the names of all collections in Milvus, sorted."""
-        names: list[str] = await self._run(
+        names: list[str] = await self._milvus.run(
             lambda client, timeout: client.list_collections(timeout=timeout), deadline
         )
         return sorted(names)
@@ -142,7 +135,7 @@ class MilvusStore:
     async def drop_collection(self, name: str, deadline: Deadline) -> None:
         """Drop a collection and its rows."""
         self._flusher.forget(name)
-        await self._run(
+        await self._milvus.run(
             lambda client, timeout: client.drop_collection(name, timeout=timeout), deadline
         )
 
@@ -151,12 +144,12 @@ class MilvusStore:
     ) -> None:
         """Write rows of different ids over those of equal id; on return they are durable."""
         entities = [rows.to_entity(row, info.fields) for row in new_rows]
-        await self._on_collection(
-            info,
+        await self._milvus.run_loaded(
+            info.name,
             lambda client, timeout: client.upsert(info.name, entities, timeout=timeout),
             deadline,
         )
-        if self._is_lite:
+        if self._milvus.is_lite:
             self._flusher.note(info.name, len(entities))
 
     async def get(
@@ -168,8 +161,8 @@ class MilvusStore:
         include_vectors: bool = False,
     ) -> list[Row]:
         """Return the rows with these ids that are there, in no particular order."""
-        found = await self._on_collection(
-            info,
+        found = await self._milvus.run_loaded(
+            info.name,
             lambda client, timeout: client.query(
                 info.name,
                 filter=filters.with_ids(ids),
@@ -184,8 +177,8 @@ class MilvusStore:
 
     async def count(self, info: CollectionInfo, expression: str, deadline: Deadline) -> int:
         """Return how many rows match `expression`; all of them for the empty one."""
-        found = await self._on_collection(
-            info,
+        found = await self._milvus.run_loaded(
+            info.name,
             lambda client, timeout: client.query(
                 info.name,
                 filter=expression,
@@ -199,8 +192,8 @@ class MilvusStore:
 
     async def delete(self, info: CollectionInfo, expression: str, deadline: Deadline) -> None:
         """Delete the rows that match `expression`; on return searches no longer find them."""
-        await self._on_collection(
-            info,
+        await self._milvus.run_loaded(
+            info.name,
             lambda client, timeout: client.delete(info.name, filter=expression, timeout=timeout),
             deadline,
         )
@@ -220,8 +213,8 @@ class MilvusStore:
         deadline: Deadline,
     ) -> list[tuple[Row, float]]:
         """Return up to `limit` rows from place `offset` on, with their cosines, best first."""
-        found = await self._on_collection(
-            info,
+        found = await self._milvus.run_loaded(
+            info.name,
             lambda client, timeout: client.search(
                 info.name,
                 data=[vector],
@@ -242,61 +235,13 @@ class MilvusStore:
 
     async def close(self) -> None:
         """Finish the calls in progress and close the connection."""
-        await asyncio.to_thread(self._executor.shutdown)
-        if self._client is not None:
-            await asyncio.to_thread(self._client.close)
-            self._client = None
+        await self._milvus.close()
 
     async def _flush(self, name: str) -> None:
         deadline = Deadline.after(None, default_s=60.0)
-        await self._run(lambda client, timeout: client.flush(name, timeout=timeout), deadline)
-
-    async def _on_collection(self, info: CollectionInfo, call: Call[T], deadline: Deadline) -> T:
-        """Run a call that needs the collection loaded; load it first if it turns out not to be.
-
-        Milvus Lite loads nothing after a restart, a server loads by itself but takes a while.
-        """
-
-        def loading(client: MilvusClient, timeout: float) -> T:
-            try:
-                return call(client, timeout)
-            except milvus_errors.FOREIGN as error:
-                if not milvus_errors.is_not_loaded(error):
-                    raise
-            client.load_collection(info.name, timeout=deadline.for_next_hop("milvus"))
-            return call(client, deadline.for_next_hop("milvus"))
-
-        return await self._run(loading, deadline)
-
-    async def _run(self, call: Call[T], deadline: Deadline) -> T:
-        loop = asyncio.get_running_loop()
-        client = await self._connected(deadline)
-        try:
-            return await loop.run_in_executor(
-                self._executor, call, client, deadline.for_next_hop("milvus")
-            )
-        except milvus_errors.FOREIGN as error:
-            ours = milvus_errors.converted(error, deadline)
-            raise ours or error from error
-
-    async def _connected(self, deadline: Deadline) -> MilvusClient:
-        if self._client is not None:
-            return self._client
-        async with self._connecting:
-            if self._client is None:
-                try:
-                    self._client = await asyncio.to_thread(
-                        self._connect, deadline.for_next_hop("milvus")
-                    )
-                except (*milvus_errors.FOREIGN, OSError) as error:
-                    ours = milvus_errors.converted(error, deadline)
-                    raise ours or milvus_errors.unavailable(str(error)) from error
-            return self._client
-
-    def _connect(self, timeout: float) -> MilvusClient:
-        if self._is_lite:
-            Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
-        return MilvusClient(self._uri, token=self._token, timeout=timeout)
+        await self._milvus.run(
+            lambda client, timeout: client.flush(name, timeout=timeout), deadline
+        )
 
 
 def _schema(info: CollectionInfo) -> Any:

@@ -1,12 +1,23 @@
-"""What pymilvus raises, as our errors. Anything else is a fault of ours and stays as it is."""
+"""What pymilvus raises, as our errors."""
 
 from __future__ import annotations
+
+import logging
+import uuid
 
 import grpc
 from pymilvus.exceptions import ConnectionConfigException, MilvusException
 
 from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import DeadlineExceeded, NotFound, SentinelError, Unavailable
+from sentinel_core.errors import (
+    DeadlineExceeded,
+    Internal,
+    NotFound,
+    SentinelError,
+    Unavailable,
+)
+
+logger = logging.getLogger(__name__)
 
 # Error codes of Milvus, seen with Milvus Lite 3.2.2 and server 2.3.5 through pymilvus 3.0.2.
 _UNAVAILABLE = {
@@ -26,8 +37,8 @@ def is_not_loaded(error: Exception) -> bool:
     return isinstance(error, MilvusException) and error.code == _NOT_LOADED
 
 
-def converted(error: Exception, deadline: Deadline) -> SentinelError | None:
-    """Return `error` as one of ours; None when Milvus found fault with what we asked."""
+def converted(error: Exception, deadline: Deadline) -> SentinelError:
+    """Return `error` as one of ours: Internal, and logged, when Milvus cannot do what we asked."""
     code: object = error.code() if isinstance(error, grpc.RpcError) else getattr(error, "code", 0)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED or deadline.remaining() == 0:
         return DeadlineExceeded("OUT_OF_TIME", "Milvus did not answer in time", stage="milvus")
@@ -41,7 +52,13 @@ def converted(error: Exception, deadline: Deadline) -> SentinelError | None:
         return NotFound("COLLECTION_NOT_FOUND", "the collection is gone; it was dropped meanwhile")
     if code in _UNAVAILABLE or isinstance(code, grpc.StatusCode):
         return unavailable("Milvus does not answer just now")
-    return None
+    error_id = uuid.uuid4().hex
+    logger.error("milvus failed", exc_info=error, extra={"error_id": error_id})
+    return Internal(
+        "INTERNAL",
+        f"Milvus failed, error {error_id}; the gateway's log has the details",
+        error_id=error_id,
+    )
 
 
 def unavailable(what: str) -> Unavailable:

@@ -14,6 +14,7 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import fsspec
@@ -63,15 +64,6 @@ class ObjectStore:
         """Return the WebP thumbnails in order; empty for one that is not there."""
         return await asyncio.gather(*(self._run(self._get_thumbnail, d) for d in digests))
 
-    async def get_image(self, digest: str) -> bytes:
-        """Return the encoded image.
-
-        Raises:
-            Unavailable: It is gone or cannot be read.
-        """
-        data: bytes = await self._run(self._fs.cat_file, self._image_path(digest))
-        return data
-
     def close(self) -> None:
         """Wait for the writes in progress."""
         self._executor.shutdown()
@@ -103,8 +95,13 @@ class ObjectStore:
             return
         draft = f"{path}.{uuid.uuid4().hex}.tmp"
         self._fs.makedirs(self._fs._parent(path), exist_ok=True)
-        self._fs.pipe_file(draft, data)
-        self._fs.mv(draft, path)
+        try:
+            self._fs.pipe_file(draft, data)
+            self._fs.mv(draft, path)
+        except OSError:
+            with suppress(OSError):
+                self._fs.rm_file(draft)  # a full disk should not fill further
+            raise
 
     def _get_thumbnail(self, digest: str) -> bytes:
         try:

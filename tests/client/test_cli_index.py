@@ -176,6 +176,17 @@ def test_link_loops_end_and_linked_folders_count_once(gateway: FakeGateway, pict
     assert "2 stored, 0 unchanged, 0 failed" in index(gateway, pictures, pictures / "sea").stdout
 
 
+def test_what_is_no_plain_file_is_named_and_costs_nobody_else_anything(
+    gateway: FakeGateway, pictures: Path
+) -> None:
+    os.mkfifo(pictures / "pipe.jpg")  # opening it would wait for ever
+    (pictures / "loop").symlink_to("loop")
+    result = index(gateway, pictures)
+    assert result.exit_code == 1
+    assert "2 stored, 0 unchanged, 1 failed" in result.stdout
+    assert "pipe.jpg: cannot be read: not a regular file" in result.stderr
+
+
 def test_an_empty_folder_is_no_error(gateway: FakeGateway, tmp_path: Path) -> None:
     result = index(gateway, tmp_path)
     assert (result.exit_code, result.stdout) == (0, "No pictures found.\n")

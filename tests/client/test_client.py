@@ -199,7 +199,8 @@ async def test_errors_carry_what_the_server_said(
         await client.search("x", collection="c")
     error = caught.value
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert (error.reason, error.metadata) == ("TEXT_TOO_LONG", {"limit": "9"})
+    assert error.reason == "TEXT_TOO_LONG"
+    assert error.metadata == {"field": "params.query", "limit": "9"}
     assert error.field == "params.query"
     assert error.request_id == gateway.metadata[0]["x-request-id"]
 

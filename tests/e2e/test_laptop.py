@@ -191,3 +191,23 @@ def test_the_demo_runs_twice_and_embeds_once(tmp_path: Path) -> None:
     assert "0 unchanged" in runs[0].stdout
     assert " 0 stored" in runs[1].stdout
     assert (tmp_path / "demo" / "hits.html").read_text().count("<img") > 10
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path: Path) -> None:
+    example = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    pictures = tmp_path / "demo-out" / "photos"
+    pictures.mkdir(parents=True)
+    for path in photos.all_photos():
+        shutil.copy(path, pictures)
+    with sentinel_up(tmp_path / "data") as (_, address):
+        result = subprocess.run(
+            [sys.executable, "-c", example],
+            cwd=tmp_path,
+            env={**os.environ, "SENTINEL_ADDRESS": address},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0].endswith("flower.jpg")

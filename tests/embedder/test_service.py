@@ -82,16 +82,16 @@ async def test_one_bad_content_never_fails_its_neighbours(
     assert bad_request.field_violations[0].field == "contents[4]"
 
 
+IN_CONTENTS = {"field": "contents"}
+
+
 @pytest.mark.parametrize(
     ("bad", "code", "reason", "metadata"),
     [
-        pytest.param(
-            request(), "INVALID_ARGUMENT", "BATCH_EMPTY", {"field": "contents"}, id="empty"
-        ),
+        pytest.param(request(), "INVALID_ARGUMENT", "BATCH_EMPTY", IN_CONTENTS, id="empty"),
         pytest.param(
             request(*[text("x")] * 257),
-            "INVALID_ARGUMENT", "BATCH_TOO_LARGE", {"field": "contents", "limit": "256"},
-            id="too many",
+            "INVALID_ARGUMENT", "BATCH_TOO_LARGE", {**IN_CONTENTS, "limit": "256"}, id="too many",
         ),
         pytest.param(
             request(text("x"), model="other"),

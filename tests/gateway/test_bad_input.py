@@ -164,6 +164,26 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "NOT_FOUND",
         "ITEM_NOT_FOUND",
     ),
+    "an unknown item with a very long id": (
+        lambda g, c: search(g, c, Query(item_id="名" * 20_000)),
+        "NOT_FOUND",
+        "ITEM_NOT_FOUND",
+    ),
+    "a very long collection name": (
+        lambda g, c: search(g, "名" * 20_000, text("a cat")),
+        "INVALID_ARGUMENT",
+        "NAME_INVALID",
+    ),
+    "a collection name with a slash": (
+        lambda g, c: search(g, "../x", text("a cat")),
+        "INVALID_ARGUMENT",
+        "NAME_INVALID",
+    ),
+    "a very long field name": (
+        lambda g, c: search(g, c, text("a cat"), output_fields=["名" * 20_000]),
+        "INVALID_ARGUMENT",
+        "FIELD_UNKNOWN",
+    ),
     "an unknown collection": (
         lambda g, c: search(g, "nope", text("a cat")),
         "NOT_FOUND",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 import pytest
 
@@ -56,6 +58,20 @@ def test_a_model_can_be_named_at_creation(gateway: Gateway) -> None:
     )
     assert made.collection.dimensions == 384
     gateway.collections.DeleteCollection(pb.DeleteCollectionRequest(name="by_model"), timeout=20)
+
+
+def test_of_many_who_create_a_collection_at_once_one_does(gateway: Gateway) -> None:
+    def create(_: int) -> str:
+        try:
+            gateway.create("at_once")
+        except grpc.RpcError as error:
+            return error_info(error)[1]
+        return "made"
+
+    with ThreadPoolExecutor(8) as callers:
+        outcomes = sorted(callers.map(create, range(8)))
+    assert outcomes == ["COLLECTION_EXISTS"] * 7 + ["made"]
+    gateway.collections.DeleteCollection(pb.DeleteCollectionRequest(name="at_once"), timeout=20)
 
 
 def test_a_collection_can_declare_as_many_fields_as_promised(gateway: Gateway) -> None:

@@ -134,7 +134,9 @@ class Table:
 
 
 @pytest.fixture(scope="module")
-def table(milvus_uri: str) -> Iterator[Table]:
+def table(milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
+    if milvus_uri.endswith(".db"):  # a gateway of other tests may have that one open
+        milvus_uri = str(tmp_path_factory.mktemp("filters") / "milvus.db")
     made = Table(milvus_uri)
     yield made
     made.close()

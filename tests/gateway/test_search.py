@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import uuid
 
 import grpc
 import numpy as np
@@ -143,6 +144,27 @@ def test_pages_are_the_stream_cut_in_pieces(gateway: Gateway, album: str) -> Non
         if not token:
             break
     assert paged == whole
+
+
+def test_pages_of_equal_scores_lose_and_double_nothing(gateway: Gateway) -> None:
+    name = gateway.create()
+    twins = [photo_item("chelsea") for _ in range(60)]
+    ids = {uuid.uuid4().hex for _ in twins}
+    for twin, twin_id in zip(twins, ids, strict=True):
+        twin.id = twin_id
+    gateway.upsert(name, *twins)
+    params = search_service_pb2.SearchParams(collection=name, query=text("a cat"))
+    found, token = [], ""
+    while True:
+        page = gateway.search.SearchPage(
+            search_service_pb2.SearchPageRequest(params=params, page_size=7, page_token=token),
+            timeout=20,
+        )
+        found += [hit.id for hit in page.hits]
+        token = page.next_page_token
+        if not token:
+            break
+    assert sorted(found) == sorted(ids)
 
 
 def test_a_page_token_belongs_to_its_request(gateway: Gateway, album: str) -> None:

@@ -253,7 +253,10 @@ def _chunks(files: Sequence[PictureFile]) -> Iterator[Sequence[PictureFile]]:
 
 
 def _exists(path: str) -> bool:
-    return bool(path) and Path(path).exists()
+    try:
+        return bool(path) and Path(path).exists()
+    except (OSError, ValueError):  # not ours to look at, or no path at all
+        return False
 
 
 def _say(error: SentinelError) -> str:

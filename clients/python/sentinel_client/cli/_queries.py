@@ -25,12 +25,13 @@ class Query:
     @classmethod
     def of_text(cls, text: str) -> Query:
         """Return a query of words."""
+        text = _valid(text)
         return cls(text, text=text)
 
     @classmethod
     def of_image(cls, path: Path) -> Query:
         """Return a query of a picture."""
-        return cls(str(path), image=path)
+        return cls(_valid(str(path)), image=path)
 
     @classmethod
     def of_item(cls, item_id: str) -> Query:
@@ -48,5 +49,10 @@ class Query:
     def heading(self) -> str:
         """What stands above the hits."""
         prefix = {"text": "", "image": "like ", "item": "like item "}[self.kind]
-        title = self.title if self.image is None else self.image.name
+        title = self.title if self.image is None else _valid(self.image.name)
         return f"{prefix}{title[:16] if self.kind == 'item' else title}"
+
+
+def _valid(text: str) -> str:
+    """Return what was typed or named as valid Unicode, which bytes of a terminal need not be."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

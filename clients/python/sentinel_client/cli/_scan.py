@@ -8,9 +8,11 @@ always asked of the server. Deleting it is harmless.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -60,6 +62,8 @@ def scan(roots: Sequence[Path]) -> Iterator[PictureFile | OSError]:
                 elif path not in seen:
                     seen.add(path)
                     status = path.stat()
+                    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+                        raise OSError(errno.EINVAL, "not a regular file", str(path))
                     yield PictureFile(path, status.st_size, status.st_mtime_ns)
             except OSError as error:
                 yield error
@@ -72,9 +76,16 @@ def _children(folder: Path) -> list[Path]:
             folder / entry.name
             for entry in entries
             if not entry.name.startswith(".")
-            and (entry.is_dir() or os.path.splitext(entry.name)[1].lower() in EXTENSIONS)
+            and (_is_folder(entry) or os.path.splitext(entry.name)[1].lower() in EXTENSIONS)
         ]
     return sorted(wanted, reverse=True)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a closed folder: it costs nobody else anything
+        return False
 
 
 def sha256(path: Path) -> str:
