@@ -15,6 +15,7 @@ from rich.table import Table
 
 from sentinel_client._config import DEFAULT_ADDRESS
 from sentinel_client.cli._console import Failure, err, out, run
+from sentinel_client.cli._devices import Workers, devices_for
 from sentinel_client.cli._lock import FolderLock
 from sentinel_client.cli._processes import Addresses, Died, Server
 
@@ -34,9 +35,8 @@ class Plan:
     host: str
     port: int
     worker_port: int
-    workers: int
-    device: str
-    model: str | None
+    devices: list[str]  # one embedder on each
+    worker_flags: list[str]
     milvus_uri: str | None
 
 
@@ -64,13 +64,15 @@ class Plan:
 )
 @click.option(
     "--workers",
-    default=1,
+    default="1",
     show_default=True,
-    type=click.IntRange(1, 64),
-    help="How many embedders.",
+    type=Workers(),
+    help="How many embedders; auto: one for each GPU.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Device of the embedders.")
 @click.option("--model", help="Model of the embedders.  [default: theirs]")
+@click.option("--revision", help="Commit of a model from the hub.")
+@click.option("--runtime", help="What runs the model.  [default: the fastest that is exact]")
 @click.option("--milvus-uri", help="A Milvus server.  [default: Milvus Lite in DATA/milvus.db]")
 def up(
     *,
@@ -78,9 +80,11 @@ def up(
     host: str,
     port: int,
     worker_port: int,
-    workers: int,
+    workers: int | None,
     device: str,
     model: str | None,
+    revision: str | None,
+    runtime: str | None,
     milvus_uri: str | None,
 ) -> None:
     """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
@@ -95,9 +99,13 @@ def up(
         host=host,
         port=port,
         worker_port=worker_port,
-        workers=workers,
-        device=device,
-        model=model,
+        devices=devices_for(workers, device),
+        worker_flags=[
+            word
+            for flag, value in (("model", model), ("revision", revision), ("runtime", runtime))
+            if value is not None
+            for word in (f"--{flag}", value)
+        ],
         milvus_uri=milvus_uri,
     )
     try:
@@ -157,7 +165,10 @@ class _Up:
     async def _start_and_watch(self) -> None:
         async with asyncio.timeout(_START_PATIENCE_S):
             with self._err.status("starting the embedder") as status:
-                workers = [await self._start_worker(number) for number in range(self._plan.workers)]
+                workers = [
+                    await self._start_worker(number, device)
+                    for number, device in enumerate(self._plan.devices)
+                ]
                 status.update("starting the gateway")
                 gateway = await self._start_gateway(workers)
                 status.update("loading the model")
@@ -171,13 +182,11 @@ class _Up:
             for ending in endings:
                 ending.cancel()
 
-    async def _start_worker(self, number: int) -> Addresses:
+    async def _start_worker(self, number: int, device: str) -> Addresses:
         plan = self._plan
-        name = "embedder" if plan.workers == 1 else f"embedder-{number + 1}"
+        name = "embedder" if len(plan.devices) == 1 else f"embedder-{number + 1}"
         port = plan.worker_port + number if plan.worker_port else 0
-        arguments = ["--port", str(port), "--device", plan.device]
-        if plan.model is not None:
-            arguments += ["--model", plan.model]
+        arguments = ["--port", str(port), "--device", device, *plan.worker_flags]
         return await self._start(Server(name, "embedder_server", arguments, plan.data))
 
     async def _start_gateway(self, workers: list[Addresses]) -> Addresses:
