@@ -12,7 +12,7 @@ _MAX_WORKERS = 64
 _ASK_TIMEOUT_S = 10
 
 
-class Workers(click.ParamType):  # type: ignore[type-arg] - generic in newer releases only
+class Workers(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases only
     """A number of embedders, or `auto`: one for each GPU."""
 
     name = "number|auto"
