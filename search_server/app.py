@@ -26,6 +26,7 @@ from sentinel.search.v1 import (
     item_service_pb2_grpc,
     search_service_pb2_grpc,
 )
+from sentinel_core import loop
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import SentinelError
 from sentinel_core.lifecycle import Lifecycle
@@ -136,4 +137,4 @@ def run() -> int:
     settings = GatewaySettings(_cli_parse_args=True)
     sentinel_core.logging.configure(settings.log_level, settings.log_style)
     logger.info("settings", extra=settings.model_dump(mode="json"))
-    return asyncio.run(_serve(settings))
+    return loop.run(_serve(settings))

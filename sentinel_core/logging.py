@@ -68,7 +68,7 @@ class BufferedHandler(logging.Handler):
         self._stream = stream
         self._lines: list[str] = []
         self._waiting = threading.Event()
-        self._closed = threading.Event()
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._flush_forever, name="log", daemon=True)
         self._thread.start()
 
@@ -96,7 +96,7 @@ class BufferedHandler(logging.Handler):
     def close(self) -> None:
         """Write what waits and end the thread."""
         self.flush()
-        self._closed.set()
+        self._ending.set()
         self._waiting.set()
         # `logging.shutdown` holds our lock here, which the thread may be waiting for.
         self._thread.join(_FLUSH_PERIOD_S)
@@ -105,7 +105,7 @@ class BufferedHandler(logging.Handler):
     def _flush_forever(self) -> None:
         while True:
             self._waiting.wait()
-            if self._closed.wait(_FLUSH_PERIOD_S):
+            if self._ending.wait(_FLUSH_PERIOD_S):
                 return
             self._waiting.clear()
             with contextlib.suppress(OSError, ValueError):  # standard error is closed
