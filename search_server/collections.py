@@ -85,16 +85,12 @@ class Collections:
         """Return how many items a collection holds."""
         return await self._store.count(info, "", deadline)
 
-    async def names(self, deadline: Deadline) -> list[str]:
-        """Return the names of all Milvus collections, sorted."""
-        return await self._store.list_collections(deadline)
-
     async def list_after(
         self, last_name: str, page_size: int, deadline: Deadline
     ) -> tuple[list[CollectionInfo], bool]:
         """Return Sentinel's collections that sort after `last_name`, and whether more follow."""
         page: list[CollectionInfo] = []
-        for name in await self.names(deadline):
+        for name in await self._store.list_collections(deadline):
             if name <= last_name:
                 continue
             info = await self._store.describe_collection(name, deadline, foreign_ok=True)

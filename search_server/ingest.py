@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from search_server.drafts import Draft, make_draft
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.worker import EmbeddedItem
+from search_server.illustrate import illustrate
 from search_server.store import columns
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
@@ -166,17 +167,12 @@ class Ingest:
         rows = await self._store.get(info, ids, deadline, include_vectors=include_vectors)
         by_id = {row.id: row for row in rows}
         found = [StoredItem(by_id[item_id]) for item_id in dict.fromkeys(ids) if item_id in by_id]
-        pictures = [item for item in found if item.row.image]
-        for item in pictures:
-            item.image_uri = self._objects.image_uri(item.row.image)
-        if include_thumbnails:
-            thumbnails = await self._objects.get_thumbnails([item.row.image for item in pictures])
-            for item, thumbnail in zip(pictures, thumbnails, strict=True):
-                item.thumbnail = thumbnail
-        if output_fields:
-            for item in found:
-                fields = item.row.fields
-                item.row.fields = {key: fields[key] for key in output_fields if key in fields}
+        await illustrate(
+            found,
+            self._objects,
+            output_fields=output_fields,
+            include_thumbnails=include_thumbnails,
+        )
         return found
 
     async def delete(

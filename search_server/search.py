@@ -15,6 +15,7 @@ import numpy as np
 from search_server import ranking
 from search_server.collections import Collections
 from search_server.embedders.pool import EmbedderPool
+from search_server.illustrate import illustrate
 from search_server.store import columns, filters
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
@@ -116,7 +117,12 @@ class Searcher:
         """Yield the hits `size` at a time, with image URIs and, when asked for, thumbnails."""
         for start in range(0, len(hits), size):
             chunk = list(hits[start : start + size])
-            await self._illustrate(chunk, search.spec)
+            await illustrate(
+                chunk,
+                self._objects,
+                output_fields=search.spec.output_fields,
+                include_thumbnails=search.spec.include_thumbnails,
+            )
             yield chunk
 
     def finish(self, search: Search) -> SearchTimings:
@@ -124,20 +130,6 @@ class Searcher:
         search.timings.total = perf_counter() - search.started
         self._metrics.stage_duration.labels("total").observe(search.timings.total)
         return search.timings
-
-    async def _illustrate(self, hits: Sequence[Hit], spec: SearchSpec) -> None:
-        wanted = set(spec.output_fields)
-        pictures = [hit for hit in hits if hit.row.image]
-        for hit in pictures:
-            hit.image_uri = self._objects.image_uri(hit.row.image)
-        if wanted:
-            for hit in hits:
-                hit.row.fields = {k: v for k, v in hit.row.fields.items() if k in wanted}
-        if spec.include_thumbnails:
-            digests = [hit.row.image for hit in pictures]
-            thumbnails = await self._objects.get_thumbnails(digests)
-            for hit, thumbnail in zip(pictures, thumbnails, strict=True):
-                hit.thumbnail = thumbnail
 
     async def _vector(self, query: Query, search: Search, deadline: Deadline) -> FloatArray:
         if query.content is not None:

@@ -20,14 +20,14 @@ from sentinel_core.errors import (
 logger = logging.getLogger(__name__)
 
 # Error codes of Milvus, seen with Milvus Lite 3.2.2 and server 2.3.5 through pymilvus 3.0.2.
+_NO_COLLECTION = 100
+_NOT_LOADED = 101
 _UNAVAILABLE = {
     2,  # the connection is refused or lost
     503,  # the channel is not available
-    101,  # not loaded, after a restart of the server
+    _NOT_LOADED,  # after a restart of the server
     8,  # rate limit
 }
-_NO_COLLECTION = 100
-_NOT_LOADED = 101
 
 FOREIGN = (MilvusException, grpc.RpcError)
 
