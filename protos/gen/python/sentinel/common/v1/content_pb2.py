@@ -24,23 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sentinel/common/v1/content.proto\x12\x12sentinel.common.v1\"M\n\x07\x43ontent\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\x05image\x18\x02 \x01(\x0b\x32\x19.sentinel.common.v1.ImageH\x00\x42\x06\n\x04kind\"P\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12-\n\x04\x63rop\x18\x03 \x01(\x0b\x32\x1f.sentinel.common.v1.BoundingBoxB\x08\n\x06source\"G\n\x0b\x42oundingBox\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"p\n\x06Vector\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x35\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1f.sentinel.common.v1.ElementType\x12\x12\n\ndimensions\x18\x03 \x01(\r\x12\r\n\x05scale\x18\x04 \x01(\x02\"D\n\x0cModelVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t*\xaa\x01\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x02\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x03\x12\x15\n\x11\x45LEMENT_TYPE_INT8\x10\x04\x12\x17\n\x13\x45LEMENT_TYPE_BINARY\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sentinel/common/v1/content.proto\x12\x12sentinel.common.v1\"M\n\x07\x43ontent\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\x05image\x18\x02 \x01(\x0b\x32\x19.sentinel.common.v1.ImageH\x00\x42\x06\n\x04kind\"_\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03uri\x18\x02 \x01(\tH\x00\x12-\n\x04\x63rop\x18\x03 \x01(\x0b\x32\x1f.sentinel.common.v1.BoundingBoxB\x08\n\x06source\"G\n\x0b\x42oundingBox\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"p\n\x06Vector\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x35\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1f.sentinel.common.v1.ElementType\x12\x12\n\ndimensions\x18\x03 \x01(\r\x12\r\n\x05scale\x18\x04 \x01(\x02\"D\n\x0cModelVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t*\xaa\x01\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x02\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x03\x12\x15\n\x11\x45LEMENT_TYPE_INT8\x10\x04\x12\x17\n\x13\x45LEMENT_TYPE_BINARY\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sentinel.common.v1.content_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ELEMENTTYPE']._serialized_start=475
-  _globals['_ELEMENTTYPE']._serialized_end=645
+  _globals['_ELEMENTTYPE']._serialized_start=490
+  _globals['_ELEMENTTYPE']._serialized_end=660
   _globals['_CONTENT']._serialized_start=56
   _globals['_CONTENT']._serialized_end=133
   _globals['_IMAGE']._serialized_start=135
-  _globals['_IMAGE']._serialized_end=215
-  _globals['_BOUNDINGBOX']._serialized_start=217
-  _globals['_BOUNDINGBOX']._serialized_end=288
-  _globals['_VECTOR']._serialized_start=290
-  _globals['_VECTOR']._serialized_end=402
-  _globals['_MODELVERSION']._serialized_start=404
-  _globals['_MODELVERSION']._serialized_end=472
+  _globals['_IMAGE']._serialized_end=230
+  _globals['_BOUNDINGBOX']._serialized_start=232
+  _globals['_BOUNDINGBOX']._serialized_end=303
+  _globals['_VECTOR']._serialized_start=305
+  _globals['_VECTOR']._serialized_end=417
+  _globals['_MODELVERSION']._serialized_start=419
+  _globals['_MODELVERSION']._serialized_end=487
 # @@protoc_insertion_point(module_scope)

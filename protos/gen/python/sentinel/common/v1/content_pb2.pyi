@@ -29,12 +29,14 @@ class Content(_message.Message):
     def __init__(self, text: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("data", "crop")
+    __slots__ = ("data", "uri", "crop")
     DATA_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
     CROP_FIELD_NUMBER: _ClassVar[int]
     data: bytes
+    uri: str
     crop: BoundingBox
-    def __init__(self, data: _Optional[bytes] = ..., crop: _Optional[_Union[BoundingBox, _Mapping]] = ...) -> None: ...
+    def __init__(self, data: _Optional[bytes] = ..., uri: _Optional[str] = ..., crop: _Optional[_Union[BoundingBox, _Mapping]] = ...) -> None: ...
 
 class BoundingBox(_message.Message):
     __slots__ = ("left", "top", "right", "bottom")

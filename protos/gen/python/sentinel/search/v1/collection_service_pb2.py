@@ -23,43 +23,70 @@ _sym_db = _symbol_database.Default()
 
 
 from sentinel.common.v1 import content_pb2 as sentinel_dot_common_dot_v1_dot_content__pb2
+from sentinel.search.v1 import search_service_pb2 as sentinel_dot_search_dot_v1_dot_search__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+sentinel/search/v1/collection_service.proto\x12\x12sentinel.search.v1\x1a sentinel/common/v1/content.proto\"\x98\x02\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\rmodel_version\x18\x02 \x01(\x0b\x32 .sentinel.common.v1.ModelVersion\x12\x12\n\ndimensions\x18\x03 \x01(\r\x12\x35\n\x06metric\x18\x04 \x01(\x0e\x32%.sentinel.search.v1.Collection.Metric\x12/\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x1f.sentinel.search.v1.FieldSchema\x12\x12\n\nitem_count\x18\x07 \x01(\x03\"3\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x11\n\rMETRIC_COSINE\x10\x01\"\xc4\x01\n\x0b\x46ieldSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x04type\x18\x02 \x01(\x0e\x32$.sentinel.search.v1.FieldSchema.Type\"s\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTYPE_STRING\x10\x01\x12\x0e\n\nTYPE_INT64\x10\x02\x12\x0f\n\x0bTYPE_DOUBLE\x10\x03\x12\r\n\tTYPE_BOOL\x10\x04\x12\x14\n\x10TYPE_STRING_LIST\x10\x05\"M\n\x17\x43reateCollectionRequest\x12\x32\n\ncollection\x18\x01 \x01(\x0b\x32\x1e.sentinel.search.v1.Collection\"N\n\x18\x43reateCollectionResponse\x12\x32\n\ncollection\x18\x01 \x01(\x0b\x32\x1e.sentinel.search.v1.Collection\"$\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x15GetCollectionResponse\x12\x32\n\ncollection\x18\x01 \x01(\x0b\x32\x1e.sentinel.search.v1.Collection\"?\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x17ListCollectionsResponse\x12\x33\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x1e.sentinel.search.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17\x44\x65leteCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse2\xcd\x03\n\x11\x43ollectionService\x12m\n\x10\x43reateCollection\x12+.sentinel.search.v1.CreateCollectionRequest\x1a,.sentinel.search.v1.CreateCollectionResponse\x12i\n\rGetCollection\x12(.sentinel.search.v1.GetCollectionRequest\x1a).sentinel.search.v1.GetCollectionResponse\"\x03\x90\x02\x01\x12o\n\x0fListCollections\x12*.sentinel.search.v1.ListCollectionsRequest\x1a+.sentinel.search.v1.ListCollectionsResponse\"\x03\x90\x02\x01\x12m\n\x10\x44\x65leteCollection\x12+.sentinel.search.v1.DeleteCollectionRequest\x1a,.sentinel.search.v1.DeleteCollectionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+sentinel/search/v1/collection_service.proto\x12\x12sentinel.search.v1\x1a sentinel/common/v1/content.proto\x1a\'sentinel/search/v1/search_service.proto\"\xb4\x03\n\nCollection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\rmodel_version\x18\x02 \x01(\x0b\x32 .sentinel.common.v1.ModelVersion\x12\x12\n\ndimensions\x18\x03 \x01(\r\x12\x35\n\x06metric\x18\x04 \x01(\x0e\x32%.sentinel.search.v1.Collection.Metric\x12/\n\x06\x66ields\x18\x05 \x03(\x0b\x32\x1f.sentinel.search.v1.FieldSchema\x12<\n\x13\x64\x65\x66\x61ult_consistency\x18\x06 \x01(\x0e\x32\x1f.sentinel.search.v1.Consistency\x12\x12\n\nitem_count\x18\x07 \x01(\x03\x12\x0f\n\x07\x61liases\x18\x08 \x03(\t\x12.\n\x05index\x18\t \x01(\x0b\x32\x1f.sentinel.search.v1.VectorIndex\x12\x1b\n\x13\x65xpected_item_count\x18\n \x01(\x03\"3\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x11\n\rMETRIC_COSINE\x10\x01\"\xb5\x02\n\x0bVectorIndex\x12\x32\n\x04type\x18\x01 \x01(\x0e\x32$.sentinel.search.v1.VectorIndex.Type\x12;\n\x06params\x18\x02 \x03(\x0b\x32+.sentinel.search.v1.VectorIndex.ParamsEntry\x1a-\n\x0bParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x85\x01\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\r\n\tTYPE_FLAT\x10\x01\x12\x12\n\x0eTYPE_AUTOINDEX\x10\x02\x12\r\n\tTYPE_HNSW\x10\x03\x12\x11\n\rTYPE_IVF_FLAT\x10\x04\x12\x10\n\x0cTYPE_IVF_SQ8\x10\x05\x12\x10\n\x0cTYPE_DISKANN\x10\x06\"\xe8\x01\n\x0b\x46ieldSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x04type\x18\x02 \x01(\x0e\x32$.sentinel.search.v1.FieldSchema.Type\x12\x0f\n\x07indexed\x18\x03 \x01(\x08\x12\x11\n\tfull_text\x18\x04 \x01(\x08\"s\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTYPE_STRING\x10\x01\x12\x0e\n\nTYPE_INT64\x10\x02\x12\x0f\n\x0bTYPE_DOUBLE\x10\x03\x12\r\n\tTYPE_BOOL\x10\x04\x12\x14\n\x10TYPE_STRING_LIST\x10\x05\"M\n\x17\x43reateCollectionRequest\x12\x32\n\ncollection\x18\x01 \x01(\x0b\x32\x1e.sentinel.search.v1.Collection\"N\n\x18\x43reateCollectionResponse\x12\x32\n\ncollection\x18\x01 \x01(\x0b\x32\x1e.sentinel.search.v1.Collection\"$\n\x14GetCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x15GetCollectionResponse\x12\x32\n\ncollection\x18\x01 \x01(\x0b\x32\x1e.sentinel.search.v1.Collection\"?\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"g\n\x17ListCollectionsResponse\x12\x33\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x1e.sentinel.search.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17\x44\x65leteCollectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteCollectionResponse\"4\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\"\x12\n\x10SetAliasResponse\"#\n\x12\x44\x65leteAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse\"\x82\x01\n\x18ReindexCollectionRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\r\n\x05\x61lias\x18\x03 \x01(\t\x12\x37\n\rmodel_version\x18\x04 \x01(\x0b\x32 .sentinel.common.v1.ModelVersion\"\xb5\x01\n\x19ReindexCollectionResponse\x12\x12\n\ndone_count\x18\x01 \x01(\x03\x12\x13\n\x0btotal_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12\x34\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\".sentinel.search.v1.ReindexFailure\x12\x15\n\ralias_swapped\x18\x05 \x01(\x08\x12\x0c\n\x04\x64one\x18\x06 \x01(\x08\"-\n\x0eReindexFailure\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2\x82\x06\n\x11\x43ollectionService\x12m\n\x10\x43reateCollection\x12+.sentinel.search.v1.CreateCollectionRequest\x1a,.sentinel.search.v1.CreateCollectionResponse\x12i\n\rGetCollection\x12(.sentinel.search.v1.GetCollectionRequest\x1a).sentinel.search.v1.GetCollectionResponse\"\x03\x90\x02\x01\x12o\n\x0fListCollections\x12*.sentinel.search.v1.ListCollectionsRequest\x1a+.sentinel.search.v1.ListCollectionsResponse\"\x03\x90\x02\x01\x12m\n\x10\x44\x65leteCollection\x12+.sentinel.search.v1.DeleteCollectionRequest\x1a,.sentinel.search.v1.DeleteCollectionResponse\x12Z\n\x08SetAlias\x12#.sentinel.search.v1.SetAliasRequest\x1a$.sentinel.search.v1.SetAliasResponse\"\x03\x90\x02\x02\x12\x63\n\x0b\x44\x65leteAlias\x12&.sentinel.search.v1.DeleteAliasRequest\x1a\'.sentinel.search.v1.DeleteAliasResponse\"\x03\x90\x02\x02\x12r\n\x11ReindexCollection\x12,.sentinel.search.v1.ReindexCollectionRequest\x1a-.sentinel.search.v1.ReindexCollectionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sentinel.search.v1.collection_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_VECTORINDEX_PARAMSENTRY']._loaded_options = None
+  _globals['_VECTORINDEX_PARAMSENTRY']._serialized_options = b'8\001'
   _globals['_COLLECTIONSERVICE'].methods_by_name['GetCollection']._loaded_options = None
   _globals['_COLLECTIONSERVICE'].methods_by_name['GetCollection']._serialized_options = b'\220\002\001'
   _globals['_COLLECTIONSERVICE'].methods_by_name['ListCollections']._loaded_options = None
   _globals['_COLLECTIONSERVICE'].methods_by_name['ListCollections']._serialized_options = b'\220\002\001'
-  _globals['_COLLECTION']._serialized_start=102
-  _globals['_COLLECTION']._serialized_end=382
-  _globals['_COLLECTION_METRIC']._serialized_start=331
-  _globals['_COLLECTION_METRIC']._serialized_end=382
-  _globals['_FIELDSCHEMA']._serialized_start=385
-  _globals['_FIELDSCHEMA']._serialized_end=581
-  _globals['_FIELDSCHEMA_TYPE']._serialized_start=466
-  _globals['_FIELDSCHEMA_TYPE']._serialized_end=581
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=583
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=660
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=662
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=740
-  _globals['_GETCOLLECTIONREQUEST']._serialized_start=742
-  _globals['_GETCOLLECTIONREQUEST']._serialized_end=778
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=780
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=855
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=857
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=920
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=922
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=1025
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=1027
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=1066
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=1068
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=1094
-  _globals['_COLLECTIONSERVICE']._serialized_start=1097
-  _globals['_COLLECTIONSERVICE']._serialized_end=1558
+  _globals['_COLLECTIONSERVICE'].methods_by_name['SetAlias']._loaded_options = None
+  _globals['_COLLECTIONSERVICE'].methods_by_name['SetAlias']._serialized_options = b'\220\002\002'
+  _globals['_COLLECTIONSERVICE'].methods_by_name['DeleteAlias']._loaded_options = None
+  _globals['_COLLECTIONSERVICE'].methods_by_name['DeleteAlias']._serialized_options = b'\220\002\002'
+  _globals['_COLLECTION']._serialized_start=143
+  _globals['_COLLECTION']._serialized_end=579
+  _globals['_COLLECTION_METRIC']._serialized_start=528
+  _globals['_COLLECTION_METRIC']._serialized_end=579
+  _globals['_VECTORINDEX']._serialized_start=582
+  _globals['_VECTORINDEX']._serialized_end=891
+  _globals['_VECTORINDEX_PARAMSENTRY']._serialized_start=710
+  _globals['_VECTORINDEX_PARAMSENTRY']._serialized_end=755
+  _globals['_VECTORINDEX_TYPE']._serialized_start=758
+  _globals['_VECTORINDEX_TYPE']._serialized_end=891
+  _globals['_FIELDSCHEMA']._serialized_start=894
+  _globals['_FIELDSCHEMA']._serialized_end=1126
+  _globals['_FIELDSCHEMA_TYPE']._serialized_start=1011
+  _globals['_FIELDSCHEMA_TYPE']._serialized_end=1126
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=1128
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=1205
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=1207
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=1285
+  _globals['_GETCOLLECTIONREQUEST']._serialized_start=1287
+  _globals['_GETCOLLECTIONREQUEST']._serialized_end=1323
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=1325
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=1400
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=1402
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=1465
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=1467
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=1570
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=1572
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=1611
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=1613
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=1639
+  _globals['_SETALIASREQUEST']._serialized_start=1641
+  _globals['_SETALIASREQUEST']._serialized_end=1693
+  _globals['_SETALIASRESPONSE']._serialized_start=1695
+  _globals['_SETALIASRESPONSE']._serialized_end=1713
+  _globals['_DELETEALIASREQUEST']._serialized_start=1715
+  _globals['_DELETEALIASREQUEST']._serialized_end=1750
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1752
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1773
+  _globals['_REINDEXCOLLECTIONREQUEST']._serialized_start=1776
+  _globals['_REINDEXCOLLECTIONREQUEST']._serialized_end=1906
+  _globals['_REINDEXCOLLECTIONRESPONSE']._serialized_start=1909
+  _globals['_REINDEXCOLLECTIONRESPONSE']._serialized_end=2090
+  _globals['_REINDEXFAILURE']._serialized_start=2092
+  _globals['_REINDEXFAILURE']._serialized_end=2137
+  _globals['_COLLECTIONSERVICE']._serialized_start=2140
+  _globals['_COLLECTIONSERVICE']._serialized_end=2910
 # @@protoc_insertion_point(module_scope)

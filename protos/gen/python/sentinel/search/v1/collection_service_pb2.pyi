@@ -1,4 +1,5 @@
 from sentinel.common.v1 import content_pb2 as _content_pb2
+from sentinel.search.v1 import search_service_pb2 as _search_service_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -8,7 +9,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Collection(_message.Message):
-    __slots__ = ("name", "model_version", "dimensions", "metric", "fields", "item_count")
+    __slots__ = ("name", "model_version", "dimensions", "metric", "fields", "default_consistency", "item_count", "aliases", "index", "expected_item_count")
     class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         METRIC_UNSPECIFIED: _ClassVar[Collection.Metric]
@@ -20,17 +21,56 @@ class Collection(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     FIELDS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
     name: str
     model_version: _content_pb2.ModelVersion
     dimensions: int
     metric: Collection.Metric
     fields: _containers.RepeatedCompositeFieldContainer[FieldSchema]
+    default_consistency: _search_service_pb2.Consistency
     item_count: int
-    def __init__(self, name: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., dimensions: _Optional[int] = ..., metric: _Optional[_Union[Collection.Metric, str]] = ..., fields: _Optional[_Iterable[_Union[FieldSchema, _Mapping]]] = ..., item_count: _Optional[int] = ...) -> None: ...
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    index: VectorIndex
+    expected_item_count: int
+    def __init__(self, name: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., dimensions: _Optional[int] = ..., metric: _Optional[_Union[Collection.Metric, str]] = ..., fields: _Optional[_Iterable[_Union[FieldSchema, _Mapping]]] = ..., default_consistency: _Optional[_Union[_search_service_pb2.Consistency, str]] = ..., item_count: _Optional[int] = ..., aliases: _Optional[_Iterable[str]] = ..., index: _Optional[_Union[VectorIndex, _Mapping]] = ..., expected_item_count: _Optional[int] = ...) -> None: ...
+
+class VectorIndex(_message.Message):
+    __slots__ = ("type", "params")
+    class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        TYPE_UNSPECIFIED: _ClassVar[VectorIndex.Type]
+        TYPE_FLAT: _ClassVar[VectorIndex.Type]
+        TYPE_AUTOINDEX: _ClassVar[VectorIndex.Type]
+        TYPE_HNSW: _ClassVar[VectorIndex.Type]
+        TYPE_IVF_FLAT: _ClassVar[VectorIndex.Type]
+        TYPE_IVF_SQ8: _ClassVar[VectorIndex.Type]
+        TYPE_DISKANN: _ClassVar[VectorIndex.Type]
+    TYPE_UNSPECIFIED: VectorIndex.Type
+    TYPE_FLAT: VectorIndex.Type
+    TYPE_AUTOINDEX: VectorIndex.Type
+    TYPE_HNSW: VectorIndex.Type
+    TYPE_IVF_FLAT: VectorIndex.Type
+    TYPE_IVF_SQ8: VectorIndex.Type
+    TYPE_DISKANN: VectorIndex.Type
+    class ParamsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_FIELD_NUMBER: _ClassVar[int]
+    type: VectorIndex.Type
+    params: _containers.ScalarMap[str, int]
+    def __init__(self, type: _Optional[_Union[VectorIndex.Type, str]] = ..., params: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class FieldSchema(_message.Message):
-    __slots__ = ("name", "type")
+    __slots__ = ("name", "type", "indexed", "full_text")
     class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         TYPE_UNSPECIFIED: _ClassVar[FieldSchema.Type]
@@ -47,9 +87,13 @@ class FieldSchema(_message.Message):
     TYPE_STRING_LIST: FieldSchema.Type
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
+    INDEXED_FIELD_NUMBER: _ClassVar[int]
+    FULL_TEXT_FIELD_NUMBER: _ClassVar[int]
     name: str
     type: FieldSchema.Type
-    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[FieldSchema.Type, str]] = ...) -> None: ...
+    indexed: bool
+    full_text: bool
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[FieldSchema.Type, str]] = ..., indexed: bool = ..., full_text: bool = ...) -> None: ...
 
 class CreateCollectionRequest(_message.Message):
     __slots__ = ("collection",)
@@ -100,3 +144,61 @@ class DeleteCollectionRequest(_message.Message):
 class DeleteCollectionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class SetAliasRequest(_message.Message):
+    __slots__ = ("alias", "collection")
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    collection: str
+    def __init__(self, alias: _Optional[str] = ..., collection: _Optional[str] = ...) -> None: ...
+
+class SetAliasResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DeleteAliasRequest(_message.Message):
+    __slots__ = ("alias",)
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    def __init__(self, alias: _Optional[str] = ...) -> None: ...
+
+class DeleteAliasResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReindexCollectionRequest(_message.Message):
+    __slots__ = ("source", "target", "alias", "model_version")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    alias: str
+    model_version: _content_pb2.ModelVersion
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., alias: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ...) -> None: ...
+
+class ReindexCollectionResponse(_message.Message):
+    __slots__ = ("done_count", "total_count", "failed_count", "failures", "alias_swapped", "done")
+    DONE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FAILED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_SWAPPED_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    done_count: int
+    total_count: int
+    failed_count: int
+    failures: _containers.RepeatedCompositeFieldContainer[ReindexFailure]
+    alias_swapped: bool
+    done: bool
+    def __init__(self, done_count: _Optional[int] = ..., total_count: _Optional[int] = ..., failed_count: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[ReindexFailure, _Mapping]]] = ..., alias_swapped: bool = ..., done: bool = ...) -> None: ...
+
+class ReindexFailure(_message.Message):
+    __slots__ = ("id", "message")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    message: str
+    def __init__(self, id: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...

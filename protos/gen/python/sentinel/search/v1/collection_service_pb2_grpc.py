@@ -58,6 +58,21 @@ class CollectionServiceStub(object):
                 request_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.SerializeToString,
                 response_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionResponse.FromString,
                 _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/sentinel.search.v1.CollectionService/SetAlias',
+                request_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/sentinel.search.v1.CollectionService/DeleteAlias',
+                request_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.ReindexCollection = channel.unary_stream(
+                '/sentinel.search.v1.CollectionService/ReindexCollection',
+                request_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.ReindexCollectionRequest.SerializeToString,
+                response_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.ReindexCollectionResponse.FromString,
+                _registered_method=True)
 
 
 class CollectionServiceServicer(object):
@@ -70,7 +85,8 @@ class CollectionServiceServicer(object):
     def CreateCollection(self, request, context):
         """CreateCollection makes an empty collection and ties it to the workers' model. Fails with
         ALREADY_EXISTS (COLLECTION_EXISTS), UNAVAILABLE (NO_HEALTHY_WORKER) or, when a model is
-        named that no worker serves, FAILED_PRECONDITION (MODEL_MISMATCH).
+        named that no worker serves, FAILED_PRECONDITION (MODEL_MISMATCH); when a field is to be
+        `full_text`, which the Milvus at hand cannot, FAILED_PRECONDITION (HYBRID_UNSUPPORTED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +107,36 @@ class CollectionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """DeleteCollection removes a collection and its items for good.
+        """DeleteCollection removes a collection and its items for good. Fails with FAILED_PRECONDITION
+        (COLLECTION_ALIASED) while aliases point at it, and when the name is an alias.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """SetAlias points an alias at a collection, atomically, whether it is new or pointed at another
+        one. Other gateways notice within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS)
+        when a collection has that name, FAILED_PRECONDITION (COLLECTION_ALIASED) when `collection` is
+        an alias itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """DeleteAlias removes an alias; the collection stays. One that is not there is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReindexCollection(self, request, context):
+        """ReindexCollection embeds every item of a collection again into a new one of another model, and
+        may point an alias at it in the end. The old one serves searches and takes writes meanwhile;
+        those are carried over. A call that breaks off goes on where it stopped when it is made again
+        with the same request. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) when the target is
+        there and not of this source and model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +164,21 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.DeleteCollection,
                     request_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.FromString,
                     response_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.SetAliasRequest.FromString,
+                    response_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'ReindexCollection': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReindexCollection,
+                    request_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.ReindexCollectionRequest.FromString,
+                    response_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.ReindexCollectionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -233,6 +293,87 @@ class CollectionService(object):
             '/sentinel.search.v1.CollectionService/DeleteCollection',
             sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.SerializeToString,
             sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sentinel.search.v1.CollectionService/SetAlias',
+            sentinel_dot_search_dot_v1_dot_collection__service__pb2.SetAliasRequest.SerializeToString,
+            sentinel_dot_search_dot_v1_dot_collection__service__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sentinel.search.v1.CollectionService/DeleteAlias',
+            sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteAliasRequest.SerializeToString,
+            sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReindexCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sentinel.search.v1.CollectionService/ReindexCollection',
+            sentinel_dot_search_dot_v1_dot_collection__service__pb2.ReindexCollectionRequest.SerializeToString,
+            sentinel_dot_search_dot_v1_dot_collection__service__pb2.ReindexCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,7 +89,55 @@ _CollectionServiceDeleteCollectionType = typing_extensions.TypeVar(
     ],
 )
 
-class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionType, _CollectionServiceGetCollectionType, _CollectionServiceListCollectionsType, _CollectionServiceDeleteCollectionType]):
+_CollectionServiceSetAliasType = typing_extensions.TypeVar(
+    '_CollectionServiceSetAliasType',
+    grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.SetAliasRequest,
+        sentinel.search.v1.collection_service_pb2.SetAliasResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.SetAliasRequest,
+        sentinel.search.v1.collection_service_pb2.SetAliasResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.SetAliasRequest,
+        sentinel.search.v1.collection_service_pb2.SetAliasResponse,
+    ],
+)
+
+_CollectionServiceDeleteAliasType = typing_extensions.TypeVar(
+    '_CollectionServiceDeleteAliasType',
+    grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.DeleteAliasRequest,
+        sentinel.search.v1.collection_service_pb2.DeleteAliasResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.DeleteAliasRequest,
+        sentinel.search.v1.collection_service_pb2.DeleteAliasResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.DeleteAliasRequest,
+        sentinel.search.v1.collection_service_pb2.DeleteAliasResponse,
+    ],
+)
+
+_CollectionServiceReindexCollectionType = typing_extensions.TypeVar(
+    '_CollectionServiceReindexCollectionType',
+    grpc.UnaryStreamMultiCallable[
+        sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
+        sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
+        sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
+        sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse,
+    ],
+)
+
+class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionType, _CollectionServiceGetCollectionType, _CollectionServiceListCollectionsType, _CollectionServiceDeleteCollectionType, _CollectionServiceSetAliasType, _CollectionServiceDeleteAliasType, _CollectionServiceReindexCollectionType]):
     """CollectionService manages collections: sets of items in one embedding space. Its calls fail
     with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND), FAILED_PRECONDITION (COLLECTION_FOREIGN) or UNAVAILABLE
@@ -113,6 +161,18 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
         grpc.UnaryUnaryMultiCallable[
             sentinel.search.v1.collection_service_pb2.DeleteCollectionRequest,
             sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            sentinel.search.v1.collection_service_pb2.SetAliasRequest,
+            sentinel.search.v1.collection_service_pb2.SetAliasResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            sentinel.search.v1.collection_service_pb2.DeleteAliasRequest,
+            sentinel.search.v1.collection_service_pb2.DeleteAliasResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
+            sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -134,12 +194,25 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
             sentinel.search.v1.collection_service_pb2.DeleteCollectionRequest,
             sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            sentinel.search.v1.collection_service_pb2.SetAliasRequest,
+            sentinel.search.v1.collection_service_pb2.SetAliasResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            sentinel.search.v1.collection_service_pb2.DeleteAliasRequest,
+            sentinel.search.v1.collection_service_pb2.DeleteAliasResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
+            sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     CreateCollection: _CollectionServiceCreateCollectionType
     """CreateCollection makes an empty collection and ties it to the workers' model. Fails with
     ALREADY_EXISTS (COLLECTION_EXISTS), UNAVAILABLE (NO_HEALTHY_WORKER) or, when a model is
-    named that no worker serves, FAILED_PRECONDITION (MODEL_MISMATCH).
+    named that no worker serves, FAILED_PRECONDITION (MODEL_MISMATCH); when a field is to be
+    `full_text`, which the Milvus at hand cannot, FAILED_PRECONDITION (HYBRID_UNSUPPORTED).
     """
 
     GetCollection: _CollectionServiceGetCollectionType
@@ -149,7 +222,27 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
     """ListCollections describes the collections that Sentinel made, by name."""
 
     DeleteCollection: _CollectionServiceDeleteCollectionType
-    """DeleteCollection removes a collection and its items for good."""
+    """DeleteCollection removes a collection and its items for good. Fails with FAILED_PRECONDITION
+    (COLLECTION_ALIASED) while aliases point at it, and when the name is an alias.
+    """
+
+    SetAlias: _CollectionServiceSetAliasType
+    """SetAlias points an alias at a collection, atomically, whether it is new or pointed at another
+    one. Other gateways notice within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS)
+    when a collection has that name, FAILED_PRECONDITION (COLLECTION_ALIASED) when `collection` is
+    an alias itself.
+    """
+
+    DeleteAlias: _CollectionServiceDeleteAliasType
+    """DeleteAlias removes an alias; the collection stays. One that is not there is no error."""
+
+    ReindexCollection: _CollectionServiceReindexCollectionType
+    """ReindexCollection embeds every item of a collection again into a new one of another model, and
+    may point an alias at it in the end. The old one serves searches and takes writes meanwhile;
+    those are carried over. A call that breaks off goes on where it stopped when it is made again
+    with the same request. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) when the target is
+    there and not of this source and model.
+    """
 
 CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -168,6 +261,18 @@ CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
         sentinel.search.v1.collection_service_pb2.DeleteCollectionRequest,
         sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse,
     ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.SetAliasRequest,
+        sentinel.search.v1.collection_service_pb2.SetAliasResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.DeleteAliasRequest,
+        sentinel.search.v1.collection_service_pb2.DeleteAliasResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
+        sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse,
+    ],
 ]
 
 class CollectionServiceServicer(metaclass=abc.ABCMeta):
@@ -185,7 +290,8 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.CreateCollectionResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.CreateCollectionResponse]]:
         """CreateCollection makes an empty collection and ties it to the workers' model. Fails with
         ALREADY_EXISTS (COLLECTION_EXISTS), UNAVAILABLE (NO_HEALTHY_WORKER) or, when a model is
-        named that no worker serves, FAILED_PRECONDITION (MODEL_MISMATCH).
+        named that no worker serves, FAILED_PRECONDITION (MODEL_MISMATCH); when a field is to be
+        `full_text`, which the Milvus at hand cannot, FAILED_PRECONDITION (HYBRID_UNSUPPORTED).
         """
 
     @abc.abstractmethod
@@ -210,6 +316,41 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.DeleteCollectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse]]:
-        """DeleteCollection removes a collection and its items for good."""
+        """DeleteCollection removes a collection and its items for good. Fails with FAILED_PRECONDITION
+        (COLLECTION_ALIASED) while aliases point at it, and when the name is an alias.
+        """
+
+    @abc.abstractmethod
+    def SetAlias(
+        self,
+        request: sentinel.search.v1.collection_service_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sentinel.search.v1.collection_service_pb2.SetAliasResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.SetAliasResponse]]:
+        """SetAlias points an alias at a collection, atomically, whether it is new or pointed at another
+        one. Other gateways notice within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS)
+        when a collection has that name, FAILED_PRECONDITION (COLLECTION_ALIASED) when `collection` is
+        an alias itself.
+        """
+
+    @abc.abstractmethod
+    def DeleteAlias(
+        self,
+        request: sentinel.search.v1.collection_service_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sentinel.search.v1.collection_service_pb2.DeleteAliasResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.DeleteAliasResponse]]:
+        """DeleteAlias removes an alias; the collection stays. One that is not there is no error."""
+
+    @abc.abstractmethod
+    def ReindexCollection(
+        self,
+        request: sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse], collections.abc.AsyncIterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse]]:
+        """ReindexCollection embeds every item of a collection again into a new one of another model, and
+        may point an alias at it in the end. The old one serves searches and takes writes meanwhile;
+        those are carried over. A call that breaks off goes on where it stopped when it is made again
+        with the same request. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) when the target is
+        there and not of this source and model.
+        """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

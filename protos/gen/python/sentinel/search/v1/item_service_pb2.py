@@ -27,7 +27,7 @@ from sentinel.common.v1 import content_pb2 as sentinel_dot_common_dot_v1_dot_con
 from sentinel.search.v1 import filter_pb2 as sentinel_dot_search_dot_v1_dot_filter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sentinel/search/v1/item_service.proto\x12\x12sentinel.search.v1\x1a\x17google/rpc/status.proto\x1a sentinel/common/v1/content.proto\x1a\x1fsentinel/search/v1/filter.proto\"\x97\x02\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x1b.sentinel.common.v1.Content\x12*\n\x06vector\x18\x03 \x01(\x0b\x32\x1a.sentinel.common.v1.Vector\x12\x34\n\x06\x66ields\x18\x04 \x03(\x0b\x32$.sentinel.search.v1.Item.FieldsEntry\x12\x11\n\timage_uri\x18\x05 \x01(\t\x12\x11\n\tthumbnail\x18\x06 \x01(\x0c\x1aM\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.sentinel.search.v1.FieldValue:\x02\x38\x01\"Q\n\x12UpsertItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\'\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.Item\"F\n\x13UpsertItemsResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResult\"\xd7\x01\n\nItemResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.sentinel.search.v1.ItemResult.Outcome\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"a\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_STORED\x10\x01\x12\x15\n\x11OUTCOME_UNCHANGED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\"~\n\x0fGetItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x15\n\routput_fields\x18\x03 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x04 \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\x05 \x01(\x08\"P\n\x10GetItemsResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.Item\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"\x9f\x01\n\x12\x44\x65leteItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12*\n\x03ids\x18\x02 \x01(\x0b\x32\x1b.sentinel.search.v1.ItemIdsH\x00\x12,\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.sentinel.search.v1.FilterH\x00\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x42\n\n\x08selector\"\x16\n\x07ItemIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\",\n\x13\x44\x65leteItemsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\x32\xb3\x02\n\x0bItemService\x12\x63\n\x0bUpsertItems\x12&.sentinel.search.v1.UpsertItemsRequest\x1a\'.sentinel.search.v1.UpsertItemsResponse\"\x03\x90\x02\x02\x12Z\n\x08GetItems\x12#.sentinel.search.v1.GetItemsRequest\x1a$.sentinel.search.v1.GetItemsResponse\"\x03\x90\x02\x01\x12\x63\n\x0b\x44\x65leteItems\x12&.sentinel.search.v1.DeleteItemsRequest\x1a\'.sentinel.search.v1.DeleteItemsResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sentinel/search/v1/item_service.proto\x12\x12sentinel.search.v1\x1a\x17google/rpc/status.proto\x1a sentinel/common/v1/content.proto\x1a\x1fsentinel/search/v1/filter.proto\"\x97\x02\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x1b.sentinel.common.v1.Content\x12*\n\x06vector\x18\x03 \x01(\x0b\x32\x1a.sentinel.common.v1.Vector\x12\x34\n\x06\x66ields\x18\x04 \x03(\x0b\x32$.sentinel.search.v1.Item.FieldsEntry\x12\x11\n\timage_uri\x18\x05 \x01(\t\x12\x11\n\tthumbnail\x18\x06 \x01(\x0c\x1aM\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.sentinel.search.v1.FieldValue:\x02\x38\x01\"Q\n\x12UpsertItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\'\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.Item\"F\n\x13UpsertItemsResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResult\"\xd7\x01\n\nItemResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.sentinel.search.v1.ItemResult.Outcome\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"a\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_STORED\x10\x01\x12\x15\n\x11OUTCOME_UNCHANGED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\"\x83\x01\n\x12IngestItemsRequest\x12\x30\n\x05start\x18\x01 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestStartH\x00\x12\x30\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestBatchH\x00\x42\t\n\x07message\"!\n\x0bIngestStart\x12\x12\n\ncollection\x18\x01 \x01(\t\"H\n\x0bIngestBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\'\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.Item\"\xb8\x01\n\x13IngestItemsResponse\x12,\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x1d.sentinel.search.v1.IngestAckH\x00\x12\x32\n\x06\x61\x64vice\x18\x02 \x01(\x0b\x32 .sentinel.search.v1.IngestAdviceH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.sentinel.search.v1.IngestSummaryH\x00\x42\t\n\x07message\"\x96\x01\n\tIngestAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x14\n\x0cstored_count\x18\x02 \x01(\r\x12\x17\n\x0funchanged_count\x18\x03 \x01(\r\x12\x30\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResult\x12\x16\n\x0e\x66\x61ilure_places\x18\x05 \x03(\r\"c\n\x0cIngestAdvice\x12\x1c\n\x14suggested_batch_size\x18\x01 \x01(\r\x12#\n\x1bsuggested_batches_in_flight\x18\x02 \x01(\r\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"T\n\rIngestSummary\x12\x14\n\x0cstored_count\x18\x01 \x01(\x04\x12\x17\n\x0funchanged_count\x18\x02 \x01(\x04\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x04\"~\n\x0fGetItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x15\n\routput_fields\x18\x03 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x04 \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\x05 \x01(\x08\"P\n\x10GetItemsResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.Item\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"\xc5\x01\n\x10ListItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12*\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1a.sentinel.search.v1.Filter\x12\x15\n\routput_fields\x18\x05 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x06 \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\x07 \x01(\x08\"U\n\x11ListItemsResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x14\x44ownloadImageRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"N\n\x15\x44ownloadImageResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\"\x9f\x01\n\x12\x44\x65leteItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12*\n\x03ids\x18\x02 \x01(\x0b\x32\x1b.sentinel.search.v1.ItemIdsH\x00\x12,\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.sentinel.search.v1.FilterH\x00\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x42\n\n\x08selector\"\x16\n\x07ItemIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\",\n\x13\x44\x65leteItemsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\x32\xe3\x04\n\x0bItemService\x12\x63\n\x0bUpsertItems\x12&.sentinel.search.v1.UpsertItemsRequest\x1a\'.sentinel.search.v1.UpsertItemsResponse\"\x03\x90\x02\x02\x12\x62\n\x0bIngestItems\x12&.sentinel.search.v1.IngestItemsRequest\x1a\'.sentinel.search.v1.IngestItemsResponse(\x01\x30\x01\x12Z\n\x08GetItems\x12#.sentinel.search.v1.GetItemsRequest\x1a$.sentinel.search.v1.GetItemsResponse\"\x03\x90\x02\x01\x12]\n\tListItems\x12$.sentinel.search.v1.ListItemsRequest\x1a%.sentinel.search.v1.ListItemsResponse\"\x03\x90\x02\x01\x12k\n\rDownloadImage\x12(.sentinel.search.v1.DownloadImageRequest\x1a).sentinel.search.v1.DownloadImageResponse\"\x03\x90\x02\x01\x30\x01\x12\x63\n\x0b\x44\x65leteItems\x12&.sentinel.search.v1.DeleteItemsRequest\x1a\'.sentinel.search.v1.DeleteItemsResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMSERVICE'].methods_by_name['UpsertItems']._serialized_options = b'\220\002\002'
   _globals['_ITEMSERVICE'].methods_by_name['GetItems']._loaded_options = None
   _globals['_ITEMSERVICE'].methods_by_name['GetItems']._serialized_options = b'\220\002\001'
+  _globals['_ITEMSERVICE'].methods_by_name['ListItems']._loaded_options = None
+  _globals['_ITEMSERVICE'].methods_by_name['ListItems']._serialized_options = b'\220\002\001'
+  _globals['_ITEMSERVICE'].methods_by_name['DownloadImage']._loaded_options = None
+  _globals['_ITEMSERVICE'].methods_by_name['DownloadImage']._serialized_options = b'\220\002\001'
   _globals['_ITEMSERVICE'].methods_by_name['DeleteItems']._loaded_options = None
   _globals['_ITEMSERVICE'].methods_by_name['DeleteItems']._serialized_options = b'\220\002\002'
   _globals['_ITEM']._serialized_start=154
@@ -54,16 +58,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMRESULT']._serialized_end=806
   _globals['_ITEMRESULT_OUTCOME']._serialized_start=709
   _globals['_ITEMRESULT_OUTCOME']._serialized_end=806
-  _globals['_GETITEMSREQUEST']._serialized_start=808
-  _globals['_GETITEMSREQUEST']._serialized_end=934
-  _globals['_GETITEMSRESPONSE']._serialized_start=936
-  _globals['_GETITEMSRESPONSE']._serialized_end=1016
-  _globals['_DELETEITEMSREQUEST']._serialized_start=1019
-  _globals['_DELETEITEMSREQUEST']._serialized_end=1178
-  _globals['_ITEMIDS']._serialized_start=1180
-  _globals['_ITEMIDS']._serialized_end=1202
-  _globals['_DELETEITEMSRESPONSE']._serialized_start=1204
-  _globals['_DELETEITEMSRESPONSE']._serialized_end=1248
-  _globals['_ITEMSERVICE']._serialized_start=1251
-  _globals['_ITEMSERVICE']._serialized_end=1558
+  _globals['_INGESTITEMSREQUEST']._serialized_start=809
+  _globals['_INGESTITEMSREQUEST']._serialized_end=940
+  _globals['_INGESTSTART']._serialized_start=942
+  _globals['_INGESTSTART']._serialized_end=975
+  _globals['_INGESTBATCH']._serialized_start=977
+  _globals['_INGESTBATCH']._serialized_end=1049
+  _globals['_INGESTITEMSRESPONSE']._serialized_start=1052
+  _globals['_INGESTITEMSRESPONSE']._serialized_end=1236
+  _globals['_INGESTACK']._serialized_start=1239
+  _globals['_INGESTACK']._serialized_end=1389
+  _globals['_INGESTADVICE']._serialized_start=1391
+  _globals['_INGESTADVICE']._serialized_end=1490
+  _globals['_INGESTSUMMARY']._serialized_start=1492
+  _globals['_INGESTSUMMARY']._serialized_end=1576
+  _globals['_GETITEMSREQUEST']._serialized_start=1578
+  _globals['_GETITEMSREQUEST']._serialized_end=1704
+  _globals['_GETITEMSRESPONSE']._serialized_start=1706
+  _globals['_GETITEMSRESPONSE']._serialized_end=1786
+  _globals['_LISTITEMSREQUEST']._serialized_start=1789
+  _globals['_LISTITEMSREQUEST']._serialized_end=1986
+  _globals['_LISTITEMSRESPONSE']._serialized_start=1988
+  _globals['_LISTITEMSRESPONSE']._serialized_end=2073
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=2075
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=2129
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=2131
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=2209
+  _globals['_DELETEITEMSREQUEST']._serialized_start=2212
+  _globals['_DELETEITEMSREQUEST']._serialized_end=2371
+  _globals['_ITEMIDS']._serialized_start=2373
+  _globals['_ITEMIDS']._serialized_end=2395
+  _globals['_DELETEITEMSRESPONSE']._serialized_start=2397
+  _globals['_DELETEITEMSRESPONSE']._serialized_end=2441
+  _globals['_ITEMSERVICE']._serialized_start=2444
+  _globals['_ITEMSERVICE']._serialized_end=3055
 # @@protoc_insertion_point(module_scope)

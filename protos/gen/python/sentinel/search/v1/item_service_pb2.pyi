@@ -66,6 +66,72 @@ class ItemResult(_message.Message):
     error: _status_pb2.Status
     def __init__(self, id: _Optional[str] = ..., outcome: _Optional[_Union[ItemResult.Outcome, str]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
+class IngestItemsRequest(_message.Message):
+    __slots__ = ("start", "batch")
+    START_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    start: IngestStart
+    batch: IngestBatch
+    def __init__(self, start: _Optional[_Union[IngestStart, _Mapping]] = ..., batch: _Optional[_Union[IngestBatch, _Mapping]] = ...) -> None: ...
+
+class IngestStart(_message.Message):
+    __slots__ = ("collection",)
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    def __init__(self, collection: _Optional[str] = ...) -> None: ...
+
+class IngestBatch(_message.Message):
+    __slots__ = ("sequence", "items")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    items: _containers.RepeatedCompositeFieldContainer[Item]
+    def __init__(self, sequence: _Optional[int] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
+
+class IngestItemsResponse(_message.Message):
+    __slots__ = ("ack", "advice", "summary")
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    ADVICE_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    ack: IngestAck
+    advice: IngestAdvice
+    summary: IngestSummary
+    def __init__(self, ack: _Optional[_Union[IngestAck, _Mapping]] = ..., advice: _Optional[_Union[IngestAdvice, _Mapping]] = ..., summary: _Optional[_Union[IngestSummary, _Mapping]] = ...) -> None: ...
+
+class IngestAck(_message.Message):
+    __slots__ = ("sequence", "stored_count", "unchanged_count", "failures", "failure_places")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    STORED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_PLACES_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    stored_count: int
+    unchanged_count: int
+    failures: _containers.RepeatedCompositeFieldContainer[ItemResult]
+    failure_places: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, sequence: _Optional[int] = ..., stored_count: _Optional[int] = ..., unchanged_count: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[ItemResult, _Mapping]]] = ..., failure_places: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class IngestAdvice(_message.Message):
+    __slots__ = ("suggested_batch_size", "suggested_batches_in_flight", "draining")
+    SUGGESTED_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SUGGESTED_BATCHES_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    suggested_batch_size: int
+    suggested_batches_in_flight: int
+    draining: bool
+    def __init__(self, suggested_batch_size: _Optional[int] = ..., suggested_batches_in_flight: _Optional[int] = ..., draining: bool = ...) -> None: ...
+
+class IngestSummary(_message.Message):
+    __slots__ = ("stored_count", "unchanged_count", "failed_count")
+    STORED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FAILED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    stored_count: int
+    unchanged_count: int
+    failed_count: int
+    def __init__(self, stored_count: _Optional[int] = ..., unchanged_count: _Optional[int] = ..., failed_count: _Optional[int] = ...) -> None: ...
+
 class GetItemsRequest(_message.Message):
     __slots__ = ("collection", "ids", "output_fields", "include_vectors", "include_thumbnails")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +153,50 @@ class GetItemsResponse(_message.Message):
     items: _containers.RepeatedCompositeFieldContainer[Item]
     missing_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., missing_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListItemsRequest(_message.Message):
+    __slots__ = ("collection", "page_size", "page_token", "filter", "output_fields", "include_vectors", "include_thumbnails")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELDS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_THUMBNAILS_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    page_size: int
+    page_token: str
+    filter: _filter_pb2.Filter
+    output_fields: _containers.RepeatedScalarFieldContainer[str]
+    include_vectors: bool
+    include_thumbnails: bool
+    def __init__(self, collection: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., output_fields: _Optional[_Iterable[str]] = ..., include_vectors: bool = ..., include_thumbnails: bool = ...) -> None: ...
+
+class ListItemsResponse(_message.Message):
+    __slots__ = ("items", "next_page_token")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[Item]
+    next_page_token: str
+    def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class DownloadImageRequest(_message.Message):
+    __slots__ = ("collection", "id")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    id: str
+    def __init__(self, collection: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class DownloadImageResponse(_message.Message):
+    __slots__ = ("data", "media_type", "total_bytes")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    media_type: str
+    total_bytes: int
+    def __init__(self, data: _Optional[bytes] = ..., media_type: _Optional[str] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class DeleteItemsRequest(_message.Message):
     __slots__ = ("collection", "ids", "filter", "dry_run")

@@ -43,10 +43,25 @@ class ItemServiceStub(object):
                 request_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.UpsertItemsRequest.SerializeToString,
                 response_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.UpsertItemsResponse.FromString,
                 _registered_method=True)
+        self.IngestItems = channel.stream_stream(
+                '/sentinel.search.v1.ItemService/IngestItems',
+                request_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.IngestItemsRequest.SerializeToString,
+                response_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.IngestItemsResponse.FromString,
+                _registered_method=True)
         self.GetItems = channel.unary_unary(
                 '/sentinel.search.v1.ItemService/GetItems',
                 request_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.GetItemsRequest.SerializeToString,
                 response_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.GetItemsResponse.FromString,
+                _registered_method=True)
+        self.ListItems = channel.unary_unary(
+                '/sentinel.search.v1.ItemService/ListItems',
+                request_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.ListItemsRequest.SerializeToString,
+                response_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.ListItemsResponse.FromString,
+                _registered_method=True)
+        self.DownloadImage = channel.unary_stream(
+                '/sentinel.search.v1.ItemService/DownloadImage',
+                request_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.DownloadImageRequest.SerializeToString,
+                response_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.DownloadImageResponse.FromString,
                 _registered_method=True)
         self.DeleteItems = channel.unary_unary(
                 '/sentinel.search.v1.ItemService/DeleteItems',
@@ -72,8 +87,39 @@ class ItemServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IngestItems(self, request_iterator, context):
+        """IngestItems is UpsertItems as a stream, for bulk: batches go up, acknowledgements come down,
+        several batches may be on their way. An acknowledged batch survives any crash. After a lost
+        stream or an advice to drain, go on with the first batch that was not acknowledged, on any
+        gateway; batches sent twice change nothing. Batches in work at once end as if they had been
+        stored one after the other. Each has its own time limit; the stream has none but the
+        caller's. Whatever ends the stream, batches read before are acknowledged first where they
+        can be. Fails as a whole with INVALID_ARGUMENT (STREAM_INVALID when messages come out of
+        order, BATCH_EMPTY, BATCH_TOO_LARGE), and as UpsertItems does when a whole batch fails, or
+        with UNAVAILABLE (DRAINING) if the caller goes on sending after the advice to drain.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetItems(self, request, context):
         """GetItems reads items by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListItems(self, request, context):
+        """ListItems reads all items, or those that match a filter, page by page, by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadImage(self, request, context):
+        """DownloadImage sends the picture of an item in chunks, for clients that cannot reach the
+        object store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND: the item has none, or
+        its bytes are gone from the object store).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,10 +140,25 @@ def add_ItemServiceServicer_to_server(servicer, server):
                     request_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.UpsertItemsRequest.FromString,
                     response_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.UpsertItemsResponse.SerializeToString,
             ),
+            'IngestItems': grpc.stream_stream_rpc_method_handler(
+                    servicer.IngestItems,
+                    request_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.IngestItemsRequest.FromString,
+                    response_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.IngestItemsResponse.SerializeToString,
+            ),
             'GetItems': grpc.unary_unary_rpc_method_handler(
                     servicer.GetItems,
                     request_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.GetItemsRequest.FromString,
                     response_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.GetItemsResponse.SerializeToString,
+            ),
+            'ListItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListItems,
+                    request_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.ListItemsRequest.FromString,
+                    response_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.ListItemsResponse.SerializeToString,
+            ),
+            'DownloadImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadImage,
+                    request_deserializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.DownloadImageRequest.FromString,
+                    response_serializer=sentinel_dot_search_dot_v1_dot_item__service__pb2.DownloadImageResponse.SerializeToString,
             ),
             'DeleteItems': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteItems,
@@ -147,6 +208,33 @@ class ItemService(object):
             _registered_method=True)
 
     @staticmethod
+    def IngestItems(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sentinel.search.v1.ItemService/IngestItems',
+            sentinel_dot_search_dot_v1_dot_item__service__pb2.IngestItemsRequest.SerializeToString,
+            sentinel_dot_search_dot_v1_dot_item__service__pb2.IngestItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetItems(request,
             target,
             options=(),
@@ -163,6 +251,60 @@ class ItemService(object):
             '/sentinel.search.v1.ItemService/GetItems',
             sentinel_dot_search_dot_v1_dot_item__service__pb2.GetItemsRequest.SerializeToString,
             sentinel_dot_search_dot_v1_dot_item__service__pb2.GetItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sentinel.search.v1.ItemService/ListItems',
+            sentinel_dot_search_dot_v1_dot_item__service__pb2.ListItemsRequest.SerializeToString,
+            sentinel_dot_search_dot_v1_dot_item__service__pb2.ListItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sentinel.search.v1.ItemService/DownloadImage',
+            sentinel_dot_search_dot_v1_dot_item__service__pb2.DownloadImageRequest.SerializeToString,
+            sentinel_dot_search_dot_v1_dot_item__service__pb2.DownloadImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,22 @@ _ItemServiceUpsertItemsType = typing_extensions.TypeVar(
     ],
 )
 
+_ItemServiceIngestItemsType = typing_extensions.TypeVar(
+    '_ItemServiceIngestItemsType',
+    grpc.StreamStreamMultiCallable[
+        sentinel.search.v1.item_service_pb2.IngestItemsRequest,
+        sentinel.search.v1.item_service_pb2.IngestItemsResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        sentinel.search.v1.item_service_pb2.IngestItemsRequest,
+        sentinel.search.v1.item_service_pb2.IngestItemsResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        sentinel.search.v1.item_service_pb2.IngestItemsRequest,
+        sentinel.search.v1.item_service_pb2.IngestItemsResponse,
+    ],
+)
+
 _ItemServiceGetItemsType = typing_extensions.TypeVar(
     '_ItemServiceGetItemsType',
     grpc.UnaryUnaryMultiCallable[
@@ -54,6 +70,38 @@ _ItemServiceGetItemsType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         sentinel.search.v1.item_service_pb2.GetItemsRequest,
         sentinel.search.v1.item_service_pb2.GetItemsResponse,
+    ],
+)
+
+_ItemServiceListItemsType = typing_extensions.TypeVar(
+    '_ItemServiceListItemsType',
+    grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.item_service_pb2.ListItemsRequest,
+        sentinel.search.v1.item_service_pb2.ListItemsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.item_service_pb2.ListItemsRequest,
+        sentinel.search.v1.item_service_pb2.ListItemsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.item_service_pb2.ListItemsRequest,
+        sentinel.search.v1.item_service_pb2.ListItemsResponse,
+    ],
+)
+
+_ItemServiceDownloadImageType = typing_extensions.TypeVar(
+    '_ItemServiceDownloadImageType',
+    grpc.UnaryStreamMultiCallable[
+        sentinel.search.v1.item_service_pb2.DownloadImageRequest,
+        sentinel.search.v1.item_service_pb2.DownloadImageResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        sentinel.search.v1.item_service_pb2.DownloadImageRequest,
+        sentinel.search.v1.item_service_pb2.DownloadImageResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        sentinel.search.v1.item_service_pb2.DownloadImageRequest,
+        sentinel.search.v1.item_service_pb2.DownloadImageResponse,
     ],
 )
 
@@ -73,7 +121,7 @@ _ItemServiceDeleteItemsType = typing_extensions.TypeVar(
     ],
 )
 
-class ItemServiceStub(typing.Generic[_ItemServiceUpsertItemsType, _ItemServiceGetItemsType, _ItemServiceDeleteItemsType]):
+class ItemServiceStub(typing.Generic[_ItemServiceUpsertItemsType, _ItemServiceIngestItemsType, _ItemServiceGetItemsType, _ItemServiceListItemsType, _ItemServiceDownloadImageType, _ItemServiceDeleteItemsType]):
     """ItemService stores, reads and deletes the items of a collection. Its calls fail with
     INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, FIELD_UNKNOWN, FILTER_INVALID), NOT_FOUND
     (COLLECTION_NOT_FOUND), UNAVAILABLE (STORE_UNAVAILABLE, OBJECT_STORE_UNAVAILABLE, DRAINING)
@@ -86,9 +134,21 @@ class ItemServiceStub(typing.Generic[_ItemServiceUpsertItemsType, _ItemServiceGe
             sentinel.search.v1.item_service_pb2.UpsertItemsRequest,
             sentinel.search.v1.item_service_pb2.UpsertItemsResponse,
         ],
+        grpc.StreamStreamMultiCallable[
+            sentinel.search.v1.item_service_pb2.IngestItemsRequest,
+            sentinel.search.v1.item_service_pb2.IngestItemsResponse,
+        ],
         grpc.UnaryUnaryMultiCallable[
             sentinel.search.v1.item_service_pb2.GetItemsRequest,
             sentinel.search.v1.item_service_pb2.GetItemsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            sentinel.search.v1.item_service_pb2.ListItemsRequest,
+            sentinel.search.v1.item_service_pb2.ListItemsResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            sentinel.search.v1.item_service_pb2.DownloadImageRequest,
+            sentinel.search.v1.item_service_pb2.DownloadImageResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             sentinel.search.v1.item_service_pb2.DeleteItemsRequest,
@@ -102,9 +162,21 @@ class ItemServiceStub(typing.Generic[_ItemServiceUpsertItemsType, _ItemServiceGe
             sentinel.search.v1.item_service_pb2.UpsertItemsRequest,
             sentinel.search.v1.item_service_pb2.UpsertItemsResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            sentinel.search.v1.item_service_pb2.IngestItemsRequest,
+            sentinel.search.v1.item_service_pb2.IngestItemsResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             sentinel.search.v1.item_service_pb2.GetItemsRequest,
             sentinel.search.v1.item_service_pb2.GetItemsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            sentinel.search.v1.item_service_pb2.ListItemsRequest,
+            sentinel.search.v1.item_service_pb2.ListItemsResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            sentinel.search.v1.item_service_pb2.DownloadImageRequest,
+            sentinel.search.v1.item_service_pb2.DownloadImageResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             sentinel.search.v1.item_service_pb2.DeleteItemsRequest,
@@ -119,8 +191,29 @@ class ItemServiceStub(typing.Generic[_ItemServiceUpsertItemsType, _ItemServiceGe
     others: its own result carries the error.
     """
 
+    IngestItems: _ItemServiceIngestItemsType
+    """IngestItems is UpsertItems as a stream, for bulk: batches go up, acknowledgements come down,
+    several batches may be on their way. An acknowledged batch survives any crash. After a lost
+    stream or an advice to drain, go on with the first batch that was not acknowledged, on any
+    gateway; batches sent twice change nothing. Batches in work at once end as if they had been
+    stored one after the other. Each has its own time limit; the stream has none but the
+    caller's. Whatever ends the stream, batches read before are acknowledged first where they
+    can be. Fails as a whole with INVALID_ARGUMENT (STREAM_INVALID when messages come out of
+    order, BATCH_EMPTY, BATCH_TOO_LARGE), and as UpsertItems does when a whole batch fails, or
+    with UNAVAILABLE (DRAINING) if the caller goes on sending after the advice to drain.
+    """
+
     GetItems: _ItemServiceGetItemsType
     """GetItems reads items by id."""
+
+    ListItems: _ItemServiceListItemsType
+    """ListItems reads all items, or those that match a filter, page by page, by id."""
+
+    DownloadImage: _ItemServiceDownloadImageType
+    """DownloadImage sends the picture of an item in chunks, for clients that cannot reach the
+    object store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND: the item has none, or
+    its bytes are gone from the object store).
+    """
 
     DeleteItems: _ItemServiceDeleteItemsType
     """DeleteItems removes items by id or by filter. Ids that are not there are no error."""
@@ -130,9 +223,21 @@ ItemServiceAsyncStub: typing_extensions.TypeAlias = ItemServiceStub[
         sentinel.search.v1.item_service_pb2.UpsertItemsRequest,
         sentinel.search.v1.item_service_pb2.UpsertItemsResponse,
     ],
+    grpc.aio.StreamStreamMultiCallable[
+        sentinel.search.v1.item_service_pb2.IngestItemsRequest,
+        sentinel.search.v1.item_service_pb2.IngestItemsResponse,
+    ],
     grpc.aio.UnaryUnaryMultiCallable[
         sentinel.search.v1.item_service_pb2.GetItemsRequest,
         sentinel.search.v1.item_service_pb2.GetItemsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.item_service_pb2.ListItemsRequest,
+        sentinel.search.v1.item_service_pb2.ListItemsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        sentinel.search.v1.item_service_pb2.DownloadImageRequest,
+        sentinel.search.v1.item_service_pb2.DownloadImageResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         sentinel.search.v1.item_service_pb2.DeleteItemsRequest,
@@ -160,12 +265,48 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
+    def IngestItems(
+        self,
+        request_iterator: _MaybeAsyncIterator[sentinel.search.v1.item_service_pb2.IngestItemsRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.item_service_pb2.IngestItemsResponse], collections.abc.AsyncIterator[sentinel.search.v1.item_service_pb2.IngestItemsResponse]]:
+        """IngestItems is UpsertItems as a stream, for bulk: batches go up, acknowledgements come down,
+        several batches may be on their way. An acknowledged batch survives any crash. After a lost
+        stream or an advice to drain, go on with the first batch that was not acknowledged, on any
+        gateway; batches sent twice change nothing. Batches in work at once end as if they had been
+        stored one after the other. Each has its own time limit; the stream has none but the
+        caller's. Whatever ends the stream, batches read before are acknowledged first where they
+        can be. Fails as a whole with INVALID_ARGUMENT (STREAM_INVALID when messages come out of
+        order, BATCH_EMPTY, BATCH_TOO_LARGE), and as UpsertItems does when a whole batch fails, or
+        with UNAVAILABLE (DRAINING) if the caller goes on sending after the advice to drain.
+        """
+
+    @abc.abstractmethod
     def GetItems(
         self,
         request: sentinel.search.v1.item_service_pb2.GetItemsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.item_service_pb2.GetItemsResponse, collections.abc.Awaitable[sentinel.search.v1.item_service_pb2.GetItemsResponse]]:
         """GetItems reads items by id."""
+
+    @abc.abstractmethod
+    def ListItems(
+        self,
+        request: sentinel.search.v1.item_service_pb2.ListItemsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sentinel.search.v1.item_service_pb2.ListItemsResponse, collections.abc.Awaitable[sentinel.search.v1.item_service_pb2.ListItemsResponse]]:
+        """ListItems reads all items, or those that match a filter, page by page, by id."""
+
+    @abc.abstractmethod
+    def DownloadImage(
+        self,
+        request: sentinel.search.v1.item_service_pb2.DownloadImageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.item_service_pb2.DownloadImageResponse], collections.abc.AsyncIterator[sentinel.search.v1.item_service_pb2.DownloadImageResponse]]:
+        """DownloadImage sends the picture of an item in chunks, for clients that cannot reach the
+        object store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND: the item has none, or
+        its bytes are gone from the object store).
+        """
 
     @abc.abstractmethod
     def DeleteItems(

@@ -23,45 +23,70 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from sentinel.common.v1 import content_pb2 as sentinel_dot_common_dot_v1_dot_content__pb2
 from sentinel.search.v1 import filter_pb2 as sentinel_dot_search_dot_v1_dot_filter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sentinel/search/v1/search_service.proto\x12\x12sentinel.search.v1\x1a\x1egoogle/protobuf/duration.proto\x1a sentinel/common/v1/content.proto\x1a\x1fsentinel/search/v1/filter.proto\"\x80\x01\n\x05Query\x12.\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x1b.sentinel.common.v1.ContentH\x00\x12,\n\x06vector\x18\x02 \x01(\x0b\x32\x1a.sentinel.common.v1.VectorH\x00\x12\x11\n\x07item_id\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"\xea\x01\n\x0cSearchParams\x12\x12\n\ncollection\x18\x01 \x01(\t\x12(\n\x05query\x18\x02 \x01(\x0b\x32\x19.sentinel.search.v1.Query\x12*\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.sentinel.search.v1.Filter\x12\x15\n\routput_fields\x18\x04 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x05 \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\x06 \x01(\x08\x12\x16\n\tmin_score\x18\x07 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_min_score\"\x87\x01\n\rSearchRequest\x12\x30\n\x06params\x18\x01 \x01(\x0b\x32 .sentinel.search.v1.SearchParams\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nchunk_size\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06_limitB\r\n\x0b_chunk_size\"\xb2\x01\n\x0eSearchResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .sentinel.search.v1.SearchHeaderH\x00\x12-\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1c.sentinel.search.v1.HitChunkH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.sentinel.search.v1.SearchSummaryH\x00\x42\x07\n\x05\x65vent\"[\n\x0cSearchHeader\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x37\n\rmodel_version\x18\x02 \x01(\x0b\x32 .sentinel.common.v1.ModelVersion\"1\n\x08HitChunk\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.sentinel.search.v1.Hit\"\x92\x02\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x33\n\x06\x66ields\x18\x04 \x03(\x0b\x32#.sentinel.search.v1.Hit.FieldsEntry\x12\x11\n\timage_uri\x18\x05 \x01(\t\x12\x11\n\tthumbnail\x18\x06 \x01(\x0c\x12*\n\x06vector\x18\x07 \x01(\x0b\x32\x1a.sentinel.common.v1.Vector\x12\x0c\n\x04text\x18\x08 \x01(\t\x1aM\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.sentinel.search.v1.FieldValue:\x02\x38\x01\"\x8c\x02\n\rSearchSummary\x12\x11\n\thit_count\x18\x01 \x01(\r\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x65mbed_queue\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0f\x65mbed_inference\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rvector_search\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"l\n\x11SearchPageRequest\x12\x30\n\x06params\x18\x01 \x01(\x0b\x32 .sentinel.search.v1.SearchParams\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x88\x01\n\x12SearchPageResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.sentinel.search.v1.Hit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x32\n\x07summary\x18\x03 \x01(\x0b\x32!.sentinel.search.v1.SearchSummary2\xc9\x01\n\rSearchService\x12V\n\x06Search\x12!.sentinel.search.v1.SearchRequest\x1a\".sentinel.search.v1.SearchResponse\"\x03\x90\x02\x01\x30\x01\x12`\n\nSearchPage\x12%.sentinel.search.v1.SearchPageRequest\x1a&.sentinel.search.v1.SearchPageResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sentinel/search/v1/search_service.proto\x12\x12sentinel.search.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a sentinel/common/v1/content.proto\x1a\x1fsentinel/search/v1/filter.proto\"\xb9\x01\n\x05Query\x12.\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x1b.sentinel.common.v1.ContentH\x00\x12,\n\x06vector\x18\x02 \x01(\x0b\x32\x1a.sentinel.common.v1.VectorH\x00\x12\x11\n\x07item_id\x18\x03 \x01(\tH\x00\x12\x37\n\tcomposite\x18\x04 \x01(\x0b\x32\".sentinel.search.v1.CompositeQueryH\x00\x42\x06\n\x04kind\"A\n\x0e\x43ompositeQuery\x12/\n\x05terms\x18\x01 \x03(\x0b\x32 .sentinel.search.v1.WeightedTerm\"\xa7\x01\n\x0cWeightedTerm\x12.\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x1b.sentinel.common.v1.ContentH\x00\x12,\n\x06vector\x18\x02 \x01(\x0b\x32\x1a.sentinel.common.v1.VectorH\x00\x12\x11\n\x07item_id\x18\x03 \x01(\tH\x00\x12\x13\n\x06weight\x18\x04 \x01(\x02H\x01\x88\x01\x01\x42\x06\n\x04kindB\t\n\x07_weight\"\xb7\x04\n\x0cSearchParams\x12\x12\n\ncollection\x18\x01 \x01(\t\x12(\n\x05query\x18\x02 \x01(\x0b\x32\x19.sentinel.search.v1.Query\x12*\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.sentinel.search.v1.Filter\x12\x15\n\routput_fields\x18\x04 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x05 \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\x06 \x01(\x08\x12\x16\n\tmin_score\x18\x07 \x01(\x02H\x00\x88\x01\x01\x12\x34\n\x0b\x63onsistency\x18\x08 \x01(\x0e\x32\x1f.sentinel.search.v1.Consistency\x12\x30\n\x06hybrid\x18\t \x01(\x0b\x32 .sentinel.search.v1.HybridParams\x12\x36\n\tdiversity\x18\n \x01(\x0b\x32#.sentinel.search.v1.DiversityParams\x12G\n\x0cindex_params\x18\x0b \x03(\x0b\x32\x31.sentinel.search.v1.SearchParams.IndexParamsEntry\x12.\n\x05group\x18\x0c \x01(\x0b\x32\x1f.sentinel.search.v1.GroupParams\x1a\x32\n\x10IndexParamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x0c\n\n_min_score\"\x83\x01\n\x0cHybridParams\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05rrf_k\x18\x02 \x01(\r\x12\x1a\n\rvector_weight\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x18\n\x0btext_weight\x18\x04 \x01(\x02H\x01\x88\x01\x01\x42\x10\n\x0e_vector_weightB\x0e\n\x0c_text_weight\"s\n\x0f\x44iversityParams\x12 \n\x13\x64uplicate_threshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\nmmr_lambda\x18\x02 \x01(\x02H\x01\x88\x01\x01\x42\x16\n\x14_duplicate_thresholdB\r\n\x0b_mmr_lambda\"*\n\x0bGroupParams\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\r\"\x87\x01\n\rSearchRequest\x12\x30\n\x06params\x18\x01 \x01(\x0b\x32 .sentinel.search.v1.SearchParams\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nchunk_size\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06_limitB\r\n\x0b_chunk_size\"\xb2\x01\n\x0eSearchResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .sentinel.search.v1.SearchHeaderH\x00\x12-\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1c.sentinel.search.v1.HitChunkH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.sentinel.search.v1.SearchSummaryH\x00\x42\x07\n\x05\x65vent\"[\n\x0cSearchHeader\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x37\n\rmodel_version\x18\x02 \x01(\x0b\x32 .sentinel.common.v1.ModelVersion\"1\n\x08HitChunk\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.sentinel.search.v1.Hit\"\x92\x02\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x33\n\x06\x66ields\x18\x04 \x03(\x0b\x32#.sentinel.search.v1.Hit.FieldsEntry\x12\x11\n\timage_uri\x18\x05 \x01(\t\x12\x11\n\tthumbnail\x18\x06 \x01(\x0c\x12*\n\x06vector\x18\x07 \x01(\x0b\x32\x1a.sentinel.common.v1.Vector\x12\x0c\n\x04text\x18\x08 \x01(\t\x1aM\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.sentinel.search.v1.FieldValue:\x02\x38\x01\"\xa2\x02\n\rSearchSummary\x12\x11\n\thit_count\x18\x01 \x01(\r\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x65mbed_queue\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0f\x65mbed_inference\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rvector_search\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x65mbed_cached\x18\x07 \x01(\x08\"l\n\x11SearchPageRequest\x12\x30\n\x06params\x18\x01 \x01(\x0b\x32 .sentinel.search.v1.SearchParams\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x88\x01\n\x12SearchPageResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.sentinel.search.v1.Hit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x32\n\x07summary\x18\x03 \x01(\x0b\x32!.sentinel.search.v1.SearchSummary\"M\n\x12\x42\x61tchSearchRequest\x12\x37\n\x08searches\x18\x01 \x03(\x0b\x32%.sentinel.search.v1.SearchPageRequest\"M\n\x13\x42\x61tchSearchResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.sentinel.search.v1.BatchSearchResult\"{\n\x11\x42\x61tchSearchResult\x12\x36\n\x04page\x18\x01 \x01(\x0b\x32&.sentinel.search.v1.SearchPageResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome*\x8e\x01\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x01\x12\x17\n\x13\x43ONSISTENCY_BOUNDED\x10\x02\x12\x17\n\x13\x43ONSISTENCY_SESSION\x10\x03\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x04\x32\xae\x02\n\rSearchService\x12V\n\x06Search\x12!.sentinel.search.v1.SearchRequest\x1a\".sentinel.search.v1.SearchResponse\"\x03\x90\x02\x01\x30\x01\x12`\n\nSearchPage\x12%.sentinel.search.v1.SearchPageRequest\x1a&.sentinel.search.v1.SearchPageResponse\"\x03\x90\x02\x01\x12\x63\n\x0b\x42\x61tchSearch\x12&.sentinel.search.v1.BatchSearchRequest\x1a\'.sentinel.search.v1.BatchSearchResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sentinel.search.v1.search_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SEARCHPARAMS_INDEXPARAMSENTRY']._loaded_options = None
+  _globals['_SEARCHPARAMS_INDEXPARAMSENTRY']._serialized_options = b'8\001'
   _globals['_HIT_FIELDSENTRY']._loaded_options = None
   _globals['_HIT_FIELDSENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHSERVICE'].methods_by_name['Search']._loaded_options = None
   _globals['_SEARCHSERVICE'].methods_by_name['Search']._serialized_options = b'\220\002\001'
   _globals['_SEARCHSERVICE'].methods_by_name['SearchPage']._loaded_options = None
   _globals['_SEARCHSERVICE'].methods_by_name['SearchPage']._serialized_options = b'\220\002\001'
-  _globals['_QUERY']._serialized_start=163
-  _globals['_QUERY']._serialized_end=291
-  _globals['_SEARCHPARAMS']._serialized_start=294
-  _globals['_SEARCHPARAMS']._serialized_end=528
-  _globals['_SEARCHREQUEST']._serialized_start=531
-  _globals['_SEARCHREQUEST']._serialized_end=666
-  _globals['_SEARCHRESPONSE']._serialized_start=669
-  _globals['_SEARCHRESPONSE']._serialized_end=847
-  _globals['_SEARCHHEADER']._serialized_start=849
-  _globals['_SEARCHHEADER']._serialized_end=940
-  _globals['_HITCHUNK']._serialized_start=942
-  _globals['_HITCHUNK']._serialized_end=991
-  _globals['_HIT']._serialized_start=994
-  _globals['_HIT']._serialized_end=1268
-  _globals['_HIT_FIELDSENTRY']._serialized_start=1191
-  _globals['_HIT_FIELDSENTRY']._serialized_end=1268
-  _globals['_SEARCHSUMMARY']._serialized_start=1271
-  _globals['_SEARCHSUMMARY']._serialized_end=1539
-  _globals['_SEARCHPAGEREQUEST']._serialized_start=1541
-  _globals['_SEARCHPAGEREQUEST']._serialized_end=1649
-  _globals['_SEARCHPAGERESPONSE']._serialized_start=1652
-  _globals['_SEARCHPAGERESPONSE']._serialized_end=1788
-  _globals['_SEARCHSERVICE']._serialized_start=1791
-  _globals['_SEARCHSERVICE']._serialized_end=1992
+  _globals['_SEARCHSERVICE'].methods_by_name['BatchSearch']._loaded_options = None
+  _globals['_SEARCHSERVICE'].methods_by_name['BatchSearch']._serialized_options = b'\220\002\001'
+  _globals['_CONSISTENCY']._serialized_start=3043
+  _globals['_CONSISTENCY']._serialized_end=3185
+  _globals['_QUERY']._serialized_start=188
+  _globals['_QUERY']._serialized_end=373
+  _globals['_COMPOSITEQUERY']._serialized_start=375
+  _globals['_COMPOSITEQUERY']._serialized_end=440
+  _globals['_WEIGHTEDTERM']._serialized_start=443
+  _globals['_WEIGHTEDTERM']._serialized_end=610
+  _globals['_SEARCHPARAMS']._serialized_start=613
+  _globals['_SEARCHPARAMS']._serialized_end=1180
+  _globals['_SEARCHPARAMS_INDEXPARAMSENTRY']._serialized_start=1116
+  _globals['_SEARCHPARAMS_INDEXPARAMSENTRY']._serialized_end=1166
+  _globals['_HYBRIDPARAMS']._serialized_start=1183
+  _globals['_HYBRIDPARAMS']._serialized_end=1314
+  _globals['_DIVERSITYPARAMS']._serialized_start=1316
+  _globals['_DIVERSITYPARAMS']._serialized_end=1431
+  _globals['_GROUPPARAMS']._serialized_start=1433
+  _globals['_GROUPPARAMS']._serialized_end=1475
+  _globals['_SEARCHREQUEST']._serialized_start=1478
+  _globals['_SEARCHREQUEST']._serialized_end=1613
+  _globals['_SEARCHRESPONSE']._serialized_start=1616
+  _globals['_SEARCHRESPONSE']._serialized_end=1794
+  _globals['_SEARCHHEADER']._serialized_start=1796
+  _globals['_SEARCHHEADER']._serialized_end=1887
+  _globals['_HITCHUNK']._serialized_start=1889
+  _globals['_HITCHUNK']._serialized_end=1938
+  _globals['_HIT']._serialized_start=1941
+  _globals['_HIT']._serialized_end=2215
+  _globals['_HIT_FIELDSENTRY']._serialized_start=2138
+  _globals['_HIT_FIELDSENTRY']._serialized_end=2215
+  _globals['_SEARCHSUMMARY']._serialized_start=2218
+  _globals['_SEARCHSUMMARY']._serialized_end=2508
+  _globals['_SEARCHPAGEREQUEST']._serialized_start=2510
+  _globals['_SEARCHPAGEREQUEST']._serialized_end=2618
+  _globals['_SEARCHPAGERESPONSE']._serialized_start=2621
+  _globals['_SEARCHPAGERESPONSE']._serialized_end=2757
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=2759
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=2836
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=2838
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2915
+  _globals['_BATCHSEARCHRESULT']._serialized_start=2917
+  _globals['_BATCHSEARCHRESULT']._serialized_end=3040
+  _globals['_SEARCHSERVICE']._serialized_start=3188
+  _globals['_SEARCHSERVICE']._serialized_end=3490
 # @@protoc_insertion_point(module_scope)

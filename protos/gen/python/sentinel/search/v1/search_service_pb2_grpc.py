@@ -27,11 +27,12 @@ if _version_not_supported:
 
 class SearchServiceStub(object):
     """SearchService finds the items of a collection that are nearest to a query.
-    Both calls fail with INVALID_ARGUMENT (QUERY_MISSING, CONTENT_MISSING, TEXT_*, IMAGE_*,
-    VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
-    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND), FAILED_PRECONDITION (MODEL_MISMATCH),
-    RESOURCE_EXHAUSTED (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST,
-    STORE_UNAVAILABLE, DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
+    FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED
+    (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST, STORE_UNAVAILABLE, URI_UNAVAILABLE,
+    DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
     """
 
     def __init__(self, channel):
@@ -50,15 +51,21 @@ class SearchServiceStub(object):
                 request_serializer=sentinel_dot_search_dot_v1_dot_search__service__pb2.SearchPageRequest.SerializeToString,
                 response_deserializer=sentinel_dot_search_dot_v1_dot_search__service__pb2.SearchPageResponse.FromString,
                 _registered_method=True)
+        self.BatchSearch = channel.unary_unary(
+                '/sentinel.search.v1.SearchService/BatchSearch',
+                request_serializer=sentinel_dot_search_dot_v1_dot_search__service__pb2.BatchSearchRequest.SerializeToString,
+                response_deserializer=sentinel_dot_search_dot_v1_dot_search__service__pb2.BatchSearchResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer(object):
     """SearchService finds the items of a collection that are nearest to a query.
-    Both calls fail with INVALID_ARGUMENT (QUERY_MISSING, CONTENT_MISSING, TEXT_*, IMAGE_*,
-    VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
-    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND), FAILED_PRECONDITION (MODEL_MISMATCH),
-    RESOURCE_EXHAUSTED (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST,
-    STORE_UNAVAILABLE, DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
+    FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED
+    (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST, STORE_UNAVAILABLE, URI_UNAVAILABLE,
+    DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
     """
 
     def Search(self, request, context):
@@ -71,6 +78,15 @@ class SearchServiceServicer(object):
 
     def SearchPage(self, request, context):
         """SearchPage returns one page of hits in one message, for clients that page through results.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchSearch(self, request, context):
+        """BatchSearch answers many queries at once: all contents are embedded in one call, and queries
+        that differ in nothing but the vector are one Milvus search. One bad query never fails the
+        others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,6 +105,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     request_deserializer=sentinel_dot_search_dot_v1_dot_search__service__pb2.SearchPageRequest.FromString,
                     response_serializer=sentinel_dot_search_dot_v1_dot_search__service__pb2.SearchPageResponse.SerializeToString,
             ),
+            'BatchSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSearch,
+                    request_deserializer=sentinel_dot_search_dot_v1_dot_search__service__pb2.BatchSearchRequest.FromString,
+                    response_serializer=sentinel_dot_search_dot_v1_dot_search__service__pb2.BatchSearchResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'sentinel.search.v1.SearchService', rpc_method_handlers)
@@ -99,11 +120,12 @@ def add_SearchServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SearchService(object):
     """SearchService finds the items of a collection that are nearest to a query.
-    Both calls fail with INVALID_ARGUMENT (QUERY_MISSING, CONTENT_MISSING, TEXT_*, IMAGE_*,
-    VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
-    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND), FAILED_PRECONDITION (MODEL_MISMATCH),
-    RESOURCE_EXHAUSTED (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST,
-    STORE_UNAVAILABLE, DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
+    FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED
+    (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST, STORE_UNAVAILABLE, URI_UNAVAILABLE,
+    DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
     """
 
     @staticmethod
@@ -150,6 +172,33 @@ class SearchService(object):
             '/sentinel.search.v1.SearchService/SearchPage',
             sentinel_dot_search_dot_v1_dot_search__service__pb2.SearchPageRequest.SerializeToString,
             sentinel_dot_search_dot_v1_dot_search__service__pb2.SearchPageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sentinel.search.v1.SearchService/BatchSearch',
+            sentinel_dot_search_dot_v1_dot_search__service__pb2.BatchSearchRequest.SerializeToString,
+            sentinel_dot_search_dot_v1_dot_search__service__pb2.BatchSearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,13 +57,30 @@ _SearchServiceSearchPageType = typing_extensions.TypeVar(
     ],
 )
 
-class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceSearchPageType]):
+_SearchServiceBatchSearchType = typing_extensions.TypeVar(
+    '_SearchServiceBatchSearchType',
+    grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.search_service_pb2.BatchSearchRequest,
+        sentinel.search.v1.search_service_pb2.BatchSearchResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.search_service_pb2.BatchSearchRequest,
+        sentinel.search.v1.search_service_pb2.BatchSearchResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.search_service_pb2.BatchSearchRequest,
+        sentinel.search.v1.search_service_pb2.BatchSearchResponse,
+    ],
+)
+
+class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceSearchPageType, _SearchServiceBatchSearchType]):
     """SearchService finds the items of a collection that are nearest to a query.
-    Both calls fail with INVALID_ARGUMENT (QUERY_MISSING, CONTENT_MISSING, TEXT_*, IMAGE_*,
-    VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
-    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND), FAILED_PRECONDITION (MODEL_MISMATCH),
-    RESOURCE_EXHAUSTED (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST,
-    STORE_UNAVAILABLE, DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
+    FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED
+    (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST, STORE_UNAVAILABLE, URI_UNAVAILABLE,
+    DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
     """
 
     @typing.overload
@@ -75,6 +92,10 @@ class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceS
         grpc.UnaryUnaryMultiCallable[
             sentinel.search.v1.search_service_pb2.SearchPageRequest,
             sentinel.search.v1.search_service_pb2.SearchPageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            sentinel.search.v1.search_service_pb2.BatchSearchRequest,
+            sentinel.search.v1.search_service_pb2.BatchSearchResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -88,6 +109,10 @@ class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceS
             sentinel.search.v1.search_service_pb2.SearchPageRequest,
             sentinel.search.v1.search_service_pb2.SearchPageResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            sentinel.search.v1.search_service_pb2.BatchSearchRequest,
+            sentinel.search.v1.search_service_pb2.BatchSearchResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Search: _SearchServiceSearchType
@@ -98,6 +123,12 @@ class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceS
     SearchPage: _SearchServiceSearchPageType
     """SearchPage returns one page of hits in one message, for clients that page through results."""
 
+    BatchSearch: _SearchServiceBatchSearchType
+    """BatchSearch answers many queries at once: all contents are embedded in one call, and queries
+    that differ in nothing but the vector are one Milvus search. One bad query never fails the
+    others.
+    """
+
 SearchServiceAsyncStub: typing_extensions.TypeAlias = SearchServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         sentinel.search.v1.search_service_pb2.SearchRequest,
@@ -107,15 +138,20 @@ SearchServiceAsyncStub: typing_extensions.TypeAlias = SearchServiceStub[
         sentinel.search.v1.search_service_pb2.SearchPageRequest,
         sentinel.search.v1.search_service_pb2.SearchPageResponse,
     ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.search_service_pb2.BatchSearchRequest,
+        sentinel.search.v1.search_service_pb2.BatchSearchResponse,
+    ],
 ]
 
 class SearchServiceServicer(metaclass=abc.ABCMeta):
     """SearchService finds the items of a collection that are nearest to a query.
-    Both calls fail with INVALID_ARGUMENT (QUERY_MISSING, CONTENT_MISSING, TEXT_*, IMAGE_*,
-    VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
-    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND), FAILED_PRECONDITION (MODEL_MISMATCH),
-    RESOURCE_EXHAUSTED (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST,
-    STORE_UNAVAILABLE, DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
+    FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED
+    (QUEUE_FULL), UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST, STORE_UNAVAILABLE, URI_UNAVAILABLE,
+    DRAINING) or DEADLINE_EXCEEDED (OUT_OF_TIME).
     """
 
     @abc.abstractmethod
@@ -135,5 +171,16 @@ class SearchServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.search_service_pb2.SearchPageResponse, collections.abc.Awaitable[sentinel.search.v1.search_service_pb2.SearchPageResponse]]:
         """SearchPage returns one page of hits in one message, for clients that page through results."""
+
+    @abc.abstractmethod
+    def BatchSearch(
+        self,
+        request: sentinel.search.v1.search_service_pb2.BatchSearchRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sentinel.search.v1.search_service_pb2.BatchSearchResponse, collections.abc.Awaitable[sentinel.search.v1.search_service_pb2.BatchSearchResponse]]:
+        """BatchSearch answers many queries at once: all contents are embedded in one call, and queries
+        that differ in nothing but the vector are one Milvus search. One bad query never fails the
+        others.
+        """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
