@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 
 import sentinel_core.logging
+from search_server import readiness
 from search_server.collections import Collections
+from search_server.embedders.cache import EmbeddingCache
 from search_server.embedders.pool import EmbedderPool
+from search_server.fetching.fetcher import Fetcher, FetchLimits
 from search_server.ingest import Ingest
+from search_server.ingest_stream import StreamLimits
+from search_server.mirrors import Mirrors
+from search_server.paging import PageTokens
+from search_server.queries import QueryVectors
+from search_server.reading import Reader
+from search_server.reindex import Reindexer
 from search_server.search import Searcher
 from search_server.service_collections import CollectionService
+from search_server.service_ingest import IngestCalls
 from search_server.service_items import ItemService
 from search_server.service_search import SearchService
 from search_server.settings import GatewaySettings
@@ -27,16 +37,12 @@ from sentinel.search.v1 import (
     search_service_pb2_grpc,
 )
 from sentinel_core import loop
-from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import SentinelError
 from sentinel_core.lifecycle import Lifecycle
 from sentinel_core.metrics import ServerMetrics
 from sentinel_core.server import GrpcServer, Service
 
 logger = logging.getLogger(__name__)
-
-_WATCH_INTERVAL_S = 0.5
-_PING_TIMEOUT_S = 2.0
 
 
 @asynccontextmanager
@@ -48,46 +54,79 @@ async def running_gateway(
     It answers health checks from the start, and is SERVING while Milvus and a worker are up.
     """
     metrics = ServerMetrics("gateway", registry or CollectorRegistry())
-    pool = EmbedderPool(settings.worker_addresses(), settings.max_message_bytes)
+    pool = EmbedderPool(settings.worker_entries(), settings.max_message_bytes)
     store = MilvusStore(
         settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_threads
     )
-    objects = ObjectStore(settings.object_store_uri)
+    objects = ObjectStore(settings.object_store_uri, presign_seconds=settings.presign_seconds)
     collections = Collections(store, pool)
-    searcher = Searcher(collections, pool, store, objects, metrics)
+    fetcher = Fetcher(_fetch_limits(settings), metrics)
+    embeddings = EmbeddingCache(pool, settings.query_cache_entries, metrics)
+    queries = QueryVectors(embeddings, fetcher, store, metrics)
+    searcher = Searcher(collections, queries, store, objects, metrics)
+    reindexer = Reindexer(
+        collections, pool, store, objects, call_timeout_s=settings.write_timeout_seconds
+    )
     ingest = Ingest(
         pool,
+        fetcher,
         store,
         objects,
         metrics,
+        mirrors=Mirrors(collections),
         max_image_bytes=settings.max_image_bytes,
         thumbnail_side=settings.thumbnail_side,
     )
-    server = GrpcServer(settings, metrics, _services(settings, collections, searcher, ingest))
+    streams = IngestCalls(ingest, collections, pool, _stream_limits(settings))
+    reader = Reader(store, objects, max_page_bytes=settings.max_message_bytes // 2)
+    server = GrpcServer(
+        settings,
+        metrics,
+        _services(
+            settings,
+            collections=collections,
+            reindexer=reindexer,
+            searcher=searcher,
+            ingest=ingest,
+            reader=reader,
+            streams=streams,
+        ),
+        on_drain=streams.draining.set,
+    )
     await server.start()
     lifecycle.spawn(pool.run(), "worker health checks")
     lifecycle.spawn(store.run(), "milvus lite flushes")
-    lifecycle.spawn(_watch(server, pool, store), "readiness")
+    lifecycle.spawn(readiness.watch(server, pool, store), "readiness")
     try:
         yield server
     finally:
         await server.stop()
         await lifecycle.cancel_tasks()
+        await embeddings.close()
+        await fetcher.close()
         await pool.close()
         await store.close()
         objects.close()
 
 
 def _services(
-    settings: GatewaySettings, collections: Collections, searcher: Searcher, ingest: Ingest
+    settings: GatewaySettings,
+    *,
+    collections: Collections,
+    reindexer: Reindexer,
+    searcher: Searcher,
+    ingest: Ingest,
+    reader: Reader,
+    streams: IngestCalls,
 ) -> list[Service]:
+    tokens = PageTokens(settings.page_token_key(), settings.page_token_seconds)
     read_timeout_s = settings.search_timeout_seconds
     write_timeout_s = settings.write_timeout_seconds
     return [
         Service(
             "sentinel.search.v1.SearchService",
             search_service_pb2_grpc.add_SearchServiceServicer_to_server,
-            SearchService(searcher, read_timeout_s),
+            SearchService(searcher, tokens, read_timeout_s),
         ),
         Service(
             "sentinel.search.v1.ItemService",
@@ -95,6 +134,9 @@ def _services(
             ItemService(
                 ingest,
                 collections,
+                reader,
+                streams,
+                tokens,
                 read_timeout_s=read_timeout_s,
                 write_timeout_s=write_timeout_s,
                 max_items=settings.max_items_per_upsert,
@@ -103,21 +145,32 @@ def _services(
         Service(
             "sentinel.search.v1.CollectionService",
             collection_service_pb2_grpc.add_CollectionServiceServicer_to_server,
-            CollectionService(collections, write_timeout_s),
+            CollectionService(collections, reindexer, tokens, write_timeout_s, streams.draining),
         ),
     ]
 
 
-async def _watch(server: GrpcServer, pool: EmbedderPool, store: MilvusStore) -> None:
-    """Keep the health status true: SERVING while Milvus answers and a worker is up."""
-    while True:
-        try:
-            await store.ping(Deadline.after(None, default_s=_PING_TIMEOUT_S))
-            ready = pool.any_healthy
-        except SentinelError:
-            ready = False
-        await server.set_serving(ready)
-        await asyncio.sleep(_WATCH_INTERVAL_S)
+def _fetch_limits(settings: GatewaySettings) -> FetchLimits:
+    return FetchLimits(
+        places=settings.uri_places(),
+        allow_private=settings.image_uri_private,
+        max_image_bytes=settings.max_image_bytes,
+        # What a request could have brought along by itself.
+        max_call_bytes=settings.max_message_bytes,
+        timeout_s=settings.image_uri_timeout_seconds,
+        max_redirects=settings.image_uri_redirects,
+        concurrency=settings.image_uri_fetches,
+    )
+
+
+def _stream_limits(settings: GatewaySettings) -> StreamLimits:
+    return StreamLimits(
+        max_items=settings.max_items_per_upsert,
+        max_bytes=settings.max_message_bytes,
+        batch_timeout_s=settings.write_timeout_seconds,
+        # What is left of the drain is for the batches that were read.
+        drain_grace_s=settings.drain_seconds / 4,
+    )
 
 
 async def _serve(settings: GatewaySettings) -> int:
@@ -134,7 +187,13 @@ async def _serve(settings: GatewaySettings) -> int:
 
 def run() -> int:
     """Read the settings, serve until SIGTERM or SIGINT, return the exit code."""
-    settings = GatewaySettings(_cli_parse_args=True)
+    try:
+        settings = GatewaySettings(_cli_parse_args=True)
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "settings"
+            print(f"sentinel-gateway: {where}: {problem['msg']}", file=sys.stderr)
+        return 2
     sentinel_core.logging.configure(settings.log_level, settings.log_style)
     logger.info("settings", extra=settings.model_dump(mode="json"))
     return loop.run(_serve(settings))

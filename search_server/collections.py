@@ -2,75 +2,92 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from collections.abc import Mapping
 
 from search_server.embedders.pool import EmbedderPool
+from search_server.store import indexes
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, FieldType, ModelRef
+from search_server.types import CollectionInfo, FieldType, NewCollection
 from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import InvalidArgument, NotFound
+from sentinel_core.errors import FailedPrecondition, InvalidArgument, NotFound
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NAME_CHARS = 128
 _MAX_FIELD_NAME_CHARS = 64
 _MAX_FIELDS = 56  # Milvus allows 64 columns; rows.py has six of its own
 
-# How long another gateway's drop or re-creation of a collection may go unnoticed here. A search
+# How long another gateway's change of an alias or a collection may go unnoticed here. A search
 # that meets the new one with the old one's model fails; it never mixes spaces unless both models
 # have equal dimensions, hence seconds and not minutes.
-_CACHE_S = 2.0
+CACHE_S = 2.0
 
 
 class Collections:
-    """Creates, describes and deletes collections."""
+    """Creates, describes, names and deletes collections.
+
+    A name that callers use is a collection's own or an alias. It is looked up once per request;
+    from there on the `CollectionInfo` found is what the request is about, its own name and its
+    model together, wherever the alias points meanwhile.
+    """
 
     def __init__(self, store: MilvusStore, pool: EmbedderPool) -> None:
         self._store = store
         self._pool = pool
         self._cache: dict[str, tuple[float, CollectionInfo]] = {}
+        self._naming = asyncio.Lock()  # or an alias could be given to what is just deleted
 
-    async def create(
-        self,
-        name: str,
-        fields: dict[str, FieldType],
-        wanted_model: ModelRef | None,
-        deadline: Deadline,
-    ) -> CollectionInfo:
+    async def create(self, wanted: NewCollection, deadline: Deadline) -> CollectionInfo:
         """Make an empty collection in the space of the workers' model.
 
         Raises:
-            InvalidArgument: A name that is not allowed, or too many fields.
-            AlreadyExists: There is one of this name.
+            InvalidArgument: A name that is not allowed, too many fields, a parameter of the index.
+            AlreadyExists: There is a collection or an alias of this name.
             Unavailable: No worker is up to say what the model is.
-            FailedPrecondition: No worker serves `wanted_model`.
+            FailedPrecondition: No worker serves the model wanted, or Milvus has no such index or
+                no full-text search.
         """
-        check_name(name, _MAX_NAME_CHARS, "collection.name")
-        if len(fields) > _MAX_FIELDS:
-            raise InvalidArgument(
-                "PARAMETER_OUT_OF_RANGE",
-                f"a collection declares at most {_MAX_FIELDS} fields",
-                field="collection.fields",
-            )
-        for index, field_name in enumerate(fields):
-            check_name(field_name, _MAX_FIELD_NAME_CHARS, f"collection.fields[{index}].name")
-        model, dimensions = self._pool.model(wanted_model)
-        info = CollectionInfo(name, model, dimensions, fields)
-        await self._store.create_collection(info, deadline)
+        check_declaration(wanted.name, wanted.fields)
+        index = indexes.chosen(
+            wanted.index, wanted.expected_item_count, is_lite=self._store.is_lite
+        )
+        model, dimensions = self._pool.model(wanted.model)
+        info = CollectionInfo(
+            name=wanted.name,
+            model=model,
+            dimensions=dimensions,
+            fields=wanted.fields,
+            indexed=wanted.indexed,
+            full_text=wanted.full_text,
+            index=index,
+            expected_item_count=wanted.expected_item_count,
+            consistency=wanted.consistency,
+        )
+        async with self._naming:
+            await self._store.create_collection(info, deadline)
         return info
 
     async def get(self, name: str, deadline: Deadline) -> CollectionInfo:
-        """Return what a collection is.
+        """Return what the collection of this name or alias is.
+
+        It was so at most two seconds ago.
 
         Raises:
             NotFound: There is none of this name.
             FailedPrecondition: The Milvus collection of this name is not Sentinel's.
         """
         known = self._cache.get(name)
-        if known is not None and time.monotonic() - known[0] < _CACHE_S:
+        if known is not None and time.monotonic() - known[0] < CACHE_S:
             return known[1]
+        return await self.get_now(name, deadline)
+
+    async def get_now(self, name: str, deadline: Deadline) -> CollectionInfo:
+        """Return what the collection of this name or alias is just now; errors as `get`."""
         self._cache.pop(name, None)
-        check_name(name, _MAX_NAME_CHARS, "collection")
+        check_collection_name(name, "collection")
+        asked_at = time.monotonic()
         info = await self._store.describe_collection(name, deadline)
         if info is None:
             raise NotFound(
@@ -78,12 +95,23 @@ class Collections:
                 f"no collection {name!r}",
                 collection=name,
             )
-        self._cache[name] = (time.monotonic(), info)
+        self._cache[name] = (asked_at, info)
         return info
+
+    async def find(self, name: str, deadline: Deadline) -> CollectionInfo | None:
+        """Return what `get` returns, or None where there is no such collection."""
+        try:
+            return await self.get(name, deadline)
+        except NotFound:
+            return None
 
     async def count(self, info: CollectionInfo, deadline: Deadline) -> int:
         """Return how many items a collection holds."""
         return await self._store.count(info, "", deadline)
+
+    async def aliases(self, info: CollectionInfo, deadline: Deadline) -> list[str]:
+        """Return the aliases of a collection, sorted."""
+        return await self._store.aliases.of(info.name, deadline)
 
     async def list_after(
         self, last_name: str, page_size: int, deadline: Deadline
@@ -106,11 +134,87 @@ class Collections:
 
         Raises:
             NotFound: There is none of this name.
-            FailedPrecondition: It is not Sentinel's to drop.
+            FailedPrecondition: It is not Sentinel's to drop, an alias, or has one.
         """
-        info = await self.get(name, deadline)
-        self._cache.pop(name, None)
-        await self._store.drop_collection(info.name, deadline)
+        async with self._naming:
+            info = await self._by_own_name(name, "name", deadline)
+            aliases = await self._store.aliases.of(name, deadline)
+            if aliases:
+                # Whoever uses them would find nothing, at best; Milvus would drop them, too.
+                raise FailedPrecondition(
+                    "COLLECTION_ALIASED",
+                    f"{', '.join(aliases)} point at {name!r}; point them elsewhere or delete them "
+                    "first",
+                    field="name",
+                    collection=name,
+                )
+            await self._store.drop_collection(info.name, deadline)
+            self.forget(info.name)
+            await self._end_reindex_into(info, deadline)
+
+    async def set_alias(self, alias: str, name: str, deadline: Deadline) -> None:
+        """Point an alias at the collection `name`; other gateways notice within two seconds.
+
+        Raises:
+            InvalidArgument: A name that is not allowed.
+            NotFound: There is no collection of this name.
+            AlreadyExists: `alias` is the name of a collection.
+            FailedPrecondition: `name` is an alias, or not Sentinel's.
+        """
+        check_collection_name(alias, "alias")
+        async with self._naming:
+            info = await self._by_own_name(name, "collection", deadline)
+            await self._store.aliases.point(alias, info.name, deadline)
+        self._cache.pop(alias, None)
+
+    async def delete_alias(self, alias: str, deadline: Deadline) -> None:
+        """Remove an alias; one that is not there is no error."""
+        check_collection_name(alias, "alias")
+        async with self._naming:
+            await self._store.aliases.remove(alias, deadline)
+        self._cache.pop(alias, None)
+
+    async def _by_own_name(self, name: str, field: str, deadline: Deadline) -> CollectionInfo:
+        info = await self.get_now(name, deadline)
+        if info.name != name:
+            raise FailedPrecondition(
+                "COLLECTION_ALIASED",
+                f"{name!r} is an alias of {info.name!r}; say the collection's own name",
+                field=field,
+                collection=info.name,
+            )
+        return info
+
+    async def _end_reindex_into(self, dropped: CollectionInfo, deadline: Deadline) -> None:
+        """Clear the mark of what `dropped` was being made of; writers ignore it in any case."""
+        if dropped.origin is None:
+            return
+        source = await self.find(dropped.origin.source, deadline)
+        if source and source.reindex and source.reindex.target == dropped.name:
+            await self._store.properties.set_reindex(source.name, None, deadline)
+            self.forget(source.name)
+
+    def forget(self, name: str) -> None:
+        """Look a collection up anew the next time, under whatever name."""
+        self._cache = {key: known for key, known in self._cache.items() if known[1].name != name}
+
+
+def check_declaration(name: str, fields: Mapping[str, FieldType]) -> None:
+    """Raise InvalidArgument unless a collection can be made with this name and these fields."""
+    check_collection_name(name, "collection.name")
+    if len(fields) > _MAX_FIELDS:
+        raise InvalidArgument(
+            "PARAMETER_OUT_OF_RANGE",
+            f"a collection declares at most {_MAX_FIELDS} fields",
+            field="collection.fields",
+        )
+    for index, field_name in enumerate(fields):
+        check_name(field_name, _MAX_FIELD_NAME_CHARS, f"collection.fields[{index}].name")
+
+
+def check_collection_name(name: str, field: str) -> None:
+    """Raise InvalidArgument unless `name` can name a collection or an alias."""
+    check_name(name, _MAX_NAME_CHARS, field)
 
 
 def check_name(name: str, longest: int, field: str) -> None:

@@ -25,9 +25,10 @@ async def illustrate(
         for one in found:
             one.row.fields = {k: v for k, v in one.row.fields.items() if k in wanted}
     pictures = [one for one in found if one.row.image]
-    for picture in pictures:
-        picture.image_uri = objects.image_uri(picture.row.image)
+    digests = [picture.row.image for picture in pictures]
+    for picture, uri in zip(pictures, await objects.image_uris(digests), strict=True):
+        picture.image_uri = uri
     if include_thumbnails:
-        thumbnails = await objects.get_thumbnails([picture.row.image for picture in pictures])
+        thumbnails = await objects.get_thumbnails(digests)
         for picture, thumbnail in zip(pictures, thumbnails, strict=True):
             picture.thumbnail = thumbnail

@@ -6,26 +6,51 @@ between two steps leaves at worst image bytes that no row names; a retry finds t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from search_server import carrying
 from search_server.drafts import Draft, make_draft
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.worker import EmbeddedItem
+from search_server.fetching.fetcher import Fetcher
+from search_server.fetching.items import fetch_items
 from search_server.illustrate import illustrate
+from search_server.mirrors import Mirrors, check_writable
 from search_server.store import columns
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
 from search_server.types import (
     CollectionInfo,
+    Content,
     Item,
     ItemOutcome,
     Kind,
     Outcome,
     StoredItem,
+    UnreadableItem,
 )
 from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import SentinelError
+from sentinel_core.errors import NotFound, ResourceExhausted, SentinelError
 from sentinel_core.metrics import ServerMetrics
+
+
+@dataclass(slots=True)
+class Checked:
+    """A batch that passed the checks that need nobody else.
+
+    Attributes:
+        size: How many items the batch has.
+        drafts: By id, what is to be stored; of equal ids the last one.
+        places: Id by place in the batch, for those that are to be stored.
+        refused: Outcome by place, for the others.
+    """
+
+    size: int
+    drafts: dict[str, Draft]
+    places: dict[int, str]
+    refused: dict[int, ItemOutcome]
 
 
 class Ingest:
@@ -34,14 +59,18 @@ class Ingest:
     def __init__(
         self,
         pool: EmbedderPool,
+        fetcher: Fetcher,
         store: MilvusStore,
         objects: ObjectStore,
         metrics: ServerMetrics,
         *,
+        mirrors: Mirrors,
         max_image_bytes: int,
         thumbnail_side: int,
     ) -> None:
+        self._mirrors = mirrors
         self._pool = pool
+        self._fetcher = fetcher
         self._store = store
         self._objects = objects
         self._metrics = metrics
@@ -49,39 +78,97 @@ class Ingest:
         self._thumbnail_side = thumbnail_side
 
     async def upsert(
-        self, info: CollectionInfo, items: Sequence[Item | SentinelError], deadline: Deadline
+        self, info: CollectionInfo, items: Sequence[Item | UnreadableItem], deadline: Deadline
     ) -> list[ItemOutcome]:
         """Store a batch; return one outcome per item, in order.
-
-        An entry that is an error already (it could not be read from the request) stays one.
 
         Raises:
             SentinelError: The whole batch failed and nothing of it is acknowledged; retry.
         """
-        outcomes: dict[int, ItemOutcome] = {}
-        drafts: dict[str, Draft] = {}
-        places: dict[int, str] = {}
+        return await self.store(info, await self.prepare(info, items, deadline), deadline)
+
+    async def prepare(
+        self, info: CollectionInfo, items: Sequence[Item | UnreadableItem], deadline: Deadline
+    ) -> Checked:
+        """Fetch images that are named by URI, check every item and hash its content."""
+        fetched = await fetch_items(self._fetcher, items, deadline)
+        return await asyncio.to_thread(self._checked, info, fetched)
+
+    def _checked(self, info: CollectionInfo, items: Sequence[Item | UnreadableItem]) -> Checked:
+        checked = Checked(len(items), {}, {}, {})
         for place, item in enumerate(items):
-            try:
-                draft = self._checked(item, info, f"items[{place}]")
-            except SentinelError as error:
-                item_id = item.id if isinstance(item, Item) else ""
-                outcomes[place] = ItemOutcome(item_id, Outcome.FAILED, error)
+            if isinstance(item, UnreadableItem):
+                checked.refused[place] = ItemOutcome(item.id, Outcome.FAILED, item.error)
                 continue
-            drafts[draft.row.id] = draft  # of equal ids the last one wins, for all of them
-            places[place] = draft.row.id
-        failed = await self._store_drafts(info, drafts, deadline) if drafts else {}
-        for place, item_id in places.items():
-            outcomes[place] = _outcome(drafts[item_id], failed.get(item_id))
+            try:
+                draft = make_draft(item, info, f"items[{place}]", self._max_image_bytes)
+            except SentinelError as error:
+                checked.refused[place] = ItemOutcome(item.id, Outcome.FAILED, error)
+                continue
+            checked.drafts[draft.row.id] = draft
+            checked.places[place] = draft.row.id
+        return checked
+
+    async def store(
+        self, info: CollectionInfo, checked: Checked, deadline: Deadline, *, patient: bool = False
+    ) -> list[ItemOutcome]:
+        """Store a checked batch; return one outcome per item, in order.
+
+        While the collection moves to another model, an item counts as stored once it is in both.
+
+        Args:
+            info: The collection it was checked for.
+            checked: The batch.
+            deadline: For all of it.
+            patient: Wait for workers whose queues are full instead of refusing.
+
+        Raises:
+            SentinelError: As `upsert`.
+        """
+        check_writable(info)
+        outcomes = dict(checked.refused)
+        items = carrying.items_of(checked.drafts.values())
+        failed = carrying.refused(info, items)
+        drafts = {key: draft for key, draft in checked.drafts.items() if key not in failed}
+        failed |= await self._store_drafts(info, drafts, deadline, patient=patient)
+        written = {info.name}
+        while (other := await self._mirrors.next(info, written, deadline)) is not None:
+            carried = [item for item_id, item in items.items() if item_id not in failed]
+            try:
+                failed |= await self._carry_over(other, carried, deadline, patient=patient)
+            except NotFound:
+                if not await self._mirrors.is_gone(other, deadline):
+                    raise
+            written.add(other.name)
+        for place, item_id in checked.places.items():
+            outcomes[place] = _outcome(checked.drafts[item_id], failed.get(item_id))
         for outcome in outcomes.values():
             self._metrics.items.labels("upsert", _label(outcome)).inc()
-        return [outcomes[place] for place in range(len(items))]
+        return [outcomes[place] for place in range(checked.size)]
+
+    async def _carry_over(
+        self, other: CollectionInfo, items: Sequence[Item], deadline: Deadline, *, patient: bool
+    ) -> dict[str, SentinelError]:
+        """Store items in a collection of another model; return those that could not be."""
+        failed = {item.id: carrying.bare(other.name) for item in items if item.content is None}
+        checked = self._checked(other, [item for item in items if item.content is not None])
+        for refused in checked.refused.values():
+            assert isinstance(refused.error, SentinelError)
+            failed[refused.id] = refused.error
+        return failed | await self._store_drafts(other, checked.drafts, deadline, patient=patient)
 
     async def _store_drafts(
-        self, info: CollectionInfo, drafts: dict[str, Draft], deadline: Deadline
+        self,
+        info: CollectionInfo,
+        drafts: dict[str, Draft],
+        deadline: Deadline,
+        *,
+        patient: bool,
     ) -> dict[str, SentinelError]:
+        if not drafts:
+            return {}
         await self._reuse_what_is_there(info, drafts, deadline)
-        failed = await self._embed(info, list(drafts.values()), deadline)
+        failed = await self._embed(info, list(drafts.values()), deadline, patient=patient)
         changed = [
             draft
             for item_id, draft in drafts.items()
@@ -94,7 +181,7 @@ class Ingest:
         ]
         if images:
             with self._metrics.stage("object_store"):
-                await self._objects.put_images(images)
+                await self._objects.put_images(images, deadline)
         if changed:
             with self._metrics.stage("milvus_upsert"):
                 await self._store.upsert(info, [draft.row for draft in changed], deadline)
@@ -124,7 +211,7 @@ class Ingest:
                 draft.row.vector, draft.content = row.vector, None
 
     async def _embed(
-        self, info: CollectionInfo, drafts: Sequence[Draft], deadline: Deadline
+        self, info: CollectionInfo, drafts: Sequence[Draft], deadline: Deadline, *, patient: bool
     ) -> dict[str, SentinelError]:
         """Fill in vectors and thumbnails; return the items that could not be embedded."""
         failed: dict[str, SentinelError] = {}
@@ -133,24 +220,38 @@ class Ingest:
             return failed
         self._metrics.batch_size.labels("embed").observe(len(waiting))
         with self._metrics.stage("embed"):
-            answer = await self._pool.embed(
+            embedded = await self._embedded(
                 [draft.to_embed for draft in waiting if draft.to_embed is not None],
-                fingerprint=info.model.fingerprint,
-                deadline=deadline,
-                bulk=True,
-                thumbnail_side=self._thumbnail_side,
+                info.model.fingerprint,
+                deadline,
+                patient=patient,
             )
-        for draft, embedded in zip(waiting, answer.items, strict=True):
-            if embedded.error is not None:
-                failed[draft.row.id] = embedded.error
+        for draft, one in zip(waiting, embedded, strict=True):
+            if one.error is not None:
+                failed[draft.row.id] = one.error
             else:
-                _fill(draft, embedded)
+                _fill(draft, one)
         return failed
 
-    def _checked(self, item: Item | SentinelError, info: CollectionInfo, where: str) -> Draft:
-        if isinstance(item, SentinelError):
-            raise item
-        return make_draft(item, info, where, self._max_image_bytes)
+    async def _embedded(
+        self, contents: Sequence[Content], fingerprint: str, deadline: Deadline, *, patient: bool
+    ) -> list[EmbeddedItem]:
+        while True:
+            try:
+                answer = await self._pool.embed(
+                    contents,
+                    fingerprint=fingerprint,
+                    deadline=deadline,
+                    bulk=True,
+                    thumbnail_side=self._thumbnail_side,
+                )
+            except ResourceExhausted as error:
+                wait_s = error.retry_after_s
+                if not patient or wait_s is None or wait_s >= deadline.remaining():
+                    raise
+                await asyncio.sleep(wait_s)
+            else:
+                return answer.items
 
     async def get(
         self,
@@ -180,8 +281,19 @@ class Ingest:
     ) -> int:
         """Remove what `expression` selects; return how many items that is."""
         count = await self._store.count(info, expression, deadline)
-        if count and not dry_run:
+        if dry_run:
+            return count
+        check_writable(info)
+        if count:
             await self._store.delete(info, expression, deadline)
+        written = {info.name}
+        while (other := await self._mirrors.next(info, written, deadline)) is not None:
+            try:
+                await self._store.delete(other, expression, deadline)
+            except NotFound:
+                if not await self._mirrors.is_gone(other, deadline):
+                    raise
+            written.add(other.name)
         return count
 
 

@@ -1,61 +1,94 @@
-"""Page tokens: how far a caller has come, tied to the request it belongs to."""
+"""Page tokens: how far a caller has come, sealed so that nobody but a gateway can make one.
+
+    token = base64url( HMAC-SHA256 (32 bytes) | issue time (8 bytes, ms since 1970) | position )
+
+The HMAC covers the request too, which is not in the token: a token continues the request it was
+made for and no other. Gateways that share the key read each other's tokens.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
-import json
+import hmac
+import struct
+import time
+from collections.abc import Callable
 
-from search_server.types import PagePosition
 from sentinel_core.errors import InvalidArgument
 
-_DIGEST_BYTES = 12
+_TAG_BYTES = hashlib.sha256().digest_size
+_TIME = struct.Struct(">Q")
 
 
-def make_token(position: str, request: bytes) -> str:
-    """Return an opaque token for `position` within the results of `request`."""
-    return base64.urlsafe_b64encode(_digest(position, request) + position.encode()).decode()
+class PageTokens:
+    """Makes and reads the tokens of all paged calls. Stateless."""
+
+    def __init__(
+        self, key: bytes, lifetime_s: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Seal with `key`; tokens are read for `lifetime_s` seconds after they were made.
+
+        Args:
+            key: Any bytes; equal in all gateways behind one address.
+            lifetime_s: Above 0.
+            clock: Seconds since 1970.
+        """
+        self._key = key
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+
+    def make(self, position: bytes, request: bytes) -> str:
+        """Return an opaque token for `position` within the results of `request`.
+
+        Args:
+            position: What `read` is to return; not secret, since tokens are not encrypted.
+            request: What the token belongs to: the method, and every part of the message that
+                chooses the results.
+        """
+        body = _TIME.pack(int(self._clock() * 1000)) + position
+        return base64.urlsafe_b64encode(self._tag(body, request) + body).decode()
+
+    def read(self, token: str, request: bytes) -> bytes:
+        """Return the position in `token`; empty for the empty token.
+
+        Raises:
+            InvalidArgument: The token is damaged, was made for another request, or is too old.
+        """
+        if not token:
+            return b""
+        raw = _decoded(token)
+        tag, body = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
+        if len(body) < _TIME.size or not hmac.compare_digest(tag, self._tag(body, request)):
+            raise InvalidArgument(
+                "PAGE_TOKEN_INVALID",
+                "the page token is damaged or belongs to another request; start again without one",
+                field="page_token",
+            )
+        (issued_ms,) = _TIME.unpack_from(body)
+        if self._clock() - issued_ms / 1000 > self._lifetime_s:
+            raise InvalidArgument(
+                "PAGE_TOKEN_EXPIRED",
+                f"the page token is older than {self._lifetime_s:g} s; start again without one",
+                field="page_token",
+            )
+        return body[_TIME.size :]
+
+    def _tag(self, body: bytes, request: bytes) -> bytes:
+        # The request by its digest, of one length: no other body and request join to the same.
+        sealed = hashlib.sha256(request).digest() + body
+        return hmac.digest(self._key, sealed, "sha256")
 
 
-def read_token(token: str, request: bytes) -> str:
-    """Return the position in `token`; empty for the empty token.
-
-    Raises:
-        InvalidArgument: The token is damaged or was made for another request.
-    """
-    if not token:
-        return ""
+def _decoded(token: str) -> bytes:
+    """Return the bytes of `token`; none unless it is spelt the one way `make` spells it."""
     try:
-        raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
-        position = raw[_DIGEST_BYTES:].decode()
-    except (binascii.Error, UnicodeDecodeError, UnicodeEncodeError):
-        raw, position = b"", ""
-    if not position or raw[:_DIGEST_BYTES] != _digest(position, request):
-        raise InvalidArgument(
-            "PAGE_TOKEN_INVALID",
-            "the page token is damaged or belongs to another request; start again without one",
-            field="page_token",
-        )
-    return position
-
-
-def _digest(position: str, request: bytes) -> bytes:
-    return hashlib.sha256(position.encode() + b"\0" + request).digest()[:_DIGEST_BYTES]
-
-
-def make_page_token(position: PagePosition, request: bytes) -> str:
-    """Return the token of the page that begins after `position`."""
-    return make_token(json.dumps([position.rank, position.score, *position.tied]), request)
-
-
-def read_page_token(token: str, request: bytes) -> PagePosition:
-    """Return the position in `token`; the beginning for the empty token."""
-    text = read_token(token, request)
-    if not text:
-        return PagePosition()
-    rank, score, *tied = json.loads(text)
-    return PagePosition(rank, score, tuple(tied))
+        raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        return b""
+    # The last character has bits to spare, which base64 would ignore.
+    return raw if base64.urlsafe_b64encode(raw).decode() == token else b""
 
 
 def page_size(asked: int, default: int, most: int) -> int:

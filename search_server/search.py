@@ -1,50 +1,40 @@
 """Use case: from a query to ranked hits.
 
-`prepare` finds the query's vector (embedding it when it has to), `run` searches, `chunks` adds
-what a client needs to show the hits. Knows no protobuf.
+`prepare` finds the query's vector (embedding it when it has to); `hits` and `page` fetch what
+they deliver, with what a client needs to show it. Knows no protobuf.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from time import perf_counter
 
 import numpy as np
 
-from search_server import ranking
+from search_server import delivery
 from search_server.collections import Collections
-from search_server.embedders.pool import EmbedderPool
+from search_server.cursor import START, Position
 from search_server.illustrate import illustrate
-from search_server.store import columns, filters
+from search_server.queries import Asked, QueryVectors
+from search_server.reranking import Reranker, is_reranked
+from search_server.retrieval import Retrieval
+from search_server.store import columns, filters, searching
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
 from search_server.types import (
     MAX_HITS,
-    CollectionInfo,
-    FloatArray,
     Hit,
-    PagePosition,
-    Query,
+    Search,
     SearchSpec,
     SearchTimings,
 )
-from search_server.vectors import check_vector
 from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import InvalidArgument, NotFound
+from sentinel_core.errors import SentinelError
 from sentinel_core.metrics import ServerMetrics
 
-
-@dataclass(slots=True)
-class Search:
-    """One search under way: what is searched, with which vector, and the time it has taken."""
-
-    spec: SearchSpec
-    collection: CollectionInfo
-    vector: FloatArray
-    expression: str
-    timings: SearchTimings = field(default_factory=SearchTimings)
-    started: float = field(default_factory=perf_counter)
+# Thumbnails held in memory at once, beyond those of the message that is being filled.
+_SHOWN_AT_ONCE = 64
 
 
 class Searcher:
@@ -53,16 +43,18 @@ class Searcher:
     def __init__(
         self,
         collections: Collections,
-        pool: EmbedderPool,
+        queries: QueryVectors,
         store: MilvusStore,
         objects: ObjectStore,
         metrics: ServerMetrics,
     ) -> None:
         self._collections = collections
-        self._pool = pool
+        self._queries = queries
         self._store = store
         self._objects = objects
         self._metrics = metrics
+        self._retrieval = Retrieval(store, metrics)
+        self._reranker = Reranker(store, self._retrieval)
 
     async def prepare(self, spec: SearchSpec, deadline: Deadline) -> Search:
         """Check `spec` against its collection and find the query's vector.
@@ -70,102 +62,117 @@ class Searcher:
         Raises:
             SentinelError: Unknown collection, field or item; a query that cannot be embedded.
         """
-        started = perf_counter()
-        collection = await self._collections.get(spec.collection, deadline)
-        columns.check_names(spec.output_fields, collection.fields, "params.output_fields")
-        expression = filters.compile_filter(spec.filter, collection.fields)
-        if spec.query.item_id is not None:
-            expression = filters.excluding(expression, spec.query.item_id)
-        search = Search(spec, collection, np.empty(0, np.float32), expression, started=started)
-        search.vector = await self._vector(spec.query, search, deadline)
+        [search] = await self.prepare_all([spec], deadline)
+        if isinstance(search, SentinelError):
+            raise search
         return search
 
-    async def run(
-        self, search: Search, limit: int, deadline: Deadline, offset: int = 0
-    ) -> list[Hit]:
-        """Return up to `limit` hits from rank `offset` + 1 on."""
-        start = perf_counter()
-        with self._metrics.stage("milvus_search"):
-            found = await self._store.search(
-                search.collection,
-                search.vector,
-                limit=limit,
-                offset=offset,
-                expression=search.expression,
-                include_vectors=search.spec.include_vectors,
-                deadline=deadline,
-            )
-        search.timings.vector_search = perf_counter() - start
-        return ranking.at_least(ranking.rank(found, offset), search.spec.min_score)
+    async def prepare_all(
+        self, specs: Sequence[SearchSpec], deadline: Deadline
+    ) -> list[Search | SentinelError]:
+        """Do so for each of `specs`, looking for all vectors at once; each fails alone."""
+        searches = [await self._checked(spec, deadline) for spec in specs]
+        ready = [
+            (place, search) for place, search in enumerate(searches) if isinstance(search, Search)
+        ]
+        asked = [Asked(search.spec.query, search.collection) for _, search in ready]
+        found = await self._queries.find(asked, deadline)
+        for (place, search), vector in zip(ready, found, strict=True):
+            if isinstance(vector, SentinelError):
+                searches[place] = vector
+            else:
+                search.vector, search.timings = vector.vector, vector.timings
+        return searches
+
+    async def _checked(self, spec: SearchSpec, deadline: Deadline) -> Search | SentinelError:
+        """Return a search that lacks its vector only."""
+        started = perf_counter()
+        try:
+            collection = await self._collections.get(spec.collection, deadline)
+            columns.check_names(spec.output_fields, collection.fields, "params.output_fields")
+            searching.check_index_params(spec.index_params)
+            await self._reranker.check(spec, collection, deadline)
+            expression = filters.compile_filter(spec.filter, collection.fields)
+        except SentinelError as error:
+            return error
+        for item_id in spec.query.item_ids:
+            expression = filters.excluding(expression, item_id)
+        return Search(spec, collection, np.empty(0, np.float32), expression, started=started)
+
+    async def hits(
+        self, search: Search, limit: int, deadline: Deadline, after: Position = START
+    ) -> AsyncGenerator[Hit, None]:
+        """Yield up to `limit` hits that follow `after`, ready to be shown.
+
+        They are fetched as they are taken: memory holds some hundred of them, and a caller that
+        stops ends the fetching.
+        """
+        source = self._reranker if is_reranked(search.spec) else self._retrieval
+        async with aclosing(source.blocks(search, limit, deadline, after)) as blocks:
+            async for block in blocks:
+                async for hit in self._shown(search, block):
+                    yield hit
 
     async def page(
-        self, search: Search, size: int, position: PagePosition, deadline: Deadline
-    ) -> tuple[list[Hit], PagePosition | None]:
-        """Return the page after `position`, and the position after it; None on the last page."""
-        # From the first hit of the last one's score on, since those may come in another order
-        # now. One more than the page holds tells whether another follows.
-        tied = len(position.tied)
-        wanted = min(size + 1, MAX_HITS - position.rank)
-        found = await self.run(search, tied + wanted, deadline, position.rank - tied)
-        hits = ranking.after(found, position)
-        page = hits[:size]
-        return page, ranking.position_after(page, position) if len(hits) > size else None
+        self,
+        search: Search,
+        size: int,
+        position: Position,
+        deadline: Deadline,
+        *,
+        max_bytes: int = delivery.MAX_BYTES,
+        top: Sequence[Hit] | None = None,
+    ) -> tuple[list[Hit], Position | None]:
+        """Return the page after `position`, and the position after it; None on the last page.
 
-    async def chunks(
-        self, search: Search, hits: Sequence[Hit], size: int
-    ) -> AsyncIterator[list[Hit]]:
-        """Yield the hits `size` at a time, with image URIs and, when asked for, thumbnails."""
-        for start in range(0, len(hits), size):
-            chunk = list(hits[start : start + size])
+        Args:
+            search: What is searched.
+            size: Most hits of the page.
+            position: Where it begins.
+            deadline: For all of it.
+            max_bytes: Most bytes of the page; one hit may have more.
+            top: For a first page: its hits and one more, where they are known already.
+        """
+        # One more than the page holds tells whether another follows.
+        wanted = min(size + 1, MAX_HITS - position.rank)
+        source = (
+            self.hits(search, wanted, deadline, position)
+            if top is None
+            else self._shown(search, top)
+        )
+        async with aclosing(source) as hits:
+            page, more = await delivery.filled(hits, size, max_bytes)
+        if not more:
+            return page, None
+        return page, position.advanced([(hit.row.id, hit.score) for hit in page])
+
+    async def tops(
+        self, searches: Sequence[Search], size: int, deadline: Deadline
+    ) -> list[list[Hit] | None]:
+        """Return what `page` takes as `top` for each of several searches, by one Milvus search.
+
+        Args:
+            searches: Equal in all that Milvus is told but the vector.
+            size: Hits of a page, below 500.
+            deadline: For all of it.
+        """
+        return await self._retrieval.tops(searches, size + 1, deadline)
+
+    async def _shown(self, search: Search, block: Sequence[Hit]) -> AsyncGenerator[Hit, None]:
+        """Yield a block's hits with image URIs and, when asked for, thumbnails."""
+        for start in range(0, len(block), _SHOWN_AT_ONCE):
+            part = block[start : start + _SHOWN_AT_ONCE]
             await illustrate(
-                chunk,
+                part,
                 self._objects,
                 output_fields=search.spec.output_fields,
                 include_thumbnails=search.spec.include_thumbnails,
             )
-            yield chunk
+            for hit in part:
+                yield hit
 
     def finish(self, search: Search) -> SearchTimings:
         """Close the clock of a search and return where its time went."""
         search.timings.total = perf_counter() - search.started
         self._metrics.stage_duration.labels("total").observe(search.timings.total)
         return search.timings
-
-    async def _vector(self, query: Query, search: Search, deadline: Deadline) -> FloatArray:
-        if query.content is not None:
-            return await self._embedded(query, search, deadline)
-        if query.vector is not None:
-            return check_vector(query.vector, search.collection, "params.query.vector")
-        if query.item_id is not None:
-            rows = await self._store.get(
-                search.collection, [query.item_id], deadline, include_vectors=True
-            )
-            if rows and rows[0].vector is not None:
-                return rows[0].vector
-            raise NotFound(
-                "ITEM_NOT_FOUND",
-                f"no item {query.item_id[:100]!r} in collection {search.collection.name}",
-                id=query.item_id,
-            )
-        raise InvalidArgument(
-            "QUERY_MISSING", "set one of content, vector or item_id", field="params.query"
-        )
-
-    async def _embedded(self, query: Query, search: Search, deadline: Deadline) -> FloatArray:
-        assert query.content is not None
-        start = perf_counter()
-        with self._metrics.stage("embed"):
-            answer = await self._pool.embed(
-                [query.content],
-                fingerprint=search.collection.model.fingerprint,
-                deadline=deadline,
-            )
-        search.timings.embed = perf_counter() - start
-        search.timings.embed_queue = answer.queue_s
-        search.timings.embed_inference = answer.inference_s
-        item = answer.items[0]
-        if item.error is not None:
-            item.error.field = "params.query.content"
-            raise item.error
-        assert item.vector is not None
-        return item.vector

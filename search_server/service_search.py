@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from search_server import wire
-from search_server.paging import make_page_token, page_size, read_page_token
+from search_server import delivery, wire
+from search_server.batch import BatchSearcher, Entry, Page
+from search_server.counts import check_count
+from search_server.cursor import Position
+from search_server.paging import PageTokens, page_size
 from search_server.search import Searcher
-from search_server.types import MAX_HITS
+from search_server.types import MAX_HITS, Search
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import InvalidArgument
+from sentinel_core.errors import InvalidArgument, SentinelError
+from sentinel_core.status import to_status
 
 _DEFAULT_LIMIT = 20
 _DEFAULT_CHUNK = 32
 _MAX_CHUNK = 1_000
 _MAX_PAGE = 1_000
+_MAX_SEARCHES = 64
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -27,8 +33,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SearchService(pb_grpc.SearchServiceServicer):
     """Streams and pages of ranked hits."""
 
-    def __init__(self, searcher: Searcher, timeout_s: float) -> None:
+    def __init__(self, searcher: Searcher, tokens: PageTokens, timeout_s: float) -> None:
         self._searcher = searcher
+        self._batches = BatchSearcher(searcher)
+        self._tokens = tokens
         self._timeout_s = timeout_s
 
     async def Search(
@@ -38,37 +46,81 @@ class SearchService(pb_grpc.SearchServiceServicer):
         chunk_size = _in_range(request, "chunk_size", _DEFAULT_CHUNK, _MAX_CHUNK)
         deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
         search = await self._searcher.prepare(wire.spec_from(request.params), deadline)
-        # Nothing is sent before the hits are there: until its first message a stream can be
-        # retried by anybody.
-        hits = await self._searcher.run(search, limit, deadline)
-        yield pb.SearchResponse(
-            header=pb.SearchHeader(
-                collection=search.collection.name,
-                model_version=wire.model_to(search.collection.model),
-            )
-        )
-        async for chunk in self._searcher.chunks(search, hits, chunk_size):
-            yield pb.SearchResponse(chunk=pb.HitChunk(hits=wire.hits_to(chunk)))
+        sent = 0
+        async with (
+            aclosing(self._searcher.hits(search, limit, deadline)) as hits,
+            aclosing(delivery.packed(hits, chunk_size)) as chunks,
+        ):
+            # Nothing is sent before the first hits are there: until its first message a stream
+            # can be retried by anybody.
+            chunk = await anext(chunks, None)
+            yield _header(search)
+            while chunk is not None:
+                sent += len(chunk)
+                yield pb.SearchResponse(chunk=pb.HitChunk(hits=wire.hits_to(chunk)))
+                chunk = await anext(chunks, None)
         timings = self._searcher.finish(search)
-        yield pb.SearchResponse(summary=wire.summary_to(len(hits), timings))
+        yield pb.SearchResponse(summary=wire.summary_to(sent, timings))
 
     async def SearchPage(
         self, request: pb.SearchPageRequest, context: Context
     ) -> pb.SearchPageResponse:
-        size = page_size(request.page_size, _DEFAULT_LIMIT, _MAX_PAGE)
-        identity = request.params.SerializeToString(deterministic=True)
-        position = read_page_token(request.page_token, identity)
+        asked = self._asked(request)
         deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
-        search = await self._searcher.prepare(wire.spec_from(request.params), deadline)
-        page, following = await self._searcher.page(search, size, position, deadline)
-        response = pb.SearchPageResponse()
-        async for chunk in self._searcher.chunks(search, page, size):
-            response.hits.extend(wire.hits_to(chunk))
-        if following is not None:
-            response.next_page_token = make_page_token(following, identity)
-        timings = self._searcher.finish(search)
-        response.summary.CopyFrom(wire.summary_to(len(page), timings))
+        search = await self._searcher.prepare(asked.spec, deadline)
+        page = await self._searcher.page(search, asked.size, asked.position, deadline)
+        return self._page(request, Page(search, *page))
+
+    async def BatchSearch(
+        self, request: pb.BatchSearchRequest, context: Context
+    ) -> pb.BatchSearchResponse:
+        check_count(len(request.searches), _MAX_SEARCHES, "searches")
+        deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
+        entries: list[Entry | SentinelError] = []
+        for search in request.searches:
+            try:
+                entries.append(self._asked(search))
+            except SentinelError as error:
+                entries.append(error)
+        response = pb.BatchSearchResponse()
+        pages = await self._batches.pages(entries, deadline)
+        for place, (search, page) in enumerate(zip(request.searches, pages, strict=True)):
+            if isinstance(page, SentinelError):
+                field = f"searches[{place}].{page.field}" if page.field else f"searches[{place}]"
+                response.results.add(error=to_status(page.at(field)))
+            else:
+                response.results.add(page=self._page(search, page))
         return response
+
+    def _asked(self, request: pb.SearchPageRequest) -> Entry:
+        return Entry(
+            spec=wire.spec_from(request.params),
+            size=page_size(request.page_size, _DEFAULT_LIMIT, _MAX_PAGE),
+            position=Position.unpack(self._tokens.read(request.page_token, _identity(request))),
+        )
+
+    def _page(self, request: pb.SearchPageRequest, page: Page) -> pb.SearchPageResponse:
+        response = pb.SearchPageResponse(hits=wire.hits_to(page.hits))
+        if page.following is not None:
+            token = self._tokens.make(page.following.pack(), _identity(request))
+            response.next_page_token = token
+        timings = self._searcher.finish(page.search)
+        response.summary.CopyFrom(wire.summary_to(len(page.hits), timings))
+        return response
+
+
+def _identity(request: pb.SearchPageRequest) -> bytes:
+    """Return what a page token belongs to, in whichever call it comes."""
+    return b"SearchPage\0" + request.params.SerializeToString(deterministic=True)
+
+
+def _header(search: Search) -> pb.SearchResponse:
+    return pb.SearchResponse(
+        header=pb.SearchHeader(
+            collection=search.collection.name,
+            model_version=wire.model_to(search.collection.model),
+        )
+    )
 
 
 def _in_range(request: pb.SearchRequest, name: str, default: int, most: int) -> int:

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from sentinel_core.settings import ServerSettings
+
+_WORKER = re.compile(r"(dns:///[^/:\s]+|\[[0-9a-fA-F:]+\]|[^/:\s\[\]]+):([0-9]{1,5})")
+
+
+def _check_workers(value: str) -> str:
+    for entry in _entries(value):
+        found = _WORKER.fullmatch(entry)
+        if found is None or not 0 < int(found[2]) < 65536:
+            raise ValueError(
+                f"{entry!r} is no worker; say host:port, or dns:///name:port for one worker at "
+                "each address of the name"
+            )
+    return value
+
+
+def _entries(workers: str) -> list[str]:
+    return [entry.strip() for entry in workers.split(",") if entry.strip()]
 
 
 class GatewaySettings(ServerSettings):
@@ -16,9 +36,10 @@ class GatewaySettings(ServerSettings):
     )
 
     port: int = Field(50050, ge=0, le=65535, description="gRPC port; 0 picks a free one.")
-    workers: str = Field(
+    workers: Annotated[str, AfterValidator(_check_workers)] = Field(
         "127.0.0.1:50051",
-        description="Embedder workers as host:port, separated by commas.",
+        description="Embedder workers, separated by commas: host:port, or dns:///name:port for one "
+        "worker at each address of the name, looked up every few seconds.",
     )
     milvus_uri: str = Field(
         "sentinel-data/milvus.db",
@@ -30,7 +51,16 @@ class GatewaySettings(ServerSettings):
     )
     object_store_uri: str = Field(
         "sentinel-data/objects",
-        description="Where image bytes are kept: a folder or an fsspec URI such as s3://bucket/x.",
+        description="Where image bytes are kept: a folder, or an fsspec URI such as s3://bucket/x "
+        "with keys and endpoint in the store's own variables (AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL). One Milvus to an object store.",
+    )
+    presign_seconds: int = Field(
+        3600,
+        ge=0,
+        le=604_800,
+        description="How long the presigned URL of a picture can be read, in seconds, where the "
+        "object store can make one; 0: its plain URI.",
     )
     search_timeout_seconds: float = Field(
         30.0, gt=0, le=600, description="Longest time a search or read may take, in seconds."
@@ -52,7 +82,48 @@ class GatewaySettings(ServerSettings):
     milvus_threads: int = Field(
         16, ge=1, le=256, description="Most Milvus calls at once; further ones wait."
     )
+    query_cache_entries: int = Field(
+        10_000,
+        ge=0,
+        description="Embeddings of text queries to keep, at 4 bytes a dimension each; 0: none.",
+    )
+    image_uri_places: str = Field(
+        "",
+        description="Places that images named by URI are fetched from, separated by commas: "
+        "https://host/folder/, s3://bucket/prefix/, file:///folder/. Empty: none.",
+    )
+    image_uri_private: bool = Field(
+        False,
+        description="Whether hosts of those places may have private or loopback addresses.",
+    )
+    image_uri_timeout_seconds: float = Field(
+        10.0, gt=0, le=600, description="Longest time that fetching one image may take, in seconds."
+    )
+    image_uri_redirects: int = Field(
+        3, ge=0, le=10, description="Most HTTP redirects of one image, each to a listed place."
+    )
+    image_uri_fetches: int = Field(
+        16, ge=1, le=256, description="Most images being fetched at once; further ones wait."
+    )
 
-    def worker_addresses(self) -> list[str]:
-        """Return the workers' addresses."""
-        return [address.strip() for address in self.workers.split(",") if address.strip()]
+    def uri_places(self) -> list[str]:
+        """Return the places that images may be fetched from."""
+        return [place.strip() for place in self.image_uri_places.split(",") if place.strip()]
+
+    page_token_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Key that page tokens are sealed with; the same for all gateways behind one "
+        "address. Empty: derived from milvus_uri and milvus_token, so give those alike.",
+    )
+    page_token_seconds: float = Field(
+        3600.0, gt=0, le=86_400, description="How long a page token can be used, in seconds."
+    )
+
+    def page_token_key(self) -> bytes:
+        """Return what page tokens are sealed with."""
+        secret = self.page_token_secret.get_secret_value()
+        return (secret or f"{self.milvus_uri}\0{self.milvus_token.get_secret_value()}").encode()
+
+    def worker_entries(self) -> list[str]:
+        """Return what `workers` lists, each `host:port` or `dns:///name:port`."""
+        return _entries(self.workers)

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
 from search_server.types import (
-    CollectionInfo,
-    Content,
     FloatArray,
     Hit,
     Item,
     ItemOutcome,
-    Kind,
     ModelRef,
     Outcome,
-    Query,
     SearchSpec,
     SearchTimings,
     StoredItem,
+    UnreadableItem,
 )
-from search_server.wire_fields import fields_from, fields_to, filter_from, schema_to
+from search_server.wire_fields import consistency_from, fields_from, fields_to, filter_from
+from search_server.wire_queries import query_from, vector_from, whole_content_from
+from search_server.wire_ranking import diversity_from, grouping_from, hybrid_from
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import (
-    collection_service_pb2,
     item_service_pb2,
     search_service_pb2,
 )
@@ -50,64 +47,18 @@ def spec_from(params: search_service_pb2.SearchParams) -> SearchSpec:
         )
     return SearchSpec(
         collection=params.collection,
-        query=_query_from(params.query),
+        query=query_from(params.query, "params.query"),
         filter=filter_from(params.filter) if params.HasField("filter") else None,
         output_fields=tuple(params.output_fields),
         include_vectors=params.include_vectors,
         include_thumbnails=params.include_thumbnails,
         min_score=min_score,
+        consistency=consistency_from(params.consistency, "params.consistency"),
+        index_params=dict(params.index_params),
+        hybrid=hybrid_from(params),
+        diversity=diversity_from(params),
+        grouping=grouping_from(params),
     )
-
-
-def _query_from(query: search_service_pb2.Query) -> Query:
-    match query.WhichOneof("kind"):
-        case "content":
-            return Query(content=content_from(query.content, "params.query.content"))
-        case "vector":
-            return Query(vector=vector_from(query.vector, "params.query.vector"))
-        case "item_id":
-            return Query(item_id=query.item_id)
-        case _:
-            return Query()
-
-
-def content_from(content: content_pb2.Content, where: str) -> Content:
-    """Read a text or an image."""
-    match content.WhichOneof("kind"):
-        case "text":
-            if not content.text.strip():
-                raise InvalidArgument(
-                    "TEXT_EMPTY", "the text is empty or blank", field=f"{where}.text"
-                )
-            return Content(Kind.TEXT, content.text.encode())
-        case "image":
-            if not content.image.data:
-                raise InvalidArgument(
-                    "IMAGE_EMPTY", "the image has no bytes", field=f"{where}.image.data"
-                )
-            if content.image.HasField("crop"):
-                raise InvalidArgument(
-                    "CROP_INVALID",
-                    "pictures are searched and stored as a whole; send the part as a picture",
-                    field=f"{where}.image.crop",
-                )
-            return Content(Kind.IMAGE, content.image.data)
-        case _:
-            raise InvalidArgument("CONTENT_MISSING", "set a text or an image", field=where)
-
-
-def vector_from(vector: content_pb2.Vector, where: str) -> FloatArray:
-    """Read a vector's elements; what they must be is for the use case to check."""
-    known = (content_pb2.ELEMENT_TYPE_UNSPECIFIED, content_pb2.ELEMENT_TYPE_FLOAT32)
-    if vector.element_type not in known:
-        raise InvalidArgument("VECTOR_INVALID", "element_type must be FLOAT32", field=where)
-    if len(vector.data) != 4 * vector.dimensions:
-        raise InvalidArgument(
-            "VECTOR_INVALID",
-            f"{len(vector.data)} bytes are not {vector.dimensions} dimensions of 4 bytes each",
-            field=where,
-        )
-    return np.frombuffer(vector.data, dtype="<f4").astype(np.float32, copy=False)
 
 
 def vector_to(vector: FloatArray) -> content_pb2.Vector:
@@ -118,20 +69,20 @@ def vector_to(vector: FloatArray) -> content_pb2.Vector:
     )
 
 
-def item_from(item: item_service_pb2.Item, place: int) -> Item | SentinelError:
+def item_from(item: item_service_pb2.Item, place: int) -> Item | UnreadableItem:
     """Read one item; what is wrong with it is its own result and nobody else's."""
     where = f"items[{place}]"
     try:
         return Item(
             id=item.id,
-            content=content_from(item.content, f"{where}.content")
+            content=whole_content_from(item.content, f"{where}.content")
             if item.HasField("content")
             else None,
             vector=vector_from(item.vector, f"{where}.vector") if item.HasField("vector") else None,
             fields=fields_from(item.fields),
         )
     except SentinelError as error:
-        return error
+        return UnreadableItem(item.id, error)
 
 
 def item_result_to(outcome: ItemOutcome) -> item_service_pb2.ItemResult:
@@ -182,6 +133,7 @@ def summary_to(hit_count: int, timings: SearchTimings) -> search_service_pb2.Sea
         embed_queue=_duration(timings.embed_queue),
         embed_inference=_duration(timings.embed_inference),
         vector_search=_duration(timings.vector_search),
+        embed_cached=timings.embed_cached,
     )
 
 
@@ -202,15 +154,4 @@ def model_from(version: content_pb2.ModelVersion) -> ModelRef | None:
 def model_to(model: ModelRef) -> content_pb2.ModelVersion:
     return content_pb2.ModelVersion(
         model=model.model, revision=model.revision, fingerprint=model.fingerprint
-    )
-
-
-def collection_to(info: CollectionInfo, item_count: int) -> collection_service_pb2.Collection:
-    return collection_service_pb2.Collection(
-        name=info.name,
-        model_version=model_to(info.model),
-        dimensions=info.dimensions,
-        metric=collection_service_pb2.Collection.METRIC_COSINE,
-        fields=schema_to(info.fields),
-        item_count=item_count,
     )

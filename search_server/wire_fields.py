@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from search_server.types import (
     Comparison,
+    Consistency,
     Fields,
     FieldType,
     FieldValue,
@@ -15,7 +16,7 @@ from search_server.types import (
     Junction,
     Operator,
 )
-from sentinel.search.v1 import collection_service_pb2, filter_pb2
+from sentinel.search.v1 import collection_service_pb2, filter_pb2, search_service_pb2
 from sentinel_core.errors import InvalidArgument
 
 _MAX_FILTER_DEPTH = 32
@@ -40,6 +41,13 @@ _FIELD_TYPES = {
     collection_service_pb2.FieldSchema.TYPE_BOOL: FieldType.BOOL,
     collection_service_pb2.FieldSchema.TYPE_STRING_LIST: FieldType.STRING_LIST,
 }
+_CONSISTENCIES = {
+    search_service_pb2.CONSISTENCY_EVENTUAL: Consistency.EVENTUAL,
+    search_service_pb2.CONSISTENCY_BOUNDED: Consistency.BOUNDED,
+    search_service_pb2.CONSISTENCY_SESSION: Consistency.SESSION,
+    search_service_pb2.CONSISTENCY_STRONG: Consistency.STRONG,
+}
+_CONSISTENCIES_TO_WIRE = {ours: theirs for theirs, ours in _CONSISTENCIES.items()}
 _FIELD_TYPES_TO_WIRE = {ours: theirs for theirs, ours in _FIELD_TYPES.items()}
 
 
@@ -130,8 +138,30 @@ def schema_from(
     return fields
 
 
-def schema_to(fields: Mapping[str, FieldType]) -> list[collection_service_pb2.FieldSchema]:
+def schema_to(
+    fields: Mapping[str, FieldType], indexed: Container[str], full_text: Container[str]
+) -> list[collection_service_pb2.FieldSchema]:
     return [
-        collection_service_pb2.FieldSchema(name=name, type=_FIELD_TYPES_TO_WIRE[field_type])
+        collection_service_pb2.FieldSchema(
+            name=name,
+            type=_FIELD_TYPES_TO_WIRE[field_type],
+            indexed=name in indexed,
+            full_text=name in full_text,
+        )
         for name, field_type in fields.items()
     ]
+
+
+def consistency_from(message: search_service_pb2.Consistency, where: str) -> Consistency | None:
+    """Read how fresh a read is to be; None where it is not said."""
+    if message == search_service_pb2.CONSISTENCY_UNSPECIFIED:
+        return None
+    if message not in _CONSISTENCIES:
+        raise InvalidArgument(
+            "PARAMETER_OUT_OF_RANGE", f"there is no consistency {message}", field=where
+        )
+    return _CONSISTENCIES[message]
+
+
+def consistency_to(consistency: Consistency) -> search_service_pb2.Consistency:
+    return _CONSISTENCIES_TO_WIRE[consistency]

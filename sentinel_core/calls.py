@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ class Call:
         items: Items in the request; the handler sets it.
         reason: ErrorReason of a failed call.
         started_at: On `perf_counter`'s clock.
+        ends_at: When its caller stops waiting, on that clock; infinite if never.
+        peer: Where the caller is.
     """
 
     method: str
@@ -26,6 +29,8 @@ class Call:
     items: int = 1
     reason: str = ""
     started_at: float = 0.0
+    ends_at: float = math.inf
+    peer: str = ""
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

@@ -7,6 +7,7 @@ into the call's status, `status.py` into the status of one item of a batch.
     ├── InvalidArgument      the caller's input is wrong and stays wrong
     ├── NotFound             no such collection, item or model
     ├── AlreadyExists
+    ├── PermissionDenied     a rule of the operator forbids it
     ├── FailedPrecondition   right in itself, but not in this state of the system
     ├── ResourceExhausted    come back after `retry_after_s`
     ├── Unavailable          somebody else, or the same one later, will answer
@@ -16,7 +17,7 @@ into the call's status, `status.py` into the status of one item of a batch.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import grpc
 
@@ -51,6 +52,13 @@ class SentinelError(Exception):
         self.retry_after_s = retry_after_s
         self.metadata = {key: str(value) for key, value in metadata.items()}
 
+    def at(self, field: str | None) -> Self:
+        """Return an equal error about `field`, which the place that raised it may not know."""
+        metadata = {key: value for key, value in self.metadata.items() if key != "field"}
+        moved = type(self)(self.reason, self.message, retry_after_s=self.retry_after_s, **metadata)
+        moved.field = field
+        return moved
+
 
 class InvalidArgument(SentinelError):
     """The input is wrong whatever the state of the system."""
@@ -68,6 +76,12 @@ class AlreadyExists(SentinelError):
     """What the request wants to make is there."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class PermissionDenied(SentinelError):
+    """The input is well formed, and a rule of the operator forbids it."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class FailedPrecondition(SentinelError):

@@ -38,6 +38,12 @@ class ServerMetrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+        self.errors = Counter(
+            f"sentinel_{process}_errors_total",
+            "Calls that failed, by error reason; by code where there is none.",
+            ["method", "reason"],
+            registry=registry,
+        )
         self.requests_in_flight = Gauge(
             f"sentinel_{process}_requests_in_flight", "Calls being served.", registry=registry
         )

@@ -2,6 +2,9 @@
 
 Startup: bind, everything NOT_SERVING, then `set_serving(True)` when the owner is ready.
 Shutdown (`stop`): NOT_SERVING, pause, refuse new calls, finish those in flight, close.
+
+The health name `liveness` is SERVING all that time: it tells that the process answers, whatever
+it waits for, so that nobody restarts a gateway because Milvus is down.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from sentinel_core.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
+LIVENESS = "liveness"
 # Calls still open after the drain are cancelled; this is what they get to notice it.
 _CLOSE_GRACE_S = 0.5
 
@@ -61,6 +65,7 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         self._names = ["", *(service.name for service in services)]
         self._serving: bool | None = None
+        self._stopping = False
         self._server = grpc.aio.server(
             interceptors=interceptors.build(metrics, self._gate),
             options=_options(settings.max_message_bytes),
@@ -83,6 +88,7 @@ class GrpcServer:
             OSError: A port is taken.
         """
         settings = self._settings
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self.set_serving(False)
         try:
             port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
@@ -103,7 +109,7 @@ class GrpcServer:
 
     async def set_serving(self, serving: bool) -> None:
         """Tell health checkers whether calls would be answered."""
-        if serving == self._serving:
+        if serving == self._serving or self._stopping:
             return
         status = (
             health_pb2.HealthCheckResponse.SERVING
@@ -118,7 +124,9 @@ class GrpcServer:
 
     async def stop(self) -> None:
         """Finish what is in flight within the drain time, then close both ports."""
-        await self._health.enter_graceful_shutdown()  # NOT_SERVING, and it stays so
+        # Not `enter_graceful_shutdown`: a process that drains is alive.
+        await self.set_serving(False)
+        self._stopping = True
         await asyncio.sleep(self._settings.drain_pause_seconds)
         self._gate.close()
         if self._on_drain is not None:

@@ -16,6 +16,7 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=".env",
+        env_ignore_empty=True,  # Compose passes `VAR: ${VAR:-}` on as an empty one
         extra="ignore",
         cli_kebab_case=True,
         cli_implicit_flags=True,

@@ -12,17 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.s3_server import S3Server
+
 _START_TIMEOUT_S = 90.0
 
 
 @contextmanager
-def running(base: Path) -> Iterator[str]:
-    """Run a server that keeps its data under `base`; yield its URI.
-
-    Its embedded etcd always binds port 2379 of the loopback address, so there can be one only.
-    """
+def running(base: Path, s3: S3Server | None = None, bucket: str = "") -> Iterator[str]:
+    """Run a server that keeps its data under `base`, or in a bucket of `s3`; yield its URI."""
     port, health_port = _free_port(), _free_port()
     _unpack(base, port)
+    if s3 is not None:
+        _keep_in(s3, bucket, base / "configs" / "milvus.yaml")
     environment = dict(
         os.environ,
         DEPLOY_MODE="STANDALONE",
@@ -47,6 +48,31 @@ def running(base: Path) -> Iterator[str]:
         process.wait()
 
 
+def wait_for_indexes(uri: str, collection: str, timeout_s: float = 120.0) -> None:
+    """Have a server build and use the indexes of a collection, as it does by itself in time.
+
+    Needs 1,024 rows; with fewer it builds none.
+    """
+    from pymilvus import MilvusClient
+
+    client = MilvusClient(uri)
+    client.flush(collection)
+    end = time.monotonic() + timeout_s
+    for name in client.list_indexes(collection):
+        while (
+            client.describe_index(collection, name)["pending_index_rows"]
+            or not (client.describe_index(collection, name)["indexed_rows"])
+        ):
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f"index {name} is not built: {client.describe_index(collection, name)}"
+                )
+            time.sleep(0.1)
+    client.release_collection(collection)  # rows that were loaded before keep what they had
+    client.load_collection(collection)
+    client.close()
+
+
 def _unpack(base: Path, port: int) -> None:
     import milvus
 
@@ -64,6 +90,31 @@ def _unpack(base: Path, port: int) -> None:
                                ("distPullInterval", 50)):  # fmt: skip
         text, changed = re.subn(rf"(\n  {name}: )\d+", rf"\g<1>{milliseconds}", text)
         assert changed == 1, name
+    # By itself the embedded etcd always binds ports 2379 and 2380, and a second server dies of it.
+    etcd = base / "configs" / "etcd.yaml"
+    text = text.replace("\netcd:\n", f"\netcd:\n  config:\n    path: {etcd}\n", 1)
+    client, peer = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    etcd.write_text(
+        f"name: default\nlisten-client-urls: {client}\nadvertise-client-urls: {client}\n"
+        f"listen-peer-urls: {peer}\ninitial-advertise-peer-urls: {peer}\n"
+        f"initial-cluster: default={peer}\n"
+    )
+    config.write_text(text)
+
+
+def _keep_in(s3: S3Server, bucket: str, config: Path) -> None:
+    text = config.read_text().replace("  storageType: local", "  storageType: minio")
+    for name, old, new in (
+        ("address", "localhost", "127.0.0.1"),
+        ("port", "9000", s3.endpoint.rsplit(":", 1)[1]),
+        ("accessKeyID", "minioadmin", "user"),
+        ("secretAccessKey", "minioadmin", s3.secret),
+        ("bucketName", "a-bucket", bucket),
+    ):
+        start = text.index("\nminio:")
+        changed = text[start:].replace(f"  {name}: {old}", f"  {name}: {new}", 1)
+        assert changed != text[start:], name
+        text = text[:start] + changed
     config.write_text(text)
 
 
@@ -71,7 +122,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
     end = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise RuntimeError(f"milvus died; is 127.0.0.1:2379 taken? {log.read_text()[-2000:]}")
+            raise RuntimeError(f"milvus died: {log.read_text()[-2000:]}")
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1) as answer:
                 if b"OK" in answer.read():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from search_server.embedders import policy
+from search_server.embedders.discovery import Directory
 from search_server.embedders.worker import Embedded, Worker
 from search_server.types import Content, ModelRef
 from sentinel_core.deadlines import Deadline
@@ -21,19 +23,73 @@ from sentinel_core.errors import (
 logger = logging.getLogger(__name__)
 
 _CHECK_INTERVAL_S = 1.0
+_RESOLVE_INTERVAL_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the healthy workers of one model can take, as they say themselves.
+
+    Attributes:
+        workers: How many there are; may be 0, and the rest 0 with it.
+        max_contents: Most contents in one call that each of them takes.
+        max_queue_items: Contents that may wait in all of them together.
+    """
+
+    workers: int = 0
+    max_contents: int = 0
+    max_queue_items: int = 0
 
 
 class EmbedderPool:
-    """Use inside one event loop. `run` must be running for health to be known."""
+    """Use inside one event loop. `run` must be running for health to be known.
 
-    def __init__(self, addresses: Sequence[str], max_message_bytes: int) -> None:
-        self._workers = [Worker(address, max_message_bytes) for address in addresses]
+    Args:
+        entries: `host:port`, or `dns:///name:port` for one worker per address of the name.
+        max_message_bytes: Largest message to or from a worker.
+    """
+
+    def __init__(self, entries: Sequence[str], max_message_bytes: int) -> None:
+        self._directory = Directory(entries)
+        self._max_message_bytes = max_message_bytes
+        self._max_call_bytes = max_message_bytes - max_message_bytes // 16  # the rest is framing
+        self._workers: list[Worker] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._follow_directory()
 
     async def run(self) -> None:
-        """Check every worker's health, for ever."""
+        """Look up names and check every worker's health, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._directory.has_names:
+                tasks.create_task(self._resolve_for_ever())
+            tasks.create_task(self._check_for_ever())
+
+    async def _check_for_ever(self) -> None:
         while True:
             await self.check()
             await asyncio.sleep(_CHECK_INTERVAL_S)
+
+    async def _resolve_for_ever(self) -> None:
+        while True:
+            await self.resolve()
+            await asyncio.sleep(_RESOLVE_INTERVAL_S)
+
+    async def resolve(self) -> None:
+        """Look up every name once; take in the workers that came, let go of those that went."""
+        await self._directory.refresh()
+        self._follow_directory()
+
+    def _follow_directory(self) -> None:
+        addresses = self._directory.addresses
+        known = {worker.address: worker for worker in self._workers}
+        self._workers = [
+            known[address] if address in known else Worker(address, self._max_message_bytes)
+            for address in addresses
+        ]
+        for gone in (worker for address, worker in known.items() if address not in addresses):
+            task = asyncio.create_task(gone.retire())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
     async def check(self) -> None:
         """Check every worker's health once."""
@@ -55,10 +111,58 @@ class EmbedderPool:
             raise self._nobody()
         for worker in served:
             assert worker.model is not None
-            if wanted is None or _matches(worker.model, wanted):
+            if wanted is None or matches(worker.model, wanted):
                 return worker.model, worker.dimensions
         assert wanted is not None
         raise self._mismatch(wanted.fingerprint or wanted.model)
+
+    def model_besides(self, fingerprint: str, wanted: ModelRef | None) -> tuple[ModelRef, int]:
+        """Return the one served model that is not `fingerprint` and its dimensions.
+
+        Args:
+            fingerprint: The model to leave out.
+            wanted: Chooses among the others; None: there must be only one.
+
+        Raises:
+            Unavailable: No worker is up.
+            FailedPrecondition: None of those that are up serves what is wanted, or more than one
+                model is.
+        """
+        served = {
+            worker.model.fingerprint: (worker.model, worker.dimensions)
+            for worker in self._workers
+            if worker.healthy and worker.model
+        }
+        if not served:
+            raise self._nobody()
+        others = [
+            (model, dimensions)
+            for model, dimensions in served.values()
+            if model.fingerprint != fingerprint and (wanted is None or matches(model, wanted))
+        ]
+        if len(others) == 1:
+            return others[0]
+        raise FailedPrecondition(
+            "MODEL_MISMATCH",
+            "the workers serve no such model besides the collection's own; start one that does"
+            if not others
+            else "the workers serve several models besides the collection's own; say which, by "
+            "its fingerprint",
+            field="model_version",
+            expected=(wanted.fingerprint or wanted.model) if wanted else "",
+            actual=",".join(sorted(served)),
+        )
+
+    def capacity(self, fingerprint: str) -> Capacity:
+        """Return what the healthy workers of this model can take."""
+        able = [w for w in self._workers if w.healthy and w.fingerprint == fingerprint]
+        if not able:
+            return Capacity()
+        return Capacity(
+            len(able),
+            min(worker.max_contents for worker in able),
+            sum(worker.max_queue_items for worker in able),
+        )
 
     async def embed(
         self,
@@ -69,7 +173,7 @@ class EmbedderPool:
         bulk: bool = False,
         thumbnail_side: int = 0,
     ) -> Embedded:
-        """Embed a batch on the least loaded worker of this model; on another if that one is lost.
+        """Embed a batch, in one call unless it is more than a worker takes in one.
 
         Raises:
             FailedPrecondition: No worker serves this model.
@@ -77,6 +181,32 @@ class EmbedderPool:
             ResourceExhausted: Every one of them is full.
             DeadlineExceeded: Time ran out.
         """
+        most = min(
+            (worker.max_contents for worker in self._workers if worker.fingerprint == fingerprint),
+            default=len(contents),
+        )
+        parts = split(contents, most, self._max_call_bytes)
+        answers = await asyncio.gather(
+            *(self._embed_part(part, fingerprint, deadline, bulk, thumbnail_side) for part in parts)
+        )
+        if len(answers) == 1:
+            return answers[0]
+        return Embedded(
+            items=[item for answer in answers for item in answer.items],
+            fingerprint=fingerprint,
+            queue_s=max(answer.queue_s for answer in answers),
+            inference_s=max(answer.inference_s for answer in answers),
+        )
+
+    async def _embed_part(
+        self,
+        contents: Sequence[Content],
+        fingerprint: str,
+        deadline: Deadline,
+        bulk: bool,
+        thumbnail_side: int,
+    ) -> Embedded:
+        """Embed on the least loaded worker of this model; on another if that one is lost."""
         tried: list[Worker] = []
         last: SentinelError | None = None
         while True:
@@ -111,10 +241,10 @@ class EmbedderPool:
         return self._mismatch(fingerprint)
 
     def _nobody(self) -> Unavailable:
-        addresses = ", ".join(worker.address for worker in self._workers)
+        configured = ", ".join(self._directory.entries)
         return Unavailable(
             "NO_HEALTHY_WORKER",
-            f"no embedder worker is serving (configured: {addresses}); start one or retry",
+            f"no embedder worker is serving (configured: {configured}); start one or retry",
         )
 
     def _mismatch(self, expected: str) -> FailedPrecondition:
@@ -129,10 +259,29 @@ class EmbedderPool:
 
     async def close(self) -> None:
         """Close every channel."""
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
 
-def _matches(model: ModelRef, wanted: ModelRef) -> bool:
+def split(contents: Sequence[Content], most_items: int, most_bytes: int) -> list[Sequence[Content]]:
+    """Cut `contents` into runs of at most so many items and, where one is not more, bytes."""
+    if len(contents) <= most_items and sum(len(one.data) for one in contents) <= most_bytes:
+        return [contents]
+    parts: list[list[Content]] = []
+    size = 0
+    for content in contents:
+        size += len(content.data)
+        if not parts or len(parts[-1]) == most_items or size > most_bytes:
+            parts.append([])
+            size = len(content.data)
+        parts[-1].append(content)
+    return list(parts)
+
+
+def matches(model: ModelRef, wanted: ModelRef) -> bool:
+    """Tell whether a caller who asked for `wanted` by fingerprint or name means `model`."""
     if wanted.fingerprint:
         return model.fingerprint == wanted.fingerprint
     return not wanted.model or model.model == wanted.model

@@ -5,6 +5,7 @@ The only file of the gateway that calls another gRPC server.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,7 +64,13 @@ class Worker:
         self.healthy = False
         self.model: ModelRef | None = None
         self.dimensions = 0
+        self.max_contents = 1
+        self.max_queue_items = 0
         self.items_in_flight = 0
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._retired = False
         self._channel = grpc.aio.insecure_channel(address, options=_options(max_message_bytes))
         self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -74,13 +81,16 @@ class Worker:
 
     async def check(self) -> None:
         """Ask the worker how it is and, when it has just come up, what it serves."""
+        if self._retired:
+            return
         try:
-            answer = await self._health.Check(
-                health_pb2.HealthCheckRequest(service=_SERVICE), timeout=_HEALTH_TIMEOUT_S
-            )
-            serving = answer.status == health_pb2.HealthCheckResponse.SERVING
-            if serving and not self.healthy:
-                await self._learn_model()
+            with self._load(0):
+                answer = await self._health.Check(
+                    health_pb2.HealthCheckRequest(service=_SERVICE), timeout=_HEALTH_TIMEOUT_S
+                )
+                serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+                if serving and not self.healthy:
+                    await self._learn_model()
         except grpc.aio.AioRpcError:
             serving = False
         self._set_healthy(serving)
@@ -90,6 +100,8 @@ class Worker:
         version = answer.model.version
         self.model = ModelRef(version.model, version.revision, version.fingerprint)
         self.dimensions = answer.model.dimensions
+        self.max_contents = max(1, answer.model.limits.max_contents_per_request)
+        self.max_queue_items = answer.model.limits.max_queue_items
 
     def _set_healthy(self, healthy: bool) -> None:
         if healthy != self.healthy:
@@ -136,10 +148,15 @@ class Worker:
     @contextmanager
     def _load(self, items: int) -> Iterator[None]:
         self.items_in_flight += items
+        self._calls += 1
+        self._idle.clear()
         try:
             yield
         finally:
             self.items_in_flight -= items
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
 
     def _converted(self, error: grpc.aio.AioRpcError) -> SentinelError:
         for key, value in error.trailing_metadata() or ():
@@ -157,6 +174,14 @@ class Worker:
         logger.error("worker failed", extra={"worker": self.address, "error": repr(error)})
         return Internal("MODEL_FAILED", f"{where} failed with {code.name}")
 
+    async def retire(self) -> None:
+        """Close the channel once what is in flight has ended; start nothing from here on."""
+        self._retired = True
+        try:
+            await self._idle.wait()
+        finally:
+            await self.close()
+
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()
@@ -165,7 +190,11 @@ class Worker:
 def _to_wire(content: Content) -> content_pb2.Content:
     if content.kind is Kind.TEXT:
         return content_pb2.Content(text=content.text)
-    return content_pb2.Content(image=content_pb2.Image(data=content.data))
+    image = content_pb2.Image(data=content.data)
+    if content.crop is not None:
+        image.crop.left, image.crop.top = content.crop.left, content.crop.top
+        image.crop.right, image.crop.bottom = content.crop.right, content.crop.bottom
+    return content_pb2.Content(image=image)
 
 
 def _from_wire(result: pb.EmbedResult) -> EmbeddedItem:

@@ -8,7 +8,7 @@ lacks is stored in its column as a marker value that callers may not use.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from search_server.types import Fields, FieldType, FieldValue
 from sentinel_core.errors import InvalidArgument
@@ -27,6 +27,9 @@ _ABSENT: dict[FieldType, FieldValue] = {
     FieldType.DOUBLE: _ABSENT_DOUBLE,
     FieldType.BOOL: _ABSENT_BOOL,
 }
+
+# The texts of the full-text fields, which Milvus finds the words of (full_text.py).
+FULL_TEXT = "full_text"
 
 
 def column_of(name: str) -> str:
@@ -53,6 +56,18 @@ def columns_of(values: Fields, fields: Mapping[str, FieldType]) -> dict[str, Fie
         for name, field_type in fields.items()
         if field_type is not FieldType.STRING_LIST
     }
+
+
+def full_text_of(values: Fields, names: Sequence[str]) -> dict[str, str]:
+    """Return the full-text column of a row with these checked values: a text to a line.
+
+    Args:
+        values: The row's fields.
+        names: The collection's full-text fields, which are strings; without any, there is no
+            such column.
+    """
+    texts = [str(values[name]) for name in names if name in values]
+    return {FULL_TEXT: "\n".join(texts)} if names else {}
 
 
 def check_names(names: Iterable[str], fields: Mapping[str, FieldType], where: str) -> None:

@@ -11,10 +11,13 @@ from typing import TypeVar
 from pymilvus import MilvusClient
 
 from search_server.store import milvus_errors
+from search_server.store.lite_gate import LiteGate
 from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import DeadlineExceeded, SentinelError, Unavailable
 
 _CONNECT_TIMEOUT_S = 10.0
 _LOAD_TIMEOUT_S = 600.0
+_LITE_WRITE_TIMEOUT_S = 600.0
 
 T = TypeVar("T")
 # A blocking call of pymilvus, given the client and the seconds it may take.
@@ -41,15 +44,29 @@ class MilvusConnection:
         self._token = token
         self._client: MilvusClient | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._last_failure = ""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
+        self._lite_gate = LiteGate()
+        self._lite_writer = ThreadPoolExecutor(1, thread_name_prefix="milvus-lite-writes")
 
-    async def run_loaded(self, collection: str, call: Call[T], deadline: Deadline) -> T:
+    async def run_loaded(
+        self, collection: str, call: Call[T], deadline: Deadline, *, writes: bool = False
+    ) -> T:
         """Run a call that needs the collection loaded; load it first if it turns out not to be.
 
-        A server that was restarted, or somebody's release, leaves it so.
+        A server that was restarted, or somebody's release, leaves it so. `writes` as in `run`.
         """
 
         def loading(client: MilvusClient, timeout: float) -> T:
+            if writes or not self.is_lite:
+                return loaded(client, timeout)
+            try:
+                with self._lite_gate.reading(timeout):
+                    return loaded(client, deadline.for_next_hop("milvus"))
+            except TimeoutError as error:
+                raise _out_of_time() from error
+
+        def loaded(client: MilvusClient, timeout: float) -> T:
             try:
                 return call(client, timeout)
             except milvus_errors.FOREIGN as error:
@@ -58,10 +75,16 @@ class MilvusConnection:
             client.load_collection(collection, timeout=deadline.for_next_hop("milvus"))
             return call(client, deadline.for_next_hop("milvus"))
 
-        return await self.run(loading, deadline)
+        return await self.run(loading, deadline, writes=writes)
 
-    async def run(self, call: Call[T], deadline: Deadline) -> T:
+    async def run(self, call: Call[T], deadline: Deadline, *, writes: bool = False) -> T:
         """Run a call; what Milvus raises becomes one of our errors where it has one.
+
+        Args:
+            call: What to do.
+            deadline: When its answer is of no use any more.
+            writes: Whether it changes or flushes rows. On Lite such calls run one at a time, and
+                no call of `run_loaded` beside them.
 
         Raises:
             Unavailable: Milvus does not answer, or its file is in use.
@@ -75,9 +98,32 @@ class MilvusConnection:
             return call(client, deadline.for_next_hop("milvus"))
 
         try:
+            if writes and self.is_lite:
+                return await self._run_alone(client, call, deadline)
             return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
         except milvus_errors.FOREIGN as error:
             raise milvus_errors.converted(error, deadline) from error
+
+    async def _run_alone(self, client: MilvusClient, call: Call[T], deadline: Deadline) -> T:
+        """Run a write on Milvus Lite when every one before it has ended.
+
+        Lite 3.2.2 has no lock around its write-ahead log: two writes at once, or a write and a
+        flush, leave rows that it has acknowledged out of it, and a crash loses them.
+        """
+
+        def timed() -> T:
+            deadline.for_next_hop("milvus")  # or it is not even begun
+            # It has to end, whoever still waits for it: the next one must not begin before.
+            with self._lite_gate.writing():
+                return call(client, _LITE_WRITE_TIMEOUT_S)
+
+        work = asyncio.get_running_loop().run_in_executor(self._lite_writer, timed)
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            async with asyncio.timeout(deadline.for_next_hop("milvus")):
+                return await asyncio.shield(work)
+        except TimeoutError as error:
+            raise _out_of_time() from error
 
     async def _connected(self, deadline: Deadline) -> MilvusClient:
         if self._client is None:
@@ -93,6 +139,9 @@ class MilvusConnection:
                 async with asyncio.timeout(deadline.for_next_hop("milvus")):
                     await waiting
             except TimeoutError as error:
+                # What the last attempt met says more than that this one is not over.
+                if self._last_failure:
+                    raise Unavailable("STORE_UNAVAILABLE", self._last_failure) from error
                 raise milvus_errors.unavailable("Milvus is not connected yet") from error
         assert self._client is not None
         return self._client
@@ -101,9 +150,13 @@ class MilvusConnection:
         try:
             self._client = await asyncio.to_thread(self._open)
         except (*milvus_errors.FOREIGN, OSError) as error:
+            failure: SentinelError
             if isinstance(error, OSError):
-                raise milvus_errors.unavailable(f"Milvus cannot be opened: {error}") from error
-            raise milvus_errors.converted(error, Deadline.after(None, default_s=1.0)) from error
+                failure = milvus_errors.unavailable(f"Milvus cannot be opened: {error}")
+            else:
+                failure = milvus_errors.converted(error, Deadline.after(None, default_s=1.0))
+            self._last_failure = failure.message
+            raise failure from error
         finally:
             self._connecting = None
 
@@ -126,6 +179,11 @@ class MilvusConnection:
         if self._connecting is not None:
             await asyncio.gather(self._connecting, return_exceptions=True)
         await asyncio.to_thread(self._executor.shutdown)
+        await asyncio.to_thread(self._lite_writer.shutdown)
         if self._client is not None:
             await asyncio.to_thread(self._client.close)
             self._client = None
+
+
+def _out_of_time() -> DeadlineExceeded:
+    return DeadlineExceeded("OUT_OF_TIME", "Milvus did not answer in time", stage="milvus")

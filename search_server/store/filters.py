@@ -192,3 +192,19 @@ def excluding(expression: str, item_id: str) -> str:
     """Return `expression` without the item `item_id`."""
     other = f"id != {_literal(item_id)}"
     return f"{expression} and {other}" if expression else other
+
+
+def after_id(expression: str, last_id: str) -> str:
+    """Return `expression` for items whose id sorts after `last_id` only."""
+    after = f"id > {_literal(last_id)}"
+    return f"{after} and ({expression})" if expression else after
+
+
+def up_to_id(last_id: str) -> str:
+    """Return the expression for items whose id does not sort after `last_id`."""
+    return f"id <= {_literal(last_id)}"
+
+
+def with_images(digests: Iterable[str]) -> str:
+    """Return the expression that selects the items of these pictures."""
+    return f"image in {_literals(digests)}"

@@ -9,9 +9,10 @@ One schema for every collection and every Milvus, from the embedded file to a cl
     text    VARCHAR   the text of a text item, or empty
     fields  JSON      the fields, as callers get them back
     f_…     one typed column per declared scalar field, for filters (columns.py)
+    full_text, full_text_words, where there are full-text fields (full_text.py)
 
-What a collection is (model, fields) lies in its Milvus properties, so that gateways share it
-and it is dropped with the collection.
+What a collection is (model, fields) lies in its Milvus properties (properties.py), so that gateways
+share it and it is dropped with the collection.
 """
 
 from __future__ import annotations
@@ -23,19 +24,29 @@ from typing import Any
 
 from pymilvus import DataType, MilvusClient
 
-from search_server.store import columns, filters, rows
+from search_server.store import columns, filters, full_text, indexes, properties, rows, searching
+from search_server.store.aliases import Aliases
+from search_server.store.candidates import Candidates
 from search_server.store.connection import MilvusConnection
+from search_server.store.full_text import FullText
 from search_server.store.lite import LiteFlusher
-from search_server.types import CollectionInfo, FieldType, FloatArray, Row
+from search_server.store.properties import Properties
+from search_server.store.vectors import VectorSearch
+from search_server.types import (
+    CollectionInfo,
+    Consistency,
+    FieldType,
+    Row,
+)
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import AlreadyExists, FailedPrecondition
 
 logger = logging.getLogger(__name__)
 
-_PROPERTY = "sentinel.collection"
 _ID_LENGTH = 256
 _TEXT_LENGTH = 65_535
 _HEX_SHA256_LENGTH = 64
+_MAX_ROWS = 16_384  # of one Milvus query
 _COLUMN_TYPES: dict[FieldType, tuple[DataType, dict[str, int]]] = {
     FieldType.STRING: (DataType.VARCHAR, {"max_length": _TEXT_LENGTH}),
     FieldType.INT64: (DataType.INT64, {}),
@@ -48,6 +59,13 @@ class MilvusStore:
     """Use from one event loop; pymilvus's blocking calls run in threads this object owns.
 
     Nothing here waits longer than the deadline it is given: pymilvus by itself knows none.
+
+    Attributes:
+        aliases: The part that knows second names.
+        candidates: The part that finds what is ranked here.
+        full_text: The part that searches words.
+        properties: The part that notes what becomes of a collection.
+        vectors: The part that searches vectors.
     """
 
     def __init__(self, uri: str, token: str, threads: int) -> None:
@@ -60,7 +78,17 @@ class MilvusStore:
         """
         self._milvus = MilvusConnection(uri, token, threads)
         self._creating = asyncio.Lock()
-        self._flusher = LiteFlusher(self._flush)
+        self._flusher = LiteFlusher(self.flush)
+        self.aliases = Aliases(self._milvus)
+        self.candidates = Candidates(self._milvus)
+        self.full_text = FullText(self._milvus)
+        self.properties = Properties(self._milvus)
+        self.vectors = VectorSearch(self._milvus, self.count)
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether Milvus is a file in this process and not a server."""
+        return self._milvus.is_lite
 
     async def run(self) -> None:
         """Do what Milvus Lite leaves to its user, for ever; nothing for a server."""
@@ -74,36 +102,52 @@ class MilvusStore:
         """Make an empty collection, ready to search.
 
         Raises:
-            AlreadyExists: There is one of this name.
+            AlreadyExists: There is a collection or an alias of this name.
+            FailedPrecondition: This Milvus does not have one of its indexes, or no
+                full-text search where there are full-text fields.
         """
+        if info.full_text:
+            await self.full_text.check_supported(deadline)
 
         def create(client: MilvusClient, timeout: float) -> None:
             if client.has_collection(info.name, timeout=timeout):
                 raise AlreadyExists(
                     "COLLECTION_EXISTS",
-                    f"collection {info.name!r} exists; delete it first or use another name",
+                    f"there is a collection or an alias {info.name!r}; use another name, or delete "
+                    "it first",
                     collection=info.name,
                 )
-            index = client.prepare_index_params()
-            # FLAT is exact, and on Lite no slower than its other indexes (docs/adr/0004).
-            index_type = "FLAT" if self._milvus.is_lite else "AUTOINDEX"
-            index.add_index("vector", index_type=index_type, metric_type="COSINE")
             client.create_collection(
                 info.name,
                 schema=_schema(info),
-                index_params=index,
                 consistency_level="Session",  # a gateway finds what it wrote
-                properties={_PROPERTY: rows.info_to_json(info)},
+                properties=properties.of_info(info),
                 timeout=timeout,
             )
+            try:
+                if info.full_text:
+                    full_text.build_index(client, info.name, timeout)
+                indexes.build(client, info, timeout)
+                client.load_collection(info.name, timeout=timeout)
+            except BaseException:
+                # Without its index it would never load; the name must be free again.
+                client.drop_collection(info.name, timeout=timeout)
+                raise
 
         async with self._creating:  # or two callers would both find the name free
             await self._milvus.run(create, deadline)
 
+    async def is_whole(self, name: str, deadline: Deadline) -> bool:
+        """Tell whether a collection was created to the end; a crash may have cut it short."""
+        names: list[str] = await self._milvus.run(
+            lambda client, timeout: client.list_indexes(name, timeout=timeout), deadline
+        )
+        return "vector" in names  # which is built last
+
     async def describe_collection(
         self, name: str, deadline: Deadline, *, foreign_ok: bool = False
     ) -> CollectionInfo | None:
-        """Return what a collection is; None if there is none.
+        """Return what the collection of this name or alias is; None if there is none.
 
         Raises:
             FailedPrecondition: Sentinel did not make it; with `foreign_ok` None is returned.
@@ -112,9 +156,12 @@ class MilvusStore:
         def describe(client: MilvusClient, timeout: float) -> CollectionInfo | None:
             if not client.has_collection(name, timeout=timeout):
                 return None
-            properties = client.describe_collection(name, timeout=timeout).get("properties", {})
-            if _PROPERTY in properties:
-                return rows.info_from_json(name, properties[_PROPERTY])
+            # One answer tells the own name and the model: of an alias that is pointed elsewhere
+            # meanwhile, both are from before or both from after.
+            found = client.describe_collection(name, timeout=timeout)
+            noted = found.get("properties", {})
+            if properties.COLLECTION in noted:
+                return properties.to_info(found["collection_name"], name, noted)
             if foreign_ok:
                 return None
             raise FailedPrecondition(
@@ -136,18 +183,21 @@ class MilvusStore:
         """Drop a collection and its rows."""
         self._flusher.forget(name)
         await self._milvus.run(
-            lambda client, timeout: client.drop_collection(name, timeout=timeout), deadline
+            lambda client, timeout: client.drop_collection(name, timeout=timeout),
+            deadline,
+            writes=True,
         )
 
     async def upsert(
         self, info: CollectionInfo, new_rows: Sequence[Row], deadline: Deadline
     ) -> None:
         """Write rows of different ids over those of equal id; on return they are durable."""
-        entities = [rows.to_entity(row, info.fields) for row in new_rows]
+        entities = [rows.to_entity(row, info) for row in new_rows]
         await self._milvus.run_loaded(
             info.name,
             lambda client, timeout: client.upsert(info.name, entities, timeout=timeout),
             deadline,
+            writes=True,
         )
         if self._milvus.is_lite:
             self._flusher.note(info.name, len(entities))
@@ -159,23 +209,99 @@ class MilvusStore:
         deadline: Deadline,
         *,
         include_vectors: bool = False,
+        consistency: Consistency = Consistency.STRONG,
     ) -> list[Row]:
-        """Return the rows with these ids that are there, in no particular order."""
+        """Return the rows with these ids that are there, in no particular order.
+
+        Strongly consistent unless told otherwise: an upsert relies on it, since what it takes for
+        unchanged must not be deleted.
+        """
         found = await self._milvus.run_loaded(
             info.name,
             lambda client, timeout: client.query(
                 info.name,
                 filter=filters.with_ids(ids),
                 output_fields=rows.output_fields(include_vectors),
-                # An upsert relies on it: what it takes for unchanged must not be deleted.
-                consistency_level="Strong",
+                consistency_level=searching.level(consistency),
                 timeout=timeout,
             ),
             deadline,
         )
         return [rows.from_entity(entity) for entity in found]
 
-    async def count(self, info: CollectionInfo, expression: str, deadline: Deadline) -> int:
+    async def page(
+        self,
+        info: CollectionInfo,
+        expression: str,
+        last_id: str,
+        limit: int,
+        deadline: Deadline,
+        *,
+        include_vectors: bool = False,
+    ) -> list[Row]:
+        """Return the `limit` rows with the least ids above `last_id` that match, by id.
+
+        Ids sort by their bytes in UTF-8. Reads what any gateway wrote before the call.
+        """
+        if not self._milvus.is_lite:
+            # The query below has no consistency of its own, being an iterator's to Milvus; a
+            # strong read before it waits until the rows have reached the node that reads.
+            await self.get(info, [last_id], deadline)
+        found = await self._milvus.run_loaded(
+            info.name,
+            lambda client, timeout: client.query(
+                info.name,
+                filter=filters.after_id(expression, last_id),
+                output_fields=rows.output_fields(include_vectors),
+                limit=limit,
+                # What pymilvus's own iterator sends, for rows in the order of their ids.
+                iterator="True",
+                reduce_stop_for_best="True",
+                timeout=timeout,
+            ),
+            deadline,
+        )
+        return [rows.from_entity(entity) for entity in found]
+
+    async def named_images(
+        self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline
+    ) -> set[str]:
+        """Return those of `digests` that rows of the collection name as their picture."""
+        left, named = set(digests), set[str]()
+        while left:
+            found = await self._images_among(info, sorted(left), deadline)
+            named.update(found)
+            left -= named
+            if len(found) < _MAX_ROWS:
+                break  # else one picture of very many rows may hide the others
+        return named
+
+    async def _images_among(
+        self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline
+    ) -> list[str]:
+        """Return the pictures of up to `_MAX_ROWS` rows that name one of `digests`."""
+        found = await self._milvus.run_loaded(
+            info.name,
+            lambda client, timeout: client.query(
+                info.name,
+                filter=filters.with_images(digests),
+                output_fields=["image"],
+                limit=_MAX_ROWS,
+                consistency_level="Strong",
+                timeout=timeout,
+            ),
+            deadline,
+        )
+        return [entity["image"] for entity in found]
+
+    async def count(
+        self,
+        info: CollectionInfo,
+        expression: str,
+        deadline: Deadline,
+        *,
+        consistency: Consistency = Consistency.STRONG,
+    ) -> int:
         """Return how many rows match `expression`; all of them for the empty one."""
         found = await self._milvus.run_loaded(
             info.name,
@@ -183,7 +309,7 @@ class MilvusStore:
                 info.name,
                 filter=expression,
                 output_fields=["count(*)"],
-                consistency_level="Strong",
+                consistency_level=searching.level(consistency),
                 timeout=timeout,
             ),
             deadline,
@@ -196,51 +322,21 @@ class MilvusStore:
             info.name,
             lambda client, timeout: client.delete(info.name, filter=expression, timeout=timeout),
             deadline,
+            writes=True,
         )
         # Session consistency covers upserts but not deletes (seen with Milvus 2.3.5). A strong
         # read waits until the deletion has reached the node that searches.
         await self.count(info, expression, deadline)
 
-    async def search(
-        self,
-        info: CollectionInfo,
-        vector: FloatArray,
-        *,
-        limit: int,
-        offset: int,
-        expression: str,
-        include_vectors: bool,
-        deadline: Deadline,
-    ) -> list[tuple[Row, float]]:
-        """Return up to `limit` rows from place `offset` on, with their cosines, best first."""
-        found = await self._milvus.run_loaded(
-            info.name,
-            lambda client, timeout: client.search(
-                info.name,
-                data=[vector],
-                anns_field="vector",
-                filter=expression,
-                limit=limit,
-                output_fields=rows.output_fields(include_vectors),
-                search_params={"metric_type": "COSINE", "offset": offset},
-                timeout=timeout,
-            ),
-            deadline,
-        )
-        return [
-            # Rounding takes the cosine of equal vectors a little over 1.
-            (rows.from_entity(hit["entity"]), max(-1.0, min(1.0, hit["distance"])))
-            for hit in found[0]
-        ]
-
     async def close(self) -> None:
         """Finish the calls in progress and close the connection."""
         await self._milvus.close()
 
-    async def _flush(self, name: str) -> None:
+    async def flush(self, name: str) -> None:
+        """Have Milvus put what was written into segments, which it searches faster."""
         deadline = Deadline.after(None, default_s=60.0)
         await self._milvus.run(
-            lambda client, timeout: client.flush(name, timeout=timeout), deadline
+            lambda client, timeout: client.flush(name, timeout=timeout), deadline, writes=True
         )
 
 
@@ -256,4 +352,6 @@ def _schema(info: CollectionInfo) -> Any:
         if field_type in _COLUMN_TYPES:
             column_type, parameters = _COLUMN_TYPES[field_type]
             schema.add_field(columns.column_of(name), column_type, **parameters)
+    if info.full_text:
+        full_text.add_columns(schema)
     return schema

@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 # Error codes of Milvus, seen with Milvus Lite 3.2.2 and server 2.3.5 through pymilvus 3.0.2.
 _NO_COLLECTION = 100
 _NOT_LOADED = 101
+_REFUSED = {
+    1100,  # an invalid parameter
+    65535,  # most refusals of server 2.3
+}
 _UNAVAILABLE = {
     2,  # the connection is refused or lost
     503,  # the channel is not available
@@ -29,12 +33,26 @@ _UNAVAILABLE = {
     8,  # rate limit
 }
 
+_DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+
 FOREIGN = (MilvusException, grpc.RpcError)
 
 
 def is_not_loaded(error: Exception) -> bool:
     """Tell whether the collection must be loaded before it answers."""
     return isinstance(error, MilvusException) and error.code == _NOT_LOADED
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell whether Milvus understood the call and does not do such a thing."""
+    return isinstance(error, MilvusException) and error.code in _REFUSED
+
+
+def is_no_answer(error: Exception) -> bool:
+    """Tell whether Milvus could not be asked, so that `error` says nothing about what it can do."""
+    if isinstance(error, grpc.RpcError):
+        return bool(error.code() is not grpc.StatusCode.UNIMPLEMENTED)
+    return getattr(error, "code", 0) in _UNAVAILABLE
 
 
 def converted(error: Exception, deadline: Deadline) -> SentinelError:
@@ -50,6 +68,11 @@ def converted(error: Exception, deadline: Deadline) -> SentinelError:
         )
     if code == _NO_COLLECTION:
         return NotFound("COLLECTION_NOT_FOUND", "the collection is gone; it was dropped meanwhile")
+    if _is_refused(error):
+        return Unavailable(
+            "STORE_UNAVAILABLE",
+            "Milvus refuses the gateway's user name, password or rights; check --milvus-token",
+        )
     if code in _UNAVAILABLE or isinstance(code, grpc.StatusCode):
         return unavailable("Milvus does not answer just now")
     error_id = uuid.uuid4().hex
@@ -59,6 +82,12 @@ def converted(error: Exception, deadline: Deadline) -> SentinelError:
         f"Milvus failed, error {error_id}; the gateway's log has the details",
         error_id=error_id,
     )
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Tell whether Milvus does not let us in; on connecting pymilvus hides that in the cause."""
+    causes = (error, error.__cause__)
+    return any(isinstance(one, grpc.Call) and one.code() in _DENIED for one in causes)
 
 
 def unavailable(what: str) -> Unavailable:

@@ -7,6 +7,7 @@ of a millisecond, three nested context managers cost a tenth of it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -90,8 +91,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 try:
                     with gate:
-                        async for response in inner(request, context):
-                            yield response
+                        # Closed here, not when it is collected: what it began ends before `end`.
+                        async with aclosing(inner(request, context)) as responses:
+                            async for response in responses:
+                                yield response
                 except Exception as error:
                     await abort(call, context, error)
                     raise

@@ -1,7 +1,7 @@
 """A worker process with the fake model: `python -m tests.fakes.worker`, flags as of the real one.
 
-`FAKE_SECONDS_PER_BATCH` makes every forward pass take that long; `FAKE_NAME` names the model,
-and with it its fingerprint.
+`FAKE_SECONDS_PER_BATCH` makes every forward pass take that long; `FAKE_NAME` names the model and
+`FAKE_DIMENSIONS` is the length of its vectors: another model with another fingerprint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from tests.fakes.fake_model import FakeModel
 
 
 async def main() -> None:
-    model = FakeModel(name=os.environ.get("FAKE_NAME", "fake-model"))
+    model = FakeModel(
+        int(os.environ.get("FAKE_DIMENSIONS", "16")),
+        name=os.environ.get("FAKE_NAME", "fake-model"),
+    )
     model.does.seconds_per_batch = float(os.environ.get("FAKE_SECONDS_PER_BATCH", "0"))
     async with running_worker(EmbedderSettings(_cli_parse_args=True), model=model) as worker:
         worker.lifecycle.install_signal_handlers()

@@ -41,13 +41,17 @@ class Gateway:
     items: item_service_pb2_grpc.ItemServiceStub
     collections: collection_service_pb2_grpc.CollectionServiceStub
 
-    def create(self, name: str | None = None) -> str:
+    def create(self, name: str | None = None, **options: object) -> str:
         name = name or f"c_{uuid.uuid4().hex}"
         schemas = [
             collection_service_pb2.FieldSchema(name=field, type=field_type)
             for field, field_type in FIELD_TYPES.items()
         ]
-        collection = collection_service_pb2.Collection(name=name, fields=schemas)
+        collection = collection_service_pb2.Collection(
+            name=name,
+            fields=schemas,
+            **options,  # type: ignore[arg-type]
+        )
         self.collections.CreateCollection(
             collection_service_pb2.CreateCollectionRequest(collection=collection), timeout=20
         )

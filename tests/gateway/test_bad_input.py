@@ -21,10 +21,12 @@ from sentinel.search.v1 import (
 )
 from tests import photos
 from tests.gateway.conftest import Gateway, error_info, image, photo_item, reason_of, string, text
+from tests.gateway.ingesting import Stream
 
 Item = item_service_pb2.Item
 Result = item_service_pb2.ItemResult
 Query = search_service_pb2.Query
+Term = search_service_pb2.WeightedTerm
 
 
 def png_of_200_megapixels() -> bytes:
@@ -45,6 +47,19 @@ def png_of_200_megapixels() -> bytes:
 def vector(values: list[float], dimensions: int | None = None) -> content_pb2.Vector:
     data = np.array(values, dtype="<f4").tobytes()
     return content_pb2.Vector(data=data, dimensions=dimensions or len(values))
+
+
+def by_uri(uri: str) -> content_pb2.Content:
+    return content_pb2.Content(image=content_pb2.Image(uri=uri))
+
+
+def cropped(data: bytes, **box: float) -> content_pb2.Content:
+    crop = content_pb2.BoundingBox(**box)
+    return content_pb2.Content(image=content_pb2.Image(data=data, crop=crop))
+
+
+def composite(*terms: Term) -> Query:
+    return Query(composite=search_service_pb2.CompositeQuery(terms=terms))
 
 
 def compare(field: str, *values: filter_pb2.FieldValue, operator: int = 1) -> filter_pb2.Filter:
@@ -75,6 +90,24 @@ def page(gateway: Gateway, collection: str, page_size: int) -> None:
     )
 
 
+def listing_token(gateway: Gateway) -> str:
+    gateway.create()
+    gateway.create()
+    request = collection_service_pb2.ListCollectionsRequest(page_size=1)
+    return gateway.collections.ListCollections(request, timeout=20).next_page_token
+
+
+def turn(gateway: Gateway, collection: str, change: Callable[[str], str], words: str) -> None:
+    """Ask for a page, then for the one after it with a token that was tampered with."""
+    params = search_service_pb2.SearchParams(collection=collection, query=text("a cat"))
+    request = search_service_pb2.SearchPageRequest(params=params, page_size=3)
+    token = gateway.search.SearchPage(request, timeout=20).next_page_token
+    assert token
+    request.page_token = change(token)
+    request.params.query.content.text = words
+    gateway.search.SearchPage(request, timeout=20)
+
+
 def delete(gateway: Gateway, collection: str, **selector: object) -> None:
     request = item_service_pb2.DeleteItemsRequest(collection=collection, **selector)  # type: ignore[arg-type]
     gateway.items.DeleteItems(request, timeout=20)
@@ -92,10 +125,106 @@ def create(gateway: Gateway, name: str, *fields: tuple[str, int], model: str = "
     )
 
 
+def ingest(
+    gateway: Gateway, collection: str | None, *messages: item_service_pb2.IngestItemsRequest
+) -> None:
+    with Stream(gateway, collection) as stream:
+        for message in messages:
+            stream.send_message(message)
+        stream.rest()
+
+
+def batch(sequence: int, *items: Item) -> item_service_pb2.IngestItemsRequest:
+    made = item_service_pb2.IngestBatch(sequence=sequence, items=items)
+    return item_service_pb2.IngestItemsRequest(batch=made)
+
+
+def list_items(gateway: Gateway, collection: str, **options: object) -> str:
+    request = item_service_pb2.ListItemsRequest(collection=collection, **options)  # type: ignore[arg-type]
+    return gateway.items.ListItems(request, timeout=20).next_page_token
+
+
+def download(gateway: Gateway, collection: str, item_id: str) -> None:
+    request = item_service_pb2.DownloadImageRequest(collection=collection, id=item_id)
+    list(gateway.items.DownloadImage(request, timeout=20))
+
+
+def download_a_text(gateway: Gateway, collection: str) -> None:
+    other = gateway.create()
+    gateway.upsert(other, Item(id="words", content=content_pb2.Content(text="a caption")))
+    download(gateway, other, "words")
+
+
+def make(gateway: Gateway, name: str = "unused", **collection: object) -> None:
+    wanted = collection_service_pb2.Collection(name=name, **collection)  # type: ignore[arg-type]
+    gateway.collections.CreateCollection(
+        collection_service_pb2.CreateCollectionRequest(collection=wanted), timeout=20
+    )
+
+
+def set_alias(gateway: Gateway, alias: str, collection: str) -> None:
+    request = collection_service_pb2.SetAliasRequest(alias=alias, collection=collection)
+    gateway.collections.SetAlias(request, timeout=20)
+
+
+def delete_alias(gateway: Gateway, alias: str) -> None:
+    request = collection_service_pb2.DeleteAliasRequest(alias=alias)
+    gateway.collections.DeleteAlias(request, timeout=20)
+
+
+def indexed_by(kind: int = 0, **params: int) -> collection_service_pb2.VectorIndex:
+    return collection_service_pb2.VectorIndex(type=kind, params=params)  # type: ignore[arg-type]
+
+
 CAT = photos.photo("chelsea").read_bytes()
 GOOD = [0.1] * 384
 NAN = [float("nan"), *GOOD[1:]]
 STRING = collection_service_pb2.FieldSchema.TYPE_STRING
+HNSW = collection_service_pb2.VectorIndex.TYPE_HNSW
+INT64 = collection_service_pb2.FieldSchema.TYPE_INT64
+
+
+def diversity(**values: float) -> dict[str, object]:
+    return {"diversity": search_service_pb2.DiversityParams(**values)}  # type: ignore[arg-type]
+
+
+def hybrid(**values: object) -> dict[str, object]:
+    return {"hybrid": search_service_pb2.HybridParams(**{"text": "cat", **values})}  # type: ignore[arg-type]
+
+
+def group(field: str, size: int = 0) -> dict[str, object]:
+    return {"group": search_service_pb2.GroupParams(field=field, size=size)}
+
+
+BAD_RANKINGS: list[tuple[str, Query, dict[str, object], str]] = [
+    *(
+        (name, text("a cat"), params, "PARAMETER_OUT_OF_RANGE")
+        for name, params in {
+            "a duplicate threshold of 0": diversity(duplicate_threshold=0),
+            "a duplicate threshold above 1": diversity(duplicate_threshold=1.01),
+            "a duplicate threshold of NaN": diversity(duplicate_threshold=float("nan")),
+            "lambda below 0": diversity(mmr_lambda=-0.1),
+            "lambda above 1": diversity(mmr_lambda=1.1),
+            "lambda NaN": diversity(mmr_lambda=float("nan")),
+            "groups of 101": group("path", 101),
+            "k beyond 16,384": hybrid(rrf_k=16_385),
+            "a vector weight below 0": hybrid(vector_weight=-1),
+            "a text weight above 1,000": hybrid(text_weight=1_001),
+            "a text weight of NaN": hybrid(text_weight=float("nan")),
+            "no weight at all": hybrid(vector_weight=0, text_weight=0),
+            "text and diversity": hybrid() | diversity(mmr_lambda=0.5),
+            "text and groups": hybrid() | group("path"),
+        }.items()
+    ),
+    ("groups of an undeclared field", text("a cat"), group("nope"), "FIELD_UNKNOWN"),
+    ("groups of no field", text("a cat"), group(""), "FIELD_UNKNOWN"),
+    ("groups of a double", text("a cat"), group("ratio"), "FIELD_TYPE"),
+    ("groups of a list", text("a cat"), group("tags"), "FIELD_TYPE"),
+    ("blank words", text("a cat"), hybrid(text=" \n"), "TEXT_EMPTY"),
+    ("no words for a picture", Query(content=image(CAT)), hybrid(text=""), "TEXT_EMPTY"),
+    ("no words for an item", Query(item_id="x"), hybrid(text=""), "TEXT_EMPTY"),
+    ("70 kB of words", text("a cat"), hybrid(text="x" * 70_000), "TEXT_TOO_LONG"),
+]
 
 Call = Callable[[Gateway, str], object]
 CALLS: dict[str, tuple[Call, str, str]] = {
@@ -159,6 +288,53 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "INVALID_ARGUMENT",
         "VECTOR_INVALID",
     ),
+    "an image by a URI that no list allows": (
+        lambda g, c: search(g, c, Query(content=by_uri("https://example.com/cat.jpg"))),
+        "PERMISSION_DENIED",
+        "URI_FORBIDDEN",
+    ),
+    "an image by the URI of a file": (
+        lambda g, c: search(g, c, Query(content=by_uri("file:///etc/passwd"))),
+        "PERMISSION_DENIED",
+        "URI_FORBIDDEN",
+    ),
+    "an image by an empty URI": (
+        lambda g, c: search(g, c, Query(content=by_uri(""))),
+        "INVALID_ARGUMENT",
+        "IMAGE_EMPTY",
+    ),
+    "a crop box the wrong way round": (
+        lambda g, c: search(g, c, Query(content=cropped(CAT, left=0.6, right=0.4, bottom=1))),
+        "INVALID_ARGUMENT",
+        "CROP_INVALID",
+    ),
+    "a crop box of NaN": (
+        lambda g, c: search(g, c, Query(content=cropped(CAT, right=float("nan"), bottom=1))),
+        "INVALID_ARGUMENT",
+        "CROP_INVALID",
+    ),
+    "a composite without terms": (
+        lambda g, c: search(g, c, composite()),
+        "INVALID_ARGUMENT",
+        "QUERY_MISSING",
+    ),
+    "a composite of 17 terms": (
+        lambda g, c: search(g, c, composite(*[Term(item_id="x")] * 17)),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a composite with an infinite weight": (
+        lambda g, c: search(g, c, composite(Term(item_id="x", weight=float("inf")))),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a composite that sums to zero": (
+        lambda g, c: search(
+            g, c, composite(Term(vector=vector(GOOD)), Term(vector=vector(GOOD), weight=-1))
+        ),
+        "INVALID_ARGUMENT",
+        "QUERY_CANCELS_OUT",
+    ),
     "an unknown item": (
         lambda g, c: search(g, c, Query(item_id="nope")),
         "NOT_FOUND",
@@ -219,6 +395,61 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "INVALID_ARGUMENT",
         "PARAMETER_OUT_OF_RANGE",
     ),
+    "a page token of another query": (
+        lambda g, c: turn(g, c, str, "a dog"),
+        "INVALID_ARGUMENT",
+        "PAGE_TOKEN_INVALID",
+    ),
+    "a page token with a flipped bit": (
+        lambda g, c: turn(g, c, lambda token: chr(ord(token[0]) ^ 1) + token[1:], "a cat"),
+        "INVALID_ARGUMENT",
+        "PAGE_TOKEN_INVALID",
+    ),
+    "half a page token": (
+        lambda g, c: turn(g, c, lambda token: token[: len(token) // 2], "a cat"),
+        "INVALID_ARGUMENT",
+        "PAGE_TOKEN_INVALID",
+    ),
+    "a page token of nobody": (
+        lambda g, c: turn(g, c, lambda _: "nonsense é", "a cat"),
+        "INVALID_ARGUMENT",
+        "PAGE_TOKEN_INVALID",
+    ),
+    "a page token of a listing": (
+        lambda g, c: turn(g, c, lambda _: listing_token(g), "a cat"),
+        "INVALID_ARGUMENT",
+        "PAGE_TOKEN_INVALID",
+    ),
+    "an unknown consistency": (
+        lambda g, c: search(g, c, text("a cat"), consistency=9),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a collection of an unknown consistency": (
+        lambda g, c: g.create("unused", default_consistency=9),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "an unknown index parameter": (
+        lambda g, c: search(g, c, text("a cat"), index_params={"nope": 1}),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "an ef of 0": (
+        lambda g, c: search(g, c, text("a cat"), index_params={"ef": 0}),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a huge nprobe": (
+        lambda g, c: search(g, c, text("a cat"), index_params={"nprobe": 2**62}),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a negative search_list": (
+        lambda g, c: search(g, c, text("a cat"), index_params={"search_list": -1}),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
     "a min_score over 1": (
         lambda g, c: search(g, c, text("a cat"), min_score=1.5),
         "INVALID_ARGUMENT",
@@ -276,6 +507,21 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "INVALID_ARGUMENT",
         "FILTER_INVALID",
     ),
+    **{
+        f"a ranking with {name}": (
+            lambda g, c, query=query, params=params: search(g, c, query, **params),
+            "INVALID_ARGUMENT",
+            reason,
+        )
+        for name, query, params, reason in BAD_RANKINGS
+    },
+    "words of a field that is no string": (
+        lambda g, c: make(
+            g, fields=[collection_service_pb2.FieldSchema(name="a", type=INT64, full_text=True)]
+        ),
+        "INVALID_ARGUMENT",
+        "FIELD_TYPE",
+    ),
     "zero items": (Gateway.upsert, "INVALID_ARGUMENT", "BATCH_EMPTY"),
     "too many items": (
         lambda g, c: g.upsert(c, *[Item(id="x")] * 257),
@@ -287,12 +533,104 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "NOT_FOUND",
         "COLLECTION_NOT_FOUND",
     ),
+    "a stream that is empty": (
+        lambda g, c: ingest(g, None),
+        "INVALID_ARGUMENT",
+        "STREAM_INVALID",
+    ),
+    "a stream that begins with a batch": (
+        lambda g, c: ingest(g, None, batch(1, photo_item("chelsea"))),
+        "INVALID_ARGUMENT",
+        "STREAM_INVALID",
+    ),
+    "a stream that starts twice": (
+        lambda g, c: ingest(
+            g,
+            c,
+            item_service_pb2.IngestItemsRequest(start=item_service_pb2.IngestStart(collection=c)),
+        ),
+        "INVALID_ARGUMENT",
+        "STREAM_INVALID",
+    ),
+    "a stream with an empty message": (
+        lambda g, c: ingest(g, c, item_service_pb2.IngestItemsRequest()),
+        "INVALID_ARGUMENT",
+        "STREAM_INVALID",
+    ),
+    "a stream whose sequence numbers fall": (
+        lambda g, c: ingest(g, c, batch(2, Item(id="x")), batch(1, Item(id="x"))),
+        "INVALID_ARGUMENT",
+        "STREAM_INVALID",
+    ),
+    "a stream with an empty batch": (
+        lambda g, c: ingest(g, c, batch(1)),
+        "INVALID_ARGUMENT",
+        "BATCH_EMPTY",
+    ),
+    "a stream with too large a batch": (
+        lambda g, c: ingest(g, c, batch(1, *[Item(id="x")] * 257)),
+        "INVALID_ARGUMENT",
+        "BATCH_TOO_LARGE",
+    ),
+    "a stream into an unknown collection": (
+        lambda g, c: ingest(g, "nope", batch(1, photo_item("chelsea"))),
+        "NOT_FOUND",
+        "COLLECTION_NOT_FOUND",
+    ),
     "no ids to get": (Gateway.get, "INVALID_ARGUMENT", "BATCH_EMPTY"),
     "too many ids to get": (
         lambda g, c: g.get(c, *map(str, range(1001))),
         "INVALID_ARGUMENT",
         "BATCH_TOO_LARGE",
     ),
+    "listing a negative page size": (
+        lambda g, c: list_items(g, c, page_size=-1),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "listing an unknown collection": (
+        lambda g, c: list_items(g, "nope"),
+        "NOT_FOUND",
+        "COLLECTION_NOT_FOUND",
+    ),
+    "listing an unknown output field": (
+        lambda g, c: list_items(g, c, output_fields=["nope"]),
+        "INVALID_ARGUMENT",
+        "FIELD_UNKNOWN",
+    ),
+    "listing by a filter on an unknown field": (
+        lambda g, c: list_items(g, c, filter=compare("nope", string("x"))),
+        "INVALID_ARGUMENT",
+        "FIELD_UNKNOWN",
+    ),
+    "listing with the page token of another filter": (
+        lambda g, c: list_items(
+            g, c, page_token=list_items(g, c, page_size=1), filter=compare("path", string("x"))
+        ),
+        "INVALID_ARGUMENT",
+        "PAGE_TOKEN_INVALID",
+    ),
+    "listing with a damaged page token": (
+        lambda g, c: list_items(g, c, page_token=list_items(g, c, page_size=1).swapcase()),
+        "INVALID_ARGUMENT",
+        "PAGE_TOKEN_INVALID",
+    ),
+    "the picture of an unknown item": (
+        lambda g, c: download(g, c, "nope"),
+        "NOT_FOUND",
+        "ITEM_NOT_FOUND",
+    ),
+    "the picture of an item without an id": (
+        lambda g, c: download(g, c, ""),
+        "NOT_FOUND",
+        "ITEM_NOT_FOUND",
+    ),
+    "the picture of an item in an unknown collection": (
+        lambda g, c: download(g, "nope", "x"),
+        "NOT_FOUND",
+        "COLLECTION_NOT_FOUND",
+    ),
+    "the picture of a text": (download_a_text, "NOT_FOUND", "IMAGE_NOT_FOUND"),
     "deleting without a selector": (
         delete,
         "INVALID_ARGUMENT",
@@ -333,6 +671,75 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "INVALID_ARGUMENT",
         "PARAMETER_OUT_OF_RANGE",
     ),
+    "an index over a list of strings": (
+        lambda g, c: make(
+            g,
+            fields=[
+                collection_service_pb2.FieldSchema(
+                    name="tags",
+                    type=collection_service_pb2.FieldSchema.TYPE_STRING_LIST,
+                    indexed=True,
+                )
+            ],
+        ),
+        "INVALID_ARGUMENT",
+        "FIELD_TYPE",
+    ),
+    "a metric of another number": (
+        lambda g, c: make(g, metric=7),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a negative expected_item_count": (
+        lambda g, c: make(g, expected_item_count=-1),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "an index of another number": (
+        lambda g, c: make(g, index=indexed_by(99)),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "parameters of no index": (
+        lambda g, c: make(g, index=indexed_by(M=16)),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a parameter of another index": (
+        lambda g, c: make(g, index=indexed_by(HNSW, nlist=16)),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a parameter of the index out of range": (
+        lambda g, c: make(g, index=indexed_by(HNSW, M=1)),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "a parameter of the index with a very long name": (
+        lambda g, c: make(g, index=indexed_by(HNSW, **{"名" * 20_000: 1})),
+        "INVALID_ARGUMENT",
+        "PARAMETER_OUT_OF_RANGE",
+    ),
+    "an alias with a blank": (
+        lambda g, c: set_alias(g, "no good", c),
+        "INVALID_ARGUMENT",
+        "NAME_INVALID",
+    ),
+    "an alias of no collection": (
+        lambda g, c: set_alias(g, "fine", "nope"),
+        "NOT_FOUND",
+        "COLLECTION_NOT_FOUND",
+    ),
+    "an alias that is a collection": (
+        lambda g, c: set_alias(g, c, c),
+        "ALREADY_EXISTS",
+        "COLLECTION_EXISTS",
+    ),
+    "deleting an alias without a name": (
+        lambda g, c: delete_alias(g, ""),
+        "INVALID_ARGUMENT",
+        "NAME_INVALID",
+    ),
     "a model that nobody serves": (
         lambda g, c: create(g, "unused", model="jina-clip-v9"),
         "FAILED_PRECONDITION",
@@ -352,6 +759,12 @@ ITEMS: dict[str, tuple[Item, str]] = {
         "IMAGE_DECODE_FAILED",
     ),
     "a PDF": (Item(content=image(b"%PDF-1.7\n1 0 obj")), "IMAGE_FORMAT_UNSUPPORTED"),
+    "an image by a URI that no list allows": (
+        Item(content=by_uri("https://example.com/cat.jpg")),
+        "URI_FORBIDDEN",
+    ),
+    "an image by no URI": (Item(content=by_uri("cat.jpg")), "URI_FORBIDDEN"),
+    "a part of a picture": (Item(content=cropped(CAT, right=0.5, bottom=1)), "CROP_INVALID"),
     "other dimensions": (Item(id="v", vector=vector(GOOD[:7])), "VECTOR_DIMENSIONS"),
     "NaN": (Item(id="v", vector=vector(NAN)), "VECTOR_INVALID"),
     "a bare vector without an id": (Item(vector=vector(GOOD)), "NAME_INVALID"),

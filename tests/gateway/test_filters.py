@@ -23,13 +23,17 @@ from search_server.types import (
     FieldValue,
     Filter,
     Group,
+    IndexKind,
     Junction,
     ModelRef,
     Operator,
+    ReadOptions,
     Row,
+    VectorIndex,
 )
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import InvalidArgument
+from tests import milvus_server
 
 T = TypeVar("T")
 FIELDS = {
@@ -84,13 +88,22 @@ def matches(filter_: Filter, values: Fields) -> bool:
 class Table:
     """One collection of random rows in one Milvus."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, indexed: bool) -> None:
         self.loop = asyncio.new_event_loop()
         self.store = self.loop.run_until_complete(self._make(uri))
         rng = np.random.default_rng(7)
-        self.info = CollectionInfo(f"t_{uuid.uuid4().hex}", ModelRef("m", "r", "f"), 4, FIELDS)
+        self.info = CollectionInfo(
+            f"t_{uuid.uuid4().hex}",
+            ModelRef("m", "r", "f"),
+            4,
+            FIELDS,
+            indexed=tuple(set(FIELDS) - {"tags"}) if indexed else (),
+            # Its default for server and Lite alike; there is nothing near or far here.
+            index=VectorIndex(IndexKind.FLAT),
+        )
         self.rows: dict[str, Fields] = {}
-        for number in range(120):
+        # A server builds no index for fewer than 1,024 rows.
+        for number in range(1_100 if indexed else 120):
             fields: Fields = {
                 "name": str(rng.choice(np.array(NAMES, dtype=object))),
                 "year": int(rng.choice(np.array(YEARS, dtype=object))),
@@ -106,6 +119,10 @@ class Table:
             for row_id, fields in self.rows.items()
         ]
         self.run(self.store.upsert(self.info, new_rows, deadline()))
+        if indexed and not self.store.is_lite:
+            milvus_server.wait_for_indexes(uri, self.info.name)
+        elif indexed:
+            self.run(self.store.flush(self.info.name))
 
     async def _make(self, uri: str) -> MilvusStore:
         return MilvusStore(uri, "", 4)
@@ -114,14 +131,14 @@ class Table:
         return self.loop.run_until_complete(work)
 
     def select(self, filter_: Filter) -> set[str]:
-        found = self.run(
-            self.store.search(
+        [found] = self.run(
+            self.store.vectors.search(
                 self.info,
-                np.ones(4, np.float32),
+                [np.ones(4, np.float32)],
                 limit=len(self.rows),
-                offset=0,
                 expression=filters.compile_filter(filter_, FIELDS),
                 include_vectors=False,
+                options=ReadOptions(),
                 deadline=deadline(),
             )
         )
@@ -133,11 +150,13 @@ class Table:
         self.loop.close()
 
 
-@pytest.fixture(scope="module")
-def table(milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
+@pytest.fixture(scope="module", params=["columns", "indexed columns"])
+def table(
+    request: pytest.FixtureRequest, milvus_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Table]:
     if milvus_uri.endswith(".db"):  # a gateway of other tests may have that one open
         milvus_uri = str(tmp_path_factory.mktemp("filters") / "milvus.db")
-    made = Table(milvus_uri)
+    made = Table(milvus_uri, indexed=request.param == "indexed columns")
     yield made
     made.close()
 

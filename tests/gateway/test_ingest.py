@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from search_server.collections import Collections
 from search_server.embedders.worker import Embedded, EmbeddedItem
 from search_server.ingest import Ingest
+from search_server.mirrors import Mirrors
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
 from search_server.types import CollectionInfo, Content, FieldType, Item, Kind, ModelRef, Outcome
 from sentinel_core.deadlines import Deadline
 from sentinel_core.metrics import ServerMetrics
+from tests.gateway.test_fetching import fetching
 
 INFO = CollectionInfo("race", ModelRef("m", "r", "f"), 4, {"year": FieldType.INT64})
 DIRECTIONS = {"a cat": [1.0, 0, 0, 0], "a bicycle": [0, 1.0, 0, 0]}
@@ -44,24 +47,34 @@ def test_a_vector_is_only_taken_over_from_equal_content(tmp_path: Path) -> None:
         metrics = ServerMetrics("gateway", CollectorRegistry())
         objects = ObjectStore(str(tmp_path / "objects"))
         workers: Any = Workers()
-        ingest = Ingest(workers, store, objects, metrics, max_image_bytes=1000, thumbnail_side=16)
-        await store.create_collection(INFO, deadline())
-        await ingest.upsert(INFO, [item("a cat", 1)], deadline())
-        read = store.get
+        async with fetching() as fetcher:
+            ingest = Ingest(
+                workers,
+                fetcher,
+                store,
+                objects,
+                metrics,
+                mirrors=Mirrors(Collections(store, workers)),
+                max_image_bytes=1000,
+                thumbnail_side=16,
+            )
+            await store.create_collection(INFO, deadline())
+            await ingest.upsert(INFO, [item("a cat", 1)], deadline())
+            read = store.get
 
-        async def get_after_another_write(*arguments: Any, **options: Any) -> Any:
-            if options.get("include_vectors"):  # the second look of the upsert under test
-                store.get = read  # type: ignore[method-assign]
-                await ingest.upsert(INFO, [item("a bicycle", 1)], deadline())
-            return await read(*arguments, **options)
+            async def get_after_another_write(*arguments: Any, **options: Any) -> Any:
+                if options.get("include_vectors"):  # the second look of the upsert under test
+                    store.get = read  # type: ignore[method-assign]
+                    await ingest.upsert(INFO, [item("a bicycle", 1)], deadline())
+                return await read(*arguments, **options)
 
-        store.get = get_after_another_write  # type: ignore[method-assign]
-        outcomes = await ingest.upsert(INFO, [item("a cat", 2)], deadline())
-        assert outcomes[0].outcome is Outcome.STORED
-        row = (await store.get(INFO, ["x"], deadline(), include_vectors=True))[0]
-        assert row.text == "a cat"
-        assert row.vector is not None
-        assert row.vector.tolist() == DIRECTIONS["a cat"]
+            store.get = get_after_another_write  # type: ignore[method-assign]
+            outcomes = await ingest.upsert(INFO, [item("a cat", 2)], deadline())
+            assert outcomes[0].outcome is Outcome.STORED
+            row = (await store.get(INFO, ["x"], deadline(), include_vectors=True))[0]
+            assert row.text == "a cat"
+            assert row.vector is not None
+            assert row.vector.tolist() == DIRECTIONS["a cat"]
         await store.close()
 
     asyncio.run(run())

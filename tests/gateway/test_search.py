@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import uuid
 
 import grpc
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from search_server.paging import PageTokens
+from search_server.settings import GatewaySettings
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import filter_pb2, search_service_pb2
 from tests import photos
@@ -75,7 +78,9 @@ def test_a_vector_finds_its_item(gateway: Gateway, album: str) -> None:
 
 def test_the_stream_is_a_header_then_chunks_then_a_summary(gateway: Gateway, album: str) -> None:
     request = search_service_pb2.SearchRequest(
-        params=search_service_pb2.SearchParams(collection=album, query=text("a cat")),
+        params=search_service_pb2.SearchParams(
+            collection=album, query=text("a cat that nobody asked for yet")
+        ),
         limit=10,
         chunk_size=4,
     )
@@ -167,18 +172,30 @@ def test_pages_of_equal_scores_lose_and_double_nothing(gateway: Gateway) -> None
     assert sorted(found) == sorted(ids)
 
 
-def test_a_page_token_belongs_to_its_request(gateway: Gateway, album: str) -> None:
+def test_a_page_token_expires(gateway: Gateway, album: str, milvus_uri: str) -> None:
     params = search_service_pb2.SearchParams(collection=album, query=text("a cat"))
     request = search_service_pb2.SearchPageRequest(params=params, page_size=3)
-    token = gateway.search.SearchPage(request, timeout=20).next_page_token
-    other = search_service_pb2.SearchParams(collection=album, query=text("a dog"))
-    for bad in (
-        search_service_pb2.SearchPageRequest(params=other, page_size=3, page_token=token),
-        search_service_pb2.SearchPageRequest(params=params, page_size=3, page_token="nonsense"),
-    ):
-        with pytest.raises(grpc.RpcError) as caught:
-            gateway.search.SearchPage(bad, timeout=20)
-        assert error_info(caught.value) == ("INVALID_ARGUMENT", "PAGE_TOKEN_INVALID")
+    request.page_token = gateway.search.SearchPage(request, timeout=20).next_page_token
+    # Made an hour and a second ago by another replica, with the key that all of them derive.
+    replica = GatewaySettings(milvus_uri=milvus_uri)
+    then = PageTokens(replica.page_token_key(), 3600.0, lambda: time.time() - 3601)
+    now = PageTokens(replica.page_token_key(), 3600.0)
+    identity = b"SearchPage\0" + params.SerializeToString(deterministic=True)
+    request.page_token = then.make(now.read(request.page_token, identity), identity)
+    with pytest.raises(grpc.RpcError) as caught:
+        gateway.search.SearchPage(request, timeout=20)
+    assert error_info(caught.value) == ("INVALID_ARGUMENT", "PAGE_TOKEN_EXPIRED")
+
+
+@pytest.mark.parametrize("kind", ["FLAT", "AUTOINDEX", "HNSW", "IVF_FLAT"])
+def test_parameters_of_an_index_are_taken_whatever_the_index(gateway: Gateway, kind: str) -> None:
+    name = gateway.create(index={"type": f"TYPE_{kind}"})
+    gateway.upsert(name, *map(photo_item, ("chelsea", "coffee", "rocket")))
+    plain = gateway.hits(name, text("a cat"), limit=20)
+    most = {"ef": 32_768, "nprobe": 65_536, "search_list": 65_535}
+    for params in ({"ef": 1, "nprobe": 1, "search_list": 1}, most):
+        tuned = gateway.hits(name, text("a cat"), limit=20, index_params=params)
+        assert [hit.id for hit in tuned] == [hit.id for hit in plain]
 
 
 def test_an_empty_collection_has_no_hits(gateway: Gateway) -> None:

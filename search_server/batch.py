@@ -1,0 +1,131 @@
+"""Use case: many searches at once, each failing alone.
+
+Their queries' vectors are found together (queries.py). First pages of searches that differ for
+Milvus in nothing but the vector are one Milvus search; later pages, and rankings that are not
+simply Milvus's, are searches of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from search_server import delivery
+from search_server.cursor import Position
+from search_server.reranking import is_reranked
+from search_server.retrieval import ROWS_PER_CALL
+from search_server.search import Searcher
+from search_server.types import Hit, Search, SearchSpec
+from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import SentinelError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One search of a batch: what to search for, and which page of it, of at most `size` hits."""
+
+    spec: SearchSpec
+    size: int
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of hits, the search it belongs to, and the position after it; None on the last."""
+
+    search: Search
+    hits: list[Hit]
+    following: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A search whose vector is known, and its place in the batch."""
+
+    place: int
+    entry: Entry
+    search: Search
+
+
+class BatchSearcher:
+    """Answers batches of searches. Stateless; any number of calls run at once."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self._searcher = searcher
+
+    async def pages(
+        self, entries: Sequence[Entry | SentinelError], deadline: Deadline
+    ) -> list[Page | SentinelError]:
+        """Return one page, or why there is none, for each entry, in order.
+
+        An entry that is an error already (it could not be read from the request) stays one.
+        """
+        answers: dict[int, Page | SentinelError] = {}
+        read = [(n, entry) for n, entry in enumerate(entries) if isinstance(entry, Entry)]
+        answers |= {n: entry for n, entry in enumerate(entries) if not isinstance(entry, Entry)}
+        searches = await self._searcher.prepare_all([entry.spec for _, entry in read], deadline)
+        groups: dict[Hashable, list[_Ready]] = {}
+        for (place, entry), search in zip(read, searches, strict=True):
+            if isinstance(search, SentinelError):
+                answers[place] = search
+            else:
+                ready = _Ready(place, entry, search)
+                groups.setdefault(_likeness(ready), []).append(ready)
+        # All pages go into one message.
+        max_bytes = delivery.MAX_BYTES // max(1, len(entries))
+        for found in await asyncio.gather(
+            *(self._group(group, max_bytes, deadline) for group in groups.values())
+        ):
+            answers |= found
+        return [answers[place] for place in range(len(entries))]
+
+    async def _group(
+        self, group: Sequence[_Ready], max_bytes: int, deadline: Deadline
+    ) -> dict[int, Page | SentinelError]:
+        tops: Sequence[list[Hit] | None] = [None]
+        if len(group) > 1:
+            searches = [ready.search for ready in group]
+            try:
+                tops = await self._searcher.tops(searches, group[0].entry.size, deadline)
+            except SentinelError as error:
+                return {ready.place: error.at(error.field) for ready in group}
+        pages = await asyncio.gather(
+            *(
+                self._page(ready, top, max_bytes, deadline)
+                for ready, top in zip(group, tops, strict=True)
+            )
+        )
+        return {ready.place: page for ready, page in zip(group, pages, strict=True)}
+
+    async def _page(
+        self, ready: _Ready, top: list[Hit] | None, max_bytes: int, deadline: Deadline
+    ) -> Page | SentinelError:
+        try:
+            hits, following = await self._searcher.page(
+                ready.search,
+                ready.entry.size,
+                ready.entry.position,
+                deadline,
+                max_bytes=max_bytes,
+                top=top,
+            )
+        except SentinelError as error:
+            return error
+        return Page(ready.search, hits, following)
+
+
+def _likeness(ready: _Ready) -> Hashable:
+    """Return what searches have in common that are one Milvus search; else the place alone."""
+    entry, search = ready.entry, ready.search
+    if entry.position.rank or entry.size >= ROWS_PER_CALL or is_reranked(entry.spec):
+        return ready.place
+    options = search.options
+    return (
+        search.collection.name,
+        search.expression,
+        entry.size,
+        entry.spec.include_vectors,
+        options.consistency,
+        tuple(sorted(options.index_params.items())),
+    )

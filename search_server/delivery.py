@@ -1,0 +1,56 @@
+"""How many hits go into one message: as many as asked for, and no more bytes than fit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from search_server.types import Hit
+
+# Half of what a message may hold; estimates and the field names around the values fit well in.
+MAX_BYTES = 32 * 1024 * 1024
+_OVERHEAD_BYTES = 64
+
+
+def weight(hit: Hit) -> int:
+    """Return about how many bytes a hit takes in a message."""
+    row = hit.row
+    total = _OVERHEAD_BYTES + len(row.id) + len(hit.image_uri) + len(hit.thumbnail)
+    total += len(row.text.encode())
+    if row.vector is not None:
+        total += row.vector.nbytes
+    for name, value in row.fields.items():
+        texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
+        total += _OVERHEAD_BYTES + len(name) + sum(len(text.encode()) + 4 for text in texts)
+    return total
+
+
+async def packed(hits: AsyncIterator[Hit], most: int) -> AsyncGenerator[list[Hit], None]:
+    """Yield `hits` in runs of `most`, or fewer where those would be too large."""
+    run: list[Hit] = []
+    total = 0
+    async for hit in hits:
+        its = weight(hit)
+        if run and total + its > MAX_BYTES:
+            yield run
+            run, total = [], 0
+        run.append(hit)
+        total += its
+        if len(run) == most:  # at once, before more is fetched
+            yield run
+            run, total = [], 0
+    if run:
+        yield run
+
+
+async def filled(
+    hits: AsyncIterator[Hit], most: int, max_bytes: int = MAX_BYTES
+) -> tuple[list[Hit], bool]:
+    """Return the first `most` of `hits`, fewer where those are too large, and if there are more."""
+    page: list[Hit] = []
+    total = 0
+    async for hit in hits:
+        total += weight(hit)
+        if len(page) == most or (page and total > max_bytes):
+            return page, True
+        page.append(hit)
+    return page, False

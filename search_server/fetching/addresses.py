@@ -1,0 +1,89 @@
+"""Which network addresses may be connected to, whatever name led to them."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from sentinel_core.errors import PermissionDenied
+
+# Translates to the IPv4 address in its last 32 bits (RFC 6052).
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+class AddressGuard(AbstractResolver):
+    """A resolver that answers with addresses that may be connected to, or not at all.
+
+    The connection is made to the very addresses it returned, so a name that resolves to another
+    address a moment later gains nothing.
+    """
+
+    def __init__(self, inner: AbstractResolver, *, allow_private: bool) -> None:
+        self._inner = inner
+        self._allow_private = allow_private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of `host`.
+
+        Raises:
+            OSError: It has none.
+            PermissionDenied: One of them must not be connected to.
+        """
+        found = await self._inner.resolve(host, port, family)
+        for result in found:
+            self.check(result["host"], host)
+        return found
+
+    def check_literal(self, host: str) -> None:
+        """Check a host that is an address itself: aiohttp asks no resolver for those.
+
+        Raises:
+            PermissionDenied: It must not be connected to, or is an address in odd spelling.
+        """
+        if ":" in host or host.replace(".", "").isdigit():
+            self.check(host.partition("%")[0], host)
+
+    def check(self, address: str, host: str) -> None:
+        """Raise PermissionDenied unless `address` may be connected to."""
+        try:
+            allowed = is_allowed(address, allow_private=self._allow_private)
+        except ValueError:
+            allowed = False
+        if not allowed:
+            raise PermissionDenied(
+                "URI_FORBIDDEN", f"{host[:100]} leads to an address that is not public"
+            )
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def is_allowed(address: str, *, allow_private: bool) -> bool:
+    """Return whether an IP address may be connected to.
+
+    Link-local addresses, where clouds keep their credentials, and those of no single host are
+    refused even where private ones are allowed.
+
+    Raises:
+        ValueError: It is no IP address.
+    """
+    ip = _reached(ip_address(address))
+    if ip.is_loopback:
+        return allow_private
+    if ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+        return False
+    site_local = isinstance(ip, IPv6Address) and ip.is_site_local  # global to Python 3.11
+    return allow_private or (ip.is_global and not site_local)
+
+
+def _reached(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the IPv4 address that an IPv6 address stands for, if it does for one."""
+    if isinstance(ip, IPv4Address):
+        return ip
+    if ip in _NAT64:
+        return IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or ip
