@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from embedder_server.devices import pin_to
 from embedder_server.engine import Engine
+from embedder_server.loading import load_configured
 from embedder_server.metrics import EmbedderMetrics
 from embedder_server.models.base import EmbeddingModel, ModelLoadError
-from embedder_server.models.registry import load_model
 from embedder_server.service import EmbeddingServicer
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import Priority
@@ -84,7 +84,7 @@ class Worker:
         if model is None:
             loader = WorkerPool("load", 1)
             try:
-                model = await loader.run(Priority.INTERACTIVE, partial(_load, settings))
+                model = await loader.run(Priority.INTERACTIVE, partial(load_configured, settings))
             finally:
                 loader.close()
         self._engine = Engine(model, settings, self.metrics, self._on_failure)
@@ -127,19 +127,6 @@ class Worker:
         if self._engine is not None:
             await self._engine.close()
         await self.lifecycle.cancel_tasks()
-
-
-def _load(settings: EmbedderSettings) -> EmbeddingModel:
-    """Load the model that the settings name; runs on a thread."""
-    return load_model(
-        settings.model,
-        settings.device,
-        settings.effective_threads,
-        revision=settings.revision,
-        runtime=settings.runtime,
-        cache_dir=settings.cache_dir,
-        trust_remote_code=settings.trust_remote_code,
-    )
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from embedder_server.types import FloatArray, Priority
 from embedder_server.vectors import Element
-from sentinel_core.errors import InvalidArgument, SentinelError
+from sentinel_core.errors import SentinelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ImageFile:
 
 
 # One thing to embed: a text, an image file, or what is wrong with it already.
-Content = str | ImageFile | InvalidArgument
+Content = str | ImageFile | SentinelError
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+from sentinel_core.streams import next_or_stop
+
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
@@ -66,7 +68,7 @@ class StreamPump(Generic[_Request, _Response]):
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
         try:
             async with asyncio.TaskGroup() as group:
-                while (read := await _next(requests, stop)) is not None:
+                while (read := await next_or_stop(requests, stop)) is not None:
                     [request] = read
                     items = max(1, self._weigh(request))
                     await self._until_room(items)
@@ -85,20 +87,3 @@ class StreamPump(Generic[_Request, _Response]):
 
     async def _work(self, request: _Request, items: int) -> None:
         self._done.put_nowait((await self._answer(request), items))
-
-
-async def _next(
-    requests: AsyncIterator[_Request], stop: asyncio.Future[Any]
-) -> tuple[_Request] | None:
-    """Return the next request; None at the end, or once `stop` is done."""
-    if stop.done():
-        return None
-    following: asyncio.Future[Any] = asyncio.ensure_future(anext(requests))
-    try:
-        await asyncio.wait({following, stop}, return_when=asyncio.FIRST_COMPLETED)
-        return (following.result(),) if following.done() else None
-    except StopAsyncIteration:
-        return None
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)

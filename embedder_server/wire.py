@@ -9,7 +9,7 @@ from embedder_server.types import ModelInfo, Priority
 from embedder_server.vectors import Element
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
-from sentinel_core.errors import InvalidArgument, NotFound
+from sentinel_core.errors import InvalidArgument, NotFound, PermissionDenied
 
 _MIN_THUMBNAIL_SIDE = 16
 _MAX_THUMBNAIL_SIDE = 1024
@@ -142,6 +142,12 @@ def content_from(content: content_pb2.Content, where: str) -> Content:
         return content.text
     if kind == "image":
         image = content.image
+        if image.WhichOneof("source") == "uri":
+            return PermissionDenied(
+                "URI_FORBIDDEN",
+                "a worker fetches nothing; send the picture's bytes, or ask a gateway",
+                field=f"{where}.image.uri",
+            )
         if not image.HasField("crop"):
             return ImageFile(image.data)
         crop = _crop(image.crop)

@@ -54,7 +54,7 @@ def load_hub_model(
         ModelLoadError: It cannot be served; the message says what to do.
     """
     wanted = None if runtime == "auto" else parse_runtime(runtime)
-    folder = find_model(spec, revision)
+    folder = find_model(spec, revision, with_code=trust_remote_code)
     trusted = trust_remote_code and "auto_map" in folder.config
     recipe = read_remote_recipe(folder, revision) if trusted else families.read_recipe(folder)
     tokenizer = _tokenizer(folder, recipe)

@@ -63,13 +63,14 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and bool(_COMMIT.fullmatch(revision))
 
 
-def find_model(spec: str, revision: str | None) -> ModelFolder:
+def find_model(spec: str, revision: str | None, *, with_code: bool = False) -> ModelFolder:
     """Return the folder of `spec`, downloaded if need be.
 
     Args:
         spec: A folder, or a hub id such as `openai/clip-vit-base-patch32`.
         revision: Commit, tag or branch; of a folder it is checked against what the download
             tool recorded there.
+        with_code: Whether Python files that come with the model are wanted, too.
 
     Raises:
         ModelLoadError: There is no such model, its files are not all there, or they are of
@@ -88,7 +89,7 @@ def find_model(spec: str, revision: str | None) -> ModelFolder:
     if not _HUB_ID.fullmatch(spec):
         msg = f"there is no folder {spec}, and it is not a hub id such as owner/name"
         raise ModelLoadError(msg)
-    path = _download(spec, revision or "main", _SMALL_FILES)
+    path = _download(spec, revision or "main", _SMALL_FILES + ["*.py"] * with_code)
     folder = _open_folder(path, spec, path.name)
     if not is_commit(revision):
         logger.warning(

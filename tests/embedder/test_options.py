@@ -142,6 +142,13 @@ async def test_a_bad_crop_fails_its_item_only(stub: pb_grpc.EmbeddingServiceStub
     assert item_reason(answer.results[1].error) == "CROP_INVALID"
 
 
+async def test_a_worker_fetches_nothing(stub: pb_grpc.EmbeddingServiceStub) -> None:
+    named = content_pb2.Content(image=content_pb2.Image(uri="https://example.com/cat.jpg"))
+    answer = await stub.Embed(request(text("fine"), named))
+    assert answer.results[0].HasField("vector")
+    assert item_reason(answer.results[1].error) == "URI_FORBIDDEN"
+
+
 @pytest.fixture
 async def text_only(settings: EmbedderSettings) -> AsyncIterator[pb_grpc.EmbeddingServiceStub]:
     model = FakeModel(modalities=(Modality.TEXT,))
