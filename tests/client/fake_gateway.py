@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -32,6 +33,21 @@ from sentinel_core.errors import InvalidArgument, NotFound, SentinelError
 from sentinel_core.status import to_status
 
 MODEL = content_pb2.ModelVersion(model="fake-clip", revision="7", fingerprint="f00d")
+
+
+@dataclass
+class IngestScript:
+    """What goes wrong in a stream of IngestItems; each happens once.
+
+    Attributes:
+        break_after: Fail the stream after this many acknowledgements.
+        drain_after: Advise to drain after this many.
+        silent_after: Acknowledge no more after this many, and go on reading.
+    """
+
+    break_after: int | None = None
+    drain_after: int | None = None
+    silent_after: int | None = None
 
 
 class FakeGateway:
@@ -56,6 +72,12 @@ class FakeGateway:
         self.entered = threading.Event()
         self.cancelled = threading.Event()
         self.in_flight = self.most_in_flight = 0
+        self.advice = item_pb.IngestAdvice(suggested_batch_size=32, suggested_batches_in_flight=3)
+        self.ingest = IngestScript()
+        self.drained_with: list[int] = []
+        self.images: dict[str, bytes] = {}
+        self.aliases: dict[str, str] = {}
+        self.reindex_reports: list[collection_pb.ReindexCollectionResponse] = []
         self._lock = threading.Lock()
         self._health = health.HealthServicer()
         self._server = grpc.server(
@@ -107,7 +129,8 @@ class FakeGateway:
             fail(context, failure)
 
     def upsert_one(self, item: item_pb.Item) -> item_pb.ItemResult:
-        data = item.content.image.data or item.content.text.encode()
+        image = item.content.image
+        data = image.data or image.uri.encode() or item.content.text.encode()
         item_id = item.id or hashlib.sha256(data).hexdigest()
         failed = item_pb.ItemResult.OUTCOME_FAILED
         scripted = self.failures["item"].popleft() if self.failures["item"] else None
@@ -115,7 +138,9 @@ class FakeGateway:
             scripted = InvalidArgument("IMAGE_DECODE_FAILED", "truncated or damaged image")
         if scripted is not None:
             return item_pb.ItemResult(id=item_id, outcome=failed, error=to_status(scripted))
-        stored = item_pb.Item(id=item_id, fields=item.fields, image_uri=f"file:///obj/{item_id}")
+        sha256 = hashlib.sha256(data).hexdigest()
+        stored = item_pb.Item(id=item_id, fields=item.fields, image_uri=f"file:///obj/{sha256}")
+        self.images[item_id] = item.content.image.data
         if item.content.text:
             stored.content.text = item.content.text
         if item.HasField("vector"):
@@ -197,6 +222,19 @@ class _Search(search_service_pb2_grpc.SearchServiceServicer):
             summary=summary(1),
         )
 
+    def BatchSearch(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("BatchSearch", request, context)
+        results = []
+        for search in request.searches:
+            if search.params.query.content.text == "BAD":
+                error = to_status(InvalidArgument("TEXT_TOO_LONG", "cut it"))
+                results.append(search_pb.BatchSearchResult(error=error))
+            else:
+                hits = self.gateway.hits[: search.page_size]
+                page = search_pb.SearchPageResponse(hits=hits, summary=summary(len(hits)))
+                results.append(search_pb.BatchSearchResult(page=page))
+        return search_pb.BatchSearchResponse(results=results)
+
 
 class _Items(item_service_pb2_grpc.ItemServiceServicer):
     def __init__(self, gateway: FakeGateway) -> None:
@@ -217,6 +255,61 @@ class _Items(item_service_pb2_grpc.ItemServiceServicer):
         finally:
             with gateway._lock:
                 gateway.in_flight -= 1
+
+    def IngestItems(self, messages: Any, context: Any) -> Any:
+        gateway, script = self.gateway, self.gateway.ingest
+        start = next(messages)
+        gateway.enter("IngestItems", start, context)
+        yield item_pb.IngestItemsResponse(advice=gateway.advice)
+        summary = item_pb.IngestSummary()
+        for number, message in enumerate(messages):
+            if script.break_after == number:
+                script.break_after = None
+                fail(context, grpc.StatusCode.UNAVAILABLE)
+            if script.silent_after is not None and number >= script.silent_after:
+                continue
+            with gateway._lock:
+                gateway.calls["IngestBatch"].append(message.batch)
+                results = [gateway.upsert_one(item) for item in message.batch.items]
+            ack = item_pb.IngestAck(sequence=message.batch.sequence)
+            for place, result in enumerate(results):
+                if result.outcome == item_pb.ItemResult.OUTCOME_FAILED:
+                    ack.failures.append(result)
+                    ack.failure_places.append(place)
+                elif result.outcome == item_pb.ItemResult.OUTCOME_STORED:
+                    ack.stored_count += 1
+                else:
+                    ack.unchanged_count += 1
+            yield item_pb.IngestItemsResponse(ack=ack)
+            if script.drain_after == number + 1:
+                script.drain_after = None
+                gateway.drained_with.append(message.batch.sequence)
+                advice = item_pb.IngestAdvice(suggested_batches_in_flight=1, draining=True)
+                yield item_pb.IngestItemsResponse(advice=advice)
+        yield item_pb.IngestItemsResponse(summary=summary)
+
+    def ListItems(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("ListItems", request, context)
+        ids = sorted(self.gateway.items)
+        start = int(request.page_token or 0)
+        end = start + request.page_size
+        return item_pb.ListItemsResponse(
+            items=[self.gateway.items[one] for one in ids[start:end]],
+            next_page_token=str(end) if end < len(ids) else "",
+        )
+
+    def DownloadImage(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("DownloadImage", request, context)
+        data = self.gateway.images.get(request.id, b"")
+        if not data:
+            fail(context, NotFound("IMAGE_NOT_FOUND", "it has no picture"))
+        first = item_pb.DownloadImageResponse(media_type="image/jpeg", total_bytes=len(data))
+        for start in range(0, len(data), 2):
+            first.data = data[start : start + 2]
+            yield first
+            if self.gateway.break_stream_after == start:
+                return
+            first = item_pb.DownloadImageResponse()
 
     def GetItems(self, request: Any, context: Any) -> Any:
         self.gateway.enter("GetItems", request, context)
@@ -272,6 +365,24 @@ class _Collections(collection_service_pb2_grpc.CollectionServiceServicer):
             fail(context, error)
         del self.gateway.collections[request.name]
         return collection_pb.DeleteCollectionResponse()
+
+    def SetAlias(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("SetAlias", request, context)
+        self.gateway.aliases[request.alias] = request.collection
+        return collection_pb.SetAliasResponse()
+
+    def DeleteAlias(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("DeleteAlias", request, context)
+        self.gateway.aliases.pop(request.alias, None)
+        return collection_pb.DeleteAliasResponse()
+
+    def ReindexCollection(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("ReindexCollection", request, context)
+        for number, report in enumerate(self.gateway.reindex_reports):
+            if self.gateway.break_stream_after == number:
+                self.gateway.break_stream_after = None
+                fail(context, grpc.StatusCode.UNAVAILABLE)
+            yield report
 
 
 def as_dict(message: Any) -> dict[str, Any]:

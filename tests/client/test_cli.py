@@ -194,6 +194,15 @@ def test_health_is_zero_only_when_everything_serves(gateway: FakeGateway) -> Non
     assert sentinel(gateway, "health", "-q").stdout == ""
 
 
+def test_health_of_one_name_only(gateway: FakeGateway) -> None:
+    gateway.set_serving(False, "sentinel.search.v1.SearchService")
+    assert sentinel(gateway, "health", "-q", "--service", "").exit_code == 0
+    assert sentinel(gateway, "health", "--service", "sentinel.search.v1.SearchService").exit_code
+    unknown = sentinel(gateway, "health", "--service", "no.such.Service")
+    assert unknown.exit_code == 1
+    assert "service unknown" in unknown.stdout
+
+
 def test_collections_are_listed_as_table_and_as_json(gateway: FakeGateway) -> None:
     assert "No collections yet" in sentinel(gateway, "collections").stdout
     gateway.add_collection("photos", path=TYPES.TYPE_STRING)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sentinel_client.cli import _indexing, _scan, main
+from sentinel_client.cli import _importing, main
+from sentinel_client.cli._journal import Journal
+from sentinel_client.importers import ImportItem
 from sentinel_core import errors as core
 from tests.client.fake_gateway import FakeGateway
 
@@ -32,7 +34,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def sent(gateway: FakeGateway) -> int:
-    return sum(len(call.items) for call in gateway.calls["UpsertItems"])
+    return sum(len(batch.items) for batch in gateway.calls["IngestBatch"])
 
 
 def test_it_makes_the_collection_and_stores_every_picture(
@@ -55,7 +57,9 @@ def test_a_second_run_sends_and_even_reads_nothing(
     gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index(gateway, pictures)
-    monkeypatch.setattr(_indexing, "sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(
+        _importing, "content_hash", lambda item: pytest.fail(f"{item.key} was read")
+    )
     result = index(gateway, pictures)
     assert "0 stored, 2 unchanged, 0 failed" in result.stdout
     assert sent(gateway) == 2
@@ -115,52 +119,49 @@ def test_bad_and_unreadable_files_are_named_and_the_rest_goes_on(
 def test_a_file_that_vanishes_between_hashing_and_sending_fails_alone(
     gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hash_and_delete(path: Path) -> str:
-        sha = _scan.sha256(path)
-        if path.name == "a.jpg":
-            path.unlink()
+    content_hash = _importing.content_hash
+
+    def hash_and_delete(item: ImportItem) -> str:
+        sha = content_hash(item)
+        if item.key.endswith("a.jpg"):
+            Path(item.key).unlink()
         return sha
 
-    monkeypatch.setattr(_indexing, "sha256", hash_and_delete)
+    monkeypatch.setattr(_importing, "content_hash", hash_and_delete)
     result = index(gateway, pictures)
     assert "1 stored, 0 unchanged, 1 failed" in result.stdout
     assert "FILE_UNREADABLE" in result.stderr
 
 
 def test_items_that_fail_for_a_passing_reason_are_sent_again(
-    gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    gateway: FakeGateway, pictures: Path
 ) -> None:
-    monkeypatch.setattr(_indexing, "_ITEM_RETRY_PAUSES_S", (0.0,))
     gateway.failures["item"].append(core.Unavailable("WORKER_LOST", "lost"))
     assert "2 stored, 0 unchanged, 0 failed" in index(gateway, pictures).stdout
 
 
 def test_a_restarting_gateway_does_not_end_it(gateway: FakeGateway, pictures: Path) -> None:
-    gateway.failures["UpsertItems"].extend([core.Unavailable("DRAINING", "bye")] * 2)
+    gateway.failures["IngestItems"].extend([core.Unavailable("DRAINING", "bye")] * 2)
     assert index(gateway, pictures).exit_code == 0
 
 
 def test_a_failing_store_ends_it_with_one_line(gateway: FakeGateway, pictures: Path) -> None:
-    gateway.failures["UpsertItems"].append(core.FailedPrecondition("MODEL_MISMATCH", "other model"))
+    gateway.failures["IngestItems"].append(core.FailedPrecondition("MODEL_MISMATCH", "other model"))
     result = index(gateway, pictures)
     assert result.exit_code == 2
     assert "other model [MODEL_MISMATCH]" in result.stderr
     assert "Traceback" not in result.output
 
 
-def test_requests_are_bounded_in_count_bytes_and_number(
-    gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_are_bounded_in_count_and_bytes(gateway: FakeGateway, tmp_path: Path) -> None:
     for number in range(100):
         (tmp_path / f"{number}.jpg").write_bytes(f"{number}".encode())
     for number in range(3):
         (tmp_path / f"large{number}.jpg").write_bytes(bytes([number]) * 6_000_000)
-    result = index(gateway, tmp_path, "--in-flight", 3)
-    assert "103 stored" in result.stdout
-    calls = gateway.calls["UpsertItems"]
-    assert max(len(call.items) for call in calls) <= 32
-    assert max(call.ByteSize() for call in calls) < 16 << 20
-    assert 1 < gateway.most_in_flight <= 3
+    assert "103 stored" in index(gateway, tmp_path).stdout
+    batches = gateway.calls["IngestBatch"]
+    assert max(len(batch.items) for batch in batches[1:]) <= 32
+    assert max(batch.ByteSize() for batch in batches) < 16 << 20
 
 
 def test_undeclared_fields_are_left_out(gateway: FakeGateway, pictures: Path) -> None:
@@ -203,12 +204,11 @@ def test_a_name_that_is_not_unicode_is_stored(gateway: FakeGateway, tmp_path: Pa
 
 
 def test_the_journal_forgets_a_file_that_changed_and_skips_one_just_written(tmp_path: Path) -> None:
-    journal = _scan.HashJournal(tmp_path / "hashes")
-    old = _scan.PictureFile(tmp_path / "a.jpg", 3, 1)
-    fresh = _scan.PictureFile(tmp_path / "b.jpg", 3, 1 << 62)
-    journal.remember([(old, "aa"), (fresh, "bb")])
-    assert journal.known(old) == "aa"
-    assert journal.known(_scan.PictureFile(old.path, 4, 1)) is None
-    assert journal.known(_scan.PictureFile(old.path, 3, 2)) is None
-    assert journal.known(fresh) is None
+    journal = Journal(tmp_path / "journal")
+    old = ImportItem(key="/a.jpg", stamp="3:1", modified_ns=1)
+    fresh = ImportItem(key="/b.jpg", stamp="3:2", modified_ns=1 << 62)
+    changed = ImportItem(key="/a.jpg", stamp="4:1", modified_ns=1)
+    journal.remember("", [(old, "aa"), (fresh, "bb")])
+    assert journal.known("", [old, changed, fresh]) == ["aa", None, None]
+    assert journal.known("other", [old]) == [None]
     journal.close()

@@ -27,6 +27,7 @@ from sentinel_client import (
     ResourceExhausted,
     ResultTruncated,
     RetryPolicy,
+    SearchTimings,
     SentinelError,
     Timeouts,
     Unavailable,
@@ -94,8 +95,13 @@ async def test_stream_search_yields_hits_as_they_come(
     gateway: FakeGateway, client: AsyncSentinelClient
 ) -> None:
     gateway.hits = [hit(rank, 0.5) for rank in range(1, 4)]
-    ranks = [one.rank async for one in client.stream_search("x", collection="c")]
+    told: list[SearchTimings] = []
+    ranks = []
+    async for one in client.stream_search("x", collection="c", on_timings=told.append):
+        assert not told  # it comes after the last hit
+        ranks.append(one.rank)
     assert ranks == [1, 2, 3]
+    assert [timings.total for timings in told] == [pytest.approx(0.018)]
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -6,8 +6,10 @@ import pytest
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
+from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import FieldSchema, FieldType, Internal, Item, Outcome
 from sentinel_client import _convert as convert
+from sentinel_client import _convert_search as convert_search
 from sentinel_client._batches import cut
 from sentinel_core.errors import InvalidArgument
 from sentinel_core.status import to_status
@@ -49,16 +51,10 @@ def test_fields_keep_their_types() -> None:
     assert back.text == "t"
 
 
-def test_a_query_has_exactly_one_kind() -> None:
-    with pytest.raises(TypeError, match="exactly one"):
-        convert.search_params(collection="c", text="x", item_id="y")
-    with pytest.raises(TypeError, match="exactly one"):
-        convert.search_params(collection="c", text=None)
-
-
 def test_min_score_zero_is_not_unset() -> None:
-    assert convert.search_params(collection="c", text="x", min_score=0.0).HasField("min_score")
-    assert not convert.search_params(collection="c", text="x").HasField("min_score")
+    query = search_pb.Query(item_id="x")
+    assert convert_search.search_params("c", query, min_score=0.0).HasField("min_score")
+    assert not convert_search.search_params("c", query).HasField("min_score")
 
 
 def test_an_item_cannot_be_text_and_image() -> None:

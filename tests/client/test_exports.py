@@ -34,13 +34,20 @@ def test_every_call_of_the_contract_is_known_and_has_a_method() -> None:
     methods = {
         "Search": "search",
         "SearchPage": "search_page",
+        "BatchSearch": "batch_search",
         "UpsertItems": "upsert",
+        "IngestItems": "ingest",
+        "ListItems": "list_items",
+        "DownloadImage": "download_image",
         "GetItems": "get_items",
         "DeleteItems": "delete_items",
         "CreateCollection": "create_collection",
         "GetCollection": "get_collection",
         "ListCollections": "list_collections",
         "DeleteCollection": "delete_collection",
+        "SetAlias": "set_alias",
+        "DeleteAlias": "delete_alias",
+        "ReindexCollection": "reindex",
     }
     for file in (search_service_pb2, item_service_pb2, collection_service_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
@@ -59,7 +66,7 @@ def test_the_client_and_its_commands_import_nothing_beyond_the_base_install() ->
     code = (
         "import sys\n"
         "for name in ('PIL', 'pymilvus', 'onnxruntime', 'pydantic', 'grpc_health', 'torch',"
-        " 'sentinel_core', 'search_server', 'embedder_server'):\n"
+        " 'pyarrow', 'sentinel_core', 'search_server', 'embedder_server'):\n"
         "    sys.modules[name] = None\n"
         "import sentinel_client.cli.__main__\n"
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 
 from google.protobuf.wrappers_pb2 import StringValue
@@ -62,8 +63,15 @@ class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
         """Close the connection; calls in flight are cancelled."""
         await self._connection.close()
 
-    async def health(self, *, timeout: float | None = None) -> Health:
-        """Ask whether the gateway and each of its services serve; the first answer counts."""
+    async def health(
+        self, *, services: Sequence[str] | None = None, timeout: float | None = None
+    ) -> Health:
+        """Ask whether the gateway and each of its services serve; the first answer counts.
+
+        Args:
+            services: Health names to ask for instead; a worker or another server has its own.
+            timeout: Seconds it may take.
+        """
         seconds = self._config.timeouts.health if timeout is None else timeout
 
         async def check(service: str) -> HealthStatus:
@@ -74,6 +82,6 @@ class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
                 return HealthStatus.SERVICE_UNKNOWN
             return HealthStatus(answer.value)
 
-        names = ("", *_rpcs.SERVICES)
+        names = ("", *_rpcs.SERVICES) if services is None else tuple(services)
         statuses = await gather_bounded(check, names, len(names))
         return Health(dict(zip(names, statuses, strict=True)))

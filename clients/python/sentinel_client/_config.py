@@ -42,10 +42,11 @@ class Timeouts:
     """Seconds that a call may take in all, retries included, unless the call says otherwise.
 
     Attributes:
-        search: `search`, `stream_search`, `search_page`.
-        upsert: One batch of `upsert`; images are embedded meanwhile.
-        read: `get_items`, `get_collection`, `list_collections`.
-        write: `delete_items`, `create_collection`, `delete_collection`.
+        search: `search`, `stream_search`, one page or batch of the others.
+        upsert: One batch of `upsert` or `ingest`; images are embedded meanwhile.
+        read: `get_items`, one page of `list_items`, `download_image`, `get_collection`, one page of
+            `list_collections`.
+        write: `delete_items`, and what makes, changes or deletes a collection or an alias.
         health: `health`.
     """
 
@@ -64,8 +65,10 @@ class ClientConfig:
         timeouts: Default timeouts by kind of call.
         retry: When failed calls are repeated.
         max_message_bytes: Largest message in either direction.
-        upsert_max_items: Most items in one request of `upsert`; the server takes 256.
-        upsert_max_bytes: Where a request of `upsert` is cut; a larger single item goes alone.
+        upsert_max_items: Most items in one request of `upsert`; the server takes 256. `ingest`
+            begins with it and then follows the server's advice.
+        upsert_max_bytes: Where a request of `upsert`, a batch of `ingest` or of `batch_search` is
+            cut; a larger single item goes alone.
         upsert_in_flight: Requests that one `upsert` keeps in flight.
         keepalive: Seconds without traffic before the connection is pinged. The servers take
             pings every 20 s at most.

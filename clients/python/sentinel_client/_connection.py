@@ -36,14 +36,14 @@ class Connection:
             SentinelError: The last attempt's failure.
         """
         attempts = self._attempts(rpc, seconds)
-        call = self._callable(rpc, streaming=False)
+        call = self._callable(rpc, "unary_unary")
         while True:
             try:
                 response: ResponseT = await call(
                     request, timeout=attempts.remaining(), metadata=_metadata(attempts)
                 )
             except grpc.aio.AioRpcError as error:
-                await attempts.pause_or_raise(self._convert(error, attempts))
+                await attempts.pause_or_raise(self.convert(error, attempts))
             else:
                 return response
 
@@ -57,7 +57,7 @@ class Connection:
                 attempt, since the caller may have used that message.
         """
         attempts = self._attempts(rpc, seconds)
-        open_call = self._callable(rpc, streaming=True)
+        open_call = self._callable(rpc, "unary_stream")
         started = False
         while True:
             call = open_call(request, timeout=attempts.remaining(), metadata=_metadata(attempts))
@@ -66,7 +66,7 @@ class Connection:
                     started = True
                     yield message
             except grpc.aio.AioRpcError as error:
-                converted = self._convert(error, attempts)
+                converted = self.convert(error, attempts)
                 if started:
                     raise converted from error
                 await attempts.pause_or_raise(converted)
@@ -74,6 +74,15 @@ class Connection:
                 return
             finally:
                 call.cancel()  # does nothing to a call that has ended
+
+    def open_duplex(
+        self, rpc: Rpc[RequestT, ResponseT], attempts: Attempts
+    ) -> grpc.aio.StreamStreamCall[RequestT, ResponseT]:
+        """Return a new call whose messages both sides stream; the caller ends it."""
+        call: grpc.aio.StreamStreamCall[RequestT, ResponseT] = self._callable(rpc, "stream_stream")(
+            timeout=attempts.remaining(), metadata=_metadata(attempts)
+        )
+        return call
 
     async def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
@@ -86,17 +95,17 @@ class Connection:
     def _attempts(self, rpc: Rpc[Any, Any], seconds: float) -> Attempts:
         return Attempts(self._config.retry, timeout=seconds, retry=rpc.repeatable)
 
-    def _convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
+    def convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
+        """Return our error for what grpc raised in a call of `attempts`."""
         return from_rpc_error(error, address=self.address, request_id=attempts.request_id)
 
-    def _callable(self, rpc: Rpc[Any, Any], *, streaming: bool) -> Any:
+    def _callable(self, rpc: Rpc[Any, Any], kind: str) -> Any:
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._channel is None:
             self._channel = _open(self.address, self._config)
         if rpc.path not in self._callables:
-            kind = self._channel.unary_stream if streaming else self._channel.unary_unary
-            self._callables[rpc.path] = kind(
+            self._callables[rpc.path] = getattr(self._channel, kind)(
                 rpc.path,
                 request_serializer=rpc.request.SerializeToString,
                 response_deserializer=rpc.response.FromString,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,26 @@ from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import _errors
 from sentinel_client._filters import Comparison, FieldValue, Filter, Group
+from sentinel_client._query import Box
 from sentinel_client._types import (
     Collection,
+    CollectionOptions,
+    Consistency,
     FieldSchema,
     FieldType,
-    Hit,
+    ImageUri,
+    IndexType,
     Item,
     ItemResult,
     ModelVersion,
     Outcome,
-    SearchTimings,
+    ReindexProgress,
     Vector,
+    VectorIndex,
 )
+
+# A picture as it travels: its bytes, or where the gateway fetches them.
+LoadedImage: TypeAlias = bytes | ImageUri
 
 _FLOAT32_LE = np.dtype("<f4")
 
@@ -116,84 +124,22 @@ def filter_to_proto(condition: Filter) -> filter_pb2.Filter:
     raise TypeError(f"{condition!r} is not a filter; make one with F")
 
 
-def search_params(
-    *,
-    collection: str,
-    text: str | None,
-    image: bytes | None = None,
-    vector: npt.ArrayLike | None = None,
-    item_id: str | None = None,
-    filter: Filter | None = None,
-    output_fields: Sequence[str] = (),
-    min_score: float | None = None,
-    include_thumbnails: bool = False,
-    include_vectors: bool = False,
-) -> search_pb.SearchParams:
-    """Return the part of a search that all its kinds share.
-
-    Raises:
-        TypeError: Not exactly one of text, image, vector and item_id is given.
-    """
-    given = [kind for kind in (text, image, vector, item_id) if kind is not None]
-    if len(given) != 1:
-        raise TypeError("give exactly one of text, image, vector and item_id")
-    if isinstance(output_fields, str):
-        raise TypeError("output_fields is a list of names, not one string")
-    if vector is not None:
-        query = search_pb.Query(vector=vector_to_proto(vector))
-    elif item_id is not None:
-        query = search_pb.Query(item_id=item_id)
-    else:
-        query = search_pb.Query(content=_content(text, image))
-    return search_pb.SearchParams(
-        collection=collection,
-        query=query,
-        filter=None if filter is None else filter_to_proto(filter),
-        output_fields=output_fields,
-        include_vectors=include_vectors,
-        include_thumbnails=include_thumbnails,
-        min_score=min_score,
-    )
-
-
-def _content(text: str | None, image: bytes | None) -> content_pb2.Content | None:
+def content_to_proto(
+    text: str | None, image: LoadedImage | None, crop: Box | None = None
+) -> content_pb2.Content | None:
+    """Return the text or the picture as a message; None for neither."""
     if text is not None:
         return content_pb2.Content(text=text)
-    if image is not None:
-        return content_pb2.Content(image=content_pb2.Image(data=image))
-    return None
-
-
-def hit_from_proto(message: search_pb.Hit) -> Hit:
-    """Return one hit."""
-    return Hit(
-        id=message.id,
-        rank=message.rank,
-        score=message.score,
-        fields=fields_from_proto(message.fields),
-        image_uri=message.image_uri,
-        text=message.text,
-        thumbnail=message.thumbnail,
-        vector=vector_from_proto(message.vector) if message.HasField("vector") else None,
-    )
-
-
-def timings_from_proto(message: search_pb.SearchSummary) -> SearchTimings:
-    """Return the summary's durations in seconds."""
-
-    def seconds(name: str) -> float | None:
-        if not message.HasField(name):
-            return None
-        duration: Any = getattr(message, name)
-        return float(duration.ToNanoseconds()) / 1e9
-
-    return SearchTimings(
-        total=seconds("total") or 0.0,
-        embed=seconds("embed"),
-        embed_queue=seconds("embed_queue"),
-        embed_inference=seconds("embed_inference"),
-        vector_search=seconds("vector_search"),
-    )
+    if image is None:
+        return None
+    message = content_pb2.Image()
+    if isinstance(image, ImageUri):
+        message.uri = image.uri
+    else:
+        message.data = image
+    if crop is not None:
+        message.crop.left, message.crop.top, message.crop.right, message.crop.bottom = crop
+    return content_pb2.Content(image=message)
 
 
 def model_from_proto(message: content_pb2.ModelVersion) -> ModelVersion:
@@ -201,7 +147,7 @@ def model_from_proto(message: content_pb2.ModelVersion) -> ModelVersion:
     return ModelVersion(message.model, message.revision, message.fingerprint)
 
 
-def item_to_proto(item: Item, image: bytes | None) -> item_pb.Item:
+def item_to_proto(item: Item, image: LoadedImage | None) -> item_pb.Item:
     """Return the item's message; `image` is what its image source holds.
 
     Raises:
@@ -211,7 +157,7 @@ def item_to_proto(item: Item, image: bytes | None) -> item_pb.Item:
         raise TypeError("an item is a text or an image, not both")
     return item_pb.Item(
         id=item.id,
-        content=_content(item.text, image),
+        content=content_to_proto(item.text, image),
         vector=None if item.vector is None else vector_to_proto(item.vector),
         fields={name: field_value(value) for name, value in item.fields.items()},
     )
@@ -244,20 +190,88 @@ def item_result_from_proto(message: item_pb.ItemResult) -> ItemResult:
 
 def field_schema_to_proto(schema: FieldSchema) -> collection_pb.FieldSchema:
     """Return the declaration's message."""
-    return collection_pb.FieldSchema(name=schema.name, type=f"TYPE_{schema.type.name}")
+    return collection_pb.FieldSchema(
+        name=schema.name,
+        type=f"TYPE_{schema.type.name}",
+        indexed=schema.indexed,
+        full_text=schema.full_text,
+    )
+
+
+def model_to_proto(model: ModelVersion) -> content_pb2.ModelVersion:
+    """Return the model's message."""
+    return content_pb2.ModelVersion(
+        model=model.model, revision=model.revision, fingerprint=model.fingerprint
+    )
+
+
+def consistency_to_proto(consistency: Consistency | None) -> str:
+    """Return the contract's name; None is "the default"."""
+    return f"CONSISTENCY_{'UNSPECIFIED' if consistency is None else consistency.name}"
+
+
+def collection_to_proto(
+    name: str, fields: Iterable[FieldSchema], options: CollectionOptions
+) -> collection_pb.Collection:
+    """Return the message of a collection to make.
+
+    Raises:
+        TypeError: An option is none of `CollectionOptions`.
+    """
+    unknown = set(options) - set(CollectionOptions.__annotations__)
+    if unknown:
+        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
+    model, index = options.get("model"), options.get("index")
+    return collection_pb.Collection(
+        name=name,
+        fields=map(field_schema_to_proto, fields),
+        model_version=None if model is None else model_to_proto(model),
+        index=None if index is None else _index_to_proto(index),
+        expected_item_count=options.get("expected_item_count", 0),
+        default_consistency=consistency_to_proto(options.get("default_consistency")),
+    )
+
+
+def _index_to_proto(index: VectorIndex) -> collection_pb.VectorIndex:
+    name = "UNSPECIFIED" if index.type is None else index.type.name
+    return collection_pb.VectorIndex(type=f"TYPE_{name}", params=index.params)
 
 
 def collection_from_proto(message: collection_pb.Collection) -> Collection:
-    """Return the collection; a field of a type this client does not know is left out."""
+    """Return the collection; what is of a kind this client does not know is left out."""
     types = {collection_pb.FieldSchema.Type.Value(f"TYPE_{kind.name}"): kind for kind in FieldType}
+    indexes = {
+        collection_pb.VectorIndex.Type.Value(f"TYPE_{kind.name}"): kind for kind in IndexType
+    }
+    levels = {
+        search_pb.Consistency.Value(consistency_to_proto(level)): level for level in Consistency
+    }
     return Collection(
         name=message.name,
         model=model_from_proto(message.model_version),
         dimensions=message.dimensions,
         item_count=message.item_count,
         fields=tuple(
-            FieldSchema(schema.name, types[schema.type])
+            FieldSchema(schema.name, types[schema.type], schema.indexed, schema.full_text)
             for schema in message.fields
             if schema.type in types
         ),
+        aliases=tuple(message.aliases),
+        index=VectorIndex(indexes.get(message.index.type), dict(message.index.params)),
+        default_consistency=levels.get(message.default_consistency),
+        expected_item_count=message.expected_item_count,
+    )
+
+
+def reindex_progress_from_proto(
+    message: collection_pb.ReindexCollectionResponse,
+) -> ReindexProgress:
+    """Return one report."""
+    return ReindexProgress(
+        done_count=message.done_count,
+        total_count=message.total_count,
+        failed_count=message.failed_count,
+        failures={failure.id: failure.message for failure in message.failures},
+        alias_swapped=message.alias_swapped,
+        done=message.done,
     )

@@ -4,23 +4,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from contextlib import aclosing
 
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel_client import _convert, _rpcs
 from sentinel_client._batches import cut, gather_bounded
 from sentinel_client._calls import Calls
-from sentinel_client._errors import Internal, InvalidArgument
+from sentinel_client._errors import Internal, ResultTruncated, SentinelError
 from sentinel_client._filters import Filter
-from sentinel_client._images import read_image
-from sentinel_client._types import FoundItems, Item, ItemResult, Outcome
+from sentinel_client._ingest import IngestJob
+from sentinel_client._outgoing import largest_item, message_or_failure, size_of
+from sentinel_client._types import (
+    DownloadedImage,
+    FoundItems,
+    IngestAck,
+    Item,
+    ItemResult,
+    Outcome,
+)
 
 # What the contract takes in one request.
 _MAX_IDS = 1_000
 _READS_IN_FLIGHT = 4
-# What an item weighs beside its image: id, fields, framing.
-_ITEM_OVERHEAD_BYTES = 1_024
 
 
 class ItemCalls(Calls):
@@ -37,7 +43,7 @@ class ItemCalls(Calls):
         """
         config = self._config
         limits = {"max_items": config.upsert_max_items, "max_bytes": config.upsert_max_bytes}
-        batches = await asyncio.to_thread(lambda: list(cut(items, _size, **limits)))
+        batches = await asyncio.to_thread(lambda: list(cut(items, size_of, **limits)))
         seconds = config.timeouts.upsert if timeout is None else timeout
 
         async def send(batch: list[Item]) -> list[ItemResult]:
@@ -45,6 +51,98 @@ class ItemCalls(Calls):
 
         results = await gather_bounded(send, batches, config.upsert_in_flight)
         return [result for batch in results for result in batch]
+
+    async def ingest(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        collection: str,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[IngestAck, None]:
+        """Store any number of items over one stream; yield what became of them, run by run.
+
+            for ack in client.ingest(pictures(), collection="photos"):
+                for item, error in ack.failed_items:
+                    print(item.image, error)
+
+        The server says how much it takes at once, and `items` is read no faster: a generator may
+        go on for ever. A plain iterable is read in a worker thread. A batch leaves when it is full
+        or `items` ends. A lost or draining gateway is reconnected to, and what it had not
+        acknowledged is sent again, which changes nothing that is stored; an item that fails for a
+        passing reason is, too, and comes in a later run then. Closing the iterator ends the call;
+        what was yielded stays stored.
+
+        Args:
+            items: What to store. An error that it raises is raised here after everything before
+                it is decided.
+            collection: Where.
+            timeout: Most seconds to wait for the next acknowledgement; None takes that of an
+                `upsert`. The whole has no time limit.
+
+        Raises:
+            SentinelError: The stream failed for good. Items without an acknowledgement may or may
+                not be stored; calling again with all of them is safe.
+        """
+        seconds = self._config.timeouts.upsert if timeout is None else timeout
+        job = IngestJob(self._connection, self._config, collection, patience=seconds)
+        async with aclosing(job.run(items)) as acks:
+            async for ack in acks:
+                yield ack
+
+    async def list_items(
+        self,
+        *,
+        collection: str,
+        filter: Filter | None = None,
+        output_fields: Sequence[str] = (),
+        include_vectors: bool = False,
+        include_thumbnails: bool = False,
+        page_size: int = 100,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Item, None]:
+        """Yield all items, or those that match, by id; image bytes are not sent.
+
+        They are read by pages of `page_size`, at most 1,000, each with its own `timeout`.
+        """
+        request = item_pb.ListItemsRequest(
+            collection=collection,
+            page_size=page_size,
+            filter=None if filter is None else _convert.filter_to_proto(filter),
+            output_fields=output_fields,
+            include_vectors=include_vectors,
+            include_thumbnails=include_thumbnails,
+        )
+        while True:
+            response = await self._read(_rpcs.LIST_ITEMS, request, timeout)
+            for item in response.items:
+                yield _convert.item_from_proto(item)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def download_image(
+        self, item_id: str, *, collection: str, timeout: float | None = None
+    ) -> DownloadedImage:
+        """Return the stored picture of an item.
+
+        Raises:
+            NotFound: There is no such item, or it has no picture.
+            ResultTruncated: The stream broke off.
+        """
+        seconds = self._config.timeouts.read if timeout is None else timeout
+        request = item_pb.DownloadImageRequest(collection=collection, id=item_id)
+        stream = self._connection.stream(_rpcs.DOWNLOAD_IMAGE, request, seconds)
+        media_type, total, data = "", 0, bytearray()
+        async with aclosing(stream):
+            async for message in stream:
+                if message.media_type:
+                    media_type, total = message.media_type, message.total_bytes
+                data += message.data
+        if not data or len(data) != total:
+            raise ResultTruncated(
+                "RESULT_TRUNCATED", f"{len(data)} of {total} bytes came; download it again"
+            )
+        return DownloadedImage(bytes(data), media_type)
 
     async def get_items(
         self,
@@ -68,8 +166,7 @@ class ItemCalls(Calls):
             )
             return await self._read(_rpcs.GET_ITEMS, request, timeout)
 
-        parts = [ids[start : start + _MAX_IDS] for start in range(0, len(ids), _MAX_IDS)]
-        answers = await gather_bounded(get, parts, _READS_IN_FLIGHT)
+        answers = await gather_bounded(get, _pages_of(ids), _READS_IN_FLIGHT)
         return FoundItems(
             tuple(_convert.item_from_proto(item) for answer in answers for item in answer.items),
             tuple(missing for answer in answers for missing in answer.missing_ids),
@@ -96,8 +193,8 @@ class ItemCalls(Calls):
             request.filter.CopyFrom(_convert.filter_to_proto(filter))
             return int((await self._write(_rpcs.DELETE_ITEMS, request, timeout)).deleted_count)
         deleted = 0
-        for start in range(0, len(ids or ()), _MAX_IDS):
-            request.ids.ids[:] = (ids or ())[start : start + _MAX_IDS]
+        for part in _pages_of(ids or ()):
+            request.ids.ids[:] = part
             deleted += (await self._write(_rpcs.DELETE_ITEMS, request, timeout)).deleted_count
         return deleted
 
@@ -105,15 +202,15 @@ class ItemCalls(Calls):
         self, batch: list[Item], collection: str, timeout: float
     ) -> list[ItemResult]:
         """Send one request; a file that cannot be read fails alone, like a bad image."""
+        most = largest_item(self._config)
         request = item_pb.UpsertItemsRequest(collection=collection)
         results: list[ItemResult | None] = []
         for item in batch:
-            try:
-                image = None if item.image is None else await read_image(item.image)
-            except OSError as error:
-                results.append(_unreadable(item, error))
+            message = await asyncio.to_thread(message_or_failure, item, most)
+            if isinstance(message, SentinelError):
+                results.append(ItemResult(item.id, Outcome.FAILED, message))
             else:
-                request.items.append(_convert.item_to_proto(item, image))
+                request.items.append(message)
                 results.append(None)
         if request.items:
             response = await self._connection.unary(_rpcs.UPSERT_ITEMS, request, timeout)
@@ -127,18 +224,5 @@ class ItemCalls(Calls):
         return [result for result in results if result is not None]
 
 
-def _size(item: Item) -> int:
-    size = _ITEM_OVERHEAD_BYTES + len(item.text or "")
-    if isinstance(item.image, bytes):
-        return size + len(item.image)
-    if item.image is not None:
-        try:
-            return size + Path(item.image).stat().st_size
-        except OSError:
-            return size  # said when the item is sent
-    return size
-
-
-def _unreadable(item: Item, error: OSError) -> ItemResult:
-    message = f"cannot read {item.image!s}: {error.strerror or error}"
-    return ItemResult(item.id, Outcome.FAILED, InvalidArgument("FILE_UNREADABLE", message))
+def _pages_of(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + _MAX_IDS] for start in range(0, len(ids), _MAX_IDS)]

@@ -56,21 +56,27 @@ class Attempts:
             raise error from self._last
         if not (self._retry and error.retryable) or self._made >= self._policy.max_attempts:
             raise error
-        pause = self._pause(error)
+        seconds = self._pause(error)
         left = self.remaining()
-        if left is not None and pause >= left:
+        if left is not None and seconds >= left:
             raise error  # says more than "time ran out" would
         self._last = error
-        await self._sleep(pause)
+        await self._sleep(seconds)
 
     def _pause(self, error: SentinelError) -> float:
-        policy = self._policy
-        backoff = min(
-            policy.max_backoff,
-            policy.initial_backoff * policy.multiplier ** (self._made - 1),
-        )
-        if error.retry_after is not None:
-            # The server's pause is the least; the jitter on top keeps its callers from
-            # coming back all at once.
-            return error.retry_after + self._chance() * min(backoff, error.retry_after)
-        return backoff * (0.5 + self._chance() / 2)
+        return pause(self._policy, self._made, error.retry_after, self._chance)
+
+
+def pause(
+    policy: RetryPolicy,
+    made: int,
+    retry_after: float | None,
+    chance: Callable[[], float] = random.random,
+) -> float:
+    """Return the seconds to wait after `made` failed attempts, 1 or more."""
+    backoff = min(policy.max_backoff, policy.initial_backoff * policy.multiplier ** (made - 1))
+    if retry_after is not None:
+        # The server's pause is the least; the jitter on top keeps its callers from
+        # coming back all at once.
+        return retry_after + chance() * min(backoff, retry_after)
+    return backoff * (0.5 + chance() / 2)

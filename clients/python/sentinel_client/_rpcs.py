@@ -54,10 +54,28 @@ SEARCH_PAGE = _rpc(
     search_pb.SearchPageRequest,
     search_pb.SearchPageResponse,
 )
+BATCH_SEARCH = _rpc(
+    _SEARCH,
+    "SearchService/BatchSearch",
+    search_pb.BatchSearchRequest,
+    search_pb.BatchSearchResponse,
+)
 UPSERT_ITEMS = _rpc(
     _ITEMS, "ItemService/UpsertItems", item_pb.UpsertItemsRequest, item_pb.UpsertItemsResponse
 )
+INGEST_ITEMS = _rpc(
+    _ITEMS, "ItemService/IngestItems", item_pb.IngestItemsRequest, item_pb.IngestItemsResponse
+)
 GET_ITEMS = _rpc(_ITEMS, "ItemService/GetItems", item_pb.GetItemsRequest, item_pb.GetItemsResponse)
+LIST_ITEMS = _rpc(
+    _ITEMS, "ItemService/ListItems", item_pb.ListItemsRequest, item_pb.ListItemsResponse
+)
+DOWNLOAD_IMAGE = _rpc(
+    _ITEMS,
+    "ItemService/DownloadImage",
+    item_pb.DownloadImageRequest,
+    item_pb.DownloadImageResponse,
+)
 DELETE_ITEMS = _rpc(
     _ITEMS, "ItemService/DeleteItems", item_pb.DeleteItemsRequest, item_pb.DeleteItemsResponse
 )
@@ -84,6 +102,24 @@ DELETE_COLLECTION = _rpc(
     "CollectionService/DeleteCollection",
     collection_pb.DeleteCollectionRequest,
     collection_pb.DeleteCollectionResponse,
+)
+SET_ALIAS = _rpc(
+    _COLLECTIONS,
+    "CollectionService/SetAlias",
+    collection_pb.SetAliasRequest,
+    collection_pb.SetAliasResponse,
+)
+DELETE_ALIAS = _rpc(
+    _COLLECTIONS,
+    "CollectionService/DeleteAlias",
+    collection_pb.DeleteAliasRequest,
+    collection_pb.DeleteAliasResponse,
+)
+REINDEX_COLLECTION = _rpc(
+    _COLLECTIONS,
+    "CollectionService/ReindexCollection",
+    collection_pb.ReindexCollectionRequest,
+    collection_pb.ReindexCollectionResponse,
 )
 
 # grpc.health.v1 without grpcio-health-checking, which the base install does not have:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypedDict
@@ -12,12 +12,25 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel_client._errors import SentinelError
-from sentinel_client._filters import FieldValue, Filter
+from sentinel_client._filters import FieldValue
 
 # One dense embedding: float32 `[dimensions]`.
 Vector: TypeAlias = npt.NDArray[np.float32]
-# The encoded file's bytes, or where the file is.
-ImageSource: TypeAlias = bytes | str | Path
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUri:
+    """A picture that the gateway fetches itself, if its settings allow the place.
+
+    Attributes:
+        uri: https, http, s3 or file.
+    """
+
+    uri: str
+
+
+# The encoded file's bytes, where the file is, or where the gateway finds it.
+ImageSource: TypeAlias = bytes | str | Path | ImageUri
 
 
 class FieldType(enum.Enum):
@@ -32,10 +45,62 @@ class FieldType(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class FieldSchema:
-    """One declared field of a collection."""
+    """One declared field of a collection.
+
+    Attributes:
+        name: A letter or underscore, then letters, digits and underscores.
+        type: What its values are.
+        indexed: Whether Milvus keeps an index of it, for faster filters; not for string lists.
+        full_text: Whether its words can be searched (`Hybrid`); strings only.
+    """
 
     name: str
     type: FieldType
+    indexed: bool = False
+    full_text: bool = False
+
+
+class Consistency(enum.Enum):
+    """How fresh a read is; stricter is slower on a Milvus server."""
+
+    # What the node that answers happens to know.
+    EVENTUAL = "eventual"
+    # At most some seconds behind.
+    BOUNDED = "bounded"
+    # Every write that went through the same gateway.
+    SESSION = "session"
+    # Every write acknowledged before the read began.
+    STRONG = "strong"
+
+
+class IndexType(enum.Enum):
+    """How vectors are searched."""
+
+    # Exact; cost grows with the rows.
+    FLAT = "flat"
+    # Milvus's own choice.
+    AUTOINDEX = "autoindex"
+    # Graph in memory; best recall for its speed.
+    HNSW = "hnsw"
+    # Clusters of whole vectors.
+    IVF_FLAT = "ivf_flat"
+    # Clusters of vectors in a byte per element.
+    IVF_SQ8 = "ivf_sq8"
+    # Graph on disk.
+    DISKANN = "diskann"
+
+
+@dataclass(frozen=True, slots=True)
+class VectorIndex:
+    """The index over a collection's vectors.
+
+    Attributes:
+        type: Kind of index; None lets the gateway choose, by `expected_item_count`.
+        params: Build parameters by Milvus's names, for example `{"M": 16}`.
+    """
+
+    type: IndexType | None = None
+    params: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +114,63 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A set of items in one embedding space."""
+    """A set of items in one embedding space.
+
+    Attributes:
+        name: Its name.
+        model: The model whose vectors it holds.
+        dimensions: Length of its vectors.
+        item_count: Items stored.
+        fields: The fields its items may carry.
+        aliases: Other names for it.
+        index: The index over its vectors.
+        default_consistency: How fresh reads are that do not say; None: as the gateway is set.
+        expected_item_count: How many items it was made for; 0: unknown.
+    """
 
     name: str
     model: ModelVersion
     dimensions: int
     item_count: int
     fields: tuple[FieldSchema, ...] = ()
+    aliases: tuple[str, ...] = ()
+    index: VectorIndex = field(default_factory=VectorIndex)
+    default_consistency: Consistency | None = None
+    expected_item_count: int = 0
+
+
+class CollectionOptions(TypedDict, total=False):
+    """The keyword arguments of making a collection."""
+
+    # The workers' model to take, by name or fingerprint; None: the one there is.
+    model: ModelVersion | None
+    # The index over the vectors; None: chosen by `expected_item_count`.
+    index: VectorIndex | None
+    # How many items it will hold; 0: unknown.
+    expected_item_count: int
+    # How fresh reads are that do not say; None: they see what their gateway wrote.
+    default_consistency: Consistency | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReindexProgress:
+    """How far `reindex` has come.
+
+    Attributes:
+        done_count: Items in the target that are as in the source.
+        total_count: Items in the source.
+        failed_count: Items that could not be embedded again.
+        failures: The first of them with the reason, in the last report only.
+        alias_swapped: Whether the alias points at the target.
+        done: Whether this is the last report.
+    """
+
+    done_count: int
+    total_count: int
+    failed_count: int = 0
+    failures: Mapping[str, str] = field(default_factory=dict)
+    alias_swapped: bool = False
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +180,8 @@ class Item:
     Attributes:
         id: Empty takes the hex SHA-256 of the image's or text's bytes.
         text: Text to embed and keep; not together with `image`.
-        image: Image to embed and keep: bytes, or a path that is read when it is sent.
+        image: Image to embed and keep: bytes, a path that is read when it is sent, or an
+            `ImageUri`, which the gateway fetches.
         vector: A vector of the collection's space instead of embedding; in `get_items` only
             when asked for.
         fields: Values of declared fields.
@@ -100,6 +216,36 @@ class ItemResult:
 
 
 @dataclass(frozen=True, slots=True)
+class IngestAck:
+    """A run of items of `ingest` that is decided; whatever did not fail survives any crash.
+
+    Attributes:
+        items: The items, the very objects that were given.
+        stored_count: Of them, written.
+        unchanged_count: Of them, there already.
+        failures: Errors of those that failed, by their place in `items`.
+    """
+
+    items: tuple[Item, ...]
+    stored_count: int = 0
+    unchanged_count: int = 0
+    failures: Mapping[int, SentinelError] = field(default_factory=dict)
+
+    @property
+    def failed_items(self) -> list[tuple[Item, SentinelError]]:
+        """The items that failed, each with its error."""
+        return [(self.items[place], error) for place, error in self.failures.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadedImage:
+    """A stored picture: the encoded file and its media type, such as `image/jpeg`."""
+
+    data: bytes = field(repr=False)
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class FoundItems:
     """What `get_items` found, in the order of the ids, and what it did not find."""
 
@@ -111,108 +257,6 @@ class FoundItems:
 
     def __len__(self) -> int:
         return len(self.items)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """One found item.
-
-    Attributes:
-        id: The item's id.
-        rank: Position in the whole result, from 1.
-        score: Cosine similarity to the query, -1 to 1; higher is better.
-        fields: The asked-for fields that the item has.
-        image_uri: Image items: where the picture is in the gateway's object store.
-        text: Text items: the text.
-        thumbnail: Image items, when asked for: WebP.
-        vector: When asked for: the stored float32 vector `[dimensions]`.
-    """
-
-    id: str
-    rank: int
-    score: float
-    fields: Mapping[str, FieldValue] = field(default_factory=dict)
-    image_uri: str = ""
-    text: str = ""
-    thumbnail: bytes = field(default=b"", repr=False)
-    vector: Vector | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchTimings:
-    """Where a search's time went, in seconds; None where a stage did not happen.
-
-    Attributes:
-        total: From the gateway's receipt to the last hit.
-        embed: The call to the embedder, as the gateway saw it.
-        embed_queue: Waiting for the device, as the embedder reported it.
-        embed_inference: The forward pass, as the embedder reported it.
-        vector_search: The Milvus search, as the gateway saw it.
-    """
-
-    total: float = 0.0
-    embed: float | None = None
-    embed_queue: float | None = None
-    embed_inference: float | None = None
-    vector_search: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
-    """A complete result; iterate over it or index it for its hits."""
-
-    hits: tuple[Hit, ...]
-    timings: SearchTimings
-    collection: str
-    model: ModelVersion
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)
-
-    def __len__(self) -> int:
-        return len(self.hits)
-
-    def __getitem__(self, index: int) -> Hit:
-        return self.hits[index]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchPage:
-    """One page of hits; `next_page_token` is empty on the last."""
-
-    hits: tuple[Hit, ...]
-    next_page_token: str
-    timings: SearchTimings
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)
-
-    def __len__(self) -> int:
-        return len(self.hits)
-
-
-class SearchOptions(TypedDict, total=False):
-    """The keyword arguments that all three kinds of search share.
-
-    Exactly one of `text`, `image`, `vector` and `item_id` says what to look for.
-    """
-
-    # An image to find similar pictures (or fitting texts) for: bytes, or a path.
-    image: ImageSource | None
-    # A vector of the collection's space; need not be normalised.
-    vector: npt.ArrayLike | None
-    # "More like this": the id of a stored item, which is left out of the hits.
-    item_id: str | None
-    # Only items that match, for example `F("year") >= 2020`.
-    filter: Filter | None
-    # Fields to return with each hit; empty: all.
-    output_fields: Sequence[str]
-    # Least score of a hit, -1 to 1.
-    min_score: float | None
-    # Whether hits carry the thumbnail of their image.
-    include_thumbnails: bool
-    # Whether hits carry their stored vector.
-    include_vectors: bool
 
 
 class HealthStatus(enum.Enum):

@@ -9,9 +9,12 @@ import click
 from sentinel_client._config import ADDRESS_VARIABLE, DEFAULT_ADDRESS
 from sentinel_client._errors import SentinelError
 from sentinel_client.cli._console import Failure, Options, explain
+from sentinel_client.cli.bulk import bulk_index
 from sentinel_client.cli.collections import collections
 from sentinel_client.cli.health import health
+from sentinel_client.cli.imports import imports
 from sentinel_client.cli.index import index
+from sentinel_client.cli.items import items
 from sentinel_client.cli.search import search
 from sentinel_client.cli.up import up
 
@@ -49,5 +52,5 @@ def main(context: click.Context, address: str) -> None:
     context.obj = Options(address)
 
 
-for _command in (up, index, search, collections, health):
+for _command in (up, index, imports, bulk_index, search, items, collections, health):
     main.add_command(_command)

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sentinel_client._types import Hit, SearchResult, SearchTimings
+from sentinel_client._search_types import Hit, SearchResult, SearchTimings
 from sentinel_client.cli._console import milliseconds, short_path
 from sentinel_client.cli._queries import Query
 

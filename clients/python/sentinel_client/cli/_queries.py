@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from sentinel_client._query import Box, Q
+from sentinel_client._types import ImageUri
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,23 +18,25 @@ class Query:
         text: Words to look for, or None.
         image: Picture to look for, or None.
         item_id: Stored item to look for, or None.
+        mixed: What is mixed in, as people read it.
     """
 
     title: str
     text: str | None = None
-    image: Path | None = None
+    image: Path | ImageUri | None = None
     item_id: str | None = None
+    mixed: str = ""
 
     @classmethod
     def of_text(cls, text: str) -> Query:
         """Return a query of words."""
-        text = _valid(text)
+        text = valid(text)
         return cls(text, text=text)
 
     @classmethod
-    def of_image(cls, path: Path) -> Query:
+    def of_image(cls, image: Path | ImageUri) -> Query:
         """Return a query of a picture."""
-        return cls(_valid(str(path)), image=path)
+        return cls(valid(image.uri if isinstance(image, ImageUri) else str(image)), image=image)
 
     @classmethod
     def of_item(cls, item_id: str) -> Query:
@@ -49,10 +54,19 @@ class Query:
     def heading(self) -> str:
         """What stands above the hits."""
         prefix = {"text": "", "image": "like ", "item": "like item "}[self.kind]
-        title = self.title if self.image is None else _valid(self.image.name)
-        return f"{prefix}{title[:16] if self.kind == 'item' else title}"
+        title = self.title if self.image is None else PurePosixPath(self.title).name
+        return f"{prefix}{title[:16] if self.kind == 'item' else title}{self.mixed}"
+
+    def alone(self, crop: Box | None) -> Q:
+        """Return what the client takes, without what is mixed in."""
+        return Q(
+            self.text,
+            image=self.image,
+            item_id=self.item_id,
+            crop=None if self.image is None else crop,
+        )
 
 
-def _valid(text: str) -> str:
+def valid(text: str) -> str:
     """Return what was typed or named as valid Unicode, which bytes of a terminal need not be."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
-from sentinel_client._types import Hit, SearchResult
+from sentinel_client._search_types import Hit, SearchResult
 from sentinel_client.cli._console import milliseconds, short_path
 from sentinel_client.cli._hits import local_uri, path_of
 from sentinel_client.cli._queries import Query
@@ -143,12 +143,12 @@ def _section(number: int, query: Query, result: SearchResult) -> str:
 
 
 def _query_image(query: Query) -> str:
-    if query.image is None:
+    if not isinstance(query.image, Path):  # one that only the gateway fetches is not shown
         return ""
     media_type = _MEDIA_TYPES.get(query.image.suffix.lower())
     if media_type is None or query.image.stat().st_size > _MAX_QUERY_IMAGE_BYTES:
         return ""
-    return f'<img src="{_data_uri(media_type, Path(query.image).read_bytes())}" alt="the query">'
+    return f'<img src="{_data_uri(media_type, query.image.read_bytes())}" alt="the query">'
 
 
 def _card(hit: Hit, best: float) -> str:

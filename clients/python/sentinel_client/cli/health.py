@@ -15,11 +15,19 @@ _STYLES = {HealthStatus.SERVING: ("✓ serving", "green")}
 
 @click.command()
 @click.option("--quiet", "-q", is_flag=True, help="Only the exit code.")
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="NAME",
+    help="Ask for this health name only, for example a worker's "
+    "sentinel.embedding.v1.EmbeddingService; may be repeated.",
+)
 @click.pass_obj
-def health(options: Options, quiet: bool) -> None:
+def health(options: Options, quiet: bool, services: tuple[str, ...]) -> None:
     """Tell whether the gateway serves; exit code 0 only when all of it does."""
     try:
-        answer = run(_ask(options))
+        answer = run(_ask(options, services))
     except SentinelError as error:
         # 1, not 2, which container health checks reserve.
         raise Failure(explain(error), exit_code=1) from error
@@ -29,9 +37,9 @@ def health(options: Options, quiet: bool) -> None:
     raise SystemExit(0 if answer.serving else 1)
 
 
-async def _ask(options: Options) -> Health:
+async def _ask(options: Options, services: tuple[str, ...]) -> Health:
     async with options.open_client() as client:
-        return await client.health()
+        return await client.health(services=services or None)
 
 
 def _table(answer: Health) -> Table:

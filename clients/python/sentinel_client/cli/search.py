@@ -6,17 +6,28 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
 from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._errors import InvalidArgument, NotFound, SentinelError
 from sentinel_client._filters import Filter
-from sentinel_client._types import SearchOptions, SearchResult
+from sentinel_client._query import Box, Q
+from sentinel_client._search_types import SearchOptions, SearchResult
+from sentinel_client._types import Consistency, ImageUri
 from sentinel_client.cli import _hits, _sheet, _shown
 from sentinel_client.cli._console import Options, err, explain, out, run
 from sentinel_client.cli._queries import Query
+from sentinel_client.cli._search_options import (
+    Crop,
+    IndexParam,
+    Mixed,
+    MixedTerm,
+    Picture,
+    mix,
+    search_options,
+)
 from sentinel_client.cli._where import where
 
 _IN_FLIGHT = 8
@@ -28,9 +39,10 @@ _IN_FLIGHT = 8
     "--image",
     "images",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Find pictures like this file. Repeatable.",
+    type=Picture(),
+    help="Find pictures like this file, or like one that the gateway fetches. Repeatable.",
 )
+@click.option("--crop", type=Crop(), help="Only this part of each --image, in fractions of it.")
 @click.option(
     "--like",
     multiple=True,
@@ -46,6 +58,53 @@ _IN_FLIGHT = 8
 )
 @click.option("--collection", "-c", default="photos", show_default=True, help="Where to search.")
 @click.option("--limit", "-n", default=10, show_default=True, help="Most hits per query.")
+@click.option(
+    "--plus",
+    multiple=True,
+    type=Mixed(),
+    help="Mix into each query: words, @FILE, @URI or id:ID, with a weight or not: 0.5*night. "
+    "Repeatable.",
+)
+@click.option(
+    "--minus", multiple=True, type=Mixed(), help="Steer each query away from this. Repeatable."
+)
+@click.option("--hybrid", is_flag=True, help="Search the words of the full-text fields, too.")
+@click.option(
+    "--keywords", metavar="TEXT", help="With --hybrid: words for the fields.  [default: the query]"
+)
+@click.option(
+    "--text-weight",
+    type=click.FloatRange(0, 1000),
+    help="With --hybrid: how much the fields count; the pictures count 1.",
+)
+@click.option(
+    "--collapse",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="COSINE",
+    help="Show one of pictures that are as alike as this; 0.95 is about the same picture.",
+)
+@click.option(
+    "--diversity",
+    type=click.FloatRange(0, 1),
+    metavar="LAMBDA",
+    help="Spread the hits: 1 is relevance only, 0 is difference only.",
+)
+@click.option("--group-by", metavar="FIELD", help="Only the best hits of each value of a field.")
+@click.option(
+    "--group-size", type=click.IntRange(1, 100), default=1, show_default=True, help="How many."
+)
+@click.option(
+    "--consistency",
+    type=click.Choice([level.value for level in Consistency]),
+    help="How fresh the answer is.  [default: the collection's]",
+)
+@click.option(
+    "--index-param",
+    "index_params",
+    multiple=True,
+    type=IndexParam(),
+    help="A parameter of the index's search, such as ef=128. Repeatable.",
+)
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Least score of a hit.")
 @click.option(
     "--where",
@@ -64,35 +123,49 @@ _IN_FLIGHT = 8
 @click.pass_obj
 def search(
     options: Options,
+    /,
     *,
     words: tuple[str, ...],
-    images: tuple[Path, ...],
+    images: tuple[Path | ImageUri, ...],
+    crop: Box | None,
     like: tuple[str, ...],
     lines: TextIO | None,
     collection: str,
     limit: int,
-    min_score: float | None,
+    plus: tuple[MixedTerm, ...],
+    minus: tuple[MixedTerm, ...],
     conditions: tuple[str, ...],
     as_json: bool,
     sheet: Path | None,
+    **given: Any,
 ) -> None:
     r"""Find pictures by words, by a picture, or by one that was found before.
 
     \b
     sentinel search a dog on the beach
     sentinel search --image photo.jpg --limit 30 --html out.html
+    sentinel search --image beach.jpg --plus 0.5*night --minus people
     sentinel search sunset --where 'modified_at>=2024-06-01' --json
     """
     queries = [Query.of_text(" ".join(words))] if words else []
-    queries += [Query.of_image(path) for path in images] + [
+    queries += [Query.of_image(image) for image in images] + [
         Query.of_item(_shown.full_id(one)) for one in like
     ]
     if lines is not None:
         queries += [Query.of_text(line.strip()) for line in lines if line.strip()]
     if not queries:
         raise click.UsageError("say what to look for: words, --image, --like or -f")
-    shared: SearchOptions = {"min_score": min_score, "include_thumbnails": sheet is not None}
-    job = _Search(options, queries, collection, limit, shared, as_json=as_json, sheet=sheet)
+    if crop is not None and not images:
+        raise click.UsageError("--crop is for --image")
+    job = _Search(
+        options,
+        mix(queries, crop, plus, minus),
+        collection,
+        limit,
+        search_options(include_thumbnails=sheet is not None, **given),
+        as_json=as_json,
+        sheet=sheet,
+    )
     raise SystemExit(run(job.run(conditions)))
 
 
@@ -102,7 +175,7 @@ class _Search:
     def __init__(
         self,
         options: Options,
-        queries: list[Query],
+        queries: list[tuple[Query, Q]],
         collection: str,
         limit: int,
         shared: SearchOptions,
@@ -150,26 +223,19 @@ class _Search:
         waiting: list[asyncio.Task[SearchResult | SentinelError]] = []
         ahead = iter(self._queries)
         try:
-            for query in self._queries:
+            for query, _ in self._queries:
                 while len(waiting) < _IN_FLIGHT and (following := next(ahead, None)) is not None:
-                    waiting.append(asyncio.create_task(self._search(client, following)))
+                    waiting.append(asyncio.create_task(self._search(client, following[1])))
                 yield query, await waiting.pop(0)
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _search(
-        self, client: AsyncSentinelClient, query: Query
-    ) -> SearchResult | SentinelError:
+    async def _search(self, client: AsyncSentinelClient, query: Q) -> SearchResult | SentinelError:
         try:
-            wanted: SearchOptions = {
-                **self._shared,
-                "image": query.image,
-                "item_id": query.item_id,
-            }
             return await client.search(
-                query.text, collection=self._collection, limit=self._limit, **wanted
+                query, collection=self._collection, limit=self._limit, **self._shared
             )
         except (InvalidArgument, NotFound) as error:
             # Of many queries one may be wrong in itself; whatever else fails, fails for all.

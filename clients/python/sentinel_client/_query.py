@@ -1,0 +1,104 @@
+"""What to search for, as sums: `Q(image="beach.jpg") + 0.5 * Q("at night") - Q("people")`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import NamedTuple
+
+import numpy.typing as npt
+
+from sentinel_client._types import ImageSource
+
+
+class Box(NamedTuple):
+    """A part of a picture, in fractions of its width and height; the origin is upper left."""
+
+    left: float = 0.0
+    top: float = 0.0
+    right: float = 1.0
+    bottom: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One thing to look for; exactly one of text, image, vector and item_id is set."""
+
+    text: str | None = None
+    image: ImageSource | None = None
+    crop: Box | None = None
+    vector: npt.ArrayLike | None = None
+    item_id: str | None = None
+    weight: float = 1.0
+
+
+class Q:
+    """Something to look for: words, a picture or a part of one, a vector, or a stored item.
+
+        client.search(Q(image="beach.jpg", crop=Box(right=0.5)), collection="photos")
+        client.search(Q(image="beach.jpg") + 0.5 * Q("at night") - Q("people"), collection="photos")
+
+    A sum is computed on unit vectors and normalised again; what is subtracted is steered away
+    from. At most 16 terms, and weights up to 100.
+    """
+
+    __slots__ = ("terms",)
+    # A number of numpy on the left leaves the product to us.
+    __array_ufunc__ = None
+
+    def __init__(
+        self,
+        text: str | None = None,
+        *,
+        image: ImageSource | None = None,
+        crop: Box | tuple[float, float, float, float] | None = None,
+        vector: npt.ArrayLike | None = None,
+        item_id: str | None = None,
+    ) -> None:
+        """Look for one thing.
+
+        Args:
+            text: Words.
+            image: A picture: bytes, a path, or an `ImageUri`.
+            crop: The part of the picture that counts; None: all of it.
+            vector: A vector of the collection's space.
+            item_id: The id of a stored item.
+
+        Raises:
+            TypeError: Not exactly one thing is given, or a crop without a picture.
+        """
+        if sum(kind is not None for kind in (text, image, vector, item_id)) != 1:
+            raise TypeError("give exactly one of text, image, vector and item_id")
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text; a picture is Q(image=...)")
+        if crop is not None and image is None:
+            raise TypeError("only a picture has a crop")
+        box = None if crop is None else Box(*crop)
+        self.terms: tuple[Term, ...] = (
+            Term(text=text, image=image, crop=box, vector=vector, item_id=item_id),
+        )
+
+    def __add__(self, other: Q) -> Q:
+        return _of((*self.terms, *other.terms)) if isinstance(other, Q) else NotImplemented
+
+    def __sub__(self, other: Q) -> Q:
+        return self + -other if isinstance(other, Q) else NotImplemented
+
+    def __mul__(self, weight: float) -> Q:
+        if not isinstance(weight, Real):
+            return NotImplemented
+        return _of(tuple(replace(term, weight=term.weight * float(weight)) for term in self.terms))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Q:
+        return self * -1.0
+
+    def __repr__(self) -> str:
+        return f"Q{self.terms!r}"
+
+
+def _of(terms: tuple[Term, ...]) -> Q:
+    query = Q.__new__(Q)
+    query.terms = terms
+    return query

@@ -1,0 +1,307 @@
+"""A dataset's entries into a collection: look, ask what is there, send the rest.
+
+    entries ──chunks──▶ ids ──▶ GetItems: which are there? ──▶ IngestItems ──▶ tally, journal
+
+An item's id is the SHA-256 of its content unless the dataset gives it another one, so equal
+pictures are one item, and what is stored is neither sent nor, with a journal, read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+from sentinel_client._batches import gather_bounded
+from sentinel_client._client import AsyncSentinelClient
+from sentinel_client._filters import FieldValue
+from sentinel_client._types import Collection, ImageUri, IngestAck, Item
+from sentinel_client.cli._journal import Journal
+from sentinel_client.importers import (
+    BrokenEntry,
+    Dataset,
+    Entry,
+    FileSlice,
+    ImportItem,
+    digest_stamp,
+)
+
+# Small enough that sending begins at once, large enough that asking costs nothing.
+_CHUNK = 256
+_HASHING_AT_ONCE = 8
+# What tells where a picture lies, not what it is.
+_PLACE_FIELDS = frozenset({"path", "folder", "file_name", "modified_at"})
+
+
+@dataclass
+class Tally:
+    """What has become of the entries so far."""
+
+    stored: int = 0
+    unchanged: int = 0
+    duplicates: int = 0
+    failed: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        """Entries that are decided."""
+        return self.stored + self.unchanged + self.duplicates + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.monotonic() - self.started
+
+
+class Importer:
+    """Imports one dataset into one collection. Run it once; `tally` is right at any moment.
+
+    Args:
+        client: An open client.
+        collection: The collection; fields that it does not declare are left out.
+        dataset: What to import.
+        journal: What earlier runs found out.
+        on_done: Called with the number of entries decided, for a progress bar.
+        on_failed: Called with each entry that is not stored, and why.
+        refresh: Send what is there as well.
+    """
+
+    def __init__(
+        self,
+        client: AsyncSentinelClient,
+        collection: Collection,
+        dataset: Dataset,
+        journal: Journal,
+        *,
+        on_done: Callable[[int], None],
+        on_failed: Callable[[BrokenEntry], None],
+        refresh: bool = False,
+    ) -> None:
+        declared = {(schema.name, schema.type) for schema in collection.fields}
+        self.fields = [one.name for one in dataset.fields if (one.name, one.type) in declared]
+        self._client = client
+        self._collection = collection
+        self._dataset = dataset
+        self._journal = journal
+        # An empty collection has nothing, whatever one of its name once had.
+        self._scope = f"{client.address}/{collection.name}"
+        self._trust_journal = collection.item_count > 0 and not refresh
+        self._on_done = on_done
+        self._on_failed = on_failed
+        self._refresh = refresh
+        self._seen: set[str] = set()
+        self._failed_ids: dict[str, BrokenEntry] = {}
+        self._duplicates: list[tuple[ImportItem, str]] = []
+        # Bounded, so that looking does not run far ahead of what was asked and may change.
+        self._to_send: asyncio.Queue[tuple[ImportItem, str] | None] = asyncio.Queue(_CHUNK)
+        self._sent: dict[int, tuple[Item, ImportItem, str]] = {}
+        self.tally = Tally()
+
+    async def run(self) -> None:
+        """Import it.
+
+        Raises:
+            SentinelError: A call failed for good; what was stored until then stays stored.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._look())
+                group.create_task(self._send())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        for item, item_id in self._duplicates:
+            failure = self._failed_ids.get(item_id)
+            if failure is None:
+                self.tally.duplicates += 1
+                self._on_done(1)
+            else:
+                self._fail(replace(failure, key=item.key))
+
+    async def _look(self) -> None:
+        """Put what has to be sent into the queue."""
+        entries = self._dataset.entries()
+        while chunk := await asyncio.to_thread(_next_chunk, entries):
+            items = []
+            for entry in chunk:
+                if isinstance(entry, BrokenEntry):
+                    self._fail(entry)
+                else:
+                    items.append(replace(entry, fields=self._declared(entry.fields)))
+            for pair in await self._missing(await self._identify(items)):
+                await self._to_send.put(pair)
+        await self._to_send.put(None)
+
+    def _declared(self, fields: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
+        return {name: fields[name] for name in self.fields if name in fields}
+
+    async def _identify(self, items: Sequence[ImportItem]) -> list[tuple[ImportItem, str]]:
+        """Return each item with its id, "" where only the gateway can tell; equal ids once."""
+        by_content = [item for item in items if _has_content_id(item)]
+        hashes = await asyncio.to_thread(self._journal.known, "", by_content)
+        ids = {item.key: one for item, one in zip(by_content, hashes, strict=True) if one}
+        unknown = [item for item in by_content if item.key not in ids]
+        hashed = await gather_bounded(self._hash, unknown, _HASHING_AT_ONCE)
+        computed = [(item, one) for item, one in zip(unknown, hashed, strict=True) if one]
+        await asyncio.to_thread(self._journal.remember, "", computed)
+        ids.update((item.key, one) for item, one in computed)
+        found = []
+        for item in items:
+            item_id = ids.get(item.key) if _has_content_id(item) else item.id
+            if item_id is not None and self._is_first(item, item_id):
+                found.append((item, item_id))
+        return found
+
+    async def _hash(self, item: ImportItem) -> str | None:
+        try:
+            return await asyncio.to_thread(content_hash, item)
+        except OSError as error:
+            self._fail(_unreadable(item, error))
+            return None
+
+    def _is_first(self, item: ImportItem, item_id: str) -> bool:
+        if item_id not in self._seen:
+            if item_id:
+                self._seen.add(item_id)
+            return True
+        if item.id:
+            message = f"another entry has the id {item.id!r}, too"
+            self._fail(BrokenEntry(item.key, "ID_TWICE", message))
+        else:
+            self._duplicates.append((item, item_id))  # decided when the first one is
+        return False
+
+    async def _missing(
+        self, items: Sequence[tuple[ImportItem, str]]
+    ) -> list[tuple[ImportItem, str]]:
+        """Return the items that are not stored as they are now."""
+        if self._refresh:
+            return list(items)
+        marked = [item for item, _ in items if not _has_content_id(item)]
+        marks = await asyncio.to_thread(self._journal.known, self._scope, map(_mark, marked))
+        # What an id of somebody's choice stands for, only the journal can tell.
+        unsure = {item.key for item, mark in zip(marked, marks, strict=True) if mark is None}
+        ask = [item_id for item, item_id in items if item_id and item.key not in unsure]
+        stored = {}
+        if ask:
+            found = await self._client.get_items(
+                ask, collection=self._collection.name, output_fields=self.fields
+            )
+            stored = {item.id: item.fields for item in found}
+        missing = []
+        for item, item_id in items:
+            if item_id:
+                there = item_id in stored and await self._is_same(item.fields, stored[item_id])
+            else:
+                there = item.key not in unsure and self._trust_journal
+            if there:
+                self.tally.unchanged += 1
+                self._on_done(1)
+            else:
+                missing.append((item, item_id))
+        return missing
+
+    async def _is_same(
+        self, wanted: Mapping[str, FieldValue], stored: Mapping[str, FieldValue]
+    ) -> bool:
+        there = {name: stored[name] for name in self.fields if name in stored}
+        differing = {name for name in {*wanted, *there} if wanted.get(name) != there.get(name)}
+        if not differing:
+            return True
+        # The same picture lies elsewhere, too. If it is gone from there, this is where it went.
+        elsewhere = "path" in differing and differing <= _PLACE_FIELDS
+        return elsewhere and await asyncio.to_thread(_exists, str(there.get("path", "")))
+
+    async def _send(self) -> None:
+        acks = self._client.ingest(self._items(), collection=self._collection.name)
+        async with aclosing(acks):
+            async for ack in acks:
+                await self._count(ack)
+
+    async def _items(self) -> AsyncGenerator[Item, None]:
+        while (pair := await self._to_send.get()) is not None:
+            entry, item_id = pair
+            image = entry.image
+            if isinstance(image, FileSlice):
+                try:
+                    image = await asyncio.to_thread(image.read)
+                except OSError as error:
+                    self._fail(_unreadable(entry, error), item_id)
+                    continue
+            # Without an id the server derives it from the bytes it gets, whatever the file has
+            # become since it was looked at.
+            item = Item(id=entry.id, text=entry.text, image=image, fields=entry.fields)
+            self._sent[id(item)] = (item, entry, item_id)
+            yield item
+
+    async def _count(self, ack: IngestAck) -> None:
+        self.tally.stored += ack.stored_count
+        self.tally.unchanged += ack.unchanged_count
+        marks = []
+        for place, item in enumerate(ack.items):
+            _, entry, item_id = self._sent.pop(id(item))
+            error = ack.failures.get(place)
+            if error is not None:
+                message = error.message.rstrip(".")
+                self._fail(BrokenEntry(entry.key, error.reason, message), item_id)
+                continue
+            self._on_done(1)
+            if not _has_content_id(entry):
+                marks.append((_mark(entry), entry.id))
+        if marks:
+            await asyncio.to_thread(self._journal.remember, self._scope, marks)
+
+    def _fail(self, failure: BrokenEntry, item_id: str = "") -> None:
+        if item_id:
+            self._failed_ids[item_id] = failure
+        self.tally.failed += 1
+        self._on_failed(failure)
+        self._on_done(1)
+
+
+def content_hash(item: ImportItem) -> str:
+    """Return the hex SHA-256 of what the item holds. Blocking.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if isinstance(item.image, Path):
+        with item.image.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    content = item.image.read() if isinstance(item.image, FileSlice) else item.image
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256((item.text or "").encode()).hexdigest()
+
+
+def _has_content_id(item: ImportItem) -> bool:
+    """Whether the item's id is a hash that can be computed here."""
+    return not item.id and not isinstance(item.image, ImageUri)
+
+
+def _mark(item: ImportItem) -> ImportItem:
+    """Return what the journal remembers of an item without such an id."""
+    if item.id:
+        return replace(item, key=f"{item.key}\n{item.id}")
+    # Its id is unknown here, so its fields cannot be compared with those that are stored.
+    return replace(item, stamp=f"{item.stamp}:{digest_stamp(dict(item.fields))}")
+
+
+def _next_chunk(entries: Iterator[Entry]) -> list[Entry]:
+    return list(islice(entries, _CHUNK))
+
+
+def _unreadable(item: ImportItem, error: OSError) -> BrokenEntry:
+    return BrokenEntry(item.key, "FILE_UNREADABLE", f"cannot be read: {error.strerror or error}")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).exists()
+    except (OSError, ValueError):  # not ours to look at, or no path at all
+        return False

@@ -1,0 +1,231 @@
+"""Which columns of a table become what, and how a cell becomes a field's value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentinel_client._filters import FieldValue
+from sentinel_client._types import FieldSchema, FieldType, ImageUri
+from sentinel_client.importers._entries import (
+    BrokenEntry,
+    Entry,
+    ImportItem,
+    LayoutError,
+    digest_stamp,
+    local_file,
+    path_text,
+)
+
+_DECLARED = re.compile(r"(?:(?P<name>\w+)=)?(?P<column>.+?)(?::(?P<type>\w+))?")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # no leading zero: 007 is a name
+_NUMBER = re.compile(r"-?[0-9]+\.[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
+_MAX_INT64 = 2**63 - 1
+_WRITTEN_AS_TEXT = {FieldType.STRING, FieldType.INT64, FieldType.DOUBLE}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column that becomes a field; without a type, it is found out from the values."""
+
+    column: str
+    field: str
+    type: FieldType | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Column:
+        """Read `column`, `column:type`, `field=column` or `field=column:type`.
+
+        Raises:
+            LayoutError: The type is none, or the name cannot be a field's.
+        """
+        match = _DECLARED.fullmatch(text)
+        if match is None:
+            raise LayoutError(f"{text!r} is not [FIELD=]COLUMN[:TYPE]")
+        types = {kind.value: kind for kind in FieldType}
+        column, kind = match["column"], match["type"]
+        if kind is not None and kind not in types:
+            raise LayoutError(f"{kind!r} is no type of a field; there are {', '.join(types)}")
+        return cls(column, match["name"] or field_name(column), types[kind] if kind else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What the columns of a table are.
+
+    Attributes:
+        image: Holds a path, a URL or, in Parquet, the picture itself.
+        text: Instead of it: holds texts to store.
+        id: Holds the items' ids; None takes the SHA-256 of the content.
+        fields: What become fields; None takes all others.
+        base: Where relative paths start; None: at the table itself.
+    """
+
+    image: str | None = None
+    text: str | None = None
+    id: str | None = None
+    fields: Sequence[Column] | None = None
+    base: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.image is None) == (self.text is None):
+            raise LayoutError("name one column: that of the pictures or that of the texts")
+
+    def check(self, there: Iterable[str], table: Path) -> None:
+        """Raise LayoutError if a column that is named is not among those that are there."""
+        names = list(there)
+        wanted = [self.image, self.text, self.id, *(one.column for one in self.fields or ())]
+        for name in wanted:
+            if name is not None and name not in names:
+                raise LayoutError(f"{table} has no column {name!r}; it has {', '.join(names)}")
+
+    def candidates(self, there: Iterable[str]) -> list[Column]:
+        """Return the columns that become fields."""
+        if self.fields is not None:
+            return list(self.fields)
+        special = {self.image, self.text, self.id}
+        return [Column(name, field_name(name)) for name in there if name not in special]
+
+
+def field_name(column: str) -> str:
+    """Return a name that a field can have, as near to the column's as may be."""
+    name = re.sub(r"\W", "_", column.strip(), flags=re.ASCII) or "_"
+    return f"_{name}" if name[0].isdigit() else name
+
+
+def infer(columns: Sequence[Column], rows: Sequence[Mapping[str, object]]) -> list[Column]:
+    """Return the columns with their types, found out from the first rows where not declared.
+
+    A column whose values are of none that a field has is left out; one without any value, or
+    with numbers among its strings, is a string.
+    """
+    typed = []
+    for column in columns:
+        kind = column.type or _common_type(row.get(column.column) for row in rows)
+        if kind is not None:
+            typed.append(Column(column.column, column.field, kind))
+    return typed
+
+
+def _common_type(values: Iterable[object]) -> FieldType | None:
+    kinds = {_type_of(value) for value in values if value is not None}
+    if kinds == {FieldType.INT64, FieldType.DOUBLE}:
+        return FieldType.DOUBLE
+    if len(kinds) == 1:
+        return kinds.pop()
+    return FieldType.STRING if kinds <= _WRITTEN_AS_TEXT else None
+
+
+def _type_of(value: object) -> FieldType | None:
+    if isinstance(value, bool):
+        return FieldType.BOOL
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return FieldType.STRING_LIST
+    kinds = {int: FieldType.INT64, float: FieldType.DOUBLE, str: FieldType.STRING}
+    return kinds.get(type(value))
+
+
+def guess(cell: str) -> object:
+    """Return what a cell of a text file looks like; None for an empty one."""
+    if _INTEGER.fullmatch(cell):
+        return int(cell)
+    if _NUMBER.fullmatch(cell):
+        return float(cell)
+    if cell.lower() in ("true", "false"):
+        return cell.lower() == "true"
+    return cell or None
+
+
+def schemas(columns: Iterable[Column]) -> tuple[FieldSchema, ...]:
+    """Return the fields that these columns become."""
+    return tuple(FieldSchema(one.field, one.type) for one in columns if one.type is not None)
+
+
+def typed_value(value: object, kind: FieldType) -> FieldValue:
+    """Return a cell as a value of a field.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if kind is FieldType.STRING_LIST:
+        if isinstance(value, str):  # in a text file
+            value = json.loads(value) if value.startswith("[") else [value]
+        if _type_of(value) is kind:
+            return list(value)  # type: ignore[call-overload, no-any-return]
+    elif kind is FieldType.BOOL:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in _TRUTH:
+            return _TRUTH[value.lower()]
+    elif isinstance(value, int | float | str) and not isinstance(value, bool):
+        if kind is FieldType.STRING:
+            return str(value)
+        if kind is FieldType.DOUBLE and math.isfinite(double := float(value)):
+            return double
+        if kind is FieldType.INT64 and not (isinstance(value, float) and value % 1):
+            number = int(value)
+            if -_MAX_INT64 <= number <= _MAX_INT64:
+                return number
+    raise ValueError(f"{value!r} is not {kind.value}")
+
+
+def is_empty(cell: object) -> bool:
+    """Return whether a cell holds no value."""
+    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+
+
+def row_item(
+    table: Path,
+    number: int | str,
+    row: Mapping[str, object],
+    columns: Columns,
+    fields: list[Column],
+) -> Entry:
+    """Return the item of one row. A cell that is None or "" is no value."""
+    key = f"{table}#{number}"
+    try:
+        values = _values(row, fields)
+        item_id = "" if columns.id is None else str(_needed(row, columns.id))
+        content = _needed(row, columns.image or columns.text or "")
+    except ValueError as error:
+        return BrokenEntry(key, "ROW_INVALID", str(error))
+    if columns.text is not None:
+        text, stamp = str(content), digest_stamp(content)
+        return ImportItem(key=key, stamp=stamp, text=text, id=item_id, fields=values)
+    if isinstance(content, bytes):
+        stamp = hashlib.sha256(content).hexdigest()
+        return ImportItem(key=key, stamp=stamp, image=content, id=item_id, fields=values)
+    if isinstance(content, str) and _URI.match(content):
+        # What lies there is not looked at here: a row with the same URL is taken for the same.
+        stamp, uri = digest_stamp(content), ImageUri(content)
+        return ImportItem(key=key, stamp=stamp, image=uri, id=item_id, fields=values)
+    path = (columns.base or table.parent).absolute() / str(content)
+    found = local_file(path, id=item_id, fields={"path": path_text(path), **values})
+    if isinstance(found, BrokenEntry):  # named by its row, where the path can be mended
+        return BrokenEntry(key, found.reason, f"{content}: {found.message}")
+    return found
+
+
+def _values(row: Mapping[str, object], fields: Sequence[Column]) -> dict[str, FieldValue]:
+    values: dict[str, FieldValue] = {}
+    for column in fields:
+        cell = row.get(column.column)
+        if not is_empty(cell) and column.type is not None:
+            try:
+                values[column.field] = typed_value(cell, column.type)
+            except ValueError as error:
+                raise ValueError(f"{column.column}: {error}") from None
+    return values
+
+
+def _needed(row: Mapping[str, object], name: str) -> object:
+    if is_empty(cell := row.get(name)):
+        raise ValueError(f"no {name}")
+    return cell

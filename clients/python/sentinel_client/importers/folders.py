@@ -1,0 +1,98 @@
+"""Folders of picture files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sentinel_client._types import FieldSchema, FieldType
+from sentinel_client.importers._entries import (
+    BrokenEntry,
+    Dataset,
+    Entry,
+    ImportItem,
+    file_stamp,
+    path_text,
+    unreadable,
+)
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+_FIELDS = (
+    FieldSchema("path", FieldType.STRING),
+    FieldSchema("file_name", FieldType.STRING),
+    FieldSchema("folder", FieldType.STRING),
+    FieldSchema("size_bytes", FieldType.INT64),
+    FieldSchema("modified_at", FieldType.INT64),
+)
+
+
+def folders(roots: Sequence[Path]) -> Dataset:
+    """Return the pictures under `roots`, each once, by name. Blocking: it walks the folders.
+
+    Hidden files and folders are left out. Links are followed, but no folder is entered twice,
+    which ends loops. A root that is a file is taken whatever it is called.
+    """
+    found = list(_scan(roots))
+    return Dataset(name="folders", fields=_FIELDS, entries=lambda: iter(found), total=len(found))
+
+
+def _scan(roots: Sequence[Path]) -> Iterator[Entry]:
+    entered: set[tuple[int, int]] = set()
+    seen: set[Path] = set()
+    for root in roots:
+        waiting = [Path(os.path.abspath(root))]
+        while waiting:
+            path = waiting.pop()
+            try:
+                if path.is_dir():
+                    status = path.stat()
+                    if (status.st_dev, status.st_ino) not in entered:
+                        entered.add((status.st_dev, status.st_ino))
+                        waiting.extend(_children(path))
+                elif path not in seen:
+                    seen.add(path)
+                    yield _entry(path)
+            except OSError as error:
+                yield unreadable(str(path), error)
+
+
+def _entry(path: Path) -> Entry:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        return BrokenEntry(str(path), "FILE_UNREADABLE", "cannot be read: not a regular file")
+    valid = Path(path_text(path))
+    return ImportItem(
+        key=str(path),
+        stamp=file_stamp(status),
+        modified_ns=status.st_mtime_ns,
+        image=path,
+        fields={
+            "path": str(valid),
+            "file_name": valid.name,
+            "folder": str(valid.parent),
+            "size_bytes": status.st_size,
+            "modified_at": status.st_mtime_ns // 1_000_000_000,
+        },
+    )
+
+
+def _children(folder: Path) -> list[Path]:
+    """Return the folders and pictures in `folder`, last name first, as a stack wants them."""
+    with os.scandir(folder) as entries:
+        wanted = [
+            folder / entry.name
+            for entry in entries
+            if not entry.name.startswith(".")
+            and (_is_folder(entry) or os.path.splitext(entry.name)[1].lower() in EXTENSIONS)
+        ]
+    return sorted(wanted, reverse=True)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a closed folder: it costs nobody else anything
+        return False

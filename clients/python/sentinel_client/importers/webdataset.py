@@ -1,0 +1,232 @@
+"""Tar shards in the layout of webdataset: `000000.jpg`, `000000.json`, `000000.txt`, and so on.
+
+Members with the same name up to the first dot are one sample, and lie side by side. The picture
+is the item, `.txt` its caption, the values of `.json` its fields, `.cls` its class.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import lzma
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from glob import glob
+from pathlib import Path
+
+from sentinel_client._filters import FieldValue
+from sentinel_client.importers._columns import (
+    Column,
+    field_name,
+    infer,
+    is_empty,
+    schemas,
+    typed_value,
+)
+from sentinel_client.importers._entries import (
+    BrokenEntry,
+    Dataset,
+    Entry,
+    FileSlice,
+    ImportItem,
+    LayoutError,
+    file_stamp,
+    searchable,
+    unreadable,
+)
+from sentinel_client.importers.folders import EXTENSIONS
+
+_SAMPLE = 100
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+# More would be no caption and no description of one picture.
+_MAX_TEXT_BYTES = 1024 * 1024
+_TAR_MAGIC_AT = 257
+
+
+@dataclass
+class _Sample:
+    """The members of one name."""
+
+    shard: Path
+    name: str
+    stamp: str
+    modified_ns: int
+    image: FileSlice | bytes | None = None
+    values: dict[str, object] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.shard}#{self.name}"
+
+
+def webdataset(
+    patterns: Sequence[str], *, by_name: bool = False, full_text: bool = False
+) -> Dataset:
+    """Return the samples of tar shards. Blocking: it reads the first samples.
+
+    Args:
+        patterns: Paths of shards, plain or compressed; `*` and `{000000..000127}` are expanded.
+        by_name: Whether a picture's id is its sample's name instead of its content's hash.
+        full_text: Whether captions can be searched.
+
+    Raises:
+        LayoutError: There is no such file, or none with pictures in it.
+    """
+    shards = [Path(name).absolute() for pattern in patterns for name in _expand(pattern)]
+    first = [one for one in itertools.islice(_samples(shards), _SAMPLE) if isinstance(one, _Sample)]
+    if not any(one.image is not None for one in first):
+        raise LayoutError(f"{shards[0]} holds no pictures in the layout of webdataset")
+    names = dict.fromkeys(name for one in first for name in one.values)
+    columns = infer(
+        [Column(name, field_name(name)) for name in names], [one.values for one in first]
+    )
+    taken = {one.column for one in columns}
+
+    def entries() -> Iterator[Entry]:
+        for one in _samples(shards):
+            yield one if isinstance(one, BrokenEntry) else _entry(one, columns, by_name=by_name)
+
+    dataset = Dataset(
+        name="webdataset",
+        fields=schemas(columns),
+        entries=entries,
+        left_out=tuple(name for name in names if name not in taken),
+    )
+    return searchable(dataset, ["caption"] if full_text else [])
+
+
+def _entry(sample: _Sample, columns: Sequence[Column], *, by_name: bool) -> Entry:
+    if sample.problem or sample.image is None:
+        return BrokenEntry(sample.key, "ROW_INVALID", sample.problem or "no picture")
+    values: dict[str, FieldValue] = {}
+    for column in columns:
+        value = sample.values.get(column.column)
+        if is_empty(value) or column.type is None:
+            continue
+        try:
+            values[column.field] = typed_value(value, column.type)
+        except ValueError as error:
+            return BrokenEntry(sample.key, "ROW_INVALID", f"{column.column}: {error}")
+    return ImportItem(
+        key=sample.key,
+        stamp=sample.stamp,
+        modified_ns=sample.modified_ns,
+        image=sample.image,
+        id=sample.name if by_name else "",
+        fields=values,
+    )
+
+
+def _samples(shards: Sequence[Path]) -> Iterator[_Sample | BrokenEntry]:
+    """Yield the samples of all shards; a damaged shard ends there, and the next one begins."""
+    for shard in shards:
+        try:
+            yield from _shard_samples(shard)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
+            yield unreadable(str(shard), error)
+
+
+def _shard_samples(shard: Path) -> Iterator[_Sample]:
+    status = shard.stat()
+    # A plain archive is walked by its headers alone: what is stored already is never read.
+    plain = _is_plain(shard)
+    current: _Sample | None = None
+    with tarfile.open(shard, "r:" if plain else "r|*") as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+            folder, _, name = member.name.rpartition("/")
+            stem, dot, ending = name.partition(".")
+            if not member.isreg() or not stem or not dot:
+                continue
+            name = f"{folder}/{stem}" if folder else stem
+            if current is None or current.name != name:
+                if current is not None:
+                    yield current
+                current = _Sample(shard, name, file_stamp(status), status.st_mtime_ns)
+            _take(current, archive, member, ending.lower(), plain=plain)
+    if current is not None:
+        yield current
+
+
+def _take(
+    sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo, ending: str, *, plain: bool
+) -> None:
+    """Put one member into its sample, if it is of a kind we know."""
+    if f".{ending}" in EXTENSIONS:
+        if plain and not member.issparse():
+            sample.image = FileSlice(sample.shard, member.offset_data, member.size)
+        else:
+            sample.image = _bytes(archive, member)
+    elif ending in ("json", "txt", "cls"):
+        if member.size > _MAX_TEXT_BYTES:
+            sample.problem = f"{member.name} is too long"
+            return
+        try:
+            values = _values(ending, _bytes(archive, member))
+        except (ValueError, RecursionError) as error:
+            sample.problem = f"{member.name}: {error}"
+        else:
+            # A caption of its own file is the one that people edit.
+            sample.values = (
+                {**values, **sample.values} if ending == "json" else {**sample.values, **values}
+            )
+
+
+def _values(ending: str, data: bytes) -> dict[str, object]:
+    text = data.decode()
+    if ending == "txt":
+        return {"caption": text.strip()}
+    if ending == "cls":
+        return {"cls": int(text)}
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    return values
+
+
+def _bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    data = b"" if file is None else file.read()
+    if len(data) != member.size:
+        raise tarfile.ReadError(f"the archive ends inside {member.name}")
+    return data
+
+
+def _is_plain(shard: Path) -> bool:
+    with shard.open("rb") as file:
+        return file.read(_TAR_MAGIC_AT + 5)[_TAR_MAGIC_AT:] == b"ustar"
+
+
+def _expand(pattern: str) -> list[str]:
+    """Return the paths that a pattern with braces and wildcards names.
+
+    Raises:
+        LayoutError: None of them is there.
+    """
+    names = [pattern]
+    while any(_BRACES.search(name) for name in names):
+        names = [wider for name in names for wider in _expand_braces(name)]
+    found = [
+        path
+        for name in names
+        for path in (sorted(glob(name)) if any(sign in name for sign in "*?[") else [name])
+    ]
+    if not any(Path(path).is_file() for path in found):
+        raise LayoutError(f"there is no file {pattern}")
+    return found
+
+
+def _expand_braces(name: str) -> list[str]:
+    match = _BRACES.search(name)
+    if match is None:
+        return [name]
+    first, last, listed = match.groups()
+    if listed is not None:
+        middles = listed.split(",")
+    else:
+        middles = [f"{one:0{len(first)}d}" for one in range(int(first), int(last) + 1)]
+    return [f"{name[: match.start()]}{middle}{name[match.end() :]}" for middle in middles]
