@@ -1,0 +1,151 @@
+"""Settings of a bulk index job: flags, environment (SENTINEL_BULK_…), `.env`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+
+from bulk_indexer.entries import FILE_FIELDS
+from embedder_server.settings import EmbedderSettings
+from search_server.settings import GatewaySettings
+from search_server.types import FieldType
+
+
+class BulkSettings(BaseSettings):
+    """Index a dataset too large for one machine, on Ray.
+
+    INPUTS are folders, globs, image files, lists of files (.txt), and manifests (.parquet, .csv,
+    .jsonl) with a column for the file's path or URI, one for the id if there is one, and one for
+    each declared field; all of them local or URIs that fsspec knows, such as s3://bucket/x.
+
+    The same command again goes on where the last one ended. What is not said here is as the
+    embedder's and the gateway's own settings say, by flag, environment or .env.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SENTINEL_BULK_",
+        env_file=".env",
+        extra="ignore",
+        cli_prog_name="sentinel bulk-index",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    inputs: CliPositionalArg[list[str]] = Field(description="What to index.")
+    run: str = Field(
+        min_length=1,
+        description="Folder of this run, local or a URI that all machines reach: its plan, rows, "
+        "reports, and what is finished.",
+    )
+    collection: str = Field("photos", description="The collection; made when missing.")
+    fields: str = Field(
+        "",
+        description="Fields of a new collection beyond those of every file, as name:type,…; types: "
+        "string, int64, double, bool, string_list.",
+    )
+    deliver: Literal["upsert", "import", "files"] = Field(
+        "upsert",
+        description="How rows get into Milvus: upsert: written like a gateway's, any Milvus; "
+        "import: a server imports files; files: not at all, they stay in the run folder.",
+    )
+    import_uri: str = Field(
+        "",
+        description="For import: a folder in Milvus's own bucket, such as s3://milvus/imports.",
+    )
+    image_column: str = Field(
+        "", description="Manifests: column of the path or URI; none: uri, url, path, image…"
+    )
+    id_column: str = Field(
+        "id", description="Manifests: column of the id; where there is none: SHA-256 of the file."
+    )
+    text_column: str = Field(
+        "text", description="Manifests: column of the text of items without a file."
+    )
+    shard_items: int = Field(
+        10_000, ge=1, le=1_000_000, description="Items of a shard, the unit that is done again."
+    )
+    ray_address: str = Field(
+        "", description="Ray cluster, such as auto or ray://head:10001; none: this machine."
+    )
+    actors: int = Field(
+        0, ge=0, le=100_000, description="Embedding actors; 0: one for each GPU or machine."
+    )
+    cpus_per_actor: int = Field(
+        0, ge=0, le=1024, description="Cores of an actor; 0: its share of its machine."
+    )
+    batch_items: int = Field(
+        32, ge=1, le=4096, description="Most images of one batch on the device."
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="What an actor owns: cores only, or a GPU."
+    )
+    model: str | None = Field(None, description="Name of the model; none: the embedder's.")
+    revision: str | None = Field(None, description="Commit of a model from the hub.")
+    runtime: str | None = Field(None, description="What runs the model; none: the embedder's.")
+    milvus_uri: str | None = Field(None, description="Milvus; none: the gateway's.")
+    milvus_token: SecretStr | None = Field(None, description="Milvus credentials.")
+    object_store_uri: str | None = Field(
+        None, description="Where image bytes are kept; none: the gateway's."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log level."
+    )
+    log_style: Literal["auto", "json", "text"] = Field(
+        "auto", description="Log format; auto: text on a terminal, JSON elsewhere."
+    )
+
+    @field_validator("fields")
+    @classmethod
+    def _check_fields(cls, value: str) -> str:
+        _fields_from(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.deliver == "import" and not self.import_uri:
+            raise ValueError("--deliver import needs --import-uri, a folder in Milvus's bucket")
+        return self
+
+    def declared_fields(self) -> dict[str, FieldType]:
+        """Return the fields of a collection that this run makes."""
+        return {**FILE_FIELDS, **_fields_from(self.fields)}
+
+    def embedder(self) -> EmbedderSettings:
+        """Return the worker's settings with what is said here instead."""
+        given: dict[str, Any] = {
+            "model": self.model,
+            "revision": self.revision,
+            "runtime": self.runtime,
+        }
+        return EmbedderSettings(
+            **{name: value for name, value in given.items() if value is not None},
+            device="cuda:0" if self.device == "cuda" else "cpu",  # Ray shows an actor its own only
+            bulk_image_batch_items=self.batch_items,
+        )
+
+    def gateway(self) -> GatewaySettings:
+        """Return the gateway's settings with what is said here instead."""
+        given: dict[str, Any] = {
+            "milvus_uri": self.milvus_uri,
+            "milvus_token": self.milvus_token,
+            "object_store_uri": self.object_store_uri,
+        }
+        return GatewaySettings(
+            **{name: value for name, value in given.items() if value is not None}
+        )
+
+
+def _fields_from(text: str) -> dict[str, FieldType]:
+    fields: dict[str, FieldType] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, kind = part.partition(":")
+        try:
+            fields[name.strip()] = FieldType(kind.strip() or "string")
+        except ValueError as error:
+            known = ", ".join(FieldType)
+            raise ValueError(f"{part!r} is not name:type; types are {known}") from error
+    return fields
