@@ -1,0 +1,54 @@
+"""`sentinel-app`: starts the page."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+_PAGE = Path(__file__).with_name("page.py")
+_INSTALL = "the app is not installed: pip install 'sentinel-retrieval[app]'"
+# Streamlit's own settings, so that nobody needs a configuration file beside the app.
+_STREAMLIT = {
+    "browser.gatherUsageStats": "false",
+    "client.showErrorDetails": "none",
+    "client.toolbarMode": "minimal",
+    "server.fileWatcherType": "none",
+    "server.headless": "true",
+    "server.maxUploadSize": "64",
+    "theme.base": "light",
+    "theme.primaryColor": "#5b5bd6",
+    "theme.baseRadius": "0.6rem",
+    "theme.showWidgetBorder": "true",
+    "theme.light.backgroundColor": "#fbfbfd",
+    "theme.light.secondaryBackgroundColor": "#f1f1f6",
+    "theme.dark.backgroundColor": "#121218",
+    "theme.dark.secondaryBackgroundColor": "#1d1d27",
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--gateway", metavar="HOST:PORT", help="Default: SENTINEL_ADDRESS, else this machine's 50050."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8501, show_default=True, type=click.IntRange(1, 65535))
+def main(gateway: str | None, host: str, port: int) -> None:
+    """Serve the search page of a Sentinel gateway to browsers."""
+    try:
+        from streamlit.web import cli  # noqa: PLC0415 - only with the extra
+    except ModuleNotFoundError as error:
+        raise click.ClickException(_INSTALL) from error
+    if gateway:
+        os.environ["SENTINEL_ADDRESS"] = gateway
+    click.echo(f"Sentinel's page: http://{host}:{port}")
+    settings = {**_STREAMLIT, "server.address": host, "server.port": str(port)}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    sys.argv = ["streamlit", "run", str(_PAGE), *flags]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The page's side: which collection, how many hits, which of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from sentinel_app.filters_panel import filters_panel
+from sentinel_client import Collection, Diversity, Hybrid, SearchOptions
+
+# Re-encoded and resized copies of a picture lie above it, different pictures below.
+_SAME_PICTURE = 0.96
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen at the side."""
+
+    collection: Collection
+    limit: int
+    options: SearchOptions
+    captions: bool
+    tile: int
+
+
+def sidebar(collections: list[Collection]) -> Choice:
+    """Draw it."""
+    with st.sidebar:
+        st.markdown("### :material/travel_explore: Sentinel")
+        collection = _collection(collections)
+        limit = st.select_slider("Hits", [10, 30, 60, 120, 250, 500, 1000], value=30, key="limit")
+        options = _options(collection)
+        if collection.fields:
+            st.caption("FILTERS")
+            chosen = filters_panel(collection)
+            if chosen is not None:
+                options["filter"] = chosen
+        st.caption("LOOK")
+        captions = st.toggle("Captions", key="captions")
+        tile = st.slider("Size", 110, 340, 190, step=10, key="tile", help="Width of a picture")
+    return Choice(collection, limit, options, captions, tile)
+
+
+def _collection(collections: list[Collection]) -> Collection:
+    by_name = {collection.name: collection for collection in collections}
+    for collection in collections:
+        by_name.update(dict.fromkeys(collection.aliases, collection))
+    # The chosen one may have been deleted by somebody else.
+    if st.session_state.get("collection") not in by_name:
+        st.session_state.pop("collection", None)
+
+    # Without counts: Streamlit forgets what was chosen when its label changes.
+    name = st.selectbox("Collection", list(by_name), key="collection")
+    collection = by_name[name]
+    alias = "" if name == collection.name else f" → {collection.name}"
+    st.caption(f"{collection.item_count:,} items{alias}")
+    return collection
+
+
+def _options(collection: Collection) -> SearchOptions:
+    options: SearchOptions = {}
+    if any(schema.full_text for schema in collection.fields):
+        hybrid = st.toggle("Words in captions, too", key="hybrid", help="Hybrid search with BM25")
+        if hybrid:
+            options["hybrid"] = Hybrid()
+    least = st.slider("Least score", 0.0, 1.0, 0.0, step=0.01, key="min_score")
+    if least > 0:
+        options["min_score"] = least
+    if "hybrid" in options:
+        return options
+    collapse = st.toggle("Hide near-duplicates", key="collapse")
+    vary = st.slider("Variety", 0.0, 1.0, 0.0, step=0.1, key="variety", help="0: the nearest only")
+    if collapse or vary > 0:
+        options["diversity"] = Diversity(
+            duplicate_threshold=_SAME_PICTURE if collapse else None,
+            mmr_lambda=1.0 - vary if vary > 0 else None,
+        )
+    return options

@@ -1,0 +1,123 @@
+"""Dropped files: pictures come through, everything else is named with a reason."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sentinel_app import archives
+from sentinel_app.archives import entries
+from sentinel_app.pictures import MAX_BYTES, PictureError, preview
+from tests import photos
+
+PICTURE = photos.photo("rocket").read_bytes()
+
+
+def zipped(**members: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def test_pictures_and_those_in_zips_come_through() -> None:
+    archive = zipped(**{"trip/a.jpg": PICTURE, "trip/b.JPG": PICTURE, "notes.txt": b"no"})
+    found = list(entries([("one.jpg", PICTURE), ("trip.zip", archive)]))
+    assert [entry.name for entry in found] == [
+        "one.jpg",
+        "trip.zip/trip/a.jpg",
+        "trip.zip/trip/b.JPG",
+    ]
+    assert {entry.data for entry in found} == {PICTURE}
+
+
+def test_what_computers_put_beside_pictures_is_left_out() -> None:
+    archive = zipped(**{"a.jpg": PICTURE, "__MACOSX/._a.jpg": b"x", ".hidden.jpg": b"x"})
+    assert [entry.name for entry in entries([("z.zip", archive)])] == ["z.zip/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    "path", ["../../evil.jpg", "/etc/evil.jpg", "a/../../evil.jpg", "..\\evil.jpg"]
+)
+def test_a_path_out_of_the_zip_is_refused_alone(path: str) -> None:
+    bad, good = entries([("z.zip", zipped(**{path: PICTURE, "good.jpg": PICTURE}))])
+    assert bad.problem == "its path leads out of the zip"
+    assert not bad.data
+    assert good.data == PICTURE
+
+
+def test_a_zip_bomb_is_refused_before_it_unpacks() -> None:
+    bomb = zipped(**{f"{n}.png": bytes(30_000_000) for n in range(3)})
+    [refused] = entries([("bomb.zip", bomb)])
+    assert "would unpack to" in refused.problem
+
+
+def test_a_zip_that_lies_about_its_sizes_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "_MOST_RATIO", 10**9)
+    data = bytearray(zipped(**{"big.png": bytes(MAX_BYTES + 10_000)}))
+    # The size that the table of contents promises.
+    at = data.rindex(b"PK\x01\x02") + 24
+    data[at : at + 4] = (1000).to_bytes(4, "little")
+    [refused] = entries([("liar.zip", bytes(data))])
+    assert refused.problem
+    assert not refused.data
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("empty.jpg", b"", "it is empty"),
+        ("huge.jpg", bytes(MAX_BYTES + 1), "larger than 16 MB"),
+        ("no.zip", b"this is no zip", "not a zip"),
+        ("cut.zip", zipped(**{"a.jpg": PICTURE})[:-40], "zip"),
+    ],
+)
+def test_unusable_files_are_named_with_a_reason(name: str, data: bytes, says: str) -> None:
+    [refused] = entries([(name, data)])
+    assert refused.name == name
+    assert says in refused.problem
+
+
+def test_too_many_files_in_a_zip_are_sent_to_the_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(archives, "MAX_FILES", 2)
+    archive = zipped(**{f"{n}.jpg": PICTURE for n in range(3)})
+    [refused] = entries([("many.zip", archive)])
+    assert "sentinel index FOLDER" in refused.problem
+
+
+def test_damage_inside_a_zip_fails_one_member() -> None:
+    data = bytearray(zipped(**{"a.jpg": PICTURE, "b.jpg": PICTURE}))
+    data[len(data) // 4] ^= 0xFF
+    first, second = entries([("z.zip", bytes(data))])
+    assert first.problem.startswith("damaged in the zip")
+    assert second.data == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"plain text, named .png", "not a picture"),
+        (PICTURE[:5_000], "not a picture"),
+        (bytes(50 * 1024 * 1024), "50 MB"),
+    ],
+)
+def test_a_picture_to_search_with_is_checked(data: bytes, says: str) -> None:
+    with pytest.raises(PictureError, match=says):
+        preview(data, 64)
+
+
+def test_a_preview_is_small_and_upright(tmp_path: Path) -> None:
+    from PIL import Image
+
+    sideways = Image.new("RGB", (400, 200), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways.save(tmp_path / "x.jpg", exif=exif)
+    with Image.open(io.BytesIO(preview((tmp_path / "x.jpg").read_bytes(), 64))) as shown:
+        assert shown.size == (32, 64)
