@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Pins every package of the images by version and hash: constraints.txt says which versions, these
+# files with which bytes. No file names the host it came from. Needs uv; run by `make lock-images`.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+lock() { # name of the file, then what to compile
+  local name=$1
+  shift
+  "${UV:-uv}" pip compile "$@" --quiet --no-config --universal --python-version 3.11 \
+    --no-emit-index-url --no-annotate --no-header --generate-hashes \
+    --constraint constraints.txt --output-file "deploy/docker/locks/$name.txt"
+}
+
+echo hatchling | lock build -
+lock gateway pyproject.toml --extra gateway --extra s3
+lock worker-cpu pyproject.toml --extra embedder --extra hub --extra openvino
+lock worker-cuda pyproject.toml --extra embedder --extra torch
+lock app pyproject.toml --extra app

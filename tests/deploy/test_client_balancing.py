@@ -1,0 +1,61 @@
+"""The service config that deploy/README.md gives to other clients does what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import grpc
+
+from sentinel.embedding.v1 import embedding_service_pb2, embedding_service_pb2_grpc
+from tests import processes
+from tests.deploy import files
+from tests.gateway.test_faults import FAKE, free_port, metric
+
+HOSTS = ("127.0.0.1", "127.0.0.2")
+
+
+def service_config() -> str:
+    text = (files.DEPLOY / "README.md").read_text()
+    found = re.search(r'`(\{"loadBalancingConfig.*\})`', text)
+    assert found
+    json.loads(found[1])
+    return found[1]
+
+
+def calls(server: processes.Server) -> float:
+    return metric(server.metrics_address, "sentinel_embedder_request_duration_seconds_count")
+
+
+def test_calls_go_to_every_replica_and_to_none_that_drains(tmp_path: Path) -> None:
+    port = str(free_port())
+    flags = ("--port", port, "--drain-pause-seconds", "5")
+    with (
+        processes.running(tmp_path / "a", FAKE, "--host", HOSTS[0], *flags) as one,
+        processes.running(tmp_path / "b", FAKE, "--host", HOSTS[1], *flags) as two,
+        grpc.insecure_channel(
+            f"ipv4:{HOSTS[0]}:{port},{HOSTS[1]}:{port}",
+            options=[("grpc.service_config", service_config())],
+        ) as channel,
+    ):
+        stub = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
+
+        def ask(times: int) -> None:
+            for _ in range(times):
+                stub.GetModel(
+                    embedding_service_pb2.GetModelRequest(), timeout=10, wait_for_ready=True
+                )
+
+        ask(1)
+        time.sleep(0.5)  # until both are connected
+        before = calls(one), calls(two)
+        ask(40)
+        assert min(calls(one) - before[0], calls(two) - before[1]) >= 15
+        one.process.terminate()
+        assert processes.wait_for_health(one.address, False, 4)
+        time.sleep(0.5)  # until the watch of the channel has heard of it
+        before = calls(one), calls(two)
+        ask(40)
+        assert (calls(one) - before[0], calls(two) - before[1]) == (0, 40)

@@ -1,0 +1,83 @@
+"""The lock files of the images: complete, in step with constraints.txt, naming no host."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import PurePosixPath
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.deploy import files
+
+LOCKS = {
+    "build": [],
+    "gateway": ["gateway", "s3"],
+    "worker-cpu": ["embedder", "hub", "openvino"],
+    "worker-cuda": ["embedder", "torch"],
+    "app": ["app"],
+}
+_ENTRY = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)(?: ; ([^\\]+?))? \\$", re.MULTILINE)
+
+
+def locked(name: str) -> dict[str, str]:
+    text = (files.DEPLOY / "docker" / "locks" / f"{name}.txt").read_text()
+    return {canonicalize_name(package): version for package, version, _ in _ENTRY.findall(text)}
+
+
+def wanted(extras: list[str]) -> list[Requirement]:
+    """What the base install and these extras ask for, extras of ours resolved."""
+    project = tomllib.loads((files.ROOT / "pyproject.toml").read_text())["project"]
+    found: list[Requirement] = [Requirement(line) for line in project["dependencies"]]
+    for extra in extras:
+        for line in project["optional-dependencies"][extra]:
+            requirement = Requirement(line)
+            if requirement.name == project["name"]:
+                found += wanted(sorted(requirement.extras))
+            else:
+                found.append(requirement)
+    return found
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_holds_what_its_image_needs(name: str) -> None:
+    """Fails when pyproject.toml gained something: run `make lock-images`."""
+    packages = locked(name)
+    for requirement in wanted(LOCKS[name]) if LOCKS[name] else [Requirement("hatchling")]:
+        version = packages.get(canonicalize_name(requirement.name))
+        assert version, f"{requirement.name} is not in {name}.txt"
+        assert version in requirement.specifier, f"{requirement.name} {version} in {name}.txt"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_agrees_with_the_constraints(name: str) -> None:
+    lines = (files.ROOT / "constraints.txt").read_text().split()
+    pinned = {canonicalize_name(n): v for n, v in (line.split("==") for line in lines)}
+    differing = {
+        package: (version, pinned[package])
+        for package, version in locked(name).items()
+        if pinned.get(package, version) != version
+    }
+    assert not differing
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_package_has_hashes_and_no_host(name: str) -> None:
+    text = (files.DEPLOY / "docker" / "locks" / f"{name}.txt").read_text()
+    assert "://" not in text
+    assert "index-url" not in text
+    entries = re.split(r"\n(?=[a-z])", text.strip())
+    assert len(entries) == len(locked(name)) > 0
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_wheel_of_the_images_holds_every_package() -> None:
+    project = tomllib.loads((files.ROOT / "pyproject.toml").read_text())
+    context = (files.ROOT / ".dockerignore").read_text().splitlines()
+    for package in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        folders = [str(folder) for folder in PurePosixPath(package).parents] + [package]
+        copied = [f for f in folders if f"COPY {f} {f}\n" in files.target("wheel")]
+        assert copied, f"the Dockerfile does not copy {package}"
+        assert f"!{copied[0]}" in context, f".dockerignore leaves {package} out"
