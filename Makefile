@@ -7,13 +7,13 @@ PROTO_VENV := .venv-proto
 PHOTOS ?=
 # What `make test PYTEST="-m 'not milvus' -k filters"` hands to pytest.
 PYTEST ?=
-CODE := embedder_server search_server sentinel_core clients scripts tests benchmarks
+CODE := bulk_indexer embedder_server search_server sentinel_core clients deploy scripts tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format types imports proto models bench lock clean
+.PHONY: help demo up test lint format types imports proto models bench lock lock-images clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo ## Index real photos and ask for them in plain words (PHOTOS=folder for your own)
 	@$(BIN)/python scripts/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)")
@@ -46,7 +46,7 @@ imports: $(VENV)/.dev ## Check who imports whom
 proto: $(PROTO_VENV)/.installed ## Generate the stubs from protos/
 	$(PROTO_VENV)/bin/python scripts/protos.py generate
 
-models: $(VENV)/.models ## Add torch, transformers and OpenVINO, for the CLIP families and their tests
+models: $(VENV)/.models ## Add torch, transformers, OpenVINO and Ray, for the CLIP families, the bulk indexer, their tests
 
 bench: $(VENV)/.models ## Measure worker and gateway against model and Milvus called directly, and against peers
 	$(BIN)/python -m benchmarks.embedder
@@ -55,8 +55,14 @@ bench: $(VENV)/.models ## Measure worker and gateway against model and Milvus ca
 lock: ## Pin what CI and the demo install to the newest versions that pyproject.toml allows
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip
-	.venv-lock/bin/python -m pip install --quiet -e '.[demo,torch,openvino]' --group dev
+	.venv-lock/bin/python -m pip install --quiet -e '.[demo,app,torch,openvino,bulk]' --group dev
 	.venv-lock/bin/python -m pip freeze --exclude-editable --exclude pip | sed "s/+cpu$$//" > constraints.txt
+	rm -rf .venv-lock
+
+lock-images: ## Pin what the images install, by version and hash, after a change of constraints.txt
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv
+	UV=.venv-lock/bin/uv deploy/docker/lock.sh
 	rm -rf .venv-lock
 
 clean: ## Remove what the targets above made, the demo's data included
@@ -76,12 +82,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.demo
 	@echo "installing the development tools into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]' --group dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,app]' --group dev
 	@touch $@
 
 $(VENV)/.models: pyproject.toml constraints.txt | $(VENV)/.dev
-	@echo "installing torch, transformers and OpenVINO into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,torch,openvino]'
+	@echo "installing torch, transformers, OpenVINO and Ray into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,app,torch,openvino,bulk]'
 	@touch $@
 
 $(PROTO_VENV)/.installed: protos/requirements.txt

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -34,18 +34,20 @@ def main() -> None:
     if os.getloadavg()[0] > 0.5:
         console.print(f"[yellow]load average {os.getloadavg()[0]:.1f}: others use this machine[/]")
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch, agent("benchmarks.load") as load:
-        plan = QUICK if arguments.quick else FULL
-        bench = Bench(plan, _choice(arguments), Path(scratch), load, console)
-        rows = measure(bench, arguments.only)
-    report.print_report(rows, console)
     what = {"model": arguments.model, "size": arguments.size, "quick": arguments.quick}
     what |= {"device": arguments.device, "threads": arguments.threads}
     what |= {"runtime": arguments.runtime, "flags": arguments.flag}
-    took = round(time.monotonic() - started)
     path = arguments.json or _HERE / "results" / f"embedder-{facts['commit']}.json"
-    report.write_json(path, rows, **facts, measured=what, seconds=took)
-    console.print(f"{took} s; written to {path}")
+    with tempfile.TemporaryDirectory() as scratch, agent("benchmarks.load") as load:
+        plan = QUICK if arguments.quick else FULL
+        bench = Bench(plan, _choice(arguments), Path(scratch), load, console)
+        rows: dict[str, list[Row]] = {}
+        for name, measured in measure(bench, arguments.only):
+            rows[name] = measured
+            # At once: a later section that fails must not take an earlier one with it.
+            report.print_report({name: measured}, console)
+            report.write_json(path, rows, **facts, measured=what, seconds=_since(started))
+    console.print(f"{_since(started)} s; written to {path}")
     if arguments.quick:
         console.print("[yellow]--quick: enough to see that it works, too short for figures[/]")
     missed = [row.name for section in rows.values() for row in section if row.met is False]
@@ -53,19 +55,18 @@ def main() -> None:
         sys.exit(f"{len(missed)} targets not met")
 
 
-def measure(bench: Bench, only: list[str]) -> dict[str, list[Row]]:
-    """Return the rows of the sections asked for."""
-    rows: dict[str, list[Row]] = {}
+def measure(bench: Bench, only: list[str]) -> Iterator[tuple[str, list[Row]]]:
+    """Yield the sections asked for, by name, as they are done."""
     if {"throughput", "latency", "priority"} & set(only):
         with bench.worker() as server:
             if {"throughput", "latency"} & set(only):
                 with throughput.direct_model(bench, server) as direct:
                     if "throughput" in only:
-                        rows["throughput"] = throughput.throughput(bench, server, direct)
+                        yield "throughput", throughput.throughput(bench, server, direct)
                     if "latency" in only:
-                        rows["latency"] = latency.lone_text(bench, server, direct)
+                        yield "latency", latency.lone_text(bench, server, direct)
             if "priority" in only:
-                rows["priority"] = latency.priority(bench, server)
+                yield "priority", latency.priority(bench, server)
     alone: dict[str, Callable[[Bench], list[Row]]] = {
         "overload": endurance.overload,
         "memory": endurance.memory,
@@ -73,8 +74,11 @@ def measure(bench: Bench, only: list[str]) -> dict[str, list[Row]]:
     }
     for name, section in alone.items():
         if name in only:
-            rows[name] = section(bench)
-    return rows
+            yield name, section(bench)
+
+
+def _since(started: float) -> int:
+    return round(time.monotonic() - started)
 
 
 def _arguments() -> argparse.Namespace:

@@ -76,7 +76,7 @@ def through_gateway(
 ) -> Iterator[tuple[str, float]]:
     """Search once; yield the time that the client saw and the stages that the gateway tells."""
     start = time.perf_counter()
-    timings = client.search(text=text, collection=collection, limit=TOP).timings
+    timings = client.search(text, collection=collection, limit=TOP).timings
     yield "client", time.perf_counter() - start
     for name in ("total", "embed", "embed_queue", "embed_inference", "vector_search"):
         yield f"gateway_{name}", getattr(timings, name)

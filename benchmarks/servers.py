@@ -100,6 +100,21 @@ def sentinel(folder: Path, module: str, *flags: str) -> Server:
 
 
 @contextmanager
+def echo(folder: Path) -> Iterator[Server]:
+    """Run a server that answers a worker's calls at once, with the same prepared vector."""
+    address_file = folder / "echo.addr"
+    address_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.echo", str(address_file)]
+    server = spawn(folder, "echo", command, {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    try:
+        server.wait_until(address_file.exists)
+        server.address = address_file.read_text().strip()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
 def worker(folder: Path, *flags: str) -> Iterator[Server]:
     """Run a worker that is SERVING; `start_seconds` is how long that took from nothing."""
     server = sentinel(folder, "embedder_server", *flags)

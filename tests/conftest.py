@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import milvus_server
+from tests import milvus_server, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +15,13 @@ def milvus_server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     """The URI of a real Milvus server, started on first use."""
     with milvus_server.running(tmp_path_factory.mktemp("milvus")) as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
+    """A real S3 store, started on first use; tests that ask for it are marked `s3`."""
+    with s3_server.running(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=["lite", pytest.param("server", marks=pytest.mark.milvus)])

@@ -10,48 +10,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests import photos, processes
+from tests import photos
+from tests.e2e.laptop import SENTINEL, sentinel, sentinel_up
 
 pytestmark = pytest.mark.timeout(180)
 ROOT = Path(__file__).resolve().parents[2]
-SENTINEL = Path(sys.executable).parent / "sentinel"
-
-
-@contextmanager
-def sentinel_up(data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `sentinel up` on free ports; yield the process and the gateway's address."""
-    address_file = data / "run" / "gateway.address"
-    address_file.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [SENTINEL, "up", "--data", data, "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        end = time.monotonic() + 60
-        while not address_file.exists():
-            assert process.poll() is None, process.stdout and process.stdout.read()
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        address = address_file.read_text().split()[0]
-        assert processes.wait_for_health(address, True, 60)
-        yield process, address
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
-
-
-def sentinel(address: str, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [str(SENTINEL), "--address", address, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.fixture
@@ -193,21 +160,25 @@ def test_the_demo_runs_twice_and_embeds_once(tmp_path: Path) -> None:
     assert (tmp_path / "demo" / "hits.html").read_text().count("<img") > 10
 
 
-def test_the_python_example_of_the_readme_runs(tmp_path: Path) -> None:
-    example = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+def test_the_python_examples_of_the_readme_run(tmp_path: Path) -> None:
+    parts = (ROOT / "README.md").read_text().split("```python\n")[1:]
     pictures = tmp_path / "demo-out" / "photos"
     pictures.mkdir(parents=True)
     for path in photos.all_photos():
         shutil.copy(path, pictures)
     with sentinel_up(tmp_path / "data") as (_, address):
-        result = subprocess.run(
-            [sys.executable, "-c", example],
-            cwd=tmp_path,
-            env={**os.environ, "SENTINEL_ADDRESS": address},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[0].endswith("flower.jpg")
+        results = [
+            subprocess.run(
+                [sys.executable, "-c", part.split("```")[0]],
+                cwd=tmp_path,
+                env={**os.environ, "SENTINEL_ADDRESS": address},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            for part in parts
+        ]
+    assert [result.returncode for result in results] == [0, 0], [one.stderr for one in results]
+    assert results[0].stdout.splitlines()[0].endswith("flower.jpg")
+    assert "china.jpg" in results[1].stdout.splitlines()[-3]  # first of three pages

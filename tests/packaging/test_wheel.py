@@ -42,6 +42,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {
+        "bulk_indexer",
         "embedder_server",
         "search_server",
         "sentinel",
@@ -71,6 +72,14 @@ def test_a_script_without_its_extra_says_what_to_install(
     assert result.returncode == 1
     assert f"pip install 'sentinel-retrieval[{extra}]'" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_bulk_index_without_its_extra_says_what_to_install(clean: Path) -> None:
+    for command in ([clean / "sentinel", "bulk-index", "x"], [clean / "sentinel-bulk-index", "x"]):
+        result = run(*command)
+        assert result.returncode != 0
+        assert "pip install 'sentinel-retrieval[bulk]'" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_up_without_the_servers_says_what_to_install(clean: Path, tmp_path: Path) -> None:
