@@ -23,6 +23,8 @@ from search_server.types import ModelRef
 
 # Ray reads it when it is imported; what runs here is nobody else's business.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# On a cold disk its server took longer to start than the half minute that Ray allows by itself.
+os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
 
 import ray
 import ray.data

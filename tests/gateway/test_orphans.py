@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from search_server.collections import Collections
 from search_server.embedders.worker import Embedded, EmbeddedItem
 from search_server.ingest import Ingest
+from search_server.mirrors import Mirrors
 from search_server.orphans import OrphanCollector, OrphanReport
 from search_server.store import filters
 from search_server.store import objects as layout
@@ -111,7 +113,14 @@ async def parts(
     workers: Any = Workers()
     fetcher: Any = NoFetcher()
     ingest = Ingest(
-        workers, fetcher, store, objects, metrics, max_image_bytes=1000, thumbnail_side=16
+        workers,
+        fetcher,
+        store,
+        objects,
+        metrics,
+        mirrors=Mirrors(Collections(store, workers)),
+        max_image_bytes=1000,
+        thumbnail_side=16,
     )
     yield Parts(store, objects, ingest)
     await store.close()

@@ -46,6 +46,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         "embedder_server",
         "search_server",
         "sentinel",
+        "sentinel_app",
         "sentinel_client",
         "sentinel_core",
     }
@@ -63,7 +64,8 @@ def test_the_base_install_is_the_client(clean: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "extra"), [("sentinel-gateway", "gateway"), ("sentinel-embedder", "embedder")]
+    ("script", "extra"),
+    [("sentinel-gateway", "gateway"), ("sentinel-embedder", "embedder"), ("sentinel-app", "app")],
 )
 def test_a_script_without_its_extra_says_what_to_install(
     clean: Path, script: str, extra: str
