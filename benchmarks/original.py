@@ -48,6 +48,25 @@ class Original:
                 items += 1
         return {"rate": items / elapsed}
 
+    def store(self, *, milvus_uri: str, seconds: float) -> dict[str, Any]:
+        """Return images per second, each embedded and inserted by calls of its own."""
+        from pymilvus import MilvusClient  # noqa: PLC0415 - only for this
+
+        client, name = MilvusClient(milvus_uri), "original"
+        source = cycle(contents.jpegs(128))
+        with self._torch.inference_mode():
+            dimensions = self._image(next(source)).shape[1]
+            client.create_collection(name, dimensions, metric_type="COSINE", auto_id=True)
+            items = 0
+            start = time.perf_counter()
+            while (elapsed := time.perf_counter() - start) < seconds:
+                [vector] = self._image(next(source))
+                client.insert(name, [{"vector": vector, "path": f"images/{items}.jpg"}])
+                items += 1
+        client.drop_collection(name)
+        client.close()
+        return {"rate": items / elapsed}
+
     def _text(self, text: str) -> Any:
         tokens = self._tokenizer([text], return_tensors="pt", truncation=True).to(self._device)
         return self._unit(self._model.get_text_features(**tokens))
@@ -64,7 +83,9 @@ class Original:
 
 def main() -> None:
     original = Original()
-    agents.serve({"load": original.load, "throughput": original.throughput})
+    agents.serve(
+        {"load": original.load, "throughput": original.throughput, "store": original.store}
+    )
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ SHAPES = {
     "tiny": Shape(text=(64, 2, 4), vision=(64, 2, 4), patch=16, side=64, projection=32),
     "base32": Shape(text=(512, 12, 8), vision=(768, 12, 12), patch=32, side=224, projection=512),
     "base16": Shape(text=(512, 12, 8), vision=(768, 12, 12), patch=16, side=224, projection=512),
+    # Of the size of jina-clip-v1: EVA02-B/16 and a BERT-base, 768 dimensions.
+    "jina16": Shape(text=(768, 12, 12), vision=(768, 12, 12), patch=16, side=224, projection=768),
     "large14": Shape(text=(768, 12, 12), vision=(1024, 24, 16), patch=14, side=224, projection=768),
 }
 

@@ -1,154 +1,184 @@
-"""A text search through the gateway against its limit: model and Milvus called directly.
+"""The gateway against model and Milvus called directly, in one run: searching and storing.
 
-Side by side in one run and one process's clock, so that the ratio means something on a noisy
-machine. Everything is real: worker and gateway as processes, the default model, Milvus Lite or
-any Milvus (`--milvus-uri`). Vectors are random directions around random centres; only the
-queries are embedded.
+    python -m benchmarks.search [--quick] [--only SECTION ...] [--json FILE]
 
-    search.py [--rows 1000 10000] [--queries 100] [--milvus-uri URI] [--json out.json]
+What is measured, what is not, and how to read it: docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
+import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pymilvus import MilvusClient
+from rich.console import Console
 
-from benchmarks.report import commit, machine
-from benchmarks.servers import sentinel, worker
-from embedder_server.models.registry import load_model
+from benchmarks import ingests, random_clip, report, searches
+from benchmarks.agents import agent
+from benchmarks.embedded import embedded
+from benchmarks.report import Row
+from benchmarks.searches import Filled
+from benchmarks.servers import Server, sentinel, worker
 from sentinel_client import Item, SentinelClient
+from tests import milvus_server
 
-WORDS = ["dog", "beach", "red", "car", "child", "street", "coffee", "night", "river", "old"]
-TOP = 20
+_HERE = Path(__file__).resolve().parent
+SECTIONS = ("latency", "callers", "recall", "ingest", "again", "embedded")
+_SEARCHES = {"latency", "callers", "recall"}
+# Of the original system's collection, Flickr30k with its 31,796 images.
+_ROWS = 31_796
+_CENTRES, _SPREAD = 100, 0.7
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    rows: int
+    queries: int
+    rounds: int
+    seconds: float
+    pictures: int
+    folder: int
+    embedded_rows: tuple[int, ...]
+
+
+FULL = Plan(_ROWS, 300, 5, 6.0, 256, 5_000, (1_000, 10_000, 30_000))
+QUICK = Plan(3_000, 40, 1, 2.0, 64, 200, (500,))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000])
-    parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--milvus-uri", help="a Milvus server; default: Milvus Lite")
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    arguments = parser.parse_args()
-    results = [measure(rows, arguments.queries, arguments.milvus_uri) for rows in arguments.rows]
-    for result in results:
-        print_result(result)
-    if arguments.json:
-        report = {"machine": machine(), "commit": commit(), "results": results}
-        arguments.json.write_text(json.dumps(report, indent=2))
+    arguments = _arguments()
+    plan = QUICK if arguments.quick else FULL
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    facts = {"machine": report.machine(), "commit": report.commit()}
+    path = arguments.json or _HERE / "results" / f"search-{facts['commit']}.json"
+    started = time.monotonic()
+    rows: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        for name, measured in measure(plan, set(arguments.only), Path(scratch), arguments.cache):
+            rows[name] = measured
+            report.print_report({name: measured}, console)
+            what = {"quick": arguments.quick, "plan": vars(plan)}
+            report.write_json(path, rows, **facts, measured=what)
+    console.print(f"{round(time.monotonic() - started)} s; written to {path}")
+    missed = [row.name for section in rows.values() for row in section if row.met is False]
+    if arguments.strict and missed:
+        sys.exit(f"{len(missed)} targets not met")
 
 
-def measure(rows: int, queries: int, milvus_uri: str | None) -> dict[str, float]:
-    """Return medians in milliseconds; every query goes both ways before the next one."""
-    rng = np.random.default_rng(1)
-    texts = [" ".join(rng.choice(WORDS, 10)) for _ in range(queries)]
+def measure(
+    plan: Plan, only: set[str], scratch: Path, cache: Path
+) -> Iterator[tuple[str, list[Row]]]:
+    """Yield the sections asked for, by name, as they are done."""
+    if only - {"embedded"}:
+        with milvus_server.running(scratch / "milvus") as milvus:
+            if only & _SEARCHES:
+                yield from _searches(plan, only, scratch, cache, milvus)
+            if only - _SEARCHES - {"embedded"}:
+                yield from _ingests(plan, only, scratch, cache, milvus)
+    if "embedded" in only:
+        yield "embedded", [row for count in plan.embedded_rows for row in _lite(count, plan)]
+
+
+def _searches(
+    plan: Plan, only: set[str], scratch: Path, cache: Path, milvus: str
+) -> Iterator[tuple[str, list[Row]]]:
+    model = random_clip.cached("jina16", cache.resolve())
+    with _servers(scratch, milvus, "--model", str(model)) as (embedder, gateway):
+        vectors = _fill(gateway, "photos", plan.rows, 768)
+        milvus_server.wait_for_indexes(milvus, "photos", timeout_s=600)
+        filled = Filled(embedder, gateway, milvus, "photos", vectors)
+        if "latency" in only:
+            yield "latency", searches.latency(filled, plan.queries)
+        if "callers" in only:
+            yield "callers", searches.many_callers(filled, plan.rounds, plan.seconds)
+        if "recall" in only:
+            yield "recall", searches.recall(filled, plan.queries)
+
+
+def _ingests(
+    plan: Plan, only: set[str], scratch: Path, cache: Path, milvus: str
+) -> Iterator[tuple[str, list[Row]]]:
+    model = random_clip.cached("base32", cache.resolve())
+    with (
+        _servers(scratch, milvus, "--model", str(model)) as (embedder, gateway),
+        agent("benchmarks.load") as load,
+    ):
+        if "ingest" in only:
+            yield (
+                "ingest",
+                ingests.rates(
+                    embedder,
+                    gateway,
+                    milvus,
+                    load,
+                    model,
+                    rounds=plan.rounds,
+                    pictures=plan.pictures,
+                ),
+            )
+        if "again" in only:
+            yield "again", ingests.twice(gateway, scratch, plan.folder)
+
+
+def _lite(rows: int, plan: Plan) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        uri = milvus_uri or f"{folder}/milvus.db"
-        collection = f"bench_{rows}"
-        with servers(Path(folder), uri) as address, SentinelClient(address) as client:
-            client.create_collection(collection)
-            fill(client, collection, rows, rng)
-            time.sleep(2)  # Lite flushes half a second after the last write
-            if milvus_uri is None:  # only one process may open a Lite file
-                uri = str(shutil.copytree(uri, f"{folder}/copy.db"))
-            direct = Direct(uri, collection)
-            times: dict[str, list[float]] = {}
-            for text in [texts[0], *texts]:  # the first one warms up
-                for name, seconds in (*through_gateway(client, collection, text), *direct(text)):
-                    times.setdefault(name, []).append(seconds * 1000)
-            direct.close()
-            if milvus_uri is not None:
-                client.delete_collection(collection)
-    medians = {name: float(np.median(values[1:])) for name, values in times.items()}
-    return {"rows": rows, **medians}
+        file = Path(folder) / "milvus.db"
+        with _servers(Path(folder), str(file)) as (_, gateway):
+            _fill(gateway, "photos", rows, 384)
+            time.sleep(2)  # it flushes half a second after the last write
+            return embedded(gateway, file, "photos", plan.queries // 3)
 
 
-def through_gateway(
-    client: SentinelClient, collection: str, text: str
-) -> Iterator[tuple[str, float]]:
-    """Search once; yield the time that the client saw and the stages that the gateway tells."""
-    start = time.perf_counter()
-    timings = client.search(text, collection=collection, limit=TOP).timings
-    yield "client", time.perf_counter() - start
-    for name in ("total", "embed", "embed_queue", "embed_inference", "vector_search"):
-        yield f"gateway_{name}", getattr(timings, name)
+def _fill(gateway: str, name: str, rows: int, dimensions: int) -> np.ndarray:
+    """Store random vectors around 100 centres; return them, L2-normalised."""
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(_CENTRES, dimensions))
+    vectors = centres[rng.integers(_CENTRES, size=rows)] + _SPREAD * rng.normal(
+        size=(rows, dimensions)
+    )
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    items = (Item(id=f"row{number}", vector=vector) for number, vector in enumerate(vectors))
+    with SentinelClient(gateway) as client:
+        client.create_collection(name)
+        stored = sum(ack.stored_count for ack in client.ingest(items, collection=name))
+    if stored != rows:
+        raise SystemExit(f"{stored} of {rows} rows were stored")
+    return vectors
 
 
-class Direct:
-    """The limit: the same model and the same Milvus, called in this process, without gRPC."""
-
-    def __init__(self, uri: str, collection: str) -> None:
-        self._model = load_model("conse-minilm-lite0", "cpu", 2)
-        self._client = MilvusClient(uri)
-        self._client.load_collection(collection)
-        self._collection = collection
-        self.close = self._client.close
-
-    def __call__(self, text: str) -> Iterator[tuple[str, float]]:
-        """Search once; yield the times of both steps."""
-        start = time.perf_counter()
-        vector = self._model.embed_texts([self._model.tokenize(text)])[0]
-        vector /= np.linalg.norm(vector)
-        embedded = time.perf_counter()
-        self._client.search(
-            self._collection,
-            [vector],
-            limit=TOP,
-            output_fields=["id", "digest", "image", "text", "fields"],
-            search_params={"metric_type": "COSINE"},
-        )
-        yield "direct_embed", embedded - start
-        yield "direct_search", time.perf_counter() - embedded
-
-
-def fill(client: SentinelClient, collection: str, rows: int, rng: np.random.Generator) -> None:
-    """Store vectors around 100 centres."""
-    centres = rng.normal(size=(100, 384))
-    for start in range(0, rows, 256):
-        count = min(256, rows - start)
-        chosen = centres[rng.integers(100, size=count)]
-        vectors = (chosen + 0.7 * rng.normal(size=chosen.shape)).astype(np.float32)
-        client.upsert(
-            [Item(id=f"row{start + n}", vector=vector) for n, vector in enumerate(vectors)],
-            collection=collection,
-        )
-
-
-@contextmanager
-def servers(folder: Path, milvus_uri: str) -> Iterator[str]:
-    """Run a worker and a gateway; yield the gateway's address once it serves."""
-    with worker(folder) as embedder:
-        flags = ["--milvus-uri", milvus_uri, "--object-store-uri", f"{folder}/objects"]
-        gateway = sentinel(folder, "search_server", "--workers", embedder.address, *flags)
+@contextlib.contextmanager
+def _servers(folder: Path, milvus_uri: str, *flags: str) -> Iterator[tuple[Server, str]]:
+    """Run a worker and a gateway; yield the worker and the gateway's address once both serve."""
+    with worker(folder, *flags) as embedder:
+        objects = ["--milvus-uri", milvus_uri, "--object-store-uri", f"{folder}/objects"]
+        gateway = sentinel(folder, "search_server", "--workers", embedder.address, *objects)
         try:
             with SentinelClient(gateway.address) as client:
-                while not client.health().serving:
-                    time.sleep(0.1)
-            yield gateway.address
+                gateway.wait_until(lambda: client.health().serving)
+            yield embedder, gateway.address
         finally:
             gateway.stop()
 
 
-def print_result(result: dict[str, float]) -> None:
-    """Print one size's figures."""
-    limit = result["direct_embed"] + result["direct_search"]
-    print(f"\n{result['rows']:,} rows, top {TOP}, p50 in ms")
-    print(f"  called directly   model {result['direct_embed']:.1f} + Milvus "
-          f"{result['direct_search']:.1f} = {limit:.1f}")  # fmt: skip
-    print(f"  in the gateway    total {result['gateway_total']:.1f}: embed call "
-          f"{result['gateway_embed']:.1f} (queue {result['gateway_embed_queue']:.1f}, inference "
-          f"{result['gateway_embed_inference']:.1f}), Milvus call "
-          f"{result['gateway_vector_search']:.1f}")  # fmt: skip
-    times = result["client"] / limit
-    print(f"  seen by a client  {result['client']:.1f}, {times:.2f} times the limit")
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a minute or two, for a first look")
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measure only these"
+    )
+    parser.add_argument("--cache", type=Path, default=_HERE / ".cache", help="for random weights")
+    parser.add_argument("--scratch", type=Path, help="for data; default: the system's folder")
+    parser.add_argument("--json", type=Path, help="where to write; default benchmarks/results/")
+    parser.add_argument("--strict", action="store_true", help="fail if a target is not met")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

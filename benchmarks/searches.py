@@ -1,0 +1,224 @@
+"""A search through the gateway against the same steps called directly: alone, and by many callers.
+
+The steps are one Embed call to the worker and one pymilvus search that asks for the same rows.
+Gateway and Milvus are asked for every query in turn, so that drift of the machine cancels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from pymilvus import MilvusClient
+
+from benchmarks import contents
+from benchmarks.agents import agent
+from benchmarks.report import Row, median, median_ratio
+from benchmarks.servers import Server
+from sentinel.common.v1 import content_pb2 as common
+from sentinel.embedding.v1 import embedding_service_pb2 as embedding_pb
+from sentinel.embedding.v1 import embedding_service_pb2_grpc as embedding_grpc
+from sentinel.search.v1 import search_service_pb2 as pb
+from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
+from sentinel_client import SentinelClient
+
+TOP = 20
+CALLERS = 32
+_CACHED_TEXTS = 64
+# What the gateway chooses for the top 20 of an AUTOINDEX (search_server/store/indexes.py).
+_EF = 128
+
+
+def milvus_arguments() -> dict[str, Any]:
+    """Return what a search by hand passes to pymilvus to get what the gateway gets."""
+    return {
+        "limit": TOP,
+        "output_fields": ["id", "digest", "image", "text", "fields"],
+        "search_params": {"metric_type": "COSINE", "params": {"ef": _EF}},
+        "consistency_level": "Session",
+        "timeout": 60,
+    }
+
+
+def request_of(collection: str, text: str) -> pb.SearchRequest:
+    """Return a search by words."""
+    params = pb.SearchParams(collection=collection)
+    params.query.content.text = text
+    return pb.SearchRequest(params=params, limit=TOP)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A stack whose collection holds random vectors.
+
+    Attributes:
+        worker: The worker that embeds queries.
+        gateway: The gateway's `host:port`.
+        milvus: URI of the Milvus server.
+        collection: Its name.
+        vectors: float32 `[n, dimensions]`, L2-normalised; row i has the id `row<i>`.
+    """
+
+    worker: Server
+    gateway: str
+    milvus: str
+    collection: str
+    vectors: NDArray[np.float32]
+
+
+class _Ways:
+    """The ways to search, for one text after another."""
+
+    def __init__(self, filled: Filled) -> None:
+        self._collection = filled.collection
+        self._milvus = MilvusClient(filled.milvus)
+        self._channels = [grpc.insecure_channel(filled.gateway),
+                          grpc.insecure_channel(filled.worker.address)]  # fmt: skip
+        self._search = pb_grpc.SearchServiceStub(self._channels[0])
+        self._embed = embedding_grpc.EmbeddingServiceStub(self._channels[1])
+
+    def gateway(self, text: str) -> list[pb.SearchResponse]:
+        return list(self._search.Search(request_of(self._collection, text), timeout=60))
+
+    def embed(self, text: str) -> NDArray[np.float32]:
+        request = embedding_pb.EmbedRequest(contents=[common.Content(text=text)])
+        answer = self._embed.Embed(request, timeout=60)
+        return np.frombuffer(answer.results[0].vector.data, "<f4")
+
+    def milvus(self, vector: NDArray[np.float32]) -> Any:
+        return self._milvus.search(self._collection, [vector], **milvus_arguments())
+
+    def close(self) -> None:
+        self._milvus.close()
+        for channel in self._channels:
+            channel.close()
+
+
+def latency(filled: Filled, queries: int) -> list[Row]:
+    """Measure single searches, of new texts and of one that is cached."""
+    times: dict[str, list[float]] = {name: [] for name in ("new", "embed", "milvus", "cached")}
+    stages: dict[str, list[float]] = {name: [] for name in ("embed", "vector_search", "total")}
+    ways = _Ways(filled)
+    texts = contents.texts(queries + 10, seed=11)
+    known = texts.pop()
+    ways.gateway(known)
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        answer = call()
+        times[name].append((time.perf_counter() - start) * 1000)
+        return answer
+
+    for text in texts:
+        events = timed("new", lambda text=text: ways.gateway(text))
+        timings = events[-1].summary
+        for name, values in stages.items():
+            values.append(getattr(timings, name).ToNanoseconds() / 1e6)
+        vector = timed("embed", lambda text=text: ways.embed(text + " "))
+        timed("milvus", lambda vector=vector: ways.milvus(vector))
+        timed("cached", lambda: ways.gateway(known))
+    ways.close()
+    kept = {name: values[9:] for name, values in times.items()}  # the first ones warm up
+    return _latency_rows(kept, {name: median(values[9:]) for name, values in stages.items()})
+
+
+def _latency_rows(times: dict[str, list[float]], stages: dict[str, float]) -> list[Row]:
+    direct = [a + b for a, b in zip(times["embed"], times["milvus"], strict=True)]
+    new, cached, milvus = (median(times[name]) for name in ("new", "cached", "milvus"))
+    gateway = ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
+    note = f"embed {median(times['embed']):.1f} + Milvus {milvus:.1f}"
+    of_pairs = median_ratio(times["new"], direct)
+    return [
+        Row("new text, through the gateway, p50", new, "ms", note=f"its own account: {gateway}"),
+        Row("Embed call + Milvus search, called directly, p50", median(direct), "ms", note=note),
+        Row("cached text, through the gateway, p50", cached, "ms"),
+        Row(
+            f"new text, top {TOP}: gateway ÷ called directly, p50",
+            new / median(direct),
+            "x",
+            at_most=1.15,
+            note=f"{len(direct)} queries in turn; of pairs {of_pairs:.2f}",
+            detail={**times, "stages_ms": stages},
+        ),
+        Row(
+            f"cached text, top {TOP}: gateway ÷ Milvus called directly, p50",
+            cached / milvus,
+            "x",
+            at_most=1.3,
+            note=f"of pairs {median_ratio(times['cached'], times['milvus']):.2f}",
+        ),
+    ]
+
+
+def many_callers(filled: Filled, rounds: int, seconds: float) -> list[Row]:
+    """Let 32 callers search, of cached texts through the gateway and by pymilvus, in turn."""
+    ways = _Ways(filled)
+    texts = contents.texts(_CACHED_TEXTS, seed=12)
+    vectors = [ways.embed(text).tolist() for text in texts]
+    for text in texts:
+        ways.gateway(text)
+    ways.close()
+    kinds = {"gateway": filled.gateway, "pymilvus": filled.milvus, "pymilvus_async": filled.milvus}
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    tails: dict[str, list[float]] = {kind: [] for kind in kinds}
+    with agent("benchmarks.search_load") as load:
+        load.call("prepare", texts=texts, vectors=vectors)
+        for number in range(rounds + 1):
+            for kind, address in kinds.items():
+                answer = load.call(
+                    "closed", kind=kind, address=address, collection=filled.collection,
+                    callers=CALLERS, seconds=seconds,
+                )  # fmt: skip
+                if number:  # the first round warms up
+                    rates[kind].append(answer["rate"])
+                    tails[kind].append(answer["p99_ms"])
+    rows = [
+        Row(f"{kind}, {CALLERS} callers", median(rates[kind]), "searches/s",
+            note=f"p99 {median(tails[kind]):.0f} ms")
+        for kind in kinds
+    ]  # fmt: skip
+    best = max(("pymilvus", "pymilvus_async"), key=lambda kind: median(rates[kind]))
+    rows.append(
+        Row(
+            f"cached searches, {CALLERS} callers: gateway ÷ {best}",
+            median_ratio(rates["gateway"], rates[best]),
+            "x",
+            at_least=0.7,
+            note=f"{rounds} rounds of {seconds:.0f} s; against the faster of pymilvus's clients",
+            detail={"rates": rates},
+        )
+    )
+    return rows
+
+
+def recall(filled: Filled, queries: int) -> list[Row]:
+    """Compare the gateway's hits with exact search, for texts and for vectors near the rows."""
+    ways = _Ways(filled)
+    rng = np.random.default_rng(5)
+    near = filled.vectors[rng.integers(len(filled.vectors), size=queries)]
+    near = near + rng.normal(size=near.shape).astype(np.float32) * 0.5 / near.shape[1] ** 0.5
+    asked = {
+        "vectors": list(near),
+        "texts": [ways.embed(text) for text in contents.texts(queries, seed=13)],
+    }
+    ways.close()
+    shares: dict[str, float] = {}
+    with SentinelClient(filled.gateway) as client:
+        for name, vectors in asked.items():
+            found = 0
+            for vector in vectors:
+                scores = filled.vectors @ vector
+                exact = {f"row{row}" for row in np.argpartition(-scores, TOP)[:TOP]}
+                hits = client.search(vector=vector, collection=filled.collection, limit=TOP)
+                found += sum(hit.id in exact for hit in hits)
+            shares[name] = found / (len(vectors) * TOP)
+    return [
+        Row(f"recall@{TOP} against exact search, {name}", share, "", at_least=0.98,
+            note=f"{queries} queries")
+        for name, share in shares.items()
+    ]  # fmt: skip
