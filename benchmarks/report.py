@@ -144,7 +144,8 @@ def print_report(sections: dict[str, Sequence[Row]], console: Console) -> None:
         aims += [row for row in rows if row not in figures]
         if figures:
             _print_table(title, figures, console)
-    _print_table("targets", aims, console)
+    if aims:
+        _print_table("targets", aims, console)
 
 
 def _print_table(title: str, rows: Sequence[Row], console: Console) -> None:

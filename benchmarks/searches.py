@@ -31,7 +31,7 @@ TOP = 20
 CALLERS = 32
 _CACHED_TEXTS = 64
 # What the gateway chooses for the top 20 of an AUTOINDEX (search_server/store/indexes.py).
-_EF = 128
+_EF = 256
 
 
 def milvus_arguments() -> dict[str, Any]:
@@ -77,8 +77,12 @@ class _Ways:
     def __init__(self, filled: Filled) -> None:
         self._collection = filled.collection
         self._milvus = MilvusClient(filled.milvus)
-        self._channels = [grpc.insecure_channel(filled.gateway),
-                          grpc.insecure_channel(filled.worker.address)]  # fmt: skip
+        # Without this option grpc's synchronous client starts a thread for every stream.
+        quick = [(grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
+        self._channels = [
+            grpc.insecure_channel(filled.gateway, options=quick),
+            grpc.insecure_channel(filled.worker.address),
+        ]
         self._search = pb_grpc.SearchServiceStub(self._channels[0])
         self._embed = embedding_grpc.EmbeddingServiceStub(self._channels[1])
 
@@ -197,16 +201,15 @@ def many_callers(filled: Filled, rounds: int, seconds: float) -> list[Row]:
 
 
 def recall(filled: Filled, queries: int) -> list[Row]:
-    """Compare the gateway's hits with exact search, for texts and for vectors near the rows."""
-    ways = _Ways(filled)
+    """Compare the gateway's hits with exact search.
+
+    Queries have a cosine of about 0.9 to a row, as pictures do to their like, or 0.45, since texts
+    lie off the pictures; random ones are at home nowhere, and what no model does to its users.
+    """
     rng = np.random.default_rng(5)
-    near = filled.vectors[rng.integers(len(filled.vectors), size=queries)]
-    near = near + rng.normal(size=near.shape).astype(np.float32) * 0.5 / near.shape[1] ** 0.5
-    asked = {
-        "vectors": list(near),
-        "texts": [ways.embed(text) for text in contents.texts(queries, seed=13)],
-    }
-    ways.close()
+    rows = filled.vectors[rng.integers(len(filled.vectors), size=queries)]
+    noise = rng.normal(size=rows.shape).astype(np.float32) / rows.shape[1] ** 0.5
+    asked = {"near a row": rows + 0.5 * noise, "off the rows": rows + 2 * noise, "random": noise}
     shares: dict[str, float] = {}
     with SentinelClient(filled.gateway) as client:
         for name, vectors in asked.items():
@@ -218,7 +221,7 @@ def recall(filled: Filled, queries: int) -> list[Row]:
                 found += sum(hit.id in exact for hit in hits)
             shares[name] = found / (len(vectors) * TOP)
     return [
-        Row(f"recall@{TOP} against exact search, {name}", share, "", at_least=0.98,
-            note=f"{queries} queries")
+        Row(f"recall@{TOP} against exact search, queries {name}", share, "",
+            at_least=None if name == "random" else 0.98, note=f"{queries} queries")
         for name, share in shares.items()
     ]  # fmt: skip
