@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sentinel_client import SentinelClient
-from tests import photos
+from tests import photos, processes
 from tests.client import datasets
-from tests.e2e.laptop import sentinel, sentinel_up
+from tests.e2e.laptop import SENTINEL, sentinel, sentinel_up
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -59,6 +64,46 @@ def test_flickr30k_with_captions_and_a_broken_row(address: str, tmp_path: Path) 
     assert isinstance(captions, list)
     assert len(captions) == 5
     assert "0 stored, 3 unchanged, 1 failed" in imported(address, *command)
+
+
+def test_the_readmes_way_to_flickr30k_takes_four_commands(address: str, tmp_path: Path) -> None:
+    """As written, but for ports, in the layout of the archive that Kaggle serves."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    section = readme.split("## Flickr30k, from its archive to the first search")[1]
+    commands = section.split("```sh\n")[1].split("```")[0].splitlines()
+    unzip, up, load, app = (line.split("#")[0].split() for line in commands)
+    datasets.flickr30k_of_kaggle(tmp_path / "published")
+    shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "published")
+    assert unzip[-1] == "archive.zip"
+    subprocess.run(unzip, cwd=tmp_path, check=True)
+    assert up == [".venv/bin/sentinel", "up", "&"]  # `address` is what it starts
+
+    environment = {**os.environ, "SENTINEL_ADDRESS": address}
+    done = subprocess.run(
+        [SENTINEL, *load[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        check=False, timeout=120,
+    )  # fmt: skip
+    assert "1 failed" in done.stdout, done.stderr  # the miniature has a broken row
+    assert found(address, "a cat", "flickr30k")["file_name"] == "chelsea.jpg"
+
+    port = processes.free_port()
+    command = [SENTINEL.with_name(Path(app[0]).name), *app[1:], "--port", str(port)]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            assert _answers(f"http://127.0.0.1:{port}/_stcore/health", within_s=60)
+        finally:
+            process.terminate()
+
+
+def _answers(url: str, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            time.sleep(0.1)
+    return False
 
 
 def test_parquet_with_pictures_ids_and_types(address: str, tmp_path: Path) -> None:
