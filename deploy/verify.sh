@@ -96,6 +96,13 @@ promtool check config deploy/prometheus/prometheus.yaml >"$work/promtool.log" ||
 promtool test rules deploy/prometheus/rules_test.yaml >"$work/promtool.log" 2>&1 || fail "$(cat "$work/promtool.log")"
 pass "promtool check config, check rules, test rules"
 
+say "Compose file"
+for profile in cpu gpu gpu2 gpu4 gpu8; do
+  "$work/tools/bin/docker-compose" -f docker-compose.yaml --profile "$profile" config -q ||
+    fail "profile $profile"
+done
+pass "docker compose config, with each profile of GPUs, too"
+
 say "Docker engine"
 forwarding=$(cat /proc/sys/net/ipv4/ip_forward)
 forward_policy=$(iptables -S FORWARD | sed -n 's/^-P FORWARD //p')
@@ -131,12 +138,16 @@ pass "python:3.11-slim-bookworm, made here"
 say "images"
 cp "$(command -v prometheus)" $offline/prometheus
 services=(gateway worker-cpu app milvus prometheus)
+SOURCE_COMMIT=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+export SOURCE_COMMIT
 compose build --quiet "${services[@]}" 2>&1 | grep -v "buildx isn't installed" || true
 base_size=$(docker image inspect -f '{{.Size}}' python:3.11-slim-bookworm)
 for image in sentinel-gateway:0.1.0 sentinel-worker:0.1.0-cpu sentinel-app:0.1.0; do
   size=$(docker image inspect -f '{{.Size}}' "$image") || fail "$image was not built"
   user=$(docker image inspect -f '{{.Config.User}}' "$image")
   [ "$user" = 10001:10001 ] || fail "$image runs as '$user'"
+  label=$(docker image inspect -f '{{index .Config.Labels "org.opencontainers.image.revision"}}' "$image")
+  [ "$label" = "$SOURCE_COMMIT" ] || fail "$image says that it is revision '$label'"
   pass "$image: $((size / 1000000)) MB, $(((size - base_size) / 1000000)) MB of it ours; user $user"
 done
 # A model of real shape and no sense; it needs neither download nor torch.

@@ -33,6 +33,7 @@ class Container:
         environment: Variables with a value.
         ports: Numbers that it opens, as described there.
         mounts: Paths that volumes are mounted on.
+        handed_on: Variables that take their value, if any, from who runs it.
     """
 
     where: str
@@ -41,6 +42,7 @@ class Container:
     environment: dict[str, str]
     ports: set[int]
     mounts: set[str]
+    handed_on: frozenset[str] = frozenset()
 
 
 @functools.cache
@@ -127,6 +129,7 @@ def _of_compose(name: str) -> Container:
         image_environment(image.removeprefix("sentinel-")) | own,
         {int(port.rpartition(":")[2]) for port in service.get("ports", [])},
         {volume.split(":")[1] for volume in service.get("volumes", [])} | set(service["tmpfs"]),
+        frozenset(key for key, value in service["environment"].items() if value is None),
     )
 
 

@@ -38,7 +38,7 @@ def settings_of(container: files.Container, monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_variable_is_a_setting(
     container: files.Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = set(container.environment) - FOREIGN
+    names = (set(container.environment) | container.handed_on) - FOREIGN
     if container.image == "sentinel-app":
         assert names == {ADDRESS_VARIABLE}
         return
@@ -46,6 +46,14 @@ def test_every_variable_is_a_setting(
     prefix = str(kind.model_config["env_prefix"])
     assert names <= {f"{prefix}{field}".upper() for field in kind.model_fields}
     assert settings_of(container, monkeypatch).host == "0.0.0.0"
+
+
+def test_the_secret_of_the_manifests_holds_settings() -> None:
+    """What deploy/README.md has people put into it; the rest is for the object store's library."""
+    readme = (files.DEPLOY / "README.md").read_text()
+    keys = set(re.findall(r"--from-literal=(SENTINEL_\w+)=", readme))
+    assert keys
+    assert keys <= {f"SENTINEL_GATEWAY_{field}".upper() for field in GatewaySettings.model_fields}
 
 
 @every_container
