@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
@@ -114,3 +116,20 @@ def test_the_autoscaler_and_its_adapter_agree() -> None:
     assert rule["name"]["as"] == asked
     assert rule["seriesQuery"].startswith(f"{asked}{{")
     assert asked in known_metrics()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool: apt install prometheus")
+@pytest.mark.parametrize(
+    "words",
+    [("check", "config", "prometheus.yaml"), ("test", "rules", "rules_test.yaml")],
+    ids=" ".join,
+)
+def test_promtool_takes_the_files_and_alerts_fire_as_expected(words: tuple[str, ...]) -> None:
+    result = subprocess.run(
+        ["promtool", *words],
+        cwd=files.DEPLOY / "prometheus",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
