@@ -26,6 +26,7 @@ from embedder_server.batching import (
     next_queue,
 )
 from embedder_server.metrics import EmbedderMetrics
+from embedder_server.models.memory import is_out_of_memory
 from embedder_server.types import FloatArray, Modality, Priority
 from embedder_server.vectors import unit_rows
 from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable
@@ -34,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 Forward = Callable[[Sequence[Any]], FloatArray]
 
-# What CUDA, torch and onnxruntime say when a batch does not fit; each has its own exception class.
-_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad allocation", "bad_alloc")
+# Batches of several are warmed up until this many seconds have passed; then the start matters more.
+_WARM_UP_S = 1.0
 
 
 class DeviceLoop:
@@ -71,17 +72,20 @@ class DeviceLoop:
         self._thread: threading.Thread | None = None
         self._busy_since: float | None = None
 
-    async def start(self, samples: Mapping[Modality, Any]) -> None:
-        """Start the thread and return when it has embedded one sample of each modality.
+    async def start(self, warm_up: Sequence[tuple[Modality, Sequence[Any]]]) -> None:
+        """Start the thread and return when it has embedded the batches of `warm_up`.
+
+        Of those with more than one entry, what would take too long is left out, and lack of
+        memory is forgiven: in service such a batch is split.
 
         Raises:
-            SentinelError: The model cannot embed a sample.
+            SentinelError: The model makes no usable vector of a batch.
             Exception: What the model raised.
         """
         ready: asyncio.Future[None] = self._loop.create_future()
         # A daemon, so that a model that never returns cannot keep the process from ending.
         self._thread = threading.Thread(
-            target=self._run, args=(samples, ready), name="device", daemon=True
+            target=self._run, args=(warm_up, ready), name="device", daemon=True
         )
         self._thread.start()
         await ready
@@ -134,9 +138,11 @@ class DeviceLoop:
 
     # The rest runs on the device thread, except where it says otherwise.
 
-    def _run(self, samples: Mapping[Modality, Any], ready: asyncio.Future[None]) -> None:
+    def _run(
+        self, warm_up: Sequence[tuple[Modality, Sequence[Any]]], ready: asyncio.Future[None]
+    ) -> None:
         try:
-            self._warm_up(samples)
+            self._warm_up(warm_up)
         except Exception as error:
             self._post(_set_exception, ready, error)
             return
@@ -153,11 +159,21 @@ class DeviceLoop:
             logger.exception("the device thread died")
             self._post(self._die, error)
 
-    def _warm_up(self, samples: Mapping[Modality, Any]) -> None:
-        for modality, sample in samples.items():
-            [made] = self._compute(modality, [sample])
-            if isinstance(made.vector, SentinelError):
-                raise made.vector
+    def _warm_up(self, batches: Sequence[tuple[Modality, Sequence[Any]]]) -> None:
+        started = time.monotonic()
+        for modality, payloads in batches:
+            if len(payloads) > 1 and time.monotonic() - started > _WARM_UP_S:
+                continue
+            try:
+                made = self._compute(modality, payloads)
+            except Exception as error:
+                if len(payloads) == 1 or not is_out_of_memory(error):
+                    raise
+                logger.warning("batch does not fit into memory", extra={"size": len(payloads)})
+                continue
+            for one in made:
+                if isinstance(one.vector, SentinelError):
+                    raise one.vector
 
     def _die(self, error: BaseException) -> None:  # in the event loop
         self._shut(Internal("INTERNAL", "this worker failed; retry on another one"))
@@ -189,19 +205,21 @@ class DeviceLoop:
     def _execute(self, modality: Modality, batch: list[Entry]) -> None:
         """Run one batch and answer its callers, whatever happens."""
         self._busy_since = started = time.monotonic()
+        too_large = False
         try:
             made = self._compute(modality, [entry.payload for entry in batch])
-        except BaseException as error:
-            if len(batch) > 1 and _is_out_of_memory(error):
-                self._split(modality, batch)
-                return
-            failed = _model_failed(error)
-            made = [Embedded(failed) for _ in batch]
-            if not isinstance(error, Exception):  # the thread is about to die of it
-                self._post(_answer, list(zip(batch, made, strict=True)))
-                raise
+        except Exception as error:
+            too_large = len(batch) > 1 and is_out_of_memory(error)
+            made = [] if too_large else _failed(batch, error)
+        except BaseException as error:  # the thread is about to die of it
+            self._post(_answer, list(zip(batch, _failed(batch, error), strict=True)))
+            raise
         finally:
             self._busy_since = None
+        if too_large:
+            # Not inside `except`: there the error's traceback keeps the failed pass's memory.
+            self._split(modality, batch)
+            return
         seconds = time.monotonic() - started
         self._metrics.batch_size.labels(modality).observe(len(batch))
         for entry, one in zip(batch, made, strict=True):
@@ -239,19 +257,15 @@ class DeviceLoop:
             logger.debug("the event loop is closed; nobody waits for this")
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(phrase in text for phrase in _OUT_OF_MEMORY)
-
-
-def _model_failed(error: BaseException) -> SentinelError:
+def _failed(batch: Sequence[Entry], error: BaseException) -> list[Embedded]:
     error_id = uuid.uuid4().hex
     logger.error("the model failed on a batch", exc_info=error, extra={"error_id": error_id})
-    return Internal(
+    hidden = Internal(
         "MODEL_FAILED",
         f"the model failed on this batch ({error_id}); the worker's log has the details",
         error_id=error_id,
     )
+    return [Embedded(hidden) for _ in batch]
 
 
 def _answer(answers: Sequence[tuple[Entry, Embedded]]) -> None:

@@ -15,6 +15,7 @@ from embedder_server.device_loop import DeviceLoop
 from embedder_server.image_lane import ImageLane
 from embedder_server.metrics import EmbedderMetrics
 from embedder_server.models.base import EmbeddingModel
+from embedder_server.models.memory import memory_as_load_error
 from embedder_server.outcomes import OutcomeCounter, reshape
 from embedder_server.preprocess.images import ImageDecoder
 from embedder_server.request_state import RequestState
@@ -30,6 +31,7 @@ _TEXTS_PER_JOB = 32
 # Kept back from the caller's deadline, so that our answer with a reason still reaches it.
 _ANSWER_MARGIN_S = 0.005
 _CLOSE_TIMEOUT_S = 5.0
+_FEW = 8
 
 
 class Engine:
@@ -59,7 +61,7 @@ class Engine:
         self._admission = Admission(settings.max_queue_items, metrics)
         self._outcomes = OutcomeCounter(metrics)
         self.stalled = False
-        budgets = _budgets(settings)
+        self._budgets = budgets = _budgets(settings)
         self._device = DeviceLoop(
             {Modality.TEXT: model.embed_texts, Modality.IMAGE: model.embed_images},
             {modality: BatchQueue(budgets[modality]) for modality in Modality},
@@ -90,9 +92,10 @@ class Engine:
         return self._device.busy_seconds()
 
     async def start(self) -> None:
-        """Start the device thread and embed one sample of each modality.
+        """Start the device thread and warm the model up: runtimes make kernels for each size.
 
         Raises:
+            ModelLoadError: The device has no memory for a single content.
             Exception: What the model raised.
         """
         samples: dict[Modality, Any] = {}
@@ -100,7 +103,8 @@ class Engine:
             samples[Modality.TEXT] = await self._texts.start()
         if Modality.IMAGE in self.info.modalities:
             samples[Modality.IMAGE] = await asyncio.to_thread(self._sample_image)
-        await self._device.start(samples)
+        with memory_as_load_error(self.info.device):
+            await self._device.start(_warm_up(samples, self._budgets))
 
     def _sample_image(self) -> Any:
         side = self.info.image_size
@@ -231,6 +235,19 @@ def _out_of_time(stage: str) -> DeadlineExceeded:
     return DeadlineExceeded(
         "OUT_OF_TIME", f"the deadline passed in stage {stage}; use a longer one", stage=stage
     )
+
+
+def _warm_up(
+    samples: Mapping[Modality, Any], budgets: Mapping[Modality, Mapping[Priority, Budget]]
+) -> list[tuple[Modality, list[Any]]]:
+    """Return batches of one, of a few and of the most that may run together, small ones first."""
+    batches = []
+    for modality, sample in samples.items():
+        budget = budgets[modality][Priority.INTERACTIVE]
+        length = len(sample.ids) if modality is Modality.TEXT else 1
+        most = max(1, min(budget.max_items, budget.max_cost // length))
+        batches += [(modality, [sample] * size) for size in {1, min(_FEW, most), most}]
+    return sorted(batches, key=lambda batch: len(batch[1]))
 
 
 def _budgets(settings: EmbedderSettings) -> dict[Modality, dict[Priority, Budget]]:

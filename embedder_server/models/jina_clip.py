@@ -21,6 +21,7 @@ from embedder_server.models.base import ModelLoadError
 from embedder_server.models.dual_encoder import TwoTowers
 from embedder_server.models.export_cache import ExportCache
 from embedder_server.models.families import Recipe
+from embedder_server.models.memory import is_out_of_memory, memory_error
 from embedder_server.models.networks import cpu_candidates, int8_export, open_onnx
 from embedder_server.models.runtimes.base import Feed, Runtime, Tower
 from embedder_server.models.runtimes.onnx import OnnxTower
@@ -90,6 +91,9 @@ class JinaNetworks:
         batches = TextBatches(padding, self._recipe.pad_id, self._recipe.max_text_tokens)
         return TwoTowers(towers, batches, self._recipe.dimensions)
 
+    def reference(self) -> TwoTowers | None:
+        return None  # on a GPU there is one candidate, which is compared with nothing
+
     def logits(self) -> tuple[float, float]:
         # The ONNX files carry no logit scale; the configuration has the one training began with.
         return self._recipe.logit_scale, 0.0
@@ -135,6 +139,8 @@ class JinaNetworks:
             alone = _feed(text, ids)
         # Whichever runtime it is, it says so with classes of its own.
         except Exception as exc:
+            if is_out_of_memory(exc):
+                raise memory_error(self._device) from exc
             msg = f"{broken} ({exc})"
             raise ModelLoadError(msg) from exc
         if alone.shape != (1, self._recipe.dimensions) or not np.isfinite(alone).all():

@@ -16,6 +16,7 @@ from embedder_server.models.exporting import (
     tower_file,
 )
 from embedder_server.models.families import Recipe
+from embedder_server.models.memory import is_out_of_memory, memory_error
 from embedder_server.models.runtimes.base import Runtime, Tower
 from embedder_server.models.runtimes.onnx import OnnxTower
 from embedder_server.models.runtimes.openvino import OpenVinoTower, cpu_precisions
@@ -36,6 +37,13 @@ class Networks(Protocol):
 
         Raises:
             ModelLoadError: They cannot run there.
+        """
+        ...
+
+    def reference(self) -> TwoTowers | None:
+        """Return both in float32 on the CPU, to compare with where the device cannot hold that.
+
+        None if the device is the CPU itself.
         """
         ...
 
@@ -93,7 +101,16 @@ class TransformersNetworks:
         if self._trust and runtime.library != "torch":
             msg = f"a model with code of its own runs on --runtime torch only, not {runtime}"
             raise ModelLoadError(msg)
-        towers = self._torch(runtime) if runtime.library == "torch" else self._exported(runtime)
+        if runtime.library == "torch":
+            return self._paired(self._torch(runtime, self._device))
+        return self._paired(self._exported(runtime))
+
+    def reference(self) -> TwoTowers | None:
+        if self._device == "cpu":
+            return None
+        return self._paired(self._torch(Runtime("torch"), "cpu"))
+
+    def _paired(self, towers: dict[Modality, Tower]) -> TwoTowers:
         return TwoTowers(towers, text_batches(self._recipe), self._recipe.dimensions)
 
     def logits(self) -> tuple[float, float]:
@@ -121,29 +138,28 @@ class TransformersNetworks:
             for kind in Modality
         }
 
-    def _torch(self, runtime: Runtime) -> dict[Modality, Tower]:
+    def _torch(self, runtime: Runtime, device: str) -> dict[Modality, Tower]:
         from embedder_server.models.runtimes import torch as towers
 
-        if self._device != "cpu":
-            towers.check_cuda(self._device)
+        if device != "cpu":
+            towers.check_cuda(device)
         model = towers.load_transformers(self._folder, trust_remote_code=self._trust)
         self._logits = towers.logits_of(model)
         try:
             return {
                 kind: towers.TorchTower(
                     *towers.build_module(model, self._recipe, kind),
-                    device=self._device,
+                    device=device,
                     dtype=runtime.dtype,
                     threads=self._threads,
                 )
                 for kind in Modality
             }
         except (RuntimeError, MemoryError) as exc:
-            memory = towers.out_of_memory_as_load_error(self._device, exc)
-            if memory is None:
-                msg = f"torch cannot move the model to {self._device}: {exc}"
-                raise ModelLoadError(msg) from exc
-            raise memory from exc
+            if is_out_of_memory(exc):
+                raise memory_error(device) from exc
+            msg = f"torch cannot move the model to {device}: {exc}"
+            raise ModelLoadError(msg) from exc
 
 
 def cpu_candidates() -> tuple[Runtime, ...]:

@@ -13,9 +13,9 @@ from typing import Any
 import onnxruntime as ort
 
 from embedder_server.models.base import ModelLoadError
+from embedder_server.models.memory import is_out_of_memory, memory_error
 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
-_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 def create_session(model: bytes | Path, *, device: str, threads: int) -> ort.InferenceSession:
@@ -45,11 +45,10 @@ def create_session(model: bytes | Path, *, device: str, threads: int) -> ort.Inf
         session = ort.InferenceSession(source, sess_options=options, providers=providers)
     # onnxruntime raises a dozen unrelated classes that share no base but Exception.
     except Exception as exc:
+        if is_out_of_memory(exc):
+            raise memory_error(device) from exc
         name = f"{model}" if isinstance(model, Path) else "the model"
         msg = f"onnxruntime cannot load {name} on {device}: {exc}"
-        if any(phrase in str(exc).lower() for phrase in _OUT_OF_MEMORY):
-            msg = f"{name} does not fit into the memory of {device}: choose a smaller model, free "
-            msg += f"the device or use another one ({exc})"
         raise ModelLoadError(msg) from exc
     wanted = providers[0][0]
     # A provider whose libraries do not load is dropped with a mere warning, and the model would

@@ -12,6 +12,7 @@ from typing import cast
 
 from embedder_server.models.base import EmbeddingModel, ModelLoadError
 from embedder_server.models.cuda import check_device
+from embedder_server.models.memory import memory_as_load_error
 from embedder_server.models.source import is_model_source
 
 DEFAULT_MODEL = "conse-minilm-lite0"
@@ -48,25 +49,26 @@ def load_model(
         ModelLoadError: It cannot be served; the message says what to do.
     """
     check_device(device)
+    if spec not in _LOADERS and not is_model_source(spec):
+        known = ", ".join(available_models())
+        msg = f"unknown model {spec!r}; available: {known}, a folder, or a hub id owner/name"
+        raise ModelLoadError(msg)
     try:
-        if spec in _LOADERS:
-            _check_built_in(spec, revision, runtime)
-            return _load_built_in(spec, device, threads)
-        if not is_model_source(spec):
-            known = ", ".join(available_models())
-            msg = f"unknown model {spec!r}; available: {known}, a folder, or a hub id owner/name"
-            raise ModelLoadError(msg)
-        from embedder_server.models.hub_model import load_hub_model
+        with memory_as_load_error(device):
+            if spec in _LOADERS:
+                _check_built_in(spec, revision, runtime)
+                return _load_built_in(spec, device, threads)
+            from embedder_server.models.hub_model import load_hub_model
 
-        return load_hub_model(
-            spec,
-            device,
-            threads,
-            revision=revision,
-            runtime=runtime,
-            cache_dir=cache_dir,
-            trust_remote_code=trust_remote_code,
-        )
+            return load_hub_model(
+                spec,
+                device,
+                threads,
+                revision=revision,
+                runtime=runtime,
+                cache_dir=cache_dir,
+                trust_remote_code=trust_remote_code,
+            )
     except ModuleNotFoundError as exc:
         msg = (
             f"model {spec!r} needs the package {exc.name!r}: "

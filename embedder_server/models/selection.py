@@ -25,6 +25,11 @@ import numpy.typing as npt
 from embedder_server.models.base import ModelLoadError
 from embedder_server.models.dual_encoder import TwoTowers
 from embedder_server.models.export_cache import ExportCache
+from embedder_server.models.memory import (
+    is_out_of_memory,
+    memory_as_load_error,
+    memory_error,
+)
 from embedder_server.models.networks import Networks
 from embedder_server.models.runtimes.base import Runtime
 from embedder_server.types import FloatArray, TokenizedText
@@ -148,7 +153,7 @@ def open_explicit(networks: Networks, runtime: Runtime, probe: Callable[[], Prob
     if runtime.precision != "int8":
         return Choice(runtime, towers, f"{runtime}: as configured")
     samples = probe()
-    exact = _measure_once(networks.candidates()[0], networks, samples)
+    exact, _ = _measure_exact(networks, samples)
     mine = measure(towers, samples, rounds=1)
     reason = (
         f"{runtime}: as configured; cosine to float32 at least {mine.accuracy(exact):.4f}, of an "
@@ -180,12 +185,14 @@ def measure(towers: TwoTowers, probe: Probe, rounds: int = _ROUNDS) -> Measured:
 def _compare(
     networks: Networks, candidates: Sequence[Runtime], probe: Probe
 ) -> tuple[Runtime, str]:
-    exact = _measure_once(candidates[0], networks, probe)
-    best, best_speed, best_accuracy = candidates[0], 1.0, 1.0
-    others: list[str] = []
+    exact, fits = _measure_exact(networks, probe)
+    best = candidates[0] if fits else None
+    best_speed, best_accuracy = 1.0 if fits else 0.0, 1.0
+    base = f"{candidates[0]}" if fits else "float32 on the CPU"
+    others = [] if fits else [f"{candidates[0]} does not fit into the device's memory"]
     for candidate in candidates[1:]:
         try:
-            measured = _measure_once(candidate, networks, probe)
+            measured = _measure_once(networks.open(candidate), probe)
         # A runtime that fails here, however it fails, is only not chosen.
         except Exception as error:
             logger.warning("a runtime does not work here", extra={"runtime": str(candidate)})
@@ -201,18 +208,40 @@ def _compare(
             others.append(verdict)
             if speed > best_speed:
                 best, best_speed, best_accuracy = candidate, speed, accuracy
+    if best is None:
+        msg = f"no runtime of this model works on this device ({'; '.join(others)})"
+        raise ModelLoadError(msg)
     reason = (
-        f"{best}: the fastest here, {best_speed:.2f}x {candidates[0]}, cosine to it at least "
+        f"{best}: the fastest here, {best_speed:.2f}x {base}, cosine to it at least "
         f"{best_accuracy:.5f} (measured: {'; '.join(others)})"
     )
     logger.info("runtime chosen", extra={"runtime": str(best), "why": reason})
     return best, reason
 
 
-def _measure_once(runtime: Runtime, networks: Networks, probe: Probe) -> Measured:
-    towers = networks.open(runtime)
+def _measure_exact(networks: Networks, probe: Probe) -> tuple[Measured, bool]:
+    """Return what float32 makes of the probe, and whether the device could hold it.
+
+    Where it could not, the CPU computes the vectors that the other runtimes are compared with.
+    """
+    exact = networks.candidates()[0]
     try:
-        return measure(towers, probe)
+        return _measure_once(networks.open(exact), probe), True
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Not inside `except`: there the error's traceback keeps the memory of the failed attempt.
+    logger.warning("the device is too small for a runtime", extra={"runtime": str(exact)})
+    towers = networks.reference()
+    if towers is None:
+        raise memory_error("cpu")
+    with memory_as_load_error("cpu"):
+        return _measure_once(towers, probe, rounds=1), False
+
+
+def _measure_once(towers: TwoTowers, probe: Probe, rounds: int = _ROUNDS) -> Measured:
+    try:
+        return measure(towers, probe, rounds)
     finally:
         towers.close()
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from embedder_server import device_loop
 from embedder_server.batching import BatchQueue, Budget, Embedded, Submission
-from embedder_server.device_loop import DeviceLoop
+from embedder_server.device_loop import DeviceLoop, Forward
 from embedder_server.metrics import EmbedderMetrics
-from embedder_server.types import Modality, Priority
+from embedder_server.types import FloatArray, Modality, Priority
 from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable
 from tests.fakes.fake_model import FakeModel
 
@@ -21,13 +24,13 @@ from tests.fakes.fake_model import FakeModel
 class Device:
     """A device loop over a fake model, and short ways to use it."""
 
-    def __init__(self, model: FakeModel) -> None:
+    def __init__(self, model: FakeModel, forward: Forward | None = None) -> None:
         self.model = model
         self.metrics = EmbedderMetrics(CollectorRegistry())
         self.failures: list[BaseException] = []
         budgets = {Priority.INTERACTIVE: Budget(8, 1000), Priority.BULK: Budget(2, 1000)}
         self.loop = DeviceLoop(
-            {Modality.TEXT: model.embed_texts, Modality.IMAGE: model.embed_images},
+            {Modality.TEXT: forward or model.embed_texts, Modality.IMAGE: model.embed_images},
             {modality: BatchQueue(budgets) for modality in Modality},
             dimensions=model.info.dimensions,
             metrics=self.metrics,
@@ -62,7 +65,7 @@ def reason(embedded: Embedded) -> str:
 @pytest.fixture
 async def device(model: FakeModel) -> AsyncIterator[Device]:
     device = Device(model)
-    await device.loop.start({Modality.TEXT: model.tokenize("warm")})
+    await device.loop.start([(Modality.TEXT, [model.tokenize("warm")])])
     model.batches.clear()
     yield device
     model.does.gate.set()
@@ -152,7 +155,14 @@ async def test_unusable_rows_fail_alone(device: Device) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("CUDA out of memory")], ids=["MemoryError", "CUDA"]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=["MemoryError", "CUDA", "cuBLAS", "cuDNN"],
 )
 async def test_a_batch_too_big_for_memory_is_halved(device: Device, error: Exception) -> None:
     device.model.does.max_batch, device.model.does.memory_error = 2, error
@@ -160,6 +170,31 @@ async def test_a_batch_too_big_for_memory_is_halved(device: Device, error: Excep
     assert [reason(one) for one in embedded] == ["ok"] * 7
     assert max(one.batch_size for one in embedded) == 2
     assert device.count("batch_splits_total", modality="text") > 0
+
+
+class Tensor:
+    """Memory of a device that holds four of them; freed when nobody refers to it."""
+
+    alive: ClassVar[weakref.WeakSet[Tensor]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        if len(self.alive) == 4:
+            raise RuntimeError("CUDA out of memory")
+        self.alive.add(self)
+
+
+async def test_a_batch_that_failed_holds_no_memory_while_its_halves_run(model: FakeModel) -> None:
+    def forward(texts: Sequence[Any]) -> FloatArray:
+        tensors: list[Tensor] = []
+        for _ in texts:  # a comprehension would drop its tensors when it fails
+            tensors.append(Tensor())
+        return np.ones((len(tensors), model.info.dimensions), dtype=np.float32)
+
+    device = Device(model, forward)
+    await device.loop.start([])
+    assert {one.batch_size for one in await device.embed(*"abcdefgh")} == {4}
+    assert device.count("batch_splits_total", modality="text") == 1
+    assert await device.loop.close(5)
 
 
 async def test_an_entry_too_big_for_memory_alone_fails_alone(device: Device) -> None:
@@ -194,7 +229,31 @@ async def test_a_model_that_cannot_embed_a_sample_does_not_start(model: FakeMode
     model.does.error = RuntimeError("no kernel image")
     device = Device(model)
     with pytest.raises(RuntimeError, match="no kernel image"):
-        await device.loop.start({Modality.TEXT: model.tokenize("warm")})
+        await device.loop.start([(Modality.TEXT, [model.tokenize("warm")])])
+    assert await device.loop.close(1)
+
+
+async def test_the_warm_up_forgives_a_lack_of_memory_to_batches_only(model: FakeModel) -> None:
+    model.does.max_batch = 4
+    device = Device(model)
+    sample = model.tokenize("warm")
+    await device.loop.start([(Modality.TEXT, [sample] * size) for size in (1, 4, 8)])
+    assert [len(batch.contents) for batch in model.batches] == [1, 4, 8]
+    assert await device.loop.close(1)
+    model.does.error = MemoryError()
+    with pytest.raises(MemoryError):
+        await Device(model).loop.start([(Modality.TEXT, [sample])])
+
+
+async def test_a_slow_device_warms_up_with_single_contents(
+    model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_loop, "_WARM_UP_S", 0.01)
+    model.does.seconds_per_batch = 0.02
+    device = Device(model)
+    sample = model.tokenize("warm")
+    await device.loop.start([(Modality.TEXT, [sample] * size) for size in (1, 8, 1)])
+    assert [len(batch.contents) for batch in model.batches] == [1, 1]
     assert await device.loop.close(1)
 
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from embedder_server.engine import Engine
 from embedder_server.metrics import EmbedderMetrics
+from embedder_server.models.base import ModelLoadError
 from embedder_server.requests import Content, EmbedOptions, EmbedOutcome, ImageFile
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import Priority
@@ -257,3 +258,63 @@ async def test_a_closed_engine_refuses(engine: Engine, model: FakeModel) -> None
     assert model.closed
     with pytest.raises(Unavailable):
         await embed(engine, "late")
+
+
+async def test_a_device_without_memory_for_one_content_does_not_start(
+    model: FakeModel, settings: EmbedderSettings
+) -> None:
+    model.does.error = RuntimeError("CUDA out of memory")
+    engine = Engine(model, settings, EmbedderMetrics(CollectorRegistry()), on_failure=pytest.fail)
+    with pytest.raises(ModelLoadError, match="does not fit into the memory of cpu"):
+        await engine.start()
+    await engine.close()
+
+
+async def test_the_warm_up_goes_from_one_content_to_the_largest_batch(
+    model: FakeModel, make_settings: Callable[..., EmbedderSettings]
+) -> None:
+    settings = make_settings(text_batch_items=32, image_batch_items=4)
+    engine = Engine(model, settings, EmbedderMetrics(CollectorRegistry()), on_failure=pytest.fail)
+    await engine.start()
+    sizes = [(batch.modality, len(batch.contents)) for batch in model.batches]
+    assert sorted(sizes) == [("image", 1), ("image", 4), ("text", 1), ("text", 8), ("text", 32)]
+    assert [size for _, size in sizes] == sorted(size for _, size in sizes)
+    await engine.close()
+
+
+def spied(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of texts that `model` is given to tokenize from now on."""
+    seen: list[str] = []
+    tokenize = model.tokenize
+
+    def spy(text: str) -> Any:
+        seen.append(text)
+        return tokenize(text)
+
+    monkeypatch.setattr(model, "tokenize", spy)
+    return seen
+
+
+async def test_what_is_too_late_is_refused_before_admission(
+    make_engine: Callable[..., Any], model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await make_engine(max_queue_items=1, max_contents_per_request=1)
+    tokenized = spied(model, monkeypatch)
+    for texts in (["late"], ["late", "and", "more than fit"]):
+        with pytest.raises(DeadlineExceeded) as caught:
+            await embed(engine, *texts, seconds=0.004)
+        assert caught.value.metadata == {"stage": "admission"}
+    assert tokenized == []
+    assert model.batches == []
+
+
+async def test_what_a_stalled_device_cannot_answer_is_refused_before_admission(
+    make_engine: Callable[..., Any], model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await make_engine(max_queue_items=1, max_contents_per_request=1)
+    tokenized = spied(model, monkeypatch)
+    engine.stalled = True
+    with pytest.raises(Unavailable) as caught:
+        await embed(engine, "two", "contents")
+    assert caught.value.reason == "DEVICE_STALLED"
+    assert tokenized == []

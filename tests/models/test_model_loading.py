@@ -11,11 +11,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 
-from embedder_server.models import cuda, source
+from embedder_server.models import cuda, onnx_session, source
 from embedder_server.models.base import ModelLoadError
 from embedder_server.models.hub_model import load_hub_model
+from embedder_server.models.memory import memory_as_load_error, memory_error
 from embedder_server.models.registry import load_model
-from embedder_server.models.runtimes.torch import out_of_memory_as_load_error
 from tests.models import tiny_models
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -223,9 +223,38 @@ def test_openvino_on_a_gpu_is_refused(jina: Path) -> None:
         )
 
 
-def test_lack_of_memory_is_told_apart_from_other_errors() -> None:
-    lack = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    assert "does not fit into the memory of cuda:0" in str(
-        out_of_memory_as_load_error("cuda:0", lack)
-    )
-    assert out_of_memory_as_load_error("cuda:0", RuntimeError("bad shape")) is None
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("Failed to allocate memory for requested buffer of size 8589934592"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_a_lack_of_memory_is_told_as_one(error: Exception) -> None:
+    with (
+        pytest.raises(ModelLoadError, match="does not fit into the memory of cuda:0"),
+        memory_as_load_error("cuda:0"),
+    ):
+        raise error
+
+
+def test_other_errors_are_no_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="bad shape"), memory_as_load_error("cuda:0"):
+        raise RuntimeError("bad shape")
+    with pytest.raises(ModelLoadError, match="the first device"), memory_as_load_error("cuda:0"):
+        raise memory_error("the first device")
+
+
+def test_a_runtime_without_memory_is_one_line(jina: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to allocate memory for requested buffer of size 9")
+
+    monkeypatch.setattr(onnx_session.ort, "InferenceSession", fail)
+    with pytest.raises(ModelLoadError, match="does not fit into the memory of cpu"):
+        load_model(str(jina), "cpu", 1, runtime="onnxruntime", cache_dir=jina.parent / "cache")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +29,13 @@ class FakeTower:
     seconds: float
     error: float = 0.0
     batch_error: float = 0.0
+    raises: Exception | None = None
     inputs: tuple[str, ...] = ("input_ids",)
     closed: bool = False
 
     def run(self, feed: Feed) -> FloatArray:
+        if self.raises is not None:
+            raise self.raises
         time.sleep(self.seconds)
         [items] = feed.values()
         vectors = np.zeros((len(items), 4), dtype=np.float32)
@@ -49,6 +53,7 @@ class FakeNetworks:
     """Networks whose runtimes are `FakeTower`s, or fail to open."""
 
     runtimes: dict[Runtime, FakeTower | None]
+    on_cpu: FakeTower | None = None
     opened: list[Runtime] = field(default_factory=list)
 
     def candidates(self) -> tuple[Runtime, ...]:
@@ -59,7 +64,13 @@ class FakeNetworks:
         tower = self.runtimes[runtime]
         if tower is None:
             raise ModelLoadError("broken here")
-        image = FakeTower(tower.seconds, tower.error, tower.batch_error, ("pixel_values",))
+        return self._both(tower)
+
+    def reference(self) -> TwoTowers | None:
+        return None if self.on_cpu is None else self._both(self.on_cpu)
+
+    def _both(self, tower: FakeTower) -> TwoTowers:
+        image = dataclasses.replace(tower, inputs=("pixel_values",))
         batches = TextBatches(Padding.LONGEST, 0, 8)
         return TwoTowers({Modality.TEXT: tower, Modality.IMAGE: image}, batches, 4)
 
@@ -104,6 +115,44 @@ def test_a_runtime_that_does_not_work_is_passed_over(tmp_path: Path) -> None:
     choice = chosen(tmp_path, networks)
     assert choice.runtime == FASTEST
     assert "broken here" in choice.reason
+
+
+FULL = RuntimeError("CUDA out of memory")
+
+
+def test_where_float32_does_not_fit_the_cpu_computes_what_others_are_compared_with(
+    tmp_path: Path,
+) -> None:
+    networks = FakeNetworks(
+        {EXACT: FakeTower(0, raises=FULL), FAST: FakeTower(0, error=0.1), FASTEST: FakeTower(0.01)},
+        on_cpu=FakeTower(0.02),
+    )
+    choice = chosen(tmp_path, networks)
+    assert choice.runtime == FASTEST
+    assert "x float32 on the CPU" in choice.reason
+    assert "onnxruntime does not fit into the device's memory" in choice.reason
+    assert "too inexact" in choice.reason
+    assert networks.on_cpu is not None
+    assert networks.on_cpu.closed
+
+
+def test_a_runtime_slower_than_the_cpu_is_still_the_only_one_that_fits(tmp_path: Path) -> None:
+    towers = {EXACT: FakeTower(0, raises=FULL), FAST: FakeTower(0.01)}
+    assert chosen(tmp_path, FakeNetworks({**towers}, FakeTower(0))).runtime == FAST
+
+
+def test_where_nothing_fits_the_load_fails_with_the_reasons(tmp_path: Path) -> None:
+    full = FakeTower(0, raises=FULL)
+    networks = FakeNetworks({EXACT: full, FASTEST: full}, on_cpu=FakeTower(0))
+    with pytest.raises(ModelLoadError, match=r"memory; openvino-bf16 does not work \(CUDA out of"):
+        chosen(tmp_path, networks)
+    with pytest.raises(ModelLoadError, match="does not fit into the memory of cpu"):
+        chosen(tmp_path, FakeNetworks({EXACT: full, FASTEST: full}))
+
+
+def test_an_exact_runtime_that_is_broken_fails_the_load(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="broken here"):
+        chosen(tmp_path, FakeNetworks({EXACT: None, FAST: FakeTower(0)}, FakeTower(0)))
 
 
 def test_the_decision_is_kept_for_the_same_machine_and_made_anew_for_another(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from embedder_server.models.base import ModelLoadError
+from embedder_server.models.memory import is_out_of_memory, memory_error
 from embedder_server.models.runtimes.base import Feed
 from embedder_server.types import FloatArray
 
@@ -55,6 +56,8 @@ class OpenVinoTower:
             self._output: Any = (named or compiled.outputs)[0]
         # OpenVINO raises RuntimeError for everything, a damaged file and a lack of memory alike.
         except RuntimeError as exc:
+            if is_out_of_memory(exc):
+                raise memory_error("cpu") from exc
             msg = f"openvino cannot load {file}: {exc}"
             raise ModelLoadError(msg) from exc
 

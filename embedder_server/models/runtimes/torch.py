@@ -11,6 +11,7 @@ import numpy as np
 
 from embedder_server.models.base import ModelLoadError
 from embedder_server.models.families import Recipe, weight_files
+from embedder_server.models.memory import is_out_of_memory, memory_error
 from embedder_server.models.patches import PatchRecipe
 from embedder_server.models.runtimes.base import Feed
 from embedder_server.models.source import ModelFolder
@@ -76,16 +77,6 @@ def check_cuda(device: str) -> None:
         raise ModelLoadError(msg)
 
 
-def out_of_memory_as_load_error(device: str, error: BaseException) -> ModelLoadError | None:
-    """Return what to say if `error` is a lack of memory, else None."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return ModelLoadError(
-            f"the model does not fit into the memory of {device}: choose a smaller model or a "
-            "lower precision (--runtime torch-bf16), free the device, or use another one"
-        )
-    return None
-
-
 def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -> Any:
     """Return the folder's transformers model in float32 on the CPU, ready for inference.
 
@@ -104,8 +95,8 @@ def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -
         )
     # transformers passes on whatever the file formats below it raise.
     except Exception as exc:
-        if (memory := out_of_memory_as_load_error("cpu", exc)) is not None:
-            raise memory from exc
+        if is_out_of_memory(exc):
+            raise memory_error("cpu") from exc
         msg = f"transformers cannot load {folder.path}: {exc}"
         raise ModelLoadError(msg) from exc
     # Otherwise transformers would make them up, and every vector would be noise.
