@@ -14,6 +14,7 @@ import grpc
 
 from sentinel_core.interceptors.drain import DrainGate
 from sentinel_core.interceptors.errors import abort
+from sentinel_core.interceptors.malformed import checked, each_checked, reading
 from sentinel_core.interceptors.observe import Observer
 
 # Health and reflection are for machines and must answer whatever we are doing.
@@ -56,14 +57,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         shape += "_stream" if handler.response_streaming else "_unary"
         make = getattr(grpc, f"{shape}_rpc_method_handler")
         around = self._stream if handler.response_streaming else self._unary
+        check = each_checked if handler.request_streaming else checked
         wrapped = make(
-            around(method, getattr(handler, shape)),
-            request_deserializer=handler.request_deserializer,
+            around(method, getattr(handler, shape), check),
+            request_deserializer=reading(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
         return cast("_Handler", wrapped)
 
-    def _unary(self, method: str, inner: Any) -> Any:
+    def _unary(self, method: str, inner: Any, check: Callable[[Any], Any]) -> Any:
         observer, gate = self._observer, self._gate
 
         async def unary(request: Any, context: Any) -> Any:
@@ -71,7 +73,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 try:
                     with gate:
-                        response = await inner(request, context)
+                        response = await inner(check(request), context)
                 except Exception as error:
                     await abort(call, context, error)
                     raise
@@ -83,7 +85,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return unary
 
-    def _stream(self, method: str, inner: Any) -> Any:
+    def _stream(self, method: str, inner: Any, check: Callable[[Any], Any]) -> Any:
         observer, gate = self._observer, self._gate
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
@@ -92,7 +94,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     with gate:
                         # Closed here, not when it is collected: what it began ends before `end`.
-                        async with aclosing(inner(request, context)) as responses:
+                        async with aclosing(inner(check(request), context)) as responses:
                             async for response in responses:
                                 yield response
                 except Exception as error:

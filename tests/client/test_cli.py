@@ -224,3 +224,10 @@ def test_version() -> None:
     assert re.fullmatch(
         r"sentinel, version \d+\.\d+.*\n", CliRunner().invoke(main, ["--version"]).stdout
     )
+
+
+def test_examples_in_the_help_keep_their_lines() -> None:
+    for command in ([], ["search"]):
+        shown = CliRunner().invoke(main, [*command, "--help"]).output
+        assert "\\b" not in shown
+        assert any(line.startswith("  sentinel search ") for line in shown.splitlines())

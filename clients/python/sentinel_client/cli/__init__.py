@@ -42,13 +42,13 @@ class _Commands(click.Group):
 @click.version_option(package_name="sentinel-retrieval", prog_name="sentinel")
 @click.pass_context
 def main(context: click.Context, address: str) -> None:
-    r"""Plain words in, the right pictures out.
+    """Plain words in, the right pictures out.
 
     \b
     sentinel up                            start everything on this machine
     sentinel index ~/Pictures              make your pictures searchable
     sentinel search "a dog on the beach"   find them
-    """
+    """  # noqa: D301 - click reads a real backspace as: leave these lines as they are
     context.obj = Options(address)
 
 

@@ -139,14 +139,14 @@ def search(
     sheet: Path | None,
     **given: Any,
 ) -> None:
-    r"""Find pictures by words, by a picture, or by one that was found before.
+    """Find pictures by words, by a picture, or by one that was found before.
 
     \b
     sentinel search a dog on the beach
     sentinel search --image photo.jpg --limit 30 --html out.html
     sentinel search --image beach.jpg --plus 0.5*night --minus people
     sentinel search sunset --where 'modified_at>=2024-06-01' --json
-    """
+    """  # noqa: D301 - a real backspace, for click
     queries = [Query.of_text(" ".join(words))] if words else []
     queries += [Query.of_image(image) for image in images] + [
         Query.of_item(_shown.full_id(one)) for one in like
