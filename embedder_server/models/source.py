@@ -6,6 +6,7 @@ start downloaded is used. Nothing of the model is run here.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -98,7 +99,8 @@ def find_model(spec: str, revision: str | None, *, with_code: bool = False) -> M
         )
     if folder.model_type == "jina_clip":
         _download(spec, path.name, _JINA_FILES)
-    elif not any(path.glob("*.safetensors")):
+    else:
+        # Also if some are there: of a model in several files, an interrupted start left a part.
         _download(spec, path.name, ["*.safetensors"])
         if not any(path.glob("*.safetensors")):
             _download(spec, path.name, ["pytorch_model*.bin"])
@@ -195,6 +197,9 @@ def _download(spec: str, revision: str, patterns: list[str]) -> Path:
         raise ModelLoadError(msg) from exc
     # Without a network every HTTP library has its own classes; what is left is to look locally.
     except Exception as error:
+        if _is_disk_full(error):
+            msg = f"there is no space to download {spec} ({error}): free some, or set HF_HOME"
+            raise ModelLoadError(msg) from error
         try:
             return Path(snapshot_download(**wanted, local_files_only=True))
         except Exception as exc:
@@ -204,3 +209,16 @@ def _download(spec: str, revision: str, patterns: list[str]) -> Path:
                 "folder"
             )
             raise ModelLoadError(msg) from exc
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Return whether `error`, or what it was raised from, is a full disk or quota."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # The hub's own transfer library has no class for it.
+        if "no space left" in str(cause).lower():
+            return True
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,47 @@ def test_a_wrong_name_or_revision_is_told_apart_from_no_network(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(ModelLoadError, match=says):
         source.find_model("owner/name", SHA)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("Data processing error: No space left on device (os error 28)"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_told_apart_from_no_network(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, wrapped: bool
+) -> None:
+    def fail(**_: Any) -> str:
+        if wrapped:
+            raise RuntimeError("download failed") from error
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ModelLoadError, match="there is no space to download owner/name.*HF_HOME"):
+        source.find_model("owner/name", SHA)
+
+
+def test_an_interrupted_download_of_a_model_in_several_files_is_completed(
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = copy_of(clip_folder, tmp_path / SHA)
+    second = snapshot / "model-00002-of-00002.safetensors"
+
+    def download(*, allow_patterns: list[str], **_: Any) -> str:
+        if "*.safetensors" in allow_patterns:
+            second.write_bytes(b"the rest")
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    source.find_model("owner/name", SHA)
+    assert second.exists()
+    second.unlink()
+    source.find_model(str(snapshot), None)  # a plain folder stays as it is
+    assert not second.exists()
 
 
 # Code that comes with a model
