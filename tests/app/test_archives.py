@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from sentinel_app import archives
 from sentinel_app.archives import entries
-from sentinel_app.pictures import MAX_BYTES, PictureError, preview
+from sentinel_app.pictures import MAX_BYTES
 from tests import photos
 
 PICTURE = photos.photo("rocket").read_bytes()
@@ -99,25 +98,42 @@ def test_damage_inside_a_zip_fails_one_member() -> None:
     assert second.data == PICTURE
 
 
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"plain text, named .png", "not a picture"),
-        (PICTURE[:5_000], "not a picture"),
-        (bytes(50 * 1024 * 1024), "50 MB"),
-    ],
-)
-def test_a_picture_to_search_with_is_checked(data: bytes, says: str) -> None:
-    with pytest.raises(PictureError, match=says):
-        preview(data, 64)
+def test_a_zip_of_an_unknown_version_is_named_and_later_files_come_through() -> None:
+    data = bytearray(zipped(**{"a.jpg": PICTURE}))
+    data[data.rindex(b"PK\x01\x02") + 6] = 99  # zipfile raises NotImplementedError
+    refused, good = entries([("new.zip", bytes(data)), ("later.jpg", PICTURE)])
+    assert "not a zip that can be opened" in refused.problem
+    assert good.data == PICTURE
 
 
-def test_a_preview_is_small_and_upright(tmp_path: Path) -> None:
-    from PIL import Image
+def test_a_zip_whose_names_are_no_text_is_named() -> None:
+    data = bytearray(zipped(**{"\u00e4.jpg": PICTURE}))
+    name = data.rindex("\u00e4.jpg".encode())
+    data[name] = 0xFF  # zipfile raises UnicodeDecodeError
+    [refused] = entries([("names.zip", bytes(data))])
+    assert "not a zip that can be opened" in refused.problem
 
-    sideways = Image.new("RGB", (400, 200), "red")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    sideways.save(tmp_path / "x.jpg", exif=exif)
-    with Image.open(io.BytesIO(preview((tmp_path / "x.jpg").read_bytes(), 64))) as shown:
-        assert shown.size == (32, 64)
+
+def test_damage_in_any_compression_fails_one_member() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.jpg", PICTURE)
+        archive.writestr("b.jpg", PICTURE)
+    data = bytearray(out.getvalue())
+    start = data.index(b"a.jpg") + len("a.jpg")
+    data[start + 4 : start + 9] = b"\xff" * 5  # LZMA's own header: lzma.LZMAError
+    first, second = entries([("z.zip", bytes(data))])
+    assert first.problem.startswith("damaged in the zip")
+    assert second.data == PICTURE
+
+
+def test_what_will_come_is_counted_without_unpacking() -> None:
+    archive = zipped(**{"a.jpg": PICTURE, "b.jpg": PICTURE, "notes.txt": b"no"})
+    files = [("one.jpg", PICTURE), ("z.zip", archive), ("no.zip", b"no zip")]
+    assert archives.count(files) == len(list(entries(files))) == 4
+
+
+def test_what_is_dropped_is_read_as_a_stream_and_not_unpacked_at_once() -> None:
+    archive = zipped(**{f"{number}.jpg": PICTURE for number in range(3)})
+    following = entries([("z.zip", archive)])
+    assert next(following).name == "z.zip/0.jpg"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -37,30 +36,57 @@ class ArchiveError(ValueError):
 def entries(files: Iterable[tuple[str, bytes]]) -> Iterator[Entry]:
     """Yield the pictures of dropped files, those inside of zips among them."""
     for name, data in files:
-        if not name.lower().endswith(".zip"):
+        if not _is_zip(name):
             yield _checked(name, data)
             continue
         try:
-            yield from _unpacked(name, data)
-        except (ArchiveError, zipfile.BadZipFile) as error:
-            yield Entry(name, problem=str(error) or "not a zip file")
+            archive, wanted = _opened(data)
+        except ArchiveError as error:
+            yield Entry(name, problem=str(error))
+            continue
+        with archive:
+            for info in wanted:
+                yield _entry(archive, info, f"{name}/{info.filename}")
 
 
-def _unpacked(name: str, data: bytes) -> Iterator[Entry]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        wanted = [info for info in archive.infolist() if _is_picture(info)]
-        if len(wanted) > MAX_FILES:
-            raise ArchiveError(
-                f"{len(wanted):,} pictures are too many for a browser, which takes {MAX_FILES:,}: "
-                "unpack it and run `sentinel index FOLDER`"
-            )
-        # What the table of contents promises; what is read is bounded again.
-        total = sum(info.file_size for info in wanted)
-        packed = sum(info.compress_size for info in wanted)
-        if total > _MAX_UNPACKED or total > _MOST_RATIO * max(packed, 1):
-            raise ArchiveError(f"it would unpack to {total / 2**20:,.0f} MB: refused")
-        for info in wanted:
-            yield _entry(archive, info, f"{name}/{info.filename}")
+def count(files: Iterable[tuple[str, bytes]]) -> int:
+    """Return how many entries `entries` will yield; only tables of contents are read."""
+    total = 0
+    for name, data in files:
+        try:
+            total += len(_opened(data)[1]) if _is_zip(name) else 1
+        except ArchiveError:
+            total += 1
+    return total
+
+
+def _is_zip(name: str) -> bool:
+    return name.lower().endswith(".zip")
+
+
+def _opened(data: bytes) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
+    """Open a zip; return it with the pictures in it.
+
+    Raises:
+        ArchiveError: It cannot be opened, or nothing of it should be.
+    """
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    # It raises whatever its parsers do: BadZipFile, NotImplementedError, UnicodeDecodeError …
+    except Exception as error:
+        raise ArchiveError(f"not a zip that can be opened: {error}") from error
+    wanted = [info for info in archive.infolist() if _is_picture(info)]
+    if len(wanted) > MAX_FILES:
+        raise ArchiveError(
+            f"{len(wanted):,} pictures are too many for a browser, which takes {MAX_FILES:,}: "
+            "unpack it and run `sentinel index FOLDER`"
+        )
+    # What the table of contents promises; what is read is bounded again.
+    total = sum(info.file_size for info in wanted)
+    packed = sum(info.compress_size for info in wanted)
+    if total > _MAX_UNPACKED or total > _MOST_RATIO * max(packed, 1):
+        raise ArchiveError(f"it would unpack to {total / 2**20:,.0f} MB: refused")
+    return archive, wanted
 
 
 def _is_picture(info: zipfile.ZipInfo) -> bool:
@@ -78,7 +104,8 @@ def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Entry:
     try:
         with archive.open(info) as member:
             return _checked(name, member.read(MAX_BYTES + 1))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, zlib.error) as error:
+    # Whatever its decompressors raise: zlib.error, LZMAError, EOFError, NotImplementedError …
+    except Exception as error:
         return Entry(name, problem=f"damaged in the zip: {error}")
 
 
