@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,21 +12,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sentinel_client import FieldSchema, FieldType, Item, SentinelClient
-from tests import photos, processes
+from sentinel_client import SentinelClient
+from tests import processes
+from tests.app import album
 
-FIELDS = (
-    FieldSchema("path", FieldType.STRING),
-    FieldSchema("caption", FieldType.STRING),
-    FieldSchema("bytes", FieldType.INT64),
-)
 # Screenshots, to be looked at.
 SHOTS = Path(os.environ.get("SENTINEL_SCREENSHOTS", "test-screenshots"))
 # Chromium looks up hosts of its own at every start; where there is no network, that is an error.
@@ -61,6 +58,10 @@ class Visitor:
         self.page.get_by_role("tab", name="Search").wait_for()
 
     @property
+    def box(self) -> Any:
+        return self.page.get_by_placeholder("a dog on the beach")
+
+    @property
     def cards(self) -> Any:
         return self.page.locator("article.card")
 
@@ -68,10 +69,16 @@ class Visitor:
     def labels(self) -> list[str]:
         return [c.get_attribute("aria-label") or "" for c in self.page.locator(".open").all()]
 
+    @property
+    def line(self) -> Any:
+        """The line under the search box, once all hits are there."""
+        return self.page.locator(
+            "[data-testid=stCaptionContainer]", has_text=re.compile("hits? in")
+        )
+
     def ask(self, words: str) -> None:
-        box = self.page.get_by_placeholder("a dog on the beach")
-        box.fill(words)
-        box.press("Enter")
+        self.box.fill(words)
+        self.box.press("Enter")
 
     def search(self, words: str) -> None:
         self.ask(words)
@@ -79,12 +86,48 @@ class Visitor:
 
     def settled(self) -> None:
         """Wait until the hits of the last search, of which there must be some, are all there."""
-        self.page.locator("[data-testid=stCaptionContainer]", has_text="hits in").wait_for()
-        self.cards.first.wait_for()
-        self.page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
+        from playwright.sync_api import expect
 
-    def shot(self, name: str) -> None:
+        self.line.wait_for()
+        self.idle()
+        count = int(self.line.inner_text().split()[0].replace(",", ""))
+        expect(self.cards).to_have_count(count, timeout=30_000)
+        self.idle()
+
+    def idle(self) -> None:
+        """Wait until the page neither runs nor moves."""
+        self.page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
+        self.page.wait_for_function(
+            "document.getAnimations().every(one => one.playState !== 'running')"
+        )
+
+    def chip(self, label: str) -> Any:
+        return self.page.locator(".chip", has=self.page.get_by_text(label, exact=True))
+
+    def press(self, place: int, kind: str) -> None:
+        """Press one of a hit's buttons."""
+        card = self.cards.nth(place)
+        card.hover()
+        card.locator(f"[data-kind={kind}]").click()
+
+    def choose(self, collection: str) -> None:
+        self.page.get_by_role("combobox", name="Collection").click()
+        self.page.get_by_role("option", name=collection).click()
+        self.idle()
+
+    def upload(self, *files: Path) -> None:
+        """Give files to the uploader that is visible."""
+        with self.page.expect_file_chooser() as chooser:
+            self.page.get_by_role("button", name="Upload").locator("visible=true").click()
+        chooser.value.set_files(list(files))
+
+    def shot(self, name: str, *, settled: bool = True) -> None:
         SHOTS.mkdir(parents=True, exist_ok=True)
+        if settled:
+            self.page.mouse.move(2, 2)  # nothing is hovered over
+            self.page.evaluate("document.activeElement?.blur()")
+            self.idle()
+            self.page.wait_for_timeout(300)
         self.page.screenshot(path=SHOTS / f"{name}.png")
 
 
@@ -107,19 +150,9 @@ def gateway(
 @pytest.fixture(scope="session")
 def app(gateway: processes.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     with SentinelClient(gateway.address) as client:
-        client.create_collection("album", FIELDS)
-        items = [
-            Item(
-                image=path,
-                fields={
-                    "path": path.name,
-                    "caption": f"this is {path.stem}",
-                    "bytes": path.stat().st_size,
-                },
-            )
-            for path in photos.all_photos()
-        ]
-        assert all(result.error is None for result in client.upsert(items, collection="album"))
+        client.create_collection("album", album.FIELDS)
+        results = client.upsert(list(album.items()), collection="album")
+        assert all(result.error is None for result in results)
     with serving(gateway.address, tmp_path_factory.mktemp("app")) as url:
         yield App(url, gateway.address, "album")
 
@@ -170,9 +203,18 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def visiting(browser: Any, **context: Any) -> Iterator[Visitor]:
-    """Open a window of its own, without cookies of others; no complaint may be left at its end."""
-    opened = browser.new_context(viewport={"width": 1280, "height": 800}, **context)
+def visiting(
+    browser: Any, *, wide: int = 1280, expected: str | None = None, **context: Any
+) -> Iterator[Visitor]:
+    """Open a window of its own, without cookies of others; no complaint may be left at its end.
+
+    Args:
+        browser: The launched one.
+        wide: Width of the window.
+        expected: Part of the complaints that the test brings about itself.
+        context: Of the window, for example its colour scheme.
+    """
+    opened = browser.new_context(viewport={"width": wide, "height": 800}, **context)
     opened.set_default_timeout(60_000)
     visitor = Visitor(opened.new_page())
 
@@ -184,8 +226,11 @@ def visiting(browser: Any, **context: Any) -> Iterator[Visitor]:
     visitor.page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
     try:
         yield visitor
+        left = [one for one in visitor.complaints if expected is None or expected not in one]
+        assert left == []
     except BaseException:
-        visitor.shot("failed")
+        with suppress(Exception):
+            visitor.shot("failed", settled=False)
         raise
     finally:
         opened.close()
@@ -196,4 +241,3 @@ def visitor(browser: Any, app: App) -> Iterator[Visitor]:
     with visiting(browser) as one:
         one.open(app.url)
         yield one
-        assert one.complaints == []

@@ -17,7 +17,7 @@ _STREAMLIT = {
     "client.toolbarMode": "minimal",
     "server.fileWatcherType": "none",
     "server.headless": "true",
-    "server.maxUploadSize": "64",
+    "server.maxUploadSize": "192",  # as uploads.MAX_UPLOAD_BYTES
     "theme.base": "light",
     "theme.primaryColor": "#5b5bd6",
     "theme.baseRadius": "0.6rem",
@@ -39,6 +39,8 @@ def main(gateway: str | None, host: str, port: int) -> None:
     """Serve the search page of a Sentinel gateway to browsers."""
     try:
         from streamlit.web import cli  # noqa: PLC0415 - only with the extra
+
+        from sentinel_app import uploads  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise click.ClickException(_INSTALL) from error
     if gateway:
@@ -46,6 +48,7 @@ def main(gateway: str | None, host: str, port: int) -> None:
     click.echo(f"Sentinel's page: http://{host}:{port}")
     settings = {**_STREAMLIT, "server.address": host, "server.port": str(port)}
     flags = [f"--{name}={value}" for name, value in settings.items()]
+    uploads.install()
     sys.argv = ["streamlit", "run", str(_PAGE), *flags]
     cli.main()
 

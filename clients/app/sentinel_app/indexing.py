@@ -1,125 +1,73 @@
-"""Putting pictures in: dropped files and zips, stored in the background of the page."""
+"""Putting pictures in: where they are dropped, and how far the last ones have come."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import Protocol
 
 import streamlit as st
 
-from sentinel_app.archives import MAX_FILES, Entry, entries
+from sentinel_app.archives import MAX_FILES
 from sentinel_app.backend import Backend
-from sentinel_client import Collection, FieldType, Item, SentinelError
+from sentinel_app.index_job import IndexJob
+from sentinel_app.markdown import plain
+from sentinel_app.pictures import MAX_BYTES
+from sentinel_app.uploads import MAX_UPLOAD_BYTES
+from sentinel_client import Collection
 
 _POLL_S = 0.3
 _MOST_NAMED = 50
 _KINDS = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "zip"]
-# The field that `sentinel index` keeps a file's name in.
-_NAME_FIELD = "path"
 
 
-@dataclass
-class IndexJob:
-    """Files on their way into a collection. Goes on when the page is left."""
+class _Sized(Protocol):
+    size: int
 
-    collection: str
-    stored: int = 0
-    unchanged: int = 0
-    total: int = 0
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    error: SentinelError | None = None
-    seconds: float = 0.0
-    _future: Future[None] | None = None
 
-    @classmethod
-    def start(
-        cls, backend: Backend, collection: Collection, files: list[tuple[str, bytes]]
-    ) -> IndexJob:
-        """Begin to store the pictures among `files`, (name, bytes) each."""
-        job = cls(collection.name, total=len(files))
-        named = any(
-            schema.name == _NAME_FIELD and schema.type is FieldType.STRING
-            for schema in collection.fields
+def too_much(files: Sequence[_Sized]) -> str:
+    """Return why these are too many files, or too large ones, for a browser; empty if not."""
+    if len(files) > MAX_FILES:
+        return f"{len(files):,} files are too many for a browser, which takes {MAX_FILES:,} at once"
+    byte_count = sum(file.size for file in files)
+    if byte_count > MAX_UPLOAD_BYTES:
+        return (
+            f"{_megabytes(byte_count)} are too much for a browser, which takes "
+            f"{_megabytes(MAX_UPLOAD_BYTES)} at once"
         )
-        job._future = backend.start(job._run(backend, files, named=named))
-        return job
-
-    @property
-    def running(self) -> bool:
-        """Whether files are still on their way."""
-        return self._future is not None and not self._future.done()
-
-    @property
-    def done(self) -> int:
-        """Files that are decided."""
-        return self.stored + self.unchanged + len(self.failures)
-
-    def stop(self) -> None:
-        """End it; what is stored stays."""
-        if self._future is not None:
-            self._future.cancel()
-
-    async def _run(self, backend: Backend, files: list[tuple[str, bytes]], *, named: bool) -> None:
-        names: dict[int, str] = {}
-        started = time.perf_counter()
-
-        async def items() -> AsyncGenerator[Item, None]:
-            following: Iterator[Entry] = entries(files)
-            # Unpacking is work for another thread than the one that all pages' calls run on.
-            while (entry := await asyncio.to_thread(next, following, None)) is not None:
-                self.total = max(self.total, self.done + len(names) + 1)
-                if entry.problem:
-                    self.failures.append((entry.name, entry.problem))
-                    continue
-                item = Item(image=entry.data, fields={_NAME_FIELD: entry.name} if named else {})
-                names[id(item)] = entry.name
-                yield item
-
-        try:
-            acks = backend.client.ingest(items(), collection=self.collection)
-            async for ack in acks:
-                self.stored += ack.stored_count
-                self.unchanged += ack.unchanged_count
-                self.failures += [(names[id(i)], e.message) for i, e in ack.failed_items]
-                for item in ack.items:
-                    names.pop(id(item), None)
-                self.seconds = time.perf_counter() - started
-        except SentinelError as error:
-            self.error = error
-        self.seconds = time.perf_counter() - started
+    return ""
 
 
 def index_tab(backend: Backend, collection: Collection) -> None:
-    """Draw where pictures are dropped, and how far the last ones have come."""
+    """Draw it."""
     job: IndexJob | None = st.session_state.get("index_job")
     if job is not None:
         _progress(job)
     generation = st.session_state.setdefault("uploads", 0)
-    files = st.file_uploader(
-        f"Drop pictures, or a zip of them, into **{collection.name}**",
-        type=_KINDS,
-        accept_multiple_files=True,
-        key=f"upload:{generation}",
-        disabled=job is not None and job.running,
-    )
+    # Its key is what page.css hides Streamlit's own words about limits by: ours say it once.
+    with st.container(key="drop"):
+        files = st.file_uploader(
+            f"Drop pictures, or a zip of them, into **{plain(collection.name)}**",
+            type=_KINDS,
+            accept_multiple_files=True,
+            key=f"upload:{generation}",
+            disabled=job is not None and job.running,
+            max_upload_size=MAX_UPLOAD_BYTES >> 20,
+        )
     st.caption(
-        f"At most {MAX_FILES:,} at once, 16 MB each. A big folder goes faster by command line, "
-        "which goes on where it was stopped:"
+        f"JPEG, PNG, WebP, GIF, BMP or TIFF of up to {_megabytes(MAX_BYTES)} each; "
+        f"{MAX_FILES:,} files and {_megabytes(MAX_UPLOAD_BYTES)} at once. A big folder goes "
+        "faster by command line, which goes on where it was stopped:"
     )
     st.code(f"sentinel index FOLDER --collection {collection.name}", language="sh")
     if not files:
         return
-    if len(files) > MAX_FILES:
+    if refusal := too_much(files):
         st.warning(
-            f"{len(files):,} files are too many for a browser, which takes {MAX_FILES:,} at once: "
-            "drop fewer, or use the command above.",
-            icon=":material/folder_off:",
+            f"{refusal}: drop fewer, or use the command above.", icon=":material/folder_off:"
         )
         return
-    if st.button(f"Store {len(files):,} files", type="primary", icon=":material/upload:"):
+    counted = "1 file" if len(files) == 1 else f"{len(files):,} files"
+    if st.button(f"Store {counted}", type="primary", icon=":material/upload:"):
         contents = [(file.name, file.getvalue()) for file in files]
         st.session_state.index_job = IndexJob.start(backend, collection, contents)
         st.session_state.uploads = generation + 1  # an empty uploader
@@ -130,17 +78,10 @@ def _progress(job: IndexJob) -> None:
     @st.fragment(run_every=_POLL_S if job.running else None)
     def draw() -> None:
         running = job.running
-        rate = job.done / job.seconds if job.seconds else 0.0
-        counts = f"{job.stored:,} stored · {job.unchanged:,} there already"
-        counts += f" · {len(job.failures):,} failed"
         if running:
-            st.progress(min(1.0, job.done / max(job.total, 1)), f"{counts} · {rate:,.1f} a second")
-            if st.button("Stop", help="What is stored stays"):
-                job.stop()
-        elif job.error is not None:
-            st.error(f"{counts}. Stopped: {job.error.message} Drop the same files again to go on.")
+            _under_way(job)
         else:
-            st.success(f"{counts} in {job.seconds:.1f} s", icon=":material/check:")
+            _outcome(job)
         if job.failures:
             with st.expander(f"{len(job.failures):,} failed", expanded=not running):
                 for name, why in job.failures[:_MOST_NAMED]:
@@ -152,3 +93,41 @@ def _progress(job: IndexJob) -> None:
             st.rerun()  # without the clock; the counts at the side are new
 
     draw()
+
+
+def _under_way(job: IndexJob) -> None:
+    if not job.total:
+        st.progress(0.0, "Looking at what was dropped …")
+    else:
+        rate = job.done / job.seconds if job.seconds else 0.0
+        st.progress(
+            min(1.0, job.done / job.total),
+            f"{job.done:,} of {job.total:,} · {_counts(job)} · {rate:,.1f} a second",
+        )
+    if st.button("Stop", help="What is stored stays"):
+        job.stop()
+        st.rerun()
+
+
+def _outcome(job: IndexJob) -> None:
+    missing = f"{max(0, job.total - job.done):,} of {job.total:,} were not stored"
+    if job.error is not None:
+        st.error(
+            f"{_counts(job)}; {missing}. {plain(job.error.message)} "
+            "Drop the same files again to go on."
+        )
+    elif job.stopped:
+        st.warning(
+            f"Stopped: {_counts(job)}; {missing}. Drop the same files again to go on.",
+            icon=":material/stop_circle:",
+        )
+    else:
+        st.success(f"{_counts(job)} in {job.seconds:.1f} s", icon=":material/check:")
+
+
+def _counts(job: IndexJob) -> str:
+    return f"{job.stored:,} stored · {job.unchanged:,} there already · {len(job.failures):,} failed"
+
+
+def _megabytes(byte_count: int) -> str:
+    return f"{byte_count / 2**20:,.0f} MB"

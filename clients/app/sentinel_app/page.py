@@ -7,20 +7,21 @@ from pathlib import Path
 import streamlit as st
 
 from sentinel_app import problems
+from sentinel_app.away import away
 from sentinel_app.backend import Backend
-from sentinel_app.details import caption_of, details
+from sentinel_app.details import caption_of, details, open_details
 from sentinel_app.indexing import index_tab
-from sentinel_app.query_panel import query_panel
+from sentinel_app.markdown import plain
+from sentinel_app.query_panel import add, query_panel
 from sentinel_app.results import results
 from sentinel_app.searching import Request, SearchJob
 from sentinel_app.sidebar import Choice, sidebar
-from sentinel_app.terms import MAX_TERMS, Term, query_of
+from sentinel_app.terms import Term, query_of
 from sentinel_client import Collection, FieldSchema, FieldType, Hit, SentinelError
 
 _HERE = Path(__file__).parent
 # As `sentinel index` makes them.
 _FIELDS = (FieldSchema("path", FieldType.STRING),)
-_RETRY_S = 3.0
 
 
 @st.cache_resource
@@ -37,7 +38,7 @@ def main() -> None:
     try:
         collections = connection.call(connection.client.list_collections(timeout=5.0))
     except SentinelError as error:
-        _away(error, connection.client.address)
+        away(error, connection.client.address)
         return
     if not collections:
         _first_collection(connection)
@@ -67,15 +68,17 @@ def _search(connection: Backend, choice: Choice) -> None:
         job = st.session_state.job = SearchJob.start(connection, asked)
         st.session_state.request = request
 
-    def act(kind: str, hit: Hit) -> None:
+    def act(kind: str, place: int) -> None:
         if kind == "open":
-            details(connection, choice.collection.name, hit)
-            return
-        _mix(kind, hit)
-        st.rerun()
+            open_details(job.number, place)
+            st.rerun()
+        elif _mix(kind, job.hits[place]):
+            st.rerun()
 
     address = connection.client.address
     results(job, address=address, captions=choice.captions, tile=choice.tile, act=act)
+    # Not in what is drawn again and again while hits come: that would close it.
+    details(connection, choice.collection.name, job.number, job.hits)
 
 
 def query_key(terms: list[Term]) -> str:
@@ -83,22 +86,22 @@ def query_key(terms: list[Term]) -> str:
     return repr([(term.key, term.weight, term.crop) for term in terms])
 
 
-def _mix(kind: str, hit: Hit) -> None:
-    """Search for more like a hit, or add it to the search, for or against."""
+def _mix(kind: str, hit: Hit) -> bool:
+    """Search for more like a hit, or add it to the search, for or against; False if it cannot."""
     label = caption_of(hit.fields, hit.text) or hit.id[:12]
     weight = -0.5 if kind == "minus" else 1.0
     term = Term(label, item_id=hit.id, weight=weight, thumbnail=hit.thumbnail)
-    if kind == "like":
-        st.session_state.terms = [term]
-        st.session_state.clear_words = True
-    elif len(st.session_state.terms) < MAX_TERMS:
-        st.session_state.terms = [*st.session_state.terms, term]
+    if kind != "like":
+        return add(term)
+    st.session_state.terms = [term]
+    st.session_state.clear_words = True
+    return True
 
 
 def _start_page(collection: Collection) -> None:
     if not collection.item_count:
         st.info(
-            f"**{collection.name}** is empty. Drop pictures into it under *Add*, or run "
+            f"**{plain(collection.name)}** is empty. Drop pictures into it under *Add*, or run "
             f"`sentinel index FOLDER --collection {collection.name}`.",
             icon=":material/add_photo_alternate:",
         )
@@ -108,23 +111,6 @@ def _start_page(collection: Collection) -> None:
         "Ask in plain words, or with a picture.</p>",
         unsafe_allow_html=True,
     )
-
-
-def _away(error: SentinelError, address: str) -> None:
-    """Say what is wrong, and look again by itself."""
-    problems.show(error, address)
-
-    @st.fragment(run_every=_RETRY_S)
-    def look_again() -> None:
-        if st.session_state.get("looked"):
-            st.session_state.looked = False
-            st.rerun()
-        st.session_state.looked = True
-        st.caption("Looking again every few seconds …")
-
-    look_again()
-    if st.button("Look again now", icon=":material/refresh:"):
-        st.rerun()
 
 
 def _first_collection(connection: Backend) -> None:

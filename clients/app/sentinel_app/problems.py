@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+
 import streamlit as st
 
-from sentinel_client import ConnectionFailed, InvalidArgument, NotFound, SentinelError, Unavailable
+from sentinel_app.markdown import plain
+from sentinel_client import (
+    ConnectionFailed,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    SentinelError,
+    Unavailable,
+)
+
+# A person who waits longer than this wants to be asked.
+_LONGEST_PAUSE_S = 30.0
+_log = logging.getLogger(__name__)
 
 _HINTS = {
     "NO_HEALTHY_WORKER": "The gateway runs, but no embedder worker answers it. Start one, or wait "
@@ -35,7 +49,8 @@ def show(error: SentinelError, address: str) -> None:
         )
         return
     hint = _HINTS.get(error.reason, "")
-    text = f"{hint}\n\n{error.message}" if hint else error.message
+    message = plain(error.message)
+    text = f"{hint}\n\n{message}" if hint else message
     if isinstance(error, InvalidArgument | NotFound):
         st.warning(text, icon=":material/edit:")
         return
@@ -44,8 +59,15 @@ def show(error: SentinelError, address: str) -> None:
     kind(text, icon=":material/hourglass_top:" if error.retryable else ":material/error:")
 
 
+def unexpected(during: str) -> SentinelError:
+    """Log the exception that is being handled; return what the page says of it."""
+    _log.exception("%s failed unexpectedly", during)
+    return Internal("INTERNAL", "Something in this page's server failed; its log says what.")
+
+
 def pause_of(error: SentinelError) -> float | None:
     """Return after how many seconds it is worth trying again; None if it is not."""
     if not error.retryable:
         return None
-    return max(0.2, error.retry_after if error.retry_after is not None else 3.0)
+    pause = error.retry_after if error.retry_after is not None else 3.0
+    return min(max(0.2, pause), _LONGEST_PAUSE_S)

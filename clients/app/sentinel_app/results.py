@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import streamlit as st
@@ -11,12 +10,16 @@ from sentinel_app import problems
 from sentinel_app.components import component, data_uri
 from sentinel_app.details import caption_of
 from sentinel_app.searching import SearchJob
+from sentinel_app.waiting import after
 from sentinel_client import Hit, SearchTimings
 
 _POLL_S = 0.15
+# Most searches take less, and are drawn once then.
+_PATIENCE_S = 0.2
 _MOST_RETRIES = 5
 
-Act = Callable[[str, Hit], None]
+# What was pressed, and the place of the hit that it was pressed on.
+Act = Callable[[str, int], None]
 
 
 def results(job: SearchJob, *, address: str, captions: bool, tile: int, act: Act) -> None:
@@ -27,39 +30,66 @@ def results(job: SearchJob, *, address: str, captions: bool, tile: int, act: Act
         address: Of the gateway, for what is said when it is away.
         captions: Whether pictures carry their captions.
         tile: Least width of a picture, in CSS pixels.
-        act: Called with what was pressed (open, like, plus, minus) and the hit.
+        act: Called with what was pressed (open, like, plus, minus) and the place of the hit.
     """
+    polled = not job.wait(_PATIENCE_S)
 
-    @st.fragment(run_every=_POLL_S if job.running else None)
+    @st.fragment(run_every=_POLL_S if polled else None)
     def draw() -> None:
         running = job.running
         job.seen()
         _line(job)
+        start, hits = _unsent(job)
         pressed = component("grid")(
             key="grid",
             data={
                 "search": job.number,
                 "captions": captions,
                 "tile": tile,
-                "hits": [_card(hit) for hit in job.hits],
+                "start": start,
+                "hits": [_card(hit) for hit in hits],
             },
             on_action_change=lambda: None,
+            on_have_change=_send_again,
         )
         if pressed.action:
-            found = next((hit for hit in job.hits if hit.id == pressed.action["id"]), None)
-            if found is not None:
-                act(pressed.action["kind"], found)
+            ids = [hit.id for hit in job.hits]
+            if pressed.action["id"] in ids:
+                act(pressed.action["kind"], ids.index(pressed.action["id"]))
         if job.error is not None:
             problems.show(job.error, address)
+        elif job.abandoned:
+            st.warning("This search was ended since nobody looked; there may be more hits.")
         elif not job.hits and not running:
             st.info("Nothing found. Ask for less: a lower score, fewer filters.")
-        if not running and st.session_state.get("drawn") != job.number:
-            st.session_state.drawn = job.number
+        if polled and not running:
             st.rerun()  # without the clock
 
     draw()
+    if job.abandoned and st.button("Search again", icon=":material/refresh:"):
+        _restart()
     if job.error is not None and not job.hits:
         _try_again(job)
+
+
+def _unsent(job: SearchJob) -> tuple[int, list[Hit]]:
+    """Return the hits that the browser may not have, and the place of the first of them.
+
+    Thumbnails are large: all hits anew at each look would be megabytes. What was sent last is sent
+    once more, for Streamlit drops a message that the next one overtakes.
+    """
+    search, before, sent = st.session_state.get("sent", (0, 0, 0))
+    if search != job.number:
+        before = sent = 0
+    hits = job.hits[before:]
+    st.session_state.sent = (job.number, sent, before + len(hits))
+    return before, hits
+
+
+def _send_again() -> None:
+    """Note what the grid says it has: it was drawn anew, or did not see every message."""
+    have = st.session_state.grid.have
+    st.session_state.sent = (have["search"], have["count"], have["count"])
 
 
 def _card(hit: Hit) -> dict[str, str]:
@@ -74,10 +104,12 @@ def _card(hit: Hit) -> dict[str, str]:
 
 def _line(job: SearchJob) -> None:
     """Say how many hits there are and where the time went."""
-    if job.running:
-        st.caption(f"{len(job.hits):,} hits so far …")
+    counted = "1 hit" if len(job.hits) == 1 else f"{len(job.hits):,} hits"
+    if job.running or job.abandoned or job.error is not None:
+        if job.hits or job.running:
+            st.caption(f"{counted} so far" + (" …" if job.running else ""))
         return
-    parts = [f"**{len(job.hits):,} hits** in {_ms(job.seconds)}"]
+    parts = [f"**{counted}** in {_ms(job.seconds)}"]
     if job.timings is not None:
         parts += _stages(job.timings)
     st.caption(" · ".join(parts))
@@ -110,12 +142,13 @@ def _try_again(job: SearchJob) -> None:
     if st.button("Try again", icon=":material/refresh:"):
         st.session_state.tries = 0
         _restart()
-    if tries >= _MOST_RETRIES:
-        return
-    st.caption(f"Trying again in {pause:.1f} s …")
-    time.sleep(pause)
-    st.session_state.tries = tries + 1
-    _restart()
+    if tries < _MOST_RETRIES:
+        after(pause, f"Trying again in {pause:.1f} s …", _next_try)
+
+
+def _next_try() -> None:
+    st.session_state.tries = st.session_state.get("tries", 0) + 1
+    st.session_state.job = None
 
 
 def _restart() -> None:

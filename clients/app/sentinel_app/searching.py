@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import Future
+from concurrent import futures
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from sentinel_app import problems
 from sentinel_app.backend import Backend
 from sentinel_client import Hit, Q, SearchOptions, SearchTimings, SentinelError
 
 # A browser tab in the background asks once a second at most; one that is gone, never again.
-_UNSEEN_S = 10.0
+_UNSEEN_S = 5.0
 _LOOK_S = 0.5
 _numbers = count(1)
 
@@ -30,7 +31,10 @@ class Request:
 
 @dataclass
 class SearchJob:
-    """A search that was begun. The page calls `seen` while it looks; else the search is ended."""
+    """A search that was begun. The page calls `seen` while it looks; else the search is ended.
+
+    `abandoned` says that this happened: the hits are not all there are.
+    """
 
     request: Request
     number: int = field(default_factory=lambda: next(_numbers))
@@ -38,7 +42,8 @@ class SearchJob:
     timings: SearchTimings | None = None
     error: SentinelError | None = None
     seconds: float = 0.0
-    _future: Future[None] | None = None
+    abandoned: bool = False
+    _future: futures.Future[None] | None = None
     _last_seen: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -52,6 +57,12 @@ class SearchJob:
     def running(self) -> bool:
         """Whether more hits may come."""
         return self._future is not None and not self._future.done()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, so long at most; return whether it came."""
+        if self._future is not None:
+            futures.wait([self._future], seconds)
+        return not self.running
 
     def seen(self) -> None:
         """Say that somebody still looks."""
@@ -67,6 +78,7 @@ class SearchJob:
         try:
             while not (await asyncio.wait([searching], timeout=_LOOK_S))[0]:
                 if time.monotonic() - self._last_seen > _UNSEEN_S:
+                    self.abandoned = True
                     return
         finally:
             searching.cancel()
@@ -86,6 +98,9 @@ class SearchJob:
                 self.hits.append(hit)
         except SentinelError as error:
             self.error = error
+        # The border of the page's background: what is not caught here, nobody would see.
+        except Exception:
+            self.error = problems.unexpected("a search")
         finally:
             await stream.aclose()
             self.seconds = time.perf_counter() - started

@@ -1,4 +1,5 @@
-// Hits as a grid that fits the width. Sends {kind, id}: open, like, plus or minus.
+// Hits as a grid that fits the width. Sends `action`, {kind, id}: open, like, plus or minus; and
+// `have`, {search, count}, when hits are missing before those that came.
 const ACTIONS = [
   ["like", "≈", "More like this"],
   ["plus", "+", "Add to the search"],
@@ -48,6 +49,28 @@ function neighbour(cards, from, key) {
   return step === undefined ? undefined : cards[from + step];
 }
 
+const searchBox = () => document.querySelector(".st-key-typed input");
+
+function focusOn(card) {
+  card.querySelector(".open").focus();
+  card.scrollIntoView({ block: "nearest" });
+}
+
+// Keys that arrive outside of the grid: from the search box into it, and from picture to picture.
+function keysOfThePage(grid) {
+  return (event) => {
+    const dialog = document.querySelector("[role=dialog]");
+    if (dialog !== null) {
+      const name = { ArrowLeft: "previous", ArrowRight: "next" }[event.key];
+      if (name === undefined || event.target.matches("input, textarea")) return;
+      dialog.querySelector(`.st-key-${name} button`)?.click();
+    } else if (event.key === "ArrowDown" && event.target === searchBox() && grid.firstChild) {
+      event.preventDefault();
+      focusOn(grid.firstChild);
+    }
+  };
+}
+
 export default function ({ data, parentElement, setTriggerValue }) {
   const grid = parentElement.querySelector(".grid");
   grid.style.setProperty("--tile", `${data.tile}px`);
@@ -56,8 +79,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     grid.replaceChildren();
     grid.dataset.search = data.search;
   }
-  // Hits only ever follow those that are there.
-  for (const hit of data.hits.slice(grid.children.length)) grid.append(card(hit));
+  // Hits only ever follow those that are there, and come once.
+  const have = grid.children.length;
+  if (data.start > have) setTriggerValue("have", { search: data.search, count: have });
+  else for (const hit of data.hits.slice(have - data.start)) grid.append(card(hit));
 
   grid.onclick = (event) => {
     const pressed = event.target.closest("[data-kind]");
@@ -68,10 +93,16 @@ export default function ({ data, parentElement, setTriggerValue }) {
   grid.onkeydown = (event) => {
     const cards = [...grid.children];
     const at = cards.indexOf(event.target.closest(".card"));
-    const next = at < 0 ? undefined : neighbour(cards, at, event.key);
-    if (next === undefined) return;
+    if (at < 0) return;
+    const next = neighbour(cards, at, event.key);
+    if (next !== undefined) focusOn(next);
+    else if (event.key === "ArrowUp") searchBox()?.focus();
+    else return;
     event.preventDefault();
-    next.querySelector(".open").focus();
-    next.scrollIntoView({ block: "nearest" });
   };
+  // Before the dialog, which keeps keys to itself. Called at every drawing: one listener stays.
+  document.removeEventListener("keydown", grid.listener, true);
+  grid.listener = keysOfThePage(grid);
+  document.addEventListener("keydown", grid.listener, true);
+  return () => document.removeEventListener("keydown", grid.listener, true);
 }

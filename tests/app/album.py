@@ -1,0 +1,78 @@
+"""The pictures that the page is tried with: real photos, and parts and copies of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+from PIL import Image, ImageOps
+
+from sentinel_client import FieldSchema, FieldType, Item
+from tests import photos
+
+FIELDS = (
+    FieldSchema("path", FieldType.STRING),
+    FieldSchema("caption", FieldType.STRING),
+    FieldSchema("bytes", FieldType.INT64),
+    FieldSchema("colour", FieldType.BOOL),
+)
+CAPTIONS = {
+    "astronaut": "An astronaut in an orange suit",
+    "brick": "A wall of bricks",
+    "camera": "A photographer at work",
+    "cell": "A cell under the microscope",
+    "chelsea": "A cat called Chelsea",
+    "china": "A temple by the lake",
+    "clock_motion": "A clock, moving",
+    "coffee": "A cup of coffee",
+    "coins": "Coins from Pompeii",
+    "flower": "A red flower",
+    "grass": "Grass",
+    "gravel": "Gravel",
+    "horse": "The outline of a horse",
+    "hubble_deep_field": "Galaxies, far away",
+    "moon": "Craters of the moon",
+    "motorcycle_left": "A motorcycle in a garage",
+    "page": "A page of a book",
+    "retina": "A retina",
+    "rocket": "A rocket on its pad, at night",
+}
+# A picture and its copy in another encoding; these two are nearly the same to any model.
+COPIED = "coffee"
+_VARIED = ("astronaut", "chelsea", "china", "coffee", "flower", "motorcycle_left", "rocket")
+
+
+def items() -> Iterator[Item]:
+    """Yield every photo, mirrored and cut ones of the best, and one copy."""
+    for path in photos.all_photos():
+        yield _item(path.name, path.read_bytes(), CAPTIONS[path.stem])
+    for stem in _VARIED:
+        with Image.open(photos.photo(stem)) as opened:
+            picture = opened.convert("RGB")
+        for name, variant in _variants(picture):
+            yield _item(f"{stem}-{name}.jpg", _jpeg(variant), f"{CAPTIONS[stem]}, {name}")
+    with Image.open(photos.photo(COPIED)) as opened:
+        copy = _jpeg(opened.convert("RGB"), quality=80)
+    yield _item(f"{COPIED}-copy.jpg", copy, f"{CAPTIONS[COPIED]}, copy")
+
+
+def _variants(picture: Image.Image) -> Iterator[tuple[str, Image.Image]]:
+    width, height = picture.size
+    yield "mirrored", ImageOps.mirror(picture)
+    yield "cut", picture.crop((width // 8, height // 8, width * 7 // 8, height * 7 // 8))
+    yield "small", picture.resize((width // 3, height // 3))
+    yield "faded", ImageOps.autocontrast(ImageOps.grayscale(picture)).convert("RGB")
+
+
+def _item(name: str, data: bytes, caption: str) -> Item:
+    with Image.open(io.BytesIO(data)) as opened:
+        red, green, blue = opened.convert("RGB").resize((32, 32)).split()
+    colour = red.tobytes() != green.tobytes() or green.tobytes() != blue.tobytes()
+    fields = {"path": name, "caption": caption, "bytes": len(data), "colour": colour}
+    return Item(image=data, fields=fields)
+
+
+def _jpeg(picture: Image.Image, quality: int = 92) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return out.getvalue()

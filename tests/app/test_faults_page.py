@@ -1,0 +1,200 @@
+"""What the page says and does when something behind it is away, busy or slow."""
+
+from __future__ import annotations
+
+import signal
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sentinel_client import Item, SentinelClient
+from tests import photos, processes
+from tests.app import album
+from tests.app.conftest import Visitor, serving, visiting
+from tests.app.fake_gateway import Told, telling
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def in_flight(gateway: processes.Server) -> float:
+    with urllib.request.urlopen(f"http://{gateway.metrics_address}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    [line] = [one for one in lines if one.startswith("sentinel_gateway_requests_in_flight ")]
+    return float(line.split()[1])
+
+
+def until_in_flight(gateway: processes.Server, count: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while in_flight(gateway) != count:
+        assert time.monotonic() < end, f"{in_flight(gateway)} in flight"
+        time.sleep(0.1)
+
+
+def gateway_in(folder: Path, worker: processes.Server) -> tuple[processes.Server, list[str]]:
+    flags = processes.gateway_flags(folder, str(folder / "milvus.db"), worker.address)
+    return processes.start(folder, "search_server", *flags), flags
+
+
+def again(folder: Path, gateway: processes.Server, flags: list[str]) -> processes.Server:
+    """Start a gateway where one was."""
+    port = gateway.address.rpartition(":")[2]
+    return processes.start(folder, "search_server", *flags, "--port", port)
+
+
+def test_five_thousand_characters_are_answered(visitor: Visitor) -> None:
+    visitor.search("many words " * 455)  # cut to what the model reads
+
+
+def test_a_gateway_that_is_away_is_named_and_found_again(
+    browser: Any, worker: processes.Server, tmp_path: Path
+) -> None:
+    gateway, flags = gateway_in(tmp_path, worker)
+    with serving(gateway.address, tmp_path) as url, visiting(browser) as visitor:
+        visitor.page.goto(url)
+        visitor.page.get_by_role("button", name="Make it").click()  # there is no collection yet
+        visitor.page.get_by_text("is empty").wait_for()
+        gateway.kill()
+        visitor.page.reload()
+        visitor.page.get_by_text("No gateway answers at").wait_for()
+        visitor.shot("away")
+        restarted = again(tmp_path, gateway, flags)
+        try:
+            visitor.page.get_by_text("is empty").wait_for()  # without a click
+        finally:
+            restarted.stop()
+
+
+def test_a_restart_of_the_gateway_is_not_noticed(
+    browser: Any, worker: processes.Server, tmp_path: Path
+) -> None:
+    gateway, flags = gateway_in(tmp_path, worker)
+    with SentinelClient(gateway.address) as client:
+        client.create_collection("album", album.FIELDS)
+        client.upsert([Item(image=photos.photo("chelsea"))], collection="album")
+    with serving(gateway.address, tmp_path) as url, visiting(browser) as visitor:
+        visitor.open(url)
+        visitor.search("a cat")
+        gateway.process.send_signal(signal.SIGKILL)
+        gateway.process.wait()
+        restarted = again(tmp_path, gateway, flags)
+        try:
+            visitor.cards.first.locator(".open").click()
+            shown = visitor.page.get_by_role("dialog").locator("img")
+            shown.wait_for()
+            assert shown.evaluate("async (i) => (await i.decode(), i.naturalWidth)") > 300
+            visitor.page.keyboard.press("Escape")
+            visitor.search("a rocket")
+        finally:
+            restarted.stop()
+
+
+def test_a_missing_worker_is_named(browser: Any, tmp_path: Path) -> None:
+    worker = processes.start(tmp_path / "worker", "embedder_server")
+    gateway, _ = gateway_in(tmp_path, worker)
+    try:
+        with SentinelClient(gateway.address) as client:
+            client.create_collection("album", album.FIELDS)
+        worker.kill()
+        with serving(gateway.address, tmp_path) as url, visiting(browser) as visitor:
+            visitor.open(url)
+            visitor.ask("a cat")
+            visitor.page.get_by_text("no embedder worker answers it").wait_for()
+            visitor.page.get_by_role("button", name="Try again").wait_for()
+    finally:
+        gateway.stop()
+
+
+def test_a_missing_milvus_is_named(browser: Any, worker: processes.Server, tmp_path: Path) -> None:
+    nowhere = f"http://127.0.0.1:{processes.free_port()}"
+    flags = processes.gateway_flags(tmp_path, nowhere, worker.address)
+    with (
+        processes.running(tmp_path, "search_server", *flags, serving=False) as gateway,
+        serving(gateway.address, tmp_path) as url,
+        visiting(browser) as visitor,
+    ):
+        visitor.page.goto(url)
+        visitor.page.get_by_text("cannot reach Milvus").wait_for()
+        visitor.page.get_by_role("button", name="Look again now").wait_for()
+
+
+def test_a_busy_worker_is_asked_again_after_its_own_pause(browser: Any, tmp_path: Path) -> None:
+    # The client itself tries three times.
+    told = Told(refusals=3, retry_after=1.5, texts=["found at last"])
+    with (
+        telling(told) as address,
+        serving(address, tmp_path) as url,
+        visiting(browser) as visitor,
+    ):
+        visitor.open(url)
+        visitor.ask("a cat")
+        visitor.page.get_by_text("Trying again in 1.5 s").wait_for()
+        visitor.page.get_by_text("the queue is full").wait_for()
+        assert visitor.box.is_enabled()  # nobody is held up meanwhile
+        visitor.settled()
+        assert "found at last" in visitor.labels[0]
+        pauses = [b - a for a, b in zip(told.times, told.times[1:], strict=False)]
+        assert len(pauses) == 3
+        assert pauses[-1] >= 1.3
+
+
+def test_hits_are_shown_and_open_before_the_search_is_over(browser: Any, tmp_path: Path) -> None:
+    told = Told(texts=[f"text {n}" for n in range(5)], pause_at=3)
+    with (
+        telling(told) as address,
+        serving(address, tmp_path) as url,
+        visiting(browser) as visitor,
+    ):
+        visitor.open(url)
+        visitor.ask("a cat")
+        visitor.page.get_by_text("3 hits so far …").wait_for()
+        visitor.cards.nth(2).wait_for()
+        visitor.cards.nth(1).locator(".open").click()
+        dialog = visitor.page.get_by_role("dialog")
+        dialog.get_by_role("heading", name="text 1").wait_for()
+        told.go_on.set()
+        visitor.line.wait_for()
+        visitor.settled()
+        assert [label.split(",")[0] for label in visitor.labels] == told.texts
+        assert dialog.get_by_role("heading", name="text 1").is_visible()  # not closed by the rest
+
+
+def test_a_browser_that_goes_away_ends_its_search(browser: Any, tmp_path: Path) -> None:
+    slow = {"FAKE_SECONDS_PER_BATCH": "12"}
+    worker = processes.start(tmp_path / "worker", "tests.fakes.worker", environment=slow)
+    try:
+        gateway, _ = gateway_in(tmp_path, worker)
+        with SentinelClient(gateway.address) as client:
+            client.create_collection("album", album.FIELDS)
+        with serving(gateway.address, tmp_path) as url:
+            with visiting(browser) as visitor:
+                visitor.open(url)
+                visitor.ask("a cat")
+                until_in_flight(gateway, 1, 10)
+            # Well before the worker would answer, and before the search's own limit of 15 s.
+            until_in_flight(gateway, 0, 8)
+        gateway.stop()
+    finally:
+        worker.kill()
+
+
+def test_text_of_others_is_shown_as_it_is(browser: Any, tmp_path: Path) -> None:
+    told = Told(texts=["IMG_*a* ![](http://x.invalid/y.png) <b>c</b>"])
+    asked: list[str] = []
+    with (
+        telling(told) as address,
+        serving(address, tmp_path) as url,
+        visiting(browser) as visitor,
+    ):
+        visitor.page.on("request", lambda request: asked.append(request.url))
+        visitor.open(url)
+        visitor.search("a cat")
+        visitor.cards.first.locator(".open").click()
+        dialog = visitor.page.get_by_role("dialog")
+        dialog.get_by_text(told.texts[0]).first.wait_for()
+        visitor.page.keyboard.press("Escape")
+        visitor.press(0, "plus")
+        visitor.chip(told.texts[0]).wait_for()
+    assert not [one for one in asked if "x.invalid" in one]

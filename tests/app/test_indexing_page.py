@@ -1,0 +1,102 @@
+"""Putting pictures in with the page."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sentinel_client import SentinelClient
+from tests import photos
+from tests.app import album
+from tests.app.conftest import App, Visitor, visiting
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def into(visitor: Visitor, app: App, collection: str) -> None:
+    """Open the tab that adds pictures to a new collection."""
+    with SentinelClient(app.gateway) as client:
+        client.create_collection(collection, album.FIELDS)
+    visitor.open(app.url)
+    visitor.choose(collection)
+    visitor.page.get_by_role("tab", name="Add").click()
+
+
+def test_files_and_a_zip_are_stored_and_failures_named(
+    browser: Any, app: App, tmp_path: Path
+) -> None:
+    archive = tmp_path / "more.zip"
+    with zipfile.ZipFile(archive, "w") as members:
+        members.write(photos.photo("coffee"), "trip/coffee.png")
+        members.write(photos.photo("rocket"), "../../out.jpg")
+    fake = tmp_path / "fake.png"
+    fake.write_text("not a picture")
+    with visiting(browser) as visitor:
+        into(visitor, app, "dropped")
+        visitor.upload(photos.photo("chelsea"), archive, fake)
+        visitor.page.get_by_role("button", name="Store 3 files").click()
+        visitor.page.get_by_text("2 stored · 0 there already · 2 failed").wait_for()
+        visitor.page.get_by_text("2 items").wait_for()
+        named = visitor.page.locator("[data-testid=stExpander]", has_text="failed").inner_text()
+        assert "fake.png" in named
+        assert "more.zip/../../out.jpg: its path leads out of the zip" in named
+        visitor.shot("add")
+        # The same again changes nothing.
+        visitor.upload(photos.photo("chelsea"))
+        visitor.page.get_by_role("button", name="Store 1 file").click()
+        visitor.page.get_by_text("0 stored · 1 there already · 0 failed").wait_for()
+        visitor.page.get_by_role("tab", name="Search").click()
+        visitor.search("a cat")
+        assert "chelsea" in visitor.labels[0]
+
+
+def test_bombs_giants_and_impostors_are_named_and_the_good_is_stored(
+    browser: Any, app: App, tmp_path: Path
+) -> None:
+    bomb, unknown = tmp_path / "bomb.zip", tmp_path / "unknown.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as members:
+        for number in range(3):
+            members.writestr(f"{number}.png", bytes(30_000_000))
+    with zipfile.ZipFile(unknown, "w") as members:
+        members.write(photos.photo("rocket"), "a.jpg")
+    data = bytearray(unknown.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 6] = 99  # version 9.9
+    unknown.write_bytes(data)
+    giant, impostor = tmp_path / "giant.jpg", tmp_path / "impostor.png"
+    giant.write_bytes(bytes(50 * 1024 * 1024))
+    impostor.write_text("plain text")
+    with visiting(browser) as visitor:
+        into(visitor, app, "odd")
+        visitor.upload(bomb, giant, impostor, unknown, photos.photo("chelsea"))
+        visitor.page.get_by_role("button", name="Store 5 files").click()
+        visitor.page.get_by_text("1 stored · 0 there already · 4 failed").wait_for()
+        named = visitor.page.locator("[data-testid=stExpander]", has_text="failed").inner_text()
+        assert "bomb.zip: it would unpack to 86 MB: refused" in named
+        assert "giant.jpg: larger than 16 MB" in named
+        assert "impostor.png" in named
+        assert "unknown.zip: not a zip that can be opened" in named
+
+
+def test_the_limits_are_said_once(visitor: Visitor) -> None:
+    visitor.page.get_by_role("tab", name="Add").click()
+    visitor.page.get_by_text("up to 16 MB each; 2,000 files and 192 MB at once").wait_for()
+    assert not visitor.page.get_by_text("per file").locator("visible=true").count()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("fake.png", b"plain text", "not a picture that can be read"),
+        ("huge.jpg", bytes(50 * 1024 * 1024), "16.0MB or smaller"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_refused_where_it_was_dropped(
+    visitor: Visitor, tmp_path: Path, name: str, data: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    visitor.page.get_by_role("button", name="Picture").click()
+    visitor.upload(tmp_path / name)
+    visitor.page.get_by_text(says).wait_for()

@@ -1,0 +1,141 @@
+"""What runs in the background of a page: nothing that fails there looks like success."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import pytest
+
+from sentinel_app import index_job, searching
+from sentinel_app.backend import Backend
+from sentinel_app.index_job import IndexJob
+from sentinel_app.searching import Request, SearchJob
+from sentinel_app.uploads import under_way
+from sentinel_client import Collection, Hit, IngestAck, Item, ModelVersion, Q, SearchOptions
+
+ALBUM = Collection("album", ModelVersion(), 4, 0)
+ASKED = Request(Q("a cat"), "album", 10, SearchOptions())
+FILES = [(f"{n}.png", b"data") for n in range(3)]
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend("127.0.0.1:1")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def ended(job: Any) -> Any:
+    until(lambda: not job.running)
+    return job
+
+
+def instead(backend: Backend, name: str, method: Any) -> None:
+    setattr(backend.client, name, method)
+
+
+async def storing(items: Any, **_: Any) -> AsyncGenerator[IngestAck, None]:
+    """Store what comes, as the client's `ingest` does."""
+    async for item in items:
+        yield IngestAck((item,), stored_count=1)
+
+
+def test_files_are_counted_first_and_stored(backend: Backend) -> None:
+    instead(backend, "ingest", storing)
+    job = ended(IndexJob.start(backend, ALBUM, FILES))
+    assert (job.stored, job.total, job.error, job.stopped) == (3, 3, None, False)
+    assert under_way == []
+
+
+def test_whatever_ends_an_import_early_is_an_error(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(files: Any) -> Any:
+        yield index_job.Entry("0.png", b"data")
+        raise NotImplementedError("zip file version 9.9")
+
+    monkeypatch.setattr(index_job, "entries", broken)
+    instead(backend, "ingest", storing)
+    job = ended(IndexJob.start(backend, ALBUM, FILES))
+    assert job.stored == 1
+    assert job.error is not None
+    assert "its log says what" in job.error.message
+    assert under_way == []
+
+
+def test_an_import_that_was_stopped_says_so(backend: Backend) -> None:
+    async def slow(items: Any, **_: Any) -> AsyncGenerator[IngestAck, None]:
+        async for item in items:
+            yield IngestAck((item,), stored_count=1)
+            await asyncio.sleep(60)
+
+    instead(backend, "ingest", slow)
+    job = IndexJob.start(backend, ALBUM, FILES)
+    until(lambda: job.stored == 1)
+    job.stop()
+    assert job.stopped
+    assert not job.running
+    assert (job.done, job.total) == (1, 3)
+    until(lambda: under_way == [])
+
+
+def test_a_stop_after_the_end_is_none(backend: Backend) -> None:
+    instead(backend, "ingest", storing)
+    job = ended(IndexJob.start(backend, ALBUM, FILES))
+    job.stop()
+    assert not job.stopped
+
+
+def test_an_unexpected_end_of_a_search_is_not_nothing_found(backend: Backend) -> None:
+    async def broken(*_: Any, **__: Any) -> AsyncGenerator[Hit, None]:
+        yield Hit(id="one", rank=1, score=0.5)
+        raise ZeroDivisionError
+
+    instead(backend, "stream_search", broken)
+    job = ended(SearchJob.start(backend, ASKED))
+    assert len(job.hits) == 1
+    assert job.error is not None
+
+
+def test_a_search_that_nobody_looks_at_is_ended_and_says_so(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled = []
+
+    async def endless(*_: Any, **__: Any) -> AsyncGenerator[Hit, None]:
+        try:
+            yield Hit(id="one", rank=1, score=0.5)
+            await asyncio.sleep(60)
+        except (asyncio.CancelledError, GeneratorExit):
+            cancelled.append(True)
+            raise
+
+    monkeypatch.setattr(searching, "_UNSEEN_S", 0.0)
+    instead(backend, "stream_search", endless)
+    job = ended(SearchJob.start(backend, ASKED))
+    assert job.abandoned
+    until(lambda: cancelled == [True])
+
+
+def test_items_carry_their_names_where_the_collection_has_a_field_for_it(backend: Backend) -> None:
+    from tests.app.album import FIELDS
+
+    seen: list[Item] = []
+
+    async def noting(items: Any, **_: Any) -> AsyncGenerator[IngestAck, None]:
+        async for item in items:
+            seen.append(item)
+            yield IngestAck((item,), stored_count=1)
+
+    instead(backend, "ingest", noting)
+    ended(IndexJob.start(backend, Collection("a", ModelVersion(), 4, 0, FIELDS), FILES[:1]))
+    ended(IndexJob.start(backend, ALBUM, FILES[:1]))
+    assert [dict(item.fields) for item in seen] == [{"path": "0.png"}, {}]

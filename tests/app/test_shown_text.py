@@ -1,0 +1,66 @@
+"""What others wrote is shown as it is: never as Markdown, never as HTML."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from sentinel_app.details import caption_of, fields_table, human_size, shown
+from sentinel_app.markdown import plain
+
+ODD = "IMG_*a*"
+
+
+def test_markdown_in_names_is_escaped() -> None:
+    assert plain(ODD) == r"IMG\_\*a\*"
+    assert "](" not in plain("![](http://x)")
+    assert "://" not in plain("http://x")  # no link of its own
+    assert ":material/" not in plain(":material/home:")
+    assert plain("two\n\nparagraphs") == "two paragraphs"
+
+
+def _error() -> None:
+    from sentinel_app import problems
+    from sentinel_client import InvalidArgument
+
+    problems.show(InvalidArgument("X", "IMG_*a* ![](http://x)"), "there:1")
+
+
+def test_error_messages_are_shown_as_they_are() -> None:
+    page = AppTest.from_function(_error).run()
+    assert page.warning[0].value.startswith(r"IMG\_\*a\* \!\[\]\(")
+
+
+def test_fields_are_escaped_as_html() -> None:
+    table = fields_table({"caption": ODD, "<b>": "<img src=x onerror=alert(1)>"})
+    assert f"<dd>{ODD}</dd>" in table
+    assert "<img" not in table
+    assert "<b>" not in table
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("bytes", 240_512, "241 KB"),
+        ("file_bytes", 5_400_000, "5.4 MB"),
+        ("year", 1999, "1999"),
+        ("colour", True, "yes"),
+        ("tags", ["a", "b"], "a, b"),
+    ],
+)
+def test_values_are_shown_for_people(name: str, value: object, says: str) -> None:
+    assert shown(name, value) == says
+
+
+def test_sizes_have_units() -> None:
+    assert [human_size(n) for n in (0, 999, 20_000, 3 * 10**9)] == [
+        "0 bytes",
+        "999 bytes",
+        "20 KB",
+        "3.0 GB",
+    ]
+
+
+def test_the_best_words_stand_for_an_item() -> None:
+    assert caption_of({"captions": ["one", "two"]}, "") == "one"
+    assert caption_of({"path": "a/b.jpg"}, "") == "b.jpg"
