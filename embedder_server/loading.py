@@ -21,4 +21,5 @@ def load_configured(settings: EmbedderSettings) -> EmbeddingModel:
         runtime=settings.runtime,
         cache_dir=settings.cache_dir,
         trust_remote_code=settings.trust_remote_code,
+        max_text_tokens=settings.max_text_tokens,
     )

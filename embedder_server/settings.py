@@ -23,12 +23,17 @@ class EmbedderSettings(ServerSettings):
     )
 
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one.")
-    model: str = Field(DEFAULT_MODEL, min_length=1, description="Name of the model to serve.")
+    model: str = Field(
+        DEFAULT_MODEL,
+        min_length=1,
+        description="Model to serve: the built-in one, a hub id such as "
+        "openai/clip-vit-base-patch32, or a folder.",
+    )
     device: Annotated[str, AfterValidator(parse_device)] = Field(
         "cpu", description="Device of the forward pass: cpu or cuda:N."
     )
     revision: str | None = Field(
-        None, description="Commit, tag or branch of the model's repository; none: its pinned one."
+        None, description="Commit, tag or branch of the model's repository; none: the newest."
     )
     runtime: str = Field(
         "auto",
@@ -57,6 +62,12 @@ class EmbedderSettings(ServerSettings):
     )
     max_text_chars: int = Field(
         100_000, ge=1, le=10_000_000, description="Most characters in one text."
+    )
+    max_text_tokens: int = Field(
+        0,
+        ge=0,
+        description="Most tokens of one text, less than the model reads; what is longer is cut or "
+        "refused as the call asks. Another value is another vector space; 0: the model's own.",
     )
     max_image_bytes: int = Field(
         16 * MIB, ge=1, le=1024 * MIB, description="Most bytes in one encoded image."

@@ -14,11 +14,29 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+# Special tokens take two or three of them.
+MIN_TEXT_TOKENS = 8
+
+
 class ModelLoadError(RuntimeError):
     """A model cannot be served: unknown name, part missing or altered, device not usable.
 
     Raised only while a worker starts. The message tells the operator what to do.
     """
+
+
+def text_limit(wanted: int, own: int) -> int:
+    """Return where a model that reads `own` tokens cuts texts; `wanted` 0: at its own limit.
+
+    Raises:
+        ModelLoadError: The model reads less, or the limit leaves no room for words.
+    """
+    if wanted == 0 or wanted == own:
+        return own
+    if not MIN_TEXT_TOKENS <= wanted < own:
+        msg = f"--max-text-tokens must be {MIN_TEXT_TOKENS} to {own} for this model, not {wanted}"
+        raise ModelLoadError(msg)
+    return wanted
 
 
 class EmbeddingModel(Protocol):

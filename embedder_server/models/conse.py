@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedder_server.models import lite0, minilm
-from embedder_server.models.base import ModelLoadError
+from embedder_server.models.base import ModelLoadError, text_limit
 from embedder_server.models.part_files import PartFile
 from embedder_server.types import FloatArray, ModelInfo, TokenizedText
 
@@ -91,17 +91,18 @@ class ConseModel:
         self._recipe = recipe
 
     @classmethod
-    def load(cls, device: str, threads: int) -> ConseModel:
+    def load(cls, device: str, threads: int, max_text_tokens: int = 0) -> ConseModel:
         """Return the model, ready to serve; takes about a second.
 
         Args:
             device: `cpu` or `cuda:N`.
             threads: CPU threads of one forward pass.
+            max_text_tokens: Where longer texts are cut; 0: at 256.
 
         Raises:
             ModelLoadError: A part is missing or altered, or the device is not usable.
         """
-        recipe = ConseRecipe()
+        recipe = ConseRecipe(max_text_tokens=text_limit(max_text_tokens, minilm.MAX_TOKENS))
         packaged = [part for part in PART_FILES if part.distribution]
         info = ModelInfo(
             name=NAME,
@@ -116,7 +117,7 @@ class ConseModel:
             dtype="float32",
         )
         return cls(
-            minilm.MiniLmTower(device, threads),
+            minilm.MiniLmTower(device, threads, recipe.max_text_tokens),
             lite0.Lite0Tower(device, threads),
             _read_class_matrix(),
             info,
@@ -128,7 +129,7 @@ class ConseModel:
         return self._info
 
     def tokenize(self, text: str) -> TokenizedText:
-        """Return the token ids of `text`, at most 256."""
+        """Return the token ids of `text`, cut to the model's limit."""
         return self._text.tokenize(text)
 
     def preprocess(self, image: Image.Image) -> npt.NDArray[np.generic]:

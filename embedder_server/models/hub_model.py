@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from embedder_server.models import families
+from embedder_server.models.base import text_limit
 from embedder_server.models.dual_encoder import DualEncoder
 from embedder_server.models.export_cache import ExportCache, default_cache_dir
 from embedder_server.models.families import Recipe
@@ -38,6 +40,7 @@ def load_hub_model(
     runtime: str = "auto",
     cache_dir: Path | None = None,
     trust_remote_code: bool = False,
+    max_text_tokens: int = 0,
 ) -> DualEncoder:
     """Return the model of a folder or a hub id, loaded and ready to serve.
 
@@ -49,6 +52,7 @@ def load_hub_model(
         runtime: `auto`, or a name from `runtimes.base.runtime_names()`.
         cache_dir: Where exports are kept; None: `default_cache_dir()`.
         trust_remote_code: Whether code that comes with the model may run.
+        max_text_tokens: Where longer texts are cut; 0: at the model's own limit.
 
     Raises:
         ModelLoadError: It cannot be served; the message says what to do.
@@ -57,6 +61,7 @@ def load_hub_model(
     folder = find_model(spec, revision, with_code=trust_remote_code)
     trusted = trust_remote_code and "auto_map" in folder.config
     recipe = read_remote_recipe(folder, revision) if trusted else families.read_recipe(folder)
+    limit = text_limit(max_text_tokens, recipe.max_text_tokens)
     tokenizer = _tokenizer(folder, recipe)
     fingerprint = families.fingerprint(recipe, folder, _files(folder, recipe))
     cache = ExportCache(cache_dir or default_cache_dir())
@@ -74,8 +79,10 @@ def load_hub_model(
     info = _info(
         folder, recipe, choice, fingerprint=fingerprint, logits=networks.logits(), device=device
     )
+    if limit < recipe.max_text_tokens:
+        info = _with_limit(info, limit)
     logger.info("runtime", extra={"runtime": info.runtime, "why": info.runtime_choice})
-    return DualEncoder(recipe, tokenizer, choice.towers, info)
+    return DualEncoder(recipe, tokenizer.cut_at(limit), choice.towers, info)
 
 
 def _networks(
@@ -132,6 +139,13 @@ def _info(
         sigmoid=recipe.sigmoid,
         runtime_choice=choice.reason,
     )
+
+
+def _with_limit(info: ModelInfo, limit: int) -> ModelInfo:
+    # Not a part of the recipe: networks and their exports stay the same, only long texts' vectors
+    # do not.
+    fingerprint = families.derived_fingerprint(info.fingerprint, f"texts cut at {limit}")
+    return dataclasses.replace(info, fingerprint=fingerprint, max_text_tokens=limit)
 
 
 def _tokenizer(folder: ModelFolder, recipe: Recipe) -> TextTokenizer:

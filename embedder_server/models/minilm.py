@@ -39,12 +39,12 @@ VOCABULARY = PartFile(
 class MiniLmTower:
     """Tokenizer and network. `tokenize` is thread-safe, `embed` is for one thread at a time."""
 
-    def __init__(self, device: str, threads: int) -> None:
-        self._tokenizer = BertTokenizer(VOCABULARY.read(), MAX_TOKENS)
+    def __init__(self, device: str, threads: int, max_tokens: int = MAX_TOKENS) -> None:
+        self._tokenizer = BertTokenizer(VOCABULARY.read(), max_tokens)
         self._session = create_session(WEIGHTS.read(), device=device, threads=threads)
 
     def tokenize(self, text: str) -> TokenizedText:
-        """Return the ids of `text`, at most 256 with the special tokens."""
+        """Return the ids of `text`, at most `max_tokens` with the special tokens."""
         return self._tokenizer.tokenize(text)
 
     def embed(self, texts: Sequence[TokenizedText]) -> FloatArray:

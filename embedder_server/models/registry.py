@@ -17,7 +17,7 @@ from embedder_server.models.source import is_model_source
 
 DEFAULT_MODEL = "conse-minilm-lite0"
 
-# Name -> "module:Class"; the class has `load(device, threads)`. Strings, because a reference to
+# Name -> "module:Class"; the class has `load(device, threads, max_text_tokens)`. Strings, because a reference to
 # the class would import it.
 _LOADERS: dict[str, str] = {
     DEFAULT_MODEL: "embedder_server.models.conse:ConseModel",
@@ -33,6 +33,7 @@ def load_model(
     runtime: str = "auto",
     cache_dir: Path | None = None,
     trust_remote_code: bool = False,
+    max_text_tokens: int = 0,
 ) -> EmbeddingModel:
     """Return the model `spec` names, loaded and ready to serve.
 
@@ -44,6 +45,7 @@ def load_model(
         runtime: `auto` or the name of a runtime; the built-in model has only its own.
         cache_dir: Where exports of hub models are kept; None: `~/.cache/sentinel`.
         trust_remote_code: Whether a model's own code may run; `revision` must be a commit then.
+        max_text_tokens: Where longer texts are cut; 0: at the model's own limit.
 
     Raises:
         ModelLoadError: It cannot be served; the message says what to do.
@@ -57,7 +59,7 @@ def load_model(
         with memory_as_load_error(device):
             if spec in _LOADERS:
                 _check_built_in(spec, revision, runtime)
-                return _load_built_in(spec, device, threads)
+                return _load_built_in(spec, device, threads, max_text_tokens)
             from embedder_server.models.hub_model import load_hub_model
 
             return load_hub_model(
@@ -68,6 +70,7 @@ def load_model(
                 runtime=runtime,
                 cache_dir=cache_dir,
                 trust_remote_code=trust_remote_code,
+                max_text_tokens=max_text_tokens,
             )
     except ModuleNotFoundError as exc:
         msg = (
@@ -77,10 +80,10 @@ def load_model(
         raise ModelLoadError(msg) from exc
 
 
-def _load_built_in(spec: str, device: str, threads: int) -> EmbeddingModel:
+def _load_built_in(spec: str, device: str, threads: int, max_text_tokens: int) -> EmbeddingModel:
     module_name, class_name = _LOADERS[spec].split(":")
     family = getattr(importlib.import_module(module_name), class_name)
-    return cast("EmbeddingModel", family.load(device, threads))
+    return cast("EmbeddingModel", family.load(device, threads, max_text_tokens))
 
 
 def _check_built_in(spec: str, revision: str | None, runtime: str) -> None:

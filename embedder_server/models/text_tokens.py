@@ -51,6 +51,10 @@ class TextTokenizer:
         self._prefix, self._suffix = _special_ids(tokenizer)
         self._room = max_tokens - len(self._prefix) - len(self._suffix)
 
+    def cut_at(self, max_tokens: int) -> TextTokenizer:
+        """Return the same tokenizer with another limit."""
+        return TextTokenizer(self._tokenizer, max_tokens, self._clean)
+
     def tokenize(self, text: str) -> TokenizedText:
         """Return the ids of `text`, cut to the limit; the closing special token is kept."""
         limit = max(_COUNTED_CHARS, _CHARS_PER_TOKEN * self._room)
