@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests.embedder.calls import detail
 from tests.embedder.pictures import encode, flat
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -129,6 +134,56 @@ def until_serving(channel: grpc.Channel) -> None:
         time.sleep(0.02)
 
 
+TEXTS = pb.EmbedRequest(contents=[content_pb2.Content(text="x")] * 8)
+IMAGES = pb.EmbedRequest(
+    contents=[content_pb2.Content(image=content_pb2.Image(data=encode(flat(), "PNG")))] * 4
+)
+OK = grpc.StatusCode.OK
+
+
+def outcome(call: grpc.Call) -> str:
+    """Wait for a call; return `ok`, or the reason that the worker gave: every refusal has one."""
+    if call.code() is OK:
+        return "ok"
+    assert call.code() is grpc.StatusCode.UNAVAILABLE, call.details()
+    trailers = {one.key: one.value for one in call.trailing_metadata()}
+    assert "grpc-status-details-bin" in trailers, f"dropped: {call.details()}"
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    return str(detail(status.details, error_details_pb2.ErrorInfo).reason)
+
+
+class StreamReader:
+    """An EmbedStream with messages in work that its sender does not close."""
+
+    MESSAGES = 20
+
+    def __init__(self, stub: pb_grpc.EmbeddingServiceStub) -> None:
+        self.answered: queue.Queue[int] = queue.Queue()
+        self.sequences: set[int] = set()
+        self._ended = threading.Event()
+        self._call = stub.EmbedStream(self._messages(), timeout=30)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _messages(self) -> Iterator[pb.EmbedStreamRequest]:
+        for number in range(self.MESSAGES):
+            yield pb.EmbedStreamRequest(sequence=number, request=[TEXTS, IMAGES][number % 2])
+        self._ended.wait(30)
+
+    def _read(self) -> None:
+        with contextlib.suppress(grpc.RpcError):
+            for answer in self._call:
+                assert answer.HasField("response")
+                self.sequences.add(answer.sequence)
+                self.answered.put(answer.sequence)
+
+    def end(self) -> str:
+        """Wait for the worker to end the stream; return the reason it gave."""
+        self._thread.join(20)
+        self._ended.set()
+        return outcome(self._call)
+
+
 def test_sigterm_under_load_answers_everything_it_accepted(tmp_path: Path) -> None:
     file = tmp_path / "address"
     process = subprocess.Popen(
@@ -140,15 +195,22 @@ def test_sigterm_under_load_answers_everything_it_accepted(tmp_path: Path) -> No
     try:
         with grpc.insecure_channel(address_in(file, process)) as channel:
             stub = pb_grpc.EmbeddingServiceStub(channel)
-            request = pb.EmbedRequest(contents=[content_pb2.Content(text="x")] * 8)
             until_serving(channel)
-            calls = [stub.Embed.future(request, timeout=20) for _ in range(64)]
+            stream = StreamReader(stub)
+            calls = [stub.Embed.future(one, timeout=20) for one in [TEXTS, IMAGES] * 24]
+            stream.answered.get(timeout=20)
             calls[0].result()  # a batch later the others have arrived
             process.send_signal(signal.SIGTERM)
-            codes = {call.code() for call in calls}
-            # What was accepted is answered; what had not arrived yet is refused, never dropped.
-            assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-            assert sum(call.code() is grpc.StatusCode.OK for call in calls) > 8
+            # None is begun after the first refusal: the work in hand keeps the process alive as
+            # long, so that whatever has no answer of the worker's was dropped.
+            while not any(call.done() and call.code() is not OK for call in calls):
+                calls.append(stub.Embed.future(TEXTS, timeout=20))
+                time.sleep(0.02)
+            outcomes = [outcome(call) for call in calls]
+            assert set(outcomes) == {"ok", "DRAINING"}
+            assert outcomes[:48] == ["ok"] * 48
+            assert stream.end() == "DRAINING"
+            assert stream.sequences == set(range(StreamReader.MESSAGES))
         assert process.wait(20) == 0
     finally:
         process.kill()

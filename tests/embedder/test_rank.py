@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import grpc
 import pytest
 
+from embedder_server.app import running_worker
+from embedder_server.settings import EmbedderSettings
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from tests.embedder.calls import failure, image, item_reason, text
 from tests.embedder.pictures import encode, flat
+from tests.fakes.fake_model import FakeModel
 
 
 def ask(
@@ -38,6 +44,27 @@ async def test_an_image_against_labels(stub: pb_grpc.EmbeddingServiceStub) -> No
     [best] = answer.candidates
     assert best.index == 2
     assert best.probability > 0.9
+
+
+async def test_a_model_trained_with_a_sigmoid_judges_each_candidate_by_itself(
+    model: FakeModel, settings: EmbedderSettings
+) -> None:
+    model.info = dataclasses.replace(model.info, sigmoid=True, logit_bias=-5.0)
+    async with (
+        running_worker(settings, model=model) as worker,
+        grpc.aio.insecure_channel(worker.address) as channel,
+    ):
+        stub = pb_grpc.EmbeddingServiceStub(channel)
+        described = (await stub.GetModel(pb.GetModelRequest())).model
+        assert (described.sigmoid, described.logit_bias) == (True, -5.0)
+        alone = await stub.Rank(ask(text("red")))
+        answer = await stub.Rank(ask(text("red"), text("blue"), text("red")))
+    for one in answer.candidates:
+        logit = 10.0 * one.cosine - 5.0
+        assert one.probability == pytest.approx(1 / (1 + math.exp(-logit)), rel=1e-5)
+    # A softmax would have made 1 of one candidate, and would have shared it out among several.
+    assert alone.candidates[0].probability == answer.candidates[0].probability < 0.994
+    assert sum(one.probability for one in answer.candidates) > 1.9
 
 
 @pytest.mark.parametrize(
