@@ -129,9 +129,6 @@ class BatchQueue:
         self._budgets = dict(budgets)
         self._waiting: dict[Priority, deque[Entry]] = {priority: deque() for priority in Priority}
 
-    def __len__(self) -> int:
-        return sum(len(waiting) for waiting in self._waiting.values())
-
     def put(self, priority: Priority, entries: Iterable[Entry]) -> None:
         """Append entries."""
         self._waiting[priority].extend(entries)

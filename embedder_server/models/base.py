@@ -31,7 +31,7 @@ def text_limit(wanted: int, own: int) -> int:
     Raises:
         ModelLoadError: The model reads less, or the limit leaves no room for words.
     """
-    if wanted == 0 or wanted == own:
+    if wanted in (0, own):
         return own
     if not MIN_TEXT_TOKENS <= wanted < own:
         msg = f"--max-text-tokens must be {MIN_TEXT_TOKENS} to {own} for this model, not {wanted}"

@@ -156,10 +156,7 @@ def _tokenizer(folder: ModelFolder, recipe: Recipe) -> TextTokenizer:
 def _files(folder: ModelFolder, recipe: Recipe) -> list[Path]:
     """Return weights and tokenizer, all that the fingerprint is made of."""
     if recipe.family == "jina_clip":
-        only_half = (folder.path / "onnx" / "text_model_fp16.onnx").is_file() and not (
-            folder.path / "onnx" / "text_model.onnx"
-        ).exists()
-        weights = list(onnx_files(folder, "fp16" if only_half else "fp32"))
+        weights = list(onnx_files(folder))
         weights += [data for f in weights if (data := f.with_name(f"{f.name}_data")).is_file()]
     else:
         weights = families.weight_files(folder)

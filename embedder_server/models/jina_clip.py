@@ -99,15 +99,13 @@ class JinaNetworks:
         return self._recipe.logit_scale, 0.0
 
     def _towers(self, runtime: Runtime) -> dict[Modality, Tower]:
-        files = onnx_files(self._folder, runtime.precision)
+        files = onnx_files(self._folder)
         if len(files) == 1:
             return self._combined(files[0], runtime)
         named = dict(zip(Modality, files, strict=True))
         if runtime.precision == "int8":
             folder = int8_export(self._cache, self._key, named)
             named = {kind: folder / f"{kind}.onnx" for kind in Modality}
-        if runtime.precision == "fp16":  # the repository's own files, opened as they are
-            runtime = Runtime("onnxruntime")
         return {
             kind: open_onnx(file, runtime, self._device, self._threads, _OUTPUTS[kind])
             for kind, file in named.items()
@@ -188,23 +186,23 @@ class _HalfTower:
         self._graph.close()
 
 
-def onnx_files(folder: ModelFolder, precision: str = "fp32") -> tuple[Path, ...]:
+def onnx_files(folder: ModelFolder) -> tuple[Path, ...]:
     """Return `(text, image)`, or the one file of both, proven complete.
 
     Raises:
-        ModelLoadError: They are not there; quantised files do not count.
+        ModelLoadError: They are not there; only the float32 files count.
     """
     onnx = folder.path / "onnx"
-    suffix = "_fp16.onnx" if precision == "fp16" else ".onnx"
-    both = onnx / f"{_BOTH}{suffix}"
+    both = onnx / f"{_BOTH}.onnx"
     if both.is_file():
         check_file(both)
         return (both,)
-    text, image = onnx / f"{_TEXT}{suffix}", onnx / f"{_IMAGE}{suffix}"
+    text, image = onnx / f"{_TEXT}.onnx", onnx / f"{_IMAGE}.onnx"
     if not text.is_file() and (others := sorted(onnx.glob(f"{_TEXT}_*.onnx"))):
         msg = (
-            f"{folder.path} has {', '.join(file.name for file in others)} but not {text.name}: the "
-            "quantised text files of jina-clip-v1 are broken beyond 16 tokens and never used; "
+            f"{folder.path} has {', '.join(file.name for file in others)} but not {text.name}: "
+            "only float32 files are read (jina-clip-v1's quantised text files are broken beyond 16 "
+            "tokens and never used); "
             f"download onnx/{text.name} (for int8: --runtime onnxruntime-int8 makes its own)"
         )
         raise ModelLoadError(msg)

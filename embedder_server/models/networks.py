@@ -187,7 +187,7 @@ def open_onnx(
             msg = f"--runtime {runtime} runs on the CPU only; use --device cpu, or another runtime"
             raise ModelLoadError(msg)
         return OpenVinoTower(file, runtime.precision, threads, outputs)
-    if runtime.library != "onnxruntime" or runtime.precision == "fp16":
+    if runtime.library != "onnxruntime":
         msg = f"this model has no files for --runtime {runtime}"
         raise ModelLoadError(msg)
     return OnnxTower(file, device, threads, outputs)

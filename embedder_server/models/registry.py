@@ -17,8 +17,8 @@ from embedder_server.models.source import is_model_source
 
 DEFAULT_MODEL = "conse-minilm-lite0"
 
-# Name -> "module:Class"; the class has `load(device, threads, max_text_tokens)`. Strings, because a reference to
-# the class would import it.
+# Name -> "module:Class"; the class has `load(device, threads, max_text_tokens)`. Strings, because a
+# reference to the class would import it.
 _LOADERS: dict[str, str] = {
     DEFAULT_MODEL: "embedder_server.models.conse:ConseModel",
 }

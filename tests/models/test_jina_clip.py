@@ -48,8 +48,8 @@ def test_a_text_network_that_fails_at_17_tokens_is_refused_with_the_revision_to_
         load(tmp_path / "jina")
 
 
-@pytest.mark.parametrize("suffix", ["_int8", "_quantized", "_q4", "_uint8", "_bnb4"])
-def test_published_quantised_text_files_are_never_used(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", ["_int8", "_quantized", "_q4", "_uint8", "_bnb4", "_fp16"])
+def test_only_the_published_float32_files_are_used(tmp_path: Path, suffix: str) -> None:
     tiny_models.jina(tmp_path / "jina", suffix=suffix)
     with pytest.raises(ModelLoadError, match=f"text_model{suffix}.onnx.*never used"):
         load(tmp_path / "jina")

@@ -118,6 +118,8 @@ def test_an_unknown_architecture_names_the_known_ones(jina: Path) -> None:
 def test_an_unknown_runtime_names_the_known_ones(jina: Path) -> None:
     with pytest.raises(ModelLoadError, match="there are auto, onnxruntime"):
         load_model(str(jina), "cpu", 1, runtime="tensorrt")
+    with pytest.raises(ModelLoadError, match="unknown runtime 'onnxruntime-fp16'"):
+        load_model(str(jina), "cpu", 1, runtime="onnxruntime-fp16")
 
 
 def test_a_folder_is_of_the_revision_that_its_download_recorded(jina: Path) -> None:
@@ -201,7 +203,7 @@ def test_a_full_disk_is_told_apart_from_no_network(
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(ModelLoadError, match="there is no space to download owner/name.*HF_HOME"):
+    with pytest.raises(ModelLoadError, match=r"there is no space to download owner/name.*HF_HOME"):
         source.find_model("owner/name", SHA)
 
 

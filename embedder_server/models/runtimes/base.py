@@ -15,7 +15,7 @@ Feed = Mapping[str, npt.NDArray[Any]]
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 _LIBRARIES = {
-    "onnxruntime": ("fp32", "fp16", "int8"),
+    "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "bf16"),
     "torch": ("fp32", "bf16", "fp16"),
 }

@@ -1,4 +1,4 @@
-"""ONNX Runtime: an ONNX file on the CPU or a CUDA device, in the precision of the file."""
+"""ONNX Runtime: an ONNX file on the CPU or a CUDA device."""
 
 from __future__ import annotations
 
@@ -32,22 +32,14 @@ class OnnxTower:
         self.outputs = tuple(argument.name for argument in self._session.get_outputs())
         named = [name for name in outputs if name in self.outputs]
         self._output = (named or self.outputs)[0]
-        self._half = {
-            argument.name
-            for argument in self._session.get_inputs()
-            if argument.type == "tensor(float16)"
-        }
 
     @property
     def inputs(self) -> tuple[str, ...]:
         return self._inputs
 
     def run(self, feed: Feed, output: str = "") -> FloatArray:
-        typed = {
-            name: array.astype(np.float16) if name in self._half else array
-            for name, array in feed.items()
-        }
-        return np.asarray(self._session.run([output or self._output], typed)[0], dtype=np.float32)
+        [vectors] = self._session.run([output or self._output], feed)
+        return np.asarray(vectors, dtype=np.float32)
 
     def close(self) -> None:
         """Do nothing: onnxruntime frees a session's memory with the object."""
