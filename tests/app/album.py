@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageOps
 
-from sentinel_client import FieldSchema, FieldType, Item
+from sentinel_client import FieldSchema, FieldType, FieldValue, Item
 from tests import photos
 
 FIELDS = (
@@ -68,7 +68,12 @@ def _item(name: str, data: bytes, caption: str) -> Item:
     with Image.open(io.BytesIO(data)) as opened:
         red, green, blue = opened.convert("RGB").resize((32, 32)).split()
     colour = red.tobytes() != green.tobytes() or green.tobytes() != blue.tobytes()
-    fields = {"path": name, "caption": caption, "bytes": len(data), "colour": colour}
+    fields: dict[str, FieldValue] = {
+        "path": name,
+        "caption": caption,
+        "bytes": len(data),
+        "colour": colour,
+    }
     return Item(image=data, fields=fields)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -41,7 +42,9 @@ class Told:
 
 
 class _Collections(collection_grpc.CollectionServiceServicer):
-    def ListCollections(self, request: object, context: grpc.ServicerContext) -> object:
+    def ListCollections(
+        self, request: object, context: grpc.ServicerContext
+    ) -> collection_pb.ListCollectionsResponse:
         album = collection_pb.Collection(name=NAME, dimensions=4, item_count=9)
         return collection_pb.ListCollectionsResponse(collections=[album])
 
@@ -50,9 +53,9 @@ class _Search(search_grpc.SearchServiceServicer):
     def __init__(self, told: Told) -> None:
         self._told = told
 
-    def Search(self, request: object, context: grpc.ServicerContext) -> Iterator[object]:
-        import time
-
+    def Search(
+        self, request: object, context: grpc.ServicerContext
+    ) -> Iterator[search_pb.SearchResponse]:
         told = self._told
         told.times.append(time.monotonic())
         if told.refusals:
@@ -79,7 +82,7 @@ def _refuse(context: grpc.ServicerContext, retry_after: float) -> None:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString())])
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, status.message)
 
 
@@ -87,8 +90,8 @@ def _refuse(context: grpc.ServicerContext, retry_after: float) -> None:
 def telling(told: Told) -> Iterator[str]:
     """Run it; yield its address."""
     server = grpc.server(futures.ThreadPoolExecutor(8))
-    collection_grpc.add_CollectionServiceServicer_to_server(_Collections(), server)
-    search_grpc.add_SearchServiceServicer_to_server(_Search(told), server)
+    collection_grpc.add_CollectionServiceServicer_to_server(_Collections(), server)  # type: ignore[abstract]
+    search_grpc.add_SearchServiceServicer_to_server(_Search(told), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sentinel_app import index_job, searching
+from sentinel_app.archives import Entry
 from sentinel_app.backend import Backend
 from sentinel_app.index_job import IndexJob
 from sentinel_app.searching import Request, SearchJob
@@ -59,7 +60,7 @@ def test_whatever_ends_an_import_early_is_an_error(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(files: Any) -> Any:
-        yield index_job.Entry("0.png", b"data")
+        yield Entry("0.png", b"data")
         raise NotImplementedError("zip file version 9.9")
 
     monkeypatch.setattr(index_job, "entries", broken)

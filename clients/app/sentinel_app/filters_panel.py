@@ -52,14 +52,16 @@ def _filter_row(collection: Collection, row: int, rows: list[int]) -> Filter | N
     key = f"filter:{collection.name}:{row}"
     fields = {schema.name: schema for schema in collection.fields}
     with st.container(border=True, gap="small"):
-        field_place, remove_place = st.columns([5, 1], vertical_alignment="bottom")
+        field_place, remove_place = st.columns([5, 1], gap="xsmall", vertical_alignment="bottom")
         name = field_place.selectbox("Field", list(fields), key=f"{key}:field")
-        if remove_place.button(":material/close:", key=f"{key}:remove", help="Remove this filter"):
+        if remove_place.button(
+            ":material/close:", key=f"{key}:remove", help="Remove this filter", type="tertiary"
+        ):
             rows.remove(row)
             st.rerun()
         schema = fields[name]
         comparisons = _COMPARISONS[schema.type]
-        how_place, value_place = st.columns(2)
+        how_place, value_place = st.columns(2, gap="xsmall")
         how = how_place.selectbox(
             "How", list(comparisons), key=f"{key}:{name}:how", label_visibility="collapsed"
         )

@@ -121,6 +121,8 @@ def _outcome(job: IndexJob) -> None:
             f"Stopped: {_counts(job)}; {missing}. Drop the same files again to go on.",
             icon=":material/stop_circle:",
         )
+    elif job.failures:
+        st.warning(f"{_counts(job)} in {job.seconds:.1f} s", icon=":material/rule:")
     else:
         st.success(f"{_counts(job)} in {job.seconds:.1f} s", icon=":material/check:")
 

@@ -106,10 +106,10 @@ def _start_page(collection: Collection) -> None:
             icon=":material/add_photo_alternate:",
         )
         return
-    st.markdown(
-        f'<p class="start">{collection.item_count:,} pictures and texts.<br>'
-        "Ask in plain words, or with a picture.</p>",
-        unsafe_allow_html=True,
+    st.html(
+        f'<div class="start"><p>{collection.item_count:,} pictures and texts</p>'
+        "Ask in plain words or with a picture, then mix in what you like: each hit has "
+        "<b>≈</b> for more of its kind, <b>+</b> and <b>−</b>.</div>"  # noqa: RUF001
     )
 
 
