@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
-from sentinel_client import F, Filter
+from sentinel_client import F, Filter, InvalidArgument
 from sentinel_client._convert import filter_to_proto
 from tests.client.fake_gateway import as_dict
 
@@ -46,6 +48,18 @@ def test_and_or_not_become_groups_that_do_not_nest_needlessly() -> None:
     mixed = as_dict(filter_to_proto((a | b) & ~c))
     assert [next(iter(part)) for part in mixed["all_of"]["filters"]] == ["any_of", "none_of"]
     assert as_dict(filter_to_proto(~(a | b))) == as_dict(filter_to_proto(~~~(a | b)))
+
+
+@pytest.mark.parametrize("levels", [32, 10_000])
+def test_filters_that_nest_too_deep_are_refused_as_a_server_would(levels: int) -> None:
+    def nested(inner: Filter, level: int) -> Filter:
+        return inner & (F("a") == level) if level % 2 else inner | (F("a") == level)
+
+    deepest = functools.reduce(nested, range(31), F("a").exists())  # with 31 groups, 32 levels
+    assert filter_to_proto(deepest).WhichOneof("kind") == "any_of"
+    with pytest.raises(InvalidArgument, match="at most 32 deep") as caught:
+        filter_to_proto(functools.reduce(nested, range(levels), F("a").exists()))
+    assert caught.value.reason == "FILTER_INVALID"
 
 
 def test_not_not_is_the_filter_itself() -> None:

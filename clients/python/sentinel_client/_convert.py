@@ -37,6 +37,8 @@ from sentinel_client._types import (
 LoadedImage: TypeAlias = bytes | ImageUri
 
 _FLOAT32_LE = np.dtype("<f4")
+# The servers' limit. Looked at here, too: a message of 100 levels cannot even be written.
+_MAX_FILTER_DEPTH = 32
 
 
 def vector_to_proto(vector: npt.ArrayLike) -> content_pb2.Vector:
@@ -104,8 +106,20 @@ def fields_from_proto(fields: Mapping[str, filter_pb2.FieldValue]) -> dict[str, 
     return values
 
 
-def filter_to_proto(condition: Filter) -> filter_pb2.Filter:
-    """Return the filter's message."""
+def filter_to_proto(condition: Filter, depth: int = 1) -> filter_pb2.Filter:
+    """Return the message of a filter that is `depth` levels deep in another.
+
+    Raises:
+        InvalidArgument: It nests too deep.
+        TypeError: It is none, or compares with a value that no field has.
+    """
+    if depth > _MAX_FILTER_DEPTH:
+        raise _errors.InvalidArgument(
+            "FILTER_INVALID",
+            f"filters nest at most {_MAX_FILTER_DEPTH} deep; join alternatives with isin(), or "
+            "search several times",
+            field="filter",
+        )
     if isinstance(condition, Comparison):
         return filter_pb2.Filter(
             comparison=filter_pb2.Comparison(
@@ -117,7 +131,7 @@ def filter_to_proto(condition: Filter) -> filter_pb2.Filter:
     if isinstance(condition, Group):
         group: dict[str, Any] = {
             condition.kind: filter_pb2.Filters(
-                filters=[filter_to_proto(part) for part in condition.filters]
+                filters=[filter_to_proto(part, depth + 1) for part in condition.filters]
             )
         }
         return filter_pb2.Filter(**group)
