@@ -119,6 +119,11 @@ def _services(
     reader: Reader,
     streams: IngestCalls,
 ) -> list[Service]:
+    if settings.page_tokens_can_be_forged():
+        logger.warning(
+            "page tokens can be forged by whoever knows milvus_uri; give --page-token-secret, the "
+            "same to all gateways behind one address"
+        )
     tokens = PageTokens(settings.page_token_key(), settings.page_token_seconds)
     read_timeout_s = settings.search_timeout_seconds
     write_timeout_s = settings.write_timeout_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
@@ -10,6 +11,8 @@ from pydantic_settings import SettingsConfigDict
 
 from sentinel_core.settings import ServerSettings
 
+# Of this process alone.
+_RANDOM_KEY = secrets.token_bytes(32)
 _WORKER = re.compile(r"(dns:///[^/:\s]+|\[[0-9a-fA-F:]+\]|[^/:\s\[\]]+):([0-9]{1,5})")
 
 
@@ -113,7 +116,9 @@ class GatewaySettings(ServerSettings):
     page_token_secret: SecretStr = Field(
         SecretStr(""),
         description="Key that page tokens are sealed with; the same for all gateways behind one "
-        "address. Empty: derived from milvus_uri and milvus_token, so give those alike.",
+        "address. Empty: a random one on Milvus Lite; on a server derived from milvus_uri and "
+        "milvus_token, so give those alike, and a secret where there is no milvus_token: who "
+        "knows the URI could forge page tokens.",
     )
     page_token_seconds: float = Field(
         3600.0, gt=0, le=86_400, description="How long a page token can be used, in seconds."
@@ -122,7 +127,14 @@ class GatewaySettings(ServerSettings):
     def page_token_key(self) -> bytes:
         """Return what page tokens are sealed with."""
         secret = self.page_token_secret.get_secret_value()
+        if not secret and "://" not in self.milvus_uri:
+            return _RANDOM_KEY  # nobody else reads the file, so no replica has to know it
         return (secret or f"{self.milvus_uri}\0{self.milvus_token.get_secret_value()}").encode()
+
+    def page_tokens_can_be_forged(self) -> bool:
+        """Tell whether the key can be guessed: on a server, without token and secret."""
+        secret = self.page_token_secret or self.milvus_token
+        return "://" in self.milvus_uri and not secret.get_secret_value()
 
     def worker_entries(self) -> list[str]:
         """Return what `workers` lists, each `host:port` or `dns:///name:port`."""

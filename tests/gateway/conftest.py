@@ -23,6 +23,7 @@ from sentinel.search.v1 import (
 from tests import photos, processes
 
 MIB = 1024 * 1024
+PAGE_TOKEN_SECRET = "known to the tests"
 FIELD_TYPES = {
     "path": collection_service_pb2.FieldSchema.TYPE_STRING,
     "year": collection_service_pb2.FieldSchema.TYPE_INT64,
@@ -155,6 +156,7 @@ def gateway_process(
 ) -> Iterator[processes.Server]:
     folder = tmp_path_factory.mktemp("gateway")
     flags = processes.gateway_flags(folder, milvus_uri, worker.address)
+    flags += ["--page-token-secret", PAGE_TOKEN_SECRET]
     with processes.running(folder, "search_server", *flags) as server:
         yield server
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 
 import pytest
 
@@ -112,3 +114,28 @@ def test_replicas_agree_on_the_key_unless_they_have_other_settings() -> None:
     ]
     assert first.page_token_key() == same.page_token_key()
     assert len({settings.page_token_key() for settings in (first, *others)}) == 4
+
+
+def test_on_lite_the_key_is_random_and_stays_the_same() -> None:
+    lite = GatewaySettings()
+    assert lite.page_token_key() == GatewaySettings().page_token_key()
+    assert len(lite.page_token_key()) == 32
+    assert b"milvus.db" not in lite.page_token_key()
+    code = "from search_server.settings import GatewaySettings as S; print(S().page_token_key())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert other.stdout.decode().strip() != str(lite.page_token_key())
+    assert GatewaySettings(page_token_secret="s").page_token_key() == b"s"
+
+
+@pytest.mark.parametrize(
+    ("uri", "token", "secret", "weak"),
+    [
+        ("http://milvus:19530", "", "", True),
+        ("http://milvus:19530", "root:a", "", False),
+        ("http://milvus:19530", "", "s", False),
+        ("milvus.db", "", "", False),
+    ],
+)
+def test_keys_that_can_be_guessed_are_known(uri: str, token: str, secret: str, weak: bool) -> None:
+    settings = GatewaySettings(milvus_uri=uri, milvus_token=token, page_token_secret=secret)
+    assert settings.page_tokens_can_be_forged() is weak

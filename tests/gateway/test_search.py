@@ -16,7 +16,15 @@ from search_server.settings import GatewaySettings
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import filter_pb2, search_service_pb2
 from tests import photos
-from tests.gateway.conftest import Gateway, error_info, image, photo_item, string, text
+from tests.gateway.conftest import (
+    PAGE_TOKEN_SECRET,
+    Gateway,
+    error_info,
+    image,
+    photo_item,
+    string,
+    text,
+)
 
 
 def named(name: str) -> filter_pb2.Filter:
@@ -172,12 +180,12 @@ def test_pages_of_equal_scores_lose_and_double_nothing(gateway: Gateway) -> None
     assert sorted(found) == sorted(ids)
 
 
-def test_a_page_token_expires(gateway: Gateway, album: str, milvus_uri: str) -> None:
+def test_a_page_token_expires(gateway: Gateway, album: str) -> None:
     params = search_service_pb2.SearchParams(collection=album, query=text("a cat"))
     request = search_service_pb2.SearchPageRequest(params=params, page_size=3)
     request.page_token = gateway.search.SearchPage(request, timeout=20).next_page_token
-    # Made an hour and a second ago by another replica, with the key that all of them derive.
-    replica = GatewaySettings(milvus_uri=milvus_uri)
+    # Made an hour and a second ago by another replica, with the same secret.
+    replica = GatewaySettings(page_token_secret=PAGE_TOKEN_SECRET)
     then = PageTokens(replica.page_token_key(), 3600.0, lambda: time.time() - 3601)
     now = PageTokens(replica.page_token_key(), 3600.0)
     identity = b"SearchPage\0" + params.SerializeToString(deterministic=True)
