@@ -34,14 +34,17 @@ class TextBatches:
     Attributes:
         padding: What may share a batch.
         pad_id: Token that fills rows up.
-        max_tokens: Length of every row with `Padding.MAX_LENGTH`.
+        max_tokens: Length of every row with `Padding.MAX_LENGTH`, and of the longest one otherwise.
         pad_left: Whether rows are filled up at their beginning.
+        multiple: With `Padding.LONGEST`, rows are filled up to a multiple of this many tokens, for
+            a runtime that prepares every shape it meets.
     """
 
     padding: Padding
     pad_id: int
     max_tokens: int
     pad_left: bool = False
+    multiple: int = 1
 
     def split(
         self, texts: Sequence[TokenizedText]
@@ -56,6 +59,9 @@ class TextBatches:
             width = int(lengths[rows].max())
             if self.padding is Padding.MAX_LENGTH:
                 width = max(width, self.max_tokens)
+            elif self.padding is Padding.LONGEST:
+                rounded = -(-width // self.multiple) * self.multiple
+                width = max(width, min(rounded, self.max_tokens))
             yield rows, *self._rectangle([texts[row].ids for row in rows], lengths[rows], width)
 
     def _groups(self, lengths: IntArray) -> Iterator[IntArray]:
