@@ -24,6 +24,9 @@ from embedder_server.models.source import ModelFolder
 from embedder_server.models.text_batches import TextBatches
 from embedder_server.types import Modality
 
+# Texts are filled up to a multiple of this many tokens where each shape is a captured CUDA graph.
+_GRAPH_TOKENS = 16
+
 
 class Networks(Protocol):
     """A model's two networks, not loaded yet."""
@@ -102,7 +105,8 @@ class TransformersNetworks:
             msg = f"a model with code of its own runs on --runtime torch only, not {runtime}"
             raise ModelLoadError(msg)
         if runtime.library == "torch":
-            return self._paired(self._torch(runtime, self._device))
+            multiple = 1 if self._device == "cpu" else _GRAPH_TOKENS
+            return self._paired(self._torch(runtime, self._device), multiple)
         return self._paired(self._exported(runtime))
 
     def reference(self) -> TwoTowers | None:
@@ -110,8 +114,8 @@ class TransformersNetworks:
             return None
         return self._paired(self._torch(Runtime("torch"), "cpu"))
 
-    def _paired(self, towers: dict[Modality, Tower]) -> TwoTowers:
-        return TwoTowers(towers, text_batches(self._recipe), self._recipe.dimensions)
+    def _paired(self, towers: dict[Modality, Tower], multiple: int = 1) -> TwoTowers:
+        return TwoTowers(towers, text_batches(self._recipe, multiple), self._recipe.dimensions)
 
     def logits(self) -> tuple[float, float]:
         if self._logits is None:
@@ -204,6 +208,8 @@ def int8_export(cache: ExportCache, key: str, sources: dict[Modality, Path]) -> 
     return cache.entry(f"{key}-int8", build).path
 
 
-def text_batches(recipe: Recipe) -> TextBatches:
+def text_batches(recipe: Recipe, multiple: int = 1) -> TextBatches:
     """Return the rules for batches of texts that `recipe` gives."""
-    return TextBatches(recipe.padding, recipe.pad_id, recipe.max_text_tokens, recipe.pad_left)
+    return TextBatches(
+        recipe.padding, recipe.pad_id, recipe.max_text_tokens, recipe.pad_left, multiple
+    )

@@ -14,9 +14,11 @@ from embedder_server.models.families import Recipe, weight_files
 from embedder_server.models.memory import is_out_of_memory, memory_error
 from embedder_server.models.patches import PatchRecipe
 from embedder_server.models.runtimes.base import Feed
+from embedder_server.models.runtimes.graph_cache import Forward, GraphCache
 from embedder_server.models.source import ModelFolder
 from embedder_server.types import FloatArray, Modality
 
+_PASSES_BEFORE_CAPTURE = 3
 _INSTALL = "pip install 'sentinel-retrieval[torch]'"
 
 
@@ -42,6 +44,9 @@ class TorchTower:
         self._device = torch.device(device)
         self._dtype = getattr(torch, dtype)
         self._module: Any = module.to(device=self._device, dtype=self._dtype)
+        self._pool: Any = None
+        on_cuda = self._device.type == "cuda"
+        self._graphs = GraphCache(self._eager, self._captured) if on_cuda else None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -49,20 +54,63 @@ class TorchTower:
 
     def run(self, feed: Feed) -> FloatArray:
         with self._torch.inference_mode():
-            arguments = [self._tensor(feed[name]) for name in self._inputs]
-            vectors = self._module(*arguments).float().cpu().numpy()
-        return np.asarray(vectors, dtype=np.float32)
+            return self._graphs.run(feed) if self._graphs is not None else self._eager(feed)
 
-    def _tensor(self, array: Any) -> Any:
+    def _eager(self, feed: Feed) -> FloatArray:
+        return _vectors(self._forward([self._sent(feed[name]) for name in self._inputs]))
+
+    def _forward(self, tensors: list[Any]) -> Any:
+        # Sent in their own type, cast on the device: the bus is slower than the cast.
+        cast = [t.to(self._dtype) if t.is_floating_point() else t for t in tensors]
+        return self._module(*cast).float()
+
+    def _sent(self, array: Any) -> Any:
         tensor = self._torch.from_numpy(np.ascontiguousarray(array))
-        # Sent in its own type, cast on the device: the bus is slower than the cast.
-        tensor = tensor.to(self._device, non_blocking=True)
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _captured(self, feed: Feed) -> Forward:
+        """Return the forward pass of batches with the shapes of `feed`, as a CUDA graph."""
+        cuda = self._torch.cuda
+        arrays = [np.ascontiguousarray(feed[name]) for name in self._inputs]
+        pinned = [self._torch.from_numpy(array).pin_memory() for array in arrays]
+        inputs = [tensor.to(self._device) for tensor in pinned]
+        with cuda.device(self._device):
+            # Work space of the libraries is made in the first passes, and must not be captured.
+            stream = cuda.Stream()
+            stream.wait_stream(cuda.current_stream())
+            with cuda.stream(stream):
+                for _ in range(_PASSES_BEFORE_CAPTURE):
+                    self._forward(inputs)
+            cuda.current_stream().wait_stream(stream)
+            graph = cuda.CUDAGraph()
+            # Only this thread is watched: another worker thread may be using the device.
+            with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                output = self._forward(inputs)
+        self._pool = graph.pool()  # one for all: they run one after another
+
+        def replay(feed: Feed) -> FloatArray:
+            for name, host, tensor in zip(self._inputs, pinned, inputs, strict=True):
+                host.numpy()[...] = feed[name]
+                tensor.copy_(host, non_blocking=True)
+            with cuda.device(self._device):
+                graph.replay()
+            # Waits for the device, so that the buffers are free for the next batch.
+            return _vectors(output)
+
+        return replay
 
     def close(self) -> None:
+        if self._graphs is not None:
+            self._graphs.close()
         self._module = None
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
+
+
+def _vectors(tensor: Any) -> FloatArray:
+    return np.asarray(tensor.cpu().numpy(), dtype=np.float32)
 
 
 def check_cuda(device: str) -> None:
