@@ -4,6 +4,11 @@ Two ways. *Upsert* writes rows as a gateway does, on any Milvus. *Import* has a 
 which loads it less than writes do; but an import only ever adds rows. So ids that are there are
 looked up first, and their rows left out if they are unchanged, or upserted if they are not. A
 restart first waits for imports that still run, and then finds their rows like any others.
+
+Others may write beside an import. What a gateway stores under an id after its look-up wins: the
+row is left out of the import, or, if that has begun, both are replaced by the gateway's. From when
+an import's rows are there until then, some seconds, a count shows such an id twice; a search does
+not.
 """
 
 from __future__ import annotations
@@ -12,10 +17,10 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -23,25 +28,17 @@ from fsspec.implementations.local import LocalFileSystem
 from bulk_indexer import row_files
 from bulk_indexer.errors import BulkError
 from bulk_indexer.run_folder import RunFolder, shard_file
+from bulk_indexer.stored_rows import StoredRows, deadline, patiently
 from search_server.store.imports import MilvusImports
 from search_server.store.milvus import MilvusStore
 from search_server.types import CollectionInfo, Row
-from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import DeadlineExceeded, SentinelError, Unavailable
+from sentinel_core.errors import SentinelError
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-# As many as one gateway call carries; with the longest texts a message stays under 64 MiB.
-_ROWS_PER_UPSERT = 256
-# A strong look-up takes a server about 0.2 s however many ids it is for.
-_IDS_PER_LOOK_UP = 1024
-_CALLS_AT_ONCE = 4
 # About 300 MB of 768-dimensional vectors: one Milvus segment, and a file that it reads in seconds.
 _ROWS_PER_IMPORT = 100_000
-_CALL_TIMEOUT_S = 60.0
 _POLL_S = 1.0
-_PAUSES_S = (1.0, 5.0, 20.0)
 
 
 @dataclass(slots=True)
@@ -85,31 +82,21 @@ class NoDelivery:
     async def finish(self) -> None: ...
 
 
-@dataclass(slots=True)
-class _Sorted:
-    """Rows by what Milvus has of them."""
-
-    new: list[Row] = field(default_factory=list)
-    changed: list[Row] = field(default_factory=list)
-    unchanged: int = 0
-
-
 class UpsertDelivery:
     """Upserts each shard as it comes."""
 
     def __init__(self, store: MilvusStore, folder: RunFolder, info: CollectionInfo) -> None:
-        self._store = store
+        self._stored = StoredRows(store, info)
         self._folder = folder
-        self._info = info
         self.delivered = Delivered()
 
     async def add(self, shard: int) -> None:
         rows = await asyncio.to_thread(_rows_of, self._folder, shard)
-        found = await _sorted(self._store, self._info, rows)
-        await _upsert(self._store, self._info, [*found.new, *found.changed])
+        found = await self._stored.sort(rows)
+        await self._stored.upsert([*found.new, *found.changed])
         await asyncio.to_thread(_mark, self._folder, [shard])
         self.delivered.stored += len(found.new) + len(found.changed)
-        self.delivered.unchanged += found.unchanged
+        self.delivered.unchanged += len(found.unchanged)
 
     async def finish(self) -> None: ...
 
@@ -136,7 +123,7 @@ class ImportDelivery:
         target: str,
         rows_per_import: int = _ROWS_PER_IMPORT,
     ) -> None:
-        self._store = store
+        self._stored = StoredRows(store, info)
         self._imports = imports
         self._folder = folder
         self._info = info
@@ -152,58 +139,67 @@ class ImportDelivery:
             await self._wait_for_others()
             self._started = True
         rows = await asyncio.to_thread(_rows_of, self._folder, shard)
-        found = await _sorted(self._store, self._info, rows)
-        await _upsert(self._store, self._info, found.changed)
+        found = await self._stored.sort(rows)
+        await self._stored.upsert(found.changed)
+        # A run before this one may have imported them and ended before it looked for doubles.
+        await self._stored.make_single(found.unchanged, {})
         for row in found.new:
             self._new.setdefault(row.id, row)  # an equal one of another shard was there first
         self._shards.append(shard)
         self.delivered.stored += len(found.changed)
-        self.delivered.unchanged += found.unchanged
+        self.delivered.unchanged += len(found.unchanged)
         if len(self._new) >= self._rows_per_import:
             await self.finish()
 
     async def finish(self) -> None:
-        if self._new:
-            await self._import(list(self._new.values()))
-            self.delivered.stored += len(self._new)
+        # Hours may have passed since their shards were taken.
+        there = await self._stored.find(self._new.values())
+        new = [row for row in self._new.values() if row.id not in there]
+        self.delivered.unchanged += len(self._new) - len(new)
+        if new:
+            await self._import(new)
+            self.delivered.stored += len(new)
         await asyncio.to_thread(_mark, self._folder, self._shards)
         self._new, self._shards = {}, []
 
     async def _wait_for_others(self) -> None:
         """Wait for imports that a run before this one started; their rows are to be found then."""
-        while running := await _patiently(self._running):
+        while running := await patiently(self._running):
             logger.info("waiting for imports that still run", extra={"imports": len(running)})
             await asyncio.sleep(_POLL_S)
         await self._show()
 
     async def _running(self) -> list[int]:
-        return await self._imports.running(self._info.name, _deadline())
+        return await self._imports.running(self._info.name, deadline())
 
     async def _import(self, rows: Sequence[Row]) -> None:
         path = f"{self._root}/{self._info.name}-{uuid.uuid4().hex}.parquet"
         await asyncio.to_thread(self._write, path, rows)
         try:
             # Tried once: a second attempt after a lost answer would import the rows twice.
-            number = await self._imports.start(self._info.name, self._in_bucket(path), _deadline())
-            while True:
-                state = await _patiently(lambda: self._imports.state(number, _deadline()))
-                if state.failure:
-                    raise BulkError(f"Milvus cannot import {path}: {state.failure}")
-                if state.done:
-                    break
-                await asyncio.sleep(_POLL_S)
+            number = await self._imports.start(self._info.name, self._in_bucket(path), deadline())
         except SentinelError as error:
             raise BulkError(f"Milvus cannot import {path}: {error.message}") from error
+        # Milvus takes the rows of an import for as old as its start, and shows of two rows with
+        # one id the later: what others wrote before can only be read now, while it runs.
+        theirs = await self._stored.find(rows, include_vectors=True)
+        while not (state := await patiently(lambda: self._imports.state(number, deadline()))).done:
+            if state.failure:
+                raise BulkError(f"Milvus cannot import {path}: {state.failure}")
+            await asyncio.sleep(_POLL_S)
         await self._show()
-        logger.info("imported", extra={"rows": len(rows), "import": number})
+        doubled = await self._stored.make_single(rows, theirs)
+        logger.info(
+            "imported", extra={"rows": len(rows), "import": number, "written_meanwhile": doubled}
+        )
         with suppress(OSError):
             await asyncio.to_thread(self._fs.rm_file, path)
 
     async def _show(self) -> None:
         async def show() -> None:
-            await self._imports.show(self._info.name, _deadline())
+            await self._imports.show(self._info.name, deadline())
 
-        await _patiently(show)
+        await patiently(show)
 
     def _write(self, path: str, rows: Sequence[Row]) -> None:
         try:
@@ -218,63 +214,6 @@ class ImportDelivery:
         return path if isinstance(self._fs, LocalFileSystem) else path.split("/", 1)[1]
 
 
-async def _sorted(store: MilvusStore, info: CollectionInfo, rows: Sequence[Row]) -> _Sorted:
-    async def look_up(part: Sequence[Row]) -> list[Row]:
-        return await store.get(info, [row.id for row in part], _deadline())
-
-    found = _Sorted()
-    there = {
-        row.id: row for part in await _in_parts(look_up, rows, _IDS_PER_LOOK_UP) for row in part
-    }
-    for row in rows:
-        other = there.get(row.id)
-        if other is None:
-            found.new.append(row)
-        elif other.digest == row.digest and other.fields == row.fields:
-            found.unchanged += 1
-        else:
-            found.changed.append(row)
-    return found
-
-
-async def _upsert(store: MilvusStore, info: CollectionInfo, rows: Sequence[Row]) -> None:
-    async def write(part: Sequence[Row]) -> None:
-        await store.upsert(info, part, _deadline())
-
-    await _in_parts(write, rows, _ROWS_PER_UPSERT)
-
-
-async def _in_parts(
-    call: Callable[[Sequence[Row]], Awaitable[T]], rows: Sequence[Row], size: int
-) -> list[T]:
-    """Call with `size` rows at a time, a few calls at once; return what they return, in order."""
-    slots = asyncio.Semaphore(_CALLS_AT_ONCE)
-
-    async def one(part: Sequence[Row]) -> T:
-        async with slots:
-            return await _patiently(lambda: call(part))
-
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return await asyncio.gather(*map(one, parts))
-
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Return what `call` returns; it is tried again while Milvus does not answer.
-
-    Raises:
-        BulkError: It never did, or it refuses.
-    """
-    for pause in (*_PAUSES_S, None):
-        try:
-            return await call()
-        except SentinelError as error:
-            passing = isinstance(error, Unavailable | DeadlineExceeded)
-            if pause is None or not passing:
-                raise BulkError(f"{error.message} [{error.reason}]") from error
-            await asyncio.sleep(pause)
-    raise AssertionError  # the last round returns or raises
-
-
 def _rows_of(folder: RunFolder, shard: int) -> list[Row]:
     return row_files.decode(folder.read(shard_file("rows", shard)))
 
@@ -282,7 +221,3 @@ def _rows_of(folder: RunFolder, shard: int) -> list[Row]:
 def _mark(folder: RunFolder, shards: Sequence[int]) -> None:
     for shard in shards:
         folder.write(shard_file("delivered", shard), json.dumps({"shard": shard}).encode())
-
-
-def _deadline() -> Deadline:
-    return Deadline.after(None, default_s=_CALL_TIMEOUT_S)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -117,6 +118,8 @@ async def test_a_run_waits_for_the_imports_of_the_one_before(
         # Begun, and then the process is gone.
         delivery._new = {row.id: row for row in made(info, range(1500))}
         path = f"{delivery._root}/begun.parquet"
+        # And a gateway had stored some of the same before.
+        await store.upsert(info, made(info, range(20)), deadline())
         delivery._write(path, list(delivery._new.values()))
         await delivery._imports.start(info.name, delivery._in_bucket(path), deadline())
     async with importing(place, folder, info) as (delivery, store):
@@ -124,6 +127,55 @@ async def test_a_run_waits_for_the_imports_of_the_one_before(
         await delivery.finish()
         assert delivery.delivered == Delivered(stored=0, unchanged=1500)
         assert await store.count(info, "", deadline()) == 1500
+
+
+async def test_what_is_written_beside_an_import_wins_and_is_there_once(
+    place: Place, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the last look at the ids, between that and the import's start, and after it."""
+    info = replace(run.info, name="beside")
+    folder = RunFolder(str(tmp_path))
+    rows = made(info, range(1200))
+    finish(folder, info, 0, rows)
+
+    async def write(store: MilvusStore, start: int) -> None:
+        """As a gateway: changed fields, other content, and what the run has, too."""
+        other = [
+            replace(theirs, id=row.id)
+            for row, theirs in zip(
+                rows[start + 3 : start + 6],
+                made(info, range(start + 5003, start + 5006), file_name="online"),
+                strict=True,
+            )
+        ]
+        changed = made(info, range(start, start + 3), file_name="online")
+        await store.upsert(info, [*changed, *other, *rows[start + 6 : start + 9]], deadline())
+
+    async with importing(place, folder, info, rows_per_import=5000) as (delivery, store):
+        await store.create_collection(info, deadline())
+        start = delivery._imports.start
+
+        async def started(*arguments: Any) -> int:
+            await write(store, 10)
+            number = await start(*arguments)
+            await write(store, 20)
+            return number
+
+        monkeypatch.setattr(delivery._imports, "start", started)
+        await delivery.add(0)
+        await write(store, 0)
+        await delivery.finish()
+        assert delivery.delivered == Delivered(stored=1191, unchanged=9)
+        assert await store.count(info, "", deadline()) == 1200
+        assert await store.count(info, 'f_file_name == "online"', deadline()) == 3 * 6
+        for first in (0, 10, 20):
+            for number in range(first, first + 9):
+                [row] = await store.get(info, [rows[number].id], deadline(), include_vectors=True)
+                origin = number + 5000 if first + 3 <= number < first + 6 else number
+                [expected] = made(info, [origin])
+                assert row.digest == expected.digest
+                assert (row.fields["file_name"] == "online") == (number < first + 6)
+                assert np.allclose(vector_of(row), vector_of(expected), atol=1e-6)
 
 
 async def test_a_file_that_does_not_fit_ends_the_run_with_milvus_own_words(
