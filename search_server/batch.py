@@ -1,14 +1,15 @@
 """Use case: many searches at once, each failing alone.
 
 Their queries' vectors are found together (queries.py). First pages of searches that differ for
-Milvus in nothing but the vector are one Milvus search; later pages, and rankings that are not
-simply Milvus's, are searches of their own.
+Milvus in nothing but the vector, and the query's own items, are one Milvus search
+(first_pages.py); later pages, and rankings that are not simply Milvus's, are searches of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from search_server import delivery
@@ -19,6 +20,9 @@ from search_server.search import Searcher
 from search_server.types import Hit, Search, SearchSpec
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import SentinelError
+
+# Rows that a batch holds, at up to 0.13 MB each: pages are cut to their bytes one by one.
+_ROWS_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +78,33 @@ class BatchSearcher:
                 groups.setdefault(_likeness(ready), []).append(ready)
         # All pages go into one message.
         max_bytes = delivery.MAX_BYTES // max(1, len(entries))
-        for found in await asyncio.gather(
-            *(self._group(group, max_bytes, deadline) for group in groups.values())
-        ):
-            answers |= found
+        for wave in _waves(groups.values()):
+            for found in await asyncio.gather(
+                *(self._group(group, max_bytes, deadline) for group in wave)
+            ):
+                answers |= found
         return [answers[place] for place in range(len(entries))]
 
     async def _group(
         self, group: Sequence[_Ready], max_bytes: int, deadline: Deadline
     ) -> dict[int, Page | SentinelError]:
-        tops: Sequence[list[Hit] | None] = [None]
-        if len(group) > 1:
-            searches = [ready.search for ready in group]
-            try:
-                tops = await self._searcher.tops(searches, group[0].entry.size, deadline)
-            except SentinelError as error:
-                return {ready.place: error.at(error.field) for ready in group}
-        pages = await asyncio.gather(
-            *(
-                self._page(ready, top, max_bytes, deadline)
-                for ready, top in zip(group, tops, strict=True)
-            )
-        )
+        if len(group) == 1:
+            return {group[0].place: await self._page(group[0], None, max_bytes, deadline)}
+        pages: list[Page | SentinelError] = []
+        searches = [ready.search for ready in group]
+        source = self._searcher.tops(searches, group[0].entry.size, deadline)
+        try:
+            async with aclosing(source) as parts:
+                async for tops in parts:
+                    part = group[len(pages) : len(pages) + len(tops)]
+                    pages += await asyncio.gather(
+                        *(
+                            self._page(ready, top, max_bytes, deadline)
+                            for ready, top in zip(part, tops, strict=True)
+                        )
+                    )
+        except SentinelError as error:
+            pages += [error.at(error.field) for _ in group[len(pages) :]]
         return {ready.place: page for ready, page in zip(group, pages, strict=True)}
 
     async def _page(
@@ -115,6 +124,21 @@ class BatchSearcher:
         return Page(ready.search, hits, following)
 
 
+def _waves(groups: Iterable[list[_Ready]]) -> Iterator[list[list[_Ready]]]:
+    """Yield the groups in turn, so many at a time that few rows are held."""
+    wave: list[list[_Ready]] = []
+    rows = 0
+    for group in groups:
+        its = min(ROWS_PER_CALL, len(group) * group[0].entry.size)
+        if wave and rows + its > _ROWS_AT_ONCE:
+            yield wave
+            wave, rows = [], 0
+        wave.append(group)
+        rows += its
+    if wave:
+        yield wave
+
+
 def _likeness(ready: _Ready) -> Hashable:
     """Return what searches have in common that are one Milvus search; else the place alone."""
     entry, search = ready.entry, ready.search
@@ -123,7 +147,7 @@ def _likeness(ready: _Ready) -> Hashable:
     options = search.options
     return (
         search.collection.name,
-        search.expression,
+        search.filter,
         entry.size,
         entry.spec.include_vectors,
         options.consistency,

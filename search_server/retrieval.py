@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from time import perf_counter
 
 from search_server import ranking
 from search_server.cursor import START, Position, Scored
 from search_server.store.milvus import MilvusStore
-from search_server.types import FloatArray, Hit, Row, Search
+from search_server.types import Hit, Row, Search
 from sentinel_core.deadlines import Deadline
 from sentinel_core.metrics import ServerMetrics
 
@@ -68,76 +67,22 @@ class Retrieval:
 
     async def _top(self, search: Search, count: int, deadline: Deadline) -> list[Hit] | None:
         """Return the first `count` hits; None where the index missed some that exist."""
-        [top] = await self.tops([search], count, deadline)
-        return top
-
-    async def tops(
-        self, searches: Sequence[Search], count: int, deadline: Deadline
-    ) -> list[list[Hit] | None]:
-        """Return the first `count` hits of each search, by one Milvus search for all of them.
-
-        None where the index missed some that exist, or one was deleted between two steps.
-
-        Args:
-            searches: Equal in all that Milvus is told but the vector.
-            count: At most 500.
-            deadline: For all of it.
-
-        Raises:
-            SentinelError: Milvus does not answer.
-        """
-        one, vectors = searches[0], [search.vector for search in searches]
-        start = perf_counter()
-        with self._metrics.stage("milvus_search"):
-            found: list[list[tuple[Row, float]] | None] = []
-            if len(searches) * count <= ROWS_PER_CALL:
-                found += await self._store.vectors.search(
-                    one.collection,
-                    vectors,
-                    limit=count,
-                    expression=one.expression,
-                    include_vectors=one.spec.include_vectors,
-                    options=one.options,
-                    deadline=deadline,
-                )
-            else:
-                found += await self._top_rows(one, vectors, count, deadline)
-            least = min((len(rows) for rows in found if rows is not None), default=count)
-            complete = least == count or await self._store.vectors.is_all(
-                one.collection, least, one.expression, one.options, deadline
+        with self.stage(search, "milvus_search"):
+            [found] = await self._store.vectors.search(
+                search.collection,
+                [search.vector],
+                limit=count,
+                expression=search.expression,
+                include_vectors=search.spec.include_vectors,
+                options=search.options,
+                deadline=deadline,
             )
-        tops: list[list[Hit] | None] = []
-        for search, rows in zip(searches, found, strict=True):
-            search.timings.vector_search = perf_counter() - start
-            if rows is None or not (complete or len(rows) == count):
-                tops.append(None)
-            else:
-                tops.append(ranking.at_least(ranking.rank(rows), search.spec.min_score))
-        return tops
-
-    async def _top_rows(
-        self, one: Search, vectors: Sequence[FloatArray], count: int, deadline: Deadline
-    ) -> list[list[tuple[Row, float]] | None]:
-        """Search first and read the rows then, each once, though several searches found it."""
-        rankings = await self._store.vectors.nearest(
-            one.collection,
-            vectors,
-            limit=count,
-            expression=one.expression,
-            options=one.options,
-            deadline=deadline,
-        )
-        ids = list(dict.fromkeys(item_id for ranked in rankings for item_id, _ in ranked))
-        rows: dict[str, Row] = {}
-        for start in range(0, len(ids), ROWS_PER_CALL):
-            rows |= await self._rows(one, ids[start : start + ROWS_PER_CALL], deadline)
-        return [
-            # A row of its own for each hit: it is cut to the fields that its search asks for.
-            [(replace(rows[item_id]), score) for item_id, score in ranked]
-            if all(item_id in rows for item_id, _ in ranked)
-            else None
-            for ranked in rankings
-        ]
+            complete = len(found) == count or await self._store.vectors.is_all(
+                search.collection, len(found), search.expression, search.options, deadline
+            )
+        if not complete:
+            return None
+        return ranking.at_least(ranking.rank(found), search.spec.min_score)
 
     async def _following(
         self, search: Search, count: int, deadline: Deadline, position: Position

@@ -15,6 +15,7 @@ import numpy as np
 from search_server import delivery
 from search_server.collections import Collections
 from search_server.cursor import START, Position
+from search_server.first_pages import FirstPages
 from search_server.illustrate import illustrate
 from search_server.queries import Asked, QueryVectors
 from search_server.reranking import Reranker, is_reranked
@@ -54,6 +55,7 @@ class Searcher:
         self._objects = objects
         self._metrics = metrics
         self._retrieval = Retrieval(store, metrics)
+        self._first_pages = FirstPages(store, metrics)
         self._reranker = Reranker(store, self._retrieval)
 
     async def prepare(self, spec: SearchSpec, deadline: Deadline) -> Search:
@@ -92,12 +94,14 @@ class Searcher:
             columns.check_names(spec.output_fields, collection.fields, "params.output_fields")
             searching.check_index_params(spec.index_params)
             await self._reranker.check(spec, collection, deadline)
-            expression = filters.compile_filter(spec.filter, collection.fields)
+            filtered = filters.compile_filter(spec.filter, collection.fields)
         except SentinelError as error:
             return error
+        expression = filtered
         for item_id in spec.query.item_ids:
             expression = filters.excluding(expression, item_id)
-        return Search(spec, collection, np.empty(0, np.float32), expression, started=started)
+        unknown = np.empty(0, np.float32)
+        return Search(spec, collection, unknown, expression, filtered, started=started)
 
     async def hits(
         self, search: Search, limit: int, deadline: Deadline, after: Position = START
@@ -146,17 +150,17 @@ class Searcher:
             return page, None
         return page, position.advanced([(hit.row.id, hit.score) for hit in page])
 
-    async def tops(
+    def tops(
         self, searches: Sequence[Search], size: int, deadline: Deadline
-    ) -> list[list[Hit] | None]:
-        """Return what `page` takes as `top` for each of several searches, by one Milvus search.
+    ) -> AsyncGenerator[list[list[Hit] | None], None]:
+        """Yield what `page` takes as `top` for each of several searches, some of them at a time.
 
         Args:
-            searches: Equal in all that Milvus is told but the vector.
+            searches: Equal in all that Milvus is told but the vector and the query's own items.
             size: Hits of a page, below 500.
             deadline: For all of it.
         """
-        return await self._retrieval.tops(searches, size + 1, deadline)
+        return self._first_pages.tops(searches, size + 1, deadline)
 
     async def _shown(self, search: Search, block: Sequence[Hit]) -> AsyncGenerator[Hit, None]:
         """Yield a block's hits with image URIs and, when asked for, thumbnails."""

@@ -405,13 +405,16 @@ class Search:
 
     Attributes:
         vector: float32 `[dimensions]`, of unit length.
-        expression: The Milvus expression of the filter; empty for none.
+        expression: The Milvus expression of what may be found: of the filter, and without the
+            query's own items; empty for all.
+        filter: That of the filter alone.
     """
 
     spec: SearchSpec
     collection: CollectionInfo
     vector: FloatArray
     expression: str
+    filter: str = ""
     timings: SearchTimings = field(default_factory=SearchTimings)
     started: float = field(default_factory=perf_counter)
 
