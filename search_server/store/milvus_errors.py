@@ -31,6 +31,19 @@ _UNAVAILABLE = {
     503,  # the channel is not available
     _NOT_LOADED,  # after a restart of the server
     8,  # rate limit
+    9,  # writes are denied, for lack of room (_FULL) or because they come too fast
+}
+# In the words of a full server ("quota exceeded[reason=disk quota exceeded, …]", code 9; 2.3 to 2.6
+# have codes 3 and 7, too) and of the system, which Lite and a server's own disk pass on.
+_FULL = (
+    "memory quota exceeded",
+    "disk quota exceeded",
+    "no space left on device",
+    "file too large",
+)
+_FULL_CODES = {
+    3,  # the memory limit
+    7,  # the disk limit
 }
 
 _DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
@@ -60,19 +73,11 @@ def converted(error: Exception, deadline: Deadline) -> SentinelError:
     code: object = error.code() if isinstance(error, grpc.RpcError) else getattr(error, "code", 0)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED or deadline.remaining() == 0:
         return DeadlineExceeded("OUT_OF_TIME", "Milvus did not answer in time", stage="milvus")
-    if isinstance(error, ConnectionConfigException):
-        return Unavailable(
-            "STORE_UNAVAILABLE",
-            "the Milvus Lite file cannot be opened; is another process using it, or its folder "
-            "not writable?",
-        )
     if code == _NO_COLLECTION:
         return NotFound("COLLECTION_NOT_FOUND", "the collection is gone; it was dropped meanwhile")
-    if _is_refused(error):
-        return Unavailable(
-            "STORE_UNAVAILABLE",
-            "Milvus refuses the gateway's user name, password or rights; check --milvus-token",
-        )
+    why = _why_unavailable(error)
+    if why:
+        return Unavailable("STORE_UNAVAILABLE", why)
     if code in _UNAVAILABLE or isinstance(code, grpc.StatusCode):
         return unavailable("Milvus does not answer just now")
     error_id = uuid.uuid4().hex
@@ -84,10 +89,32 @@ def converted(error: Exception, deadline: Deadline) -> SentinelError:
     )
 
 
+def _why_unavailable(error: Exception) -> str:
+    """Return what an operator has to do; empty if nothing is known."""
+    if isinstance(error, ConnectionConfigException):
+        return (
+            "the Milvus Lite file cannot be opened; is another process using it, or its folder "
+            "not writable?"
+        )
+    if _is_refused(error):
+        return "Milvus refuses the gateway's user name, password or rights; check --milvus-token"
+    if _is_full(error):
+        return "Milvus is full: give it disk or memory, or raise its quota, then retry"
+    return ""
+
+
 def _is_refused(error: BaseException) -> bool:
     """Tell whether Milvus does not let us in; on connecting pymilvus hides that in the cause."""
     causes = (error, error.__cause__)
     return any(isinstance(one, grpc.Call) and one.code() in _DENIED for one in causes)
+
+
+def _is_full(error: Exception) -> bool:
+    """Tell whether Milvus has no room for what is to be written."""
+    if not isinstance(error, MilvusException):
+        return False
+    said = str(error.message).lower()
+    return error.code in _FULL_CODES or any(words in said for words in _FULL)
 
 
 def unavailable(what: str) -> Unavailable:

@@ -86,18 +86,6 @@ def test_an_s3_store_that_refuses_acknowledges_nothing(
         assert gateway.count(name) == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 6 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a small file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(
     tmp_path: Path, fake_worker: processes.Server, small_disk: Path
 ) -> None:
