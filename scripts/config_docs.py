@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg
 
 from bulk_indexer.settings import BulkSettings
 from embedder_server.settings import EmbedderSettings
+from search_server.collect_orphans import OrphanSettings
 from search_server.settings import GatewaySettings
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
@@ -26,11 +28,20 @@ good as none.
 """
 
 
-def table(title: str, settings: type[BaseSettings]) -> str:
+def table(
+    title: str, settings: type[BaseSettings], beyond: type[BaseSettings] | None = None
+) -> str:
+    """Return the settings, but for those of `beyond`, which it has as well."""
     prefix = settings.model_config["env_prefix"]
-    lines = [f"\n## `{title}`\n", "| flag | environment | default | meaning |", "|---|---|---|---|"]
+    lines = [f"\n## `{title}`\n"]
+    if beyond is not None:
+        command = beyond.model_config["cli_prog_name"]
+        lines.append(f"{settings.__doc__} Takes the settings of `{command}`, too.\n")
+    lines += ["| flag | environment | default | meaning |", "|---|---|---|---|"]
     for name, field in settings.model_fields.items():
-        default = "" if field.default in (None, PydanticUndefined) else str(field.default)
+        if beyond is not None and name in beyond.model_fields:
+            continue
+        default = "" if field.default in (None, PydanticUndefined) else _told(field.default)
         bounds = [
             f"{word} {value}"
             for word, attribute in (("at least", "ge"), ("more than", "gt"), ("at most", "le"))
@@ -44,6 +55,12 @@ def table(title: str, settings: type[BaseSettings]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _told(default: object) -> str:
+    if isinstance(default, timedelta):
+        return f"{default.total_seconds() / 3600:g}h"
+    return str(default)
+
+
 def _is_positional(field: FieldInfo) -> bool:
     return any(item is get_args(CliPositionalArg[str])[1] for item in field.metadata)
 
@@ -51,6 +68,7 @@ def _is_positional(field: FieldInfo) -> bool:
 def main() -> None:
     text = HEAD + table("sentinel-embedder", EmbedderSettings)
     text += table("sentinel-gateway", GatewaySettings)
+    text += table("sentinel-gateway collect-orphans", OrphanSettings, beyond=GatewaySettings)
     text += table("sentinel bulk-index", BulkSettings)
     if "--check" not in sys.argv:
         TARGET.write_text(text)
