@@ -61,10 +61,6 @@ class Lifecycle:
         self.failure = error
         self._stopping.set()
 
-    def request_stop(self) -> None:
-        """Stop gracefully, as SIGTERM does."""
-        self._stopping.set()
-
     async def wait(self) -> None:
         """Return when the process should stop."""
         await self._stopping.wait()
