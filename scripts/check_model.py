@@ -4,7 +4,7 @@
 CLIP, SigLIP, SigLIP 2 and Chinese-CLIP are compared with transformers: the same texts and pictures
 go through its processor and its PyTorch model, and through every runtime of ours. jina-clip has no
 reference that runs on current transformers; for it, the pairs of its model card must come out in
-the right order, and its float16 files must agree with the float32 ones.
+the right order.
 
 Usage: check_model.py NAME_OR_FOLDER [--revision SHA] [--runtimes auto,onnxruntime,…] [--device …]
 Needs: pip install 'sentinel-retrieval[torch,openvino]' (jina-clip: [hub,openvino]).

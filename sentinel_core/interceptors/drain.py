@@ -20,10 +20,6 @@ class DrainGate:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def in_flight(self) -> int:
-        return self._in_flight
-
     def __enter__(self) -> None:
         if self._draining:
             raise Unavailable("DRAINING", "this process is shutting down; retry on another one")
