@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -15,15 +16,48 @@ from pathlib import Path
 from tests.s3_server import S3Server
 
 _START_TIMEOUT_S = 90.0
+_TRIES = 3
 
 
 @contextmanager
 def running(base: Path, s3: S3Server | None = None, bucket: str = "") -> Iterator[str]:
     """Run a server that keeps its data under `base`, or in a bucket of `s3`; yield its URI."""
-    port, health_port = _free_port(), _free_port()
-    _unpack(base, port)
-    if s3 is not None:
-        _keep_in(s3, bucket, base / "configs" / "milvus.yaml")
+    process, port = _started(base, s3, bucket)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()  # SIGTERM does not stop this version
+        process.wait()
+
+
+def _started(base: Path, s3: S3Server | None, bucket: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Return a healthy server and its port.
+
+    Ports are chosen before the server binds them, and others on this machine may be faster.
+    """
+    for left in reversed(range(_TRIES)):
+        port, health_port = _free_port(), _free_port()
+        shutil.rmtree(base, ignore_errors=True)
+        base.mkdir(parents=True)
+        _unpack(base, port)
+        if s3 is not None:
+            _keep_in(s3, bucket, base / "configs" / "milvus.yaml")
+        process = _spawn(base, health_port)
+        try:
+            _wait_until_healthy(process, health_port, base / "out.log")
+        except RuntimeError:
+            if not left:
+                raise
+            continue
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return process, port
+    raise AssertionError("unreachable")
+
+
+def _spawn(base: Path, health_port: int) -> subprocess.Popen[bytes]:
     environment = dict(
         os.environ,
         DEPLOY_MODE="STANDALONE",
@@ -33,19 +67,13 @@ def running(base: Path, s3: S3Server | None = None, bucket: str = "") -> Iterato
     )
     (base / "run").mkdir(exist_ok=True)
     with (base / "out.log").open("wb") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [base / "bin" / "milvus", "run", "standalone"],
             cwd=base,
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    try:
-        _wait_until_healthy(process, health_port, base / "out.log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()  # SIGTERM does not stop this version
-        process.wait()
 
 
 def wait_for_indexes(uri: str, collection: str, timeout_s: float = 120.0) -> None:

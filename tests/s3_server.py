@@ -82,6 +82,8 @@ def running(base: Path) -> Iterator[S3Server]:
         f"-s3.config={config}",
         # Without these the second bucket finds no room.
         "-volume.max=100", "-master.volumeSizeLimitMB=64",
+        # Else they are fixed, and a second store on this machine dies of it.
+        "-s3.port.iceberg=0", "-s3.port.lance=0",
         *(f"{flag}={value}" for flag, value in ports.items()),
     ]  # fmt: skip
     with (base / "out.log").open("wb") as log:

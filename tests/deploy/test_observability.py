@@ -13,6 +13,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from embedder_server.metrics import EmbedderMetrics
+from search_server.embedders.cache import EmbeddingCache
+from search_server.embedders.pool import EmbedderPool
 from sentinel_core.metrics import ServerMetrics
 from tests.deploy import files
 
@@ -22,10 +24,9 @@ _NAME = re.compile(r"\b(sentinel_\w+)(\{[^}]*\})?")
 def known_metrics() -> dict[str, set[str]]:
     """Every sample name of both servers, and its labels; those that targets have are added."""
     found: dict[str, set[str]] = {}
-    for metrics in (
-        ServerMetrics("gateway", CollectorRegistry()),
-        EmbedderMetrics(CollectorRegistry()),
-    ):
+    gateway = ServerMetrics("gateway", CollectorRegistry())
+    cache = EmbeddingCache(EmbedderPool([], 1024), 0, gateway)
+    for metrics in (gateway, cache, EmbedderMetrics(CollectorRegistry())):
         for metric in vars(metrics).values():
             labels = set(getattr(metric, "_labelnames", ())) | {"instance", "job"}
             for family in metric.describe() if hasattr(metric, "describe") else ():
