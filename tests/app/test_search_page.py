@@ -30,6 +30,7 @@ def test_thirty_hits_are_shown_and_an_address_with_words_leads_to_them(
 ) -> None:
     with visiting(browser) as visitor:
         visitor.open(f"{app.url}?collection=album&q=a+cat")
+        visitor.cards.first.wait_for()
         visitor.settled()
         assert visitor.box.input_value() == "a cat"
         assert visitor.line.inner_text().startswith("30 hits in")
