@@ -226,13 +226,7 @@ def visiting(
     visitor.page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
     try:
         yield visitor
-        left = [
-            one
-            for one in visitor.complaints
-            # A run of the page forgets the large picture of the run before, which a browser that
-            # was slow may still be fetching.
-            if "/media/" not in one and (expected is None or expected not in one)
-        ]
+        left = [one for one in visitor.complaints if expected is None or expected not in one]
         assert left == []
     except BaseException:
         with suppress(Exception):
