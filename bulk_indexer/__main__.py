@@ -13,7 +13,7 @@ def main() -> None:
     try:
         from bulk_indexer.app import run  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
-        sys.exit(f"{error.name} is missing: pip install 'sentinel-retrieval[bulk]'")
+        sys.exit(f"{error.name} is missing: pip install '.[bulk]' in Sentinel's folder")
     sys.exit(run())
 
 

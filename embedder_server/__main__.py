@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from embedder_server.app import run  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
-        sys.exit(f"{error.name} is missing: pip install 'sentinel-retrieval[embedder]'")
+        sys.exit(f"{error.name} is missing: pip install '.[embedder]' in Sentinel's folder")
     sys.exit(run())
 
 

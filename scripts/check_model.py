@@ -7,7 +7,7 @@ reference that runs on current transformers; for it, the pairs of its model card
 the right order.
 
 Usage: check_model.py NAME_OR_FOLDER [--revision SHA] [--runtimes auto,onnxruntime,…] [--device …]
-Needs: pip install 'sentinel-retrieval[torch,openvino]' (jina-clip: [hub,openvino]).
+Needs: pip install '.[torch,openvino]' in Sentinel's folder (jina-clip: [hub,openvino]).
 Exits with 1 if a cosine is below what docs/models.md promises.
 """
 

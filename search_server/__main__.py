@@ -14,7 +14,7 @@ def main() -> None:
             sys.exit(collect_orphans.run(sys.argv[2:]))
         from search_server.app import run  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
-        sys.exit(f"{error.name} is missing: pip install 'sentinel-retrieval[gateway]'")
+        sys.exit(f"{error.name} is missing: pip install '.[gateway]' in Sentinel's folder")
     sys.exit(run())
 
 

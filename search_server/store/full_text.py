@@ -108,7 +108,7 @@ class FullText:
 
         No scores: their sign depends on the Milvus.
         """
-        found = await self._milvus.run_loaded(
+        found = await self._milvus.read(
             info.name,
             lambda client, timeout: client.search(
                 info.name,

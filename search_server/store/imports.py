@@ -74,7 +74,7 @@ class MilvusImports:
 
     async def show(self, collection: str, deadline: Deadline) -> None:
         """Let searches find what was imported; they would by themselves, but later."""
-        await self._milvus.run_loaded(
+        await self._milvus.write(
             collection,
             lambda client, timeout: client.refresh_load(collection, timeout=timeout),
             deadline,

@@ -56,7 +56,7 @@ _COLUMN_TYPES: dict[FieldType, tuple[DataType, dict[str, int]]] = {
 
 
 class MilvusStore:
-    """Use from one event loop; pymilvus's blocking calls run in threads this object owns.
+    """Use from one event loop.
 
     Nothing here waits longer than the deadline it is given: pymilvus by itself knows none.
 
@@ -193,11 +193,10 @@ class MilvusStore:
     ) -> None:
         """Write rows of different ids over those of equal id; on return they are durable."""
         entities = [rows.to_entity(row, info) for row in new_rows]
-        await self._milvus.run_loaded(
+        await self._milvus.write(
             info.name,
             lambda client, timeout: client.upsert(info.name, entities, timeout=timeout),
             deadline,
-            writes=True,
         )
         if self._milvus.is_lite:
             self._flusher.note(info.name, len(entities))
@@ -216,7 +215,7 @@ class MilvusStore:
         Strongly consistent unless told otherwise: an upsert relies on it, since what it takes for
         unchanged must not be deleted.
         """
-        found = await self._milvus.run_loaded(
+        found = await self._milvus.read(
             info.name,
             lambda client, timeout: client.query(
                 info.name,
@@ -247,7 +246,7 @@ class MilvusStore:
             # The query below has no consistency of its own, being an iterator's to Milvus; a
             # strong read before it waits until the rows have reached the node that reads.
             await self.get(info, [last_id], deadline)
-        found = await self._milvus.run_loaded(
+        found = await self._milvus.read(
             info.name,
             lambda client, timeout: client.query(
                 info.name,
@@ -280,7 +279,7 @@ class MilvusStore:
         self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline
     ) -> list[str]:
         """Return the pictures of up to `_MAX_ROWS` rows that name one of `digests`."""
-        found = await self._milvus.run_loaded(
+        found = await self._milvus.read(
             info.name,
             lambda client, timeout: client.query(
                 info.name,
@@ -303,7 +302,7 @@ class MilvusStore:
         consistency: Consistency = Consistency.STRONG,
     ) -> int:
         """Return how many rows match `expression`; all of them for the empty one."""
-        found = await self._milvus.run_loaded(
+        found = await self._milvus.read(
             info.name,
             lambda client, timeout: client.query(
                 info.name,
@@ -318,11 +317,10 @@ class MilvusStore:
 
     async def delete(self, info: CollectionInfo, expression: str, deadline: Deadline) -> None:
         """Delete the rows that match `expression`; on return searches no longer find them."""
-        await self._milvus.run_loaded(
+        await self._milvus.write(
             info.name,
             lambda client, timeout: client.delete(info.name, filter=expression, timeout=timeout),
             deadline,
-            writes=True,
         )
         # Session consistency covers upserts but not deletes (seen with Milvus 2.3.5). A strong
         # read waits until the deletion has reached the node that searches.

@@ -48,6 +48,9 @@ _FULL_CODES = {
 
 _DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
+# What a refused RPC raises, called in a thread or on an event loop.
+_RPC_ERRORS = (grpc.Call, grpc.aio.AioRpcError)
+
 FOREIGN = (MilvusException, grpc.RpcError)
 
 
@@ -72,7 +75,7 @@ def converted(error: Exception, deadline: Deadline) -> SentinelError:
     """Return `error` as one of ours: Internal, and logged, when Milvus cannot do what we asked."""
     code: object = error.code() if isinstance(error, grpc.RpcError) else getattr(error, "code", 0)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED or deadline.remaining() == 0:
-        return DeadlineExceeded("OUT_OF_TIME", "Milvus did not answer in time", stage="milvus")
+        return out_of_time()
     if code == _NO_COLLECTION:
         return NotFound("COLLECTION_NOT_FOUND", "the collection is gone; it was dropped meanwhile")
     why = _why_unavailable(error)
@@ -106,7 +109,7 @@ def _why_unavailable(error: Exception) -> str:
 def _is_refused(error: BaseException) -> bool:
     """Tell whether Milvus does not let us in; on connecting pymilvus hides that in the cause."""
     causes = (error, error.__cause__)
-    return any(isinstance(one, grpc.Call) and one.code() in _DENIED for one in causes)
+    return any(isinstance(one, _RPC_ERRORS) and one.code() in _DENIED for one in causes)
 
 
 def _is_full(error: Exception) -> bool:
@@ -120,3 +123,8 @@ def _is_full(error: Exception) -> bool:
 def unavailable(what: str) -> Unavailable:
     """Return the error of a Milvus that cannot be reached."""
     return Unavailable("STORE_UNAVAILABLE", f"{what}; check that it runs, then retry")
+
+
+def out_of_time() -> DeadlineExceeded:
+    """Return the error of a Milvus that is too slow."""
+    return DeadlineExceeded("OUT_OF_TIME", "Milvus did not answer in time", stage="milvus")

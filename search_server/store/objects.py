@@ -72,7 +72,7 @@ class ObjectStore:
         except ImportError as error:
             raise Unavailable(
                 "OBJECT_STORE_UNAVAILABLE",
-                f"cannot open {uri}: {error}; for s3:// pip install 'sentinel-retrieval[s3]'",
+                f"cannot open {uri}: {error}; for s3:// pip install '.[s3]' in Sentinel's folder",
             ) from error
         except Exception as error:  # each file system raises its own kinds
             raise _unavailable(error, f"{uri} cannot be opened") from error

@@ -142,7 +142,7 @@ class VectorSearch:
         radius: float | None = None,
         **search: Any,
     ) -> Any:
-        return await self._milvus.run_loaded(
+        return await self._milvus.read(
             info.name,
             lambda client, timeout: client.search(
                 info.name,

@@ -244,7 +244,7 @@ def test_arrows_walk_from_the_box_through_the_hits_and_enter_opens(visitor: Visi
     )
     assert at == columns
     visitor.page.keyboard.press("Enter")
-    visitor.page.get_by_role("dialog").locator("img").wait_for()
+    visitor.page.get_by_role("dialog").locator("img").evaluate("one => one.decode()")
 
 
 def test_arrows_lead_from_picture_to_picture(visitor: Visitor) -> None:

@@ -93,7 +93,7 @@ def children_of(pid: int) -> dict[int, str]:
 def wait_for(what: Callable[[], bool], running: subprocess.Popen[str]) -> None:
     end = time.monotonic() + _PATIENCE_S
     while not what():
-        assert running.poll() is None, "it ended before"
+        assert running.poll() is None, f"it ended before, with {running.returncode}"
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -148,7 +148,7 @@ def test_a_run_goes_on_after_sigkill_of_anything(album: Path, tmp_path: Path) ->
         return {path.name: path.stat().st_mtime_ns for path in found}
 
     arguments = command(album, tmp_path, "--shard-items", "1", "--deliver", "upsert")
-    with subprocess.Popen(arguments, stderr=subprocess.DEVNULL, text=True) as first:
+    with subprocess.Popen(arguments, text=True) as first:
         wait_for(lambda: len(finished()) >= 3, first)
         below = children_of(first.pid)
         first.kill()

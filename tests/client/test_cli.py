@@ -38,6 +38,17 @@ def test_the_table_shows_rank_score_file_and_short_id(gateway_with_hits: FakeGat
     assert gateway_with_hits.calls["Search"][0].params.query.content.text == "a dog"
 
 
+def test_a_long_folder_takes_no_room_from_the_scores(
+    gateway_with_hits: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    gateway_with_hits.hits = [hit(1, 0.34, f"/{'a-long-folder/' * 9}dog.jpg")]
+    result = sentinel(gateway_with_hits, "search", "dog")
+    [row] = [line for line in result.stdout.splitlines() if "0.340" in line]
+    assert re.match(r" ?1 +0\.340 \S{8} +dog\.jpg", row), row
+    assert len(row) <= 80
+
+
 def test_json_is_one_object_per_hit(gateway_with_hits: FakeGateway) -> None:
     result = sentinel(gateway_with_hits, "search", "dog", "--json", "--limit", 2)
     first, second = map(json.loads, result.stdout.splitlines())
@@ -201,6 +212,7 @@ def test_health_of_one_name_only(gateway: FakeGateway) -> None:
     unknown = sentinel(gateway, "health", "--service", "no.such.Service")
     assert unknown.exit_code == 1
     assert "service unknown" in unknown.stdout
+    assert "has no service no.such.Service: check --service" in unknown.stdout
 
 
 def test_collections_are_listed_as_table_and_as_json(gateway: FakeGateway) -> None:

@@ -59,6 +59,9 @@ async def test_every_item_comes_back_once_in_order(
 async def test_batches_follow_the_servers_advice(
     gateway: FakeGateway, client: AsyncSentinelClient
 ) -> None:
+    gateway.advice.suggested_batch_size = 2  # less than the client would send by itself
+    await all_of(client.ingest(texts(9), collection="c"))
+    assert max(len(batch.items) for batch in gateway.calls.pop("IngestBatch")) == 2
     gateway.advice.suggested_batch_size = 7
     await all_of(client.ingest(texts(40), collection="c"))
     sizes = [len(batch.items) for batch in gateway.calls["IngestBatch"]]

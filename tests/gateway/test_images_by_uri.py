@@ -52,7 +52,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         flags = [
             *processes.gateway_flags(base, str(base / "milvus.db"), worker.address),
             *("--image-uri-places", places, "--image-uri-private"),
-            *("--image-uri-timeout-seconds", "1"),
+            *("--image-uri-timeout-seconds", "3"),
         ]
         with processes.running(base, "search_server", *flags) as server:
             yield Setting(connect(server.address), host, folder, server.metrics_address)

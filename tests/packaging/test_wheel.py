@@ -72,7 +72,7 @@ def test_a_script_without_its_extra_says_what_to_install(
 ) -> None:
     result = run(clean / script)
     assert result.returncode == 1
-    assert f"pip install 'sentinel-retrieval[{extra}]'" in result.stderr
+    assert f"pip install '.[{extra}]' in Sentinel's folder" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 
@@ -80,11 +80,11 @@ def test_bulk_index_without_its_extra_says_what_to_install(clean: Path) -> None:
     for command in ([clean / "sentinel", "bulk-index", "x"], [clean / "sentinel-bulk-index", "x"]):
         result = run(*command)
         assert result.returncode != 0
-        assert "pip install 'sentinel-retrieval[bulk]'" in result.stderr
+        assert "pip install '.[bulk]' in Sentinel's folder" in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_up_without_the_servers_says_what_to_install(clean: Path, tmp_path: Path) -> None:
     result = run(clean / "sentinel", "up", "--data", tmp_path)
     assert result.returncode != 0
-    assert "sentinel-retrieval[all]" in result.stderr
+    assert "pip install '.[all]'" in result.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 _PAGE = Path(__file__).with_name("page.py")
-_INSTALL = "the app is not installed: pip install 'sentinel-retrieval[app]'"
+_INSTALL = "the app is not installed: pip install '.[app]' in Sentinel's folder"
 # Streamlit's own settings, so that nobody needs a configuration file beside the app.
 _STREAMLIT = {
     "browser.gatherUsageStats": "false",

@@ -69,14 +69,15 @@ class Feed:
     """Cuts items into batches, as large as the server likes them."""
 
     def __init__(self, config: ClientConfig) -> None:
-        self._max_items = config.upsert_max_items
+        self._max_items = 1  # which every server takes, until this one has said how many it likes
+        self._without_advice = config.upsert_max_items
         self._max_bytes = config.upsert_max_bytes
         self._largest = largest_item(config)
         self._failure: Exception | None = None
 
     def advise(self, max_items: int) -> None:
-        """Take the server's word for the size of the next batches; 0 says nothing."""
-        self._max_items = max_items or self._max_items
+        """Take the server's word for the size of the next batches; 0 leaves it to us."""
+        self._max_items = max_items or self._without_advice
 
     async def batches(
         self, items: Iterable[Item] | AsyncIterable[Item]

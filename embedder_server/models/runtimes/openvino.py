@@ -87,6 +87,6 @@ def _core() -> Any:
     try:
         import openvino
     except ModuleNotFoundError as exc:
-        msg = "openvino is not installed: pip install 'sentinel-retrieval[openvino]'"
+        msg = "openvino is not installed: pip install '.[openvino]' in Sentinel's folder"
         raise ModelLoadError(msg) from exc
     return openvino.Core()

@@ -19,7 +19,7 @@ from embedder_server.models.source import ModelFolder
 from embedder_server.types import FloatArray, Modality
 
 _PASSES_BEFORE_CAPTURE = 3
-_INSTALL = "pip install 'sentinel-retrieval[torch]'"
+_INSTALL = "pip install '.[torch]' in Sentinel's folder"
 
 
 class TorchTower:

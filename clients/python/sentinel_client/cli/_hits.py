@@ -14,7 +14,7 @@ from sentinel_client._search_types import Hit, SearchResult, SearchTimings
 from sentinel_client.cli._console import milliseconds, short_path
 from sentinel_client.cli._queries import Query
 
-_BAR = 8
+_SCORE_CHARS, _BAR = 7, 8
 _ID_CHARS = 12
 
 
@@ -42,8 +42,8 @@ def table(query: Query, result: SearchResult) -> Table:
         caption=None if result.hits else Text("nothing found", style="dim"),
         caption_justify="left",
     )
-    found.add_column("#", justify="right", style="dim")
-    found.add_column("score")
+    found.add_column("#", justify="right", style="dim", no_wrap=True, min_width=2)
+    found.add_column("score", no_wrap=True, min_width=_SCORE_CHARS + _BAR)
     found.add_column("file", overflow="ellipsis", no_wrap=True)
     found.add_column("id", style="dim", no_wrap=True)
     best = max((hit.score for hit in result.hits), default=0.0)

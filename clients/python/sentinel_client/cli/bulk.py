@@ -30,7 +30,7 @@ def bulk_index(arguments: tuple[str, ...]) -> None:
     if missing:
         raise Failure(
             f"the bulk indexer is not installed ({', '.join(missing)} missing): "
-            "pip install 'sentinel-retrieval[bulk]'"
+            "pip install '.[bulk]' in Sentinel's folder"
         )
     command = [sys.executable, "-P", "-m", "bulk_indexer", *arguments]
     os.execv(command[0], command)

@@ -55,6 +55,11 @@ def _table(answer: Health) -> Table:
 def _verdict(address: str, answer: Health) -> str:
     if answer.serving:
         return f"{address} serves."
+    unknown = [
+        name for name, status in answer.services.items() if status is HealthStatus.SERVICE_UNKNOWN
+    ]
+    if unknown:
+        return f"{address} answers but has no service {', '.join(unknown)}: check --service."
     return (
         f"{address} answers but does not serve everything: is an embedder running, does Milvus "
         "answer? The gateway's log says which."

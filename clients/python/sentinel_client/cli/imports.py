@@ -257,7 +257,7 @@ def json_lines(options: Options, /, file: Path, full_text: tuple[str, ...], **na
 def parquet(
     options: Options, /, files: tuple[Path, ...], full_text: tuple[str, ...], **named: Any
 ) -> None:
-    """Parquet files of one schema; needs `pip install 'sentinel-retrieval[import]'`."""
+    """Parquet files of one schema; needs the extra `import`."""
     columns = _columns(named)
     _run(
         options,

@@ -92,7 +92,7 @@ def up(
     if missing:
         raise Failure(
             f"the servers are not installed ({', '.join(missing)} missing): "
-            "pip install 'sentinel-retrieval[all]'"
+            "pip install '.[all]' in Sentinel's folder"
         )
     plan = Plan(
         data=data.absolute(),

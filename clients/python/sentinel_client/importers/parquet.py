@@ -30,7 +30,7 @@ def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415
     except ImportError:
         raise LayoutError(
-            "Parquet needs pyarrow: pip install 'sentinel-retrieval[import]'"
+            "Parquet needs pyarrow: pip install '.[import]' in Sentinel's folder"
         ) from None
     paths = [file.absolute() for file in files]
     try:

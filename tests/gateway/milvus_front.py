@@ -1,0 +1,97 @@
+"""Stands before a real Milvus server, passes every call on, and keeps the answers of some back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+_CALL_TIMEOUT_S = 60.0
+
+
+@dataclass
+class Held:
+    """Calls of one name whose answers are kept back until the caller leaves.
+
+    Attributes:
+        name: Theirs in Milvus's service, for example "Search".
+        begun: Is set once one has come.
+        left: Is set once the caller of one has left.
+    """
+
+    name: str
+    begun: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
+
+
+class MilvusFront(grpc.GenericRpcHandler):
+    """Passes calls on.
+
+    Attributes:
+        uri: Where it listens.
+    """
+
+    def __init__(self, milvus_uri: str) -> None:
+        self.uri = ""
+        self._held: Held | None = None
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        self._milvus = grpc.insecure_channel(milvus_uri.removeprefix("http://"), options=options)
+
+    @contextmanager
+    def holding(self, name: str) -> Iterator[Held]:
+        """Keep back the answers of calls that come during the block."""
+        self._held = held = Held(name)
+        try:
+            yield held
+        finally:
+            self._held = None
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        method: str = handler_call_details.method  # type: ignore[attr-defined]
+
+        def pass_on(request: bytes, context: grpc.ServicerContext) -> bytes:
+            held = self._held
+            if held is not None and method.endswith(f"/{held.name}"):
+                _hold(held, context)
+            metadata = [
+                (key, value)
+                for key, value in context.invocation_metadata()
+                if not key.startswith(("grpc-", "user-agent"))
+            ]
+            try:
+                answer: bytes = self._milvus.unary_unary(method)(
+                    request, timeout=_CALL_TIMEOUT_S, metadata=metadata
+                )
+            except grpc.RpcError as error:
+                context.abort(error.code(), error.details())
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(pass_on)
+
+
+def _hold(held: Held, context: grpc.ServicerContext) -> None:
+    over = threading.Event()
+    if context.add_callback(over.set):
+        held.begun.set()
+        over.wait(_CALL_TIMEOUT_S)
+    if not context.is_active():  # cancelled, or its deadline is over
+        held.left.set()
+
+
+@contextmanager
+def before(milvus_uri: str) -> Iterator[MilvusFront]:
+    """Run one before a Milvus server for the length of a block."""
+    front = MilvusFront(milvus_uri)
+    server = grpc.server(ThreadPoolExecutor(32), handlers=(front,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    front.uri = f"http://127.0.0.1:{port}"
+    server.start()
+    try:
+        yield front
+    finally:
+        server.stop(None).wait()
