@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from search_server import delivery
 from search_server.cursor import Position
 from search_server.reranking import is_reranked
-from search_server.retrieval import ROWS_PER_CALL
 from search_server.search import Searcher
+from search_server.store.vectors import ROWS_PER_CALL
 from search_server.types import Hit, Search, SearchSpec
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import SentinelError

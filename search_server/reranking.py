@@ -16,9 +16,10 @@ import numpy as np
 
 from search_server import diversity, fusion
 from search_server.cursor import JITTER, START, Position, Scored
-from search_server.retrieval import ROWS_PER_CALL, Retrieval
+from search_server.retrieval import Retrieval
 from search_server.store import columns
 from search_server.store.milvus import MilvusStore
+from search_server.store.vectors import ROWS_PER_CALL
 from search_server.types import (
     Candidate,
     CollectionInfo,

@@ -15,13 +15,11 @@ from time import perf_counter
 from search_server import ranking
 from search_server.cursor import START, Position, Scored
 from search_server.store.milvus import MilvusStore
+from search_server.store.vectors import ROWS_PER_CALL
 from search_server.types import Hit, Row, Search
 from sentinel_core.deadlines import Deadline
 from sentinel_core.metrics import ServerMetrics
 
-# A row has at most 0.13 MB (text, fields, 2,048 dimensions): 500 of them stay below the 100 MiB
-# that a Milvus server puts into one answer.
-ROWS_PER_CALL = 500
 # The most hits of one Milvus search.
 _DEEPEST = 16_384
 # Room in a later page's ranking for items that were inserted above it since the page before.

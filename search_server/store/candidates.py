@@ -47,12 +47,15 @@ class Candidates:
             info.name,
             lambda client, timeout: client.search(
                 info.name,
-                data=[vector],
+                data=[vector.tolist()],
                 anns_field="vector",
                 filter=expression,
                 limit=limit,
                 output_fields=[name for name, is_wanted in wanted.items() if is_wanted],
-                search_params=searching.parameters(info.index, options.index_params, limit),
+                search_params={
+                    "metric_type": "COSINE",
+                    "params": searching.parameters(info.index, options.index_params, limit),
+                },
                 consistency_level=searching.level(options.consistency),
                 timeout=timeout,
             ),

@@ -11,7 +11,6 @@ rows under a filter). So a deep ranking takes both, where rows are few or some a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from search_server.store import indexes
 from search_server.types import Consistency, VectorIndex
@@ -60,8 +59,8 @@ def check_index_params(params: Mapping[str, int]) -> None:
 
 def parameters(
     index: VectorIndex, asked: Mapping[str, int], limit: int, radius: float | None = None
-) -> dict[str, Any]:
-    """Return Milvus's parameters of a search for `limit` hits.
+) -> dict[str, float]:
+    """Return the parameters of Milvus's index for a search for `limit` hits.
 
     Args:
         index: The collection's.
@@ -75,7 +74,7 @@ def parameters(
         params[name] = max(value, limit) if name in _AT_LEAST_LIMIT else value
     if radius is not None:
         params["radius"] = radius
-    return {"metric_type": "COSINE", "params": params}
+    return params
 
 
 def merged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ _CALL_TIMEOUT_S = 60.0
 
 @dataclass
 class Held:
-    """Calls of one name whose answers are kept back until the caller leaves.
+    """Calls of one name whose answers are kept back until the caller leaves, or `release`.
 
     Attributes:
         name: Theirs in Milvus's service, for example "Search".
@@ -27,6 +28,24 @@ class Held:
     name: str
     begun: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)
+    _over: list[threading.Event] = field(default_factory=list)
+    _released: bool = False
+
+    def release(self) -> None:
+        """Let all of them go on, and those that come later."""
+        self._released = True
+        for over in self._over:
+            over.set()
+
+    def hold(self, context: grpc.ServicerContext) -> None:
+        over = threading.Event()
+        self._over.append(over)
+        if context.add_callback(over.set):
+            self.begun.set()
+            if not self._released:
+                over.wait(_CALL_TIMEOUT_S)
+        if not context.is_active():  # cancelled, or its deadline is over
+            self.left.set()
 
 
 class MilvusFront(grpc.GenericRpcHandler):
@@ -34,10 +53,12 @@ class MilvusFront(grpc.GenericRpcHandler):
 
     Attributes:
         uri: Where it listens.
+        counts: Calls that have come, by name.
     """
 
     def __init__(self, milvus_uri: str) -> None:
         self.uri = ""
+        self.counts: Counter[str] = Counter()
         self._held: Held | None = None
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._milvus = grpc.insecure_channel(milvus_uri.removeprefix("http://"), options=options)
@@ -55,9 +76,10 @@ class MilvusFront(grpc.GenericRpcHandler):
         method: str = handler_call_details.method  # type: ignore[attr-defined]
 
         def pass_on(request: bytes, context: grpc.ServicerContext) -> bytes:
+            self.counts[method.rpartition("/")[2]] += 1
             held = self._held
             if held is not None and method.endswith(f"/{held.name}"):
-                _hold(held, context)
+                held.hold(context)
             metadata = [
                 (key, value)
                 for key, value in context.invocation_metadata()
@@ -72,15 +94,6 @@ class MilvusFront(grpc.GenericRpcHandler):
             return answer
 
         return grpc.unary_unary_rpc_method_handler(pass_on)
-
-
-def _hold(held: Held, context: grpc.ServicerContext) -> None:
-    over = threading.Event()
-    if context.add_callback(over.set):
-        held.begun.set()
-        over.wait(_CALL_TIMEOUT_S)
-    if not context.is_active():  # cancelled, or its deadline is over
-        held.left.set()
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import pytest
 from search_server.batch import BatchSearcher, Entry
 from search_server.cursor import START
 from search_server.first_pages import FirstPages
-from search_server.retrieval import ROWS_PER_CALL
 from search_server.store import filters
+from search_server.store.vectors import ROWS_PER_CALL
 from search_server.types import CollectionInfo, Hit, ModelRef, Query, Search, SearchSpec
 from tests.gateway.test_retrieval import Table, check_order, deadline, table_in
 

@@ -14,9 +14,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from search_server.cursor import START, Position
-from search_server.retrieval import ROWS_PER_CALL, Retrieval
+from search_server.retrieval import Retrieval
 from search_server.store import indexes
 from search_server.store.milvus import MilvusStore
+from search_server.store.vectors import ROWS_PER_CALL
 from search_server.types import (
     CollectionInfo,
     FieldType,
