@@ -22,7 +22,7 @@ up: $(VENV)/.demo ## Run a worker and a gateway on this machine until Ctrl-C
 	@$(BIN)/sentinel up
 
 test: $(VENV)/.dev ## Run the tests: real servers, real Milvus, real model, real photos
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.dev $(PROTO_VENV)/.installed ## Check style, types, import rules, contract, generated files
 	$(BIN)/ruff check $(CODE)

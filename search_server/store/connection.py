@@ -43,7 +43,7 @@ class MilvusConnection:
         Args:
             uri: A path ending in `.db` for Milvus Lite, or http(s)://host:port.
             token: `user:password` or an API key; empty for none.
-            threads: Most calls at once.
+            threads: Most blocking calls at once.
         """
         self.is_lite = "://" not in uri
         self._uri = str(Path(uri).expanduser()) if self.is_lite else uri

@@ -12,6 +12,7 @@ from search_server.store import milvus_errors
 from sentinel_core.deadlines import Deadline
 
 T = TypeVar("T")
+_LATER_S = 1.0
 
 
 class ServerReads:
@@ -39,21 +40,28 @@ class ServerReads:
 
         Raises:
             DeadlineExceeded: It took too long.
+            Unavailable: The connection was closed meanwhile.
         """
+        # pymilvus minds its timeout in a call, but not while it connects again after one; so ours
+        # ends it, and pymilvus's, whose error would not say what happened, is a little later.
+        left = deadline.for_next_hop("milvus")
         try:
-            # pymilvus minds its timeout in a call, but not while it connects again after one.
-            async with asyncio.timeout(deadline.for_next_hop("milvus")):
+            async with asyncio.timeout(left):
                 try:
-                    return await call(self._client, deadline.for_next_hop("milvus"))
+                    return await call(self._client, left + _LATER_S)
                 except milvus_errors.FOREIGN as error:
                     if not milvus_errors.is_not_loaded(error):
                         raise
-                await self._client.load_collection(
-                    collection, timeout=deadline.for_next_hop("milvus")
-                )
-                return await call(self._client, deadline.for_next_hop("milvus"))
+                await self._client.load_collection(collection, timeout=left + _LATER_S)
+                return await call(self._client, left + _LATER_S)
         except TimeoutError as error:
             raise milvus_errors.out_of_time() from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody left: gRPC says so of calls whose channel is closed under them.
+            raise milvus_errors.unavailable("the connection to Milvus was lost") from error
 
     async def close(self) -> None:
         """Close the connection; what still runs on it fails."""

@@ -71,23 +71,13 @@ class SharedCalls(Generic[K, R]):
         """
         line = self._lines.setdefault(key, _Line(most))
         if line.under_way >= _AT_ONCE:
-            return await self._share(key, line, vector, deadline)
+            return await _share(line, vector, deadline)
         line.under_way += 1
         try:
             [answer] = await self._call(key, [vector], deadline)
         finally:
             self._end(key, line)
         return answer
-
-    async def _share(self, key: K, line: _Line[R], vector: FloatArray, deadline: Deadline) -> R:
-        patience = deadline.for_next_hop("milvus")
-        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        line.waiting.append(_Waiting(vector, deadline, answer))
-        try:
-            async with asyncio.timeout(patience):
-                return await answer  # cancelled with us, which says that nobody waits for it
-        except TimeoutError as error:
-            raise milvus_errors.out_of_time() from error
 
     def _end(self, key: K, line: _Line[R]) -> None:
         """Let the searches that wait have the place of a call that has ended."""
@@ -128,6 +118,17 @@ class SharedCalls(Generic[K, R]):
             for one, answer in pairs:
                 if not one.answer.done():
                     one.answer.set_result(answer)
+
+
+async def _share(line: _Line[R], vector: FloatArray, deadline: Deadline) -> R:
+    patience = deadline.for_next_hop("milvus")
+    answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    line.waiting.append(_Waiting(vector, deadline, answer))
+    try:
+        async with asyncio.timeout(patience):
+            return await answer  # cancelled with us, which says that nobody waits for it
+    except TimeoutError as error:
+        raise milvus_errors.out_of_time() from error
 
 
 def _cancel_when_all_leave(task: asyncio.Task[None], together: Sequence[_Waiting[R]]) -> None:

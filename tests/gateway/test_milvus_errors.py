@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pymilvus import AsyncMilvusClient
 from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import common_pb2
 
 from search_server.store import milvus_errors
 from search_server.store.milvus import MilvusStore
+from search_server.store.server_reads import ServerReads
 from search_server.types import CollectionInfo, ModelRef, Row
 from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import Internal, Unavailable
+from sentinel_core.errors import DeadlineExceeded, Internal, Unavailable
 
 QUOTA = "quota exceeded[reason=disk quota exceeded, please allocate more resources]"
 
@@ -92,3 +95,36 @@ async def test_a_full_disk_under_lite_loses_nothing_that_was_acknowledged(small_
         assert len(await store.get(info, stored, deadline())) == len(stored)
     async with open_store(str(small_disk / "milvus.db")) as store:
         assert len(await store.get(info, stored, deadline())) == len(stored)
+
+
+async def test_a_connection_that_is_closed_under_a_read_cancels_nobody() -> None:
+    async def closed(client: object, seconds: float) -> None:
+        raise asyncio.CancelledError  # what grpc.aio makes of it
+
+    with pytest.raises(Unavailable) as caught:
+        await ServerReads(AsyncMilvusClient()).run("c", closed, Deadline.after(5, default_s=5))
+    assert caught.value.reason == "STORE_UNAVAILABLE"
+
+
+async def test_a_caller_that_leaves_a_read_is_cancelled() -> None:
+    async def forever(client: object, seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    reads = ServerReads(AsyncMilvusClient())
+    reading = asyncio.create_task(reads.run("c", forever, Deadline.after(5, default_s=5)))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+async def test_a_read_that_takes_too_long_is_out_of_time() -> None:
+    async def slow(client: object, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(asyncio.Event().wait(), seconds)
+        except TimeoutError as error:  # as pymilvus does
+            raise MilvusException(message="Retry timeout") from error
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        await ServerReads(AsyncMilvusClient()).run("c", slow, Deadline.after(0.1, default_s=5))
+    assert caught.value.reason == "OUT_OF_TIME"
