@@ -144,7 +144,8 @@ def test_urls_are_left_to_the_gateway_and_sent_once(gateway: FakeGateway, tmp_pa
     table.write_text("url,n\nhttps://example.org/1.jpg,1\ns3://photos/2.jpg,2\n")
     arguments = ("csv", table, "--image", "url", "-c", "web")
     assert "2 stored" in run_import(gateway, *arguments).stdout
-    uris = {item.content.image.uri for item in gateway.calls["IngestBatch"][0].items}
+    batches = gateway.calls["IngestBatch"]
+    uris = {item.content.image.uri for batch in batches for item in batch.items}
     assert uris == {"https://example.org/1.jpg", "s3://photos/2.jpg"}
     assert "2 unchanged" in run_import(gateway, *arguments).stdout
     table.write_text("url,n\nhttps://example.org/1.jpg,1\ns3://photos/2.jpg,3\n")

@@ -33,7 +33,9 @@ def table(milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def calls(table: Table, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What pymilvus itself is asked for."""
-    client, made = table.store._milvus._client, []
+    connection, made = table.store._milvus, []
+    reads = connection._server_reads
+    client = connection._client if reads is None else reads._client
 
     def noting(name: str) -> Callable[..., Any]:
         call = getattr(client, name)

@@ -11,11 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sentinel_client._search_types import Hit, SearchResult, SearchTimings
-from sentinel_client.cli._console import milliseconds, short_path
+from sentinel_client.cli._console import milliseconds, out, short_path
 from sentinel_client.cli._queries import Query
 
-_SCORE_CHARS, _BAR = 7, 8
+_BAR = 8
 _ID_CHARS = 12
+# Of the table: the other columns with a rank of four digits, and the room between columns.
+_OTHER_CHARS = 4 + 7 + _BAR + _ID_CHARS + 11
+_LEAST_FILE_CHARS = 16
 
 
 def path_of(hit: Hit) -> str:
@@ -42,9 +45,11 @@ def table(query: Query, result: SearchResult) -> Table:
         caption=None if result.hits else Text("nothing found", style="dim"),
         caption_justify="left",
     )
-    found.add_column("#", justify="right", style="dim", no_wrap=True, min_width=2)
-    found.add_column("score", no_wrap=True, min_width=_SCORE_CHARS + _BAR)
-    found.add_column("file", overflow="ellipsis", no_wrap=True)
+    found.add_column("#", justify="right", style="dim", no_wrap=True)
+    found.add_column("score", no_wrap=True)
+    # What has no room is cut here; left to itself, the table would take it from all columns.
+    room = max(_LEAST_FILE_CHARS, out().width - _OTHER_CHARS)
+    found.add_column("file", overflow="ellipsis", no_wrap=True, max_width=room)
     found.add_column("id", style="dim", no_wrap=True)
     best = max((hit.score for hit in result.hits), default=0.0)
     for hit in result.hits:
