@@ -101,7 +101,7 @@ def test_a_missing_worker_is_named(browser: Any, tmp_path: Path) -> None:
         with serving(gateway.address, tmp_path) as url, visiting(browser) as visitor:
             visitor.open(url)
             visitor.ask("a cat")
-            visitor.page.get_by_text("no embedder worker answers it").wait_for()
+            visitor.page.get_by_text("no embedder worker answers it").first.wait_for()
             visitor.page.get_by_role("button", name="Try again").wait_for()
     finally:
         gateway.stop()

@@ -27,7 +27,10 @@ def into(visitor: Visitor, app: App, collection: str) -> None:
 
 def failures(visitor: Visitor) -> str:
     visitor.idle()
+    from playwright.sync_api import expect
+
     shown = visitor.page.locator("[data-testid=stExpander]", has_text="failed").last
+    expect(shown).to_contain_text(": ", timeout=30_000)  # it opens after its title is there
     return str(shown.inner_text())
 
 
