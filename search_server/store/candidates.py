@@ -52,10 +52,9 @@ class Candidates:
                 filter=expression,
                 limit=limit,
                 output_fields=[name for name, is_wanted in wanted.items() if is_wanted],
-                search_params={
-                    "metric_type": "COSINE",
-                    "params": searching.parameters(info.index, options.index_params, limit),
-                },
+                search_params=searching.by_cosine(
+                    searching.index_params(info.index, options.index_params, limit)
+                ),
                 consistency_level=searching.level(options.consistency),
                 timeout=timeout,
             ),

@@ -6,8 +6,9 @@ Writes, and all calls of Milvus Lite, block and run in threads; reads of a serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,11 +64,6 @@ class MilvusConnection:
         meanwhile. Raises as `run` does.
         """
         client = await self._connected(deadline)
-        if self._server_reads is not None:
-            try:
-                return await self._server_reads.run(collection, read, deadline)
-            except milvus_errors.FOREIGN as error:
-                raise milvus_errors.converted(error, deadline) from error
 
         def gated(client: MilvusClient, timeout: float) -> Any:
             try:
@@ -77,7 +73,10 @@ class MilvusConnection:
             except TimeoutError as error:
                 raise milvus_errors.out_of_time() from error
 
-        return await self._in_thread(client, gated, deadline)
+        with _our_errors(deadline):
+            if self._server_reads is not None:
+                return await self._server_reads.run(collection, read, deadline)
+            return await self._in_thread(client, gated, deadline)
 
     async def write(self, collection: str, call: Call[T], deadline: Deadline) -> T:
         """Run a call that changes rows and needs the collection loaded; load it first if need be.
@@ -105,19 +104,17 @@ class MilvusConnection:
             NotFound: The collection was dropped.
         """
         client = await self._connected(deadline)
-        if writes and self.is_lite:
-            return await self._run_alone(client, call, deadline)
-        return await self._in_thread(client, call, deadline)
+        with _our_errors(deadline):
+            if writes and self.is_lite:
+                return await self._run_alone(client, call, deadline)
+            return await self._in_thread(client, call, deadline)
 
     async def _in_thread(self, client: MilvusClient, call: Call[T], deadline: Deadline) -> T:
         def timed() -> T:
             # Asked for in the thread, since the call may have waited for one.
             return call(client, deadline.for_next_hop("milvus"))
 
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
-        except milvus_errors.FOREIGN as error:
-            raise milvus_errors.converted(error, deadline) from error
+        return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
 
     async def _run_alone(self, client: MilvusClient, call: Call[T], deadline: Deadline) -> T:
         """Run a write on Milvus Lite when every one before it has ended.
@@ -139,8 +136,6 @@ class MilvusConnection:
                 return await asyncio.shield(work)
         except TimeoutError as error:
             raise milvus_errors.out_of_time() from error
-        except milvus_errors.FOREIGN as error:
-            raise milvus_errors.converted(error, deadline) from error
 
     async def _connected(self, deadline: Deadline) -> MilvusClient:
         if self._client is None:
@@ -212,6 +207,15 @@ class MilvusConnection:
         if self._client is not None:
             await asyncio.to_thread(self._client.close)
             self._client = None
+
+
+@contextmanager
+def _our_errors(deadline: Deadline) -> Iterator[None]:
+    """Raise what pymilvus raises in the block as one of our errors, where it has one."""
+    try:
+        yield
+    except milvus_errors.FOREIGN as error:
+        raise milvus_errors.converted(error, deadline) from error
 
 
 def _loaded(

@@ -11,6 +11,7 @@ rows under a filter). So a deep ranking takes both, where rows are few or some a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from search_server.store import indexes
 from search_server.types import Consistency, VectorIndex
@@ -57,7 +58,12 @@ def check_index_params(params: Mapping[str, int]) -> None:
             )
 
 
-def parameters(
+def by_cosine(params: Mapping[str, float]) -> dict[str, Any]:
+    """Return what Milvus takes as a search's parameters, from those of its index."""
+    return {"metric_type": "COSINE", "params": params}
+
+
+def index_params(
     index: VectorIndex, asked: Mapping[str, int], limit: int, radius: float | None = None
 ) -> dict[str, float]:
     """Return the parameters of Milvus's index for a search for `limit` hits.

@@ -1,7 +1,7 @@
 """Several searches by one Milvus call, where they differ in nothing but the vector.
 
 A call costs Milvus and us more than a vector in it: 32 callers at once get about twice as many
-answers so (docs/benchmarks.md). A search that finds few others under way has a call of its own, at
+answers so (docs/adr/0014). A search that finds few others under way has a call of its own, at
 once; only one that would be one too many waits, until a call ends, and takes all that wait along.
 """
 
@@ -113,7 +113,7 @@ class SharedCalls(Generic[K, R]):
         except Exception as error:
             for one in together:
                 if not one.answer.done():
-                    one.answer.set_exception(_of_its_own(error))
+                    one.answer.set_exception(error)
         else:
             for one, answer in pairs:
                 if not one.answer.done():
@@ -129,6 +129,8 @@ async def _share(line: _Line[R], vector: FloatArray, deadline: Deadline) -> R:
             return await answer  # cancelled with us, which says that nobody waits for it
     except TimeoutError as error:
         raise milvus_errors.out_of_time() from error
+    except SentinelError as error:
+        raise error.at(error.field) from error  # each caller its own
 
 
 def _cancel_when_all_leave(task: asyncio.Task[None], together: Sequence[_Waiting[R]]) -> None:
@@ -142,8 +144,3 @@ def _cancel_when_all_leave(task: asyncio.Task[None], together: Sequence[_Waiting
 
     for one in together:
         one.answer.add_done_callback(done)
-
-
-def _of_its_own(error: Exception) -> Exception:
-    """Return the error for one of several callers: what one does to its own is not the others'."""
-    return error.at(error.field) if isinstance(error, SentinelError) else error

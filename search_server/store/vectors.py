@@ -155,7 +155,7 @@ class VectorSearch:
                 filter=asked.expression,
                 limit=asked.limit,
                 output_fields=list(asked.output_fields),
-                search_params={"metric_type": "COSINE", "params": dict(asked.params)},
+                search_params=searching.by_cosine(dict(asked.params)),
                 timeout=timeout,
                 anns_field="vector",
                 consistency_level=searching.level(asked.consistency),
@@ -173,7 +173,7 @@ def _asked(
     *,
     radius: float | None = None,
 ) -> _Asked:
-    params = searching.parameters(info.index, options.index_params, limit, radius)
+    params = searching.index_params(info.index, options.index_params, limit, radius)
     return _Asked(
         info.name,
         limit,
