@@ -105,19 +105,24 @@ async def test_what_a_stream_has_in_work_is_bounded(
 async def test_a_caller_who_leaves_frees_everything(
     stub: pb_grpc.EmbeddingServiceStub, worker: Worker, model: FakeModel
 ) -> None:
+    sample = worker.metrics.registry.get_sample_value
     model.does.gate.clear()
     call = stub.EmbedStream(iter(messages(*(request(text(f"gone{n}")) for n in range(50)))))
     await until_busy(model)
     await asyncio.sleep(0.1)
+    assert sample("sentinel_embedder_requests_in_flight")
     call.cancel()
-    await asyncio.sleep(0.1)
+    while sample("sentinel_embedder_requests_in_flight"):  # noqa: ASYNC110 - while the device works
+        await asyncio.sleep(0.001)
+    running = [content for batch in model.batches for content in batch.contents]
     model.does.gate.set()
     await stub.Embed(request(text("next")))
-    sample = worker.metrics.registry.get_sample_value
     assert sample("sentinel_embedder_queue_items", {"modality": "text"}) == 0
     assert sample("sentinel_embedder_requests_in_flight") == 0
     computed = [content for batch in model.batches for content in batch.contents]
-    assert len(computed) <= 3  # what ran when the caller left, and the next one
+    # How many were read before the device thread first woke is up to the machine; not all.
+    assert len(running) < 50
+    assert computed == [*running, "next"]
 
 
 async def test_draining_answers_what_was_read_and_ends_the_stream(
