@@ -254,7 +254,9 @@ def _budgets(settings: EmbedderSettings) -> dict[Modality, dict[Priority, Budget
     images, bulk_images = settings.image_batch_items, settings.bulk_image_batch_items
     return {
         Modality.TEXT: {
-            Priority.INTERACTIVE: Budget(settings.text_batch_items, settings.text_batch_tokens),
+            Priority.INTERACTIVE: Budget(
+                settings.effective_text_batch_items, settings.text_batch_tokens
+            ),
             Priority.BULK: Budget(settings.bulk_text_batch_items, settings.bulk_text_batch_tokens),
         },
         Modality.IMAGE: {
