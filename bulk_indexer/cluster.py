@@ -33,6 +33,11 @@ import ray.data
 _SHARDS_PER_ACTOR = 2
 # Only shard numbers and reports pass through it; image bytes and vectors never do.
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
+# Of a Ray of our own. It chooses ports before its processes bind them, and now and then one of
+# those dies at once.
+_STARTS = 2
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +129,16 @@ class Cluster:
             if self._address:
                 ray.init(self._address, logging_level=logging.ERROR)
             else:
-                # Short, since paths of sockets are; and not kept, unlike Ray's own.
-                self._temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+                self._start_own()
+        except Exception as error:  # ConnectionError, ValueError and Ray's own
+            raise BulkError(f"cannot reach or start Ray: {error}") from error
+        ray.data.DataContext.get_current().enable_progress_bars = False
+
+    def _start_own(self) -> None:
+        for left in reversed(range(_STARTS)):
+            # Short, since paths of sockets are; and not kept, unlike Ray's own.
+            self._temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+            try:
                 ray.init(
                     num_cpus=usable_cores(),
                     object_store_memory=_OBJECT_STORE_BYTES,
@@ -134,9 +147,14 @@ class Cluster:
                     _node_ip_address="127.0.0.1",  # else its ports are open to the network
                     _temp_dir=self._temporary,
                 )
-        except Exception as error:  # ConnectionError, ValueError and Ray's own
-            raise BulkError(f"cannot reach or start Ray: {error}") from error
-        ray.data.DataContext.get_current().enable_progress_bars = False
+            except Exception as error:  # Ray raises bare ones
+                if not left:
+                    raise
+                logger.warning("Ray did not start; trying again", extra={"error": str(error)})
+                ray.shutdown()
+                shutil.rmtree(self._temporary, ignore_errors=True)
+            else:
+                return
 
     def layout(self, *, on_gpu: bool, actors: int, cpus_per_actor: int) -> Layout:
         """Return who runs where on the machines that are up.
