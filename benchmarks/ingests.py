@@ -18,10 +18,18 @@ from benchmarks import contents
 from benchmarks.agents import Agent, agent
 from benchmarks.report import Row, median, median_ratio, skipped
 from benchmarks.servers import Server
+from search_server.settings import GatewaySettings
 from sentinel_client import Item, SentinelClient
 
 _BULK_CALLERS, _PER_REQUEST = 2, 32
 _ORIGINAL_SECONDS = 10.0
+_THUMBNAIL_SIDE: int = GatewaySettings.model_fields["thumbnail_side"].default
+_NAMES = {
+    "gateway": "stored through the gateway",
+    "worker": f"embedded by the worker, {_BULK_CALLERS} callers, requests of {_PER_REQUEST}",
+    "worker_thumbnails": "the same, with thumbnails",
+    "original": "original: torch eager, one insert for each",
+}
 
 
 def rates(
@@ -46,21 +54,24 @@ def rates(
         pictures: Of a turn of the gateway.
     """
     fresh = iter(contents.jpegs(pictures * (rounds + 1), seed=21))
-    measured: dict[str, list[float]] = {"gateway": [], "worker": [], "original": []}
+    measured: dict[str, list[float]] = {name: [] for name in _NAMES}
     with SentinelClient(gateway) as client, agent("benchmarks.original") as original:
         client.create_collection("ingest")
         if folder is not None:
             original.call("load", folder=str(folder), device="cpu")
         for number in range(rounds + 1):
             seconds = _ingest(client, fresh, pictures)
-            requests = {"content": "image", "per_request": _PER_REQUEST, "priority": "bulk"}
-            bulk = load.call(
-                "closed", kind="sentinel", address=worker.address, requests=requests,
-                callers=_BULK_CALLERS, seconds=seconds,
-            )  # fmt: skip
+            turns = {"gateway": pictures / seconds}
+            for name, side in (("worker", 0), ("worker_thumbnails", _THUMBNAIL_SIDE)):
+                requests = {"content": "image", "per_request": _PER_REQUEST, "priority": "bulk"}
+                bulk = load.call(
+                    "closed", kind="sentinel", address=worker.address, callers=_BULK_CALLERS,
+                    requests={**requests, "thumbnail_side": side}, seconds=seconds,
+                )  # fmt: skip
+                turns[name] = bulk["rate"]
             if number:  # the first round warms up
-                measured["gateway"].append(pictures / seconds)
-                measured["worker"].append(bulk["rate"])
+                for name, rate in turns.items():
+                    measured[name].append(rate)
             if folder is not None and number:
                 answer = original.call("store", milvus_uri=milvus, seconds=_ORIGINAL_SECONDS)
                 measured["original"].append(answer["rate"])
@@ -80,16 +91,14 @@ def _ingest(client: SentinelClient, fresh: Iterator[bytes], pictures: int) -> fl
 
 
 def _rate_rows(measured: dict[str, list[float]], pictures: int) -> list[Row]:
-    names = {
-        "gateway": f"stored through the gateway, {pictures} a turn",
-        "worker": f"embedded by the worker, {_BULK_CALLERS} callers, requests of {_PER_REQUEST}",
-        "original": "original: torch eager, one insert for each",
-    }
     rows = [
-        Row(names[name], median(values), "images/s") for name, values in measured.items() if values
+        Row(_NAMES[name], median(values), "images/s", note=f"turns of {pictures} stored")
+        for name, values in measured.items()
+        if values
     ]
     for other, called, least in (
         ("worker", "the worker's own bulk rate", 0.9),
+        ("worker_thumbnails", "the same with thumbnails, as storing asks for them", None),
         ("original", "the original system's way", 5.0),
     ):
         name = f"ingest ÷ {called}"

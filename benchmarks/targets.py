@@ -90,9 +90,13 @@ class SentinelTarget:
         self._embed: Any = None
 
     def payloads(
-        self, content: str, per_request: int = 1, priority: str = "interactive"
+        self,
+        content: str,
+        per_request: int = 1,
+        priority: str = "interactive",
+        thumbnail_side: int = 0,
     ) -> list[bytes]:
-        return _sentinel_payloads(content, per_request, priority)
+        return _sentinel_payloads(content, per_request, priority, thumbnail_side)
 
     async def sends(self, callers: int) -> list[Send]:
         if self._embed is None:  # a channel belongs to the loop that it is made in
@@ -127,8 +131,10 @@ class SentinelTarget:
 
 
 @cache
-def _sentinel_payloads(content: str, per_request: int, priority: str) -> list[bytes]:
-    options = pb.EmbedOptions(priority=_PRIORITIES[priority])
+def _sentinel_payloads(
+    content: str, per_request: int, priority: str, thumbnail_side: int
+) -> list[bytes]:
+    options = pb.EmbedOptions(priority=_PRIORITIES[priority], thumbnail_side=thumbnail_side)
     if content == "mixed":
         groups = _mixed_groups()
     else:
