@@ -23,6 +23,7 @@ def lone_text(bench: Bench, server: Server, direct: Agent) -> list[Row]:
     raw: list[float] = []
     empty: list[float] = []
     totals: list[float] = []
+    passes: list[float] = []
     with echo(bench.scratch) as prepared:
         for number in range(bench.plan.lone_calls // _BLOCK + 1):
             answer = bench.closed(server, "sentinel", "text", callers=1, max_requests=_BLOCK)
@@ -33,9 +34,10 @@ def lone_text(bench: Bench, server: Server, direct: Agent) -> list[Row]:
                 raw += called["latencies_ms"]
                 empty += echoed["latencies_ms"]
                 totals.append(answer["server_ms"]["total"])
+                passes.append(answer["server_ms"]["inference"])
     note = (
-        f"p50 {median(through):.2f} through gRPC, {median(totals):.2f} in the worker, "
-        f"{median(raw):.2f} called directly"
+        f"p50 {median(through):.2f} through gRPC, {median(totals):.2f} in the worker with "
+        f"{median(passes):.2f} of the forward pass, {median(raw):.2f} called directly"
     )
     detail = {"through_grpc_ms": through, "direct_ms": raw, "empty_call_ms": empty}
     added = median(through) - median(raw)
