@@ -120,6 +120,7 @@ def _unpack(base: Path, port: int) -> None:
         text, changed = re.subn(rf"(\n  {name}: )\d+", rf"\g<1>{milliseconds}", text)
         assert changed == 1, name
     # These are not in the file; with the default of 1 s each load of a collection took 1 s more.
+    assert "\nqueryCoord:\n" in text
     text = text.replace(
         "\nqueryCoord:\n",
         "\nqueryCoord:\n  checkChannelInterval: 50\n  checkSegmentInterval: 50\n",

@@ -120,8 +120,8 @@ async def test_a_caller_who_leaves_frees_everything(
     assert sample("sentinel_embedder_queue_items", {"modality": "text"}) == 0
     assert sample("sentinel_embedder_requests_in_flight") == 0
     computed = [content for batch in model.batches for content in batch.contents]
-    # How many were read before the device thread first woke is up to the machine; not all.
-    assert len(running) < 50
+    # How many were read before the device thread first woke is up to the machine; one batch.
+    assert len(running) <= 16
     assert computed == [*running, "next"]
 
 
