@@ -24,22 +24,27 @@ def weight(hit: Hit) -> int:
     return total
 
 
-async def packed(hits: AsyncIterator[Hit], most: int) -> AsyncGenerator[list[Hit], None]:
-    """Yield `hits` in runs of `most`, or fewer where those would be too large."""
+async def packed(
+    hits: AsyncIterator[Hit], most: int
+) -> AsyncGenerator[tuple[list[Hit], bool], None]:
+    """Yield `hits` in runs of `most`, or fewer where those would be too large.
+
+    With each comes whether more may follow; after a run of `most` that is not known yet.
+    """
     run: list[Hit] = []
     total = 0
     async for hit in hits:
         its = weight(hit)
         if run and total + its > MAX_BYTES:
-            yield run
+            yield run, True
             run, total = [], 0
         run.append(hit)
         total += its
         if len(run) == most:  # at once, before more is fetched
-            yield run
+            yield run, True
             run, total = [], 0
     if run:
-        yield run
+        yield run, False
 
 
 async def filled(

@@ -27,6 +27,8 @@ from sentinel_core.metrics import ServerMetrics
 # and a content that is embedded twice, in batches of other sizes, may come out 1e-6 apart.
 _CANCELLED = 1e-5
 
+_Work = Coroutine[Any, Any, None]
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -92,7 +94,7 @@ class QueryVectors:
         queries = [_parts_of(one) for one in asked]
         batch = _Batch([part for parts in queries for part in parts])
         await self._fetch(batch, deadline)
-        await asyncio.gather(self._embed(batch, deadline), self._read(batch, deadline))
+        await _all([*self._to_embed(batch, deadline), *self._to_read(batch, deadline)])
         _take_given(batch)
         return [_combined(one, parts, batch) for one, parts in zip(asked, queries, strict=True)]
 
@@ -106,7 +108,7 @@ class QueryVectors:
             else:
                 part.content = answer
 
-    async def _embed(self, batch: _Batch, deadline: Deadline) -> None:
+    def _to_embed(self, batch: _Batch, deadline: Deadline) -> list[_Work]:
         async def embed(fingerprint: str, parts: list[_Part]) -> None:
             start = perf_counter()
             with self._metrics.stage("embed"):
@@ -125,9 +127,9 @@ class QueryVectors:
                 _take_embedding(part, item)
 
         waiting = [part for part in batch.parts if part.content is not None]
-        await _each(waiting, lambda part: part.collection.model.fingerprint, embed)
+        return _each(waiting, lambda part: part.collection.model.fingerprint, embed)
 
-    async def _read(self, batch: _Batch, deadline: Deadline) -> None:
+    def _to_read(self, batch: _Batch, deadline: Deadline) -> list[_Work]:
         async def read(_: str, parts: list[_Part]) -> None:
             ids = list(dict.fromkeys(str(part.term.item_id) for part in parts))
             rows = await self._store.get(parts[0].collection, ids, deadline, include_vectors=True)
@@ -138,15 +140,23 @@ class QueryVectors:
                     part.error = _no_item(part)
 
         waiting = [part for part in batch.parts if part.term.item_id is not None]
-        await _each(waiting, lambda part: part.collection.name, read)
+        return _each(waiting, lambda part: part.collection.name, read)
 
 
-async def _each(
+async def _all(works: Sequence[_Work]) -> None:
+    """Do all of this at once; what is alone needs no task, as in most searches."""
+    if len(works) == 1:
+        await works[0]
+    else:
+        await asyncio.gather(*works)
+
+
+def _each(
     waiting: Sequence[_Part],
     key: Callable[[_Part], str],
-    work: Callable[[str, list[_Part]], Coroutine[Any, Any, None]],
-) -> None:
-    """Do `work` for the parts of each key, all at once; its error is theirs and nobody else's."""
+    work: Callable[[str, list[_Part]], _Work],
+) -> list[_Work]:
+    """Return `work` for the parts of each key; its error is theirs and nobody else's."""
     groups: dict[str, list[_Part]] = {}
     for part in waiting:
         groups.setdefault(key(part), []).append(part)
@@ -158,7 +168,7 @@ async def _each(
             for part in parts:
                 part.error = error.at(None)
 
-    await asyncio.gather(*(guarded(name, parts) for name, parts in groups.items()))
+    return [guarded(name, parts) for name, parts in groups.items()]
 
 
 def _parts_of(asked: Asked) -> list[_Part]:

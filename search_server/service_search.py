@@ -46,21 +46,22 @@ class SearchService(pb_grpc.SearchServiceServicer):
         chunk_size = _in_range(request, "chunk_size", _DEFAULT_CHUNK, _MAX_CHUNK)
         deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
         search = await self._searcher.prepare(wire.spec_from(request.params), deadline)
+        # The header goes with the first hits: until its first message a stream can be retried by
+        # anybody. The summary goes with the last ones, since a message costs more than its hits.
+        response = pb.SearchResponse(header=_header(search))
         sent = 0
         async with (
             aclosing(self._searcher.hits(search, limit, deadline)) as hits,
             aclosing(delivery.packed(hits, chunk_size)) as chunks,
         ):
-            # Nothing is sent before the first hits are there: until its first message a stream
-            # can be retried by anybody.
-            chunk = await anext(chunks, None)
-            yield _header(search)
-            while chunk is not None:
+            async for chunk, more in chunks:
                 sent += len(chunk)
-                yield pb.SearchResponse(chunk=pb.HitChunk(hits=wire.hits_to(chunk)))
-                chunk = await anext(chunks, None)
-        timings = self._searcher.finish(search)
-        yield pb.SearchResponse(summary=wire.summary_to(sent, timings))
+                response.chunk.hits.extend(wire.hits_to(chunk))
+                if more:
+                    yield response
+                    response = pb.SearchResponse()
+        response.summary.CopyFrom(wire.summary_to(sent, self._searcher.finish(search)))
+        yield response
 
     async def SearchPage(
         self, request: pb.SearchPageRequest, context: Context
@@ -114,12 +115,9 @@ def _identity(request: pb.SearchPageRequest) -> bytes:
     return b"SearchPage\0" + request.params.SerializeToString(deterministic=True)
 
 
-def _header(search: Search) -> pb.SearchResponse:
-    return pb.SearchResponse(
-        header=pb.SearchHeader(
-            collection=search.collection.name,
-            model_version=wire.model_to(search.collection.model),
-        )
+def _header(search: Search) -> pb.SearchHeader:
+    return pb.SearchHeader(
+        collection=search.collection.name, model_version=wire.model_to(search.collection.model)
     )
 
 

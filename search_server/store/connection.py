@@ -27,8 +27,9 @@ _LITE_WRITE_TIMEOUT_S = 600.0
 T = TypeVar("T")
 # A blocking call of pymilvus, given the client and the seconds it may take.
 Call = Callable[[MilvusClient, float], T]
-# One call of `search` or `query`, which a server's client has in the same form but for `await`.
-Read = Callable[[Any, float], Any]
+# One call of `search` or `query`, which a server's client has in the same form but for `await`;
+# without a timeout there (server_reads.py).
+Read = Callable[[Any, float | None], Any]
 
 
 class MilvusConnection:

@@ -12,7 +12,6 @@ from search_server.store import milvus_errors
 from sentinel_core.deadlines import Deadline
 
 T = TypeVar("T")
-_LATER_S = 1.0
 
 
 class ServerReads:
@@ -34,7 +33,7 @@ class ServerReads:
         return cls(await client.__aenter__())
 
     async def run(
-        self, collection: str, call: Callable[[Any, float], Awaitable[T]], deadline: Deadline
+        self, collection: str, call: Callable[[Any, None], Awaitable[T]], deadline: Deadline
     ) -> T:
         """Run `call`; load the collection first if it turns out not to be. Errors are Milvus's.
 
@@ -42,18 +41,17 @@ class ServerReads:
             DeadlineExceeded: It took too long.
             Unavailable: The connection was closed meanwhile.
         """
-        # pymilvus minds its timeout in a call, but not while it connects again after one; so ours
-        # ends it, and pymilvus's, whose error would not say what happened, is a little later.
-        left = deadline.for_next_hop("milvus")
+        # Our timeout ends it, in Milvus, too. pymilvus's is not minded while it connects again, its
+        # error does not say what happened, and it makes a task of each call.
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(deadline.for_next_hop("milvus")):
                 try:
-                    return await call(self._client, left + _LATER_S)
+                    return await call(self._client, None)
                 except milvus_errors.FOREIGN as error:
                     if not milvus_errors.is_not_loaded(error):
                         raise
-                await self._client.load_collection(collection, timeout=left + _LATER_S)
-                return await call(self._client, left + _LATER_S)
+                await self._client.load_collection(collection)
+                return await call(self._client, None)
         except TimeoutError as error:
             raise milvus_errors.out_of_time() from error
         except asyncio.CancelledError as error:

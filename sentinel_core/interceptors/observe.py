@@ -76,7 +76,8 @@ class Observer:
             }
             # Not `logger.log`, which walks the stack for a line number that is always this one.
             record = logger.makeRecord(logger.name, level, "", 0, "call", (), None, extra=fields)
-            logger.handle(record)
+            # Formatted once gRPC has the answer or the status that the caller waits for.
+            asyncio.get_running_loop().call_soon(logger.handle, record)
 
     def _duration(self, method: str, code: str) -> Histogram:
         child = self._children.get((method, code))

@@ -78,10 +78,7 @@ class Gateway:
             limit=limit,
         )
         return [
-            hit
-            for event in self.search.Search(request, timeout=20)
-            if event.WhichOneof("event") == "chunk"
-            for hit in event.chunk.hits
+            hit for event in self.search.Search(request, timeout=20) for hit in event.chunk.hits
         ]
 
     def get(self, collection: str, *ids: str, **options: bool) -> item_service_pb2.GetItemsResponse:

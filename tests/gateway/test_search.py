@@ -84,7 +84,13 @@ def test_a_vector_finds_its_item(gateway: Gateway, album: str) -> None:
     assert hit.score == pytest.approx(1.0, abs=1e-5)
 
 
-def test_the_stream_is_a_header_then_chunks_then_a_summary(gateway: Gateway, album: str) -> None:
+def parts(event: search_service_pb2.SearchResponse) -> list[str]:
+    return [name for name in ("header", "chunk", "summary") if event.HasField(name)]
+
+
+def test_the_first_message_has_a_header_the_last_one_a_summary(
+    gateway: Gateway, album: str
+) -> None:
     request = search_service_pb2.SearchRequest(
         params=search_service_pb2.SearchParams(
             collection=album, query=text("a cat that nobody asked for yet")
@@ -93,10 +99,10 @@ def test_the_stream_is_a_header_then_chunks_then_a_summary(gateway: Gateway, alb
         chunk_size=4,
     )
     events = list(gateway.search.Search(request, timeout=20))
-    assert [event.WhichOneof("event") for event in events] == (
-        ["header", "chunk", "chunk", "chunk", "summary"]
+    assert [parts(event) for event in events] == (
+        [["header", "chunk"], ["chunk"], ["chunk", "summary"]]
     )
-    assert [len(event.chunk.hits) for event in events[1:-1]] == [4, 4, 2]
+    assert [len(event.chunk.hits) for event in events] == [4, 4, 2]
     assert events[0].header.collection == album
     assert events[0].header.model_version.model == "conse-minilm-lite0"
     summary = events[-1].summary
@@ -106,6 +112,35 @@ def test_the_stream_is_a_header_then_chunks_then_a_summary(gateway: Gateway, alb
     assert summary.total.ToNanoseconds() >= sum(
         stage.ToNanoseconds() for stage in (summary.embed, summary.vector_search)
     )
+
+
+@pytest.mark.parametrize(
+    ("limit", "chunk_size", "shapes"),
+    [
+        (10, 32, [["header", "chunk", "summary"]]),
+        (4, 4, [["header", "chunk"], ["summary"]]),  # nobody knows yet that no more follow
+        (8, 4, [["header", "chunk"], ["chunk"], ["summary"]]),
+    ],
+)
+def test_a_short_result_is_one_message(
+    gateway: Gateway, album: str, limit: int, chunk_size: int, shapes: list[list[str]]
+) -> None:
+    params = search_service_pb2.SearchParams(collection=album, query=text("a cat"))
+    request = search_service_pb2.SearchRequest(params=params, limit=limit, chunk_size=chunk_size)
+    events = list(gateway.search.Search(request, timeout=20))
+    assert [parts(event) for event in events] == shapes
+    ranks = [hit.rank for event in events for hit in event.chunk.hits]
+    assert ranks == list(range(1, limit + 1))
+    assert events[-1].summary.hit_count == limit
+
+
+def test_a_result_without_hits_is_one_message(gateway: Gateway, album: str) -> None:
+    params = search_service_pb2.SearchParams(
+        collection=album, query=text("a cat"), filter=named("nobody has this name")
+    )
+    [event] = gateway.search.Search(search_service_pb2.SearchRequest(params=params), timeout=20)
+    assert parts(event) == ["header", "summary"]
+    assert event.header.collection == album
 
 
 def test_hits_carry_what_was_asked_for(gateway: Gateway, album: str) -> None:

@@ -51,12 +51,10 @@ class SearchCalls(Calls):
         """
         header, hits, summary = search_pb.SearchHeader(), list[Hit](), None
         async for event in self._events(query, collection, options, limit=limit, timeout=timeout):
-            kind = event.WhichOneof("event")
-            if kind == "header":
+            if event.HasField("header"):
                 header = event.header
-            elif kind == "chunk":
-                hits.extend(map(convert.hit_from_proto, event.chunk.hits))
-            elif kind == "summary":
+            hits.extend(map(convert.hit_from_proto, event.chunk.hits))
+            if event.HasField("summary"):
                 summary = event.summary
         if summary is None:
             raise _truncated()

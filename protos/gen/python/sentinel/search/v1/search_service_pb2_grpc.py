@@ -69,8 +69,9 @@ class SearchServiceServicer(object):
     """
 
     def Search(self, request, context):
-        """Search is the main path. Streams one header, then chunks of hits in rank order, then one
-        summary. A stream that ends without a summary was cut short.
+        """Search is the main path. Streams hits in rank order; its first message has a header, its last a
+        summary, and one that holds all hits has both. A stream that ends without a summary was cut
+        short.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -116,8 +116,9 @@ class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceS
     ], channel: grpc.aio.Channel) -> None: ...
 
     Search: _SearchServiceSearchType
-    """Search is the main path. Streams one header, then chunks of hits in rank order, then one
-    summary. A stream that ends without a summary was cut short.
+    """Search is the main path. Streams hits in rank order; its first message has a header, its last a
+    summary, and one that holds all hits has both. A stream that ends without a summary was cut
+    short.
     """
 
     SearchPage: _SearchServiceSearchPageType
@@ -160,8 +161,9 @@ class SearchServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.search_service_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.search_service_pb2.SearchResponse], collections.abc.AsyncIterator[sentinel.search.v1.search_service_pb2.SearchResponse]]:
-        """Search is the main path. Streams one header, then chunks of hits in rank order, then one
-        summary. A stream that ends without a summary was cut short.
+        """Search is the main path. Streams hits in rank order; its first message has a header, its last a
+        summary, and one that holds all hits has both. A stream that ends without a summary was cut
+        short.
         """
 
     @abc.abstractmethod
