@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from benchmarks.servers import tell_address
 from sentinel.common.v1 import content_pb2 as common
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel_core import loop
@@ -45,9 +46,7 @@ async def _serve(address_file: Path) -> None:
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    draft = address_file.with_suffix(".tmp")
-    draft.write_text(f"127.0.0.1:{port}\n")
-    draft.replace(address_file)
+    tell_address(address_file, port)
     await server.wait_for_termination()
 
 

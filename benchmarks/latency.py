@@ -7,7 +7,7 @@ import time
 from benchmarks.agents import Agent
 from benchmarks.bench import Bench
 from benchmarks.report import Row, median, percentile
-from benchmarks.servers import Server, echo
+from benchmarks.servers import Server, bare
 from embedder_server.settings import EmbedderSettings
 
 _BLOCK = 10
@@ -24,7 +24,7 @@ def lone_text(bench: Bench, server: Server, direct: Agent) -> list[Row]:
     empty: list[float] = []
     totals: list[float] = []
     passes: list[float] = []
-    with echo(bench.scratch) as prepared:
+    with bare(bench.scratch, "echo") as prepared:
         for number in range(bench.plan.lone_calls // _BLOCK + 1):
             answer = bench.closed(server, "sentinel", "text", callers=1, max_requests=_BLOCK)
             called = direct.call("lone", calls=_BLOCK)

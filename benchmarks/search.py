@@ -94,7 +94,7 @@ def _searches(
     with _servers(scratch, milvus, "--model", str(model)) as (embedder, gateway):
         vectors = _fill(gateway, "photos", plan.rows, 768)
         milvus_server.wait_for_indexes(milvus, "photos", timeout_s=600)
-        filled = Filled(embedder, gateway, milvus, "photos", vectors)
+        filled = Filled(embedder, gateway, milvus, "photos", vectors, scratch)
         if "latency" in only:
             yield "latency", searches.latency(filled, plan.queries)
         if "callers" in only:

@@ -19,7 +19,7 @@ from pymilvus import AsyncMilvusClient, MilvusClient
 
 from benchmarks import agents
 from benchmarks.load import MAX_CALLERS, MAX_SECONDS
-from benchmarks.searches import milvus_arguments, request_of
+from benchmarks.searches import milvus_arguments, read_found, read_message, request_of
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 
 Ask = Callable[[int], Awaitable[int]]
@@ -59,7 +59,7 @@ class SearchLoad:
 
             async def ask(number: int) -> int:
                 events = stub.Search(requests[number % len(requests)], timeout=60)
-                return sum([len(event.chunk.hits) async for event in events])
+                return sum([len(read_message(event)) async for event in events])
 
             return await _drive(ask, callers, seconds)
 
@@ -71,7 +71,7 @@ class SearchLoad:
         async def ask(number: int) -> int:
             vector = self._vectors[number % len(self._vectors)]
             found = await client.search(collection, [vector], **milvus_arguments())
-            return len(found[0])
+            return len(read_found(found))
 
         try:
             return await _drive(ask, callers, seconds)
@@ -88,7 +88,7 @@ class SearchLoad:
         def caller(number: int) -> None:
             while (began := time.perf_counter()) < start + seconds:
                 vector = self._vectors[number % len(self._vectors)]
-                client.search(collection, [vector], **milvus_arguments())
+                read_found(client.search(collection, [vector], **milvus_arguments()))
                 latencies.append(time.perf_counter() - began)
                 number += callers
 

@@ -6,9 +6,11 @@ Gateway and Milvus are asked for every query in turn, so that drift of the machi
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
 
-from benchmarks import contents
+from benchmarks import contents, servers
 from benchmarks.agents import agent
 from benchmarks.report import Row, median, median_ratio
 from benchmarks.servers import Server
@@ -62,6 +64,7 @@ class Filled:
         milvus: URI of the Milvus server.
         collection: Its name.
         vectors: float32 `[n, dimensions]`, L2-normalised; row i has the id `row<i>`.
+        scratch: A folder for files.
     """
 
     worker: Server
@@ -69,48 +72,74 @@ class Filled:
     milvus: str
     collection: str
     vectors: NDArray[np.float32]
+    scratch: Path
 
 
-class _Ways:
-    """The ways to search, for one text after another."""
+Read = list[tuple[str, float, str]]
+
+
+def read_found(found: Any) -> Read:
+    """Return id, score and text of the hits of one search by pymilvus, which decodes them now."""
+    return [(hit["id"], hit["distance"], hit["entity"]["text"]) for hit in found[0]]
+
+
+def read_message(message: pb.SearchResponse) -> Read:
+    """Return the same of the hits in one of the gateway's messages."""
+    return [(hit.id, hit.score, hit.text) for hit in message.chunk.hits]
+
+
+class _Gateway:
+    """A gateway asked for one text after another."""
+
+    def __init__(self, address: str, collection: str) -> None:
+        # Without this option grpc's synchronous client starts a thread for every stream.
+        quick = [(grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
+        self._channel = grpc.insecure_channel(address, options=quick)
+        self._stub = pb_grpc.SearchServiceStub(self._channel)
+        self._collection = collection
+
+    def __call__(self, text: str) -> tuple[Read, pb.SearchSummary]:
+        read: Read = []
+        for message in self._stub.Search(request_of(self._collection, text), timeout=60):
+            read += read_message(message)
+        return read, message.summary
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class _Direct:
+    """The steps of a search by hand: an Embed call and a search by pymilvus."""
 
     def __init__(self, filled: Filled) -> None:
         self._collection = filled.collection
         self._milvus = MilvusClient(filled.milvus)
-        # Without this option grpc's synchronous client starts a thread for every stream.
-        quick = [(grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
-        self._channels = [
-            grpc.insecure_channel(filled.gateway, options=quick),
-            grpc.insecure_channel(filled.worker.address),
-        ]
-        self._search = pb_grpc.SearchServiceStub(self._channels[0])
-        self._embed = embedding_grpc.EmbeddingServiceStub(self._channels[1])
+        self._channel = grpc.insecure_channel(filled.worker.address)
+        self._embed = embedding_grpc.EmbeddingServiceStub(self._channel)
 
-    def gateway(self, text: str) -> list[pb.SearchResponse]:
-        return list(self._search.Search(request_of(self._collection, text), timeout=60))
-
-    def embed(self, text: str) -> NDArray[np.float32]:
+    def embed(self, text: str) -> list[float]:
         request = embedding_pb.EmbedRequest(contents=[common.Content(text=text)])
         answer = self._embed.Embed(request, timeout=60)
-        return np.frombuffer(answer.results[0].vector.data, "<f4")
+        vector: list[float] = np.frombuffer(answer.results[0].vector.data, "<f4").tolist()
+        return vector
 
-    def milvus(self, vector: NDArray[np.float32]) -> Any:
-        return self._milvus.search(self._collection, [vector], **milvus_arguments())
+    def search(self, vector: list[float]) -> Read:
+        found = self._milvus.search(self._collection, [vector], **milvus_arguments())
+        return read_found(found)
 
     def close(self) -> None:
         self._milvus.close()
-        for channel in self._channels:
-            channel.close()
+        self._channel.close()
 
 
 def latency(filled: Filled, queries: int) -> list[Row]:
-    """Measure single searches, of new texts and of one that is cached."""
-    times: dict[str, list[float]] = {name: [] for name in ("new", "embed", "milvus", "cached")}
+    """Measure single searches: of new texts, and of one that is cached."""
+    times: dict[str, list[float]] = {
+        name: [] for name in ("new", "embed", "milvus", "cached", "bare")
+    }
     stages: dict[str, list[float]] = {name: [] for name in ("embed", "vector_search", "total")}
-    ways = _Ways(filled)
     texts = contents.texts(queries + 10, seed=11)
     known = texts.pop()
-    ways.gateway(known)
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
         start = time.perf_counter()
@@ -118,35 +147,47 @@ def latency(filled: Filled, queries: int) -> list[Row]:
         times[name].append((time.perf_counter() - start) * 1000)
         return answer
 
-    for text in texts:
-        events = timed("new", lambda text=text: ways.gateway(text))
-        timings = events[-1].summary
-        for name, values in stages.items():
-            values.append(getattr(timings, name).ToNanoseconds() / 1e6)
-        vector = timed("embed", lambda text=text: ways.embed(text + " "))
-        timed("milvus", lambda vector=vector: ways.milvus(vector))
-        timed("cached", lambda: ways.gateway(known))
-    ways.close()
+    with contextlib.ExitStack() as stack:
+        direct = stack.enter_context(contextlib.closing(_Direct(filled)))
+        np.save(file := filled.scratch / "known.npy", direct.embed(known))
+        bare = stack.enter_context(
+            servers.bare(filled.scratch, "bare_gateway", filled.milvus, str(file))
+        )
+        gateways = {
+            name: stack.enter_context(contextlib.closing(_Gateway(address, filled.collection)))
+            for name, address in (("cached", filled.gateway), ("bare", bare.address))
+        }
+        for gateway in gateways.values():
+            gateway(known)
+        for number, text in enumerate(texts):
+            _, timings = timed("new", lambda text=text: gateways["cached"](text))
+            for name, values in stages.items():
+                values.append(getattr(timings, name).ToNanoseconds() / 1e6)
+            vector = timed("embed", lambda text=text: direct.embed(text + " "))
+            timed("milvus", lambda vector=vector: direct.search(vector))
+            for name in sorted(gateways, reverse=bool(number % 2)):  # neither always comes second
+                timed(name, lambda name=name: gateways[name](known))
     kept = {name: values[9:] for name, values in times.items()}  # the first ones warm up
     return _latency_rows(kept, {name: median(values[9:]) for name, values in stages.items()})
 
 
 def _latency_rows(times: dict[str, list[float]], stages: dict[str, float]) -> list[Row]:
-    direct = [a + b for a, b in zip(times["embed"], times["milvus"], strict=True)]
-    new, cached, milvus = (median(times[name]) for name in ("new", "cached", "milvus"))
+    by_hand = [a + b for a, b in zip(times["embed"], times["milvus"], strict=True)]
+    new, cached, milvus, bare = (median(times[n]) for n in ("new", "cached", "milvus", "bare"))
     gateway = ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
     note = f"embed {median(times['embed']):.1f} + Milvus {milvus:.1f}"
-    of_pairs = median_ratio(times["new"], direct)
+    of_pairs = median_ratio(times["new"], by_hand)
     return [
         Row("new text, through the gateway, p50", new, "ms", note=f"its own account: {gateway}"),
-        Row("Embed call + Milvus search, called directly, p50", median(direct), "ms", note=note),
+        Row("Embed call + Milvus search, called directly, p50", median(by_hand), "ms", note=note),
         Row("cached text, through the gateway, p50", cached, "ms"),
+        Row("through a gateway without logic, p50", bare, "ms", note="grpc.aio and pymilvus alone"),
         Row(
             f"new text, top {TOP}: gateway ÷ called directly, p50",
-            new / median(direct),
+            new / median(by_hand),
             "x",
             at_most=1.15,
-            note=f"{len(direct)} queries in turn; of pairs {of_pairs:.2f}",
+            note=f"{len(by_hand)} queries in turn; of pairs {of_pairs:.2f}",
             detail={**times, "stages_ms": stages},
         ),
         Row(
@@ -156,17 +197,23 @@ def _latency_rows(times: dict[str, list[float]], stages: dict[str, float]) -> li
             at_most=1.3,
             note=f"of pairs {median_ratio(times['cached'], times['milvus']):.2f}",
         ),
+        Row(
+            "... of the gateway without logic",
+            bare / milvus,
+            "x",
+            note=f"of pairs {median_ratio(times['bare'], times['milvus']):.2f}",
+        ),
     ]
 
 
 def many_callers(filled: Filled, rounds: int, seconds: float) -> list[Row]:
     """Let 32 callers search, of cached texts through the gateway and by pymilvus, in turn."""
-    ways = _Ways(filled)
     texts = contents.texts(_CACHED_TEXTS, seed=12)
-    vectors = [ways.embed(text).tolist() for text in texts]
-    for text in texts:
-        ways.gateway(text)
-    ways.close()
+    with contextlib.closing(_Direct(filled)) as direct:
+        vectors = [direct.embed(text) for text in texts]
+    with contextlib.closing(_Gateway(filled.gateway, filled.collection)) as gateway:
+        for text in texts:
+            gateway(text)
     kinds = {"gateway": filled.gateway, "pymilvus": filled.milvus, "pymilvus_async": filled.milvus}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     tails: dict[str, list[float]] = {kind: [] for kind in kinds}

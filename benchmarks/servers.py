@@ -100,18 +100,25 @@ def sentinel(folder: Path, module: str, *flags: str) -> Server:
 
 
 @contextmanager
-def echo(folder: Path) -> Iterator[Server]:
-    """Run a server that answers a worker's calls at once, with the same prepared vector."""
-    address_file = folder / "echo.addr"
+def bare(folder: Path, name: str, *arguments: str) -> Iterator[Server]:
+    """Run a server of this package that does next to nothing, `echo` or `bare_gateway`."""
+    address_file = folder / f"{name}.addr"
     address_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.echo", str(address_file)]
-    server = spawn(folder, "echo", command, {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    command = [sys.executable, "-m", f"benchmarks.{name}", str(address_file), *arguments]
+    server = spawn(folder, name, command, {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
     try:
         server.wait_until(address_file.exists)
         server.address = address_file.read_text().strip()
         yield server
     finally:
         server.stop()
+
+
+def tell_address(address_file: Path, port: int) -> None:
+    """Say, from such a server, where it listens."""
+    draft = address_file.with_suffix(".tmp")
+    draft.write_text(f"127.0.0.1:{port}\n")
+    draft.replace(address_file)
 
 
 @contextmanager
