@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from search_server.types import Hit
 
@@ -25,37 +25,42 @@ def weight(hit: Hit) -> int:
 
 
 async def packed(
-    hits: AsyncIterator[Hit], most: int
+    parts: AsyncIterator[Sequence[Hit]], most: int
 ) -> AsyncGenerator[tuple[list[Hit], bool], None]:
-    """Yield `hits` in runs of `most`, or fewer where those would be too large.
+    """Yield the hits of `parts` in runs of `most`, or fewer where those would be too large.
 
     With each comes whether more may follow; after a run of `most` that is not known yet.
     """
     run: list[Hit] = []
     total = 0
-    async for hit in hits:
-        its = weight(hit)
-        if run and total + its > MAX_BYTES:
-            yield run, True
-            run, total = [], 0
-        run.append(hit)
-        total += its
-        if len(run) == most:  # at once, before more is fetched
-            yield run, True
-            run, total = [], 0
+    async for part in parts:
+        for hit in part:
+            its = weight(hit)
+            if run and total + its > MAX_BYTES:
+                yield run, True
+                run, total = [], 0
+            run.append(hit)
+            total += its
+            if len(run) == most:  # at once, before more is fetched
+                yield run, True
+                run, total = [], 0
     if run:
         yield run, False
 
 
 async def filled(
-    hits: AsyncIterator[Hit], most: int, max_bytes: int = MAX_BYTES
+    parts: AsyncIterator[Sequence[Hit]], most: int, max_bytes: int = MAX_BYTES
 ) -> tuple[list[Hit], bool]:
-    """Return the first `most` of `hits`, fewer where those are too large, and if there are more."""
+    """Return the first `most` hits of `parts`, or fewer where those are too large.
+
+    And whether there are more.
+    """
     page: list[Hit] = []
     total = 0
-    async for hit in hits:
-        total += weight(hit)
-        if len(page) == most or (page and total > max_bytes):
-            return page, True
-        page.append(hit)
+    async for part in parts:
+        for hit in part:
+            total += weight(hit)
+            if len(page) == most or (page and total > max_bytes):
+                return page, True
+            page.append(hit)
     return page, False

@@ -105,8 +105,8 @@ class Searcher:
 
     async def hits(
         self, search: Search, limit: int, deadline: Deadline, after: Position = START
-    ) -> AsyncGenerator[Hit, None]:
-        """Yield up to `limit` hits that follow `after`, ready to be shown.
+    ) -> AsyncGenerator[Sequence[Hit], None]:
+        """Yield up to `limit` hits that follow `after`, some at a time, ready to be shown.
 
         They are fetched as they are taken: memory holds some hundred of them, and a caller that
         stops ends the fetching.
@@ -114,8 +114,8 @@ class Searcher:
         source = self._reranker if is_reranked(search.spec) else self._retrieval
         async with aclosing(source.blocks(search, limit, deadline, after)) as blocks:
             async for block in blocks:
-                async for hit in self._shown(search, block):
-                    yield hit
+                async for part in self._shown(search, block):
+                    yield part
 
     async def page(
         self,
@@ -162,7 +162,9 @@ class Searcher:
         """
         return self._first_pages.tops(searches, size + 1, deadline)
 
-    async def _shown(self, search: Search, block: Sequence[Hit]) -> AsyncGenerator[Hit, None]:
+    async def _shown(
+        self, search: Search, block: Sequence[Hit]
+    ) -> AsyncGenerator[Sequence[Hit], None]:
         """Yield a block's hits with image URIs and, when asked for, thumbnails."""
         for start in range(0, len(block), _SHOWN_AT_ONCE):
             part = block[start : start + _SHOWN_AT_ONCE]
@@ -172,8 +174,7 @@ class Searcher:
                 output_fields=search.spec.output_fields,
                 include_thumbnails=search.spec.include_thumbnails,
             )
-            for hit in part:
-                yield hit
+            yield part
 
     def finish(self, search: Search) -> SearchTimings:
         """Close the clock of a search and return where its time went."""

@@ -56,7 +56,7 @@ class SearchService(pb_grpc.SearchServiceServicer):
         ):
             async for chunk, more in chunks:
                 sent += len(chunk)
-                response.chunk.hits.extend(wire.hits_to(chunk))
+                wire.add_hits(response.chunk, chunk)
                 if more:
                     yield response
                     response = pb.SearchResponse()
@@ -101,7 +101,8 @@ class SearchService(pb_grpc.SearchServiceServicer):
         )
 
     def _page(self, request: pb.SearchPageRequest, page: Page) -> pb.SearchPageResponse:
-        response = pb.SearchPageResponse(hits=wire.hits_to(page.hits))
+        response = pb.SearchPageResponse()
+        wire.add_hits(response, page.hits)
         if page.following is not None:
             token = self._tokens.make(page.following.pack(), _identity(request))
             response.next_page_token = token

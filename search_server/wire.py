@@ -106,23 +106,24 @@ def item_to(item: StoredItem) -> item_service_pb2.Item:
     return message
 
 
-def hit_to(hit: Hit) -> search_service_pb2.Hit:
-    message = search_service_pb2.Hit(
-        id=hit.row.id,
-        rank=hit.rank,
-        score=hit.score,
-        fields=fields_to(hit.row.fields),
-        image_uri=hit.image_uri,
-        thumbnail=hit.thumbnail,
-        text=hit.row.text,
-    )
-    if hit.row.vector is not None:
-        message.vector.CopyFrom(vector_to(hit.row.vector))
-    return message
-
-
-def hits_to(hits: Iterable[Hit]) -> list[search_service_pb2.Hit]:
-    return [hit_to(hit) for hit in hits]
+def add_hits(
+    message: search_service_pb2.HitChunk | search_service_pb2.SearchPageResponse,
+    hits: Iterable[Hit],
+) -> None:
+    """Append hits to those of `message`; made in place, they are not copied."""
+    for hit in hits:
+        row = hit.row
+        added = message.hits.add(
+            id=row.id,
+            rank=hit.rank,
+            score=hit.score,
+            fields=fields_to(row.fields) if row.fields else None,
+            image_uri=hit.image_uri,
+            thumbnail=hit.thumbnail,
+            text=row.text,
+        )
+        if row.vector is not None:
+            added.vector.CopyFrom(vector_to(row.vector))
 
 
 def summary_to(hit_count: int, timings: SearchTimings) -> search_service_pb2.SearchSummary:
