@@ -46,6 +46,8 @@ def diversity_from(params: pb.SearchParams) -> Diversity | None:
     Raises:
         InvalidArgument: A parameter is out of range.
     """
+    if not params.HasField("diversity"):
+        return None
     message = params.diversity
     threshold = message.duplicate_threshold if message.HasField("duplicate_threshold") else None
     share = message.mmr_lambda if message.HasField("mmr_lambda") else None

@@ -74,16 +74,20 @@ class Observer:
                 "request_id": call.request_id,
                 "peer": call.peer,
             }
-            # Not `logger.log`, which walks the stack for a line number that is always this one.
-            record = logger.makeRecord(logger.name, level, "", 0, "call", (), None, extra=fields)
-            # Formatted once gRPC has the answer or the status that the caller waits for.
-            asyncio.get_running_loop().call_soon(logger.handle, record)
+            # When gRPC has the answer or the status that the caller waits for.
+            asyncio.get_running_loop().call_soon(_write_line, level, fields)
 
     def _duration(self, method: str, code: str) -> Histogram:
         child = self._children.get((method, code))
         if child is None:
             child = self._children[method, code] = self._durations.labels(method, code)
         return child
+
+
+def _write_line(level: int, fields: dict[str, Any]) -> None:
+    # Not `logger.log`, which walks the stack for a line number that is always this one.
+    record = logger.makeRecord(logger.name, level, "", 0, "call", (), None, extra=fields)
+    logger.handle(record)
 
 
 def _code(
