@@ -29,7 +29,7 @@ async def packed(
 ) -> AsyncGenerator[tuple[list[Hit], bool], None]:
     """Yield the hits of `parts` in runs of `most`, or fewer where those would be too large.
 
-    With each comes whether more may follow; after a run of `most` that is not known yet.
+    With each comes whether more may follow, for all that is known then.
     """
     run: list[Hit] = []
     total = 0

@@ -57,7 +57,7 @@ class SearchService(pb_grpc.SearchServiceServicer):
             async for chunk, more in chunks:
                 sent += len(chunk)
                 wire.add_hits(response.chunk, chunk)
-                if more:
+                if more and sent < limit:
                     yield response
                     response = pb.SearchResponse()
         response.summary.CopyFrom(wire.summary_to(sent, self._searcher.finish(search)))

@@ -42,7 +42,7 @@ class ServerReads:
             Unavailable: The connection was closed meanwhile.
         """
         # Our timeout ends it, in Milvus, too. pymilvus's is not minded while it connects again, its
-        # error does not say what happened, and it makes a task of each call.
+        # error does not say what happened, and on Python 3.11 it makes a task of each call.
         try:
             async with asyncio.timeout(deadline.for_next_hop("milvus")):
                 try:

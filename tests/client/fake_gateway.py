@@ -200,17 +200,19 @@ class _Search(search_service_pb2_grpc.SearchServiceServicer):
     def Search(self, request: Any, context: Any) -> Any:
         gateway = self.gateway
         gateway.enter("Search", request, context)
-        name = request.params.collection
-        yield search_pb.SearchResponse(
-            header=search_pb.SearchHeader(collection=name, model_version=MODEL)
-        )
         hits = gateway.hits[: request.limit]
-        for number in range(0, len(hits), 2):
-            if gateway.break_stream_after is not None and number >= gateway.break_stream_after:
-                fail(context, grpc.StatusCode.UNAVAILABLE)
-            yield search_pb.SearchResponse(chunk=search_pb.HitChunk(hits=hits[number : number + 2]))
+        messages = [
+            search_pb.SearchResponse(chunk=search_pb.HitChunk(hits=hits[start : start + 2]))
+            for start in range(0, len(hits), 2)
+        ] or [search_pb.SearchResponse()]
+        header = search_pb.SearchHeader(collection=request.params.collection, model_version=MODEL)
+        messages[0].header.CopyFrom(header)
         if gateway.break_stream_after != -1:
-            yield search_pb.SearchResponse(summary=summary(len(hits)))
+            messages[-1].summary.CopyFrom(summary(len(hits)))
+        for number, message in enumerate(messages):
+            if 2 * number == gateway.break_stream_after:
+                fail(context, grpc.StatusCode.UNAVAILABLE)
+            yield message
 
     def SearchPage(self, request: Any, context: Any) -> Any:
         self.gateway.enter("SearchPage", request, context)

@@ -126,6 +126,24 @@ async def test_faults_of_the_request_fail_the_call(
     assert (info.reason, dict(info.metadata)) == (reason, metadata)
 
 
+async def test_every_call_has_an_access_line(
+    stub: pb_grpc.EmbeddingServiceStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="sentinel.access")
+    await stub.Embed(request(text("a"), text("b")), metadata=(("x-request-id", "first"),))
+    await failure(stub.Embed(request(), metadata=(("x-request-id", "second"),)))
+    async with asyncio.timeout(5):  # it is written when the caller has the answer
+        while len(caplog.records) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    lines = [vars(record) for record in caplog.records]
+    assert [(line["request_id"], line["code"], line["reason"]) for line in lines] == [
+        ("first", "OK", ""),
+        ("second", "INVALID_ARGUMENT", "BATCH_EMPTY"),
+    ]
+    assert lines[0]["method"] == f"/{SERVICE}/Embed"
+    assert lines[0]["items"] == 2
+
+
 async def test_truncate_defaults_to_true(stub: pb_grpc.EmbeddingServiceStub) -> None:
     long = text("word " * 50)
     cut = (await stub.Embed(request(long))).results[0]

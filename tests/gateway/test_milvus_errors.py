@@ -98,7 +98,7 @@ async def test_a_full_disk_under_lite_loses_nothing_that_was_acknowledged(small_
 
 
 async def test_a_connection_that_is_closed_under_a_read_cancels_nobody() -> None:
-    async def closed(client: object, seconds: float) -> None:
+    async def closed(client: object, seconds: None) -> None:
         raise asyncio.CancelledError  # what grpc.aio makes of it
 
     with pytest.raises(Unavailable) as caught:
@@ -107,7 +107,7 @@ async def test_a_connection_that_is_closed_under_a_read_cancels_nobody() -> None
 
 
 async def test_a_caller_that_leaves_a_read_is_cancelled() -> None:
-    async def forever(client: object, seconds: float) -> None:
+    async def forever(client: object, seconds: None) -> None:
         await asyncio.Event().wait()
 
     reads = ServerReads(AsyncMilvusClient())
@@ -119,12 +119,31 @@ async def test_a_caller_that_leaves_a_read_is_cancelled() -> None:
 
 
 async def test_a_read_that_takes_too_long_is_out_of_time() -> None:
-    async def slow(client: object, seconds: float) -> None:
+    ended: list[str] = []
+
+    async def slow(client: object, seconds: None) -> None:
+        assert seconds is None  # pymilvus's own would end it with an error that says less
         try:
-            await asyncio.wait_for(asyncio.Event().wait(), seconds)
-        except TimeoutError as error:  # as pymilvus does
-            raise MilvusException(message="Retry timeout") from error
+            await asyncio.Event().wait()
+        finally:
+            ended.append("read")  # which cancels the call in Milvus
 
     with pytest.raises(DeadlineExceeded) as caught:
         await ServerReads(AsyncMilvusClient()).run("c", slow, Deadline.after(0.1, default_s=5))
+    assert caught.value.reason == "OUT_OF_TIME"
+    assert ended == ["read"]
+
+
+async def test_a_load_that_takes_too_long_is_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def not_loaded(client: object, seconds: None) -> None:
+        raise MilvusException(code=101, message="collection not loaded")
+
+    async def load(self: AsyncMilvusClient, collection: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AsyncMilvusClient, "load_collection", load)
+    with pytest.raises(DeadlineExceeded) as caught:
+        await ServerReads(AsyncMilvusClient()).run(
+            "c", not_loaded, Deadline.after(0.1, default_s=5)
+        )
     assert caught.value.reason == "OUT_OF_TIME"

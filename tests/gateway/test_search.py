@@ -118,8 +118,8 @@ def test_the_first_message_has_a_header_the_last_one_a_summary(
     ("limit", "chunk_size", "shapes"),
     [
         (10, 32, [["header", "chunk", "summary"]]),
-        (4, 4, [["header", "chunk"], ["summary"]]),  # nobody knows yet that no more follow
-        (8, 4, [["header", "chunk"], ["chunk"], ["summary"]]),
+        (4, 4, [["header", "chunk", "summary"]]),
+        (8, 4, [["header", "chunk"], ["chunk", "summary"]]),
     ],
 )
 def test_a_short_result_is_one_message(
@@ -132,6 +132,18 @@ def test_a_short_result_is_one_message(
     ranks = [hit.rank for event in events for hit in event.chunk.hits]
     assert ranks == list(range(1, limit + 1))
     assert events[-1].summary.hit_count == limit
+
+
+def test_after_a_full_chunk_below_the_limit_the_summary_comes_alone(
+    gateway: Gateway, album: str
+) -> None:
+    params = search_service_pb2.SearchParams(
+        collection=album, query=text("a cat"), filter=named("coffee.png")
+    )
+    request = search_service_pb2.SearchRequest(params=params, limit=5, chunk_size=1)
+    events = list(gateway.search.Search(request, timeout=20))
+    assert [parts(event) for event in events] == [["header", "chunk"], ["summary"]]
+    assert events[-1].summary.hit_count == 1
 
 
 def test_a_result_without_hits_is_one_message(gateway: Gateway, album: str) -> None:

@@ -70,8 +70,7 @@ class SearchServiceServicer(object):
 
     def Search(self, request, context):
         """Search is the main path. Streams hits in rank order; its first message has a header, its last a
-        summary, and one that holds all hits has both. A stream that ends without a summary was cut
-        short.
+        summary. A stream that ends without a summary was cut short.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -117,8 +117,7 @@ class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceS
 
     Search: _SearchServiceSearchType
     """Search is the main path. Streams hits in rank order; its first message has a header, its last a
-    summary, and one that holds all hits has both. A stream that ends without a summary was cut
-    short.
+    summary. A stream that ends without a summary was cut short.
     """
 
     SearchPage: _SearchServiceSearchPageType
@@ -162,8 +161,7 @@ class SearchServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.search_service_pb2.SearchResponse], collections.abc.AsyncIterator[sentinel.search.v1.search_service_pb2.SearchResponse]]:
         """Search is the main path. Streams hits in rank order; its first message has a header, its last a
-        summary, and one that holds all hits has both. A stream that ends without a summary was cut
-        short.
+        summary. A stream that ends without a summary was cut short.
         """
 
     @abc.abstractmethod
