@@ -105,13 +105,18 @@ class ObjectStore:
         parts = [files[start :: self._files.writers] for start in range(self._files.writers)]
         try:
             async with asyncio.timeout(deadline.for_next_hop("object_store")):
-                await asyncio.gather(
-                    *(self._run(self._files.write, part) for part in parts if part)
+                # All of them end, even if one fails: nothing is being written behind an error.
+                ended = await asyncio.gather(
+                    *(self._run(self._files.write, part) for part in parts if part),
+                    return_exceptions=True,
                 )
         except TimeoutError as error:
             raise DeadlineExceeded(
                 "OUT_OF_TIME", "the object store did not answer in time", stage="object_store"
             ) from error
+        for failure in ended:
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def get_thumbnails(self, digests: Sequence[str]) -> list[bytes]:
         """Return the WebP thumbnails in order; empty for one that is not there."""
