@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 from pymilvus import AsyncMilvusClient
 
-from benchmarks.searches import milvus_arguments
+from benchmarks.searches import milvus_arguments, read_found
 from benchmarks.servers import tell_address
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
@@ -33,12 +33,9 @@ class _Search(pb_grpc.SearchServiceServicer):
         arguments = milvus_arguments() | {"timeout": None}  # as the gateway does
         found = await self._milvus.search(request.params.collection, [self._vector], **arguments)
         response = pb.SearchResponse()
-        for place, hit in enumerate(found[0], 1):
-            entity = hit["entity"]
-            response.chunk.hits.add(
-                id=entity["id"], rank=place, score=hit["distance"], text=entity["text"]
-            )
-        response.summary.hit_count = len(found[0])
+        for place, (item_id, score, text) in enumerate(read_found(found), 1):
+            response.chunk.hits.add(id=item_id, rank=place, score=score, text=text)
+        response.summary.hit_count = len(response.chunk.hits)
         yield response
 
 
