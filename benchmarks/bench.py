@@ -89,7 +89,7 @@ class Bench:
             flags = ("--model", choice.model, "--runtime", choice.runtime, *choice.flags, *flags)
         else:  # the other flags may not suit it
             flags = ("--model", model, *flags)
-        with worker(self.scratch, "--log-style", "text", *flags) as server:
+        with worker(self.scratch, *flags) as server:
             yield server
 
     def closed(self, server: Server, kind: str, content: str, **arguments: Any) -> dict[str, Any]:
