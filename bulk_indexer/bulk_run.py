@@ -24,7 +24,8 @@ from bulk_indexer.shard_actor import Job, describe_model
 from embedder_server.models.base import ModelLoadError
 from embedder_server.settings import EmbedderSettings
 from search_server.settings import GatewaySettings
-from search_server.types import CollectionInfo, ModelRef
+from search_server.types.collections import CollectionInfo
+from search_server.types.values import ModelRef
 
 logger = logging.getLogger(__name__)
 

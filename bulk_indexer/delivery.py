@@ -31,7 +31,8 @@ from bulk_indexer.run_folder import RunFolder, shard_file
 from bulk_indexer.stored_rows import StoredRows, deadline, patiently
 from search_server.store.imports import MilvusImports
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
 from sentinel_core.errors import SentinelError
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from search_server.types import Fields, FieldType, FieldValue
+from search_server.types.values import Fields, FieldType, FieldValue
 from sentinel_core.errors import InvalidArgument
 
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}

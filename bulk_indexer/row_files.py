@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 
 from search_server.store import rows
 from search_server.store.columns import FULL_TEXT, column_of
-from search_server.types import CollectionInfo, FieldType, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.values import FieldType
 
 _COLUMN_TYPES = {
     FieldType.STRING: pa.string(),

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 from bulk_indexer.entries import FILE_FIELDS
 from embedder_server.settings import EmbedderSettings
 from search_server.settings import GatewaySettings
-from search_server.types import FieldType
+from search_server.types.values import FieldType
 
 
 class BulkSettings(BaseSettings):

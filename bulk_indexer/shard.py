@@ -21,7 +21,9 @@ from embedder_server.requests import EmbedOptions, ImageFile, ItemResult
 from embedder_server.types import Priority
 from search_server.drafts import Draft, make_draft
 from search_server.store.objects import ObjectStore
-from search_server.types import CollectionInfo, Content, Item, Kind, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Item, Row
+from search_server.types.queries import Content, Kind
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import Internal, InvalidArgument, SentinelError, Unavailable
 

@@ -28,7 +28,7 @@ from embedder_server.loading import load_configured
 from embedder_server.metrics import EmbedderMetrics
 from embedder_server.settings import EmbedderSettings
 from search_server.store.objects import ObjectStore
-from search_server.types import ModelRef
+from search_server.types.values import ModelRef
 
 logger = logging.getLogger(__name__)
 

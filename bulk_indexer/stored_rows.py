@@ -10,7 +10,8 @@ from typing import TypeVar
 from bulk_indexer.errors import BulkError
 from search_server.store import filters
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError, Unavailable
 

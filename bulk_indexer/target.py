@@ -18,7 +18,8 @@ from search_server.settings import GatewaySettings
 from search_server.store import indexes
 from search_server.store.imports import MilvusImports
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, ModelRef
+from search_server.types.collections import CollectionInfo
+from search_server.types.values import ModelRef
 from sentinel_core.deadlines import Deadline
 
 _TIMEOUT_S = 60.0

@@ -17,7 +17,8 @@ from search_server.cursor import Position
 from search_server.reranking import is_reranked
 from search_server.search import Searcher
 from search_server.store.vectors import ROWS_PER_CALL
-from search_server.types import Hit, Search, SearchSpec
+from search_server.types.items import Hit, Search
+from search_server.types.queries import SearchSpec
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import SentinelError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from search_server.drafts import Draft
-from search_server.types import CollectionInfo, Item
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Item
 from sentinel_core.errors import FailedPrecondition, SentinelError
 
 

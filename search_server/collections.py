@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from search_server.embedders.pool import EmbedderPool
 from search_server.store import indexes
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, FieldType, NewCollection
+from search_server.types.collections import CollectionInfo, NewCollection
+from search_server.types.values import FieldType
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import FailedPrecondition, InvalidArgument, NotFound
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from search_server.types import Hit
+from search_server.types.items import Hit
 
 # Half of what a message may hold; estimates and the field names around the values fit well in.
 MAX_BYTES = 32 * 1024 * 1024

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from search_server.types import FloatArray
+from search_server.types.values import FloatArray
 
 # float32 takes the cosine of equal vectors a little below 1; twice what 4,096 elements can lose.
 _ROUNDING = 1e-6

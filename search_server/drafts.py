@@ -8,7 +8,10 @@ import unicodedata
 from dataclasses import dataclass
 
 from search_server.store import columns
-from search_server.types import CollectionInfo, Content, FloatArray, Item, Kind, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Item, Row
+from search_server.types.queries import Content, Kind
+from search_server.types.values import FloatArray
 from search_server.vectors import check_vector
 from sentinel_core.errors import InvalidArgument
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search_server.store.objects import ObjectStore
-from search_server.types import Hit, StoredItem
+from search_server.types.items import Hit, StoredItem
 
 
 async def illustrate(

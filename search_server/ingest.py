@@ -21,16 +21,9 @@ from search_server.mirrors import Mirrors, check_writable
 from search_server.store import columns
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
-from search_server.types import (
-    CollectionInfo,
-    Content,
-    Item,
-    ItemOutcome,
-    Kind,
-    Outcome,
-    StoredItem,
-    UnreadableItem,
-)
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Item, ItemOutcome, Outcome, StoredItem, UnreadableItem
+from search_server.types.queries import Content, Kind
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import NotFound, ResourceExhausted, SentinelError
 from sentinel_core.metrics import ServerMetrics

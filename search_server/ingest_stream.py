@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from search_server.collections import Collections
 from search_server.embedders.pool import Capacity, EmbedderPool
 from search_server.ingest import Ingest
-from search_server.types import CollectionInfo, Item, ItemOutcome, UnreadableItem
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Item, ItemOutcome, UnreadableItem
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import SentinelError, Unavailable
 from sentinel_core.streams import next_or_stop

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from search_server.collections import Collections
-from search_server.types import CollectionInfo, OriginState
+from search_server.types.collections import CollectionInfo, OriginState
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import FailedPrecondition
 

@@ -20,7 +20,7 @@ from search_server.store import objects as layout
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
 from search_server.store.stored_file import StoredFile
-from search_server.types import CollectionInfo
+from search_server.types.collections import CollectionInfo
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import FailedPrecondition
 

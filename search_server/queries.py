@@ -17,7 +17,10 @@ import numpy as np
 from search_server.embedders.cache import EmbeddingCache, QueryEmbedding
 from search_server.fetching.fetcher import Fetcher
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, Content, FloatArray, Query, SearchTimings, Term
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import SearchTimings
+from search_server.types.queries import Content, Query, Term
+from search_server.types.values import FloatArray
 from search_server.vectors import check_vector
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import InvalidArgument, NotFound, SentinelError

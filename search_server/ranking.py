@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 
-from search_server.types import Hit, Row
+from search_server.types.items import Hit, Row
 
 
 def rank(found: Sequence[tuple[Row, float]], offset: int = 0) -> list[Hit]:

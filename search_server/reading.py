@@ -10,7 +10,8 @@ from search_server.media_types import media_type
 from search_server.store import columns
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
-from search_server.types import CollectionInfo, Row, StoredItem
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row, StoredItem
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import NotFound
 

@@ -15,7 +15,8 @@ from search_server.reindex_copy import Copier, Progress, first_error
 from search_server.reindex_job import ReindexJob, conflict
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
-from search_server.types import CollectionInfo, ModelRef, Origin, OriginState
+from search_server.types.collections import CollectionInfo, Origin, OriginState
+from search_server.types.values import ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import AlreadyExists, FailedPrecondition, NotFound
 

@@ -22,7 +22,9 @@ from search_server.embedders.pool import EmbedderPool
 from search_server.store import filters
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
-from search_server.types import CollectionInfo, Content, Kind, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.queries import Content, Kind
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import (
     DeadlineExceeded,

@@ -23,7 +23,7 @@ from dataclasses import replace
 from search_server.collections import CACHE_S, Collections
 from search_server.reindex_copy import Copier, Progress
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, Origin, OriginState, ReindexMark
+from search_server.types.collections import CollectionInfo, Origin, OriginState, ReindexMark
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import FailedPrecondition, SentinelError
 

@@ -20,17 +20,10 @@ from search_server.retrieval import Retrieval
 from search_server.store import columns
 from search_server.store.milvus import MilvusStore
 from search_server.store.vectors import ROWS_PER_CALL
-from search_server.types import (
-    Candidate,
-    CollectionInfo,
-    FieldType,
-    Hit,
-    Hybrid,
-    Kind,
-    Query,
-    Search,
-    SearchSpec,
-)
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Candidate, Hit, Search
+from search_server.types.queries import Hybrid, Kind, Query, SearchSpec
+from search_server.types.values import FieldType
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import FailedPrecondition, InvalidArgument
 

@@ -16,7 +16,7 @@ from search_server import ranking
 from search_server.cursor import START, Position, Scored
 from search_server.store.milvus import MilvusStore
 from search_server.store.vectors import ROWS_PER_CALL
-from search_server.types import Hit, Row, Search
+from search_server.types.items import Hit, Row, Search
 from sentinel_core.deadlines import Deadline
 from sentinel_core.metrics import ServerMetrics
 

@@ -23,13 +23,8 @@ from search_server.retrieval import Retrieval
 from search_server.store import columns, filters, searching
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
-from search_server.types import (
-    MAX_HITS,
-    Hit,
-    Search,
-    SearchSpec,
-    SearchTimings,
-)
+from search_server.types.items import Hit, Search, SearchTimings
+from search_server.types.queries import MAX_HITS, SearchSpec
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import SentinelError
 from sentinel_core.metrics import ServerMetrics

@@ -13,7 +13,7 @@ from search_server.collections import Collections
 from search_server.paging import PageTokens, page_size
 from search_server.reindex import Reindexer
 from search_server.reindex_copy import Progress
-from search_server.types import CollectionInfo
+from search_server.types.collections import CollectionInfo
 from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel.search.v1 import collection_service_pb2_grpc as pb_grpc
 from sentinel_core.deadlines import Deadline

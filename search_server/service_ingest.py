@@ -14,7 +14,7 @@ from search_server.collections import Collections
 from search_server.embedders.pool import EmbedderPool
 from search_server.ingest import Ingest
 from search_server.ingest_stream import Ack, Advice, Batch, IngestStream, StreamLimits
-from search_server.types import Outcome
+from search_server.types.items import Outcome
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel_core.calls import note_items
 from sentinel_core.errors import InvalidArgument, Unavailable

@@ -14,7 +14,8 @@ from search_server.counts import check_count
 from search_server.cursor import Position
 from search_server.paging import PageTokens, page_size
 from search_server.search import Searcher
-from search_server.types import MAX_HITS, Search
+from search_server.types.items import Search
+from search_server.types.queries import MAX_HITS
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 from sentinel_core.deadlines import Deadline

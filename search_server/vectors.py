@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from search_server.types import CollectionInfo, FloatArray
+from search_server.types.collections import CollectionInfo
+from search_server.types.values import FloatArray
 from sentinel_core.errors import InvalidArgument
 
 

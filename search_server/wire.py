@@ -6,18 +6,17 @@ from collections.abc import Iterable
 
 from google.protobuf.duration_pb2 import Duration
 
-from search_server.types import (
-    FloatArray,
+from search_server.types.items import (
     Hit,
     Item,
     ItemOutcome,
-    ModelRef,
     Outcome,
-    SearchSpec,
     SearchTimings,
     StoredItem,
     UnreadableItem,
 )
+from search_server.types.queries import SearchSpec
+from search_server.types.values import FloatArray, ModelRef
 from search_server.wire_fields import consistency_from, fields_from, fields_to, filter_from
 from search_server.wire_queries import query_from, vector_from, whole_content_from
 from search_server.wire_ranking import diversity_from, grouping_from, hybrid_from

@@ -7,14 +7,8 @@ from collections.abc import Iterable, Sequence
 from search_server import wire
 from search_server.reindex import Reindexing
 from search_server.reindex_copy import Progress
-from search_server.types import (
-    CollectionInfo,
-    Consistency,
-    FieldType,
-    IndexKind,
-    NewCollection,
-    VectorIndex,
-)
+from search_server.types.collections import CollectionInfo, IndexKind, NewCollection, VectorIndex
+from search_server.types.values import Consistency, FieldType
 from search_server.wire_fields import (
     consistency_from,
     consistency_to,

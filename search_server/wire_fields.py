@@ -5,17 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping
 
-from search_server.types import (
-    Comparison,
-    Consistency,
-    Fields,
-    FieldType,
-    FieldValue,
-    Filter,
-    Group,
-    Junction,
-    Operator,
-)
+from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
+from search_server.types.values import Consistency, Fields, FieldType, FieldValue
 from sentinel.search.v1 import collection_service_pb2, filter_pb2, search_service_pb2
 from sentinel_core.errors import InvalidArgument
 

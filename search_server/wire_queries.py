@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from search_server.types import Content, Crop, FloatArray, Kind, Query, Term
+from search_server.types.queries import Content, Crop, Kind, Query, Term
+from search_server.types.values import FloatArray
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import search_service_pb2
 from sentinel_core.errors import InvalidArgument

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search_server.types import Diversity, Grouping, Hybrid
+from search_server.types.queries import Diversity, Grouping, Hybrid
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from prometheus_client import Counter, Gauge
 
 from search_server.embedders.pool import EmbedderPool
-from search_server.types import Content, FloatArray, Kind
+from search_server.types.queries import Content, Kind
+from search_server.types.values import FloatArray
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError
 from sentinel_core.metrics import ServerMetrics

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from search_server.embedders import policy
 from search_server.embedders.discovery import Directory
 from search_server.embedders.worker import Embedded, Worker
-from search_server.types import Content, ModelRef
+from search_server.types.queries import Content
+from search_server.types.values import ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import (
     FailedPrecondition,

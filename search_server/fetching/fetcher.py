@@ -13,7 +13,7 @@ from search_server.fetching.answers import unavailable
 from search_server.fetching.files import FolderReader, StoreReader
 from search_server.fetching.http import HttpReader
 from search_server.fetching.places import HTTP_SCHEMES, Place, Places, Target, read_target
-from search_server.types import Content
+from search_server.types.queries import Content
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.metrics import ServerMetrics

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from search_server.fetching.fetcher import Fetcher
-from search_server.types import Item, UnreadableItem
+from search_server.types.items import Item, UnreadableItem
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import SentinelError
 

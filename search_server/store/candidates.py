@@ -6,7 +6,10 @@ import numpy as np
 
 from search_server.store import columns, searching
 from search_server.store.connection import MilvusConnection
-from search_server.types import Candidate, CollectionInfo, FloatArray, ReadOptions
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Candidate
+from search_server.types.queries import ReadOptions
+from search_server.types.values import FloatArray
 from sentinel_core.deadlines import Deadline
 
 

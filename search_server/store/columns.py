@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from search_server.types import Fields, FieldType, FieldValue
+from search_server.types.values import Fields, FieldType, FieldValue
 from sentinel_core.errors import InvalidArgument
 
 # Python's int64 ends; the least one cannot be written in a Milvus expression, the next is ours.

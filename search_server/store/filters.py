@@ -12,15 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from search_server.store import columns
-from search_server.types import (
-    Comparison,
-    FieldType,
-    FieldValue,
-    Filter,
-    Group,
-    Junction,
-    Operator,
-)
+from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
+from search_server.types.values import FieldType, FieldValue
 from sentinel_core.errors import InvalidArgument
 
 MAX_COMPARISONS = 1_000

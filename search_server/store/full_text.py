@@ -24,7 +24,8 @@ from pymilvus import DataType, Function, FunctionType, MilvusClient
 
 from search_server.store import columns, milvus_errors, searching
 from search_server.store.connection import MilvusConnection
-from search_server.types import CollectionInfo, ReadOptions
+from search_server.types.collections import CollectionInfo
+from search_server.types.queries import ReadOptions
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import FailedPrecondition
 

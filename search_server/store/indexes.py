@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pymilvus import MilvusClient
 
 from search_server.store import columns, milvus_errors
-from search_server.types import CollectionInfo, FieldType, IndexKind, VectorIndex
+from search_server.types.collections import CollectionInfo, IndexKind, VectorIndex
+from search_server.types.values import FieldType
 from sentinel_core.errors import FailedPrecondition, InvalidArgument
 
 

@@ -32,12 +32,9 @@ from search_server.store.full_text import FullText
 from search_server.store.lite import LiteFlusher
 from search_server.store.properties import Properties
 from search_server.store.vectors import VectorSearch
-from search_server.types import (
-    CollectionInfo,
-    Consistency,
-    FieldType,
-    Row,
-)
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.values import Consistency, FieldType
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import AlreadyExists, FailedPrecondition
 

@@ -14,17 +14,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from search_server.store.connection import MilvusConnection
-from search_server.types import (
+from search_server.types.collections import (
     CollectionInfo,
-    Consistency,
-    FieldType,
     IndexKind,
-    ModelRef,
     Origin,
     OriginState,
     ReindexMark,
     VectorIndex,
 )
+from search_server.types.values import Consistency, FieldType, ModelRef
 from sentinel_core.deadlines import Deadline
 
 COLLECTION = "sentinel.collection"

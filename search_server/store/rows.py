@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from search_server.store import columns
-from search_server.types import CollectionInfo, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
 
 _FIELDS = ["id", "digest", "image", "text", "fields"]
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_server.store import indexes
-from search_server.types import Consistency, VectorIndex
+from search_server.types.collections import VectorIndex
+from search_server.types.values import Consistency
 from sentinel_core.errors import InvalidArgument
 
 _LEVELS = {

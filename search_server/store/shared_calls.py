@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from search_server.store import milvus_errors
-from search_server.types import FloatArray
+from search_server.types.values import FloatArray
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import SentinelError
 

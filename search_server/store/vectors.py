@@ -9,7 +9,10 @@ from typing import Any, Protocol
 from search_server.store import rows, searching
 from search_server.store.connection import MilvusConnection
 from search_server.store.shared_calls import SharedCalls
-from search_server.types import CollectionInfo, Consistency, FloatArray, ReadOptions, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.queries import ReadOptions
+from search_server.types.values import Consistency, FloatArray
 from sentinel_core.deadlines import Deadline
 
 # A row has at most 0.13 MB (text, fields, 2,048 dimensions): 500 of them stay below the 100 MiB

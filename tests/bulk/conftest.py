@@ -16,7 +16,7 @@ from bulk_indexer.run_folder import RunFolder
 from bulk_indexer.shard_actor import Job, ShardActor, describe_model
 from embedder_server.settings import EmbedderSettings
 from search_server.store.milvus import MilvusStore
-from search_server.types import FieldType
+from search_server.types.values import FieldType
 from sentinel_core.deadlines import Deadline
 
 FIELDS = {

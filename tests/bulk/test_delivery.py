@@ -14,7 +14,9 @@ from bulk_indexer.delivery import Delivered, UpsertDelivery
 from bulk_indexer.errors import BulkError
 from bulk_indexer.plan import Run
 from bulk_indexer.run_folder import RunFolder, shard_file
-from search_server.types import CollectionInfo, Fields, FloatArray, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.values import Fields, FloatArray
 from tests.bulk.conftest import deadline, open_store
 
 

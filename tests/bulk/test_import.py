@@ -18,7 +18,7 @@ from bulk_indexer.plan import Run
 from bulk_indexer.run_folder import RunFolder
 from search_server.store.imports import MilvusImports
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo
+from search_server.types.collections import CollectionInfo
 from tests import milvus_server, s3_server
 from tests.bulk.conftest import deadline, open_store
 from tests.bulk.test_delivery import finish, made, vector_of

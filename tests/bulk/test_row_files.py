@@ -12,7 +12,9 @@ from pymilvus import DataType, MilvusClient
 
 from bulk_indexer import row_files
 from bulk_indexer.plan import Run
-from search_server.types import CollectionInfo, Fields, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.values import Fields
 from tests.bulk.conftest import deadline, open_store
 
 # How each Milvus type is written; a new one in the schema has to be decided here.

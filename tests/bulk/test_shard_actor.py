@@ -18,7 +18,7 @@ from bulk_indexer.plan import Run
 from bulk_indexer.run_folder import RunFolder, shard_file
 from bulk_indexer.shard_actor import Job, ShardActor, ShardReport
 from embedder_server.settings import EmbedderSettings
-from search_server.types import Row
+from search_server.types.items import Row
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc

@@ -14,8 +14,11 @@ from search_server.embedders.cache import EmbeddingCache
 from search_server.embedders.pool import EmbedderPool
 from search_server.queries import Asked, Found, QueryVectors
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, ModelRef, Row, Term
-from search_server.types import Query as SearchQuery
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.queries import Query as SearchQuery
+from search_server.types.queries import Term
+from search_server.types.values import ModelRef
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import collection_service_pb2, item_service_pb2, search_service_pb2
 from sentinel_core.deadlines import Deadline

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from search_server.fetching.addresses import is_allowed
 from search_server.fetching.fetcher import Fetcher, FetchLimits
 from search_server.fetching.places import Places
-from search_server.types import Content, Kind
+from search_server.types.queries import Content, Kind
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.metrics import ServerMetrics

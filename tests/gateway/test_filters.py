@@ -15,22 +15,10 @@ from hypothesis import strategies as st
 
 from search_server.store import filters
 from search_server.store.milvus import MilvusStore
-from search_server.types import (
-    CollectionInfo,
-    Comparison,
-    Fields,
-    FieldType,
-    FieldValue,
-    Filter,
-    Group,
-    IndexKind,
-    Junction,
-    ModelRef,
-    Operator,
-    ReadOptions,
-    Row,
-    VectorIndex,
-)
+from search_server.types.collections import CollectionInfo, IndexKind, VectorIndex
+from search_server.types.items import Row
+from search_server.types.queries import Comparison, Filter, Group, Junction, Operator, ReadOptions
+from search_server.types.values import Fields, FieldType, FieldValue, ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import InvalidArgument
 from tests import milvus_server

@@ -16,7 +16,10 @@ from search_server.cursor import START
 from search_server.first_pages import FirstPages
 from search_server.store import filters
 from search_server.store.vectors import ROWS_PER_CALL
-from search_server.types import CollectionInfo, Hit, ModelRef, Query, Search, SearchSpec
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Hit, Search
+from search_server.types.queries import Query, SearchSpec
+from search_server.types.values import ModelRef
 from tests.gateway.test_retrieval import Table, check_order, deadline, table_in
 
 SEARCHES = 64

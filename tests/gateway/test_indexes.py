@@ -17,15 +17,10 @@ import pytest
 
 from search_server.store import indexes
 from search_server.store.milvus import MilvusStore
-from search_server.types import (
-    CollectionInfo,
-    FloatArray,
-    IndexKind,
-    ModelRef,
-    ReadOptions,
-    Row,
-    VectorIndex,
-)
+from search_server.types.collections import CollectionInfo, IndexKind, VectorIndex
+from search_server.types.items import Row
+from search_server.types.queries import ReadOptions
+from search_server.types.values import FloatArray, ModelRef
 from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel_core.deadlines import Deadline
 from tests import milvus_server

@@ -16,7 +16,10 @@ from search_server.ingest import Ingest
 from search_server.mirrors import Mirrors
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
-from search_server.types import CollectionInfo, Content, FieldType, Item, Kind, ModelRef, Outcome
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Item, Outcome
+from search_server.types.queries import Content, Kind
+from search_server.types.values import FieldType, ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.metrics import ServerMetrics
 from tests.gateway.test_fetching import fetching

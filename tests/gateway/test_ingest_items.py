@@ -21,7 +21,9 @@ from search_server.ingest_stream import (
     StreamLimits,
     advise,
 )
-from search_server.types import CollectionInfo, ItemOutcome, ModelRef, Outcome
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import ItemOutcome, Outcome
+from search_server.types.values import ModelRef
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel_core.errors import Unavailable
 from tests import processes

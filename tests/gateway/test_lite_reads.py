@@ -17,7 +17,10 @@ from milvus_lite.engine.collection import Collection
 
 from search_server.store.lite_gate import LiteGate
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, ModelRef, ReadOptions, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.queries import ReadOptions
+from search_server.types.values import ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import DeadlineExceeded
 

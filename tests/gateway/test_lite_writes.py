@@ -16,7 +16,9 @@ from milvus_lite.engine.collection import Collection
 
 from search_server.store import filters
 from search_server.store.milvus import MilvusStore
-from search_server.types import CollectionInfo, ModelRef, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.values import ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import DeadlineExceeded
 

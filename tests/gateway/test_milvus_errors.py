@@ -18,7 +18,9 @@ from pymilvus.grpc_gen import common_pb2
 from search_server.store import milvus_errors
 from search_server.store.milvus import MilvusStore
 from search_server.store.server_reads import ServerReads
-from search_server.types import CollectionInfo, ModelRef, Row
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Row
+from search_server.types.values import ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import DeadlineExceeded, Internal, Unavailable
 

@@ -23,7 +23,10 @@ from search_server.store import filters
 from search_server.store import objects as layout
 from search_server.store.milvus import MilvusStore
 from search_server.store.objects import ObjectStore
-from search_server.types import CollectionInfo, Content, Item, Kind, ModelRef, Outcome
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Item, Outcome
+from search_server.types.queries import Content, Kind
+from search_server.types.values import ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import FailedPrecondition
 from sentinel_core.metrics import ServerMetrics

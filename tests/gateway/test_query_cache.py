@@ -17,7 +17,7 @@ from embedder_server.app import running_worker
 from embedder_server.settings import EmbedderSettings
 from search_server.embedders.cache import EmbeddingCache, QueryEmbedding
 from search_server.embedders.pool import EmbedderPool
-from search_server.types import Content, Kind
+from search_server.types.queries import Content, Kind
 from sentinel.search.v1 import collection_service_pb2, search_service_pb2
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_server.reranking import settle
-from search_server.types import Candidate
+from search_server.types.items import Candidate
 
 # As far as Milvus was seen to compute one cosine differently.
 jitters = st.floats(-2.4e-7, 2.4e-7)

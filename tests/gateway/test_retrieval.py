@@ -18,17 +18,10 @@ from search_server.retrieval import Retrieval
 from search_server.store import indexes
 from search_server.store.milvus import MilvusStore
 from search_server.store.vectors import ROWS_PER_CALL
-from search_server.types import (
-    CollectionInfo,
-    FieldType,
-    FloatArray,
-    Hit,
-    ModelRef,
-    Query,
-    Row,
-    Search,
-    SearchSpec,
-)
+from search_server.types.collections import CollectionInfo
+from search_server.types.items import Hit, Row, Search
+from search_server.types.queries import Query, SearchSpec
+from search_server.types.values import FieldType, FloatArray, ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.metrics import ServerMetrics
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from search_server.store.shared_calls import SharedCalls
-from search_server.types import FloatArray
+from search_server.types.values import FloatArray
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import DeadlineExceeded, Unavailable
 from tests import processes

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from search_server.embedders.pool import EmbedderPool
 from search_server.settings import GatewaySettings
-from search_server.types import Content, Kind
+from search_server.types.queries import Content, Kind
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import Unavailable
 from tests import processes
