@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 # The folder of photos that `make demo` indexes; empty: a few that come with Python packages.
 PHOTOS ?=
-# What `make test PYTEST="-m 'not milvus' -k filters"` hands to pytest.
+# What `make test PYTEST="-m 'not milvus' -k filters"` hands to pytest; `-n 0`: one test at a time.
 PYTEST ?=
 CODE := bulk_indexer embedder_server search_server sentinel_core clients deploy scripts tests benchmarks
 
@@ -22,7 +22,7 @@ up: $(VENV)/.demo ## Run a worker and a gateway on this machine until Ctrl-C
 	@$(BIN)/sentinel up
 
 test: $(VENV)/.dev ## Run the tests: real servers, real Milvus, real model, real photos
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.dev $(PROTO_VENV)/.installed ## Check style, types, import rules, contract, generated files
 	$(BIN)/ruff check $(CODE)
