@@ -7,15 +7,19 @@ import time
 from collections import Counter
 from typing import Any
 
+from benchmarks.agents import Agent
 from benchmarks.bench import CALLERS, Bench
+from benchmarks.floor import beside_empty_calls
 from benchmarks.load import MAX_RATE
 from benchmarks.report import Row, median, percentile
-from benchmarks.servers import Server
+from benchmarks.servers import Server, bare
+from benchmarks.throughput import direct_model
 
 # Small, so that the queue fills up soon and what is measured is the steady state.
 _QUEUE_ITEMS = 128
 _QUEUE_FLAGS = ("--max-queue-items", str(_QUEUE_ITEMS), "--max-contents-per-request", "32")
 _EXCESS = 3
+_DIRECT_BATCH = 16
 # Single texts at three times the capacity cost the client much of a small machine; in requests of
 # eight it costs next to nothing. Both are told.
 _SHAPES = (("text", 1), ("text", 8), ("image", 1))
@@ -25,15 +29,37 @@ _MIXED_RUN = 2_000
 
 
 def overload(bench: Bench) -> list[Row]:
-    """Offer three times what a worker can do, in an open loop; its peak is taken in turns."""
+    """Offer three times what a worker can do, in an open loop; its peak is taken in turns.
+
+    The floor of the goodput is the same ratio of the model called directly, beside that many empty
+    calls and beside a third of them.
+    """
     rows = []
-    with bench.worker(*_QUEUE_FLAGS) as server:
+    with (
+        bench.worker(*_QUEUE_FLAGS) as server,
+        direct_model(bench, server) as direct,
+        bare(bench.scratch, "echo") as echo,
+    ):
         for kind, size in _SHAPES:
             name = kind if size == 1 else f"{kind}, requests of {size}"
             turns = [_overload_turn(bench, server, kind, size) for _ in range(_turns(bench))]
-            rows += _overload_rows(name, turns)
+            floors = [_floor(bench, direct, echo, kind, turn) for turn in turns]
+            rows += _overload_rows(name, turns, median(floors))
             bench.say(f"overload: {name} done")
     return rows
+
+
+def _floor(bench: Bench, direct: Agent, echo: Server, kind: str, turn: dict[str, Any]) -> float:
+    size = turn["size"]
+    calls = turn["peak"] / size
+    few, many = (
+        beside_empty_calls(
+            bench, direct, echo, kind,
+            calls_per_second=rate, per_request=size, batch=_DIRECT_BATCH,
+        )["rate"]
+        for rate in (calls, min(MAX_RATE, _EXCESS * calls))
+    )  # fmt: skip
+    return float(many / few)
 
 
 def _turns(bench: Bench) -> int:
@@ -70,7 +96,7 @@ def _peak(bench: Bench, server: Server, kind: str, size: int) -> float:
     return rate
 
 
-def _overload_rows(kind: str, turns: list[dict[str, Any]]) -> list[Row]:
+def _overload_rows(kind: str, turns: list[dict[str, Any]], floor: float) -> list[Row]:
     goodput = median([turn["rate"] / turn["peak"] for turn in turns])
     bounds = [_QUEUE_ITEMS / turn["rate"] * 1000 for turn in turns]
     share = median([turn["p99_ms"] / bound for turn, bound in zip(turns, bounds, strict=True)])
@@ -81,7 +107,8 @@ def _overload_rows(kind: str, turns: list[dict[str, Any]]) -> list[Row]:
     if others := sorted({code for turn in turns for code in turn["others"]}):
         note += f"; refused otherwise than RESOURCE_EXHAUSTED: {', '.join(others)}"
     late = f"{median([turn['p99_ms'] for turn in turns]):.0f} ms of {median(bounds):.0f} ms"
-    detail = {"turns": turns, "queue_items": _QUEUE_ITEMS}
+    note += f"; the model beside as many empty calls: {floor:.2f}"
+    detail = {"turns": turns, "queue_items": _QUEUE_ITEMS, "floor": floor}
     return [
         Row(
             f"{kind}: goodput at {_EXCESS}x the capacity offered ÷ peak",

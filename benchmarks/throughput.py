@@ -10,6 +10,7 @@ import grpc
 
 from benchmarks.agents import Agent, agent
 from benchmarks.bench import CALLERS, Bench
+from benchmarks.floor import beside_empty_calls
 from benchmarks.report import Row, median, median_ratio, skipped
 from benchmarks.servers import Server, bare, gpu_utilisation, infinity
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
@@ -75,27 +76,32 @@ def throughput(bench: Bench, server: Server, direct: Agent) -> list[Row]:
     """Let the systems take turns and compare them within each round."""
     best = sweep(bench, direct)
     with contextlib.ExitStack() as stack:
-        prepared = stack.enter_context(bare(bench.scratch, "echo"))
+        echo = stack.enter_context(bare(bench.scratch, "echo"))
         rates: dict[str, float] = {}
-
-        def limit(kind: str) -> dict[str, Any]:
-            _start_limit(bench, direct, kind, best[kind])
-            return direct.answer()
 
         def sentinel(kind: str) -> dict[str, Any]:
             answer = _through_worker(bench, server, kind, CALLERS, 1)
             rates[kind] = answer["rate"]
             return answer
 
-        def beside(kind: str) -> dict[str, Any]:
-            _start_limit(bench, direct, kind, best[kind])
-            _empty_calls(bench, prepared, kind, rates[kind])
-            return direct.answer()
-
         systems: dict[str, Callable[[str], dict[str, Any]]] = {
-            "limit": limit,
+            "limit": lambda kind: direct.call(
+                "throughput",
+                kind=kind,
+                batch=best[kind]["batch"],
+                overlap=best[kind]["overlap"],
+                seconds=bench.plan.seconds,
+            ),
             "sentinel": sentinel,
-            "beside": beside,
+            "beside": lambda kind: beside_empty_calls(
+                bench,
+                direct,
+                echo,
+                kind,
+                calls_per_second=rates[kind],
+                batch=best[kind]["batch"],
+                overlap=best[kind]["overlap"],
+            ),
             "sentinel_32": lambda kind: _through_worker(bench, server, kind, 2, 32),
         }
         why_not = _add_original(bench, stack, systems) | _add_infinity(bench, stack, systems)
@@ -110,26 +116,6 @@ def throughput(bench: Bench, server: Server, direct: Agent) -> list[Row]:
         *(row for kind in KINDS for row in _rates(kind, answers, best[kind], stages[kind])),
         *_ratios(answers, why_not),
     ]
-
-
-def _start_limit(bench: Bench, direct: Agent, kind: str, best: dict[str, Any]) -> None:
-    settings = {name: best[name] for name in ("batch", "overlap")}
-    direct.start("throughput", kind=kind, seconds=bench.plan.seconds, **settings)
-
-
-def _empty_calls(bench: Bench, prepared: Server, kind: str, rate: float) -> None:
-    """Ask a server that computes nothing, for the length of a turn, with the worker's requests."""
-    requests = {"content": kind, "per_request": 1, "priority": "interactive"}
-    asked = bench.load.call(
-        "open",
-        kind="sentinel",
-        address=prepared.address,
-        requests=requests,
-        rate=rate,
-        seconds=bench.plan.seconds,
-    )
-    if asked["failed"] or asked["unsent"]:
-        raise SystemExit(f"empty calls failed: {asked['failed']}, {asked['unsent']} unsent")
 
 
 def _through_worker(
