@@ -1,13 +1,14 @@
 """A gRPC server that knows its answer: what a call costs before anything is computed.
 
 It offers the worker's Embed on grpc.aio and the same event loop, without interceptors, and sends
-the same prepared answer, of the size of the worker's, whatever it is asked.
+a prepared answer, of the size of the worker's, whatever it is asked.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,24 @@ from sentinel_core import loop
 _DIMENSIONS = 512
 
 
-def _answer() -> bytes:
+def _result() -> pb.EmbedResult:
     vector = common.Vector(
         data=os.urandom(4 * _DIMENSIONS),
         element_type=common.ELEMENT_TYPE_FLOAT32,
         dimensions=_DIMENSIONS,
     )
-    return pb.EmbedResponse(results=[pb.EmbedResult(vector=vector)]).SerializeToString()
+    return pb.EmbedResult(vector=vector)
 
 
 async def _serve(address_file: Path) -> None:
-    answer = _answer()
+    result = _result()
+
+    @cache
+    def answer(count: int) -> bytes:
+        return pb.EmbedResponse(results=[result] * count).SerializeToString()
 
     async def embed(request: pb.EmbedRequest, context: Any) -> bytes:
-        return answer
+        return answer(len(request.contents))
 
     handler = grpc.unary_unary_rpc_method_handler(
         embed, request_deserializer=pb.EmbedRequest.FromString

@@ -83,7 +83,7 @@ def _since(started: float) -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a minute or two, for a first look")
+    parser.add_argument("--quick", action="store_true", help="a few minutes, for a first look")
     parser.add_argument(
         "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measure only these"
     )

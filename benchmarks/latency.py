@@ -48,7 +48,8 @@ def lone_text(bench: Bench, server: Server, direct: Agent) -> list[Row]:
         f"p50 {median(through):.2f} through gRPC, {median(totals):.2f} in the worker with "
         f"{median(passes):.2f} of the forward pass, {median(raw):.2f} called directly"
     )
-    detail = {"through_grpc_ms": through, "direct_ms": raw, "empty_call_ms": cold}
+    detail = {"through_grpc_ms": through, "direct_ms": raw}
+    detail |= {"cold_call_ms": cold, "empty_call_ms": empty}
     added = median(through) - median(raw)
     name = "one text alone through gRPC minus the raw call, p50"
     return [

@@ -210,7 +210,8 @@ def _rates(
             if name == "beside":
                 limits = [answer["rate"] for answer in answers["limit"][kind]]
                 share = median_ratio([answer["rate"] for answer in rounds], limits)
-                note = f"{share:.2f} of it: about what a worker without work of its own would reach"
+                calls = median([answer["offered"] for answer in rounds])
+                note = f"{share:.2f} of it beside {calls:.0f} calls/s: the floor of the ratio"
             rate = median([answer["rate"] for answer in rounds])
             rows.append(Row(f"{kind}: {label}", rate, "items/s", note=note, detail=detail))
     prepare = "tokenizing" if kind == "text" else "decoding and preprocessing"

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import milvus_server, s3_server
+
+# How long one example takes says nothing on a machine with other work.
+settings.register_profile("sentinel", deadline=None)
+settings.load_profile("sentinel")
 
 
 @pytest.fixture(scope="session")

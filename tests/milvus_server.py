@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.s3_server import S3Server
 
-_START_TIMEOUT_S = 90.0
+_START_TIMEOUT_S = 55.0
 _TRIES = 3
 
 
@@ -49,10 +49,12 @@ def _started(base: Path, s3: S3Server | None, bucket: str) -> tuple[subprocess.P
             if not left:
                 raise
             continue
-        except BaseException:
+        except BaseException as error:
             process.kill()
             process.wait()
-            raise
+            if not left or not isinstance(error, TimeoutError):
+                raise
+            continue
         return process, port
     raise AssertionError("unreachable")
 

@@ -4,7 +4,7 @@ One schema for every collection and every Milvus, from the embedded file to a cl
 
     id      VARCHAR, primary key
     vector  FLOAT_VECTOR, metric COSINE
-    digest  VARCHAR   what the vector was made from (types.Row)
+    digest  VARCHAR   what the vector was made from (types.items.Row)
     image   VARCHAR   name of the image in the object store, or empty
     text    VARCHAR   the text of a text item, or empty
     fields  JSON      the fields, as callers get them back

@@ -122,7 +122,7 @@ def test_a_missing_milvus_is_named(browser: Any, worker: processes.Server, tmp_p
 
 def test_a_busy_worker_is_asked_again_after_its_own_pause(browser: Any, tmp_path: Path) -> None:
     # The client itself tries three times.
-    told = Told(refusals=3, retry_after=1.5, texts=["found at last"])
+    told = Told(refusals=3, retry_after=3, texts=["found at last"])
     with (
         telling(told) as address,
         serving(address, tmp_path) as url,
@@ -130,14 +130,14 @@ def test_a_busy_worker_is_asked_again_after_its_own_pause(browser: Any, tmp_path
     ):
         visitor.open(url)
         visitor.ask("a cat")
-        visitor.page.get_by_text("Trying again in 1.5 s").wait_for()
+        visitor.page.get_by_text("Trying again in 3.0 s").wait_for()
         visitor.page.get_by_text("the queue is full").wait_for()
         assert visitor.box.is_enabled()  # nobody is held up meanwhile
         visitor.settled()
         assert "found at last" in visitor.labels[0]
         pauses = [b - a for a, b in zip(told.times, told.times[1:], strict=False)]
         assert len(pauses) == 3
-        assert pauses[-1] >= 1.3
+        assert pauses[-1] >= 2.8
 
 
 def test_hits_are_shown_and_open_before_the_search_is_over(browser: Any, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_hits_are_shown_and_open_before_the_search_is_over(browser: Any, tmp_pat
         visitor.settled()
         assert [label.split(",")[0] for label in visitor.labels] == told.texts
         # Not closed by the rest; the last drawing of the page may be under way.
-        expect(dialog.get_by_role("heading", name="text 1")).to_be_visible()
+        expect(dialog.get_by_role("heading", name="text 1")).to_be_visible(timeout=30_000)
 
 
 def test_a_browser_that_goes_away_ends_its_search(browser: Any, tmp_path: Path) -> None:

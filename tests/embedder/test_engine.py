@@ -172,7 +172,11 @@ async def test_a_full_queue_refuses_whole_requests(
 
 
 @pytest.mark.parametrize("stage", ["queue", "inference"])
-async def test_out_of_time_names_the_stage(engine: Engine, model: FakeModel, stage: str) -> None:
+async def test_out_of_time_names_the_stage(
+    engine: Engine, model: FakeModel, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In place of 5 ms, which a busy machine may be late by.
+    monkeypatch.setattr("embedder_server.engine._ANSWER_MARGIN_S", 0.5)
     model.does.gate.clear()
     held = None
     if stage == "queue":
@@ -180,8 +184,8 @@ async def test_out_of_time_names_the_stage(engine: Engine, model: FakeModel, sta
         await until_busy(model)
     start = time.perf_counter()
     with pytest.raises(DeadlineExceeded) as caught:
-        await embed(engine, "late", seconds=0.1)
-    assert 0.05 < time.perf_counter() - start < 0.1  # in time for the answer to arrive
+        await embed(engine, "late", seconds=1.0)
+    assert 0.4 < time.perf_counter() - start < 1.0  # in time for the answer to arrive
     assert (caught.value.reason, caught.value.metadata) == ("OUT_OF_TIME", {"stage": stage})
     model.does.gate.set()
     if held is not None:

@@ -25,7 +25,7 @@ def ranking_of(scores: dict[str, float], seed: int) -> list[Scored]:
     return [(str(item_id), float(score)) for item_id, score in found]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(scores=SCORES, size=st.integers(1, 7), seed=st.integers(0, 1000), data=st.data())
 def test_pages_of_a_changing_ranking_lose_and_double_nothing(
     scores: list[float], size: int, seed: int, data: st.DataObject

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search_server.diversity import distinct, diverse, grouped
@@ -58,7 +58,6 @@ def slow_diverse(
     return chosen
 
 
-@settings(deadline=None)
 @given(vectors_lists, st.sampled_from([0.25, 0.5, 0.75, 1.0]))
 def test_distinct_keeps_what_is_no_copy_of_something_better(
     vectors: list[tuple[float, ...]], threshold: float
@@ -66,7 +65,6 @@ def test_distinct_keeps_what_is_no_copy_of_something_better(
     assert distinct(array(vectors), threshold) == slow_distinct(vectors, threshold)
 
 
-@settings(deadline=None)
 @given(vectors_lists, st.data(), quarters, counts)
 def test_diverse_is_maximal_marginal_relevance(
     vectors: list[tuple[float, ...]], data: st.DataObject, share: float, most: int
@@ -92,7 +90,6 @@ def test_equal_vectors_are_copies_whatever_rounding_makes_of_their_cosine() -> N
     assert distinct(doubled, 1.0) == list(range(0, 800, 2))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "c", None]), max_size=20), st.integers(1, 4))
 def test_grouped_keeps_the_best_of_each_value(values: list[str | None], size: int) -> None:
     expected = []
@@ -109,7 +106,6 @@ def test_values_of_other_types_are_groups_too(values: list[bool | int | None]) -
     assert grouped(values, 1) == [0, 1, 3]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

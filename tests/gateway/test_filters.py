@@ -184,7 +184,6 @@ def trees() -> st.SearchStrategy[Filter]:
 
 @settings(
     max_examples=150,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

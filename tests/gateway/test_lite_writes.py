@@ -34,9 +34,10 @@ def row(number: int) -> Row:
 
 
 class Watched:
-    """Lite's writing functions, slowed down, and how many of them ran at once at most."""
+    """Lite's writing functions, slowed down; which begin, and how many run at once at most."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = threading.Semaphore(0)
         self.most = 0
         self.seconds = 0.02
         self._now = 0
@@ -47,6 +48,7 @@ class Watched:
     def _around(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:
             with self._lock:
+                self.begun.release()
                 self._now += 1
                 self.most = max(self.most, self._now)
             try:
@@ -84,7 +86,8 @@ async def test_a_write_that_nobody_waits_for_any_more_still_ends_before_the_next
     with pytest.raises(DeadlineExceeded):
         await store.upsert(INFO, [row(1)], deadline(0.1))
     left = asyncio.create_task(store.upsert(INFO, [row(2)], deadline()))
-    await asyncio.sleep(0.35)  # it has begun
+    for _ in range(2):
+        assert await asyncio.to_thread(watched.begun.acquire, timeout=10)
     left.cancel()
     with suppress(asyncio.CancelledError):
         await left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search_server.reranking import settle
@@ -13,7 +13,6 @@ from search_server.types.items import Candidate
 jitters = st.floats(-2.4e-7, 2.4e-7)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=30), st.data())
 def test_equal_items_keep_their_order_whatever_the_last_bits_of_their_scores(
     levels: list[int], data: st.DataObject
