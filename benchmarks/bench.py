@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.agents import Agent, agent
+from benchmarks.load import MAX_RATE
 from benchmarks.servers import Server, worker
 
 CALLERS = 32
@@ -94,10 +95,21 @@ class Bench:
 
     def closed(self, server: Server, kind: str, content: str, **arguments: Any) -> dict[str, Any]:
         """Run a closed loop against a server."""
+        return self._ask("closed", server, kind, content, **arguments)
+
+    def open(
+        self, server: Server, kind: str, content: str, *, rate: float, **arguments: Any
+    ) -> dict[str, Any]:
+        """Run an open loop against a server, at what the load generator can make of `rate`."""
+        return self._ask("open", server, kind, content, rate=min(MAX_RATE, rate), **arguments)
+
+    def _ask(
+        self, loop: str, server: Server, kind: str, content: str, **arguments: Any
+    ) -> dict[str, Any]:
         requests = {"content": content, "per_request": arguments.pop("per_request", 1)}
         requests["priority"] = arguments.pop("priority", "interactive")
         return self.load.call(
-            "closed", kind=kind, address=server.address, requests=requests, **arguments
+            loop, kind=kind, address=server.address, requests=requests, **arguments
         )
 
     @contextlib.contextmanager

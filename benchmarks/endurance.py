@@ -10,7 +10,6 @@ from typing import Any
 from benchmarks.agents import Agent
 from benchmarks.bench import CALLERS, Bench
 from benchmarks.floor import beside_empty_calls
-from benchmarks.load import MAX_RATE
 from benchmarks.report import Row, median, percentile
 from benchmarks.servers import Server, bare
 from benchmarks.throughput import direct_model
@@ -70,12 +69,12 @@ def _overload_turn(bench: Bench, server: Server, kind: str, size: int) -> dict[s
     capacity = _peak(bench, server, kind, size)
     # Until the queue is full, and until the first call that met it full has its answer.
     warm = 1.0 + 1.5 * _QUEUE_ITEMS / capacity
-    answer = bench.load.call(
-        "open",
-        kind="sentinel",
-        address=server.address,
-        requests={"content": kind, "per_request": size, "priority": "interactive"},
-        rate=min(MAX_RATE, _EXCESS * capacity / size),
+    answer = bench.open(
+        server,
+        "sentinel",
+        kind,
+        per_request=size,
+        rate=_EXCESS * capacity / size,
         seconds=warm + bench.plan.overload_seconds,
         warm_seconds=warm,
     )

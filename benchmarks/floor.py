@@ -11,7 +11,6 @@ from typing import Any
 
 from benchmarks.agents import Agent
 from benchmarks.bench import Bench
-from benchmarks.load import MAX_RATE
 from benchmarks.servers import Server
 
 
@@ -44,13 +43,8 @@ def beside_empty_calls(
     """
     seconds = bench.plan.seconds
     direct.start("throughput", kind=kind, batch=batch, overlap=overlap, seconds=seconds)
-    asked = bench.load.call(
-        "open",
-        kind="sentinel",
-        address=echo.address,
-        requests={"content": kind, "per_request": per_request, "priority": "interactive"},
-        rate=min(MAX_RATE, calls_per_second),
-        seconds=seconds,
+    asked = bench.open(
+        echo, "sentinel", kind, rate=calls_per_second, per_request=per_request, seconds=seconds
     )
     answer = direct.answer()
     if not asked["items"]:

@@ -86,11 +86,10 @@ def priority(bench: Bench, server: Server) -> list[Row]:
 
 
 def _interactive(bench: Bench, server: Server) -> list[float]:
-    answer = bench.load.call(
-        "open",
-        kind="sentinel",
-        address=server.address,
-        requests={"content": "text", "per_request": 1, "priority": "interactive"},
+    answer = bench.open(
+        server,
+        "sentinel",
+        "text",
         rate=_INTERACTIVE_RATE,
         seconds=bench.plan.priority_seconds,
     )

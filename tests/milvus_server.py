@@ -45,14 +45,10 @@ def _started(base: Path, s3: S3Server | None, bucket: str) -> tuple[subprocess.P
         process = _spawn(base, health_port)
         try:
             _wait_until_healthy(process, health_port, base / "out.log")
-        except RuntimeError:
-            if not left:
-                raise
-            continue
         except BaseException as error:
             process.kill()
             process.wait()
-            if not left or not isinstance(error, TimeoutError):
+            if not left or not isinstance(error, RuntimeError | TimeoutError):
                 raise
             continue
         return process, port
