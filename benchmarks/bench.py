@@ -97,6 +97,10 @@ class Bench:
         """Run a closed loop against a server."""
         return self._ask("closed", server, kind, content, **arguments)
 
+    def lone(self, server: Server, kind: str, content: str, *, calls: int) -> dict[str, Any]:
+        """Ask a server one request after the other, with gRPC's blocking stub."""
+        return self._ask("lone", server, kind, content, calls=calls)
+
     def open(
         self, server: Server, kind: str, content: str, *, rate: float, **arguments: Any
     ) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The load generator: a process of its own that other processes command (see `agents`).
 
-Closed loop: N callers, each of which asks again once it has its answer. Open loop: requests at
-fixed moments, whether or not earlier ones are answered; latency counts from the moment a request
-was due, so that a slow server cannot slow down the measurement. Every loop is bounded in count
-and time, and talks to this machine only.
+Closed loop: N callers, each of which asks again once it has its answer; alone, one that blocks
+meanwhile. Open loop: requests at fixed moments, whether or not earlier ones are answered; latency
+counts from the moment a request was due, so that a slow server cannot slow down the measurement.
+Every loop is bounded in count and time, and talks to this machine only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import agents
-from benchmarks.targets import Outcome, Send, Target, target_for
+from benchmarks.targets import Outcome, Send, SentinelTarget, Target, target_for
 
 MAX_SECONDS = 600.0
 MAX_REQUESTS = 100_000
@@ -89,6 +89,22 @@ class LoadGenerator:
         target = self._target(kind, address)
         payloads = target.payloads(**requests)
         return self._runner.run(_closed(target, payloads, callers, seconds, max_requests))
+
+    def lone(
+        self, *, kind: str, address: str, requests: dict[str, Any], calls: int
+    ) -> dict[str, Any]:
+        """Ask one request after the other with gRPC's blocking stub, as a script does."""
+        _bound(calls <= MAX_REQUESTS)
+        target = self._target(kind, address)
+        if not isinstance(target, SentinelTarget):
+            raise ValueError(f"{kind} has no blocking stub")
+        payloads = target.payloads(**requests)
+        tally = Tally()
+        start = time.perf_counter()
+        for number in range(calls):
+            due = time.perf_counter()
+            tally.add(due, target.send_and_wait(payloads[number % len(payloads)]))
+        return tally.summary(start, time.perf_counter())
 
     def open(
         self,
@@ -177,7 +193,7 @@ def _bound(within: bool) -> None:
 
 def main() -> None:
     generator = LoadGenerator()
-    agents.serve({"closed": generator.closed, "open": generator.open})
+    agents.serve({"closed": generator.closed, "lone": generator.lone, "open": generator.open})
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ class SentinelTarget:
     def __init__(self, address: str) -> None:
         self._address = address
         self._embed: Any = None
+        self._blocking: Any = None
 
     def payloads(
         self,
@@ -102,10 +103,7 @@ class SentinelTarget:
         if self._embed is None:  # a channel belongs to the loop that it is made in
             channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
             await channel.channel_ready()
-            service = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
-            self._embed = channel.unary_unary(
-                f"/{service}/Embed", response_deserializer=pb.EmbedResponse.FromString
-            )
+            self._embed = _embed_method(channel)
         return [self._send] * callers
 
     async def _send(self, payload: bytes) -> Outcome:
@@ -113,21 +111,40 @@ class SentinelTarget:
             response = await self._embed(payload, timeout=_CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             return Outcome(error.code().name)
-        timings = response.timings
-        errors = sum(result.WhichOneof("outcome") == "error" for result in response.results)
-        return Outcome(
-            "OK",
-            len(response.results) - errors,
-            errors,
-            {
-                "total": timings.total.ToNanoseconds() / 1e6,
-                "decode": timings.decode.ToNanoseconds() / 1e6,
-                "preprocess": timings.preprocess.ToNanoseconds() / 1e6,
-                "queue": timings.queue.ToNanoseconds() / 1e6,
-                "inference": timings.inference.ToNanoseconds() / 1e6,
-                "batch_size": timings.batch_size,
-            },
-        )
+        return _outcome(response)
+
+    def send_and_wait(self, payload: bytes) -> Outcome:
+        """Ask with gRPC's blocking stub, over a connection of its own."""
+        if self._blocking is None:
+            channel = grpc.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
+            grpc.channel_ready_future(channel).result(_CALL_TIMEOUT_S)
+            self._blocking = _embed_method(channel)
+        return _outcome(self._blocking(payload, timeout=_CALL_TIMEOUT_S))
+
+
+def _embed_method(channel: Any) -> Any:
+    service = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
+    return channel.unary_unary(
+        f"/{service}/Embed", response_deserializer=pb.EmbedResponse.FromString
+    )
+
+
+def _outcome(response: pb.EmbedResponse) -> Outcome:
+    timings = response.timings
+    errors = sum(result.WhichOneof("outcome") == "error" for result in response.results)
+    return Outcome(
+        "OK",
+        len(response.results) - errors,
+        errors,
+        {
+            "total": timings.total.ToNanoseconds() / 1e6,
+            "decode": timings.decode.ToNanoseconds() / 1e6,
+            "preprocess": timings.preprocess.ToNanoseconds() / 1e6,
+            "queue": timings.queue.ToNanoseconds() / 1e6,
+            "inference": timings.inference.ToNanoseconds() / 1e6,
+            "batch_size": timings.batch_size,
+        },
+    )
 
 
 @cache

@@ -32,10 +32,17 @@ class Budget:
     Attributes:
         max_items: Most entries.
         max_cost: Most `longest entry x number of entries`.
+        eager_items: A batch of more leaves at least as many waiting as it takes, so that the
+            device has those while the callers of this one read their answers and ask again.
     """
 
     max_items: int
     max_cost: int
+    eager_items: int
+
+    def items_of(self, waiting: int) -> int:
+        """Return how many of those that wait may run together."""
+        return min(self.max_items, max(self.eager_items, waiting // 2))
 
 
 @dataclass(slots=True)
@@ -152,7 +159,8 @@ class BatchQueue:
             else:
                 alive.append(entry)
         if alive:
-            taken.batch = _choose(alive, budget)
+            items = budget.items_of(len(alive) + len(waiting))
+            taken.batch = _choose(alive, items, budget.max_cost)
             for entry in taken.batch:
                 entry.running = True
             waiting.extendleft(entry for entry in reversed(alive) if not entry.running)
@@ -166,17 +174,17 @@ class BatchQueue:
         return entries
 
 
-def _choose(alive: list[Entry], budget: Budget) -> list[Entry]:
-    """Return the first entry and those nearest to it in length that fit the budget with it."""
+def _choose(alive: list[Entry], max_items: int, max_cost: int) -> list[Entry]:
+    """Return the first entry and those nearest to it in length that fit into a batch with it."""
     first = alive[0]
     batch = [first]
     shortest = longest = first.length
     # Stable, so that among equals the older one goes first.
     for entry in sorted(alive[1:], key=lambda entry: abs(entry.length - first.length)):
-        if len(batch) >= budget.max_items:
+        if len(batch) >= max_items:
             break
         low, high = min(shortest, entry.length), max(longest, entry.length)
-        fits = high * (len(batch) + 1) <= budget.max_cost
+        fits = high * (len(batch) + 1) <= max_cost
         if fits and high <= _PADDING_RATIO * low + _PADDING_SLACK:
             batch.append(entry)
             shortest, longest = low, high

@@ -32,6 +32,8 @@ _TEXTS_PER_JOB = 32
 _ANSWER_MARGIN_S = 0.005
 _CLOSE_TIMEOUT_S = 5.0
 _FEW = 8
+# More texts than this gain so little on a CPU that they had better leave some behind.
+_EAGER_TEXTS_ON_CPU = 16
 
 
 class Engine:
@@ -251,16 +253,16 @@ def _warm_up(
 
 
 def _budgets(settings: EmbedderSettings) -> dict[Modality, dict[Priority, Budget]]:
+    texts, bulk_texts = settings.text_batch_items, settings.bulk_text_batch_items
     images, bulk_images = settings.image_batch_items, settings.bulk_image_batch_items
+    eager = _EAGER_TEXTS_ON_CPU if settings.device == "cpu" else texts
     return {
         Modality.TEXT: {
-            Priority.INTERACTIVE: Budget(
-                settings.effective_text_batch_items, settings.text_batch_tokens
-            ),
-            Priority.BULK: Budget(settings.bulk_text_batch_items, settings.bulk_text_batch_tokens),
+            Priority.INTERACTIVE: Budget(texts, settings.text_batch_tokens, eager),
+            Priority.BULK: Budget(bulk_texts, settings.bulk_text_batch_tokens, bulk_texts),
         },
         Modality.IMAGE: {
-            Priority.INTERACTIVE: Budget(images, images),
-            Priority.BULK: Budget(bulk_images, bulk_images),
+            Priority.INTERACTIVE: Budget(images, images, images),
+            Priority.BULK: Budget(bulk_images, bulk_images, bulk_images),
         },
     }

@@ -108,11 +108,10 @@ class EmbedderSettings(ServerSettings):
         4096, ge=1, description="Most tokens, padding included, in one batch of texts."
     )
     text_batch_items: int = Field(
-        0,
-        ge=0,
+        32,
+        ge=1,
         le=4096,
-        description="Most texts in one batch; 0: 16 on a CPU, where more gain nothing and keep "
-        "callers waiting for each other, and 32 on a GPU.",
+        description="Most texts in one batch; on a CPU more than 16 only while as many more wait.",
     )
     image_batch_items: int = Field(16, ge=1, le=4096, description="Most images in one batch.")
     bulk_text_batch_tokens: int = Field(
@@ -144,8 +143,3 @@ class EmbedderSettings(ServerSettings):
     def effective_decode_threads(self) -> int:
         """Threads that decode images, 0 resolved."""
         return self.decode_threads or usable_cores()
-
-    @property
-    def effective_text_batch_items(self) -> int:
-        """Most texts in one batch, 0 resolved."""
-        return self.text_batch_items or (16 if self.device == "cpu" else 32)

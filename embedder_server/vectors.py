@@ -51,10 +51,11 @@ def unit_rows(vectors: npt.NDArray[Any]) -> tuple[FloatArray, npt.NDArray[np.flo
     exact = vectors.astype(np.float64)  # the square of a large float32 may overflow
     with np.errstate(all="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", exact, exact))
-        unit = (exact / norms[:, None]).astype(np.float32)
+        exact /= norms[:, None]
+        unit = exact.astype(np.float32)
     # One element that is no number makes the length no number, so the rows need no second look.
-    usable = np.isfinite(norms) & (norms > 0)
-    return unit, np.where(usable, norms, 0.0)
+    norms[~(norms < np.inf)] = 0.0
+    return unit, norms
 
 
 def shaped_rows(

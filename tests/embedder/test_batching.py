@@ -12,11 +12,14 @@ from embedder_server.types import Modality, Priority
 NOW = 1000.0
 
 
-def make_queue(max_items: int = 4, max_cost: int = 100, bulk_items: int = 2) -> BatchQueue:
+def make_queue(
+    max_items: int = 4, max_cost: int = 100, bulk_items: int = 2, eager_items: int | None = None
+) -> BatchQueue:
+    eager = max_items if eager_items is None else eager_items
     return BatchQueue(
         {
-            Priority.INTERACTIVE: Budget(max_items, max_cost),
-            Priority.BULK: Budget(bulk_items, max_cost),
+            Priority.INTERACTIVE: Budget(max_items, max_cost, eager),
+            Priority.BULK: Budget(bulk_items, max_cost, bulk_items),
         }
     )
 
@@ -48,6 +51,12 @@ async def test_takes_what_is_there_up_to_the_item_budget_in_order_of_arrival() -
     assert queue.take(Priority.INTERACTIVE, NOW).batch == entries[:4]
     assert queue.take(Priority.INTERACTIVE, NOW).batch == entries[4:]
     assert queue.clear() == []
+
+
+async def test_a_batch_beyond_the_eager_size_leaves_as_many_waiting_as_it_takes() -> None:
+    queue = make_queue(max_items=8, eager_items=2)
+    queue.put(Priority.INTERACTIVE, [entry() for _ in range(30)])
+    assert [len(take(queue)) for _ in range(8)] == [8, 8, 7, 3, 2, 2, 0, 0]
 
 
 async def test_cost_counts_padding() -> None:

@@ -28,7 +28,7 @@ class Device:
         self.model = model
         self.metrics = EmbedderMetrics(CollectorRegistry())
         self.failures: list[BaseException] = []
-        budgets = {Priority.INTERACTIVE: Budget(8, 1000), Priority.BULK: Budget(2, 1000)}
+        budgets = {Priority.INTERACTIVE: Budget(8, 1000, 8), Priority.BULK: Budget(2, 1000, 2)}
         self.loop = DeviceLoop(
             {Modality.TEXT: forward or model.embed_texts, Modality.IMAGE: model.embed_images},
             {modality: BatchQueue(budgets) for modality in Modality},

@@ -139,6 +139,21 @@ async def test_contents_of_many_callers_share_batches(engine: Engine, model: Fak
     assert {(await other).timings.batch_size for other in others} == {10}
 
 
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [1, 20, 16, 4]), ("cuda:0", [1, 32, 8])])
+async def test_on_a_cpu_a_large_batch_of_texts_leaves_as_many_waiting(
+    make_engine: Callable[..., Any], model: FakeModel, device: str, sizes: list[int]
+) -> None:
+    engine = await make_engine(device=device)
+    model.does.gate.clear()
+    first = asyncio.create_task(embed(engine, "first"))
+    await until_busy(model)
+    others = [asyncio.create_task(embed(engine, f"text {n}")) for n in range(40)]
+    await asyncio.sleep(0.05)
+    model.does.gate.set()
+    await asyncio.gather(first, *others)
+    assert [len(batch.contents) for batch in model.batches] == sizes
+
+
 async def test_interactive_text_overtakes_bulk_images(engine: Engine, model: FakeModel) -> None:
     model.does.gate.clear()
     images = [encode(noise((20, 20), seed), "PNG") for seed in range(40)]

@@ -47,10 +47,3 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(
     message = capsys.readouterr().err.strip()
     assert message.count("\n") == 0
     assert message.startswith("sentinel-embedder: device:")
-
-
-@pytest.mark.parametrize(("given", "used"), [({}, 16), ({"device": "cuda:1"}, 32)])
-def test_the_largest_batch_of_texts_depends_on_the_device(given: dict[str, str], used: int) -> None:
-    assert EmbedderSettings(_env_file=None, **given).effective_text_batch_items == used
-    asked = EmbedderSettings(_env_file=None, text_batch_items=5, **given)
-    assert asked.effective_text_batch_items == 5
