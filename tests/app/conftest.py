@@ -94,6 +94,12 @@ class Visitor:
         expect(self.cards).to_have_count(count, timeout=30_000)
         self.idle()
 
+    def holds(self, words: str) -> None:
+        """Wait until the search box holds `words`: it is filled apart from the hits."""
+        from playwright.sync_api import expect
+
+        expect(self.box).to_have_value(words, timeout=30_000)
+
     def idle(self) -> None:
         """Wait until the page neither runs nor moves."""
         self.page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
