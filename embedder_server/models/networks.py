@@ -93,8 +93,8 @@ class TransformersNetworks:
         if self._trust:
             return (Runtime("torch"),)
         if self._device == "cpu":
-            # torch is left out: on every model measured it was the slowest (docs/models.md), and
-            # a worker that never imports it starts seconds sooner.
+            # torch is left out: a worker that never imports it starts seconds sooner. In bfloat16
+            # it can be faster than ONNX Runtime (docs/models.md); its cosine was not measured.
             return cpu_candidates()
         if util.find_spec("torch") is None:
             return (Runtime("onnxruntime"),)

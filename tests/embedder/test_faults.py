@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 import grpc
@@ -91,26 +92,38 @@ async def test_pictures_of_extreme_shape(
     assert np.isfinite(np.frombuffer(result.vector.data, "<f4")).all()
 
 
+class Turnstile(threading.Event):
+    """A gate that shuts again behind each forward pass."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        passed = super().wait(timeout)
+        self.clear()
+        return passed
+
+
 async def test_a_caller_who_disconnects_in_the_middle_of_a_batch_harms_nobody(
     worker: Worker, model: FakeModel
 ) -> None:
-    model.does.gate.clear()
+    model.does.gate = gate = Turnstile()
     async with grpc.aio.insecure_channel(worker.address) as stays:
         async with grpc.aio.insecure_channel(worker.address) as leaves:
+            await leaves.channel_ready()
             first = pb_grpc.EmbeddingServiceStub(stays).Embed(request(text("first")))
             await until_busy(model)
-            others = [
-                pb_grpc.EmbeddingServiceStub(channel).Embed(request(text(name)))
-                for channel, name in ((leaves, "gone"), (stays, "stays"))
-            ]
-            await asyncio.sleep(0.05)
-            model.does.gate.set()
+            others = []
+            for channel, name in ((leaves, "gone"), (stays, "stays")):
+                others.append(pb_grpc.EmbeddingServiceStub(channel).Embed(request(text(name))))
+                await asyncio.sleep(0.1)  # who leaves is answered before who stays
+            gate.set()
             await first
-            model.does.gate.clear()
-        # Closed with its call in work, whether or not its batch has begun.
+            while len(model.batches) < 2:  # noqa: ASYNC110 - a thread fills them
+                await asyncio.sleep(0.001)
+            assert len(model.batches[1].contents) == 2
         await asyncio.sleep(0.05)
-        model.does.gate.set()
+        assert not others[1].done()  # the batch of both is still on the device
+        gate.set()
         assert (await others[1]).results[0].HasField("vector")
+        gate.set()
         answer = await pb_grpc.EmbeddingServiceStub(stays).Embed(request(text("next")))
         assert answer.results[0].HasField("vector")
     depth = worker.metrics.registry.get_sample_value(
