@@ -128,29 +128,36 @@ async def test_image_facts_and_thumbnail(engine: Engine) -> None:
     assert np.array_equal(plain.outcome, outcome.results[0].outcome)
 
 
-async def test_contents_of_many_callers_share_batches(engine: Engine, model: FakeModel) -> None:
+async def embed_behind_one(engine: Engine, model: FakeModel, count: int) -> list[EmbedOutcome]:
+    """Embed `count` texts of as many callers, all queued while the device is at another one."""
     model.does.gate.clear()
     first = asyncio.create_task(embed(engine, "first"))
     await until_busy(model)
-    others = [asyncio.create_task(embed(engine, f"text {n}")) for n in range(10)]
+    others = [asyncio.create_task(embed(engine, f"text {n}")) for n in range(count)]
     await asyncio.sleep(0.05)
     model.does.gate.set()
     await first
-    assert {(await other).timings.batch_size for other in others} == {10}
+    return await asyncio.gather(*others)
 
 
-@pytest.mark.parametrize(("device", "sizes"), [("cpu", [1, 20, 16, 4]), ("cuda:0", [1, 32, 8])])
+async def test_contents_of_many_callers_share_batches(engine: Engine, model: FakeModel) -> None:
+    others = await embed_behind_one(engine, model, 10)
+    assert {other.timings.batch_size for other in others} == {10}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({"device": "cpu"}, [1, 20, 16, 4]),
+        ({"device": "cuda:0"}, [1, 32, 8]),
+        ({"device": "cpu", "text_batch_items": 15}, [1, 15, 15, 10]),
+        ({"device": "cuda:0", "text_batch_items": 15}, [1, 15, 15, 10]),
+    ],
+)
 async def test_on_a_cpu_a_large_batch_of_texts_leaves_as_many_waiting(
-    make_engine: Callable[..., Any], model: FakeModel, device: str, sizes: list[int]
+    make_engine: Callable[..., Any], model: FakeModel, settings: dict[str, Any], sizes: list[int]
 ) -> None:
-    engine = await make_engine(device=device)
-    model.does.gate.clear()
-    first = asyncio.create_task(embed(engine, "first"))
-    await until_busy(model)
-    others = [asyncio.create_task(embed(engine, f"text {n}")) for n in range(40)]
-    await asyncio.sleep(0.05)
-    model.does.gate.set()
-    await asyncio.gather(first, *others)
+    await embed_behind_one(await make_engine(**settings), model, 40)
     assert [len(batch.contents) for batch in model.batches] == sizes
 
 
