@@ -164,6 +164,25 @@ def test_hits_are_shown_and_open_before_the_search_is_over(browser: Any, tmp_pat
         expect(dialog.get_by_role("heading", name="text 1")).to_be_visible(timeout=30_000)
 
 
+def test_hits_that_the_browser_did_not_get_are_sent_again(browser: Any, tmp_path: Path) -> None:
+    told = Told(texts=[f"text {n}" for n in range(5)], pause_at=3)
+    with (
+        telling(told) as address,
+        serving(address, tmp_path) as url,
+        visiting(browser) as visitor,
+    ):
+        visitor.open(url)
+        visitor.ask("a cat")
+        visitor.cards.nth(2).wait_for()
+        visitor.page.wait_for_timeout(1000)  # whatever was to be sent was sent
+        # As if Streamlit had dropped the messages, which it does when the machine is busy.
+        visitor.page.locator(".grid").evaluate("grid => grid.replaceChildren()")
+        visitor.cards.nth(2).wait_for(timeout=20_000)  # before the rest comes
+        told.go_on.set()
+        visitor.settled()
+        assert [label.split(",")[0] for label in visitor.labels] == told.texts
+
+
 def test_a_browser_that_goes_away_ends_its_search(browser: Any, tmp_path: Path) -> None:
     slow = {"FAKE_SECONDS_PER_BATCH": "12"}
     worker = processes.start(tmp_path / "worker", "tests.fakes.worker", environment=slow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import streamlit as st
 
@@ -17,6 +18,9 @@ _POLL_S = 0.15
 # Most searches take less, and are drawn once then.
 _PATIENCE_S = 0.2
 _MOST_RETRIES = 5
+# Streamlit calls the grid for data that changed only: with a number of its own, at each look, so
+# that the grid asks for what it misses for as long as it misses it.
+_looks = count(1)
 
 # What was pressed, and the place of the hit that it was pressed on.
 Act = Callable[[str, int], None]
@@ -43,6 +47,7 @@ def results(job: SearchJob, *, address: str, captions: bool, tile: int, act: Act
         pressed = component("grid")(
             key="grid",
             data={
+                "look": next(_looks),
                 "search": job.number,
                 "captions": captions,
                 "tile": tile,
