@@ -15,9 +15,10 @@ from embedder_server.models.export_cache import ExportCache, default_cache_dir
 from embedder_server.models.families import Recipe
 from embedder_server.models.jina_clip import JinaNetworks, onnx_files
 from embedder_server.models.networks import Networks, TransformersNetworks
+from embedder_server.models.probe import make_probe
 from embedder_server.models.remote_code import read_remote_recipe
 from embedder_server.models.runtimes.base import parse_runtime
-from embedder_server.models.selection import Choice, choose, make_probe, open_explicit
+from embedder_server.models.selection import Choice, choose, open_explicit
 from embedder_server.models.source import ModelFolder, find_model
 from embedder_server.models.text_tokens import TextTokenizer, canonical, read_tokenizer
 from embedder_server.types import ModelInfo
@@ -73,9 +74,9 @@ def load_hub_model(
         return make_probe(tokenizer.tokenize, recipe.image.pixels, recipe.image.side)
 
     if wanted is None:
-        choice = choose(networks, probe, cache, fingerprint, f"{device} {threads}")
+        choice = choose(networks, probe, cache, fingerprint, device=device, threads=threads)
     else:
-        choice = open_explicit(networks, wanted, probe)
+        choice = open_explicit(networks, wanted, probe, device)
     info = _info(
         folder, recipe, choice, fingerprint=fingerprint, logits=networks.logits(), device=device
     )

@@ -93,9 +93,7 @@ class TransformersNetworks:
         if self._trust:
             return (Runtime("torch"),)
         if self._device == "cpu":
-            # torch is left out: a worker that never imports it starts seconds sooner. In bfloat16
-            # it can be faster than ONNX Runtime (docs/models.md); its cosine was not measured.
-            return cpu_candidates()
+            return cpu_candidates() + _torch_on_cpu()
         if util.find_spec("torch") is None:
             return (Runtime("onnxruntime"),)
         return Runtime("torch"), Runtime("torch", "bf16"), Runtime("torch", "fp16")
@@ -169,6 +167,14 @@ class TransformersNetworks:
 def cpu_candidates() -> tuple[Runtime, ...]:
     """Return the runtimes worth trying for an ONNX file on this CPU, the exact one first."""
     return (Runtime("onnxruntime"), *(Runtime("openvino", p) for p in cpu_precisions()))
+
+
+def _torch_on_cpu() -> tuple[Runtime, ...]:
+    # In bfloat16 it can be faster than ONNX Runtime, but was slower than OpenVINO at every load
+    # (docs/models.md); and a worker that never imports torch starts seconds sooner.
+    if cpu_precisions() or util.find_spec("torch") is None:
+        return ()
+    return (Runtime("torch", "bf16"),)
 
 
 def open_onnx(

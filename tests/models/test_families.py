@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embedder_server.models import networks
 from embedder_server.models.dual_encoder import DualEncoder
 from embedder_server.models.hub_model import load_hub_model
 from embedder_server.models.runtimes.openvino import cpu_precisions
@@ -172,6 +174,24 @@ def test_auto_says_what_it_measured_and_keeps_the_vectors(reference: Reference) 
     assert "x" in model.info.runtime_choice
     ours = model.embed_texts([model.tokenize(text) for text in TEXTS])
     assert least_cosine(ours, reference.texts(TEXTS)) >= 0.999
+
+
+def test_the_log_says_which_runtime_was_chosen_and_why(
+    reference: Reference, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "embedder_server.models.hub_model"):
+        info = reference.load("auto").info
+    [record] = [one for one in caplog.records if one.message == "runtime"]
+    assert (record.runtime, record.why) == (info.runtime, info.runtime_choice)
+
+
+def test_without_openvino_torch_in_bfloat16_is_tried_on_a_cpu(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "cpu_precisions", tuple)
+    choice = reference.load("auto").info.runtime_choice
+    assert "openvino" not in choice
+    assert re.search(r"torch-bf16 [\d.]+x, cosine 0\.\d+", choice), choice
 
 
 def test_bfloat16_on_torch_stays_close(reference: Reference) -> None:

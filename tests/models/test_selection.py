@@ -14,8 +14,9 @@ from embedder_server.models import selection
 from embedder_server.models.base import ModelLoadError
 from embedder_server.models.dual_encoder import TwoTowers
 from embedder_server.models.export_cache import ExportCache
+from embedder_server.models.probe import Probe
 from embedder_server.models.runtimes.base import Feed, Runtime, parse_runtime, runtime_names
-from embedder_server.models.selection import Choice, Probe, choose
+from embedder_server.models.selection import Choice, choose, open_explicit
 from embedder_server.models.text_batches import Padding, TextBatches
 from embedder_server.types import FloatArray, Modality, TokenizedText
 
@@ -83,8 +84,9 @@ def probe() -> Probe:
     return Probe([text] * 3, [np.zeros((3, 2, 2), dtype=np.float32)] * 2)
 
 
-def chosen(tmp_path: Path, networks: FakeNetworks, where: str = "cpu 2") -> Choice:
-    return choose(networks, probe, ExportCache(tmp_path), "f" * 64, where)
+def chosen(tmp_path: Path, networks: FakeNetworks, device: str = "cpu", threads: int = 2) -> Choice:
+    cache = ExportCache(tmp_path)
+    return choose(networks, probe, cache, "f" * 64, device=device, threads=threads)
 
 
 def test_the_fastest_is_chosen_and_the_reason_has_all_measurements(tmp_path: Path) -> None:
@@ -108,6 +110,53 @@ def test_a_faster_runtime_whose_vectors_depend_on_the_batch_is_not_chosen(tmp_pa
     choice = chosen(tmp_path, networks)
     assert choice.runtime == EXACT
     assert "depends on its batch" in choice.reason
+
+
+def test_an_exact_runtime_whose_vectors_depend_on_the_batch_is_not_chosen(tmp_path: Path) -> None:
+    networks = FakeNetworks({EXACT: FakeTower(0, batch_error=0.04), FAST: FakeTower(0.01)})
+    choice = chosen(tmp_path, networks)
+    assert choice.runtime == FAST
+    assert "onnxruntime 1.00x, cosine 1.00000: an item's vector depends on its" in choice.reason
+
+
+@pytest.mark.parametrize("others", [{}, {FAST: FakeTower(0, batch_error=0.04)}])
+def test_where_every_runtime_depends_on_the_batch_the_load_fails_and_says_what_serves_it(
+    tmp_path: Path, others: dict[Runtime, FakeTower | None]
+) -> None:
+    networks = FakeNetworks({EXACT: FakeTower(0, batch_error=0.04), **others})
+    with pytest.raises(ModelLoadError, match=r"depends on its batch, cosine 0\.999\d; only --runt"):
+        chosen(tmp_path, networks)
+    assert open_explicit(networks, EXACT, probe, "cpu").runtime == EXACT
+
+
+def test_the_only_runtime_is_measured_too_and_once(tmp_path: Path) -> None:
+    networks = FakeNetworks({EXACT: FakeTower(0)})
+    choice = chosen(tmp_path, networks)
+    assert choice.reason == (
+        "onnxruntime: the only one for this model and device; cosine of an item alone to itself "
+        "in a batch 1.00000"
+    )
+    assert networks.opened == [EXACT, EXACT]
+    assert chosen(tmp_path, networks).reason == choice.reason
+    assert networks.opened == [EXACT, EXACT, EXACT]
+
+
+def test_an_only_runtime_without_usable_vectors_fails_the_load(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="no usable vectors"):
+        chosen(tmp_path, FakeNetworks({EXACT: FakeTower(0, error=float("nan"))}))
+
+
+def test_an_only_runtime_that_does_not_fit_names_the_device(tmp_path: Path) -> None:
+    networks = FakeNetworks({EXACT: FakeTower(0, raises=FULL)})
+    with pytest.raises(ModelLoadError, match="does not fit into the memory of cuda:1"):
+        chosen(tmp_path, networks, "cuda:1")
+
+
+@pytest.mark.parametrize("error", [0.04, 0.02])
+def test_the_limit_of_invariance_is_the_documented_one(tmp_path: Path, error: float) -> None:
+    # The cosine of (1, 0) to (1, e) is about 1 - e²/2: 0.9992 is refused, 0.9998 is not.
+    networks = FakeNetworks({EXACT: FakeTower(0.01), FASTEST: FakeTower(0, batch_error=error)})
+    assert chosen(tmp_path, networks).runtime == (EXACT if error == 0.04 else FASTEST)
 
 
 def test_a_runtime_that_does_not_work_is_passed_over(tmp_path: Path) -> None:
@@ -165,8 +214,27 @@ def test_the_decision_is_kept_for_the_same_machine_and_made_anew_for_another(
     assert networks.opened == [FASTEST]
     assert again.reason == first.reason
     networks.opened.clear()
-    chosen(tmp_path, networks, "cpu 8")
+    chosen(tmp_path, networks, threads=8)
     assert EXACT in networks.opened
+
+
+def test_the_decision_is_made_anew_for_another_model_of_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedder_server.models.runtimes import torch
+
+    gpus = {"cuda:0": "NVIDIA L4"}
+    monkeypatch.setattr(torch, "device_name", gpus.__getitem__)
+    exact, half = Runtime("torch"), Runtime("torch", "bf16")
+    networks = FakeNetworks({exact: FakeTower(0.01), half: FakeTower(0)})
+    chosen(tmp_path, networks, "cuda:0")
+    networks.opened.clear()
+    chosen(tmp_path, networks, "cuda:0")
+    assert networks.opened == [half]
+    gpus["cuda:0"] = "NVIDIA H100"
+    networks.opened.clear()
+    chosen(tmp_path, networks, "cuda:0")
+    assert networks.opened == [exact, half, half]
 
 
 def test_what_was_measured_is_closed_again(tmp_path: Path) -> None:

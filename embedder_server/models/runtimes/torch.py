@@ -125,6 +125,17 @@ def check_cuda(device: str) -> None:
         raise ModelLoadError(msg)
 
 
+def device_name(device: str) -> str:
+    """Return the model of the CUDA device `cuda:N`, such as `NVIDIA H100 80GB HBM3`.
+
+    Raises:
+        ModelLoadError: torch cannot use it.
+    """
+    check_cuda(device)
+    torch, _ = _import()
+    return str(torch.cuda.get_device_name(device))
+
+
 def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -> Any:
     """Return the folder's transformers model in float32 on the CPU, ready for inference.
 
