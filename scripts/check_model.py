@@ -2,12 +2,14 @@
 """Check that Sentinel serves a model as its makers do, with its real weights.
 
 CLIP, SigLIP, SigLIP 2 and Chinese-CLIP are compared with transformers: the same texts and pictures
-go through its processor and its PyTorch model, and through every runtime of ours. jina-clip has no
-reference that runs on current transformers; for it, the pairs of its model card must come out in
-the right order.
+go through its processor and its PyTorch model, and through every runtime of ours. jina-clip, which
+current transformers cannot load, is compared with its published ONNX files, called with nothing of
+ours in between: tokenizers, Pillow and onnxruntime, one text and one picture at a time, cropped as
+torchvision does it, which its own code uses.
 
 Usage: check_model.py NAME_OR_FOLDER [--revision SHA] [--runtimes auto,onnxruntime,…] [--device …]
-Needs: pip install '.[torch,openvino]' in Sentinel's folder (jina-clip: [hub,openvino]).
+Needs: pip install '.[torch,openvino]' sentencepiece in Sentinel's folder (jina-clip:
+'.[hub,openvino]' alone).
 Exits with 1 if a cosine is below what docs/models.md promises.
 """
 
@@ -54,8 +56,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = find_model(options.model, options.revision)
     print(f"{folder.name} ({folder.model_type}), revision {folder.revision or 'local'}")
-    jina = folder.model_type == "jina_clip"
-    expected = None if jina else reference(folder)
+    expected = reference(folder)
     failed = False
     for name in options.runtimes.split(","):
         try:
@@ -71,27 +72,16 @@ def main() -> int:
             print(f"  {name}: not here: {error}")
             continue
         failed |= not report(name, model, expected)
-        # jina-clip's float32 vectors are the reference of its other runtimes.
-        expected = expected or (texts_of(model), images_of(model))
         model.close()
     return int(failed)
 
 
-def report(name: str, model: EmbeddingModel, expected: tuple[Vectors, Vectors] | None) -> bool:
+def report(name: str, model: EmbeddingModel, expected: tuple[Vectors, Vectors]) -> bool:
     """Print what `model` does and return whether it is right."""
     info = model.info
     print(f"  {name}: {info.runtime} {info.dtype}, {info.dimensions} dimensions, logit scale")
     print(f"    {info.logit_scale:.3f}, bias {info.logit_bias:.3f}; {info.runtime_choice}")
-    right = True
-    precision = {"bfloat16": "bf16", "float16": "fp16", "int8": "int8"}.get(info.dtype, "fp32")
-    if expected is not None:
-        for kind, ours, theirs in (
-            ("texts", texts_of(model), expected[0]),
-            ("images", images_of(model), expected[1]),
-        ):
-            cosines = np.einsum("ij,ij->i", ours, theirs)
-            right &= bool(cosines.min() >= LIMITS[precision])
-            print(f"    {kind}: cosine to the reference min {cosines.min():.6f} {cosines.round(5)}")
+    right = agrees(model, expected)
     near = unit(model.embed_texts([model.tokenize(text) for text in CLOSE]))
     scores = images_of(model) @ texts_of(model).T
     shapes = bool(scores[0, 1] > scores[0, 0])
@@ -100,6 +90,22 @@ def report(name: str, model: EmbeddingModel, expected: tuple[Vectors, Vectors] |
     # Sense, not precision: with random weights both may fail, with trained ones neither.
     right &= bool(near[0] @ near[1] > near[0] @ near[2]) and shapes
     print(f"    {'right' if right else 'WRONG'}")
+    return right
+
+
+def agrees(model: EmbeddingModel, expected: tuple[Vectors, Vectors]) -> bool:
+    """Print how near the vectors are to the reference's, and return whether that is near enough."""
+    right = True
+    precision = {"bfloat16": "bf16", "float16": "fp16", "int8": "int8"}.get(
+        model.info.dtype, "fp32"
+    )
+    for kind, ours, theirs in (
+        ("texts", texts_of(model), expected[0]),
+        ("images", images_of(model), expected[1]),
+    ):
+        cosines = np.einsum("ij,ij->i", ours, theirs)
+        right &= bool(cosines.min() >= LIMITS[precision])
+        print(f"    {kind}: cosine to the reference min {cosines.min():.6f} {cosines.round(5)}")
     return right
 
 
@@ -117,12 +123,20 @@ def pictures() -> list[Image.Image]:
     ImageDraw.Draw(circle).ellipse((100, 50, 300, 250), fill="red")
     random = np.random.default_rng(3)
     coarse = [random.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in range(3)]
-    shapes = ((640, 480), (333, 777), (100, 64))
+    # Of the last, half of what a crop to 32, 224, 384 or 512 leaves over is one and a half.
+    shapes = ((640, 480), (333, 777), (133, 71))
     return [circle, *(Image.fromarray(c).resize(s) for c, s in zip(coarse, shapes, strict=True))]
 
 
 def reference(folder: ModelFolder) -> tuple[Vectors, Vectors]:
-    """Return what transformers makes of the same texts and pictures."""
+    """Return what the model makes of the same texts and pictures without any code of ours."""
+    if folder.model_type == "jina_clip":
+        return jina_vectors(folder)
+    return transformers_vectors(folder)
+
+
+def transformers_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
+    """Return what transformers makes of them."""
     import torch
     import transformers
 
@@ -145,14 +159,69 @@ def tokens(folder: ModelFolder, transformers: Any) -> dict[str, Any]:
     """Return the inputs that transformers' own tokenizer makes of the texts."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path)
     texts: Sequence[str] = TEXTS
+    longest = folder.config.get("text_config", {}).get("max_position_embeddings")
     options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
     if folder.model_type.startswith("siglip"):
-        options |= {"padding": "max_length", "max_length": 64}
+        options |= {"padding": "max_length", "max_length": longest or 64}
         if "Siglip" not in type(tokenizer).__name__:  # Gemma's, of SigLIP 2: lower case is ours
             texts = [text.lower() for text in texts]
         return {"input_ids": tokenizer(list(texts), **options)["input_ids"]}
-    options["max_length"] = 52 if folder.model_type == "chinese_clip" else 77
+    options["max_length"] = 52 if folder.model_type == "chinese_clip" else longest or 77
     return dict(tokenizer(list(texts), **options))
+
+
+def jina_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
+    """Return what jina-clip's ONNX files make of them: two networks, or one graph of both."""
+    import onnxruntime
+
+    onnx = folder.path / "onnx"
+    both = onnx / "model.onnx"
+    files = [both] if both.is_file() else [onnx / "text_model.onnx", onnx / "vision_model.onnx"]
+    sessions = [onnxruntime.InferenceSession(f, providers=["CPUExecutionProvider"]) for f in files]
+    ids, pixels = jina_ids(folder), jina_pixels(folder)
+
+    def run(kind: str, feed: dict[str, Any]) -> Any:
+        session = sessions[-1] if kind == "image" else sessions[0]
+        made = [output.name for output in session.get_outputs()]
+        [name] = [name for name in made if name in (f"{kind}_embeds", f"{kind}_embeddings")]
+        return session.run([name], {i.name: feed[i.name] for i in session.get_inputs()})[0][0]
+
+    def fed(text: Any, picture: Any) -> dict[str, Any]:
+        return {"input_ids": text, "attention_mask": np.ones_like(text), "pixel_values": picture}
+
+    # The graph of both takes a text and a picture; the other one's vector is not asked for.
+    texts = [run("text", fed(text, pixels[0])) for text in ids]
+    images = [run("image", fed(ids[0], picture)) for picture in pixels]
+    return unit(np.stack(texts)), unit(np.stack(images))
+
+
+def jina_ids(folder: ModelFolder) -> list[Any]:
+    """Return int64 `[1, tokens]` for each text."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(8192)
+    return [np.array([tokenizer.encode(text).ids], dtype=np.int64) for text in TEXTS]
+
+
+def jina_pixels(folder: ModelFolder) -> list[Any]:
+    """Return float32 `[1, 3, side, side]` for each picture."""
+    config = folder.read_json("preprocessor_config.json")
+    if config["resize_mode"] != "shortest":
+        raise SystemExit(f"resize_mode {config['resize_mode']!r}: not known of any jina-clip")
+    side = config["size"] if isinstance(config["size"], int) else config["size"][0]
+    mean = np.array(config.get("mean", (0.48145466, 0.4578275, 0.40821073)))
+    std = np.array(config.get("std", (0.26862954, 0.26130258, 0.27577711)))
+    made = []
+    for picture in pictures():
+        shorter = min(picture.size)
+        width, height = (int(side * length / shorter) for length in picture.size)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+        pixels = np.asarray(resized.crop((left, top, left + side, top + side))) / 255
+        made.append(((pixels - mean) / std).transpose(2, 0, 1)[None].astype(np.float32))
+    return made
 
 
 def unit(vectors: Any) -> Vectors:

@@ -163,6 +163,7 @@ def _clip_end_token(text: dict[str, Any]) -> int:
 def _siglip(folder: ModelFolder) -> Recipe:
     text, vision = _text_config(folder), folder.config.get("vision_config", {})
     settings = folder.read_json("tokenizer_config.json")
+    of_gemma = str(settings.get("tokenizer_class", "")).startswith(("Gemma", "Siglip2"))
     gemma = int(text.get("vocab_size", 32000)) > 100_000 or folder.model_type == "siglip2"
     preprocessor = folder.read_json("preprocessor_config.json")
     hidden = int(text.get("hidden_size", 768))
@@ -187,7 +188,8 @@ def _siglip(folder: ModelFolder) -> Recipe:
         # Trained on rows filled up to the limit, without a mask; another width is another vector.
         padding=Padding.MAX_LENGTH,
         pad_id=_pad_id(folder, 0 if gemma else 1),
-        pad_left=settings.get("padding_side") == "left",
+        # What transformers' classes of these tokenizers do where nothing says which side.
+        pad_left=settings.get("padding_side", "left" if of_gemma else "right") == "left",
         # SigLIP 2 was trained on lower case; its tokenizer.json, Gemma's, does not say so.
         text_cleaning="lower" if gemma else "canonical",
         image=image,

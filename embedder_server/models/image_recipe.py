@@ -26,8 +26,9 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 # Beyond this many times the pixels the model sees, only the part that survives the crop is made:
-# a picture of 1 x 20,000 would otherwise become one of a billion pixels.
-_MAX_EXCESS = 8
+# a picture of 1 x 20,000 would otherwise become one of a billion pixels. Its edges then differ a
+# little from the reference's, which knows what lies beyond them; so not for mere panoramas.
+_MAX_EXCESS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class ImageRecipe:
         size: `(height, width)` the picture is squashed to, or None if its shape is kept.
         shortest_edge: Length of the shorter side after resizing, if the shape is kept.
         crop: `(height, width)` cut from the middle, None for none.
+        crop_rounds: Whether half the excess is rounded, to even, as torchvision does it; else it is
+            cut off, as transformers does it. One pixel of difference, and the vector is another.
         resample: Pillow's filter.
         mean: Of each channel, of values in 0..1.
         std: Of each channel, of values in 0..1.
@@ -47,6 +50,7 @@ class ImageRecipe:
     size: tuple[int, int] | None
     shortest_edge: int
     crop: tuple[int, int] | None
+    crop_rounds: bool = False
     resample: int = Image.Resampling.BICUBIC
     mean: tuple[float, ...] = OPENAI_MEAN
     std: tuple[float, ...] = OPENAI_STD
@@ -73,7 +77,7 @@ class ImageRecipe:
         if self.crop is None:
             return image.resize((new_width, new_height), self.resample)
         crop_height, crop_width = self.crop
-        top, left = (new_height - crop_height) // 2, (new_width - crop_width) // 2
+        top, left = self._before(new_height - crop_height), self._before(new_width - crop_width)
         if new_width * new_height > _MAX_EXCESS * crop_width * crop_height:
             x, y = width / new_width, height / new_height
             box = (
@@ -86,6 +90,9 @@ class ImageRecipe:
         resized = image.resize((new_width, new_height), self.resample)
         # Where the picture is smaller than the crop, Pillow fills up with black.
         return resized.crop((left, top, left + crop_width, top + crop_height))
+
+    def _before(self, excess: int) -> int:
+        return round(excess / 2) if self.crop_rounds else excess // 2
 
 
 def normalised(
@@ -147,6 +154,7 @@ def _jina_recipe(config: Mapping[str, Any]) -> ImageRecipe:
         size=None if keep_shape else (height, width),
         shortest_edge=min(height, width) if keep_shape else 0,
         crop=(height, width) if keep_shape else None,
+        crop_rounds=True,
         resample=_filter(config.get("interpolation", "bicubic")),
         mean=tuple(config.get("mean", OPENAI_MEAN)),
         std=tuple(config.get("std", OPENAI_STD)),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 _CAPTIONS = (
     "a photo of the red dog cat bird boat bicycle coffee mountain river street market child "
@@ -71,11 +71,21 @@ def clip(folder: Path, *, eos_token_id: int | None = None) -> Any:
 
 
 def siglip(folder: Path) -> Any:
-    """Write a SigLIP model."""
+    """Write a SigLIP model; both `spiece.model`, which transformers reads, and what we read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return _siglip(folder, _sentencepiece(folder))
+
+
+def siglip2_fixed(folder: Path) -> Any:
+    """Write a SigLIP 2 model of a fixed size: SigLIP with Gemma's tokenizer, and known by that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _gemma(folder)
+    return _siglip(folder, 100_001)
+
+
+def _siglip(folder: Path, size: int) -> Any:
     from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
 
-    folder.mkdir(parents=True, exist_ok=True)
-    size = _unigram(folder, "SiglipTokenizer")
     text = {**TEXT, "vocab_size": size, "max_position_embeddings": 16, "projection_size": 32}
     config = SiglipConfig(text_config=text, vision_config=VISION)
     SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
@@ -87,7 +97,7 @@ def siglip2(folder: Path) -> Any:
     from transformers import Siglip2Config, Siglip2ImageProcessorPil, Siglip2Model
 
     folder.mkdir(parents=True, exist_ok=True)
-    size = _unigram(folder, "GemmaTokenizer")
+    size = _gemma(folder)
     text = {**TEXT, "vocab_size": size, "max_position_embeddings": 16, "projection_size": 32}
     vision = {key: value for key, value in VISION.items() if key != "image_size"}
     config = Siglip2Config(text_config=text, vision_config={**vision, "num_patches": 16})
@@ -250,24 +260,54 @@ def _clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return vocabulary, [tuple(merge) for merge in content["merges"]]
 
 
-def _unigram(folder: Path, tokenizer_class: str) -> int:
-    tokenizer = Tokenizer(models.Unigram())
+def _sentencepiece(folder: Path) -> int:
+    import sentencepiece
+
+    with (folder / "spiece.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([_CAPTIONS] * 9),
+            model_writer=file,
+            vocab_size=160,
+            pad_id=0,
+            bos_id=-1,
+            eos_id=1,
+            unk_id=2,
+            hard_vocab_limit=False,
+            normalization_rule_name="identity",
+            minloglevel=2,
+        )
+    pieces = sentencepiece.SentencePieceProcessor(str(folder / "spiece.model"))
+    scored = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=2))
+    tokenizer.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=160,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
+    return _written(tokenizer, folder, "SiglipTokenizer", pad="</s>")
+
+
+def _gemma(folder: Path) -> int:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS * 4, trainer)
+    tokenizer.train_from_iterator([_CAPTIONS] * 4, trainer)
+    return _written(tokenizer, folder, "GemmaTokenizer", pad="<pad>", end="<eos>")
+
+
+def _written(
+    tokenizer: Tokenizer, folder: Path, tokenizer_class: str, pad: str, end: str = "</s>"
+) -> int:
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+        single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    _json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": tokenizer_class, "pad_token": "<pad>", "model_max_length": 16},
-    )
+    settings = {"tokenizer_class": tokenizer_class, "pad_token": pad, "eos_token": end}
+    more = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+    _json(folder / "tokenizer_config.json", {**settings, **more, "model_max_length": 16})
     return tokenizer.get_vocab_size()
 
 
