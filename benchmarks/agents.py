@@ -100,3 +100,14 @@ def serve(operations: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
             answer["cpu_seconds"] = time.process_time() - cpu
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def calls_per_second(call: Callable[[], object], seconds: float) -> float:
+    """Return how often a second `call` returns, after one call that is not counted."""
+    call()
+    calls = 0
+    start = time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        call()
+        calls += 1
+    return calls / elapsed

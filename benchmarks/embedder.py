@@ -17,14 +17,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import endurance, latency, random_clip, report, throughput
+from benchmarks import endurance, latency, random_clip, report, throughput, towers
 from benchmarks.agents import agent
 from benchmarks.bench import FULL, QUICK, Bench, Choice
 from benchmarks.report import Row
 
 _HERE = Path(__file__).resolve().parent
 _RANDOM = "random-clip"
-SECTIONS = ("throughput", "latency", "priority", "overload", "memory", "starts")
+SECTIONS = ("throughput", "towers", "latency", "priority", "overload", "memory", "starts")
 
 
 def main() -> None:
@@ -57,12 +57,14 @@ def main() -> None:
 
 def measure(bench: Bench, only: list[str]) -> Iterator[tuple[str, list[Row]]]:
     """Yield the sections asked for, by name, as they are done."""
-    if {"throughput", "latency", "priority"} & set(only):
+    if {"throughput", "towers", "latency", "priority"} & set(only):
         with bench.worker() as server:
-            if {"throughput", "latency"} & set(only):
+            if {"throughput", "towers", "latency"} & set(only):
                 with throughput.direct_model(bench, server) as direct:
                     if "throughput" in only:
                         yield "throughput", throughput.throughput(bench, server, direct)
+                    if "towers" in only:
+                        yield "towers", towers.towers(bench, server, direct)
                     if "latency" in only:
                         yield "latency", latency.lone_text(bench, server, direct)
             if "priority" in only:

@@ -74,19 +74,20 @@ class Direct:
             part.result()
         return {"rate": items / elapsed}
 
-    def stages(self, *, kind: str, batch: int, seconds: float) -> dict[str, Any]:
-        """Return items per second of the tower alone and of the preparation alone."""
+    def tower(self, *, kind: str, batch: int, seconds: float) -> dict[str, Any]:
+        """Return items per second of the network alone."""
         ready = [item for part in self._prepare(kind, batch) for item in part.result()]
+        tower = self._tower(kind)
+        return {"rate": batch * agents.calls_per_second(lambda: tower(ready), seconds)}
+
+    def prepare(self, *, kind: str, batch: int, seconds: float) -> dict[str, Any]:
+        """Return items per second of tokenizing, or of decoding and preprocessing, alone."""
 
         def prepare() -> None:
             for part in self._prepare(kind, batch):
                 part.result()
 
-        tower = self._tower(kind)
-        return {
-            "tower_rate": batch * _calls_per_second(lambda: tower(ready), seconds),
-            "prepare_rate": batch * _calls_per_second(prepare, seconds),
-        }
+        return {"rate": batch * agents.calls_per_second(prepare, seconds)}
 
     def lone(self, *, calls: int) -> dict[str, Any]:
         """Return the time of single texts: tokens and forward pass, nothing else."""
@@ -112,23 +113,14 @@ class Direct:
         return [self._model.preprocess(self._decoder.decode(file).picture) for file in files]
 
 
-def _calls_per_second(call: Callable[[], object], seconds: float) -> float:
-    call()
-    calls = 0
-    start = time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        call()
-        calls += 1
-    return calls / elapsed
-
-
 def main() -> None:
     direct = Direct()
     agents.serve(
         {
             "load": direct.load,
             "throughput": direct.throughput,
-            "stages": direct.stages,
+            "tower": direct.tower,
+            "prepare": direct.prepare,
             "lone": direct.lone,
         }
     )

@@ -1,4 +1,4 @@
-"""The original system's way: transformers and torch, eager, fp32, one call per item.
+"""transformers and torch, eager: one call per item as in the original system, or plain batches.
 
 An agent (see `agents`).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import time
-from itertools import cycle
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Original:
     """A CLIP folder behind transformers' own classes."""
 
-    def load(self, *, folder: str, device: str) -> dict[str, Any]:
+    def load(self, *, folder: str, device: str, dtype: str = "float32") -> dict[str, Any]:
         """Load the folder."""
         import torch  # noqa: PLC0415 - only this process pays for it
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer  # noqa: PLC0415
@@ -30,7 +30,8 @@ class Original:
         disable_progress_bar()
         self._torch = torch
         self._device = device
-        self._model = AutoModel.from_pretrained(folder).eval().to(device)
+        self._dtype = getattr(torch, dtype)
+        self._model = AutoModel.from_pretrained(folder, dtype=dtype).eval().to(device)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._processor = AutoImageProcessor.from_pretrained(folder)
         return {"torch": torch.__version__, "threads": torch.get_num_threads()}
@@ -47,6 +48,21 @@ class Original:
                 embed(next(source))
                 items += 1
         return {"rate": items / elapsed}
+
+    def tower(self, *, kind: str, batch: int, seconds: float) -> dict[str, Any]:
+        """Return items per second of the network alone, called with `batch` prepared items."""
+        if kind == "text":
+            inputs = self._tokens(contents.texts(batch))
+            forward = self._model.get_text_features
+        else:
+            inputs = self._pixels(list(islice(cycle(contents.jpegs(128)), batch)))
+            inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
+            forward = self._model.get_image_features
+        with self._torch.inference_mode():
+            rate = agents.calls_per_second(
+                lambda: self._unit(forward(**inputs.to(self._device))), seconds
+            )
+        return {"rate": batch * rate}
 
     def store(self, *, milvus_uri: str, seconds: float) -> dict[str, Any]:
         """Return images per second, each embedded and inserted by calls of its own."""
@@ -68,23 +84,32 @@ class Original:
         return {"rate": items / elapsed}
 
     def _text(self, text: str) -> Any:
-        tokens = self._tokenizer([text], return_tensors="pt", truncation=True).to(self._device)
-        return self._unit(self._model.get_text_features(**tokens))
+        return self._unit(self._model.get_text_features(**self._tokens([text]).to(self._device)))
 
     def _image(self, data: bytes) -> Any:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
-        pixels = self._processor(images=[picture], return_tensors="pt").to(self._device)
-        return self._unit(self._model.get_image_features(**pixels))
+        return self._unit(self._model.get_image_features(**self._pixels([data]).to(self._device)))
+
+    def _tokens(self, texts: list[str]) -> Any:
+        return self._tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+
+    def _pixels(self, files: list[bytes]) -> Any:
+        pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
+        return self._processor(images=pictures, return_tensors="pt")
 
     def _unit(self, features: Any) -> Any:
         vectors = getattr(features, "pooler_output", features)  # transformers 5, or before
-        return self._torch.nn.functional.normalize(vectors).cpu().numpy()
+        return self._torch.nn.functional.normalize(vectors).float().cpu().numpy()
 
 
 def main() -> None:
     original = Original()
     agents.serve(
-        {"load": original.load, "throughput": original.throughput, "store": original.store}
+        {
+            "load": original.load,
+            "throughput": original.throughput,
+            "tower": original.tower,
+            "store": original.store,
+        }
     )
 
 

@@ -32,11 +32,16 @@ _NAMES = {
 }
 
 
+def model_of(server: Server) -> pb.Model:
+    """Return what a worker says of its model."""
+    with grpc.insecure_channel(server.address) as channel:
+        return pb_grpc.EmbeddingServiceStub(channel).GetModel(pb.GetModelRequest()).model
+
+
 @contextlib.contextmanager
 def direct_model(bench: Bench, server: Server) -> Iterator[Agent]:
     """Load the worker's model, on the runtime that the worker chose, in a process of its own."""
-    with grpc.insecure_channel(server.address) as channel:
-        model = pb_grpc.EmbeddingServiceStub(channel).GetModel(pb.GetModelRequest()).model
+    model = model_of(server)
     choice = bench.choice
     with agent("benchmarks.inprocess") as direct:
         loaded = direct.call(
@@ -52,10 +57,15 @@ def direct_model(bench: Bench, server: Server) -> Iterator[Agent]:
         yield direct
 
 
+def batch_sizes(bench: Bench) -> tuple[int, ...]:
+    """Return the batch sizes that are tried on the device."""
+    return _GPU_BATCHES if bench.choice.device.startswith("cuda") else _BATCHES
+
+
 def sweep(bench: Bench, direct: Agent) -> dict[str, dict[str, Any]]:
     """Find the batch size, with or without overlap, at which the model called directly is best."""
     best = {}
-    batches = _GPU_BATCHES if bench.choice.device.startswith("cuda") else _BATCHES
+    batches = batch_sizes(bench)
     for kind in KINDS:
         rates = {}
         for batch in batches:
@@ -80,7 +90,7 @@ def throughput(bench: Bench, server: Server, direct: Agent) -> list[Row]:
         rates: dict[str, float] = {}
 
         def sentinel(kind: str) -> dict[str, Any]:
-            answer = _through_worker(bench, server, kind, CALLERS, 1)
+            answer = through_worker(bench, server, kind, CALLERS, 1)
             rates[kind] = answer["rate"]
             return answer
 
@@ -102,14 +112,17 @@ def throughput(bench: Bench, server: Server, direct: Agent) -> list[Row]:
                 batch=best[kind]["batch"],
                 overlap=best[kind]["overlap"],
             ),
-            "sentinel_32": lambda kind: _through_worker(bench, server, kind, 2, 32),
+            "sentinel_32": lambda kind: through_worker(bench, server, kind, 2, 32),
         }
         why_not = _add_original(bench, stack, systems) | _add_infinity(bench, stack, systems)
         answers = _rounds(bench, systems)
     stages = {
-        kind: direct.call(
-            "stages", kind=kind, batch=best[kind]["batch"], seconds=bench.plan.seconds / 2
-        )
+        kind: {
+            stage: direct.call(
+                stage, kind=kind, batch=best[kind]["batch"], seconds=bench.plan.seconds / 2
+            )["rate"]
+            for stage in ("tower", "prepare")
+        }
         for kind in KINDS
     }
     return [
@@ -118,9 +131,10 @@ def throughput(bench: Bench, server: Server, direct: Agent) -> list[Row]:
     ]
 
 
-def _through_worker(
+def through_worker(
     bench: Bench, server: Server, kind: str, callers: int, per_request: int
 ) -> dict[str, Any]:
+    """Ask the worker in a closed loop for one turn."""
     before = server.cpu_seconds()
     with gpu_utilisation(bench.choice.device) as gpu:
         answer = bench.closed(
@@ -197,7 +211,7 @@ def _rates(
     kind: str,
     answers: dict[str, dict[str, list[dict[str, Any]]]],
     best: dict[str, Any],
-    stages: dict[str, Any],
+    stages: dict[str, float],
 ) -> list[Row]:
     rows = []
     for name, label in _NAMES.items():
@@ -215,8 +229,8 @@ def _rates(
             rate = median([answer["rate"] for answer in rounds])
             rows.append(Row(f"{kind}: {label}", rate, "items/s", note=note, detail=detail))
     prepare = "tokenizing" if kind == "text" else "decoding and preprocessing"
-    rows.append(Row(f"{kind}: tower alone", stages["tower_rate"], "items/s"))
-    rows.append(Row(f"{kind}: {prepare} alone", stages["prepare_rate"], "items/s"))
+    rows.append(Row(f"{kind}: tower alone", stages["tower"], "items/s"))
+    rows.append(Row(f"{kind}: {prepare} alone", stages["prepare"], "items/s"))
     return rows
 
 
