@@ -23,10 +23,10 @@ def query_panel() -> list[Term]:
     state = st.session_state
     state.setdefault("terms", [])
     if "words" not in state:  # the first time: what the address says
-        state.typed = st.query_params.get(_ADDRESS_KEY, "")
-        state.words = words(state.typed) if state.typed.strip() else None
+        state.asked = st.query_params.get(_ADDRESS_KEY, "")
+        state.words = words(state.asked) if state.asked.strip() else None
     if state.pop("clear_words", False):
-        state.words, state.typed = None, ""
+        state.words, state.asked, state.typed = None, "", ""
         _note_words()
     with st.container(key="ask"):
         box, picture, mix = st.columns([7, 1.7, 1.4], vertical_alignment="bottom")
@@ -62,6 +62,8 @@ def _box() -> None:
     ):
         st.text_input(
             "Search",
+            # Not set by its key: that is told the browser once, and a busy page may miss it.
+            value=st.session_state.asked,
             key="typed",
             placeholder="a dog on the beach",
             label_visibility="collapsed",
@@ -73,7 +75,7 @@ def _box() -> None:
 
 
 def _take_words() -> None:
-    typed = st.session_state.typed.strip()
+    st.session_state.asked = typed = st.session_state.typed.strip()
     st.session_state.words = words(typed) if typed else None
     _note_words()
 
