@@ -163,7 +163,8 @@ def _clip_end_token(text: dict[str, Any]) -> int:
 def _siglip(folder: ModelFolder) -> Recipe:
     text, vision = _text_config(folder), folder.config.get("vision_config", {})
     settings = folder.read_json("tokenizer_config.json")
-    of_gemma = str(settings.get("tokenizer_class", "")).startswith(("Gemma", "Siglip2"))
+    named = str(settings.get("tokenizer_class", ""))
+    of_gemma = folder.model_type == "siglip2" or named.startswith(("Gemma", "Siglip2"))
     gemma = int(text.get("vocab_size", 32000)) > 100_000 or folder.model_type == "siglip2"
     preprocessor = folder.read_json("preprocessor_config.json")
     hidden = int(text.get("hidden_size", 768))

@@ -170,8 +170,8 @@ def cpu_candidates() -> tuple[Runtime, ...]:
 
 
 def _torch_on_cpu() -> tuple[Runtime, ...]:
-    # In bfloat16 it can be faster than ONNX Runtime, but was slower than OpenVINO at every load
-    # (docs/models.md); and a worker that never imports torch starts seconds sooner.
+    # In bfloat16 it can be faster than ONNX Runtime, but was slower than OpenVINO in bfloat16 at
+    # every load (docs/models.md); and a worker that never imports torch starts seconds sooner.
     if cpu_precisions() or util.find_spec("torch") is None:
         return ()
     return (Runtime("torch", "bf16"),)

@@ -21,6 +21,7 @@ from embedder_server.models.base import ModelLoadError
 from embedder_server.models.dual_encoder import TwoTowers
 from embedder_server.models.export_cache import ExportCache
 from embedder_server.models.memory import (
+    ModelMemoryError,
     is_out_of_memory,
     memory_as_load_error,
     memory_error,
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 # The least cosine to float32, and of an item alone to itself in a batch, that `auto` accepts.
 MIN_ACCURACY = 0.999
 MIN_INVARIANCE = 0.9995
+_ONLY = "the only one for this model and device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,15 @@ def choose(
         by_name = {str(candidate): candidate for candidate in candidates}
         if (runtime := by_name.get(str(kept.get("runtime")))) is not None:
             return Choice(runtime, networks.open(runtime), str(kept.get("reason", "")))
-    runtime, reason = _compare(networks, candidates, probe(), device)
+    try:
+        runtime, reason = _compare(networks, candidates, probe(), device)
+    except ModelMemoryError:
+        if len(candidates) > 1:
+            raise
+        # Perhaps of a batch only, which is split when it comes to that: opening it tells.
+        [only] = candidates
+        reason = f"{only}: {_ONLY}; not measured, for lack of memory"
+        return Choice(only, networks.open(only), reason)
     cache.write_note(note, {"runtime": str(runtime), "reason": reason})
     return Choice(runtime, networks.open(runtime), reason)
 
@@ -145,7 +155,7 @@ def _flaw(measured: Measured, exact: Measured) -> str:
 def _reason(best: Runtime, mine: Measured, exact: Measured, base: str, told: Sequence[str]) -> str:
     alone = f"of an item alone to itself in a batch {mine.invariance:.5f}"
     if len(told) == 1:
-        return f"{best}: the only one for this model and device; cosine {alone}"
+        return f"{best}: {_ONLY}; cosine {alone}"
     return (
         f"{best}: the fastest here, {mine.speed(exact):.2f}x {base}; cosine to it at least "
         f"{mine.accuracy(exact):.5f}, {alone} (measured: {'; '.join(told)})"
@@ -157,7 +167,7 @@ def _measure_exact(networks: Networks, probe: Probe, device: str) -> tuple[Measu
 
     Where it could not, the CPU computes the vectors that the other runtimes are compared with.
     """
-    exact = networks.candidates()[0]
+    exact, *others = networks.candidates()
     try:
         return _measure_once(networks.open(exact), probe), True
     except Exception as error:
@@ -165,6 +175,8 @@ def _measure_exact(networks: Networks, probe: Probe, device: str) -> tuple[Measu
             raise
     # Not inside `except`: there the error's traceback keeps the memory of the failed attempt.
     logger.warning("the device is too small for a runtime", extra={"runtime": str(exact)})
+    if not others:
+        raise memory_error(device)
     towers = networks.reference()
     if towers is None:
         raise memory_error(device)

@@ -176,6 +176,8 @@ def test_the_log_says_which_runtime_was_chosen_and_why(
 ) -> None:
     with caplog.at_level("INFO", "embedder_server.models.hub_model"):
         info = reference.load("auto").info
+    if cpu_precisions():  # then torch, which takes seconds to import, is none of the candidates
+        assert "torch" not in info.runtime_choice
     [record] = [one for one in caplog.records if one.message == "runtime"]
     assert (record.runtime, record.why) == (info.runtime, info.runtime_choice)
 
@@ -186,7 +188,7 @@ def test_without_openvino_torch_in_bfloat16_is_tried_on_a_cpu(
     monkeypatch.setattr(networks, "cpu_precisions", tuple)
     choice = reference.load("auto").info.runtime_choice
     assert "openvino" not in choice
-    assert re.search(r"torch-bf16 [\d.]+x, cosine 0\.\d+", choice), choice
+    assert re.search(r"torch-bf16 [\d.]+x, cosine [01]\.\d+", choice), choice
 
 
 def test_bfloat16_on_torch_stays_close(reference: Reference) -> None:
@@ -230,15 +232,23 @@ def test_of_siglip_2_only_the_case_of_a_text_is_changed(reference: Reference) ->
     assert (ids[0] == bare) is (reference.family == "siglip")  # which drops punctuation
 
 
-@pytest.mark.parametrize("family", ["siglip2_fixed", "siglip2"])
+@pytest.mark.parametrize(
+    ("family", "missing"),
+    [
+        ("siglip2_fixed", ["padding_side"]),
+        ("siglip2", ["padding_side"]),
+        ("siglip2", ["padding_side", "tokenizer_class"]),
+    ],
+)
 @pytest.mark.parametrize("side", ["left", None])
 def test_rows_of_gemmas_tokens_are_filled_up_on_the_side_where_transformers_does_it(
-    tmp_path: Path, family: str, side: str | None
+    tmp_path: Path, family: str, missing: list[str], side: str | None
 ) -> None:
     model = getattr(tiny_models, family)(tmp_path / "model")
     file = tmp_path / "model" / "tokenizer_config.json"
     settings = json.loads(file.read_text())
-    settings.pop("padding_side")
+    for key in missing:
+        settings.pop(key)
     file.write_text(json.dumps(settings | ({"padding_side": side} if side else {})))
     reference = Reference(family, tmp_path / "model", tmp_path / "cache", model)
     ours = reference.load()

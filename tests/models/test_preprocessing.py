@@ -44,6 +44,17 @@ def test_resizing_only_what_the_crop_keeps_gives_the_same_pixels(
     assert difference.max() <= 1
 
 
+@pytest.mark.parametrize("size", [(1200, 30), (30, 1200), (600, 40)])
+def test_panoramas_have_exactly_the_pixels_of_the_whole_resized(size: tuple[int, int]) -> None:
+    random = np.random.default_rng(1)
+    image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    width, height = (int(32 * length / min(size)) for length in size)
+    left, top = (width - 32) // 2, (height - 32) // 2
+    whole = image.resize((width, height), Image.Resampling.BICUBIC)
+    expected = whole.crop((left, top, left + 32, top + 32))
+    np.testing.assert_array_equal(np.asarray(CROP._resized(image)), np.asarray(expected))
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -14,6 +14,7 @@ from embedder_server.models import selection
 from embedder_server.models.base import ModelLoadError
 from embedder_server.models.dual_encoder import TwoTowers
 from embedder_server.models.export_cache import ExportCache
+from embedder_server.models.memory import memory_error
 from embedder_server.models.probe import Probe
 from embedder_server.models.runtimes.base import Feed, Runtime, parse_runtime, runtime_names
 from embedder_server.models.selection import Choice, choose, open_explicit
@@ -31,14 +32,15 @@ class FakeTower:
     error: float = 0.0
     batch_error: float = 0.0
     raises: Exception | None = None
+    raises_from: int = 1
     inputs: tuple[str, ...] = ("input_ids",)
     closed: bool = False
 
     def run(self, feed: Feed) -> FloatArray:
-        if self.raises is not None:
+        [items] = feed.values()
+        if self.raises is not None and len(items) >= self.raises_from:
             raise self.raises
         time.sleep(self.seconds)
-        [items] = feed.values()
         vectors = np.zeros((len(items), 4), dtype=np.float32)
         vectors[:, 0] = 1
         vectors[:, 1] = self.error
@@ -146,8 +148,28 @@ def test_an_only_runtime_without_usable_vectors_fails_the_load(tmp_path: Path) -
         chosen(tmp_path, FakeNetworks({EXACT: FakeTower(0, error=float("nan"))}))
 
 
-def test_an_only_runtime_that_does_not_fit_names_the_device(tmp_path: Path) -> None:
-    networks = FakeNetworks({EXACT: FakeTower(0, raises=FULL)})
+def test_an_only_runtime_without_memory_for_a_batch_is_served_unmeasured_and_not_kept(
+    tmp_path: Path,
+) -> None:
+    towers: dict[Runtime, FakeTower | None] = {EXACT: FakeTower(0, raises=FULL, raises_from=2)}
+    networks = FakeNetworks(towers, on_cpu=FakeTower(0))
+    choice = chosen(tmp_path, networks, "cuda:1")
+    assert choice.runtime == EXACT
+    assert choice.reason.endswith("not measured, for lack of memory")
+    assert networks.on_cpu is not None
+    assert not networks.on_cpu.closed  # nothing to compare with: not even loaded
+    networks.runtimes[EXACT] = FakeTower(0)
+    assert "in a batch 1.00000" in chosen(tmp_path, networks, "cuda:1").reason
+
+
+def test_an_only_runtime_that_does_not_fit_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Runtime) -> TwoTowers:
+        raise memory_error("cuda:1")
+
+    networks = FakeNetworks({EXACT: FakeTower(0)}, on_cpu=FakeTower(0))
+    monkeypatch.setattr(networks, "open", full)
     with pytest.raises(ModelLoadError, match="does not fit into the memory of cuda:1"):
         chosen(tmp_path, networks, "cuda:1")
 
