@@ -158,6 +158,19 @@ def test_several_workers_are_all_named_to_the_gateway(start: Start, tmp_path: Pa
     assert told[told.index("--workers") + 1] == ",".join(addresses)
 
 
+def test_auto_starts_one_worker_for_each_gpu_on_that_gpu(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    lines_until_up(start("--workers", "auto"))
+    devices = []
+    for number in (1, 2):
+        log = tmp_path / "sentinel-data" / "logs" / f"embedder-{number}.log"
+        told = arguments_of(log)["arguments"]
+        devices.append(told[told.index("--device") + 1])
+    assert devices == ["cuda:0", "cuda:1"]
+
+
 def test_a_second_one_on_the_same_folder_is_refused(start: Start) -> None:
     first = start()
     lines_until_up(first)
