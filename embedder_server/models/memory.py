@@ -34,8 +34,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def memory_error(device: str) -> ModelMemoryError:
     """Return what to tell the operator of a device that is too small."""
     return ModelMemoryError(
-        f"the model does not fit into the memory of {device}: choose a smaller model or a lower "
-        "precision (--runtime torch-bf16), free the device, or use another one"
+        f"the model does not fit into the memory of {device}: choose a smaller model or a "
+        "--runtime of lower precision where it has one, free the device, or use another one"
     )
 
 

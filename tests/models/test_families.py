@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder_server.models import networks
+from embedder_server.models import hub_model, networks, selection
+from embedder_server.models.base import ModelLoadError
 from embedder_server.models.dual_encoder import DualEncoder
 from embedder_server.models.hub_model import load_hub_model
 from embedder_server.models.runtimes.openvino import cpu_precisions
+from embedder_server.models.runtimes.torch import device_name
 from embedder_server.models.text_batches import Padding
 from embedder_server.models.text_tokens import canonical
 from embedder_server.types import FloatArray
@@ -180,6 +182,30 @@ def test_the_log_says_which_runtime_was_chosen_and_why(
         assert "torch" not in info.runtime_choice
     [record] = [one for one in caplog.records if one.message == "runtime"]
     assert (record.runtime, record.why) == (info.runtime, info.runtime_choice)
+
+
+def test_the_choice_is_made_for_the_workers_device_and_threads(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    def choose(*arguments: Any, **named: Any) -> selection.Choice:
+        told.update(named)
+        return selection.choose(*arguments, **named)
+
+    monkeypatch.setattr(hub_model, "choose", choose)
+    reference.load("auto")
+    assert told == {"device": "cpu", "threads": 2}
+
+
+def test_a_gpu_has_the_name_that_torch_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"cuda:1": "NVIDIA L4"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    assert device_name("cuda:1") == "NVIDIA L4"
+    with pytest.raises(ModelLoadError, match="cuda:0 to cuda:1"):
+        device_name("cuda:2")
 
 
 def test_without_openvino_torch_in_bfloat16_is_tried_on_a_cpu(
