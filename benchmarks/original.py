@@ -60,7 +60,10 @@ class Original:
             forward = self._model.get_image_features
         with self._torch.inference_mode():
             rate = agents.calls_per_second(
-                lambda: self._unit(forward(**inputs.to(self._device))), seconds
+                lambda: self._unit(
+                    forward(**{name: part.to(self._device) for name, part in inputs.items()})
+                ),
+                seconds,
             )
         return {"rate": batch * rate}
 
