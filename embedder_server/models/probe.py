@@ -48,19 +48,21 @@ class Measured:
     Attributes:
         vectors: Unit vectors of all texts, then of all images, embedded together.
         alone: The same, each item embedded alone.
-        invariance: Least cosine of an item alone to itself in the batch.
         seconds: Of one text, all texts, one image, all images.
     """
 
     vectors: tuple[FloatArray, FloatArray]
     alone: tuple[FloatArray, FloatArray]
-    invariance: float
     seconds: list[float] = field(default_factory=list)
+
+    @property
+    def invariance(self) -> float:
+        """Least cosine of an item alone to itself in the batch."""
+        return _least_cosine(self.alone, self.vectors)
 
     def accuracy(self, exact: Measured) -> float:
         """Return the least cosine to what another runtime makes of each item alone."""
-        pairs = zip(self.vectors, exact.alone, strict=True)
-        return min(float(np.einsum("ij,ij->i", mine, other).min()) for mine, other in pairs)
+        return _least_cosine(self.vectors, exact.alone)
 
     def speed(self, exact: Measured) -> float:
         """Return how many times as fast as another runtime it is, all four loads alike."""
@@ -90,15 +92,13 @@ def measure(towers: TwoTowers, probe: Probe, rounds: int = ROUNDS) -> Measured:
         _unit(np.concatenate([texts([text]) for text in probe.texts])),
         _unit(np.concatenate([images([image]) for image in probe.images])),
     )
-    pairs = zip(alone, together, strict=True)
-    invariance = min(float(np.einsum("ij,ij->i", a, b).min()) for a, b in pairs)
     loads: tuple[Callable[[], object], ...] = (
         lambda: texts(probe.texts[1:2]),
         lambda: texts(probe.texts),
         lambda: images(probe.images[:1]),
         lambda: images(probe.images),
     )
-    return Measured(together, alone, invariance, [_best(load, rounds) for load in loads])
+    return Measured(together, alone, [_best(load, rounds) for load in loads])
 
 
 def _best(load: Callable[[], object], rounds: int) -> float:
@@ -108,6 +108,11 @@ def _best(load: Callable[[], object], rounds: int) -> float:
         load()
         seconds.append(perf_counter() - start)
     return min(seconds)
+
+
+def _least_cosine(mine: Sequence[FloatArray], others: Sequence[FloatArray]) -> float:
+    pairs = zip(mine, others, strict=True)
+    return min(float(np.einsum("ij,ij->i", a, b).min()) for a, b in pairs)
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

@@ -175,9 +175,7 @@ def _measure_exact(networks: Networks, probe: Probe, device: str) -> tuple[Measu
             raise
     # Not inside `except`: there the error's traceback keeps the memory of the failed attempt.
     logger.warning("the device is too small for a runtime", extra={"runtime": str(exact)})
-    if not others:
-        raise memory_error(device)
-    towers = networks.reference()
+    towers = networks.reference() if others else None  # an only one is compared with nothing
     if towers is None:
         raise memory_error(device)
     with memory_as_load_error("cpu"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +142,24 @@ def test_a_busy_worker_is_asked_again_after_its_own_pause(browser: Any, tmp_path
         assert pauses[-1] >= 2.8
 
 
-def test_hits_are_shown_and_open_before_the_search_is_over(browser: Any, tmp_path: Path) -> None:
-    from playwright.sync_api import expect
-
+@contextmanager
+def three_of_five_hits(browser: Any, folder: Path) -> Iterator[tuple[Visitor, Told]]:
+    """Search; three hits come, and two more after `told.go_on` is set."""
     told = Told(texts=[f"text {n}" for n in range(5)], pause_at=3)
     with (
         telling(told) as address,
-        serving(address, tmp_path) as url,
+        serving(address, folder) as url,
         visiting(browser) as visitor,
     ):
         visitor.open(url)
         visitor.ask("a cat")
+        yield visitor, told
+
+
+def test_hits_are_shown_and_open_before_the_search_is_over(browser: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    with three_of_five_hits(browser, tmp_path) as (visitor, told):
         visitor.page.get_by_text("3 hits so far …").wait_for()
         visitor.cards.nth(2).wait_for()
         visitor.cards.nth(1).locator(".open").click()
@@ -165,14 +174,7 @@ def test_hits_are_shown_and_open_before_the_search_is_over(browser: Any, tmp_pat
 
 
 def test_hits_that_the_browser_did_not_get_are_sent_again(browser: Any, tmp_path: Path) -> None:
-    told = Told(texts=[f"text {n}" for n in range(5)], pause_at=3)
-    with (
-        telling(told) as address,
-        serving(address, tmp_path) as url,
-        visiting(browser) as visitor,
-    ):
-        visitor.open(url)
-        visitor.ask("a cat")
+    with three_of_five_hits(browser, tmp_path) as (visitor, told):
         visitor.cards.nth(2).wait_for()
         visitor.page.wait_for_timeout(1000)  # whatever was to be sent was sent
         # As if Streamlit had dropped the messages, which it does when the machine is busy.
