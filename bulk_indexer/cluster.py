@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,9 +26,8 @@ from search_server.types.values import ModelRef
 
 # Ray reads it when it is imported; what runs here is nobody else's business.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# On a cold disk its server took longer to start than the half minute that Ray allows by itself.
-os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
 
+import psutil
 import ray
 import ray.data
 
@@ -33,9 +35,13 @@ import ray.data
 _SHARDS_PER_ACTOR = 2
 # Only shard numbers and reports pass through it; image bytes and vectors never do.
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
-# Of a Ray of our own. It chooses ports before its processes bind them, and now and then one of
-# those dies at once.
-_STARTS = 2
+# Of a Ray of our own. Its processes wait 15 or 30 seconds for one another, which a cold disk or a
+# busy machine uses up, and now and then one ends at once. The next start reads from memory.
+_STARTS = 4
+# A line of Ray's C++ servers that says why one gives up: `[time C pid thread] …`, fatal ones too.
+_FATAL = re.compile(r"\[[^\]]* [CF] \d+ \d+\]")
+_LINE_CHARACTERS = 500
+_END_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -125,13 +131,13 @@ class Cluster:
         self._started = True
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)  # we tell what happens ourselves
-        try:
-            if self._address:
+        if self._address:
+            try:
                 ray.init(self._address, logging_level=logging.ERROR)
-            else:
-                self._start_own()
-        except Exception as error:  # ConnectionError, ValueError and Ray's own
-            raise BulkError(f"cannot reach or start Ray: {error}") from error
+            except Exception as error:  # ConnectionError, ValueError and Ray's own
+                raise BulkError(f"cannot reach Ray at {self._address}: {error}") from error
+        else:
+            self._start_own()
         ray.data.DataContext.get_current().enable_progress_bars = False
 
     def _start_own(self) -> None:
@@ -148,11 +154,13 @@ class Cluster:
                     _temp_dir=self._temporary,
                 )
             except Exception as error:  # Ray raises bare ones
-                if not left:
-                    raise
-                logger.warning("Ray did not start; trying again", extra={"error": str(error)})
+                what = f"{error} {_last_words(Path(self._temporary))}"
                 ray.shutdown()
+                _end_processes(self._temporary)
                 shutil.rmtree(self._temporary, ignore_errors=True)
+                if not left:
+                    raise BulkError(f"cannot start Ray: {what}") from error
+                logger.warning("Ray did not start; trying again", extra={"error": what})
             else:
                 return
 
@@ -207,6 +215,39 @@ class Cluster:
                 yield ShardReport(**row)
         except ray.exceptions.RayError as error:
             raise BulkError(f"the cluster failed: {_cause(error)}") from error
+
+
+def _last_words(folder: Path) -> str:
+    """Return what the servers of a Ray that did not start wrote last: why, for one that gave up."""
+    said = []
+    for name in ("gcs_server", "raylet"):
+        lines = [
+            line
+            for kind in ("out", "err")
+            for path in folder.glob(f"session_2*/logs/{name}.{kind}")
+            for line in path.read_text(errors="replace").splitlines()
+            if line.strip()
+        ]
+        fatal = next((line for line in lines if _FATAL.match(line)), None)
+        last = fatal or next(reversed(lines), "nothing")
+        said.append(f"{name} wrote at last: {last[-_LINE_CHARACTERS:]}")
+    return f"({'; '.join(said)})"
+
+
+def _end_processes(folder: str) -> None:
+    """End what a Ray that did not start has left running.
+
+    Args:
+        folder: Its own, which each of its processes has among its arguments.
+    """
+    left = []
+    # All, not our children alone: an agent whose raylet has died is nobody's child.
+    for process in psutil.process_iter(["cmdline"]):
+        if any(folder in argument for argument in process.info["cmdline"] or ()):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                left.append(process)
+    psutil.wait_procs(left, timeout=_END_S)
 
 
 def _cause(error: ray.exceptions.RayError) -> Exception:
