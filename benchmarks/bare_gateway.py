@@ -42,7 +42,7 @@ class _Search(pb_grpc.SearchServiceServicer):
 async def _serve(address_file: Path, milvus_uri: str, vector_file: Path) -> None:
     async with AsyncMilvusClient(milvus_uri, dedicated=True) as milvus:
         server = grpc.aio.server()
-        search = _Search(milvus, np.load(vector_file).tolist())
+        search = _Search(milvus, np.load(vector_file).tolist())  # type: ignore[abstract]
         pb_grpc.add_SearchServiceServicer_to_server(search, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

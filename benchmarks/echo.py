@@ -41,7 +41,7 @@ async def _serve(address_file: Path) -> None:
     async def embed(request: pb.EmbedRequest, context: Any) -> bytes:
         return answer(len(request.contents))
 
-    handler = grpc.unary_unary_rpc_method_handler(
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
         embed, request_deserializer=pb.EmbedRequest.FromString
     )
     service = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name

@@ -6,10 +6,9 @@ has; with `overlap` the next batch is prepared while the device computes, as a g
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle, islice
 from typing import Any
@@ -27,22 +26,15 @@ class Direct:
     def __init__(self) -> None:
         self._cores = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._cores)
-        self._source = {
+        self._source: dict[str, Iterator[Any]] = {
             "text": cycle(contents.texts(2048)),
             "image": cycle(contents.jpegs(128)),
         }
 
     def load(self, *, model: str, device: str, threads: int, runtime: str) -> dict[str, Any]:
         """Load the model; say what it runs on."""
-        extra = {"runtime": runtime}
-        known = inspect.signature(load_model).parameters
         start = time.perf_counter()
-        self._model = load_model(
-            model,
-            device,
-            threads or self._cores,
-            **{name: value for name, value in extra.items() if name in known},
-        )
+        self._model = load_model(model, device, threads or self._cores, runtime=runtime)
         info = self._model.info
         self._decoder = ImageDecoder(
             max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS, model_side=info.image_size

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -164,7 +164,7 @@ def _print_table(title: str, rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
-def write_json(path: Path, sections: dict[str, Sequence[Row]], **facts: Any) -> None:
+def write_json(path: Path, sections: Mapping[str, Sequence[Row]], **facts: Any) -> None:
     """Write everything."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {

@@ -144,7 +144,7 @@ def _fill(gateway: str, name: str, rows: int, dimensions: int) -> np.ndarray:
     vectors = centres[rng.integers(_CENTRES, size=rows)] + _SPREAD * rng.normal(
         size=(rows, dimensions)
     )
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors = np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
     items = (Item(id=f"row{number}", vector=vector) for number, vector in enumerate(vectors))
     with SentinelClient(gateway) as client:
         client.create_collection(name)

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class _Gateway:
 
     def __init__(self, address: str, collection: str) -> None:
         # Without this option grpc's synchronous client starts a thread for every stream.
-        quick = [(grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)]
+        quick = [("SingleThreadedUnaryStream", 1)]
         self._channel = grpc.insecure_channel(address, options=quick)
         self._stub = pb_grpc.SearchServiceStub(self._channel)
         self._collection = collection
@@ -160,13 +161,13 @@ def latency(filled: Filled, queries: int) -> list[Row]:
         for gateway in gateways.values():
             gateway(known)
         for number, text in enumerate(texts):
-            _, timings = timed("new", lambda text=text: gateways["cached"](text))
+            _, timings = timed("new", partial(gateways["cached"], text))
             for name, values in stages.items():
                 values.append(getattr(timings, name).ToNanoseconds() / 1e6)
-            vector = timed("embed", lambda text=text: direct.embed(text + " "))
-            timed("milvus", lambda vector=vector: direct.search(vector))
+            vector = timed("embed", partial(direct.embed, text + " "))
+            timed("milvus", partial(direct.search, vector))
             for name in sorted(gateways, reverse=bool(number % 2)):  # neither always comes second
-                timed(name, lambda name=name: gateways[name](known))
+                timed(name, partial(gateways[name], known))
     kept = {name: values[9:] for name, values in times.items()}  # the first ones warm up
     return _latency_rows(kept, {name: median(values[9:]) for name, values in stages.items()})
 

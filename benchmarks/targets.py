@@ -79,7 +79,11 @@ def target_for(kind: str, address: str) -> Target:
     host = address.rpartition(":")[0].strip("[]")
     if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
         raise ValueError(f"load goes to loopback addresses only, not to {address}")
-    return {"sentinel": SentinelTarget, "infinity": InfinityTarget}[kind](address)
+    targets: dict[str, Callable[[str], Target]] = {
+        "sentinel": SentinelTarget,
+        "infinity": InfinityTarget,
+    }
+    return targets[kind](address)
 
 
 class SentinelTarget:

@@ -19,8 +19,11 @@ from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 KINDS = ("text", "image")
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _GPU_BATCHES = (*_BATCHES, 128, 256)
-_TARGETS = {"limit": {"text": 0.9, "image": 0.9}, "original": {"text": 6, "image": 3}}
-_TARGETS["infinity"] = {"text": 4, "image": 3}
+_TARGETS: dict[str, dict[str, float]] = {
+    "limit": {"text": 0.9, "image": 0.9},
+    "original": {"text": 6, "image": 3},
+    "infinity": {"text": 4, "image": 3},
+}
 _NAMES = {
     "limit": "limit: same runtime in-process",
     "beside": "limit beside as many empty gRPC calls",

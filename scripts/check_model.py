@@ -138,6 +138,35 @@ def reference(folder: ModelFolder) -> tuple[Vectors, Vectors]:
 
 def transformers_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
     """Return what transformers makes of them."""
+    import transformers
+
+    model = transformers.AutoModel.from_pretrained(folder.path, dtype="float32").eval()
+    return transformers_texts(folder, model, TEXTS), transformers_images(folder, model, pictures())
+
+
+def transformers_texts(folder: ModelFolder, model: Any, texts: Sequence[str]) -> Vectors:
+    """Return unit float32 `[texts, dimensions]` of a model of transformers and its tokenizer."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path)
+    longest = folder.config.get("text_config", {}).get("max_position_embeddings")
+    options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
+    if folder.model_type.startswith("siglip"):
+        options |= {"padding": "max_length", "max_length": longest or 64}
+        if "Siglip" not in type(tokenizer).__name__:  # Gemma's, of SigLIP 2: lower case is ours
+            texts = [text.lower() for text in texts]
+    else:
+        options["max_length"] = 52 if folder.model_type == "chinese_clip" else longest or 77
+    inputs = dict(tokenizer(list(texts), **options))
+    if folder.model_type.startswith("siglip"):  # trained without a mask
+        inputs = {"input_ids": inputs["input_ids"]}
+    with torch.inference_mode():
+        return unit(model.get_text_features(**inputs).pooler_output.numpy())
+
+
+def transformers_images(folder: ModelFolder, model: Any, images: Sequence[Image.Image]) -> Vectors:
+    """Return unit float32 `[images, dimensions]` of a model of transformers and its processor."""
     import torch
     import transformers
 
@@ -148,27 +177,9 @@ def transformers_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
         "chinese_clip": "ChineseCLIPImageProcessorPil",
     }
     processor = getattr(transformers, names[folder.model_type]).from_pretrained(folder.path)
-    model = transformers.AutoModel.from_pretrained(folder.path, dtype="float32").eval()
     with torch.inference_mode():
-        texts = model.get_text_features(**tokens(folder, transformers)).pooler_output
-        pixels = processor(images=pictures(), return_tensors="pt")
-        images = model.get_image_features(**pixels).pooler_output
-    return unit(texts.numpy()), unit(images.numpy())
-
-
-def tokens(folder: ModelFolder, transformers: Any) -> dict[str, Any]:
-    """Return the inputs that transformers' own tokenizer makes of the texts."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path)
-    texts: Sequence[str] = TEXTS
-    longest = folder.config.get("text_config", {}).get("max_position_embeddings")
-    options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
-    if folder.model_type.startswith("siglip"):
-        options |= {"padding": "max_length", "max_length": longest or 64}
-        if "Siglip" not in type(tokenizer).__name__:  # Gemma's, of SigLIP 2: lower case is ours
-            texts = [text.lower() for text in texts]
-        return {"input_ids": tokenizer(list(texts), **options)["input_ids"]}
-    options["max_length"] = 52 if folder.model_type == "chinese_clip" else longest or 77
-    return dict(tokenizer(list(texts), **options))
+        inputs = processor(images=list(images), return_tensors="pt")
+        return unit(model.get_image_features(**inputs).pooler_output.numpy())
 
 
 def jina_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,27 +13,17 @@ from embedder_server.models.hub_model import load_hub_model
 from embedder_server.models.registry import load_model
 from embedder_server.models.runtimes.openvino import cpu_precisions
 from embedder_server.models.source import find_model
+from scripts import check_model
 from tests.models import tiny_models
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "check_model.py"
 JINA_RUNTIMES = [(1, "onnxruntime"), (2, "onnxruntime")]
 JINA_RUNTIMES += [(1, "openvino")] if cpu_precisions() else []
 TRANSFORMERS = ("clip", "siglip", "siglip2_fixed", "siglip2", "chinese_clip")
 
 
-@pytest.fixture(scope="module")
-def check_model() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_model", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(("version", "runtime"), JINA_RUNTIMES)
 def test_jina_clips_vectors_are_those_of_its_files_called_by_hand(
-    check_model: ModuleType, tmp_path: Path, version: int, runtime: str
+    tmp_path: Path, version: int, runtime: str
 ) -> None:
     tiny_models.jina(tmp_path / "jina", version=version)
     folder = find_model(str(tmp_path / "jina"), None)
@@ -49,9 +37,7 @@ def test_jina_clips_vectors_are_those_of_its_files_called_by_hand(
 
 
 @pytest.mark.parametrize("family", TRANSFORMERS)
-def test_the_reference_of_transformers_agrees_with_ours(
-    check_model: ModuleType, tmp_path: Path, family: str
-) -> None:
+def test_the_reference_of_transformers_agrees_with_ours(tmp_path: Path, family: str) -> None:
     pytest.importorskip("torch")
     getattr(tiny_models, family)(tmp_path / "model")
     folder = find_model(str(tmp_path / "model"), None)
@@ -68,9 +54,7 @@ def test_what_the_reference_reads_of_a_siglip_is_downloaded(tmp_path: Path) -> N
         assert any(fnmatch.fnmatch(name, pattern) for pattern in source._SMALL_FILES), name
 
 
-def test_vectors_that_are_off_are_told(
-    check_model: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_vectors_that_are_off_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_models.jina(tmp_path / "jina")
     folder = str(tmp_path / "jina")
     model = load_hub_model(folder, "cpu", 2, runtime="onnxruntime", cache_dir=tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from embedder_server.models.dual_encoder import DualEncoder
 from embedder_server.models.hub_model import load_hub_model
 from embedder_server.models.runtimes.openvino import cpu_precisions
 from embedder_server.models.runtimes.torch import device_name
+from embedder_server.models.source import find_model
 from embedder_server.models.text_batches import Padding
 from embedder_server.models.text_tokens import canonical
 from embedder_server.types import FloatArray
+from scripts.check_model import transformers_images, transformers_texts, unit
 from tests.models import tiny_models
 from tests.models.tiny_models import TEXTS
 
@@ -47,37 +49,11 @@ class Reference:
     def load(self, runtime: str = "onnxruntime") -> DualEncoder:
         return load_hub_model(str(self.folder), "cpu", 2, runtime=runtime, cache_dir=self.cache)
 
-    def texts(self, texts: tuple[str, ...]) -> FloatArray:
-        options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
-        if self.family == "clip":
-            tokenizer = transformers.CLIPTokenizer.from_pretrained(self.folder)
-            options["max_length"] = 24
-        elif self.family == "chinese_clip":
-            tokenizer = transformers.BertTokenizer.from_pretrained(self.folder)
-            options["max_length"] = 52
-        else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
-            options |= {"padding": "max_length", "max_length": 16}
-        # What a fixed size makes of Gemma's tokenizer does not say that it reads lower case only.
-        lower = self.family == "siglip2_fixed" and "Siglip" not in type(tokenizer).__name__
-        inputs = tokenizer([text.lower() if lower else text for text in texts], **options)
-        if self.family in SIGLIPS:  # trained without a mask
-            inputs = {"input_ids": inputs["input_ids"]}
-        with torch.inference_mode():
-            return unit(self.model.get_text_features(**inputs).pooler_output.numpy())
+    def texts(self, texts: Sequence[str]) -> FloatArray:
+        return transformers_texts(find_model(str(self.folder), None), self.model, texts)
 
-    def images(self, pictures: list[Image.Image]) -> FloatArray:
-        name = {
-            "clip": "CLIPImageProcessorPil",
-            "siglip": "SiglipImageProcessorPil",
-            "siglip2_fixed": "SiglipImageProcessorPil",
-            "siglip2": "Siglip2ImageProcessorPil",
-            "chinese_clip": "ChineseCLIPImageProcessorPil",
-        }[self.family]
-        processor = getattr(transformers, name).from_pretrained(self.folder)
-        with torch.inference_mode():
-            inputs = processor(images=pictures, return_tensors="pt")
-            return unit(self.model.get_image_features(**inputs).pooler_output.numpy())
+    def images(self, pictures: Sequence[Image.Image]) -> FloatArray:
+        return transformers_images(find_model(str(self.folder), None), self.model, pictures)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -88,10 +64,6 @@ def reference(
     folder = tmp_path_factory.mktemp(family)
     make: Callable[[Path], Any] = getattr(tiny_models, family)
     yield Reference(family, folder / "model", folder / "cache", make(folder / "model"))
-
-
-def unit(vectors: Any) -> FloatArray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), dtype=np.float32)
 
 
 def pictures() -> list[Image.Image]:
