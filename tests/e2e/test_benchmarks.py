@@ -1,0 +1,56 @@
+"""The embedder's benchmark runs and writes what it promises; how fast anything is, is no matter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")  # of the original system's way, and of the random weights
+pytest.importorskip("transformers")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(400)
+def test_all_systems_are_measured_in_one_run_and_written_with_machine_and_commit(
+    tmp_path: Path,
+) -> None:
+    report = tmp_path / "report.json"
+    # Tests beside it come first: it keeps all cores busy.
+    command = ["nice", "-n", "15", sys.executable, "-m", "benchmarks.embedder"]
+    command += ["--quick", "--size", "tiny"]
+    command += ["--only", "throughput", "latency", "starts"]
+    command += ["--cache", str(tmp_path / "cache"), "--json", str(report)]
+    command += ["--infinity-venv", str(tmp_path / "nothing")]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=380
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = json.loads(report.read_text())
+    assert written["machine"]["cores"] > 0
+    assert written["machine"]["packages"]["onnxruntime"]
+    assert written["commit"]
+    rows = {row["name"]: row for section in written["sections"].values() for row in section}
+    for kind in ("text", "image"):
+        for system in ("limit: same runtime in-process", "original: torch eager, one by one"):
+            assert rows[f"{kind}: {system}"]["value"] > 0
+        sentinel = f"{kind}: Sentinel, 32 callers"
+        assert rows[sentinel]["value"] > 0
+        for other in ("limit", "original"):
+            row = rows[f"{sentinel} ÷ {other}"]
+            # Side by side: a ratio for each round, in which all systems took their turn.
+            assert len(row["detail"]["ratios"]) == 2
+            assert row["target"]
+            assert row["met"] in (True, False)
+            assert row["name"][:20] in done.stdout
+        peer = rows[f"{sentinel} ÷ infinity, 32 callers"]
+        assert peer["value"] is None
+        assert "not installed" in peer["note"]
+    [start] = [row for name, row in rows.items() if "the offline default" in name]
+    assert start["target"] == "≤ 5 s"
+    lone = rows["one text alone through gRPC minus the raw call, p50"]
+    assert lone["target"] == "≤ 1.5 ms"
