@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 
 import grpc
@@ -13,6 +12,7 @@ from sentinel.embedding.v1 import embedding_service_pb2, embedding_service_pb2_g
 from tests import processes
 from tests.deploy import files
 from tests.gateway.test_faults import FAKE, free_port, metric
+from tests.waiting import until
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
 
@@ -48,14 +48,23 @@ def test_calls_go_to_every_replica_and_to_none_that_drains(tmp_path: Path) -> No
                     embedding_service_pb2.GetModelRequest(), timeout=10, wait_for_ready=True
                 )
 
-        ask(1)
-        time.sleep(0.5)  # until both are connected
+        before = calls(one), calls(two)
+
+        def both_answer() -> bool:
+            ask(2)
+            return calls(one) > before[0] and calls(two) > before[1]
+
+        until(both_answer)
         before = calls(one), calls(two)
         ask(40)
         assert min(calls(one) - before[0], calls(two) - before[1]) >= 15
         one.process.terminate()
         assert processes.wait_for_health(one.address, False, 4)
-        time.sleep(0.5)  # until the watch of the channel has heard of it
-        before = calls(one), calls(two)
-        ask(40)
-        assert (calls(one) - before[0], calls(two) - before[1]) == (0, 40)
+
+        def spared() -> bool:
+            before = calls(one), calls(two)
+            ask(40)
+            return (calls(one) - before[0], calls(two) - before[1]) == (0, 40)
+
+        until(spared)  # the watch of the channel hears of it when it does
+        assert one.process.poll() is None

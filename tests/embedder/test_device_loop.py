@@ -73,9 +73,10 @@ async def device(model: FakeModel) -> AsyncIterator[Device]:
 
 
 async def test_a_lone_entry_runs_at_once(device: Device) -> None:
-    [one] = await device.embed("red")
-    assert one.batch_size == 1
-    assert one.queue_s < 0.05
+    several = [one for _ in range(10) for one in await device.embed("red")]
+    assert [one.batch_size for one in several] == [1] * 10
+    assert min(one.queue_s for one in several) < 0.005  # a busy machine delays some of them
+    one = several[0]
     assert isinstance(one.vector, np.ndarray)
     assert one.vector.dtype == np.float32
     assert np.linalg.norm(one.vector) == pytest.approx(1, abs=1e-6)

@@ -14,6 +14,7 @@ from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from tests.embedder.calls import failure, item_reason, request, text, until_busy
 from tests.fakes.fake_model import FakeModel
+from tests.waiting import eventually
 
 INT8 = content_pb2.ELEMENT_TYPE_INT8
 
@@ -87,17 +88,20 @@ async def test_a_fast_sender_is_slowed_down(
     assert len(got) == 100
 
 
+def queued_texts(worker: Worker) -> float | None:
+    return worker.metrics.registry.get_sample_value(
+        "sentinel_embedder_queue_items", {"modality": "text"}
+    )
+
+
 async def test_what_a_stream_has_in_work_is_bounded(
     stub: pb_grpc.EmbeddingServiceStub, worker: Worker, model: FakeModel
 ) -> None:
     model.does.gate.clear()
     task = asyncio.create_task(answers(stub, messages(*[request(*[text("x")] * 64)] * 20)))
-    await until_busy(model)
+    await eventually(lambda: queued_texts(worker) == 256)
     await asyncio.sleep(0.2)
-    depth = worker.metrics.registry.get_sample_value(
-        "sentinel_embedder_queue_items", {"modality": "text"}
-    )
-    assert depth == 256
+    assert queued_texts(worker) == 256
     model.does.gate.set()
     assert len(await task) == 20
 
@@ -109,11 +113,10 @@ async def test_a_caller_who_leaves_frees_everything(
     model.does.gate.clear()
     call = stub.EmbedStream(iter(messages(*(request(text(f"gone{n}")) for n in range(50)))))
     await until_busy(model)
-    await asyncio.sleep(0.1)
-    assert sample("sentinel_embedder_requests_in_flight")
+    await eventually(lambda: sample("sentinel_embedder_requests_in_flight"))
     call.cancel()
-    while sample("sentinel_embedder_requests_in_flight"):  # noqa: ASYNC110 - while the device works
-        await asyncio.sleep(0.001)
+    # While the device works.
+    await eventually(lambda: not sample("sentinel_embedder_requests_in_flight"))
     running = [content for batch in model.batches for content in batch.contents]
     model.does.gate.set()
     await stub.Embed(request(text("next")))
@@ -141,7 +144,7 @@ async def test_draining_answers_what_was_read_and_ends_the_stream(
         model.does.gate.clear()
         call = pb_grpc.EmbeddingServiceStub(channel).EmbedStream(endless())
         await until_busy(model)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: queued_texts(worker) == 10)
         stopping = asyncio.create_task(worker.stop())
         await asyncio.sleep(0.05)
         model.does.gate.set()

@@ -5,17 +5,27 @@ from __future__ import annotations
 import io
 import json
 import logging
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from sentinel_core.logging import BufferedHandler, JsonFormatter
+from tests.waiting import until
+
+
+class Stream(io.StringIO):
+    """Counts how often it is written to."""
+
+    writes = 0
+
+    def write(self, text: str, /) -> int:
+        self.writes += 1
+        return super().write(text)
 
 
 @pytest.fixture
-def stream() -> io.StringIO:
-    return io.StringIO()
+def stream() -> Stream:
+    return Stream()
 
 
 @pytest.fixture
@@ -33,13 +43,13 @@ def lines(stream: io.StringIO) -> list[str]:
 
 
 def test_routine_lines_wait_a_moment_and_come_in_order(
-    logger: logging.Logger, stream: io.StringIO
+    logger: logging.Logger, stream: Stream
 ) -> None:
     for number in range(100):
         logger.info("line %d", number)
-    assert lines(stream) == []
-    time.sleep(0.5)
+    until(lambda: len(lines(stream)) == 100)
     assert lines(stream) == [f"line {number}" for number in range(100)]
+    assert stream.writes < 10
 
 
 def test_a_warning_is_written_at_once_with_what_came_before(
@@ -63,7 +73,6 @@ def test_a_stream_that_breaks_does_not_pile_lines_up(
 ) -> None:
     stream.close()
     logger.info("lost")
-    time.sleep(0.3)
     [handler] = logger.handlers
     assert isinstance(handler, BufferedHandler)
-    assert handler._lines == []
+    until(lambda: not handler._lines)

@@ -31,6 +31,7 @@ from tests.embedder.calls import (
 )
 from tests.embedder.pictures import encode, flat
 from tests.fakes.fake_model import FakeModel
+from tests.waiting import eventually
 
 SERVICE = "sentinel.embedding.v1.EmbeddingService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -239,15 +240,17 @@ async def test_a_cancelled_call_costs_no_compute(
     model.does.gate.clear()
     held = stub.Embed(request(text("first")))
     await until_busy(model)
+    in_flight = "sentinel_embedder_requests_in_flight"
+    sample = worker.metrics.registry.get_sample_value
     gone = stub.Embed(request(text("gone")))
-    await asyncio.sleep(0.05)
+    await eventually(lambda: sample(in_flight) == 2)
     gone.cancel()
-    await asyncio.sleep(0.05)
+    await eventually(lambda: sample(in_flight) == 1)
     model.does.gate.set()
     await held
     await stub.Embed(request(text("next")))
     assert ("gone",) not in [batch.contents for batch in model.batches]
-    left = worker.metrics.registry.get_sample_value(
+    left = sample(
         "sentinel_embedder_dropped_items_total", {"modality": "text", "cause": "caller_left"}
     )
     assert left == 1
@@ -363,11 +366,10 @@ async def test_draining_answers_everything_it_accepted(
     async with grpc.aio.insecure_channel(worker.address) as channel:
         stub = pb_grpc.EmbeddingServiceStub(channel)
         callers = [asyncio.create_task(caller(stub, n)) for n in range(16)]
-        await asyncio.sleep(0.3)
+        await eventually(lambda: answered > 16)
         await worker.stop()
         stopping.set()
         await asyncio.gather(*callers)
-    assert answered > 16
     assert refused > 0
     assert model.closed
     # Every call that reached our code got its answer or its refusal, none was cut off.

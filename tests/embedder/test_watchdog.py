@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from embedder_server.watchdog import Watchdog
+from tests.waiting import eventually
 
 
 async def test_it_tells_once_that_the_device_stalls_and_once_that_it_moves() -> None:
@@ -17,12 +18,12 @@ async def test_it_tells_once_that_the_device_stalls_and_once_that_it_moves() -> 
     await asyncio.sleep(0.15)
     assert changes == []
     busy = 0.6
-    await asyncio.sleep(0.15)
+    await eventually(lambda: changes)
     busy = 1.0
     await asyncio.sleep(0.15)
     assert changes == [True]
     busy = 0.0
-    await asyncio.sleep(0.15)
+    await eventually(lambda: len(changes) > 1)
     assert changes == [True, False]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -27,6 +27,7 @@ from tests.gateway.conftest import (
     reason_of,
     text,
 )
+from tests.waiting import until
 
 Result = item_service_pb2.ItemResult
 FAKE = "tests.fakes.worker"
@@ -219,8 +220,13 @@ def test_two_workers_share_the_load_and_killing_one_loses_no_search(tmp_path: Pa
             for worker in (one, two)
         ]
         assert 0.4 < shares[0] / sum(shares) < 0.6, shares
-        threading.Timer(0.2, one.kill).start()
-        assert set(callers.map(ask, range(200, 400))) == {2}
+
+        def kill_in_between(number: int) -> int:
+            if number == 250:
+                one.kill()
+            return ask(number)
+
+        assert set(callers.map(kill_in_between, range(200, 400))) == {2}
         assert one.process.poll() is not None
 
 
@@ -235,7 +241,8 @@ def test_sigterm_answers_everything_that_was_accepted(tmp_path: Path) -> None:
         name = gateway.create()
         gateway.upsert(name, caption("red"))
         asked = [callers.submit(gateway.hits, name, text(f"red {n}")) for n in range(8)]
-        time.sleep(0.2)
+        in_flight = "sentinel_gateway_requests_in_flight"
+        until(lambda: metric(server.metrics_address, in_flight) == 8)
         assert server.stop() == 0
         assert [len(future.result()) for future in asked] == [1] * 8
 

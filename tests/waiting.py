@@ -1,0 +1,25 @@
+"""Waiting for what must come, however busy the machine is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+_PATIENCE_S = 30.0
+
+
+def until(done: Callable[[], object]) -> None:
+    """Wait for `done`, called again and again from this thread."""
+    end = time.monotonic() + _PATIENCE_S
+    while not done():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+async def eventually(done: Callable[[], object]) -> None:
+    """Wait for `done` while the event loop goes on."""
+    end = time.monotonic() + _PATIENCE_S
+    while not done():
+        assert time.monotonic() < end, "it did not come to that"
+        await asyncio.sleep(0.005)
