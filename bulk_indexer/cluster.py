@@ -40,8 +40,9 @@ _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 _STARTS = 4
 # A line of Ray's C++ servers that says why one gives up: `[time C pid thread] …`, fatal ones too.
 _FATAL = re.compile(r"\[[^\]]* [CF] \d+ \d+\]")
-_LINE_CHARACTERS = 500
+_LINE_CHARACTERS = 1000
 _END_S = 10.0
+_END_ROUNDS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -221,16 +222,13 @@ def _last_words(folder: Path) -> str:
     """Return what the servers of a Ray that did not start wrote last: why, for one that gave up."""
     said = []
     for name in ("gcs_server", "raylet"):
-        lines = [
-            line
-            for kind in ("out", "err")
-            for path in folder.glob(f"session_2*/logs/{name}.{kind}")
-            for line in path.read_text(errors="replace").splitlines()
-            if line.strip()
-        ]
+        lines: list[str] = []
+        for path in sorted(folder.glob(f"session_2*/logs/{name}.*"), reverse=True):
+            with suppress(OSError):
+                lines += filter(str.strip, path.read_text(errors="replace").splitlines())
         fatal = next((line for line in lines if _FATAL.match(line)), None)
-        last = fatal or next(reversed(lines), "nothing")
-        said.append(f"{name} wrote at last: {last[-_LINE_CHARACTERS:]}")
+        line = fatal or next(reversed(lines), "nothing")
+        said.append(f"{name} said: {line[-_LINE_CHARACTERS:]}")
     return f"({'; '.join(said)})"
 
 
@@ -238,16 +236,27 @@ def _end_processes(folder: str) -> None:
     """End what a Ray that did not start has left running.
 
     Args:
-        folder: Its own, which each of its processes has among its arguments.
+        folder: Its own. Its servers have it among their arguments; its agents and workers, which
+            rename themselves and may have outlived their parent, write their logs into it.
     """
-    left = []
-    # All, not our children alone: an agent whose raylet has died is nobody's child.
-    for process in psutil.process_iter(["cmdline"]):
-        if any(folder in argument for argument in process.info["cmdline"] or ()):
+    for _ in range(_END_ROUNDS):  # who is ended last may have started another one meanwhile
+        left = [process for process in psutil.process_iter() if _belongs(process, folder)]
+        if not left:
+            return
+        for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-                left.append(process)
-    psutil.wait_procs(left, timeout=_END_S)
+        psutil.wait_procs(left, timeout=_END_S)
+
+
+def _belongs(process: psutil.Process, folder: str) -> bool:
+    if process.pid == os.getpid():  # which writes a log there, too
+        return False
+    with suppress(psutil.Error):  # it has just ended, or is another user's
+        return any(folder in argument for argument in process.cmdline()) or any(
+            file.path.startswith(folder) for file in process.open_files()
+        )
+    return False
 
 
 def _cause(error: ray.exceptions.RayError) -> Exception:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import pytest
@@ -24,13 +25,15 @@ _SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 class Starts:
     """Stands in for `ray.init`, whose processes fail at random: fails as often as it is told.
 
-    Each failure leaves a log and a process behind, as Ray's do.
+    Each failure leaves behind what Ray's do: logs, a server with the folder among its arguments, an
+    agent that has renamed itself and writes into the folder, and a log that we hold open ourselves.
     """
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
         self.folders: list[Path] = []
         self.left: list[psutil.Process] = []
+        self.open: list[TextIO] = []
 
     def __call__(self, **options: Any) -> None:
         folder = Path(options["_temp_dir"])
@@ -42,15 +45,20 @@ class Starts:
         (logs / "raylet.out").write_text(f"[x I 507 507] started\n{_FATAL}\n*** StackTrace ***\n")
         (logs / "gcs_server.out").write_text("[x I 441 441] listening on port 45779.\n\n")
         self.left.append(psutil.Process(subprocess.Popen([*_SLEEP, f"--dir={folder}/s"]).pid))
+        with (logs / "dashboard_agent.out").open("w") as log:
+            self.left.append(psutil.Process(subprocess.Popen(_SLEEP, stdout=log).pid))
+        self.open.append((logs / "python-core-driver.log").open("w"))
         raise Exception("The current node timed out during startup.")
 
 
 @pytest.fixture
-def starts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Starts:
+def starts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
     stand_in = Starts(request.param)
     monkeypatch.setattr(cluster.ray, "init", stand_in)
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2}}])
-    return stand_in
+    yield stand_in
+    for file in stand_in.open:
+        file.close()
 
 
 def start() -> cluster.Layout:
@@ -76,21 +84,22 @@ def test_failures_are_got_over(starts: Starts, caplog: pytest.LogCaptureFixture)
     assert no_trace(starts)
     told = [record for record in caplog.records if record.msg.startswith("Ray did not start")]
     assert len(told) == 3
+    assert all(_FATAL in record.error for record in told)
 
 
 @pytest.mark.parametrize("starts", [9], indirect=True)
 def test_the_last_failure_is_told_with_the_servers_own_words(starts: Starts) -> None:
     with pytest.raises(BulkError, match="cannot start Ray: The current node timed out") as told:
         start()
-    assert f"raylet wrote at last: {_FATAL}" in str(told.value)
-    assert "gcs_server wrote at last: [x I 441 441] listening on port 45779." in str(told.value)
+    assert f"raylet said: {_FATAL}" in str(told.value)
+    assert "gcs_server said: [x I 441 441] listening on port 45779." in str(told.value)
     assert len(starts.folders) == 4
     assert no_trace(starts)
 
 
 @pytest.mark.parametrize("starts", [1], indirect=True)
 def test_other_processes_of_ours_are_left_alone(starts: Starts) -> None:
-    other = subprocess.Popen(_SLEEP)
+    other = subprocess.Popen([*_SLEEP, "--dir=/tmp/ray-another/s"])
     try:
         start()
         assert other.poll() is None

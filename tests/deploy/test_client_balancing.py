@@ -31,7 +31,7 @@ def calls(server: processes.Server) -> float:
 
 def test_calls_go_to_every_replica_and_to_none_that_drains(tmp_path: Path) -> None:
     port = str(free_port())
-    flags = ("--port", port, "--drain-pause-seconds", "5")
+    flags = ("--port", port, "--drain-pause-seconds", "20")
     with (
         processes.running(tmp_path / "a", FAKE, "--host", HOSTS[0], *flags) as one,
         processes.running(tmp_path / "b", FAKE, "--host", HOSTS[1], *flags) as two,
@@ -68,3 +68,4 @@ def test_calls_go_to_every_replica_and_to_none_that_drains(tmp_path: Path) -> No
 
         until(spared)  # the watch of the channel hears of it when it does
         assert one.process.poll() is None
+        one.kill()

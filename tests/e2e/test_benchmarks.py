@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report import commit
+
 pytest.importorskip("torch")  # of the original system's way, and of the random weights
 pytest.importorskip("transformers")
 
@@ -33,7 +35,7 @@ def test_all_systems_are_measured_in_one_run_and_written_with_machine_and_commit
     written = json.loads(report.read_text())
     assert written["machine"]["cores"] > 0
     assert written["machine"]["packages"]["onnxruntime"]
-    assert written["commit"]
+    assert written["commit"] == commit()
     rows = {row["name"]: row for section in written["sections"].values() for row in section}
     for kind in ("text", "image"):
         for system in ("limit: same runtime in-process", "original: torch eager, one by one"):
@@ -46,7 +48,7 @@ def test_all_systems_are_measured_in_one_run_and_written_with_machine_and_commit
             assert len(row["detail"]["ratios"]) == 2
             assert row["target"]
             assert row["met"] in (True, False)
-            assert row["name"][:20] in done.stdout
+            assert f"Sentinel, 32 callers ÷ {other}" in done.stdout
         peer = rows[f"{sentinel} ÷ infinity, 32 callers"]
         assert peer["value"] is None
         assert "not installed" in peer["note"]

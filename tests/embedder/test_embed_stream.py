@@ -42,6 +42,9 @@ async def test_every_message_gets_its_own_vectors(stub: pb_grpc.EmbeddingService
     for number in (0, 299, 599):
         alone = await stub.Embed(request(text(f"word{number}")))
         assert got[100 + number].response.results == alone.results
+        timings = got[100 + number].response.timings
+        assert timings.total.ToMicroseconds() > timings.inference.ToMicroseconds() > 0
+        assert timings.batch_size >= 1
 
 
 async def test_an_error_stays_inside_its_message(stub: pb_grpc.EmbeddingServiceStub) -> None:

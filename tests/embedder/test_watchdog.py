@@ -24,6 +24,7 @@ async def test_it_tells_once_that_the_device_stalls_and_once_that_it_moves() -> 
     assert changes == [True]
     busy = 0.0
     await eventually(lambda: len(changes) > 1)
+    await asyncio.sleep(0.15)
     assert changes == [True, False]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
