@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,21 +20,28 @@ pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(700)
 def test_all_systems_are_measured_in_one_run_and_written_with_machine_and_commit(
     tmp_path: Path,
 ) -> None:
     report = tmp_path / "report.json"
-    # Tests beside it come first: it keeps all cores busy.
-    command = ["nice", "-n", "15", sys.executable, "-m", "benchmarks.embedder"]
-    command += ["--quick", "--size", "tiny"]
+    command = [sys.executable, "-m", "benchmarks.embedder", "--quick", "--size", "tiny"]
     command += ["--only", "throughput", "latency", "starts"]
     command += ["--cache", str(tmp_path / "cache"), "--json", str(report)]
     command += ["--infinity-venv", str(tmp_path / "nothing")]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=380
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    printed = tmp_path / "printed"
+    with printed.open("w") as output:
+        # A group of its own: its servers end with it, also when it takes too long.
+        running = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code = running.wait(600)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    table = printed.read_text()
+    assert code == 0, table
     written = json.loads(report.read_text())
     assert written["machine"]["cores"] > 0
     assert written["machine"]["packages"]["onnxruntime"]
@@ -48,7 +58,7 @@ def test_all_systems_are_measured_in_one_run_and_written_with_machine_and_commit
             assert len(row["detail"]["ratios"]) == 2
             assert row["target"]
             assert row["met"] in (True, False)
-            assert f"Sentinel, 32 callers ÷ {other}" in done.stdout
+            assert f"Sentinel, 32 callers ÷ {other}" in table
         peer = rows[f"{sentinel} ÷ infinity, 32 callers"]
         assert peer["value"] is None
         assert "not installed" in peer["note"]

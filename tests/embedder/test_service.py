@@ -379,7 +379,8 @@ async def test_draining_answers_everything_it_accepted(
         for sample in metric.samples
         if sample.name.endswith("_count")
     }
-    assert ended.keys() == {"OK", "UNAVAILABLE"}
+    # Which refusals are ours, told in test_process.py, and which gRPC's is up to the machine.
+    assert ended.keys() <= {"OK", "UNAVAILABLE"}
     assert ended["OK"] == answered
 
 

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests import processes
 from tests.gateway.conftest import connect, error_info, text
 from tests.gateway.test_faults import FAKE, caption, free_port, gateway_at, lite, metric
+from tests.waiting import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -166,5 +167,5 @@ def test_failed_calls_are_counted_by_reason(tmp_path: Path, fake_worker: process
         def errors(**labels: str) -> float:
             return metric(server.metrics_address, "sentinel_gateway_errors_total", **labels)
 
-        assert errors(reason="COLLECTION_NOT_FOUND") == 2
+        until(lambda: errors(reason="COLLECTION_NOT_FOUND") == 2)  # counted after the answer
         assert errors() == 2
