@@ -37,7 +37,7 @@ _SHARDS_PER_ACTOR = 2
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 # Of a Ray of our own. Its processes wait 15 or 30 seconds for one another, which a cold disk or a
 # busy machine uses up, and now and then one ends at once. The next start reads from memory.
-_STARTS = 4
+_STARTS = 5
 # A line of Ray's C++ servers that says why one gives up: `[time C pid thread] …`, fatal ones too.
 _FATAL = re.compile(r"\[[^\]]* [CF] \d+ \d+\]")
 _LINE_CHARACTERS = 1000

@@ -19,7 +19,7 @@ from tests import photos, processes
 from tests.bulk.conftest import deadline, open_store
 
 pytestmark = pytest.mark.timeout(400)
-_PATIENCE_S = 180.0
+_PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="module")
