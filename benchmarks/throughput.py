@@ -242,10 +242,14 @@ def _cpu_note(rounds: list[dict[str, Any]]) -> str:
         return ""
     client = median([answer["cpu_seconds"] / answer["seconds"] for answer in rounds])
     server = median([answer["worker_cpu_seconds"] / answer["seconds"] for answer in rounds])
-    note = f"cores busy: worker {server:.2f}, client {client:.2f}"
-    if "gpu_percent" in rounds[0]:
-        note += f"; GPU {median([answer['gpu_percent'] for answer in rounds]):.0f} %"
-    return note
+    return f"cores busy: worker {server:.2f}, client {client:.2f}{gpu_note(rounds)}"
+
+
+def gpu_note(rounds: list[dict[str, Any]]) -> str:
+    """Return how busy a GPU was in turns of `through_worker`; empty without one."""
+    if "gpu_percent" not in rounds[0]:
+        return ""
+    return f"; GPU {median([answer['gpu_percent'] for answer in rounds]):.0f} %"
 
 
 def _ratios(

@@ -8,7 +8,7 @@ from benchmarks.agents import Agent, agent
 from benchmarks.bench import CALLERS, Bench
 from benchmarks.report import Row, skipped
 from benchmarks.servers import Server
-from benchmarks.throughput import KINDS, batch_sizes, model_of, through_worker
+from benchmarks.throughput import KINDS, batch_sizes, gpu_note, model_of, through_worker
 
 
 def towers(bench: Bench, server: Server, direct: Agent) -> list[Row]:
@@ -61,7 +61,7 @@ def _rows(
             f"{kind}: Sentinel, {CALLERS} callers ÷ raw torch call at its best",
             sentinel["rate"] / torchs[most], "x", detail=sentinel,
             note="tokens or JPEGs and gRPC included, against prepared items in memory"
-            + (f"; GPU {sentinel['gpu_percent']:.0f} %" if "gpu_percent" in sentinel else ""),
+            + gpu_note([sentinel]),
         ),
     ]  # fmt: skip
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
@@ -112,6 +114,23 @@ def is_serving(address: str) -> bool:
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def metric(address: str, name: str, **labels: str) -> float:
+    """Return the sum of a metric's samples that have these labels."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        exposition = answer.read().decode()
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def in_flight(gateway: Server) -> float:
+    """Return how many calls a gateway is at."""
+    return metric(gateway.metrics_address, "sentinel_gateway_requests_in_flight")
 
 
 def wait_for_health(address: str, serving: bool, timeout_s: float) -> bool:

@@ -9,17 +9,17 @@ from collections.abc import Callable
 _PATIENCE_S = 30.0
 
 
-def until(done: Callable[[], object]) -> None:
+def until(done: Callable[[], object], within_s: float = _PATIENCE_S) -> None:
     """Wait for `done`, called again and again from this thread."""
-    end = time.monotonic() + _PATIENCE_S
+    end = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.01)
 
 
-async def eventually(done: Callable[[], object]) -> None:
+async def eventually(done: Callable[[], object], within_s: float = _PATIENCE_S) -> None:
     """Wait for `done` while the event loop goes on."""
-    end = time.monotonic() + _PATIENCE_S
+    end = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < end, "it did not come to that"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.001)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,22 +15,10 @@ from tests import photos, processes
 from tests.app import album
 from tests.app.conftest import Visitor, serving, visiting
 from tests.app.fake_gateway import Told, telling
+from tests.processes import in_flight
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def in_flight(gateway: processes.Server) -> float:
-    with urllib.request.urlopen(f"http://{gateway.metrics_address}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    [line] = [one for one in lines if one.startswith("sentinel_gateway_requests_in_flight ")]
-    return float(line.split()[1])
-
-
-def until_in_flight(gateway: processes.Server, count: int, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while in_flight(gateway) != count:
-        assert time.monotonic() < end, f"{in_flight(gateway)} in flight"
-        time.sleep(0.1)
 
 
 def gateway_in(folder: Path, worker: processes.Server) -> tuple[processes.Server, list[str]]:
@@ -196,9 +182,9 @@ def test_a_browser_that_goes_away_ends_its_search(browser: Any, tmp_path: Path) 
             with visiting(browser) as visitor:
                 visitor.open(url)
                 visitor.ask("a cat")
-                until_in_flight(gateway, 1, 10)
+                until(lambda: in_flight(gateway) == 1, 10)
             # Well before the worker would answer, and before the search's own limit of 15 s.
-            until_in_flight(gateway, 0, 8)
+            until(lambda: in_flight(gateway) == 0, 8)
         gateway.stop()
     finally:
         worker.kill()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from sentinel_app.index_job import IndexJob
 from sentinel_app.searching import Request, SearchJob
 from sentinel_app.uploads import under_way
 from sentinel_client import Collection, Hit, IngestAck, Item, ModelVersion, Q, SearchOptions
+from tests.waiting import until
 
 ALBUM = Collection("album", ModelVersion(), 4, 0)
 ASKED = Request(Q("a cat"), "album", 10, SearchOptions())
@@ -27,15 +27,8 @@ def backend() -> Backend:
     return Backend("127.0.0.1:1")
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def ended(job: Any) -> Any:
-    until(lambda: not job.running)
+    until(lambda: not job.running, 20)
     return job
 
 
@@ -80,12 +73,12 @@ def test_an_import_that_was_stopped_says_so(backend: Backend) -> None:
 
     instead(backend, "ingest", slow)
     job = IndexJob.start(backend, ALBUM, FILES)
-    until(lambda: job.stored == 1)
+    until(lambda: job.stored == 1, 20)
     job.stop()
     assert job.stopped
     assert not job.running
     assert (job.done, job.total) == (1, 3)
-    until(lambda: under_way == [])
+    until(lambda: under_way == [], 20)
 
 
 def test_a_stop_after_the_end_is_none(backend: Backend) -> None:
@@ -123,7 +116,7 @@ def test_a_search_that_nobody_looks_at_is_ended_and_says_so(
     instead(backend, "stream_search", endless)
     job = ended(SearchJob.start(backend, ASKED))
     assert job.abandoned
-    until(lambda: cancelled == [True])
+    until(lambda: cancelled == [True], 20)
 
 
 def test_items_carry_their_names_where_the_collection_has_a_field_for_it(backend: Backend) -> None:

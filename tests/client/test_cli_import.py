@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from sentinel_client.cli import _importing, main
 from sentinel_core import errors as core
 from tests.client import datasets
 from tests.client.fake_gateway import FakeGateway
+from tests.waiting import until
 
 OLD = (1_700_000_000, 1_700_000_000)
 
@@ -253,9 +253,7 @@ def test_a_signal_in_the_middle_and_a_second_run_finish_the_job(
     gateway.ingest.silent_after = 8
     command = ["-m", "sentinel_client.cli", "--address", gateway.address, "index", str(data)]
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
-    end = time.monotonic() + 30
-    while not gateway.items and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: gateway.items)
     process.send_signal(number)
     assert process.wait(10) == code
     gateway.ingest.silent_after = None

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from sentinel_client import SentinelClient
 from sentinel_client.cli import main
+from tests.waiting import until
 
 # Behaves as FAKE_<MODULE> says: die, die-later, deaf (to SIGTERM), or well.
 STAND_IN = """
@@ -106,13 +107,6 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"  # dead, waiting for a reaper that containers may lack
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    limit = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < limit, f"still not: {what}"
-        time.sleep(0.05)
 
 
 def lines_until_up(process: subprocess.Popen[str]) -> list[str]:
@@ -222,7 +216,7 @@ def test_killing_it_ends_the_servers_and_leaves_no_stale_lock(start: Start, tmp_
     pids = [arguments_of(log)["pid"] for log in logs]
     assert len(pids) == 2
     process.kill()
-    wait_until(lambda: not any(map(alive, pids)), "the servers ended")
+    until(lambda: not any(map(alive, pids)), 20)
     again = start()
     lines_until_up(again)
     assert all(log.with_suffix(".log.1").exists() for log in logs)

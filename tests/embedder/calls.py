@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc
@@ -14,6 +13,7 @@ from sentinel.common.v1 import content_pb2
 from sentinel.common.v1.error_reason_pb2 import ErrorReason
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from tests.fakes.fake_model import FakeModel
+from tests.waiting import eventually
 
 REASONS = {value.name for value in ErrorReason.DESCRIPTOR.values}
 
@@ -59,5 +59,5 @@ async def failure(call: Any) -> tuple[grpc.aio.AioRpcError, error_details_pb2.Er
 
 
 async def until_busy(model: FakeModel) -> None:
-    while not model.batches:  # noqa: ASYNC110 - a thread fills them
-        await asyncio.sleep(0.001)
+    """Wait until a batch is on the device."""
+    await eventually(lambda: model.batches)

@@ -18,6 +18,7 @@ from embedder_server.device_loop import DeviceLoop, Forward
 from embedder_server.metrics import EmbedderMetrics
 from embedder_server.types import FloatArray, Modality, Priority
 from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable
+from tests.embedder.calls import until_busy
 from tests.fakes.fake_model import FakeModel
 
 
@@ -50,8 +51,7 @@ class Device:
         return self.metrics.registry.get_sample_value(f"sentinel_embedder_{name}", labels) or 0.0
 
     async def until_busy(self) -> None:
-        while not self.model.batches:  # noqa: ASYNC110 - a thread fills them
-            await asyncio.sleep(0.001)
+        await until_busy(self.model)
 
 
 async def results(*submissions: Submission) -> list[Embedded]:

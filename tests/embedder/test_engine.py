@@ -26,6 +26,7 @@ from sentinel_core.errors import (
     SentinelError,
     Unavailable,
 )
+from tests.embedder.calls import until_busy
 from tests.embedder.pictures import encode, flat, noise
 from tests.fakes.fake_model import FakeModel
 
@@ -74,11 +75,6 @@ def outcomes(outcome: EmbedOutcome) -> list[str]:
         result.outcome.reason if isinstance(result.outcome, SentinelError) else "ok"
         for result in outcome.results
     ]
-
-
-async def until_busy(model: FakeModel) -> None:
-    while not model.batches:  # noqa: ASYNC110 - a thread fills them
-        await asyncio.sleep(0.001)
 
 
 async def test_mixed_contents_keep_their_order_and_their_errors(engine: Engine) -> None:

@@ -17,6 +17,7 @@ from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from tests.embedder.calls import failure, image, item_reason, request, text, until_busy
 from tests.embedder.pictures import encode, noise
 from tests.fakes.fake_model import FakeModel
+from tests.waiting import eventually
 
 HEALTH = health_pb2.HealthCheckResponse
 
@@ -116,8 +117,7 @@ async def test_a_caller_who_disconnects_in_the_middle_of_a_batch_harms_nobody(
                 await asyncio.sleep(0.1)  # who leaves is answered before who stays
             gate.set()
             await first
-            while len(model.batches) < 2:  # noqa: ASYNC110 - a thread fills them
-                await asyncio.sleep(0.001)
+            await eventually(lambda: len(model.batches) > 1)
             assert len(model.batches[1].contents) == 2
         await asyncio.sleep(0.05)
         assert not others[1].done()  # the batch of both is still on the device

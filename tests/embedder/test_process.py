@@ -24,6 +24,7 @@ from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from tests.embedder.calls import detail
 from tests.embedder.pictures import encode, flat
+from tests.waiting import until
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -128,10 +129,7 @@ def test_a_taken_port_is_one_line_and_exit_code_1(start: Start) -> None:
 
 def until_serving(channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
-    end = time.monotonic() + 30
-    while health.Check(health_pb2.HealthCheckRequest()).status != 1:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: health.Check(health_pb2.HealthCheckRequest()).status == 1)
 
 
 TEXTS = pb.EmbedRequest(contents=[content_pb2.Content(text="x")] * 8)

@@ -35,9 +35,10 @@ from tests.gateway.conftest import (
     text,
 )
 from tests.gateway.test_bad_input import GOOD, NAN, compare, vector
-from tests.gateway.test_faults import FAKE, caption, gateway_at, metric
+from tests.gateway.test_faults import FAKE, caption, gateway_at
 from tests.gateway.test_fetching import fetching
 from tests.gateway.test_queries import composite, words
+from tests.processes import metric
 
 Params = search_service_pb2.SearchParams
 Request = search_service_pb2.SearchPageRequest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +15,7 @@ from sentinel.search.v1 import (
 )
 from tests import processes
 from tests.gateway.conftest import Gateway, connect
+from tests.waiting import until
 
 UNSPECIFIED = search_service_pb2.CONSISTENCY_UNSPECIFIED
 EVENTUAL = search_service_pb2.CONSISTENCY_EVENTUAL
@@ -64,10 +64,7 @@ def test_a_gateway_finds_what_it_wrote(gateway: Gateway, level: int) -> None:
 def test_looser_levels_find_it_in_the_end(gateway: Gateway, level: int) -> None:
     name = gateway.create()
     gateway.upsert(name, item(1))
-    end = time.monotonic() + 30
-    while not found(gateway, name, 1, level):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: found(gateway, name, 1, level))
 
 
 def test_strong_finds_what_any_gateway_wrote(gateway: Gateway, other: Gateway) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import item_service_pb2, search_service_pb2
 from tests import processes
 from tests.gateway.conftest import MIB, Gateway, connect, string
+from tests.waiting import until
 
 ITEMS, DIMENSIONS = 10_200, 384
 
@@ -100,18 +100,8 @@ def test_a_client_that_goes_away_stops_the_fetching(
     stream = gateway.search.Search(deep.request(10_000, include_vectors=True), timeout=60)
     next(stream)
     stream.cancel()
-    end = time.monotonic() + 20
-    while in_flight(gateway_process):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not processes.in_flight(gateway_process), 20)
     assert row_fetches(gateway_process) - before < 20
-
-
-def in_flight(server: processes.Server) -> float:
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    name = "sentinel_gateway_requests_in_flight "
-    return next(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
 def test_pages_reach_as_deep_as_the_stream(gateway: Gateway, deep: Deep) -> None:

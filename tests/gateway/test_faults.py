@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import item_service_pb2, search_service_pb2
@@ -27,6 +25,7 @@ from tests.gateway.conftest import (
     reason_of,
     text,
 )
+from tests.processes import in_flight, metric
 from tests.waiting import until
 
 Result = item_service_pb2.ItemResult
@@ -52,17 +51,6 @@ def gateway_at(
 
 def caption(words: str) -> item_service_pb2.Item:
     return item_service_pb2.Item(content=content_pb2.Content(text=words))
-
-
-def metric(address: str, name: str, **labels: str) -> float:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-        exposition = answer.read().decode()
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(exposition)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
 
 
 def test_a_collection_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -241,12 +229,7 @@ def test_sigterm_answers_everything_that_was_accepted(tmp_path: Path) -> None:
         name = gateway.create()
         gateway.upsert(name, caption("red"))
         asked = [callers.submit(gateway.hits, name, text(f"red {n}")) for n in range(8)]
-
-        def arrived() -> float:
-            done = sum(future.done() for future in asked)
-            return done + metric(server.metrics_address, "sentinel_gateway_requests_in_flight")
-
-        until(lambda: arrived() >= 8)
+        until(lambda: sum(future.done() for future in asked) + in_flight(server) >= 8)
         assert server.stop() == 0
         assert [len(future.result()) for future in asked] == [1] * 8
 

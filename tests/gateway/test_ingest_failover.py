@@ -13,7 +13,8 @@ from sentinel_client import ClientConfig, Item, SentinelClient
 from tests import processes
 from tests.gateway.conftest import connect
 from tests.gateway.ingesting import picture
-from tests.gateway.test_faults import FAKE, metric
+from tests.gateway.test_faults import FAKE
+from tests.processes import metric
 
 pytestmark = pytest.mark.milvus
 ITEMS = 400

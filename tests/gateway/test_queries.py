@@ -15,7 +15,7 @@ from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import item_service_pb2, search_service_pb2
 from tests import photos, processes
 from tests.gateway.conftest import Gateway, error_info, image, photo_item, text
-from tests.gateway.test_faults import metric
+from tests.processes import metric
 
 Query = search_service_pb2.Query
 Term = search_service_pb2.WeightedTerm

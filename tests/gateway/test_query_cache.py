@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ from sentinel_core.metrics import ServerMetrics
 from tests import photos, processes
 from tests.fakes.fake_model import FakeModel
 from tests.gateway.conftest import Gateway, connect, image, text
-from tests.gateway.test_faults import FAKE, caption, gateway_at, metric
+from tests.gateway.test_faults import FAKE, caption, gateway_at
+from tests.processes import metric
+from tests.waiting import eventually
 
 
 @dataclass(slots=True)
@@ -61,7 +63,10 @@ async def running(max_entries: int) -> AsyncIterator[Bench]:
     settings = EmbedderSettings(port=0)
     async with running_worker(settings, model=model) as worker:
         pool = EmbedderPool([worker.address], 64 * 1024 * 1024)
-        await until(lambda: pool.any_healthy, pool.check)
+        async with asyncio.timeout(10):
+            while not pool.any_healthy:
+                await pool.check()
+                await asyncio.sleep(0.01)
         model.batches.clear()
         cache = EmbeddingCache(pool, max_entries, ServerMetrics("gateway", registry))
         try:
@@ -70,17 +75,6 @@ async def running(max_entries: int) -> AsyncIterator[Bench]:
             model.does.gate.set()
             await cache.close()
             await pool.close()
-
-
-async def until(done: Callable[[], bool], step: Callable[[], object] | None = None) -> None:
-    """Wait for `done`, at most ten seconds."""
-    for _ in range(1_000):
-        if done():
-            return
-        if step is not None:
-            await step()  # type: ignore[misc]
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that")
 
 
 @pytest.fixture
@@ -128,7 +122,7 @@ async def test_a_caller_cannot_spoil_what_is_kept(bench: Bench) -> None:
 async def test_equal_queries_in_flight_are_one(bench: Bench) -> None:
     bench.model.does.gate.clear()
     callers = [asyncio.create_task(bench.embed("red")) for _ in range(20)]
-    await until(lambda: bench.lookups("joined") == 19)
+    await eventually(lambda: bench.lookups("joined") == 19, 10)
     bench.model.does.gate.set()
     vectors = [(await caller)[0].vector for caller in callers]
     assert all(np.array_equal(vectors[0], vector) for vector in vectors)
@@ -138,9 +132,9 @@ async def test_equal_queries_in_flight_are_one(bench: Bench) -> None:
 async def test_the_first_caller_who_leaves_takes_nobody_along(bench: Bench) -> None:
     bench.model.does.gate.clear()
     first = asyncio.create_task(bench.embed("red"))
-    await until(lambda: bench.lookups("miss") == 1)
+    await eventually(lambda: bench.lookups("miss") == 1, 10)
     others = [asyncio.create_task(bench.embed("red")) for _ in range(3)]
-    await until(lambda: bench.lookups("joined") == 3)
+    await eventually(lambda: bench.lookups("joined") == 3, 10)
     first.cancel()
     with suppress(asyncio.CancelledError):
         await first
@@ -153,7 +147,7 @@ async def test_the_first_caller_who_leaves_takes_nobody_along(bench: Bench) -> N
 async def test_a_first_caller_in_a_hurry_takes_nobody_along(bench: Bench) -> None:
     bench.model.does.gate.clear()
     hasty = asyncio.create_task(bench.embed("red", seconds=0.5))
-    await until(lambda: bench.lookups("miss") == 1)
+    await eventually(lambda: bench.lookups("miss") == 1, 10)
     patient = asyncio.create_task(bench.embed("red"))
     assert isinstance((await hasty)[0].error, DeadlineExceeded)
     bench.model.does.gate.set()
@@ -164,7 +158,7 @@ async def test_a_first_caller_in_a_hurry_takes_nobody_along(bench: Bench) -> Non
 async def test_a_later_caller_in_a_hurry_does_not_wait_for_the_first(bench: Bench) -> None:
     bench.model.does.gate.clear()
     first = asyncio.create_task(bench.embed("red"))
-    await until(lambda: bench.lookups("miss") == 1)
+    await eventually(lambda: bench.lookups("miss") == 1, 10)
     assert isinstance((await bench.embed("red", seconds=0.3))[0].error, DeadlineExceeded)
     bench.model.does.gate.set()
     assert (await first)[0].error is None
@@ -181,12 +175,12 @@ async def test_what_is_known_is_answered_though_the_rest_fails(bench: Bench) -> 
 async def test_a_call_that_nobody_waits_for_ends_and_is_begun_anew(bench: Bench) -> None:
     bench.model.does.gate.clear()
     lonely = asyncio.create_task(bench.embed("red"))
-    await until(lambda: bench.lookups("miss") == 1)
+    await eventually(lambda: bench.lookups("miss") == 1, 10)
     lonely.cancel()
     with suppress(asyncio.CancelledError):
         await lonely
     again = asyncio.create_task(bench.embed("red"))
-    await until(lambda: bench.lookups("miss") == 2)
+    await eventually(lambda: bench.lookups("miss") == 2, 10)
     bench.model.does.gate.set()
     assert (await again)[0].vector is not None
 
@@ -195,7 +189,7 @@ async def test_an_error_reaches_everybody_and_is_not_kept(bench: Bench) -> None:
     bench.model.does.gate.clear()
     bench.model.does.error = RuntimeError("broken")
     callers = [asyncio.create_task(bench.embed("red")) for _ in range(3)]
-    await until(lambda: bench.lookups("joined") == 2)
+    await eventually(lambda: bench.lookups("joined") == 2, 10)
     bench.model.does.gate.set()
     failures = [(await caller)[0].error for caller in callers]
     assert all(isinstance(failure, SentinelError) for failure in failures)

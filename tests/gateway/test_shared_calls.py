@@ -18,9 +18,7 @@ from sentinel_core.errors import DeadlineExceeded, Unavailable
 from tests import processes
 from tests.gateway import milvus_front
 from tests.gateway.conftest import connect, photo_item, text
-from tests.gateway.test_faults import metric
-
-IN_FLIGHT = "sentinel_gateway_requests_in_flight"
+from tests.processes import in_flight
 
 
 class Milvus:
@@ -182,7 +180,7 @@ def test_searches_at_once_get_their_own_hits_by_fewer_calls(
             with front.holding("Search") as call, ThreadPoolExecutor(len(words)) as callers:
                 found = callers.map(hits, words)
                 assert call.begun.wait(10)
-                while metric(server.metrics_address, IN_FLIGHT) < len(words):
+                while in_flight(server) < len(words):
                     time.sleep(0.05)
                 time.sleep(0.5)  # embedded, too
                 call.release()

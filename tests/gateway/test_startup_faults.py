@@ -18,7 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests import processes
 from tests.gateway.conftest import connect, error_info, text
-from tests.gateway.test_faults import FAKE, caption, free_port, gateway_at, lite, metric
+from tests.gateway.test_faults import FAKE, caption, free_port, gateway_at, lite
+from tests.processes import metric
 from tests.waiting import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -19,7 +19,8 @@ from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import Unavailable
 from tests import processes
 from tests.gateway.conftest import connect, text
-from tests.gateway.test_faults import caption, free_port, gateway_at, metric
+from tests.gateway.test_faults import caption, free_port, gateway_at
+from tests.processes import metric
 
 FAKE = "tests.fakes.worker"
 HOSTS = ("127.0.0.1", "127.0.0.2")
