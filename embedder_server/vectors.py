@@ -15,6 +15,8 @@ _INT8_MAX = 127
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 # The largest bfloat16: the upper half of a binary32 whose exponent is not yet that of infinity.
 _BFLOAT16_MAX = np.uint32(0x7F7F0000).view(np.float32)
+# The largest float32 whose 127-fold is not infinity: rounding makes the next one too large.
+_MAX_SCALE = np.nextafter(np.float32(float(np.finfo(np.float32).max) / _INT8_MAX), np.float32(0))
 
 
 class Element(enum.StrEnum):
@@ -107,6 +109,7 @@ def _bfloat16(vector: FloatArray) -> bytes:
 def _int8(vector: FloatArray) -> EncodedVector:
     # As float32, since that is what the answer carries. The largest element is 127 exactly.
     scale = np.float32(float(np.abs(vector).max(initial=0.0)) / _INT8_MAX)
+    scale = min(scale, _MAX_SCALE)
     if scale == 0:  # a zero vector, or one too small for the scale to be a number
         return EncodedVector(bytes(len(vector)), len(vector), float(np.finfo(np.float32).tiny))
     levels = np.clip(np.rint(vector / scale), -_INT8_MAX, _INT8_MAX)

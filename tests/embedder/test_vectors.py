@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -34,6 +34,7 @@ def decode(data: bytes, element: Element, dimensions: int, scale: float) -> Floa
 
 
 @given(finite, st.sampled_from(Element))
+@example(np.array([np.finfo(np.float32).max], np.float32), Element.INT8)
 def test_every_finite_vector_stays_finite_and_keeps_its_length(
     vector: FloatArray, element: Element
 ) -> None:
