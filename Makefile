@@ -7,7 +7,7 @@ PROTO_VENV := .venv-proto
 PHOTOS ?=
 # What `make test PYTEST="-m 'not milvus' -k filters"` hands to pytest; `-n 0`: one test at a time.
 PYTEST ?=
-CODE := bulk_indexer embedder_server search_server sentinel_core clients deploy scripts tests benchmarks
+CODE := bulk_indexer embedder_server search_server sentinel_core sentinel_store clients deploy scripts tests benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test lint format types imports proto models bench lock lock-images clean

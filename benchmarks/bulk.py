@@ -21,7 +21,8 @@ import s3fs
 from pymilvus import MilvusClient
 from rich.console import Console
 
-from benchmarks import contents, random_clip, report
+from benchmarks import random_clip, report
+from benchmarks.load import contents
 from benchmarks.report import Row
 from tests import milvus_server, s3_server
 

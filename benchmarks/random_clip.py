@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contents import WORDS
+from benchmarks.load.contents import WORDS
 
 _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 _VOCABULARY = 49408

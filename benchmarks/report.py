@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.agents import ROOT
+from benchmarks.load.agents import ROOT
 
 _PACKAGES = (
     "sentinel-retrieval", "grpcio", "protobuf", "numpy", "pillow", "tokenizers", "onnxruntime",

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from benchmarks import ingests, random_clip, report, searches
-from benchmarks.agents import agent
-from benchmarks.embedded import embedded
+from benchmarks import random_clip, report
+from benchmarks.gateway import ingesting, searching
+from benchmarks.gateway.embedded_defaults import embedded
+from benchmarks.gateway.searching import Filled
+from benchmarks.load.agents import agent
 from benchmarks.report import Row
-from benchmarks.searches import Filled
 from benchmarks.servers import Server, sentinel, worker
 from sentinel_client import Item, SentinelClient
 from tests import milvus_server
@@ -96,11 +97,11 @@ def _searches(
         milvus_server.wait_for_indexes(milvus, "photos", timeout_s=600)
         filled = Filled(embedder, gateway, milvus, "photos", vectors, scratch)
         if "latency" in only:
-            yield "latency", searches.latency(filled, plan.queries)
+            yield "latency", searching.latency(filled, plan.queries)
         if "callers" in only:
-            yield "callers", searches.many_callers(filled, plan.rounds, plan.seconds)
+            yield "callers", searching.many_callers(filled, plan.rounds, plan.seconds)
         if "recall" in only:
-            yield "recall", searches.recall(filled, plan.queries)
+            yield "recall", searching.recall(filled, plan.queries)
 
 
 def _ingests(
@@ -109,12 +110,12 @@ def _ingests(
     model = random_clip.cached("base32", cache.resolve())
     with (
         _servers(scratch, milvus, "--model", str(model)) as (embedder, gateway),
-        agent("benchmarks.load") as load,
+        agent("benchmarks.load.generator") as load,
     ):
         if "ingest" in only:
             yield (
                 "ingest",
-                ingests.rates(
+                ingesting.rates(
                     embedder,
                     gateway,
                     milvus,
@@ -125,7 +126,7 @@ def _ingests(
                 ),
             )
         if "again" in only:
-            yield "again", ingests.twice(gateway, scratch, plan.folder)
+            yield "again", ingesting.twice(gateway, scratch, plan.folder)
 
 
 def _lite(rows: int, plan: Plan) -> list[Row]:

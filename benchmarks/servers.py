@@ -101,7 +101,7 @@ def sentinel(folder: Path, module: str, *flags: str) -> Server:
 
 @contextmanager
 def bare(folder: Path, name: str, *arguments: str) -> Iterator[Server]:
-    """Run a server of this package that does next to nothing, `echo` or `bare_gateway`."""
+    """Run a server of this package that does next to nothing, such as `embedder.grpc_floor`."""
     address_file = folder / f"{name}.addr"
     address_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", f"benchmarks.{name}", str(address_file), *arguments]

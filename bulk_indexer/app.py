@@ -37,16 +37,16 @@ async def bulk_index(settings: BulkSettings) -> tuple[Summary, Delivered]:
     """
     # Actors have working directories of their own.
     settings.inputs = [_absolute(one) for one in settings.inputs]
-    gateway = settings.gateway()
-    gateway.object_store_uri = _absolute(gateway.object_store_uri)
+    storage = settings.storage()
+    storage.object_store_uri = _absolute(storage.object_store_uri)
     folder = RunFolder(_absolute(settings.run))
     stopping = asyncio.current_task()
     assert stopping is not None
     # As Ctrl-C does it: what runs is left, Ray's processes ended, connections closed.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.cancel)
     with Cluster(settings.ray_address) as cluster:
-        run = BulkRun(settings, gateway, folder, cluster)
-        async with Target(settings, gateway) as target:
+        run = BulkRun(settings, storage, folder, cluster)
+        async with Target(settings, storage) as target:
             info = await target.collection(run.model)
             what, planned = await run.prepare(info)
             delivery = await target.delivery(info, folder, planned.entries)

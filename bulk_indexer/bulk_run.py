@@ -21,11 +21,11 @@ from bulk_indexer.report import Summary, write_report
 from bulk_indexer.run_folder import RunFolder
 from bulk_indexer.settings import BulkSettings
 from bulk_indexer.shard_actor import Job, describe_model
-from embedder_server.models.base import ModelLoadError
 from embedder_server.settings import EmbedderSettings
-from search_server.settings import GatewaySettings
-from search_server.types.collections import CollectionInfo
-from search_server.types.values import ModelRef
+from embedder_server.types import ModelLoadError
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.settings import StoreSettings
+from sentinel_store.values import ModelRef
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class BulkRun:
 
     Args:
         settings: Of the command.
-        gateway: Where things are kept, and the limits of the online path.
+        storage: Where things are kept, and the limits of the online path.
         folder: The run's.
         cluster: Started when it is needed.
     """
@@ -47,12 +47,12 @@ class BulkRun:
     def __init__(
         self,
         settings: BulkSettings,
-        gateway: GatewaySettings,
+        storage: StoreSettings,
         folder: RunFolder,
         cluster: Cluster,
     ) -> None:
         self._settings = settings
-        self._gateway = gateway
+        self._storage = storage
         self._folder = folder
         self._cluster = cluster
         # One, since the cluster is one thread's.
@@ -93,8 +93,8 @@ class BulkRun:
             fields={name: str(field_type) for name, field_type in info.fields.items()},
             full_text=info.full_text,
             inputs=tuple(settings.inputs),
-            object_store_uri=self._gateway.object_store_uri,
-            thumbnail_side=self._gateway.thumbnail_side,
+            object_store_uri=self._storage.object_store_uri,
+            thumbnail_side=self._storage.thumbnail_side,
             shard_items=settings.shard_items,
         )
         columns = Columns(
@@ -130,7 +130,7 @@ class BulkRun:
         return await self._blocking(lambda: write_report(self._folder, planned))
 
     async def _embed(self, run: Run, todo: list[int], delivery: Delivery) -> None:
-        job = Job(self._folder.uri, run, self._embedder(), self._gateway.max_image_bytes)
+        job = Job(self._folder.uri, run, self._embedder(), self._storage.max_image_bytes)
         start, items, finished, in_a_row = time.monotonic(), 0, 0, 0
         reports = await self._blocking(lambda: self._cluster.embed(job, todo, self._layout()))
         while (report := await self._blocking(lambda: next(reports, None))) is not None:

@@ -22,7 +22,7 @@ from bulk_indexer.errors import BulkError
 from bulk_indexer.shard_actor import Job, ShardActor, ShardReport, describe_model
 from embedder_server.devices import usable_cores
 from embedder_server.settings import EmbedderSettings
-from search_server.types.values import ModelRef
+from sentinel_store.values import ModelRef
 
 # Ray reads it when it is imported; what runs here is nobody else's business.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -29,11 +29,11 @@ from bulk_indexer import row_files
 from bulk_indexer.errors import BulkError
 from bulk_indexer.run_folder import RunFolder, shard_file
 from bulk_indexer.stored_rows import StoredRows, deadline, patiently
-from search_server.store.imports import MilvusImports
-from search_server.store.milvus import MilvusStore
-from search_server.types.collections import CollectionInfo
-from search_server.types.items import Row
 from sentinel_core.errors import SentinelError
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.items import Row
+from sentinel_store.milvus.bulk_import import MilvusImports
+from sentinel_store.milvus.store import MilvusStore
 
 logger = logging.getLogger(__name__)
 

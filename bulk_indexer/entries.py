@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from search_server.types.values import FieldType
+from sentinel_store.values import FieldType
 
 # What is known of every file, under the names that `sentinel index` gives it; so that either of
 # them finds the other's items unchanged.

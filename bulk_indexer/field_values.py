@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from search_server.types.values import Fields, FieldType, FieldValue
 from sentinel_core.errors import InvalidArgument
+from sentinel_store.values import Fields, FieldType, FieldValue
 
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 

@@ -14,8 +14,8 @@ from bulk_indexer import entries
 from bulk_indexer.entries import Entry
 from bulk_indexer.errors import BulkError
 from bulk_indexer.run_folder import RunFolder, shard_file
-from search_server.types.collections import CollectionInfo
-from search_server.types.values import FieldType, ModelRef
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.values import FieldType, ModelRef
 
 _RUN_FILE = "run.json"
 _PLAN_FILE = "plan.json"

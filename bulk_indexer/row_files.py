@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from search_server.store import rows
-from search_server.store.columns import FULL_TEXT, column_of
-from search_server.types.collections import CollectionInfo
-from search_server.types.items import Row
-from search_server.types.values import FieldType
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.items import Row
+from sentinel_store.milvus import schema
+from sentinel_store.milvus.schema import FULL_TEXT, column_of
+from sentinel_store.values import FieldType
 
 _COLUMN_TYPES = {
     FieldType.STRING: pa.string(),
@@ -70,7 +70,7 @@ def decode(data: bytes) -> list[Row]:
 
 
 def _table(group: Sequence[Row], info: CollectionInfo, schema: pa.Schema) -> pa.Table:
-    entities = [rows.to_entity(row, info) for row in group]
+    entities = [schema.to_entity(row, info) for row in group]
     arrays = []
     for column in schema:
         values = [entity[column.name] for entity in entities]
@@ -96,7 +96,7 @@ def _rows(table: pa.Table) -> Iterator[Row]:
     matrix = flat.reshape(len(table), -1) if len(table) else flat
     for row, vector in zip(table.drop(["vector"]).to_pylist(), matrix, strict=True):
         entity: Mapping[str, Any] = {**row, "fields": json.loads(row["fields"]), "vector": vector}
-        yield rows.from_entity(dict(entity))
+        yield schema.from_entity(dict(entity))
 
 
 def _groups(new_rows: Iterable[Row]) -> Iterator[list[Row]]:

@@ -9,8 +9,8 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 from bulk_indexer.entries import FILE_FIELDS
 from embedder_server.settings import EmbedderSettings
-from search_server.settings import GatewaySettings
-from search_server.types.values import FieldType
+from sentinel_store.settings import StoreSettings
+from sentinel_store.values import FieldType
 
 
 class BulkSettings(BaseSettings):
@@ -127,16 +127,14 @@ class BulkSettings(BaseSettings):
             bulk_image_batch_items=self.batch_items,
         )
 
-    def gateway(self) -> GatewaySettings:
+    def storage(self) -> StoreSettings:
         """Return the gateway's settings with what is said here instead."""
         given: dict[str, Any] = {
             "milvus_uri": self.milvus_uri,
             "milvus_token": self.milvus_token,
             "object_store_uri": self.object_store_uri,
         }
-        return GatewaySettings(
-            **{name: value for name, value in given.items() if value is not None}
-        )
+        return StoreSettings(**{name: value for name, value in given.items() if value is not None})
 
 
 def _fields_from(text: str) -> dict[str, FieldType]:

@@ -16,16 +16,15 @@ from typing import Any
 from bulk_indexer.entries import Entry
 from bulk_indexer.field_values import typed
 from bulk_indexer.reading import FileReader
-from embedder_server.engine import Engine
-from embedder_server.requests import EmbedOptions, ImageFile, ItemResult
+from embedder_server.engine.engine import Engine
+from embedder_server.engine.requests import EmbedOptions, ImageFile, ItemResult
 from embedder_server.types import Priority
-from search_server.drafts import Draft, make_draft
-from search_server.store.objects import ObjectStore
-from search_server.types.collections import CollectionInfo
-from search_server.types.items import Item, Row
-from search_server.types.queries import Content, Kind
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import Internal, InvalidArgument, SentinelError, Unavailable
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.items import Content, Item, Kind, Row
+from sentinel_store.prepared_item import Draft, make_draft
 
 _SLICE_ENTRIES = 32
 # Enough that the device finds a batch ready while other slices are read and stored.

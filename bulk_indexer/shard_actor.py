@@ -23,12 +23,12 @@ from bulk_indexer.plan import Run, entries_of_shard
 from bulk_indexer.reading import FileReader
 from bulk_indexer.run_folder import RunFolder, shard_file
 from bulk_indexer.shard import ShardEmbedder, ShardRows
-from embedder_server.engine import Engine
+from embedder_server.engine.engine import Engine
+from embedder_server.engine.metrics import EmbedderMetrics
 from embedder_server.loading import load_configured
-from embedder_server.metrics import EmbedderMetrics
 from embedder_server.settings import EmbedderSettings
-from search_server.store.objects import ObjectStore
-from search_server.types.values import ModelRef
+from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.values import ModelRef
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from bulk_indexer.errors import BulkError
-from search_server.store import filters
-from search_server.store.milvus import MilvusStore
-from search_server.types.collections import CollectionInfo
-from search_server.types.items import Row
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError, Unavailable
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.items import Row
+from sentinel_store.milvus import schema
+from sentinel_store.milvus.store import MilvusStore
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class StoredRows:
         """Return those of some different ids that two rows have: only a count tells."""
 
         async def doubled_in(part: Sequence[str]) -> list[str]:
-            chosen = filters.with_ids(part)
+            chosen = schema.with_ids(part)
             if await self._store.count(self._info, chosen, deadline()) <= len(part):
                 return []
             if len(part) == 1:

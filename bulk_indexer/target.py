@@ -13,14 +13,13 @@ from bulk_indexer.delivery import Delivery, ImportDelivery, NoDelivery, UpsertDe
 from bulk_indexer.errors import BulkError
 from bulk_indexer.run_folder import RunFolder
 from bulk_indexer.settings import BulkSettings
-from search_server.collections import check_declaration
-from search_server.settings import GatewaySettings
-from search_server.store import indexes
-from search_server.store.imports import MilvusImports
-from search_server.store.milvus import MilvusStore
-from search_server.types.collections import CollectionInfo
-from search_server.types.values import ModelRef
 from sentinel_core.deadlines import Deadline
+from sentinel_store.collections import CollectionInfo, check_declaration
+from sentinel_store.milvus import indexes
+from sentinel_store.milvus.bulk_import import MilvusImports
+from sentinel_store.milvus.store import MilvusStore
+from sentinel_store.settings import StoreSettings
+from sentinel_store.values import ModelRef
 
 _TIMEOUT_S = 60.0
 
@@ -28,18 +27,18 @@ _TIMEOUT_S = 60.0
 class Target:
     """Milvus as the settings name it, or no Milvus at all. Use as a context, in one event loop."""
 
-    def __init__(self, settings: BulkSettings, gateway: GatewaySettings) -> None:
+    def __init__(self, settings: BulkSettings, storage: StoreSettings) -> None:
         self._settings = settings
         self._store: MilvusStore | None = None
         self._imports: MilvusImports | None = None
         self._is_new = False
-        uri, token = gateway.milvus_uri, gateway.milvus_token.get_secret_value()
+        uri, token = storage.milvus_uri, storage.milvus_token.get_secret_value()
         if settings.deliver == "import":
             if "://" not in uri:
                 raise BulkError("Milvus Lite imports no files; use --deliver upsert")
             self._imports = MilvusImports(uri, token)
         if settings.deliver != "files":
-            self._store = MilvusStore(uri, token, gateway.milvus_threads)
+            self._store = MilvusStore(uri, token, storage.milvus_threads)
 
     async def __aenter__(self) -> Self:
         if self._store is not None:

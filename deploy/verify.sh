@@ -155,7 +155,7 @@ done
 "$python" - deploy/docker/models/verify-jina <<'MODEL'
 import shutil, sys
 from pathlib import Path
-from tests.models import tiny_models
+from tests.embedder_server.models import tiny_models
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 tiny_models.jina(Path(sys.argv[1]))
 MODEL

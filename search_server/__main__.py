@@ -9,7 +9,7 @@ def main() -> None:
     """Run the gateway until SIGTERM or SIGINT, or the one command it has besides."""
     try:
         if sys.argv[1:2] == ["collect-orphans"]:
-            from search_server import collect_orphans  # noqa: PLC0415 - needs the extra
+            from search_server.maintenance import collect_orphans  # noqa: PLC0415 - needs the extra
 
             sys.exit(collect_orphans.run(sys.argv[2:]))
         from search_server.app import run  # noqa: PLC0415 - needs the extra

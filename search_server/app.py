@@ -11,26 +11,24 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 import sentinel_core.logging
-from search_server import readiness
-from search_server.collections import Collections
-from search_server.embedders.cache import EmbeddingCache
+from search_server import health
+from search_server.api.collection_service import CollectionService
+from search_server.api.item_service import IngestCalls, ItemService
+from search_server.api.page_tokens import PageTokens
+from search_server.api.search_service import SearchService
+from search_server.collections.catalog import Collections
+from search_server.collections.reindexer import Reindexer
 from search_server.embedders.pool import EmbedderPool
-from search_server.fetching.fetcher import Fetcher, FetchLimits
-from search_server.ingest import Ingest
-from search_server.ingest_stream import StreamLimits
-from search_server.mirrors import Mirrors
-from search_server.paging import PageTokens
-from search_server.queries import QueryVectors
-from search_server.reading import Reader
-from search_server.reindex import Reindexer
-from search_server.search import Searcher
-from search_server.service_collections import CollectionService
-from search_server.service_ingest import IngestCalls
-from search_server.service_items import ItemService
-from search_server.service_search import SearchService
+from search_server.embedders.query_cache import EmbeddingCache
+from search_server.image_uris.fetcher import Fetcher, FetchLimits
+from search_server.items.dual_write import Mirrors
+from search_server.items.reader import Reader
+from search_server.items.write_stream import StreamLimits
+from search_server.items.writer import Ingest
+from search_server.milvus.search_store import SearchStore
+from search_server.search.query_vectors import QueryVectors
+from search_server.search.searcher import Searcher
 from search_server.settings import GatewaySettings
-from search_server.store.milvus import MilvusStore
-from search_server.store.objects import ObjectStore
 from sentinel.search.v1 import (
     collection_service_pb2_grpc,
     item_service_pb2_grpc,
@@ -41,6 +39,7 @@ from sentinel_core.errors import SentinelError
 from sentinel_core.lifecycle import Lifecycle
 from sentinel_core.metrics import ServerMetrics
 from sentinel_core.server import GrpcServer, Service
+from sentinel_store.images.image_store import ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ async def running_gateway(
     """
     metrics = ServerMetrics("gateway", registry or CollectorRegistry())
     pool = EmbedderPool(settings.worker_entries(), settings.max_message_bytes)
-    store = MilvusStore(
+    store = SearchStore(
         settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_threads
     )
     objects = ObjectStore(settings.object_store_uri, presign_seconds=settings.presign_seconds)
@@ -96,7 +95,7 @@ async def running_gateway(
     await server.start()
     lifecycle.spawn(pool.run(), "worker health checks")
     lifecycle.spawn(store.run(), "milvus lite flushes")
-    lifecycle.spawn(readiness.watch(server, pool, store), "readiness")
+    lifecycle.spawn(health.watch(server, pool, store), "readiness")
     try:
         yield server
     finally:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from sentinel_core.settings import ServerSettings
+from sentinel_store.settings import StoreSettings
 
 # Of this process alone.
 _RANDOM_KEY = secrets.token_bytes(32)
@@ -31,7 +32,7 @@ def _entries(workers: str) -> list[str]:
     return [entry.strip() for entry in workers.split(",") if entry.strip()]
 
 
-class GatewaySettings(ServerSettings):
+class GatewaySettings(ServerSettings, StoreSettings):
     """Everything a gateway process can be told."""
 
     model_config = SettingsConfigDict(
@@ -43,20 +44,6 @@ class GatewaySettings(ServerSettings):
         "127.0.0.1:50051",
         description="Embedder workers, separated by commas: host:port, or dns:///name:port for one "
         "worker at each address of the name, looked up every few seconds.",
-    )
-    milvus_uri: str = Field(
-        "sentinel-data/milvus.db",
-        description="Milvus: a path ending in .db for the embedded Milvus Lite, or "
-        "http(s)://host:19530 for a server.",
-    )
-    milvus_token: SecretStr = Field(
-        SecretStr(""), description="Milvus credentials, user:password or an API key."
-    )
-    object_store_uri: str = Field(
-        "sentinel-data/objects",
-        description="Where image bytes are kept: a folder, or an fsspec URI such as s3://bucket/x "
-        "with keys and endpoint in the store's own variables (AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL). One Milvus to an object store.",
     )
     presign_seconds: int = Field(
         3600,
@@ -73,21 +60,6 @@ class GatewaySettings(ServerSettings):
     )
     max_items_per_upsert: int = Field(
         256, ge=1, le=1024, description="Most items in one UpsertItems call."
-    )
-    max_image_bytes: int = Field(
-        16 * 1024 * 1024,
-        ge=1024,
-        description="Largest encoded image, in bytes; keep it equal to the workers' limit.",
-    )
-    thumbnail_side: int = Field(
-        256, ge=16, le=1024, description="Longest side of stored thumbnails, in pixels."
-    )
-    milvus_threads: int = Field(
-        16,
-        ge=1,
-        le=256,
-        description="Most blocking calls of Milvus at once; further ones wait. Reads of a Milvus "
-        "server do not block and are not counted.",
     )
     query_cache_entries: int = Field(
         10_000,

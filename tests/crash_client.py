@@ -14,7 +14,7 @@ import grpc
 
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc as pb_grpc
-from tests.gateway.ingesting import picture_item
+from tests.search_server.items.ingesting import picture_item
 
 COLLECTION = "album"
 ITEMS_PER_BATCH = 4

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from embedder_server.devices import usable_cores
-from embedder_server.models.base import ModelLoadError
 from embedder_server.models.registry import load_model
+from embedder_server.types import ModelLoadError
 
 
 def main() -> None:

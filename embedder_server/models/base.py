@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embedder_server.types import FloatArray, ModelInfo, TokenizedText
+from embedder_server.types import FloatArray, ModelInfo, ModelLoadError, TokenizedText
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,13 +16,6 @@ if TYPE_CHECKING:
 
 # Special tokens take two or three of them.
 MIN_TEXT_TOKENS = 8
-
-
-class ModelLoadError(RuntimeError):
-    """A model cannot be served: unknown name, part missing or altered, device not usable.
-
-    Raised only while a worker starts. The message tells the operator what to do.
-    """
 
 
 def text_limit(wanted: int, own: int) -> int:

@@ -10,18 +10,19 @@ import importlib
 from pathlib import Path
 from typing import cast
 
-from embedder_server.models.base import EmbeddingModel, ModelLoadError
-from embedder_server.models.cuda import check_device
-from embedder_server.models.memory import memory_as_load_error
-from embedder_server.models.part_files import INSTALL_HINT
-from embedder_server.models.source import is_model_source
+from embedder_server.models.base import EmbeddingModel
+from embedder_server.models.builtin.part_files import INSTALL_HINT
+from embedder_server.models.hub.source import is_model_source
+from embedder_server.models.runtimes.cuda import check_device
+from embedder_server.models.runtimes.memory import memory_as_load_error
+from embedder_server.types import ModelLoadError
 
 DEFAULT_MODEL = "conse-minilm-lite0"
 
 # Name -> "module:Class"; the class has `load(device, threads, max_text_tokens)`. Strings, because a
 # reference to the class would import it.
 _LOADERS: dict[str, str] = {
-    DEFAULT_MODEL: "embedder_server.models.conse:ConseModel",
+    DEFAULT_MODEL: "embedder_server.models.builtin.conse:ConseModel",
 }
 
 
@@ -61,7 +62,7 @@ def load_model(
             if spec in _LOADERS:
                 _check_built_in(spec, revision, runtime)
                 return _load_built_in(spec, device, threads, max_text_tokens)
-            from embedder_server.models.hub_model import load_hub_model
+            from embedder_server.models.hub.hub_model import load_hub_model
 
             return load_hub_model(
                 spec,

@@ -1,17 +1,19 @@
-"""The embedder workers as one: picks the least loaded, checks health, fails over."""
+"""The embedder workers as one: picks the least loaded, checks health, fails over.
+
+Which worker gets the next call: pure choice, no I/O.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from search_server.embedders import policy
 from search_server.embedders.discovery import Directory
 from search_server.embedders.worker import Embedded, Worker
-from search_server.types.queries import Content
-from search_server.types.values import ModelRef
 from sentinel_core.deadlines import Deadline
 from sentinel_core.errors import (
     FailedPrecondition,
@@ -20,6 +22,8 @@ from sentinel_core.errors import (
     SentinelError,
     Unavailable,
 )
+from sentinel_store.items import Content
+from sentinel_store.values import ModelRef
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +215,7 @@ class EmbedderPool:
         tried: list[Worker] = []
         last: SentinelError | None = None
         while True:
-            worker = policy.choose(self._workers, fingerprint, tried)
+            worker = choose(self._workers, fingerprint, tried)
             if worker is None:
                 raise last or self._no_worker_for(fingerprint)
             tried.append(worker)
@@ -286,3 +290,35 @@ def matches(model: ModelRef, wanted: ModelRef) -> bool:
     if wanted.fingerprint:
         return model.fingerprint == wanted.fingerprint
     return not wanted.model or model.model == wanted.model
+
+
+class Candidate(Protocol):
+    """What the choice needs to know of a worker."""
+
+    @property
+    def healthy(self) -> bool: ...
+    @property
+    def fingerprint(self) -> str | None: ...
+    @property
+    def items_in_flight(self) -> int: ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+def choose(workers: Sequence[C], fingerprint: str, excluded: Iterable[C] = ()) -> C | None:
+    """Return the healthy worker of this model with the fewest items in flight.
+
+    Ties are broken at random, so that several gateways do not all pick the same one.
+    Returns None when nobody qualifies.
+    """
+    barred = {id(worker) for worker in excluded}
+    able = [
+        worker
+        for worker in workers
+        if worker.healthy and worker.fingerprint == fingerprint and id(worker) not in barred
+    ]
+    if not able:
+        return None
+    least = min(worker.items_in_flight for worker in able)
+    return random.choice([worker for worker in able if worker.items_in_flight == least])

@@ -16,14 +16,14 @@ import numpy as np
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from search_server.types.queries import Content, Kind
-from search_server.types.values import FloatArray, ModelRef
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from sentinel_core.calls import REQUEST_ID_KEY, current_call
 from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable
 from sentinel_core.status import from_status
+from sentinel_store.items import Content, Kind
+from sentinel_store.values import FloatArray, ModelRef
 
 logger = logging.getLogger(__name__)
 

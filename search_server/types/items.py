@@ -6,29 +6,10 @@ import enum
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from search_server.types.collections import CollectionInfo
-from search_server.types.queries import Content, ReadOptions, SearchSpec
-from search_server.types.values import Fields, FloatArray
-
-
-@dataclass(slots=True)
-class Row:
-    """One stored item, as it lies in Milvus.
-
-    Attributes:
-        digest: Hex SHA-256 of the content and of the vector that came with it, if one did;
-            equal digests have equal vectors.
-        image: Image items: hex SHA-256 of the image bytes, their name in the object store.
-        text: Text items: the text.
-        vector: float32 `[dimensions]`; None where it was not asked for.
-    """
-
-    id: str
-    digest: str
-    image: str
-    text: str
-    fields: Fields
-    vector: FloatArray | None = None
+from search_server.types.queries import ReadOptions, SearchSpec
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.items import Row
+from sentinel_store.values import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +83,6 @@ class Search:
         return ReadOptions(
             self.spec.consistency or self.collection.consistency, self.spec.index_params
         )
-
-
-@dataclass(slots=True)
-class Item:
-    """One item to store, as the caller sent it."""
-
-    id: str
-    content: Content | None = None
-    vector: FloatArray | None = None
-    fields: Fields = field(default_factory=dict)
 
 
 @dataclass(slots=True)

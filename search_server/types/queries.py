@@ -6,47 +6,11 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from search_server.types.values import Consistency, FieldValue, FloatArray
+from sentinel_store.items import Content
+from sentinel_store.values import Consistency, FieldValue, FloatArray
 
 # The deepest hit a search can reach; Milvus answers at most 16,384 rows per call.
 MAX_HITS = 10_000
-
-
-class Kind(enum.StrEnum):
-    """What a content is."""
-
-    IMAGE = "image"
-    TEXT = "text"
-
-
-@dataclass(frozen=True, slots=True)
-class Crop:
-    """A part of a picture; edges in fractions of its size, unchecked: the worker checks them."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A text or one encoded image, to be embedded.
-
-    Attributes:
-        data: UTF-8, or the encoded file; empty while the image at `uri` is not fetched.
-        crop: The part of the picture to embed; None is all of it.
-        uri: Where the image came or has to come from; empty when its bytes came along.
-    """
-
-    kind: Kind
-    data: bytes
-    crop: Crop | None = None
-    uri: str = ""
-
-    @property
-    def text(self) -> str:
-        return self.data.decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import grpc
 from sentinel.embedding.v1 import embedding_service_pb2, embedding_service_pb2_grpc
 from tests import processes
 from tests.deploy import files
-from tests.gateway.test_faults import FAKE, free_port
 from tests.processes import metric
+from tests.search_server.embedders.test_faults import FAKE, free_port
 from tests.waiting import until
 
 HOSTS = ("127.0.0.1", "127.0.0.2")

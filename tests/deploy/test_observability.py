@@ -12,9 +12,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from embedder_server.metrics import EmbedderMetrics
-from search_server.embedders.cache import EmbeddingCache
+from embedder_server.engine.metrics import EmbedderMetrics
 from search_server.embedders.pool import EmbedderPool
+from search_server.embedders.query_cache import EmbeddingCache
 from sentinel_core.metrics import ServerMetrics
 from tests.deploy import files
 

@@ -19,8 +19,8 @@ import pytest
 
 from sentinel.search.v1 import item_service_pb2 as pb
 from tests import crash_client, processes
-from tests.gateway.conftest import Gateway, connect
-from tests.gateway.ingesting import picture
+from tests.search_server.conftest import Gateway, connect
+from tests.search_server.items.ingesting import picture
 
 CRASHES = int(os.environ.get("SENTINEL_TEST_CRASHES", "6"))
 BATCHES_PER_IMPORT = 40

@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         "sentinel_core",
     }
     assert "sentinel_client/py.typed" in names
-    assert "embedder_server/models/conse_data/class_matrix.npy" in names
+    assert "embedder_server/models/builtin/conse_data/class_matrix.npy" in names
 
 
 def test_the_base_install_is_the_client(clean: Path) -> None:

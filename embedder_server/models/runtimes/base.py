@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from embedder_server.models.base import ModelLoadError
-from embedder_server.types import FloatArray
+from embedder_server.types import FloatArray, ModelLoadError
 
 Feed = Mapping[str, npt.NDArray[Any]]
 

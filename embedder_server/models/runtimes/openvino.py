@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from embedder_server.models.base import ModelLoadError
-from embedder_server.models.memory import is_out_of_memory, memory_error
 from embedder_server.models.runtimes.base import Feed
-from embedder_server.types import FloatArray
+from embedder_server.models.runtimes.memory import is_out_of_memory, memory_error
+from embedder_server.types import FloatArray, ModelLoadError
 
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 

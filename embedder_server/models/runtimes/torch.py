@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from embedder_server.models.base import ModelLoadError
-from embedder_server.models.families import Recipe, weight_files
-from embedder_server.models.memory import is_out_of_memory, memory_error
-from embedder_server.models.patches import PatchRecipe
+from embedder_server.images.patches import PatchRecipe
+from embedder_server.models.hub.families import Recipe, weight_files
+from embedder_server.models.hub.source import ModelFolder
 from embedder_server.models.runtimes.base import Feed
 from embedder_server.models.runtimes.graph_cache import Forward, GraphCache
-from embedder_server.models.source import ModelFolder
-from embedder_server.types import FloatArray, Modality
+from embedder_server.models.runtimes.memory import is_out_of_memory, memory_error
+from embedder_server.types import FloatArray, Modality, ModelLoadError
 
 _PASSES_BEFORE_CAPTURE = 3
 _INSTALL = "pip install '.[torch]' in Sentinel's folder"

@@ -1,0 +1,1 @@
+"""The gateway against model and Milvus called directly."""

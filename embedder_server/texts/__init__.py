@@ -1,0 +1,1 @@
+"""Check texts and turn them into token ids."""

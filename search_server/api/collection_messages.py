@@ -1,0 +1,132 @@
+"""Between the contract's collections and the gateway's plain types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from search_server.api import common_messages
+from search_server.api.common_messages import (
+    consistency_from,
+    consistency_to,
+    schema_from,
+    schema_to,
+)
+from search_server.collections.reindex_copier import Progress
+from search_server.collections.reindexer import Reindexing
+from sentinel.search.v1 import collection_service_pb2 as pb
+from sentinel_core.errors import InvalidArgument
+from sentinel_store.collections import CollectionInfo, IndexKind, NewCollection, VectorIndex
+from sentinel_store.values import Consistency, FieldType
+
+_INDEX_KINDS = {
+    pb.VectorIndex.TYPE_FLAT: IndexKind.FLAT,
+    pb.VectorIndex.TYPE_AUTOINDEX: IndexKind.AUTOINDEX,
+    pb.VectorIndex.TYPE_HNSW: IndexKind.HNSW,
+    pb.VectorIndex.TYPE_IVF_FLAT: IndexKind.IVF_FLAT,
+    pb.VectorIndex.TYPE_IVF_SQ8: IndexKind.IVF_SQ8,
+    pb.VectorIndex.TYPE_DISKANN: IndexKind.DISKANN,
+}
+_INDEX_KINDS_TO_WIRE = {ours: theirs for theirs, ours in _INDEX_KINDS.items()}
+
+
+def new_collection_from(message: pb.Collection) -> NewCollection:
+    """Read what a new collection is to be."""
+    if message.metric not in (pb.Collection.METRIC_UNSPECIFIED, pb.Collection.METRIC_COSINE):
+        raise _out_of_range(f"there is no metric {message.metric}", "collection.metric")
+    if message.expected_item_count < 0:
+        raise _out_of_range(
+            f"expected_item_count is {message.expected_item_count}; use 0 where it is unknown",
+            "collection.expected_item_count",
+        )
+    fields = schema_from(message.fields)
+    return NewCollection(
+        name=message.name,
+        fields=fields,
+        model=common_messages.model_from(message.model_version),
+        indexed=_indexed_from(message.fields),
+        full_text=_full_text_from(message.fields),
+        index=_index_from(message.index),
+        expected_item_count=message.expected_item_count,
+        consistency=consistency_from(message.default_consistency, "collection.default_consistency")
+        or Consistency.SESSION,
+    )
+
+
+def _indexed_from(schemas: Iterable[pb.FieldSchema]) -> tuple[str, ...]:
+    for place, schema in enumerate(schemas):
+        if schema.indexed and schema.type == pb.FieldSchema.TYPE_STRING_LIST:
+            raise InvalidArgument(
+                "FIELD_TYPE",
+                f"field {schema.name[:200]!r} is a {FieldType.STRING_LIST}, which has no index",
+                field=f"collection.fields[{place}].indexed",
+                name=schema.name[:200],
+            )
+    return tuple(schema.name for schema in schemas if schema.indexed)
+
+
+def _full_text_from(schemas: Iterable[pb.FieldSchema]) -> tuple[str, ...]:
+    for place, schema in enumerate(schemas):
+        if schema.full_text and schema.type != pb.FieldSchema.TYPE_STRING:
+            raise InvalidArgument(
+                "FIELD_TYPE",
+                f"field {schema.name[:200]!r} is no {FieldType.STRING}, which has words",
+                field=f"collection.fields[{place}].full_text",
+                name=schema.name[:200],
+            )
+    return tuple(schema.name for schema in schemas if schema.full_text)
+
+
+def _index_from(message: pb.VectorIndex) -> VectorIndex | None:
+    if message.type == pb.VectorIndex.TYPE_UNSPECIFIED:
+        if message.params:
+            raise _out_of_range(
+                "parameters belong to a type of index; say which", "collection.index.params"
+            )
+        return None
+    if message.type not in _INDEX_KINDS:
+        raise _out_of_range(f"there is no type {message.type}", "collection.index.type")
+    return VectorIndex(_INDEX_KINDS[message.type], dict(message.params))
+
+
+def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str]) -> pb.Collection:
+    return pb.Collection(
+        name=info.name,
+        model_version=common_messages.model_to(info.model),
+        dimensions=info.dimensions,
+        metric=pb.Collection.METRIC_COSINE,
+        fields=schema_to(info.fields, info.indexed, info.full_text),
+        item_count=item_count,
+        aliases=aliases,
+        index=pb.VectorIndex(type=_INDEX_KINDS_TO_WIRE[info.index.kind], params=info.index.params),
+        expected_item_count=info.expected_item_count,
+        default_consistency=consistency_to(info.consistency),
+    )
+
+
+def reindexing_from(message: pb.ReindexCollectionRequest) -> Reindexing:
+    """Read what is to be embedded again."""
+    return Reindexing(
+        source=message.source,
+        target=message.target,
+        alias=message.alias,
+        model=common_messages.model_from(message.model_version),
+    )
+
+
+def progress_to(progress: Progress, *, done: bool = False) -> pb.ReindexCollectionResponse:
+    """Tell how far a reindexing is; its failures once it is done."""
+    return pb.ReindexCollectionResponse(
+        done_count=progress.done,
+        total_count=progress.total,
+        failed_count=progress.failed,
+        failures=[
+            pb.ReindexFailure(id=item_id, message=why)
+            for item_id, why in (progress.failures if done else ())
+        ],
+        alias_swapped=progress.alias_swapped,
+        done=done,
+    )
+
+
+def _out_of_range(message: str, field: str) -> InvalidArgument:
+    return InvalidArgument("PARAMETER_OUT_OF_RANGE", message, field=field)

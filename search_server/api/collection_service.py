@@ -1,0 +1,131 @@
+"""CollectionService: messages in, use case, messages out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from search_server.api import collection_messages
+from search_server.api.page_tokens import PageTokens, page_size
+from search_server.collections.catalog import Collections
+from search_server.collections.reindex_copier import Progress
+from search_server.collections.reindexer import Reindexer
+from sentinel.search.v1 import collection_service_pb2 as pb
+from sentinel.search.v1 import collection_service_pb2_grpc as pb_grpc
+from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import Unavailable
+from sentinel_store.collections import CollectionInfo
+
+_DEFAULT_PAGE = 100
+_TELL_EVERY_S = 1.0
+_MAX_PAGE = 1_000
+# What a page token of ListCollections belongs to: the call has no other parameters.
+_LISTING = b"ListCollections"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CollectionService(pb_grpc.CollectionServiceServicer):
+    """Creates, describes, names, reindexes and deletes collections."""
+
+    def __init__(
+        self,
+        collections: Collections,
+        reindexer: Reindexer,
+        tokens: PageTokens,
+        timeout_s: float,
+        draining: asyncio.Event,
+    ) -> None:
+        """Remember the use cases; once `draining` is set, reindexings end, to go on elsewhere."""
+        self._collections = collections
+        self._reindexer = reindexer
+        self._draining = draining
+        self._tokens = tokens
+        self._timeout_s = timeout_s
+
+    async def CreateCollection(
+        self, request: pb.CreateCollectionRequest, context: Context
+    ) -> pb.CreateCollectionResponse:
+        wanted = collection_messages.new_collection_from(request.collection)
+        info = await self._collections.create(wanted, self._deadline(context))
+        return pb.CreateCollectionResponse(
+            collection=collection_messages.collection_to(info, item_count=0, aliases=())
+        )
+
+    async def GetCollection(
+        self, request: pb.GetCollectionRequest, context: Context
+    ) -> pb.GetCollectionResponse:
+        deadline = self._deadline(context)
+        info = await self._collections.get(request.name, deadline)
+        return pb.GetCollectionResponse(collection=await self._described(info, deadline))
+
+    async def ListCollections(
+        self, request: pb.ListCollectionsRequest, context: Context
+    ) -> pb.ListCollectionsResponse:
+        size = page_size(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
+        last_name = self._tokens.read(request.page_token, _LISTING).decode()
+        deadline = self._deadline(context)
+        infos, more = await self._collections.list_after(last_name, size, deadline)
+        response = pb.ListCollectionsResponse(
+            collections=[await self._described(info, deadline) for info in infos]
+        )
+        if more:
+            response.next_page_token = self._tokens.make(infos[-1].name.encode(), _LISTING)
+        return response
+
+    async def DeleteCollection(
+        self, request: pb.DeleteCollectionRequest, context: Context
+    ) -> pb.DeleteCollectionResponse:
+        await self._collections.delete(request.name, self._deadline(context))
+        return pb.DeleteCollectionResponse()
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
+        await self._collections.set_alias(
+            request.alias, request.collection, self._deadline(context)
+        )
+        return pb.SetAliasResponse()
+
+    async def DeleteAlias(
+        self, request: pb.DeleteAliasRequest, context: Context
+    ) -> pb.DeleteAliasResponse:
+        await self._collections.delete_alias(request.alias, self._deadline(context))
+        return pb.DeleteAliasResponse()
+
+    async def ReindexCollection(
+        self, request: pb.ReindexCollectionRequest, context: Context
+    ) -> AsyncIterator[pb.ReindexCollectionResponse]:
+        progress = Progress()
+        wanted = collection_messages.reindexing_from(request)
+        work = asyncio.create_task(self._reindexer.run(wanted, progress))
+        stop = asyncio.create_task(self._draining.wait())
+        try:
+            while not work.done():
+                await asyncio.wait(
+                    {work, stop}, timeout=_TELL_EVERY_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if stop.done() and not work.done():
+                    raise Unavailable(
+                        "DRAINING", "this process is shutting down; go on with another one"
+                    )
+                if not work.done():
+                    yield collection_messages.progress_to(progress)
+            await work
+            yield collection_messages.progress_to(progress, done=True)
+        finally:
+            # Also when the caller has left.
+            stop.cancel()
+            work.cancel()
+            await asyncio.gather(work, stop, return_exceptions=True)
+
+    async def _described(self, info: CollectionInfo, deadline: Deadline) -> pb.Collection:
+        return collection_messages.collection_to(
+            info,
+            await self._collections.count(info, deadline),
+            await self._collections.aliases(info, deadline),
+        )
+
+    def _deadline(self, context: Context) -> Deadline:
+        return Deadline.after(context.time_remaining(), default_s=self._timeout_s)

@@ -1,0 +1,247 @@
+"""Convert contents, vectors, fields, filters and models between messages and our types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping
+
+import numpy as np
+
+from search_server.types.queries import (
+    Comparison,
+    Filter,
+    Group,
+    Junction,
+    Operator,
+)
+from sentinel.common.v1 import content_pb2
+from sentinel.search.v1 import (
+    collection_service_pb2,
+    filter_pb2,
+    search_service_pb2,
+)
+from sentinel_core.errors import InvalidArgument
+from sentinel_store.items import Content, Crop, Kind
+from sentinel_store.values import Consistency, Fields, FieldType, FieldValue, FloatArray, ModelRef
+
+_MAX_FILTER_DEPTH = 32
+
+_OPERATORS = {
+    filter_pb2.Comparison.OPERATOR_EQUAL: Operator.EQUAL,
+    filter_pb2.Comparison.OPERATOR_NOT_EQUAL: Operator.NOT_EQUAL,
+    filter_pb2.Comparison.OPERATOR_LESS: Operator.LESS,
+    filter_pb2.Comparison.OPERATOR_LESS_OR_EQUAL: Operator.LESS_OR_EQUAL,
+    filter_pb2.Comparison.OPERATOR_GREATER: Operator.GREATER,
+    filter_pb2.Comparison.OPERATOR_GREATER_OR_EQUAL: Operator.GREATER_OR_EQUAL,
+    filter_pb2.Comparison.OPERATOR_IN: Operator.IN,
+    filter_pb2.Comparison.OPERATOR_NOT_IN: Operator.NOT_IN,
+    filter_pb2.Comparison.OPERATOR_PREFIX: Operator.PREFIX,
+    filter_pb2.Comparison.OPERATOR_EXISTS: Operator.EXISTS,
+    filter_pb2.Comparison.OPERATOR_LIST_CONTAINS: Operator.LIST_CONTAINS,
+}
+_FIELD_TYPES = {
+    collection_service_pb2.FieldSchema.TYPE_STRING: FieldType.STRING,
+    collection_service_pb2.FieldSchema.TYPE_INT64: FieldType.INT64,
+    collection_service_pb2.FieldSchema.TYPE_DOUBLE: FieldType.DOUBLE,
+    collection_service_pb2.FieldSchema.TYPE_BOOL: FieldType.BOOL,
+    collection_service_pb2.FieldSchema.TYPE_STRING_LIST: FieldType.STRING_LIST,
+}
+_CONSISTENCIES = {
+    search_service_pb2.CONSISTENCY_EVENTUAL: Consistency.EVENTUAL,
+    search_service_pb2.CONSISTENCY_BOUNDED: Consistency.BOUNDED,
+    search_service_pb2.CONSISTENCY_SESSION: Consistency.SESSION,
+    search_service_pb2.CONSISTENCY_STRONG: Consistency.STRONG,
+}
+_CONSISTENCIES_TO_WIRE = {ours: theirs for theirs, ours in _CONSISTENCIES.items()}
+_FIELD_TYPES_TO_WIRE = {ours: theirs for theirs, ours in _FIELD_TYPES.items()}
+
+
+def filter_from(message: filter_pb2.Filter, depth: int = 1) -> Filter:
+    """Read a filter; whether its fields exist is for the use case to check."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise _bad_filter("a filter sets one of comparison, all_of, any_of or none_of")
+    if depth > _MAX_FILTER_DEPTH:
+        raise _bad_filter(f"filters nest at most {_MAX_FILTER_DEPTH} deep")
+    if kind == "comparison":
+        comparison = message.comparison
+        operator = _OPERATORS.get(comparison.operator)
+        if operator is None:
+            raise _bad_filter(f"comparison of {comparison.field!r} needs an operator")
+        values = tuple(value_from(value, comparison.field) for value in comparison.values)
+        return Comparison(comparison.field, operator, values)
+    filters = getattr(message, kind).filters
+    if not filters:
+        raise _bad_filter(f"{kind} needs at least one filter")
+    return Group(Junction(kind), tuple(filter_from(inner, depth + 1) for inner in filters))
+
+
+def _bad_filter(message: str) -> InvalidArgument:
+    return InvalidArgument("FILTER_INVALID", message, field="filter")
+
+
+def value_from(value: filter_pb2.FieldValue, name: str) -> FieldValue:
+    """Read one typed value."""
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return value.string_value
+        case "int_value":
+            return value.int_value
+        case "bool_value":
+            return value.bool_value
+        case "double_value" if math.isfinite(value.double_value):
+            return value.double_value
+        case "list_value":
+            return list(value.list_value.values)
+        case _:
+            raise InvalidArgument(
+                "FIELD_TYPE",
+                f"field {name!r} needs a value, and a finite one",
+                field=f"fields[{name}]",
+                name=name,
+            )
+
+
+def _value_to(value: FieldValue) -> filter_pb2.FieldValue:
+    match value:
+        case bool():  # before int: a bool is one
+            return filter_pb2.FieldValue(bool_value=value)
+        case int():
+            return filter_pb2.FieldValue(int_value=value)
+        case float():
+            return filter_pb2.FieldValue(double_value=value)
+        case str():
+            return filter_pb2.FieldValue(string_value=value)
+        case list():
+            return filter_pb2.FieldValue(list_value=filter_pb2.StringList(values=value))
+
+
+def fields_from(fields: Mapping[str, filter_pb2.FieldValue]) -> Fields:
+    return {name: value_from(value, name) for name, value in fields.items()}
+
+
+def fields_to(fields: Fields) -> dict[str, filter_pb2.FieldValue]:
+    return {name: _value_to(value) for name, value in fields.items()}
+
+
+def schema_from(
+    schemas: Iterable[collection_service_pb2.FieldSchema],
+) -> dict[str, FieldType]:
+    """Read declared fields."""
+    fields: dict[str, FieldType] = {}
+    for index, schema in enumerate(schemas):
+        where = f"collection.fields[{index}]"
+        if schema.type not in _FIELD_TYPES:
+            raise InvalidArgument(
+                "PARAMETER_OUT_OF_RANGE", f"field {schema.name!r} needs a type", field=where
+            )
+        if schema.name in fields:
+            raise InvalidArgument(
+                "PARAMETER_OUT_OF_RANGE", f"field {schema.name!r} is declared twice", field=where
+            )
+        fields[schema.name] = _FIELD_TYPES[schema.type]
+    return fields
+
+
+def schema_to(
+    fields: Mapping[str, FieldType], indexed: Container[str], full_text: Container[str]
+) -> list[collection_service_pb2.FieldSchema]:
+    return [
+        collection_service_pb2.FieldSchema(
+            name=name,
+            type=_FIELD_TYPES_TO_WIRE[field_type],
+            indexed=name in indexed,
+            full_text=name in full_text,
+        )
+        for name, field_type in fields.items()
+    ]
+
+
+def consistency_from(message: search_service_pb2.Consistency, where: str) -> Consistency | None:
+    """Read how fresh a read is to be; None where it is not said."""
+    if message == search_service_pb2.CONSISTENCY_UNSPECIFIED:
+        return None
+    if message not in _CONSISTENCIES:
+        raise InvalidArgument(
+            "PARAMETER_OUT_OF_RANGE", f"there is no consistency {message}", field=where
+        )
+    return _CONSISTENCIES[message]
+
+
+def consistency_to(consistency: Consistency) -> search_service_pb2.Consistency:
+    return _CONSISTENCIES_TO_WIRE[consistency]
+
+
+def vector_to(vector: FloatArray) -> content_pb2.Vector:
+    return content_pb2.Vector(
+        data=vector.astype("<f4", copy=False).tobytes(),
+        element_type=content_pb2.ELEMENT_TYPE_FLOAT32,
+        dimensions=len(vector),
+    )
+
+
+def model_from(version: content_pb2.ModelVersion) -> ModelRef | None:
+    if not version.model and not version.fingerprint:
+        return None
+    return ModelRef(version.model, version.revision, version.fingerprint)
+
+
+def model_to(model: ModelRef) -> content_pb2.ModelVersion:
+    return content_pb2.ModelVersion(
+        model=model.model, revision=model.revision, fingerprint=model.fingerprint
+    )
+
+
+def whole_content_from(content: content_pb2.Content, where: str) -> Content:
+    """Read a text or a picture that is to be stored, and therefore whole."""
+    if content.image.HasField("crop"):
+        raise InvalidArgument(
+            "CROP_INVALID",
+            "pictures are stored as a whole; send the part as a picture, or crop in queries",
+            field=f"{where}.image.crop",
+        )
+    return content_from(content, where)
+
+
+def content_from(content: content_pb2.Content, where: str) -> Content:
+    """Read a text or an image."""
+    match content.WhichOneof("kind"):
+        case "text":
+            if not content.text.strip():
+                raise InvalidArgument(
+                    "TEXT_EMPTY", "the text is empty or blank", field=f"{where}.text"
+                )
+            return Content(Kind.TEXT, content.text.encode())
+        case "image":
+            return _image_from(content.image, f"{where}.image")
+        case _:
+            raise InvalidArgument("CONTENT_MISSING", "set a text or an image", field=where)
+
+
+def _image_from(image: content_pb2.Image, where: str) -> Content:
+    crop = None
+    if image.HasField("crop"):
+        box = image.crop
+        crop = Crop(box.left, box.top, box.right, box.bottom)
+    if image.uri:
+        return Content(Kind.IMAGE, b"", crop, image.uri)
+    if not image.data:
+        source = image.WhichOneof("source") or "data"
+        raise InvalidArgument(
+            "IMAGE_EMPTY", "the image has neither bytes nor a URI", field=f"{where}.{source}"
+        )
+    return Content(Kind.IMAGE, image.data, crop)
+
+
+def vector_from(vector: content_pb2.Vector, where: str) -> FloatArray:
+    """Read a vector's elements; what they must be is for the use case to check."""
+    known = (content_pb2.ELEMENT_TYPE_UNSPECIFIED, content_pb2.ELEMENT_TYPE_FLOAT32)
+    if vector.element_type not in known:
+        raise InvalidArgument("VECTOR_INVALID", "element_type must be FLOAT32", field=where)
+    if len(vector.data) != 4 * vector.dimensions:
+        raise InvalidArgument(
+            "VECTOR_INVALID",
+            f"{len(vector.data)} bytes are not {vector.dimensions} dimensions of 4 bytes each",
+            field=where,
+        )
+    return np.frombuffer(vector.data, dtype="<f4").astype(np.float32, copy=False)

@@ -1,0 +1,274 @@
+"""ItemService: convert messages, call the use case, convert the answer. Streams of batches, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from search_server.api import common_messages, item_messages
+from search_server.api.limits import check_count
+from search_server.api.page_tokens import PageTokens, page_size
+from search_server.collections.catalog import Collections
+from search_server.embedders.pool import EmbedderPool
+from search_server.items.reader import Reader
+from search_server.items.write_stream import Ack, Advice, Batch, IngestStream, StreamLimits
+from search_server.items.writer import Ingest
+from search_server.milvus import filters
+from search_server.types.items import Outcome
+from sentinel.search.v1 import item_service_pb2 as pb
+from sentinel.search.v1 import item_service_pb2_grpc as pb_grpc
+from sentinel_core.calls import note_items
+from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import InvalidArgument, Unavailable
+from sentinel_core.streams import next_or_stop
+from sentinel_store.milvus import schema
+
+_MAX_IDS = 1_000
+_DEFAULT_PAGE = 100
+_MAX_PAGE = 1_000
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ItemService(pb_grpc.ItemServiceServicer):
+    """Writes, reads and deletes items."""
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        collections: Collections,
+        reader: Reader,
+        streams: IngestCalls,
+        tokens: PageTokens,
+        *,
+        read_timeout_s: float,
+        write_timeout_s: float,
+        max_items: int,
+    ) -> None:
+        self._ingest = ingest
+        self._collections = collections
+        self._reader = reader
+        self._streams = streams
+        self._tokens = tokens
+        self._read_timeout_s = read_timeout_s
+        self._write_timeout_s = write_timeout_s
+        self._max_items = max_items
+
+    async def UpsertItems(
+        self, request: pb.UpsertItemsRequest, context: Context
+    ) -> pb.UpsertItemsResponse:
+        check_count(len(request.items), self._max_items, "items")
+        deadline = Deadline.after(context.time_remaining(), default_s=self._write_timeout_s)
+        info = await self._collections.get(request.collection, deadline)
+        items = [item_messages.item_from(item, place) for place, item in enumerate(request.items)]
+        outcomes = await self._ingest.upsert(info, items, deadline)
+        return pb.UpsertItemsResponse(
+            results=[item_messages.item_result_to(outcome) for outcome in outcomes]
+        )
+
+    async def IngestItems(
+        self, request_iterator: AsyncIterator[pb.IngestItemsRequest], context: Context
+    ) -> AsyncIterator[pb.IngestItemsResponse]:
+        async for response in self._streams.serve(request_iterator, context):
+            yield response
+
+    async def GetItems(self, request: pb.GetItemsRequest, context: Context) -> pb.GetItemsResponse:
+        check_count(len(request.ids), _MAX_IDS, "ids")
+        deadline = Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
+        info = await self._collections.get(request.collection, deadline)
+        found = await self._ingest.get(
+            info,
+            request.ids,
+            deadline,
+            output_fields=request.output_fields,
+            include_vectors=request.include_vectors,
+            include_thumbnails=request.include_thumbnails,
+        )
+        there = {item.row.id for item in found}
+        missing = [item_id for item_id in dict.fromkeys(request.ids) if item_id not in there]
+        return pb.GetItemsResponse(
+            items=[item_messages.item_to(item) for item in found], missing_ids=missing
+        )
+
+    async def ListItems(
+        self, request: pb.ListItemsRequest, context: Context
+    ) -> pb.ListItemsResponse:
+        size = page_size(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
+        identity = _list_identity(request)
+        last_id = self._tokens.read(request.page_token, identity).decode()
+        deadline = Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
+        info = await self._collections.get(request.collection, deadline)
+        wanted = common_messages.filter_from(request.filter) if request.HasField("filter") else None
+        items, more = await self._reader.page(
+            info,
+            filters.compile_filter(wanted, info.fields),
+            last_id=last_id,
+            size=size,
+            deadline=deadline,
+            output_fields=request.output_fields,
+            include_vectors=request.include_vectors,
+            include_thumbnails=request.include_thumbnails,
+        )
+        note_items(len(items))
+        response = pb.ListItemsResponse(items=[item_messages.item_to(item) for item in items])
+        if more:
+            response.next_page_token = self._tokens.make(items[-1].row.id.encode(), identity)
+        return response
+
+    async def DownloadImage(
+        self, request: pb.DownloadImageRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadImageResponse]:
+        deadline = Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
+        info = await self._collections.get(request.collection, deadline)
+        async for chunk in self._reader.image(info, request.id, deadline):
+            yield pb.DownloadImageResponse(
+                data=chunk.data, media_type=chunk.media_type, total_bytes=chunk.total_bytes
+            )
+
+    async def DeleteItems(
+        self, request: pb.DeleteItemsRequest, context: Context
+    ) -> pb.DeleteItemsResponse:
+        deadline = Deadline.after(context.time_remaining(), default_s=self._write_timeout_s)
+        info = await self._collections.get(request.collection, deadline)
+        match request.WhichOneof("selector"):
+            case "ids":
+                check_count(len(request.ids.ids), _MAX_IDS, "ids")
+                expression = schema.with_ids(request.ids.ids)
+            case "filter":
+                expression = filters.compile_filter(
+                    common_messages.filter_from(request.filter), info.fields
+                )
+            case _:
+                raise InvalidArgument(
+                    "BATCH_EMPTY", "say what to delete: ids or a filter", field="selector"
+                )
+        count = await self._ingest.delete(info, expression, deadline, dry_run=request.dry_run)
+        return pb.DeleteItemsResponse(deleted_count=count)
+
+
+def _list_identity(request: pb.ListItemsRequest) -> bytes:
+    """Return what a page token of this request belongs to: all that chooses and shapes its items.
+
+    How many stand on a page may change from one to the next.
+    """
+    same = pb.ListItemsRequest()
+    same.CopyFrom(request)
+    same.ClearField("page_token")
+    same.ClearField("page_size")
+    return b"ListItems" + same.SerializeToString(deterministic=True)
+
+
+class IngestCalls:
+    """Serves the streams.
+
+    Attributes:
+        draining: Set it to let streams end after what they have read.
+    """
+
+    def __init__(
+        self, ingest: Ingest, collections: Collections, pool: EmbedderPool, limits: StreamLimits
+    ) -> None:
+        self._ingest = ingest
+        self._collections = collections
+        self._pool = pool
+        self._limits = limits
+        self.draining = asyncio.Event()
+
+    async def serve(
+        self, messages: AsyncIterator[pb.IngestItemsRequest], context: Context
+    ) -> AsyncIterator[pb.IngestItemsResponse]:
+        """Answer one stream."""
+        collection = await self._start(messages)
+        stream = IngestStream(
+            self._ingest,
+            self._collections,
+            self._pool,
+            self._limits,
+            collection=collection,
+            draining=self.draining,
+            time_left=context.time_remaining,
+        )
+        summary = pb.IngestSummary()
+        async with aclosing(stream.run(self._batches(messages))) as events:
+            async for event in events:
+                if isinstance(event, Advice):
+                    yield pb.IngestItemsResponse(advice=_advice_to(event))
+                    continue
+                ack = _ack_to(event)
+                summary.stored_count += ack.stored_count
+                summary.unchanged_count += ack.unchanged_count
+                summary.failed_count += len(ack.failures)
+                note_items(summary.stored_count + summary.unchanged_count + summary.failed_count)
+                yield pb.IngestItemsResponse(ack=ack)
+        yield pb.IngestItemsResponse(summary=summary)
+
+    async def _start(self, messages: AsyncIterator[pb.IngestItemsRequest]) -> str:
+        stop = asyncio.ensure_future(self.draining.wait())
+        try:
+            read = await next_or_stop(messages, stop)
+        finally:
+            stop.cancel()
+        if read is None and self.draining.is_set():
+            raise Unavailable("DRAINING", "this process is shutting down; retry on another one")
+        if read is None or read[0].WhichOneof("message") != "start":
+            raise _out_of_order("a stream begins with `start`")
+        return read[0].start.collection
+
+    async def _batches(
+        self, messages: AsyncIterator[pb.IngestItemsRequest]
+    ) -> AsyncIterator[Batch]:
+        last: int | None = None
+        async for message in messages:
+            if message.WhichOneof("message") != "batch":
+                raise _out_of_order("after `start` a stream has batches only")
+            batch = message.batch
+            if last is not None and batch.sequence <= last:
+                raise _out_of_order(
+                    f"batch {batch.sequence} came after batch {last}; sequence numbers rise"
+                )
+            last = batch.sequence
+            _check_count(len(batch.items), self._limits.max_items)
+            items = [item_messages.item_from(item, place) for place, item in enumerate(batch.items)]
+            yield Batch(batch.sequence, items, batch.ByteSize())
+
+
+def _check_count(count: int, most: int) -> None:
+    if count == 0:
+        raise InvalidArgument("BATCH_EMPTY", "a batch has items", field="batch.items")
+    if count > most:
+        raise InvalidArgument(
+            "BATCH_TOO_LARGE",
+            f"{count} items in one batch, at most {most}; split it",
+            field="batch.items",
+            limit=most,
+        )
+
+
+def _out_of_order(message: str) -> InvalidArgument:
+    return InvalidArgument("STREAM_INVALID", message, field="message")
+
+
+def _advice_to(advice: Advice) -> pb.IngestAdvice:
+    return pb.IngestAdvice(
+        suggested_batch_size=advice.batch_items,
+        suggested_batches_in_flight=advice.batches_in_flight,
+        draining=advice.draining,
+    )
+
+
+def _ack_to(ack: Ack) -> pb.IngestAck:
+    message = pb.IngestAck(sequence=ack.sequence)
+    for place, outcome in enumerate(ack.outcomes):
+        match outcome.outcome:
+            case Outcome.STORED:
+                message.stored_count += 1
+            case Outcome.UNCHANGED:
+                message.unchanged_count += 1
+            case Outcome.FAILED:
+                message.failures.append(item_messages.item_result_to(outcome))
+                message.failure_places.append(place)
+    return message

@@ -1,0 +1,1 @@
+"""Create, name, delete and reindex collections."""

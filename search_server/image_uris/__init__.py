@@ -1,0 +1,1 @@
+"""Fetch images that requests name by URI."""

@@ -1,0 +1,1 @@
+"""Present the stored images of hits and items."""

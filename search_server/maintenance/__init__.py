@@ -1,0 +1,1 @@
+"""Clean up what nobody uses any more."""

@@ -1,0 +1,1 @@
+"""Search in Milvus: vectors, words, filters, aliases."""

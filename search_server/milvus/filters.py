@@ -1,0 +1,166 @@
+"""Typed filters to Milvus expressions; checks of field names and values against a collection.
+
+Every declared scalar field has a Milvus column, and an absent value is stored there as a
+marker that no caller may use (columns.py). Milvus versions disagree about null, about missing
+JSON keys under `not`, about how LIKE is escaped and about `exists`; they agree on `==`, `!=`,
+`<`, `in`, `and`, `or` over plain columns. So expressions are made of nothing else: negation is
+pushed down to the comparisons, and a prefix is a range of code points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
+from sentinel_core.errors import InvalidArgument
+from sentinel_store.milvus import schema
+from sentinel_store.milvus.schema import _literal, _literals
+from sentinel_store.values import FieldType, FieldValue
+
+MAX_COMPARISONS = 1_000
+
+_ORDERED = {Operator.LESS, Operator.LESS_OR_EQUAL, Operator.GREATER, Operator.GREATER_OR_EQUAL}
+_EQUALITY = {Operator.EQUAL, Operator.NOT_EQUAL, Operator.IN, Operator.NOT_IN}
+OPERATORS_OF: dict[FieldType, set[Operator]] = {
+    FieldType.STRING: _EQUALITY | _ORDERED | {Operator.PREFIX, Operator.EXISTS},
+    FieldType.INT64: _EQUALITY | _ORDERED | {Operator.EXISTS},
+    FieldType.DOUBLE: _EQUALITY | _ORDERED | {Operator.EXISTS},
+    FieldType.BOOL: {Operator.EQUAL, Operator.NOT_EQUAL, Operator.EXISTS},
+    FieldType.STRING_LIST: {Operator.LIST_CONTAINS, Operator.EXISTS},
+}
+_OPPOSITES = {
+    Operator.EQUAL: Operator.NOT_EQUAL,
+    Operator.LESS: Operator.GREATER_OR_EQUAL,
+    Operator.LESS_OR_EQUAL: Operator.GREATER,
+    Operator.GREATER: Operator.LESS_OR_EQUAL,
+    Operator.GREATER_OR_EQUAL: Operator.LESS,
+    Operator.IN: Operator.NOT_IN,
+}
+_OPPOSITES |= {theirs: ours for ours, theirs in _OPPOSITES.items()}
+
+_LAST_CHAR = chr(0x10FFFF)
+_BEFORE_SURROGATES, _AFTER_SURROGATES = chr(0xD7FF), chr(0xE000)
+
+
+def compile_filter(filter_: Filter | None, fields: Mapping[str, FieldType]) -> str:
+    """Return the Milvus expression of `filter_`; empty for None.
+
+    Raises:
+        InvalidArgument: It names a field that is not declared, compares one with an operator or
+            a value its type does not have, or is too large.
+    """
+    if filter_ is None:
+        return ""
+    if _size(filter_) > MAX_COMPARISONS:
+        raise InvalidArgument(
+            "FILTER_INVALID",
+            f"the filter compares more than {MAX_COMPARISONS} values",
+            field="filter",
+            limit=MAX_COMPARISONS,
+        )
+    return _compile(filter_, fields, negated=False)
+
+
+def _size(filter_: Filter) -> int:
+    if isinstance(filter_, Comparison):
+        return max(1, len(filter_.values))
+    return sum(_size(inner) for inner in filter_.filters)
+
+
+def _compile(filter_: Filter, fields: Mapping[str, FieldType], *, negated: bool) -> str:
+    if isinstance(filter_, Group):
+        # De Morgan: none of (a, b) is (not a) and (not b); not all of them, (not a) or (not b).
+        none = filter_.junction is Junction.NONE
+        inner_negated = negated != none
+        joined_by_and = (filter_.junction is Junction.ALL or none) != negated
+        word = " and " if joined_by_and else " or "
+        parts = (_compile(inner, fields, negated=inner_negated) for inner in filter_.filters)
+        return f"({word.join(parts)})"
+    values = _checked_values(filter_, fields)
+    return _comparison(filter_, values, fields, negated=negated)
+
+
+def _checked_values(comparison: Comparison, fields: Mapping[str, FieldType]) -> list[FieldValue]:
+    name, operator = comparison.field, comparison.operator
+    field_type = schema.type_of(name, fields, "filter")
+    if operator not in OPERATORS_OF[field_type]:
+        raise InvalidArgument(
+            "FIELD_TYPE",
+            f"field {name!r} is a {field_type}, which has no operator {operator}",
+            field="filter",
+            name=name,
+        )
+    wanted = {Operator.EXISTS: 0, Operator.IN: None, Operator.NOT_IN: None}.get(operator, 1)
+    count = len(comparison.values)
+    if count != wanted and (wanted is not None or count == 0):
+        takes = "at least one value" if wanted is None else f"{wanted} value(s)"
+        raise InvalidArgument(
+            "FILTER_INVALID", f"{operator} on {name!r} takes {takes}, not {count}", field="filter"
+        )
+    element_type = FieldType.STRING if field_type is FieldType.STRING_LIST else field_type
+    return [schema.checked(value, element_type, name) for value in comparison.values]
+
+
+def _comparison(
+    comparison: Comparison,
+    values: Sequence[FieldValue],
+    fields: Mapping[str, FieldType],
+    *,
+    negated: bool,
+) -> str:
+    field_type = fields[comparison.field]
+    if field_type is FieldType.STRING_LIST:
+        return _list_comparison(comparison, values, negated=negated)
+    column, operator = schema.column_of(comparison.field), comparison.operator
+    marker = _literal(schema.absent_marker(field_type))
+    absent, present = f"{column} == {marker}", f"{column} != {marker}"
+    if operator is Operator.EXISTS or (operator is Operator.PREFIX and not values[0]):
+        return absent if negated else present
+    stored = [schema.to_column(value, field_type) for value in values]
+    if operator is Operator.PREFIX:
+        matching = _prefix(column, str(stored[0]), negated=negated)
+    else:
+        operator = _OPPOSITES[operator] if negated else operator
+        matching = _plain(column, operator, stored)
+    # An absent field matches NOT_EQUAL and NOT_IN, and the negation of everything else.
+    if (comparison.operator in (Operator.NOT_EQUAL, Operator.NOT_IN)) != negated:
+        return f"({absent} or {matching})"
+    return f"({present} and {matching})"
+
+
+def _list_comparison(comparison: Comparison, values: Sequence[FieldValue], *, negated: bool) -> str:
+    """Lists have no column of their own: they are looked for in the JSON of all fields."""
+    path = f'fields["{comparison.field}"]'  # declared, hence an identifier
+    if comparison.operator is Operator.EXISTS:
+        return f"(not (exists {path}))" if negated else f"(exists {path})"
+    contains = f"(json_contains({path}, {_literal(values[0])}))"
+    if negated:
+        return f"((not (exists {path})) or (not {contains}))"
+    return f"((exists {path}) and {contains})"
+
+
+def _plain(column: str, operator: Operator, values: Sequence[FieldValue]) -> str:
+    if operator is Operator.IN:
+        return f"{column} in {_literals(values)}"
+    if operator is Operator.NOT_IN:
+        return f"{column} not in {_literals(values)}"
+    return f"{column} {operator} {_literal(values[0])}"
+
+
+def _prefix(column: str, prefix: str, *, negated: bool) -> str:
+    end = _successor(prefix)
+    if negated:
+        above = f" or {column} >= {_literal(end)}" if end else ""
+        return f"({column} < {_literal(prefix)}{above})"
+    below = f" and {column} < {_literal(end)}" if end else ""
+    return f"({column} >= {_literal(prefix)}{below})"
+
+
+def _successor(prefix: str) -> str:
+    """Return the least string greater than all that begin with `prefix`; empty if there is none."""
+    head = prefix.rstrip(_LAST_CHAR)
+    if not head:
+        return ""
+    last = head[-1]
+    after = _AFTER_SURROGATES if last == _BEFORE_SURROGATES else chr(ord(last) + 1)
+    return head[:-1] + after

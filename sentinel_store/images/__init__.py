@@ -1,0 +1,1 @@
+"""Image bytes and thumbnails in an object store."""

@@ -1,0 +1,84 @@
+"""Rows as Parquet: the layout of a collection, and nothing lost on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pymilvus import DataType, MilvusClient
+
+from bulk_indexer import row_files
+from bulk_indexer.plan import Run
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.items import Row
+from sentinel_store.values import Fields
+from tests.bulk_indexer.conftest import deadline, open_store
+
+# How each Milvus type is written; a new one in the schema has to be decided here.
+_AS_PARQUET = {
+    DataType.VARCHAR: "string",
+    DataType.JSON: "string",
+    DataType.FLOAT_VECTOR: "list<element: float>",
+    DataType.INT64: "int64",
+    DataType.INT8: "int8",
+    DataType.DOUBLE: "double",
+}
+
+
+def make_rows(info: CollectionInfo, *all_fields: Fields) -> list[Row]:
+    vectors = np.random.default_rng(3).standard_normal((len(all_fields), info.dimensions))
+    return [
+        Row(f"id-{n}", f"{n:064x}", f"{n:064d}", "ein Töxt \N{DOG}" if n else "", fields, vector)
+        for n, (fields, vector) in enumerate(zip(all_fields, vectors.astype("f4"), strict=True))
+    ]
+
+
+FIELDS: list[Fields] = [
+    {},
+    {"path": "/a/ü.jpg", "year": -5, "ratio": 2.0, "public": True, "tags": ["x", "ÿ"]},
+    {"public": False, "ratio": 1e300, "year": 2**62},
+]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_rows_come_back_as_they_were(run: Run, count: int) -> None:
+    written = make_rows(run.info, *FIELDS[:count])
+    read = row_files.decode(row_files.encode(written, run.info))
+    assert len(read) == count
+    for there, here in zip(read, written, strict=True):
+        assert there.vector is not None
+        assert here.vector is not None
+        assert there.vector.tobytes() == here.vector.tobytes()
+        for name in ("id", "digest", "image", "text", "fields"):
+            assert getattr(there, name) == getattr(here, name)
+
+
+def test_a_large_file_is_written_in_groups(run: Run, tmp_path: Path) -> None:
+    rows = make_rows(run.info, *([{}] * 3)) * 3000
+    with (tmp_path / "f").open("wb") as file:
+        assert row_files.write(file, iter(rows), run.info) == 9000
+    assert pq.ParquetFile(tmp_path / "f").num_row_groups == 2
+
+
+@pytest.mark.parametrize("full_text", [(), ("path", "file_name")])
+async def test_the_columns_are_those_of_the_collection_in_milvus(
+    run: Run, tmp_path: Path, full_text: tuple[str, ...]
+) -> None:
+    uri = str(tmp_path / "milvus.db")
+    info = replace(run.info, full_text=full_text)
+    async with open_store(uri) as store:
+        await store.create_collection(info, deadline())
+    client = MilvusClient(uri)
+    described = client.describe_collection("photos")["fields"]
+    client.close()
+    in_milvus = {
+        field["name"]: _AS_PARQUET[field["type"]]
+        for field in described
+        if not field.get("is_function_output")
+    }
+    (tmp_path / "f").write_bytes(row_files.encode(make_rows(info, *FIELDS), info))
+    schema = pq.ParquetFile(tmp_path / "f").schema_arrow
+    assert {column.name: str(column.type) for column in schema} == in_milvus

@@ -1,0 +1,346 @@
+"""The engine without a network: admission, order, isolation, timings."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from embedder_server.engine.engine import Engine
+from embedder_server.engine.metrics import EmbedderMetrics
+from embedder_server.engine.requests import Content, EmbedOptions, EmbedOutcome, ImageFile
+from embedder_server.settings import EmbedderSettings
+from embedder_server.types import ModelLoadError, Priority
+from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    ResourceExhausted,
+    SentinelError,
+    Unavailable,
+)
+from tests.embedder_server.calls import until_busy
+from tests.embedder_server.pictures import encode, flat, noise
+from tests.fakes.fake_model import FakeModel
+
+DEFAULT = EmbedOptions()
+BULK = EmbedOptions(priority=Priority.BULK)
+
+
+@pytest.fixture
+async def make_engine(
+    model: FakeModel, make_settings: Callable[..., EmbedderSettings]
+) -> AsyncIterator[Callable[..., Any]]:
+    engines: list[Engine] = []
+
+    async def make(**changes: Any) -> Engine:
+        metrics = EmbedderMetrics(CollectorRegistry())
+        engine = Engine(model, make_settings(**changes), metrics, on_failure=pytest.fail)
+        engines.append(engine)
+        await engine.start()
+        model.batches.clear()
+        return engine
+
+    yield make
+    model.does.gate.set()
+    for engine in engines:
+        await engine.close()
+
+
+@pytest.fixture
+async def engine(make_engine: Callable[..., Any]) -> Engine:
+    made: Engine = await make_engine()
+    return made
+
+
+async def embed(
+    engine: Engine,
+    *contents: Content | bytes,
+    options: EmbedOptions = DEFAULT,
+    seconds: float = 30,
+) -> EmbedOutcome:
+    wrapped = [ImageFile(one) if isinstance(one, bytes) else one for one in contents]
+    return await engine.embed(wrapped, options, Deadline.after(seconds, default_s=60))
+
+
+def outcomes(outcome: EmbedOutcome) -> list[str]:
+    return [
+        result.outcome.reason if isinstance(result.outcome, SentinelError) else "ok"
+        for result in outcome.results
+    ]
+
+
+async def test_mixed_contents_keep_their_order_and_their_errors(engine: Engine) -> None:
+    outcome = await embed(
+        engine,
+        "red",
+        encode(flat("red"), "JPEG"),
+        " ",
+        b"%PDF",
+        InvalidArgument("CONTENT_MISSING", "nothing"),
+        encode(flat("blue"), "PNG"),
+        "blue",
+    )
+    assert outcomes(outcome) == [
+        "ok", "ok", "TEXT_EMPTY", "IMAGE_FORMAT_UNSUPPORTED", "CONTENT_MISSING", "ok", "ok",
+    ]  # fmt: skip
+    red, red_image, *_, blue_image, blue = (result.outcome for result in outcome.results)
+    assert np.dot(red, red_image) > 0.9 > abs(np.dot(red, blue_image))
+    assert np.dot(blue, blue_image) > 0.9
+
+
+async def test_text_facts(engine: Engine) -> None:
+    outcome = await embed(engine, "two words", "long " * 40)
+    first, second = outcome.results
+    assert (first.token_count, first.truncated) == (2, False)
+    assert (second.token_count, second.truncated) == (40, True)
+
+
+async def test_long_text_is_refused_if_it_may_not_be_cut(engine: Engine) -> None:
+    outcome = await embed(engine, "long " * 40, "short", options=EmbedOptions(truncate=False))
+    assert outcomes(outcome) == ["TEXT_TOO_LONG", "ok"]
+    error = outcome.results[0].outcome
+    assert isinstance(error, InvalidArgument)
+    assert error.metadata == {"limit": "32"}
+
+
+async def test_image_facts_and_thumbnail(engine: Engine) -> None:
+    data = encode(noise((120, 60)), "PNG")
+    plain = (await embed(engine, data)).results[0]
+    outcome = await embed(engine, data, options=EmbedOptions(thumbnail_side=16))
+    facts = outcome.results[0].image
+    assert facts is not None
+    assert (facts.width, facts.height, facts.media_type) == (120, 60, "image/png")
+    assert facts.thumbnail.startswith(b"RIFF")
+    assert plain.image is not None
+    assert plain.image.thumbnail == b""
+    # The thumbnail changes nothing about the vector.
+    assert np.array_equal(plain.outcome, outcome.results[0].outcome)
+
+
+async def embed_behind_one(engine: Engine, model: FakeModel, count: int) -> list[EmbedOutcome]:
+    """Embed `count` texts of as many callers, all queued while the device is at another one."""
+    model.does.gate.clear()
+    first = asyncio.create_task(embed(engine, "first"))
+    await until_busy(model)
+    others = [asyncio.create_task(embed(engine, f"text {n}")) for n in range(count)]
+    await asyncio.sleep(0.05)
+    model.does.gate.set()
+    await first
+    return await asyncio.gather(*others)
+
+
+async def test_contents_of_many_callers_share_batches(engine: Engine, model: FakeModel) -> None:
+    others = await embed_behind_one(engine, model, 10)
+    assert {other.timings.batch_size for other in others} == {10}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({"device": "cpu"}, [1, 20, 16, 4]),
+        ({"device": "cuda:0"}, [1, 32, 8]),
+        ({"device": "cpu", "text_batch_items": 15}, [1, 15, 15, 10]),
+        ({"device": "cuda:0", "text_batch_items": 15}, [1, 15, 15, 10]),
+    ],
+)
+async def test_on_a_cpu_a_large_batch_of_texts_leaves_as_many_waiting(
+    make_engine: Callable[..., Any], model: FakeModel, settings: dict[str, Any], sizes: list[int]
+) -> None:
+    await embed_behind_one(await make_engine(**settings), model, 40)
+    assert [len(batch.contents) for batch in model.batches] == sizes
+
+
+async def test_interactive_text_overtakes_bulk_images(engine: Engine, model: FakeModel) -> None:
+    model.does.gate.clear()
+    images = [encode(noise((20, 20), seed), "PNG") for seed in range(40)]
+    bulk = asyncio.create_task(embed(engine, *images, options=BULK))
+    await until_busy(model)
+    text = asyncio.create_task(embed(engine, "urgent"))
+    await asyncio.sleep(0.05)
+    model.does.gate.set()
+    await text
+    assert not bulk.done()
+    await bulk
+    assert [batch.modality for batch in model.batches].index("text") == 1
+
+
+async def test_a_full_queue_refuses_whole_requests(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    engine = await make_engine(max_queue_items=4, max_contents_per_request=4)
+    model.does.gate.clear()
+    held = asyncio.create_task(embed(engine, "a", "b", "c"))
+    await until_busy(model)
+    with pytest.raises(ResourceExhausted) as caught:
+        await embed(engine, "d", "e")
+    assert caught.value.reason == "QUEUE_FULL"
+    assert caught.value.retry_after_s is not None
+    fits = asyncio.create_task(embed(engine, "f"))
+    await asyncio.sleep(0.01)
+    model.does.gate.set()
+    assert outcomes(await held) == ["ok"] * 3
+    assert outcomes(await fits) == ["ok"]
+
+
+@pytest.mark.parametrize("stage", ["queue", "inference"])
+async def test_out_of_time_names_the_stage(
+    engine: Engine, model: FakeModel, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In place of 5 ms, which a busy machine may be late by.
+    monkeypatch.setattr("embedder_server.engine.engine._ANSWER_MARGIN_S", 0.5)
+    model.does.gate.clear()
+    held = None
+    if stage == "queue":
+        held = asyncio.create_task(embed(engine, "first"))
+        await until_busy(model)
+    start = time.perf_counter()
+    with pytest.raises(DeadlineExceeded) as caught:
+        await embed(engine, "late", seconds=1.0)
+    assert 0.4 < time.perf_counter() - start < 1.0  # in time for the answer to arrive
+    assert (caught.value.reason, caught.value.metadata) == ("OUT_OF_TIME", {"stage": stage})
+    model.does.gate.set()
+    if held is not None:
+        await held
+        assert outcomes(await embed(engine, "next")) == ["ok"]
+        assert ("late",) not in [batch.contents for batch in model.batches]
+
+
+async def test_a_cancelled_request_frees_its_place_and_costs_nothing(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    engine = await make_engine(max_queue_items=3, max_contents_per_request=3)
+    model.does.gate.clear()
+    held = asyncio.create_task(embed(engine, "first"))
+    await until_busy(model)
+    gone = asyncio.create_task(embed(engine, "gone", "gone too"))
+    await asyncio.sleep(0.02)
+    gone.cancel()
+    await asyncio.wait({gone})
+    assert gone.cancelled()
+    again = asyncio.create_task(embed(engine, "again", "and again"))
+    await asyncio.sleep(0.02)
+    model.does.gate.set()
+    await asyncio.gather(held, again)
+    assert [batch.contents for batch in model.batches] == [("first",), ("again", "and again")]
+
+
+async def test_decoded_images_wait_in_bounded_number(engine: Engine, model: FakeModel) -> None:
+    prepared = 0
+    preprocess = model.preprocess
+
+    def counting(image: Any) -> Any:
+        nonlocal prepared
+        prepared += 1
+        if prepared > 2 + 8:  # more than the batch on the device: prepared meanwhile
+            ahead.set()
+        return preprocess(image)
+
+    ahead = threading.Event()
+    model.preprocess = counting  # type: ignore[method-assign]
+    model.does.gate.clear()
+    data = encode(flat(), "PNG")
+    task = asyncio.create_task(embed(engine, *[data] * 200, options=BULK))
+    assert await asyncio.to_thread(ahead.wait, 20)
+    await asyncio.sleep(0.3)
+    assert prepared <= 2 + 3 * 8
+    model.does.gate.set()
+    assert outcomes(await task) == ["ok"] * 200
+
+
+async def test_timings(engine: Engine, model: FakeModel) -> None:
+    model.does.seconds_per_batch = 0.02
+    timings = (await embed(engine, "red", encode(flat(), "PNG"))).timings
+    assert 0.02 <= timings.inference < timings.total
+    assert timings.decode > 0
+    assert timings.preprocess > 0
+    assert timings.batch_size == 1
+
+
+async def test_a_fault_in_preprocessing_fails_one_item_only(
+    engine: Engine, model: FakeModel
+) -> None:
+    tokenize = model.tokenize
+
+    def faulty(text: str) -> Any:
+        if text == "bad":
+            raise RuntimeError("secret")
+        return tokenize(text)
+
+    model.tokenize = faulty  # type: ignore[method-assign]
+    outcome = await embed(engine, "good", "bad", "fine")
+    assert outcomes(outcome) == ["ok", "INTERNAL", "ok"]
+    assert "secret" not in str(outcome.results[1].outcome)
+
+
+async def test_a_closed_engine_refuses(engine: Engine, model: FakeModel) -> None:
+    await engine.close()
+    assert model.closed
+    with pytest.raises(Unavailable):
+        await embed(engine, "late")
+
+
+async def test_a_device_without_memory_for_one_content_does_not_start(
+    model: FakeModel, settings: EmbedderSettings
+) -> None:
+    model.does.error = RuntimeError("CUDA out of memory")
+    engine = Engine(model, settings, EmbedderMetrics(CollectorRegistry()), on_failure=pytest.fail)
+    with pytest.raises(ModelLoadError, match="does not fit into the memory of cpu"):
+        await engine.start()
+    await engine.close()
+
+
+async def test_the_warm_up_goes_from_one_content_to_the_largest_batch(
+    model: FakeModel, make_settings: Callable[..., EmbedderSettings]
+) -> None:
+    settings = make_settings(text_batch_items=32, image_batch_items=4)
+    engine = Engine(model, settings, EmbedderMetrics(CollectorRegistry()), on_failure=pytest.fail)
+    await engine.start()
+    sizes = [(batch.modality, len(batch.contents)) for batch in model.batches]
+    assert sorted(sizes) == [("image", 1), ("image", 4), ("text", 1), ("text", 8), ("text", 32)]
+    assert [size for _, size in sizes] == sorted(size for _, size in sizes)
+    await engine.close()
+
+
+def spied(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of texts that `model` is given to tokenize from now on."""
+    seen: list[str] = []
+    tokenize = model.tokenize
+
+    def spy(text: str) -> Any:
+        seen.append(text)
+        return tokenize(text)
+
+    monkeypatch.setattr(model, "tokenize", spy)
+    return seen
+
+
+async def test_what_is_too_late_is_refused_before_admission(
+    make_engine: Callable[..., Any], model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await make_engine(max_queue_items=1, max_contents_per_request=1)
+    tokenized = spied(model, monkeypatch)
+    for texts in (["late"], ["late", "and", "more than fit"]):
+        with pytest.raises(DeadlineExceeded) as caught:
+            await embed(engine, *texts, seconds=0.004)
+        assert caught.value.metadata == {"stage": "admission"}
+    assert tokenized == []
+    assert model.batches == []
+
+
+async def test_what_a_stalled_device_cannot_answer_is_refused_before_admission(
+    make_engine: Callable[..., Any], model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await make_engine(max_queue_items=1, max_contents_per_request=1)
+    tokenized = spied(model, monkeypatch)
+    engine.stalled = True
+    with pytest.raises(Unavailable) as caught:
+        await embed(engine, "two", "contents")
+    assert caught.value.reason == "DEVICE_STALLED"
+    assert tokenized == []

@@ -1,0 +1,296 @@
+"""Every odd image is read right, every bad one is refused with its reason."""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embedder_server.images.decoder import ImageDecoder
+from sentinel_core.errors import InvalidArgument
+from tests.embedder_server.pictures import encode, flat, halves, noise, png_of, rotated_jpeg
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+@pytest.fixture
+def decoder() -> ImageDecoder:
+    return ImageDecoder(max_bytes=4_000_000, max_pixels=100_000_000, model_side=32)
+
+
+def near(pixel: object, colour: tuple[int, int, int], tolerance: int = 6) -> bool:
+    assert isinstance(pixel, tuple)
+    return all(abs(a - b) <= tolerance for a, b in zip(pixel, colour, strict=True))
+
+
+def animated_gif() -> bytes:
+    frames = [flat("red"), flat("blue"), flat("lime")]
+    return encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def animated_webp() -> bytes:
+    frames = [flat("red"), flat("blue")]
+    return encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+
+
+def palette_transparent_png() -> bytes:
+    """Left half transparent black, right half opaque blue."""
+    image = Image.new("P", (40, 20), 0)
+    image.putpalette([0, 0, 0, 0, 0, 255] + [0] * 762)
+    image.paste(1, (20, 0, 40, 20))
+    return encode(image, "PNG", transparency=0)
+
+
+def half_transparent(mode: str) -> Image.Image:
+    """Left half transparent black, right half opaque."""
+    opaque = {"RGBA": (0, 0, 255, 255), "LA": (0, 255)}[mode]
+    image = Image.new(mode, (40, 20), (0,) * len(opaque))
+    image.paste(opaque, (20, 0, 40, 20))
+    return image
+
+
+def colour_key_png() -> bytes:
+    return encode(halves(), "PNG", transparency=(255, 0, 0))
+
+
+def sixteen_bit(kind: str, value: int) -> bytes:
+    return encode(Image.fromarray(np.full((20, 40), value, np.uint16)), kind)
+
+
+def wide_grey_tiff(dtype: type, low: float, high: float) -> bytes:
+    pixels = np.full((20, 40), low, dtype)
+    pixels[:, 20:] = high
+    return encode(Image.fromarray(pixels), "TIFF")
+
+
+def multi_picture_jpeg() -> bytes:
+    return encode(flat("red"), "MPO", save_all=True, append_images=[flat("blue")])
+
+
+def upright_tiff() -> bytes:
+    return encode(halves(), "TIFF", tiffinfo={274: 6})
+
+
+@pytest.mark.parametrize(
+    ("make", "media_type", "left", "right"),
+    [
+        pytest.param(lambda: encode(halves(), "JPEG"), "image/jpeg", RED, BLUE, id="jpeg"),
+        pytest.param(lambda: encode(halves(), "PNG"), "image/png", RED, BLUE, id="png"),
+        pytest.param(
+            lambda: encode(halves(), "WEBP", lossless=True), "image/webp", RED, BLUE, id="webp"
+        ),
+        pytest.param(lambda: encode(halves(), "GIF"), "image/gif", RED, BLUE, id="gif"),
+        pytest.param(lambda: encode(halves(), "BMP"), "image/bmp", RED, BLUE, id="bmp"),
+        pytest.param(lambda: encode(halves(), "TIFF"), "image/tiff", RED, BLUE, id="tiff"),
+        pytest.param(
+            lambda: encode(halves(), "TIFF", compression="tiff_lzw"),
+            "image/tiff", RED, BLUE, id="tiff lzw",
+        ),
+        pytest.param(
+            lambda: encode(halves(), "JPEG", progressive=True),
+            "image/jpeg", RED, BLUE, id="progressive jpeg",
+        ),
+        pytest.param(animated_gif, "image/gif", RED, RED, id="animated gif: first frame"),
+        pytest.param(animated_webp, "image/webp", RED, RED, id="animated webp: first frame"),
+        pytest.param(multi_picture_jpeg, "image/jpeg", RED, RED, id="phone's multi-picture jpeg"),
+        pytest.param(
+            lambda: encode(halves().convert("CMYK"), "JPEG", quality=95),
+            "image/jpeg", RED, BLUE, id="cmyk jpeg, Adobe-inverted",
+        ),
+        pytest.param(
+            lambda: encode(halves().convert("CMYK"), "TIFF"),
+            "image/tiff", RED, BLUE, id="cmyk tiff",
+        ),
+        pytest.param(palette_transparent_png, "image/png", WHITE, BLUE, id="palette transparency"),
+        pytest.param(
+            lambda: encode(half_transparent("RGBA")), "image/png", WHITE, BLUE, id="rgba on white"
+        ),
+        pytest.param(
+            lambda: encode(half_transparent("RGBA"), "WEBP", lossless=True),
+            "image/webp", WHITE, BLUE, id="rgba webp",
+        ),
+        pytest.param(
+            lambda: encode(half_transparent("LA")), "image/png", WHITE, (0, 0, 0), id="la on white"
+        ),
+        pytest.param(colour_key_png, "image/png", WHITE, BLUE, id="colour key"),
+        pytest.param(
+            lambda: encode(halves().convert("1", dither=Image.Dither.NONE)),
+            "image/png", (0, 0, 0), (0, 0, 0), id="1 bit",
+        ),
+        pytest.param(
+            lambda: sixteen_bit("PNG", 32896), "image/png", (128,) * 3, (128,) * 3, id="16-bit png"
+        ),
+        pytest.param(
+            lambda: sixteen_bit("TIFF", 32896),
+            "image/tiff", (128,) * 3, (128,) * 3, id="16-bit tiff",
+        ),
+        pytest.param(
+            lambda: wide_grey_tiff(np.int32, -5, 1_000_000),
+            "image/tiff", (0,) * 3, (255,) * 3, id="32-bit tiff",
+        ),
+        pytest.param(
+            lambda: wide_grey_tiff(np.float32, 0.25, 0.75),
+            "image/tiff", (0,) * 3, (255,) * 3, id="float tiff",
+        ),
+    ],
+)  # fmt: skip
+def test_odd_images_are_read_right(
+    decoder: ImageDecoder,
+    make: Callable[[], bytes],
+    media_type: str,
+    left: tuple[int, int, int],
+    right: tuple[int, int, int],
+) -> None:
+    decoded = decoder.decode(make())
+    assert decoded.picture.mode == "RGB"
+    assert (decoded.width, decoded.height) == (40, 20)
+    assert decoded.media_type == media_type
+    assert near(decoded.picture.getpixel((5, 10)), left)
+    assert near(decoded.picture.getpixel((35, 10)), right)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(decoder: ImageDecoder, orientation: int) -> None:
+    decoded = decoder.decode(rotated_jpeg(orientation))
+    sideways = orientation >= 5
+    assert (decoded.width, decoded.height) == ((20, 40) if sideways else (40, 20))
+    assert decoded.picture.size == (decoded.width, decoded.height)
+    first, last = (10, 4), (10, 35)
+    if not sideways:
+        first, last = (4, 10), (35, 10)
+    # Where the camera's left edge is once the picture stands upright.
+    left_comes_first = orientation in (1, 4, 5, 6)
+    expected = (RED, BLUE) if left_comes_first else (BLUE, RED)
+    assert near(decoded.picture.getpixel(first), expected[0], 12)
+    assert near(decoded.picture.getpixel(last), expected[1], 12)
+
+
+def test_tiff_orientation_is_applied_once(decoder: ImageDecoder) -> None:
+    decoded = decoder.decode(upright_tiff())
+    assert (decoded.width, decoded.height) == decoded.picture.size == (20, 40)
+    assert near(decoded.picture.getpixel((10, 4)), RED)
+
+
+def test_damaged_exif_does_not_cost_the_picture(decoder: ImageDecoder) -> None:
+    data = encode(halves(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
+    assert decoder.decode(data).picture.size == (40, 20)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(lambda: b"", "IMAGE_EMPTY", id="empty"),
+        pytest.param(lambda: bytes(4_000_001), "IMAGE_TOO_LARGE", id="too many bytes"),
+        pytest.param(lambda: png_of(20_000, 10_000), "IMAGE_TOO_MANY_PIXELS", id="200 MP png"),
+        pytest.param(
+            lambda: png_of(60_000, 10_000), "IMAGE_TOO_MANY_PIXELS", id="600 MP: Pillow's error"
+        ),
+        pytest.param(lambda: b"%PDF-1.7 cat.jpg", "IMAGE_FORMAT_UNSUPPORTED", id="pdf"),
+        pytest.param(lambda: b"<svg xmlns=''/>", "IMAGE_FORMAT_UNSUPPORTED", id="svg"),
+        pytest.param(lambda: b"<!DOCTYPE html>404", "IMAGE_FORMAT_UNSUPPORTED", id="html"),
+        pytest.param(lambda: b"just some text", "IMAGE_FORMAT_UNSUPPORTED", id="text"),
+        pytest.param(lambda: b"\0\0\0 ftypavif", "IMAGE_FORMAT_UNSUPPORTED", id="avif"),
+        pytest.param(
+            lambda: encode(flat(), "ICO"), "IMAGE_FORMAT_UNSUPPORTED", id="format off the list"
+        ),
+        pytest.param(lambda: b"/9j/4AAQSkZJRg", "IMAGE_FORMAT_UNSUPPORTED", id="base64"),
+        *(
+            pytest.param(
+                lambda kind=kind, share=share: truncated(kind, share),
+                "IMAGE_DECODE_FAILED",
+                id=f"{kind} cut at {share}",
+            )
+            for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+            for share in (0.02, 0.5, 0.9)
+        ),
+        pytest.param(
+            lambda: encode(noise((200, 200)), "JPEG", progressive=True)[:-2000],
+            "IMAGE_DECODE_FAILED", id="progressive jpeg cut",
+        ),
+        pytest.param(lambda: b"\xff\xd8\xff" + b"x" * 99, "IMAGE_DECODE_FAILED", id="jpeg start"),
+        pytest.param(
+            lambda: b"\x89PNG\r\n\x1a\n" + bytes(99), "IMAGE_DECODE_FAILED", id="png start"
+        ),
+    ],
+)  # fmt: skip
+def test_bad_images_are_refused(
+    decoder: ImageDecoder, make: Callable[[], bytes], reason: str
+) -> None:
+    data = make()
+    start = time.perf_counter()
+    with pytest.raises(InvalidArgument) as caught:
+        decoder.decode(data)
+    assert caught.value.reason == reason
+    assert time.perf_counter() - start < 0.5  # refused by the header, not after decoding
+
+
+def truncated(kind: str, share: float) -> bytes:
+    data = encode(noise((200, 200)), kind)
+    return data[: int(len(data) * share)]
+
+
+@pytest.mark.parametrize(
+    ("make", "limit"),
+    [
+        pytest.param(lambda: bytes(4_000_001), "4000000", id="bytes"),
+        pytest.param(lambda: png_of(20_000, 10_000), "100000000", id="pixels"),
+    ],
+)
+def test_limits_are_told(decoder: ImageDecoder, make: Callable[[], bytes], limit: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        decoder.decode(make())
+    assert caught.value.metadata == {"limit": limit}
+
+
+def test_pixel_limit_is_exact_and_independent_of_pillows(decoder: ImageDecoder) -> None:
+    # Above the 89 MP at which Pillow would warn by default.
+    assert decoder.decode(png_of(10_000, 10_000)).picture.size == (10_000, 10_000)
+    with pytest.raises(InvalidArgument, match="10001 x 10000"):
+        decoder.decode(png_of(10_001, 10_000))
+
+
+def test_warnings_as_errors_change_no_reason(decoder: ImageDecoder) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InvalidArgument) as caught:
+            decoder.decode(png_of(20_000, 10_000))
+    assert caught.value.reason == "IMAGE_TOO_MANY_PIXELS"
+
+
+def test_large_jpegs_are_decoded_small_but_never_below_twice_the_model(
+    decoder: ImageDecoder,
+) -> None:
+    decoded = decoder.decode(encode(noise((1000, 600)), "JPEG"))
+    assert (decoded.width, decoded.height) == (1000, 600)
+    assert 64 <= min(decoded.picture.size) < 128
+
+
+def test_same_bytes_same_pixels_on_many_threads(decoder: ImageDecoder) -> None:
+    data = encode(noise((640, 480)), "JPEG")
+    with ThreadPoolExecutor(8) as threads:
+        decoded = list(threads.map(decoder.decode, [data] * 32))
+    assert len({one.picture.tobytes() for one in decoded}) == 1
+
+
+@pytest.mark.parametrize("side", [16, 64, 300, 1024])
+def test_thumbnails(decoder: ImageDecoder, side: int) -> None:
+    data = encode(noise((800, 400)), "JPEG")
+    thumbnail = decoder.thumbnail(data, decoder.decode(data), side)
+    image = Image.open(io.BytesIO(thumbnail))
+    assert image.format == "WEBP"
+    assert image.size == (min(side, 800), min(side, 800) // 2)
+    assert thumbnail == decoder.thumbnail(data, decoder.decode(data), side)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 1), (1, 3000)])
+def test_extreme_shapes(decoder: ImageDecoder, size: tuple[int, int]) -> None:
+    data = encode(flat(size=size), "PNG")
+    decoded = decoder.decode(data)
+    assert decoded.picture.size == size
+    assert max(Image.open(io.BytesIO(decoder.thumbnail(data, decoded, 64))).size) <= 64

@@ -1,0 +1,66 @@
+"""`--threads`: what an operator sets is what each runtime computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedder_server.loading import load_configured
+from embedder_server.models.runtimes.openvino import cpu_precisions
+from embedder_server.settings import EmbedderSettings
+from tests.embedder_server.models import tiny_models
+
+
+def of_onnxruntime(session: Any) -> int:
+    return int(session.get_session_options().intra_op_num_threads)
+
+
+def of_openvino(request: Any) -> int:
+    return int(request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"))
+
+
+READ: dict[str, Callable[[Any], int]] = {
+    "onnxruntime": lambda tower: of_onnxruntime(tower._session),
+    "openvino": lambda tower: of_openvino(tower._request),
+}
+
+
+def settings(model: str, threads: int, **more: Any) -> EmbedderSettings:
+    return EmbedderSettings(_env_file=None, model=model, threads=threads, **more)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("runtime", READ)
+def test_a_model_from_a_folder_computes_with_the_threads_that_were_set(
+    tmp_path: Path, runtime: str, threads: int
+) -> None:
+    if runtime == "openvino" and not cpu_precisions():
+        pytest.skip("openvino is not installed")
+    tiny_models.jina(tmp_path / "jina")
+    more = {"runtime": runtime, "cache_dir": tmp_path}
+    model: Any = load_configured(settings(str(tmp_path / "jina"), threads, **more))
+    assert READ[runtime](model._towers._text) == threads
+    assert READ[runtime](model._towers._image) == threads
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_torch_computes_with_the_threads_that_were_set(tmp_path: Path, threads: int) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    tiny_models.clip(tmp_path / "clip")
+    try:
+        more = {"runtime": "torch", "cache_dir": tmp_path}
+        load_configured(settings(str(tmp_path / "clip"), threads, **more))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_default_model_computes_with_the_threads_that_were_set(threads: int) -> None:
+    model: Any = load_configured(settings("conse-minilm-lite0", threads))
+    assert of_onnxruntime(model._text._session) == threads
+    assert of_onnxruntime(model._image._session) == threads

@@ -1,0 +1,83 @@
+"""An upsert between whose steps another caller writes; the other caller is the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from search_server.collections.catalog import Collections
+from search_server.embedders.worker import Embedded, EmbeddedItem
+from search_server.items.dual_write import Mirrors
+from search_server.items.writer import Ingest
+from search_server.milvus.search_store import SearchStore
+from search_server.types.items import Outcome
+from sentinel_core.deadlines import Deadline
+from sentinel_core.metrics import ServerMetrics
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.items import Content, Item, Kind
+from sentinel_store.values import FieldType, ModelRef
+from tests.search_server.image_uris.test_fetching import fetching
+
+INFO = CollectionInfo("race", ModelRef("m", "r", "f"), 4, {"year": FieldType.INT64})
+DIRECTIONS = {"a cat": [1.0, 0, 0, 0], "a bicycle": [0, 1.0, 0, 0]}
+
+
+class Workers:
+    """Embeds a text as its direction."""
+
+    async def embed(self, contents: Sequence[Content], **_: Any) -> Embedded:
+        vectors = [np.array(DIRECTIONS[content.text], np.float32) for content in contents]
+        return Embedded([EmbeddedItem(vector) for vector in vectors], "f", 0.0, 0.0)
+
+
+def deadline() -> Deadline:
+    return Deadline.after(None, default_s=20.0)
+
+
+def item(words: str, year: int) -> Item:
+    return Item("x", Content(Kind.TEXT, words.encode()), fields={"year": year})
+
+
+def test_a_vector_is_only_taken_over_from_equal_content(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = SearchStore(str(tmp_path / "milvus.db"), "", 4)
+        metrics = ServerMetrics("gateway", CollectorRegistry())
+        objects = ObjectStore(str(tmp_path / "objects"))
+        workers: Any = Workers()
+        async with fetching() as fetcher:
+            ingest = Ingest(
+                workers,
+                fetcher,
+                store,
+                objects,
+                metrics,
+                mirrors=Mirrors(Collections(store, workers)),
+                max_image_bytes=1000,
+                thumbnail_side=16,
+            )
+            await store.create_collection(INFO, deadline())
+            await ingest.upsert(INFO, [item("a cat", 1)], deadline())
+            read = store.get
+
+            async def get_after_another_write(*arguments: Any, **options: Any) -> Any:
+                if options.get("include_vectors"):  # the second look of the upsert under test
+                    store.get = read  # type: ignore[method-assign]
+                    await ingest.upsert(INFO, [item("a bicycle", 1)], deadline())
+                return await read(*arguments, **options)
+
+            store.get = get_after_another_write  # type: ignore[method-assign]
+            outcomes = await ingest.upsert(INFO, [item("a cat", 2)], deadline())
+            assert outcomes[0].outcome is Outcome.STORED
+            row = (await store.get(INFO, ["x"], deadline(), include_vectors=True))[0]
+            assert row.text == "a cat"
+            assert row.vector is not None
+            assert row.vector.tolist() == DIRECTIONS["a cat"]
+        await store.close()
+
+    asyncio.run(run())

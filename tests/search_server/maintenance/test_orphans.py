@@ -1,0 +1,201 @@
+"""Orphans are removed, in two runs; a picture that is being stored never is."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from search_server.collections.catalog import Collections
+from search_server.embedders.worker import Embedded, EmbeddedItem
+from search_server.items.dual_write import Mirrors
+from search_server.items.writer import Ingest
+from search_server.maintenance.orphans import OrphanCollector, OrphanReport
+from search_server.milvus.search_store import SearchStore
+from search_server.types.items import Outcome
+from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import FailedPrecondition
+from sentinel_core.metrics import ServerMetrics
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.images import image_store as layout
+from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.items import Content, Item, Kind
+from sentinel_store.milvus import schema
+from sentinel_store.values import ModelRef
+from tests.s3_server import S3Server
+
+NOW, HOUR = timedelta(seconds=1), timedelta(hours=1)
+
+
+def info(name: str) -> CollectionInfo:
+    return CollectionInfo(name, ModelRef("m", "r", "f"), 4, {})
+
+
+def deadline() -> Deadline:
+    return Deadline.after(None, default_s=30.0)
+
+
+def picture(number: int) -> bytes:
+    return f"picture {number}".encode()
+
+
+def digest(number: int) -> str:
+    return hashlib.sha256(picture(number)).hexdigest()
+
+
+class Workers:
+    """Embeds anything, with a thumbnail."""
+
+    async def embed(self, contents: Sequence[Content], **_: Any) -> Embedded:
+        item = EmbeddedItem(np.ones(4, np.float32), thumbnail=b"small")
+        return Embedded([item] * len(contents), "f", 0.0, 0.0)
+
+
+class NoFetcher:
+    """Pictures come along here."""
+
+    async def fill(self, contents: Sequence[Content], deadline: Deadline) -> list[Any]:
+        assert not contents
+        return []
+
+
+@dataclass
+class Parts:
+    """A gateway's parts for storing, without its network."""
+
+    store: SearchStore
+    objects: ObjectStore
+    ingest: Ingest
+
+    async def upsert(self, collection: str, *numbers: int) -> None:
+        items = [Item("", Content(Kind.IMAGE, picture(number))) for number in numbers]
+        outcomes = await self.ingest.upsert(info(collection), items, deadline())
+        assert {outcome.outcome for outcome in outcomes} <= {Outcome.STORED, Outcome.UNCHANGED}
+
+    async def delete(self, collection: str, *numbers: int) -> None:
+        expression = schema.with_ids([digest(number) for number in numbers])
+        await self.store.delete(info(collection), expression, deadline())
+
+    async def collect(self, older_than: timedelta, *, dry_run: bool = False) -> OrphanReport:
+        collector = OrphanCollector(
+            self.store, self.objects, older_than=older_than, dry_run=dry_run
+        )
+        return await collector.run()
+
+    async def there(self, number: int) -> bool:
+        found = await self.objects.find_image(digest(number))
+        if found is None:
+            return False
+        assert await self.objects.read_image(found, 0, found.size) == picture(number)
+        return await self.objects.get_thumbnails([digest(number)]) == [b"small"]
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+async def parts(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Parts]:
+    uri = str(tmp_path / "objects")
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3")
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        uri = f"s3://{server.bucket()}/x"
+        # A listing takes a while there, and the other folders are empty.
+        used = tuple({digest(number)[:2] for number in range(20)})
+        monkeypatch.setattr(layout, "SHARDS", used)
+    store, objects = SearchStore(str(tmp_path / "milvus.db"), "", 4), ObjectStore(uri)
+    metrics = ServerMetrics("gateway", CollectorRegistry())
+    workers: Any = Workers()
+    fetcher: Any = NoFetcher()
+    ingest = Ingest(
+        workers,
+        fetcher,
+        store,
+        objects,
+        metrics,
+        mirrors=Mirrors(Collections(store, workers)),
+        max_image_bytes=1000,
+        thumbnail_side=16,
+    )
+    yield Parts(store, objects, ingest)
+    await store.close()
+    objects.close()
+
+
+async def test_pictures_that_no_item_names_go_in_two_runs_and_no_others(parts: Parts) -> None:
+    for name in ("one", "two"):
+        await parts.store.create_collection(info(name), deadline())
+        await parts.upsert(name, 0, 1, 2)
+    await parts.upsert("one", 10, 11, 12)
+    await parts.delete("one", 0, 1, 2, 10, 11, 12)
+    assert (await parts.collect(HOUR)).set_aside == 0  # all of them are young
+    await asyncio.sleep(2.1)
+    assert (await parts.collect(NOW, dry_run=True)).set_aside == 6  # pictures and thumbnails
+    first = await parts.collect(NOW)
+    assert (first.looked_at, first.set_aside, first.removed, first.brought_back) == (12, 6, 0, 0)
+    assert first.set_aside_bytes == 3 * len(picture(10)) + 3 * len(b"small")
+    assert all([await parts.there(number) for number in (0, 1, 2, 10, 11, 12)])
+
+    early = await parts.collect(HOUR)  # aside for too short a time
+    assert (early.removed, early.waiting, early.brought_back) == (0, 6, 0)
+    await asyncio.sleep(2.1)
+    assert (await parts.collect(NOW, dry_run=True)).removed == 6
+    second = await parts.collect(NOW)
+    assert (second.looked_at, second.removed, second.waiting) == (6, 6, 0)
+    assert second.removed_bytes == first.set_aside_bytes
+    assert all([await parts.there(number) for number in (0, 1, 2)])
+    assert not any([await parts.there(number) for number in (10, 11, 12)])
+    await parts.upsert("one", 10)
+    assert await parts.there(10)
+
+
+async def test_storing_a_picture_again_makes_it_too_young_to_be_an_orphan(parts: Parts) -> None:
+    """The upsert is between its picture and its row when the run comes."""
+    await parts.store.create_collection(info("one"), deadline())
+    await parts.upsert("one", 10)
+    await parts.delete("one", 10)
+    await asyncio.sleep(6.0)
+    await parts.objects.put_images([(digest(10), picture(10), b"small")], deadline())
+    assert (await parts.collect(timedelta(seconds=5))).set_aside == 0
+
+
+async def test_a_row_that_comes_while_its_picture_is_taken_for_an_orphan_gets_it_back(
+    parts: Parts,
+) -> None:
+    """The run has seen an old picture that no row names; only then the upsert writes both."""
+    await parts.store.create_collection(info("one"), deadline())
+    await parts.upsert("one", 10)
+    await parts.delete("one", 10)
+    await asyncio.sleep(2.1)
+    move = parts.objects.set_aside
+
+    async def set_aside_late(name: str) -> bool:
+        if name.startswith("images/"):
+            await parts.upsert("one", 10)
+        return await move(name)
+
+    parts.objects.set_aside = set_aside_late  # type: ignore[method-assign]
+    assert (await parts.collect(NOW)).set_aside == 2
+    parts.objects.set_aside = move  # type: ignore[method-assign]
+    assert await parts.there(10)  # found aside
+    await asyncio.sleep(2.1)
+    after = await parts.collect(NOW)
+    assert (after.brought_back, after.removed, after.set_aside) == (2, 0, 0)
+    assert await parts.there(10)
+    assert (await parts.collect(HOUR)).looked_at == 2
+
+
+async def test_without_a_collection_nothing_is_touched(parts: Parts) -> None:
+    await parts.objects.put_images([(digest(10), picture(10), b"small")], deadline())
+    await asyncio.sleep(2.1)
+    with pytest.raises(FailedPrecondition, match="no collection of Sentinel"):
+        await parts.collect(NOW)
+    assert await parts.there(10)

@@ -1,0 +1,141 @@
+"""A read of Milvus Lite beside a flush finds what was acknowledged before."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from milvus_lite.engine import collection as engine
+from milvus_lite.engine.collection import Collection
+
+from search_server.milvus.search_store import SearchStore
+from search_server.types.queries import ReadOptions
+from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import DeadlineExceeded
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.items import Row
+from sentinel_store.milvus.lite import LiteGate
+from sentinel_store.values import ModelRef
+
+INFO = CollectionInfo("c", ModelRef("m", "r", "f"), 4, {})
+IDS = [f"i{number}" for number in range(5)]
+
+
+def deadline(seconds: float = 30.0) -> Deadline:
+    return Deadline.after(None, default_s=seconds)
+
+
+async def counted(store: SearchStore) -> int:
+    return await store.count(INFO, "", deadline())
+
+
+async def looked_up(store: SearchStore) -> int:
+    return len(await store.get(INFO, IDS, deadline()))
+
+
+async def searched(store: SearchStore) -> int:
+    found = await store.candidates.nearest(
+        INFO,
+        np.ones(4, np.float32),
+        limit=9,
+        expression="",
+        include_vectors=False,
+        field="",
+        options=ReadOptions(),
+        deadline=deadline(),
+    )
+    return len(found)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SearchStore]:
+    """A store with five rows in memory."""
+    store = SearchStore(str(tmp_path / "milvus.db"), "", 8)
+    await store.create_collection(INFO, deadline())
+    rows = [Row(item_id, "d" * 64, "", "", {}, np.ones(4, np.float32)) for item_id in IDS]
+    await store.upsert(INFO, rows, deadline())
+    yield store
+    await store.close()
+
+
+@pytest.mark.parametrize("read", [counted, looked_up, searched])
+async def test_a_flush_in_the_middle_of_a_read_hides_nothing(
+    store: SearchStore,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[SearchStore], Awaitable[int]],
+) -> None:
+    """The read has seen the segments, and looks into memory when the flush has begun."""
+    segments_seen, flush_begun = threading.Event(), threading.Event()
+    read_snapshot, execute_flush = Collection._read_snapshot, engine.execute_flush
+
+    def see(self: Collection) -> object:
+        snapshot = read_snapshot(self)
+        segments_seen.set()
+        flush_begun.wait(1.0)  # which it does not, where reads and flushes keep apart
+        return snapshot
+
+    def begin(**options: Any) -> None:
+        flush_begun.set()
+        execute_flush(**options)
+
+    monkeypatch.setattr(Collection, "_read_snapshot", see)
+    monkeypatch.setattr(engine, "execute_flush", begin)
+    reading = asyncio.ensure_future(read(store))
+    await asyncio.to_thread(segments_seen.wait)
+    await asyncio.gather(reading, store.flush("c"))
+    assert reading.result() == len(IDS)
+    assert flush_begun.is_set()
+
+
+async def test_a_read_without_time_to_wait_for_a_flush_says_so(
+    store: SearchStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    execute_flush = engine.execute_flush
+
+    def slow(**options: Any) -> None:
+        begun.set()
+        go_on.wait()
+        execute_flush(**options)
+
+    monkeypatch.setattr(engine, "execute_flush", slow)
+    flush = asyncio.create_task(store.flush("c"))
+    await asyncio.to_thread(begun.wait)
+    with pytest.raises(DeadlineExceeded) as caught:
+        await store.count(INFO, "", deadline(0.1))
+    assert caught.value.reason == "OUT_OF_TIME"
+    go_on.set()
+    await flush
+    assert await counted(store) == len(IDS)
+
+
+def test_reads_and_writes_let_each_other_in() -> None:
+    gate, done = LiteGate(), threading.Event()
+    inside: list[str] = []
+    reads, writes = [0], [0]
+
+    def use(kind: str, counter: list[int]) -> None:
+        while not done.is_set():
+            with gate.reading(30.0) if kind == "read" else gate.writing():
+                inside.append(kind)
+                time.sleep(0.001)
+                others = [other for other in inside if other == "write"]
+                assert len(others) == (kind == "write"), inside
+                inside.remove(kind)
+                counter[0] += 1
+            if reads[0] >= 50 and writes[0] >= 50:
+                done.set()
+
+    with ThreadPoolExecutor(5) as threads:
+        uses = [threads.submit(use, "write", writes)]
+        uses += [threads.submit(use, "read", reads) for _ in range(4)]
+        assert done.wait(60.0), (reads, writes)
+    for one in uses:
+        one.result()

@@ -1,0 +1,151 @@
+"""What pymilvus raises becomes an error that says what to do; a full Milvus above all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymilvus import AsyncMilvusClient
+from pymilvus.exceptions import MilvusException
+from pymilvus.grpc_gen import common_pb2
+
+from search_server.milvus.search_store import SearchStore
+from sentinel_core.deadlines import Deadline
+from sentinel_core.errors import DeadlineExceeded, Internal, Unavailable
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.items import Row
+from sentinel_store.milvus import errors
+from sentinel_store.milvus.connection import ServerReads
+from sentinel_store.values import ModelRef
+
+QUOTA = "quota exceeded[reason=disk quota exceeded, please allocate more resources]"
+
+
+def deadline() -> Deadline:
+    return Deadline.after(None, default_s=30.0)
+
+
+@asynccontextmanager
+async def open_store(uri: str) -> AsyncIterator[SearchStore]:
+    store = SearchStore(uri, "", threads=4)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def status(code: int, reason: str, legacy: int = 1) -> MilvusException:
+    """The exception as pymilvus makes it of an answer."""
+    return MilvusException.from_status(
+        common_pb2.Status(code=code, reason=reason, error_code=legacy)  # type: ignore[arg-type]
+    )
+
+
+FULL = {
+    "a disk quota": status(9, QUOTA, common_pb2.ForceDeny),  # seen with 2.3.5
+    "a memory quota": status(9, QUOTA.replace("disk", "memory"), common_pb2.ForceDeny),
+    "a memory limit": status(3, "memory limit exceeded[predict=2][limit=1]"),
+    "a disk limit": status(7, "disk limit exceeded[predict=2][limit=1]"),
+    "a server's disk": status(65535, "write /var/lib/milvus/x: no space left on device"),
+    "Lite's disk": status(1, "[Errno 28] No space left on device: 'a.db/wal/1.log'"),
+    "Lite's quota": status(1, "[Errno 122] Disk quota exceeded"),
+    "a limit on files": status(1, "[Errno 27] File too large"),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_milvus_is_said(name: str) -> None:
+    error = errors.converted(FULL[name], deadline())
+    assert isinstance(error, Unavailable)
+    assert error.reason == "STORE_UNAVAILABLE"
+    assert error.message.startswith("Milvus is full")
+
+
+def test_other_refusals_are_not_taken_for_a_full_milvus() -> None:
+    slow = errors.converted(status(9, "time tick long delay"), deadline())
+    assert isinstance(slow, Unavailable)
+    assert "full" not in slow.message
+    assert isinstance(errors.converted(status(1, "some fault"), deadline()), Internal)
+
+
+async def test_a_full_disk_under_lite_loses_nothing_that_was_acknowledged(small_disk: Path) -> None:
+    info = CollectionInfo("c", ModelRef("m", "r", "f"), 4, {})
+    filler = small_disk / "filler"
+    stored = []
+
+    async def upsert(store: SearchStore, number: int) -> None:
+        ids = [f"i{number}-{part}" for part in range(50)]
+        rows = [Row(one, "d" * 64, "", "x" * 4_000, {}, np.ones(4, np.float32)) for one in ids]
+        await store.upsert(info, rows, deadline())
+        stored.extend(ids)
+
+    async with open_store(str(small_disk / "milvus.db")) as store:
+        await store.create_collection(info, deadline())
+        await upsert(store, 0)
+        filler.write_bytes(os.urandom(shutil.disk_usage(small_disk).free - 500_000))
+        with pytest.raises(Unavailable, match="Milvus is full"):
+            for number in range(1, 100):
+                await upsert(store, number)
+        filler.unlink()
+        await upsert(store, 100)
+        assert len(await store.get(info, stored, deadline())) == len(stored)
+    async with open_store(str(small_disk / "milvus.db")) as store:
+        assert len(await store.get(info, stored, deadline())) == len(stored)
+
+
+async def test_a_connection_that_is_closed_under_a_read_cancels_nobody() -> None:
+    async def closed(client: object, seconds: None) -> None:
+        raise asyncio.CancelledError  # what grpc.aio makes of it
+
+    with pytest.raises(Unavailable) as caught:
+        await ServerReads(AsyncMilvusClient()).run("c", closed, Deadline.after(5, default_s=5))
+    assert caught.value.reason == "STORE_UNAVAILABLE"
+
+
+async def test_a_caller_that_leaves_a_read_is_cancelled() -> None:
+    async def forever(client: object, seconds: None) -> None:
+        await asyncio.Event().wait()
+
+    reads = ServerReads(AsyncMilvusClient())
+    reading = asyncio.create_task(reads.run("c", forever, Deadline.after(5, default_s=5)))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+async def test_a_read_that_takes_too_long_is_out_of_time() -> None:
+    ended: list[str] = []
+
+    async def slow(client: object, seconds: None) -> None:
+        assert seconds is None  # pymilvus's own would end it with an error that says less
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("read")  # which cancels the call in Milvus
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        await ServerReads(AsyncMilvusClient()).run("c", slow, Deadline.after(0.1, default_s=5))
+    assert caught.value.reason == "OUT_OF_TIME"
+    assert ended == ["read"]
+
+
+async def test_a_load_that_takes_too_long_is_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def not_loaded(client: object, seconds: None) -> None:
+        raise MilvusException(code=101, message="collection not loaded")
+
+    async def load(self: AsyncMilvusClient, collection: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AsyncMilvusClient, "load_collection", load)
+    with pytest.raises(DeadlineExceeded) as caught:
+        await ServerReads(AsyncMilvusClient()).run(
+            "c", not_loaded, Deadline.after(0.1, default_s=5)
+        )
+    assert caught.value.reason == "OUT_OF_TIME"
