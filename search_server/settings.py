@@ -35,7 +35,8 @@ def _entries(workers: str) -> list[str]:
 class GatewaySettings(ServerSettings, StoreSettings):
     """Everything a gateway process can be told."""
 
-    model_config = SettingsConfigDict(
+    # The flags' form of `ServerSettings`: the last base sets what it does not name to defaults.
+    model_config = ServerSettings.model_config | SettingsConfigDict(
         env_prefix="SENTINEL_GATEWAY_", cli_prog_name="sentinel-gateway"
     )
 
