@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class EmbeddingServiceStub(object):
-    """EmbeddingService is served by every worker. One worker is one process on one device;
-    clients spread calls over several workers.
+    """EmbeddingService runs on every worker. One worker is one process on one device. Clients
+    spread their calls over several workers.
     """
 
     def __init__(self, channel):
@@ -59,14 +59,14 @@ class EmbeddingServiceStub(object):
 
 
 class EmbeddingServiceServicer(object):
-    """EmbeddingService is served by every worker. One worker is one process on one device;
-    clients spread calls over several workers.
+    """EmbeddingService runs on every worker. One worker is one process on one device. Clients
+    spread their calls over several workers.
     """
 
     def Embed(self, request, context):
-        """Embed turns a batch of contents into vectors. Balances per call and is safe to retry.
-        Contents of several concurrent calls share batches on the device. One bad content never
-        fails its neighbours: its own result carries the error. The call itself fails with
+        """Embed embeds a batch of contents. Each call can go to another worker, and a retry is safe.
+        Contents of concurrent calls share batches on the device. A bad content never fails the
+        others: its own result carries the error. The call itself fails with
         INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, PARAMETER_OUT_OF_RANGE), NOT_FOUND
         (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
         LOADING, DEVICE_STALLED) or DEADLINE_EXCEEDED (OUT_OF_TIME).
@@ -76,13 +76,14 @@ class EmbeddingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EmbedStream(self, request_iterator, context):
-        """EmbedStream is Embed for bulk work over one stream: every message is a request of its own,
-        answered by exactly one message of the same `sequence`, as soon as it is done and so in any
-        order. What would fail an Embed call fails that message only, inside its answer. The worker
-        reads on only while the stream has few contents in work, so a fast sender is slowed down by
-        flow control and needs no pacing of its own. The stream itself fails with UNAVAILABLE
-        (DRAINING) after all that was read is answered: send the rest to another worker; or with
-        UNAVAILABLE (LOADING). A stream stays on one worker; use Embed to spread work over several.
+        """EmbedStream is Embed for bulk work over one stream. Each message is a separate request. The
+        worker answers it with exactly one message of the same `sequence`, as soon as it is done, so
+        answers may arrive in any order. An error that would fail an Embed call fails only its own
+        message, inside the answer. The worker stops reading while the stream has
+        `Limits.max_stream_items` contents in progress; flow control then slows the sender down. The
+        stream itself fails with UNAVAILABLE (LOADING), or with UNAVAILABLE (DRAINING) after the
+        worker has answered everything it read: send the rest to another worker. A stream stays on
+        one worker; use Embed to spread work over several.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,16 +91,16 @@ class EmbeddingServiceServicer(object):
 
     def Rank(self, request, context):
         """Rank orders candidates by how well they match a query: a text against images, an image
-        against labels (zero-shot classification), or any other pairing. The query's own fault fails
-        the call, as do those of Embed; a candidate's fault stays with the candidate.
+        against labels (zero-shot classification), or any other pairing. An error in the query fails
+        the call, as do the errors of Embed. An error in a candidate is reported for that candidate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """GetModel describes the served model and this worker's limits, so that clients can size
-        their batches. Fails with NOT_FOUND (MODEL_NOT_FOUND).
+        """GetModel describes the served model and this worker's limits. Use it to size your batches.
+        Fails with NOT_FOUND (MODEL_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,8 +138,8 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService(object):
-    """EmbeddingService is served by every worker. One worker is one process on one device;
-    clients spread calls over several workers.
+    """EmbeddingService runs on every worker. One worker is one process on one device. Clients
+    spread their calls over several workers.
     """
 
     @staticmethod

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class CollectionServiceStub(object):
-    """CollectionService manages collections: sets of items in one embedding space. Its calls fail
-    with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    """CollectionService manages collections. A collection is a set of items in one vector space. Calls
+    fail with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND), FAILED_PRECONDITION (COLLECTION_FOREIGN) or UNAVAILABLE
     (STORE_UNAVAILABLE, DRAINING).
     """
@@ -76,17 +76,18 @@ class CollectionServiceStub(object):
 
 
 class CollectionServiceServicer(object):
-    """CollectionService manages collections: sets of items in one embedding space. Its calls fail
-    with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    """CollectionService manages collections. A collection is a set of items in one vector space. Calls
+    fail with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND), FAILED_PRECONDITION (COLLECTION_FOREIGN) or UNAVAILABLE
     (STORE_UNAVAILABLE, DRAINING).
     """
 
     def CreateCollection(self, request, context):
-        """CreateCollection makes an empty collection and ties it to the workers' model. Fails with
-        ALREADY_EXISTS (COLLECTION_EXISTS), UNAVAILABLE (NO_HEALTHY_WORKER) or, when a model is
-        named that no worker serves, FAILED_PRECONDITION (MODEL_MISMATCH); when a field is to be
-        `full_text`, which the Milvus at hand cannot, FAILED_PRECONDITION (HYBRID_UNSUPPORTED).
+        """CreateCollection creates an empty collection for the workers' model. Fails with
+        ALREADY_EXISTS (COLLECTION_EXISTS) or UNAVAILABLE (NO_HEALTHY_WORKER); with
+        FAILED_PRECONDITION (MODEL_MISMATCH) if no worker serves the named model; with
+        FAILED_PRECONDITION (HYBRID_UNSUPPORTED) if a field is `full_text` and the connected Milvus
+        does not support full-text search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,43 +101,43 @@ class CollectionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListCollections(self, request, context):
-        """ListCollections describes the collections that Sentinel made, by name.
+        """ListCollections describes the collections that Sentinel created, sorted by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCollection(self, request, context):
-        """DeleteCollection removes a collection and its items for good. Fails with FAILED_PRECONDITION
-        (COLLECTION_ALIASED) while aliases point at it, and when the name is an alias.
+        """DeleteCollection deletes a collection and its items permanently. Fails with
+        FAILED_PRECONDITION (COLLECTION_ALIASED) if an alias points at it or if the name is an alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """SetAlias points an alias at a collection, atomically, whether it is new or pointed at another
-        one. Other gateways notice within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS)
-        when a collection has that name, FAILED_PRECONDITION (COLLECTION_ALIASED) when `collection` is
-        an alias itself.
+        """SetAlias points a new or existing alias at a collection, atomically. Other gateways use the
+        change within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS) if a collection has
+        that name, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
+        alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAlias(self, request, context):
-        """DeleteAlias removes an alias; the collection stays. One that is not there is no error.
+        """DeleteAlias deletes an alias; the collection stays. A missing alias is not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReindexCollection(self, request, context):
-        """ReindexCollection embeds every item of a collection again into a new one of another model, and
-        may point an alias at it in the end. The old one serves searches and takes writes meanwhile;
-        those are carried over. A call that breaks off goes on where it stopped when it is made again
-        with the same request. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) when the target is
-        there and not of this source and model.
+        """ReindexCollection embeds every item of a collection with another model into a new collection,
+        and can then point an alias at it. Meanwhile the old collection serves searches and accepts
+        writes, which are copied to the new one. To continue after an interruption, send the same
+        request again. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) if the target exists and
+        belongs to another source or model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,8 +190,8 @@ def add_CollectionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CollectionService(object):
-    """CollectionService manages collections: sets of items in one embedding space. Its calls fail
-    with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    """CollectionService manages collections. A collection is a set of items in one vector space. Calls
+    fail with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND), FAILED_PRECONDITION (COLLECTION_FOREIGN) or UNAVAILABLE
     (STORE_UNAVAILABLE, DRAINING).
     """

@@ -138,8 +138,8 @@ _CollectionServiceReindexCollectionType = typing_extensions.TypeVar(
 )
 
 class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionType, _CollectionServiceGetCollectionType, _CollectionServiceListCollectionsType, _CollectionServiceDeleteCollectionType, _CollectionServiceSetAliasType, _CollectionServiceDeleteAliasType, _CollectionServiceReindexCollectionType]):
-    """CollectionService manages collections: sets of items in one embedding space. Its calls fail
-    with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    """CollectionService manages collections. A collection is a set of items in one vector space. Calls
+    fail with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND), FAILED_PRECONDITION (COLLECTION_FOREIGN) or UNAVAILABLE
     (STORE_UNAVAILABLE, DRAINING).
     """
@@ -209,39 +209,40 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
     ], channel: grpc.aio.Channel) -> None: ...
 
     CreateCollection: _CollectionServiceCreateCollectionType
-    """CreateCollection makes an empty collection and ties it to the workers' model. Fails with
-    ALREADY_EXISTS (COLLECTION_EXISTS), UNAVAILABLE (NO_HEALTHY_WORKER) or, when a model is
-    named that no worker serves, FAILED_PRECONDITION (MODEL_MISMATCH); when a field is to be
-    `full_text`, which the Milvus at hand cannot, FAILED_PRECONDITION (HYBRID_UNSUPPORTED).
+    """CreateCollection creates an empty collection for the workers' model. Fails with
+    ALREADY_EXISTS (COLLECTION_EXISTS) or UNAVAILABLE (NO_HEALTHY_WORKER); with
+    FAILED_PRECONDITION (MODEL_MISMATCH) if no worker serves the named model; with
+    FAILED_PRECONDITION (HYBRID_UNSUPPORTED) if a field is `full_text` and the connected Milvus
+    does not support full-text search.
     """
 
     GetCollection: _CollectionServiceGetCollectionType
     """GetCollection describes one collection."""
 
     ListCollections: _CollectionServiceListCollectionsType
-    """ListCollections describes the collections that Sentinel made, by name."""
+    """ListCollections describes the collections that Sentinel created, sorted by name."""
 
     DeleteCollection: _CollectionServiceDeleteCollectionType
-    """DeleteCollection removes a collection and its items for good. Fails with FAILED_PRECONDITION
-    (COLLECTION_ALIASED) while aliases point at it, and when the name is an alias.
+    """DeleteCollection deletes a collection and its items permanently. Fails with
+    FAILED_PRECONDITION (COLLECTION_ALIASED) if an alias points at it or if the name is an alias.
     """
 
     SetAlias: _CollectionServiceSetAliasType
-    """SetAlias points an alias at a collection, atomically, whether it is new or pointed at another
-    one. Other gateways notice within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS)
-    when a collection has that name, FAILED_PRECONDITION (COLLECTION_ALIASED) when `collection` is
-    an alias itself.
+    """SetAlias points a new or existing alias at a collection, atomically. Other gateways use the
+    change within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS) if a collection has
+    that name, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
+    alias.
     """
 
     DeleteAlias: _CollectionServiceDeleteAliasType
-    """DeleteAlias removes an alias; the collection stays. One that is not there is no error."""
+    """DeleteAlias deletes an alias; the collection stays. A missing alias is not an error."""
 
     ReindexCollection: _CollectionServiceReindexCollectionType
-    """ReindexCollection embeds every item of a collection again into a new one of another model, and
-    may point an alias at it in the end. The old one serves searches and takes writes meanwhile;
-    those are carried over. A call that breaks off goes on where it stopped when it is made again
-    with the same request. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) when the target is
-    there and not of this source and model.
+    """ReindexCollection embeds every item of a collection with another model into a new collection,
+    and can then point an alias at it. Meanwhile the old collection serves searches and accepts
+    writes, which are copied to the new one. To continue after an interruption, send the same
+    request again. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) if the target exists and
+    belongs to another source or model.
     """
 
 CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
@@ -276,8 +277,8 @@ CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
 ]
 
 class CollectionServiceServicer(metaclass=abc.ABCMeta):
-    """CollectionService manages collections: sets of items in one embedding space. Its calls fail
-    with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
+    """CollectionService manages collections. A collection is a set of items in one vector space. Calls
+    fail with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND), FAILED_PRECONDITION (COLLECTION_FOREIGN) or UNAVAILABLE
     (STORE_UNAVAILABLE, DRAINING).
     """
@@ -288,10 +289,11 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.CreateCollectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.CreateCollectionResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.CreateCollectionResponse]]:
-        """CreateCollection makes an empty collection and ties it to the workers' model. Fails with
-        ALREADY_EXISTS (COLLECTION_EXISTS), UNAVAILABLE (NO_HEALTHY_WORKER) or, when a model is
-        named that no worker serves, FAILED_PRECONDITION (MODEL_MISMATCH); when a field is to be
-        `full_text`, which the Milvus at hand cannot, FAILED_PRECONDITION (HYBRID_UNSUPPORTED).
+        """CreateCollection creates an empty collection for the workers' model. Fails with
+        ALREADY_EXISTS (COLLECTION_EXISTS) or UNAVAILABLE (NO_HEALTHY_WORKER); with
+        FAILED_PRECONDITION (MODEL_MISMATCH) if no worker serves the named model; with
+        FAILED_PRECONDITION (HYBRID_UNSUPPORTED) if a field is `full_text` and the connected Milvus
+        does not support full-text search.
         """
 
     @abc.abstractmethod
@@ -308,7 +310,7 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.ListCollectionsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.ListCollectionsResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.ListCollectionsResponse]]:
-        """ListCollections describes the collections that Sentinel made, by name."""
+        """ListCollections describes the collections that Sentinel created, sorted by name."""
 
     @abc.abstractmethod
     def DeleteCollection(
@@ -316,8 +318,8 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.DeleteCollectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse]]:
-        """DeleteCollection removes a collection and its items for good. Fails with FAILED_PRECONDITION
-        (COLLECTION_ALIASED) while aliases point at it, and when the name is an alias.
+        """DeleteCollection deletes a collection and its items permanently. Fails with
+        FAILED_PRECONDITION (COLLECTION_ALIASED) if an alias points at it or if the name is an alias.
         """
 
     @abc.abstractmethod
@@ -326,10 +328,10 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.SetAliasRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.SetAliasResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.SetAliasResponse]]:
-        """SetAlias points an alias at a collection, atomically, whether it is new or pointed at another
-        one. Other gateways notice within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS)
-        when a collection has that name, FAILED_PRECONDITION (COLLECTION_ALIASED) when `collection` is
-        an alias itself.
+        """SetAlias points a new or existing alias at a collection, atomically. Other gateways use the
+        change within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS) if a collection has
+        that name, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
+        alias.
         """
 
     @abc.abstractmethod
@@ -338,7 +340,7 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.DeleteAliasRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.DeleteAliasResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.DeleteAliasResponse]]:
-        """DeleteAlias removes an alias; the collection stays. One that is not there is no error."""
+        """DeleteAlias deletes an alias; the collection stays. A missing alias is not an error."""
 
     @abc.abstractmethod
     def ReindexCollection(
@@ -346,11 +348,11 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse], collections.abc.AsyncIterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse]]:
-        """ReindexCollection embeds every item of a collection again into a new one of another model, and
-        may point an alias at it in the end. The old one serves searches and takes writes meanwhile;
-        those are carried over. A call that breaks off goes on where it stopped when it is made again
-        with the same request. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) when the target is
-        there and not of this source and model.
+        """ReindexCollection embeds every item of a collection with another model into a new collection,
+        and can then point an alias at it. Meanwhile the old collection serves searches and accepts
+        writes, which are copied to the new one. To continue after an interruption, send the same
+        request again. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) if the target exists and
+        belongs to another source or model.
         """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ItemServiceStub(object):
-    """ItemService stores, reads and deletes the items of a collection. Its calls fail with
+    """ItemService stores, reads and deletes the items of a collection. Calls fail with
     INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, FIELD_UNKNOWN, FILTER_INVALID), NOT_FOUND
     (COLLECTION_NOT_FOUND), UNAVAILABLE (STORE_UNAVAILABLE, OBJECT_STORE_UNAVAILABLE, DRAINING)
     or DEADLINE_EXCEEDED (OUT_OF_TIME).
@@ -71,32 +71,33 @@ class ItemServiceStub(object):
 
 
 class ItemServiceServicer(object):
-    """ItemService stores, reads and deletes the items of a collection. Its calls fail with
+    """ItemService stores, reads and deletes the items of a collection. Calls fail with
     INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, FIELD_UNKNOWN, FILTER_INVALID), NOT_FOUND
     (COLLECTION_NOT_FOUND), UNAVAILABLE (STORE_UNAVAILABLE, OBJECT_STORE_UNAVAILABLE, DRAINING)
     or DEADLINE_EXCEEDED (OUT_OF_TIME).
     """
 
     def UpsertItems(self, request, context):
-        """UpsertItems stores a batch: embeds what has no vector, keeps the image bytes, writes the
-        rows, then answers. An item answered STORED or UNCHANGED survives any crash of gateway,
-        worker or client. Idempotent by item id; safe to retry. One bad item never fails the
-        others: its own result carries the error.
+        """UpsertItems stores a batch. It embeds items without a vector, stores the image bytes, writes
+        the rows, and then answers. An item answered STORED or UNCHANGED survives any crash of
+        gateway, worker or client. Idempotent by item id, so a retry is safe. A bad item never fails
+        the others: its own result carries the error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def IngestItems(self, request_iterator, context):
-        """IngestItems is UpsertItems as a stream, for bulk: batches go up, acknowledgements come down,
-        several batches may be on their way. An acknowledged batch survives any crash. After a lost
-        stream or an advice to drain, go on with the first batch that was not acknowledged, on any
-        gateway; batches sent twice change nothing. Batches in work at once end as if they had been
-        stored one after the other. Each has its own time limit; the stream has none but the
-        caller's. Whatever ends the stream, batches read before are acknowledged first where they
-        can be. Fails as a whole with INVALID_ARGUMENT (STREAM_INVALID when messages come out of
-        order, BATCH_EMPTY, BATCH_TOO_LARGE), and as UpsertItems does when a whole batch fails, or
-        with UNAVAILABLE (DRAINING) if the caller goes on sending after the advice to drain.
+        """IngestItems is UpsertItems as a stream, for bulk work. The caller sends batches and receives
+        acknowledgements; several batches may be in flight. An acknowledged batch survives any crash.
+        If the stream breaks or the gateway advises draining, continue on any gateway with the first
+        batch that was not acknowledged; a batch sent twice changes nothing. Concurrent batches have
+        the same effect as if they were stored one after the other. Each batch has its own time
+        limit; the stream has only the caller's. When the stream ends for any reason, the gateway
+        first acknowledges the batches it has read, if it can. The stream fails with
+        INVALID_ARGUMENT (STREAM_INVALID if messages arrive out of order, BATCH_EMPTY,
+        BATCH_TOO_LARGE), with the errors of UpsertItems if a whole batch fails, or with UNAVAILABLE
+        (DRAINING) if the caller keeps sending after the advice to drain.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,23 +111,23 @@ class ItemServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListItems(self, request, context):
-        """ListItems reads all items, or those that match a filter, page by page, by id.
+        """ListItems reads all items, or those that match a filter, in pages sorted by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadImage(self, request, context):
-        """DownloadImage sends the picture of an item in chunks, for clients that cannot reach the
-        object store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND: the item has none, or
-        its bytes are gone from the object store).
+        """DownloadImage sends the image of an item in chunks, for clients that cannot reach the object
+        store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND if the item has no image or its
+        bytes are missing from the object store).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """DeleteItems removes items by id or by filter. Ids that are not there are no error.
+        """DeleteItems deletes items by id or by filter. Missing ids are not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,7 +175,7 @@ def add_ItemServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ItemService(object):
-    """ItemService stores, reads and deletes the items of a collection. Its calls fail with
+    """ItemService stores, reads and deletes the items of a collection. Calls fail with
     INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, FIELD_UNKNOWN, FILTER_INVALID), NOT_FOUND
     (COLLECTION_NOT_FOUND), UNAVAILABLE (STORE_UNAVAILABLE, OBJECT_STORE_UNAVAILABLE, DRAINING)
     or DEADLINE_EXCEEDED (OUT_OF_TIME).

@@ -122,7 +122,7 @@ _ItemServiceDeleteItemsType = typing_extensions.TypeVar(
 )
 
 class ItemServiceStub(typing.Generic[_ItemServiceUpsertItemsType, _ItemServiceIngestItemsType, _ItemServiceGetItemsType, _ItemServiceListItemsType, _ItemServiceDownloadImageType, _ItemServiceDeleteItemsType]):
-    """ItemService stores, reads and deletes the items of a collection. Its calls fail with
+    """ItemService stores, reads and deletes the items of a collection. Calls fail with
     INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, FIELD_UNKNOWN, FILTER_INVALID), NOT_FOUND
     (COLLECTION_NOT_FOUND), UNAVAILABLE (STORE_UNAVAILABLE, OBJECT_STORE_UNAVAILABLE, DRAINING)
     or DEADLINE_EXCEEDED (OUT_OF_TIME).
@@ -185,38 +185,39 @@ class ItemServiceStub(typing.Generic[_ItemServiceUpsertItemsType, _ItemServiceIn
     ], channel: grpc.aio.Channel) -> None: ...
 
     UpsertItems: _ItemServiceUpsertItemsType
-    """UpsertItems stores a batch: embeds what has no vector, keeps the image bytes, writes the
-    rows, then answers. An item answered STORED or UNCHANGED survives any crash of gateway,
-    worker or client. Idempotent by item id; safe to retry. One bad item never fails the
-    others: its own result carries the error.
+    """UpsertItems stores a batch. It embeds items without a vector, stores the image bytes, writes
+    the rows, and then answers. An item answered STORED or UNCHANGED survives any crash of
+    gateway, worker or client. Idempotent by item id, so a retry is safe. A bad item never fails
+    the others: its own result carries the error.
     """
 
     IngestItems: _ItemServiceIngestItemsType
-    """IngestItems is UpsertItems as a stream, for bulk: batches go up, acknowledgements come down,
-    several batches may be on their way. An acknowledged batch survives any crash. After a lost
-    stream or an advice to drain, go on with the first batch that was not acknowledged, on any
-    gateway; batches sent twice change nothing. Batches in work at once end as if they had been
-    stored one after the other. Each has its own time limit; the stream has none but the
-    caller's. Whatever ends the stream, batches read before are acknowledged first where they
-    can be. Fails as a whole with INVALID_ARGUMENT (STREAM_INVALID when messages come out of
-    order, BATCH_EMPTY, BATCH_TOO_LARGE), and as UpsertItems does when a whole batch fails, or
-    with UNAVAILABLE (DRAINING) if the caller goes on sending after the advice to drain.
+    """IngestItems is UpsertItems as a stream, for bulk work. The caller sends batches and receives
+    acknowledgements; several batches may be in flight. An acknowledged batch survives any crash.
+    If the stream breaks or the gateway advises draining, continue on any gateway with the first
+    batch that was not acknowledged; a batch sent twice changes nothing. Concurrent batches have
+    the same effect as if they were stored one after the other. Each batch has its own time
+    limit; the stream has only the caller's. When the stream ends for any reason, the gateway
+    first acknowledges the batches it has read, if it can. The stream fails with
+    INVALID_ARGUMENT (STREAM_INVALID if messages arrive out of order, BATCH_EMPTY,
+    BATCH_TOO_LARGE), with the errors of UpsertItems if a whole batch fails, or with UNAVAILABLE
+    (DRAINING) if the caller keeps sending after the advice to drain.
     """
 
     GetItems: _ItemServiceGetItemsType
     """GetItems reads items by id."""
 
     ListItems: _ItemServiceListItemsType
-    """ListItems reads all items, or those that match a filter, page by page, by id."""
+    """ListItems reads all items, or those that match a filter, in pages sorted by id."""
 
     DownloadImage: _ItemServiceDownloadImageType
-    """DownloadImage sends the picture of an item in chunks, for clients that cannot reach the
-    object store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND: the item has none, or
-    its bytes are gone from the object store).
+    """DownloadImage sends the image of an item in chunks, for clients that cannot reach the object
+    store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND if the item has no image or its
+    bytes are missing from the object store).
     """
 
     DeleteItems: _ItemServiceDeleteItemsType
-    """DeleteItems removes items by id or by filter. Ids that are not there are no error."""
+    """DeleteItems deletes items by id or by filter. Missing ids are not an error."""
 
 ItemServiceAsyncStub: typing_extensions.TypeAlias = ItemServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -246,7 +247,7 @@ ItemServiceAsyncStub: typing_extensions.TypeAlias = ItemServiceStub[
 ]
 
 class ItemServiceServicer(metaclass=abc.ABCMeta):
-    """ItemService stores, reads and deletes the items of a collection. Its calls fail with
+    """ItemService stores, reads and deletes the items of a collection. Calls fail with
     INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, FIELD_UNKNOWN, FILTER_INVALID), NOT_FOUND
     (COLLECTION_NOT_FOUND), UNAVAILABLE (STORE_UNAVAILABLE, OBJECT_STORE_UNAVAILABLE, DRAINING)
     or DEADLINE_EXCEEDED (OUT_OF_TIME).
@@ -258,10 +259,10 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.item_service_pb2.UpsertItemsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.item_service_pb2.UpsertItemsResponse, collections.abc.Awaitable[sentinel.search.v1.item_service_pb2.UpsertItemsResponse]]:
-        """UpsertItems stores a batch: embeds what has no vector, keeps the image bytes, writes the
-        rows, then answers. An item answered STORED or UNCHANGED survives any crash of gateway,
-        worker or client. Idempotent by item id; safe to retry. One bad item never fails the
-        others: its own result carries the error.
+        """UpsertItems stores a batch. It embeds items without a vector, stores the image bytes, writes
+        the rows, and then answers. An item answered STORED or UNCHANGED survives any crash of
+        gateway, worker or client. Idempotent by item id, so a retry is safe. A bad item never fails
+        the others: its own result carries the error.
         """
 
     @abc.abstractmethod
@@ -270,15 +271,16 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[sentinel.search.v1.item_service_pb2.IngestItemsRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.item_service_pb2.IngestItemsResponse], collections.abc.AsyncIterator[sentinel.search.v1.item_service_pb2.IngestItemsResponse]]:
-        """IngestItems is UpsertItems as a stream, for bulk: batches go up, acknowledgements come down,
-        several batches may be on their way. An acknowledged batch survives any crash. After a lost
-        stream or an advice to drain, go on with the first batch that was not acknowledged, on any
-        gateway; batches sent twice change nothing. Batches in work at once end as if they had been
-        stored one after the other. Each has its own time limit; the stream has none but the
-        caller's. Whatever ends the stream, batches read before are acknowledged first where they
-        can be. Fails as a whole with INVALID_ARGUMENT (STREAM_INVALID when messages come out of
-        order, BATCH_EMPTY, BATCH_TOO_LARGE), and as UpsertItems does when a whole batch fails, or
-        with UNAVAILABLE (DRAINING) if the caller goes on sending after the advice to drain.
+        """IngestItems is UpsertItems as a stream, for bulk work. The caller sends batches and receives
+        acknowledgements; several batches may be in flight. An acknowledged batch survives any crash.
+        If the stream breaks or the gateway advises draining, continue on any gateway with the first
+        batch that was not acknowledged; a batch sent twice changes nothing. Concurrent batches have
+        the same effect as if they were stored one after the other. Each batch has its own time
+        limit; the stream has only the caller's. When the stream ends for any reason, the gateway
+        first acknowledges the batches it has read, if it can. The stream fails with
+        INVALID_ARGUMENT (STREAM_INVALID if messages arrive out of order, BATCH_EMPTY,
+        BATCH_TOO_LARGE), with the errors of UpsertItems if a whole batch fails, or with UNAVAILABLE
+        (DRAINING) if the caller keeps sending after the advice to drain.
         """
 
     @abc.abstractmethod
@@ -295,7 +297,7 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.item_service_pb2.ListItemsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.item_service_pb2.ListItemsResponse, collections.abc.Awaitable[sentinel.search.v1.item_service_pb2.ListItemsResponse]]:
-        """ListItems reads all items, or those that match a filter, page by page, by id."""
+        """ListItems reads all items, or those that match a filter, in pages sorted by id."""
 
     @abc.abstractmethod
     def DownloadImage(
@@ -303,9 +305,9 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.item_service_pb2.DownloadImageRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.item_service_pb2.DownloadImageResponse], collections.abc.AsyncIterator[sentinel.search.v1.item_service_pb2.DownloadImageResponse]]:
-        """DownloadImage sends the picture of an item in chunks, for clients that cannot reach the
-        object store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND: the item has none, or
-        its bytes are gone from the object store).
+        """DownloadImage sends the image of an item in chunks, for clients that cannot reach the object
+        store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND if the item has no image or its
+        bytes are missing from the object store).
         """
 
     @abc.abstractmethod
@@ -314,6 +316,6 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.item_service_pb2.DeleteItemsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.item_service_pb2.DeleteItemsResponse, collections.abc.Awaitable[sentinel.search.v1.item_service_pb2.DeleteItemsResponse]]:
-        """DeleteItems removes items by id or by filter. Ids that are not there are no error."""
+        """DeleteItems deletes items by id or by filter. Missing ids are not an error."""
 
 def add_ItemServiceServicer_to_server(servicer: ItemServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

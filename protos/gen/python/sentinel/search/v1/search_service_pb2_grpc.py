@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class SearchServiceStub(object):
     """SearchService finds the items of a collection that are nearest to a query.
-    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    Calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
     IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
     FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED
@@ -60,7 +60,7 @@ class SearchServiceStub(object):
 
 class SearchServiceServicer(object):
     """SearchService finds the items of a collection that are nearest to a query.
-    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    Calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
     IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
     FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED
@@ -69,23 +69,23 @@ class SearchServiceServicer(object):
     """
 
     def Search(self, request, context):
-        """Search is the main path. Streams hits in rank order; its first message has a header, its last a
-        summary. A stream that ends without a summary was cut short.
+        """Search streams hits in rank order. The first message has a header and the last a summary. A
+        stream that ends without a summary is incomplete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchPage(self, request, context):
-        """SearchPage returns one page of hits in one message, for clients that page through results.
+        """SearchPage returns one page of hits in one message, for clients that show results in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchSearch(self, request, context):
-        """BatchSearch answers many queries at once: all contents are embedded in one call, and queries
-        that differ in nothing but the vector are one Milvus search. One bad query never fails the
+        """BatchSearch runs many searches at once. The gateway embeds all contents in one call and merges
+        searches that differ only in the vector into one Milvus search. A bad search never fails the
         others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -120,7 +120,7 @@ def add_SearchServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SearchService(object):
     """SearchService finds the items of a collection that are nearest to a query.
-    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    Calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
     IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
     FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED

@@ -75,7 +75,7 @@ _SearchServiceBatchSearchType = typing_extensions.TypeVar(
 
 class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceSearchPageType, _SearchServiceBatchSearchType]):
     """SearchService finds the items of a collection that are nearest to a query.
-    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    Calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
     IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
     FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED
@@ -116,16 +116,16 @@ class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceS
     ], channel: grpc.aio.Channel) -> None: ...
 
     Search: _SearchServiceSearchType
-    """Search is the main path. Streams hits in rank order; its first message has a header, its last a
-    summary. A stream that ends without a summary was cut short.
+    """Search streams hits in rank order. The first message has a header and the last a summary. A
+    stream that ends without a summary is incomplete.
     """
 
     SearchPage: _SearchServiceSearchPageType
-    """SearchPage returns one page of hits in one message, for clients that page through results."""
+    """SearchPage returns one page of hits in one message, for clients that show results in pages."""
 
     BatchSearch: _SearchServiceBatchSearchType
-    """BatchSearch answers many queries at once: all contents are embedded in one call, and queries
-    that differ in nothing but the vector are one Milvus search. One bad query never fails the
+    """BatchSearch runs many searches at once. The gateway embeds all contents in one call and merges
+    searches that differ only in the vector into one Milvus search. A bad search never fails the
     others.
     """
 
@@ -146,7 +146,7 @@ SearchServiceAsyncStub: typing_extensions.TypeAlias = SearchServiceStub[
 
 class SearchServiceServicer(metaclass=abc.ABCMeta):
     """SearchService finds the items of a collection that are nearest to a query.
-    Its calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
+    Calls fail with INVALID_ARGUMENT (QUERY_MISSING, QUERY_CANCELS_OUT, CONTENT_MISSING, TEXT_*,
     IMAGE_*, CROP_INVALID, VECTOR_*, FIELD_*, FILTER_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND, ITEM_NOT_FOUND, URI_NOT_FOUND), PERMISSION_DENIED (URI_FORBIDDEN),
     FAILED_PRECONDITION (MODEL_MISMATCH, HYBRID_UNSUPPORTED, FULL_TEXT_MISSING), RESOURCE_EXHAUSTED
@@ -160,8 +160,8 @@ class SearchServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.search_service_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.search_service_pb2.SearchResponse], collections.abc.AsyncIterator[sentinel.search.v1.search_service_pb2.SearchResponse]]:
-        """Search is the main path. Streams hits in rank order; its first message has a header, its last a
-        summary. A stream that ends without a summary was cut short.
+        """Search streams hits in rank order. The first message has a header and the last a summary. A
+        stream that ends without a summary is incomplete.
         """
 
     @abc.abstractmethod
@@ -170,7 +170,7 @@ class SearchServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.search_service_pb2.SearchPageRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.search_service_pb2.SearchPageResponse, collections.abc.Awaitable[sentinel.search.v1.search_service_pb2.SearchPageResponse]]:
-        """SearchPage returns one page of hits in one message, for clients that page through results."""
+        """SearchPage returns one page of hits in one message, for clients that show results in pages."""
 
     @abc.abstractmethod
     def BatchSearch(
@@ -178,8 +178,8 @@ class SearchServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.search_service_pb2.BatchSearchRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.search_service_pb2.BatchSearchResponse, collections.abc.Awaitable[sentinel.search.v1.search_service_pb2.BatchSearchResponse]]:
-        """BatchSearch answers many queries at once: all contents are embedded in one call, and queries
-        that differ in nothing but the vector are one Milvus search. One bad query never fails the
+        """BatchSearch runs many searches at once. The gateway embeds all contents in one call and merges
+        searches that differ only in the vector into one Milvus search. A bad search never fails the
         others.
         """
 
