@@ -238,6 +238,7 @@ def test_a_failing_store_ends_it_and_says_how_far_it_came(
     assert "other [MODEL_MISMATCH]" in result.stderr
 
 
+@pytest.mark.usefixtures("_children_take_sigint")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)]
 )

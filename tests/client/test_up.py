@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,7 +74,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         environment = {
             **os.environ,
             **{f"FAKE_{name.upper()}": how for name, how in fakes.items()},
-            "PYTHONPATH": str(tmp_path / "modules"),
+            # The stand-ins come before the real servers.
+            "PYTHONPATH": os.pathsep.join(
+                [str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")]
+            ),
             "PYTHONUNBUFFERED": "1",
         }
         process = subprocess.Popen(
@@ -142,6 +146,26 @@ def test_it_starts_both_says_where_and_stops_both(start: Start, tmp_path: Path) 
     assert not any(alive(one["pid"]) for one in told)
     ends = [float(log.read_text().splitlines()[-1].split()[-1]) for log in logs]
     assert ends == sorted(ends), "the gateway ends before the embedder it calls"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/PID/status")
+def test_sigint_stops_it_when_the_parent_ignores_sigint(start: Start, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by what is started
+    try:
+        process = start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    lines_until_up(process)
+    logs = list((tmp_path / "sentinel-data" / "logs").glob("*.log"))
+    servers = [arguments_of(log)["pid"] for log in logs]
+    assert len(servers) == 2
+    for pid in servers:
+        ignored = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+        assert ignored
+        assert not int(ignored[1], 16) & 1 << signal.SIGINT - 1, "the server ignores SIGINT, too"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert not any(map(alive, servers))
 
 
 def test_several_workers_are_all_named_to_the_gateway(start: Start, tmp_path: Path) -> None:

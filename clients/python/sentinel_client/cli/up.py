@@ -131,9 +131,13 @@ class _Up:
     async def run(self) -> int:
         """Start, wait, stop; return the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
-                loop.add_signal_handler(number, self._on_signal)
+        # SIGINT even if the parent ignores it, as CI runners and `sh -c "sentinel up &"` do: it
+        # is the documented way to stop. The servers start with the default again, because exec
+        # resets a handled signal and keeps an ignored one.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it on purpose
+            loop.add_signal_handler(signal.SIGHUP, self._on_signal)
         stopping = asyncio.create_task(self._stop.wait())
         work = asyncio.create_task(self._start_and_watch())
         try:
