@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sentinel_client import F, Filter, InvalidArgument
-from sentinel_client._convert import filter_to_proto
+from sentinel_client._messages import filter_to_proto
 from tests.client.fake_gateway import as_dict
 
 

@@ -1,4 +1,4 @@
-"""Python client of Sentinel: plain words in, the right pictures out.
+"""Python client of Sentinel, a server for text and image search.
 
 from sentinel_client import F, SentinelClient
 

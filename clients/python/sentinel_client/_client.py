@@ -1,4 +1,4 @@
-"""The asynchronous client; the synchronous one in `_sync.py` is made from it."""
+"""The asynchronous client. `_sync.py` derives the synchronous client from it."""
 # ruff: noqa: ASYNC109 - a timeout becomes a gRPC deadline, which asyncio.timeout could not send
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from types import TracebackType
 from google.protobuf.wrappers_pb2 import StringValue
 
 from sentinel_client import _rpcs
-from sentinel_client._batches import gather_bounded
 from sentinel_client._collections import CollectionCalls
 from sentinel_client._config import ClientConfig, resolve_address
 from sentinel_client._connection import Connection
 from sentinel_client._errors import NotFound
 from sentinel_client._items import ItemCalls
+from sentinel_client._requests import gather_bounded
 from sentinel_client._search import SearchCalls
 from sentinel_client._types import Health, HealthStatus
 
@@ -26,19 +26,19 @@ class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
             for hit in await client.search("a dog on the beach", collection="photos"):
                 print(hit.score, hit.fields["path"])
 
-    The connection is opened by the first call and shared by all; any number of calls may run
-    at once. It belongs to the event loop of that call and is not to be taken through a fork.
-    `async with`, or `close`, closes it. Every call has a timeout (`ClientConfig.timeouts`, or
-    its own `timeout` in seconds; `float("inf")` for none) and raises `SentinelError`.
+    The first call opens the connection, and all calls share it; any number may run at once. The
+    connection belongs to the event loop of the first call. Do not use it after a fork.
+    `async with` or `close` closes it. Every call has a timeout (`ClientConfig.timeouts`, or its
+    own `timeout` in seconds; `float("inf")` for none) and raises `SentinelError`.
     """
 
     def __init__(self, address: str | None = None, *, config: ClientConfig | None = None) -> None:
-        """Prepare a client; nothing is connected yet.
+        """Create a client; the first call connects.
 
         Args:
-            address: `host:port` of a gateway, or any gRPC target (`dns:///…`, `unix:…`). None
-                takes SENTINEL_ADDRESS, else 127.0.0.1:50050.
-            config: Timeouts, retries, limits and credentials; None takes the defaults.
+            address: `host:port` of a gateway, or any gRPC target (`dns:///…`, `unix:…`). The
+                default is SENTINEL_ADDRESS, else 127.0.0.1:50050.
+            config: Timeouts, retries, limits and credentials.
         """
         self._config = config or ClientConfig()
         self._connection = Connection(resolve_address(address), self._config)
@@ -60,24 +60,23 @@ class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection and cancel all calls in flight."""
         await self._connection.close()
 
     async def health(
         self, *, services: Sequence[str] | None = None, timeout: float | None = None
     ) -> Health:
-        """Ask whether the gateway and each of its services serve; the first answer counts.
+        """Check whether the gateway and each of its services are serving, without retries.
 
         Args:
-            services: Health names to ask for instead; a worker or another server has its own.
-            timeout: Seconds it may take.
+            services: Health names to check instead; a worker or another server has its own.
+            timeout: Timeout in seconds.
         """
-        seconds = self._config.timeouts.health if timeout is None else timeout
 
         async def check(service: str) -> HealthStatus:
             request = StringValue(value=service)
             try:
-                answer = await self._connection.unary(_rpcs.HEALTH_CHECK, request, seconds)
+                answer = await self._connection.unary(_rpcs.HEALTH_CHECK, request, timeout)
             except NotFound:
                 return HealthStatus.SERVICE_UNKNOWN
             return HealthStatus(answer.value)

@@ -1,4 +1,4 @@
-"""Managing collections: the calls of CollectionService."""
+"""The calls of CollectionService: create, list, alias, reindex and delete collections."""
 # ruff: noqa: ASYNC109 - a timeout becomes a gRPC deadline, which asyncio.timeout could not send
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from contextlib import aclosing
 from typing import Unpack
 
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
-from sentinel_client import _convert, _rpcs
-from sentinel_client._calls import Calls
+from sentinel_client import _messages, _rpcs
+from sentinel_client._connection import ServiceCalls
 from sentinel_client._errors import AlreadyExists, NotFound, ResultTruncated, SentinelError
 from sentinel_client._retry import Attempts
 from sentinel_client._types import (
@@ -23,7 +23,7 @@ from sentinel_client._types import (
 )
 
 
-class CollectionCalls(Calls):
+class CollectionCalls(ServiceCalls):
     """The part of the client that manages collections."""
 
     async def create_collection(
@@ -34,18 +34,18 @@ class CollectionCalls(Calls):
         timeout: float | None = None,
         **options: Unpack[CollectionOptions],
     ) -> Collection:
-        """Make an empty collection. `CollectionOptions` has the rest."""
+        """Create an empty collection. `CollectionOptions` lists the other arguments."""
         request = collection_pb.CreateCollectionRequest(
-            collection=_convert.collection_to_proto(name, fields, options)
+            collection=_messages.collection_to_proto(name, fields, options)
         )
-        response = await self._write(_rpcs.CREATE_COLLECTION, request, timeout)
-        return _convert.collection_from_proto(response.collection)
+        response = await self._connection.unary(_rpcs.CREATE_COLLECTION, request, timeout)
+        return _messages.collection_from_proto(response.collection)
 
     async def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
-        """Describe one collection."""
+        """Return the description of one collection."""
         request = collection_pb.GetCollectionRequest(name=name)
-        response = await self._read(_rpcs.GET_COLLECTION, request, timeout)
-        return _convert.collection_from_proto(response.collection)
+        response = await self._connection.unary(_rpcs.GET_COLLECTION, request, timeout)
+        return _messages.collection_from_proto(response.collection)
 
     async def get_or_create_collection(
         self,
@@ -55,9 +55,9 @@ class CollectionCalls(Calls):
         timeout: float | None = None,
         **options: Unpack[CollectionOptions],
     ) -> Collection:
-        """Describe the collection, made as `create_collection` would if it is missing.
+        """Return the collection; create it if it does not exist.
 
-        One that is there is left as it is.
+        An existing collection is not changed.
         """
         try:
             return await self.get_collection(name, timeout=timeout)
@@ -65,34 +65,34 @@ class CollectionCalls(Calls):
             pass
         try:
             return await self.create_collection(name, fields, timeout=timeout, **options)
-        except AlreadyExists:  # somebody was faster
+        except AlreadyExists:  # another caller created it meanwhile
             return await self.get_collection(name, timeout=timeout)
 
     async def list_collections(self, *, timeout: float | None = None) -> list[Collection]:
-        """Describe every collection, by name."""
+        """Return all collections, sorted by name."""
         collections: list[Collection] = []
         request = collection_pb.ListCollectionsRequest()
         while True:
-            response = await self._read(_rpcs.LIST_COLLECTIONS, request, timeout)
-            collections.extend(map(_convert.collection_from_proto, response.collections))
+            response = await self._connection.unary(_rpcs.LIST_COLLECTIONS, request, timeout)
+            collections.extend(map(_messages.collection_from_proto, response.collections))
             if not response.next_page_token:
                 return collections
             request.page_token = response.next_page_token
 
     async def delete_collection(self, name: str, *, timeout: float | None = None) -> None:
-        """Remove a collection and its items for good."""
+        """Delete a collection and its items permanently."""
         request = collection_pb.DeleteCollectionRequest(name=name)
-        await self._write(_rpcs.DELETE_COLLECTION, request, timeout)
+        await self._connection.unary(_rpcs.DELETE_COLLECTION, request, timeout)
 
     async def set_alias(self, alias: str, collection: str, *, timeout: float | None = None) -> None:
-        """Point `alias` at a collection, at once for all callers, wherever it pointed before."""
+        """Point `alias` at a collection, for all callers at once. Replaces an existing alias."""
         request = collection_pb.SetAliasRequest(alias=alias, collection=collection)
-        await self._write(_rpcs.SET_ALIAS, request, timeout)
+        await self._connection.unary(_rpcs.SET_ALIAS, request, timeout)
 
     async def delete_alias(self, alias: str, *, timeout: float | None = None) -> None:
-        """Remove an alias, if it is there; the collection stays."""
+        """Delete an alias if it exists; its collection stays."""
         request = collection_pb.DeleteAliasRequest(alias=alias)
-        await self._write(_rpcs.DELETE_ALIAS, request, timeout)
+        await self._connection.unary(_rpcs.DELETE_ALIAS, request, timeout)
 
     async def reindex(
         self,
@@ -103,27 +103,27 @@ class CollectionCalls(Calls):
         model: ModelVersion | None = None,
         timeout: float = math.inf,
     ) -> AsyncGenerator[ReindexProgress, None]:
-        """Embed every item of `source` again, into `target`; yield the progress.
+        """Embed every item of `source` again into `target`; yield the progress.
 
-        The source serves and takes writes meanwhile. A call that broke off goes on where it
-        stopped when it is made again; for a gateway that is away for a moment, this one does so
-        itself. Closing the iterator stops the work until then.
+        The source stays available for searches and writes. A new call continues where an earlier
+        one stopped. This call reconnects itself to a gateway that is unavailable for a moment.
+        Closing the iterator stops the work.
 
         Args:
             source: A collection, or an alias.
-            target: Name of the collection to make or to go on with.
+            target: Name of the collection to create or to continue.
             alias: Alias to point at the target when it is complete.
-            model: The workers' model to take; None: the one that is not the source's.
-            timeout: Seconds that the whole may take.
+            model: One of the workers' models; None: the one that `source` does not use.
+            timeout: Seconds for the whole call.
 
         Raises:
-            ResultTruncated: The server ended the stream before the work was done.
+            ResultTruncated: The server ended the stream before all items were embedded.
         """
         request = collection_pb.ReindexCollectionRequest(
             source=source,
             target=target,
             alias=alias,
-            model_version=None if model is None else _convert.model_to_proto(model),
+            model_version=_messages.model_to_proto(model),
         )
         end = time.monotonic() + timeout
         attempts = Attempts(self._config.retry, timeout=timeout, retry=True)
@@ -135,9 +135,9 @@ class CollectionCalls(Calls):
             try:
                 async with aclosing(stream):
                     async for message in stream:
-                        report = _convert.reindex_progress_from_proto(message)
+                        report = _messages.reindex_progress_from_proto(message)
                         yield report
-                        # It is getting on: the next failure is the first of its kind.
+                        # The call made progress: count attempts from 1 again.
                         attempts = Attempts(
                             self._config.retry, timeout=end - time.monotonic(), retry=True
                         )
@@ -146,5 +146,6 @@ class CollectionCalls(Calls):
             else:
                 if not report.done:
                     raise ResultTruncated(
-                        "RESULT_TRUNCATED", "the server stopped before the end; call again to go on"
+                        "RESULT_TRUNCATED",
+                        "the server stopped before the end; call again to continue",
                     )

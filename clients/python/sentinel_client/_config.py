@@ -1,4 +1,4 @@
-"""How a client behaves: frozen dataclasses, every field with a default that is fit for use."""
+"""The configuration of a client: frozen dataclasses with usable defaults."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When and how often a failed call is repeated, always inside the call's timeout.
+    """When and how often to retry a failed call, always within the call's timeout.
 
-    Only calls that the contract marks as safe to repeat are; a stream of hits only before its
-    first message. UNAVAILABLE is repeated after a jittered, growing pause, RESOURCE_EXHAUSTED
-    after the pause the server asks for.
+    Only calls that the contract marks as safe to repeat are retried, and a stream of hits only
+    before its first message. UNAVAILABLE is retried after a growing pause with jitter,
+    RESOURCE_EXHAUSTED after the pause that the server asks for.
 
     Attributes:
-        max_attempts: Most attempts, the first included; 1 turns retries off.
-        initial_backoff: Seconds before the second attempt, before jitter.
-        multiplier: What the pause grows by from attempt to attempt.
-        max_backoff: Longest pause in seconds, before jitter; a server may ask for a longer one.
+        max_attempts: Most attempts, including the first; 1 turns retries off.
+        initial_backoff: Seconds before the second attempt, without jitter.
+        multiplier: Factor by which the pause grows after each attempt.
+        max_backoff: Longest pause in seconds, without jitter; a server may ask for a longer one.
     """
 
     max_attempts: int = 5
@@ -39,14 +39,14 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds that a call may take in all, retries included, unless the call says otherwise.
+    """Default timeouts in seconds, including retries. A call can override them.
 
     Attributes:
-        search: `search`, `stream_search`, one page or batch of the others.
-        upsert: One batch of `upsert` or `ingest`; images are embedded meanwhile.
+        search: `search`, `stream_search`; one page or batch of the other searches.
+        upsert: One batch of `upsert` or `ingest`, including the embedding of its images.
         read: `get_items`, one page of `list_items`, `download_image`, `get_collection`, one page of
             `list_collections`.
-        write: `delete_items`, and what makes, changes or deletes a collection or an alias.
+        write: `delete_items`; creating, changing or deleting a collection or an alias.
         health: `health`.
     """
 
@@ -59,21 +59,21 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:
-    """Everything about a client but its address.
+    """The configuration of a client, without its address.
 
     Attributes:
         timeouts: Default timeouts by kind of call.
-        retry: When failed calls are repeated.
+        retry: When to retry failed calls.
         max_message_bytes: Largest message in either direction.
-        upsert_max_items: Most items in one request of `upsert`; the server takes 256. `ingest`
-            begins with it and then follows the server's advice.
-        upsert_max_bytes: Where a request of `upsert`, a batch of `ingest` or of `batch_search` is
-            cut; a larger single item goes alone.
-        upsert_in_flight: Requests that one `upsert` keeps in flight.
-        keepalive: Seconds without traffic before the connection is pinged. The servers take
-            pings every 20 s at most.
-        keepalive_timeout: Seconds that a ping may stay unanswered.
-        credentials: TLS credentials; None speaks plain text.
+        upsert_max_items: Most items in one request of `upsert`; the server accepts 256. `ingest`
+            uses it when the server gives no advice.
+        upsert_max_bytes: Most bytes in one request of `upsert`, or one batch of `ingest` or
+            `batch_search`; a larger item is sent alone.
+        upsert_in_flight: Most requests of one `upsert` at a time.
+        keepalive: Seconds without traffic before the connection is pinged. The servers accept
+            one ping every 20 s.
+        keepalive_timeout: Seconds to wait for the answer to a ping.
+        credentials: TLS credentials; None connects without TLS.
     """
 
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -88,10 +88,10 @@ class ClientConfig:
 
 
 def resolve_address(address: str | None) -> str:
-    """Return `address`, else SENTINEL_ADDRESS, else this machine's port 50050.
+    """Return `address`, else SENTINEL_ADDRESS, else port 50050 of this machine.
 
     Raises:
-        ValueError: It is a URL of HTTP; gRPC takes `host:port`.
+        ValueError: It is an HTTP URL; gRPC takes `host:port`.
     """
     resolved = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
     if resolved.startswith(("http://", "https://")):

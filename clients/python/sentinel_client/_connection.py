@@ -1,4 +1,5 @@
-"""One channel and the way every call takes through it: deadline, request id, retries, errors."""
+"""The channel to the gateway. Each call gets a deadline, a request id, retries and our errors."""
+# ruff: noqa: ASYNC109 - a timeout becomes a gRPC deadline, which asyncio.timeout could not send
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ from sentinel_client._retry import Attempts
 from sentinel_client._rpcs import RequestT, ResponseT, Rpc
 
 _REQUEST_ID_KEY = "x-request-id"
-# Round robin spreads calls over every address a name resolves to; the default would use one.
+# Round robin spreads calls over all addresses of a name; the default uses one address.
 _SERVICE_CONFIG = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 
 
 class Connection:
-    """A lazily opened channel to the gateway. Belongs to the event loop of its first call."""
+    """A channel that opens with its first call and belongs to that call's event loop."""
 
     def __init__(self, address: str, config: ClientConfig) -> None:
         self.address = address
@@ -27,15 +28,22 @@ class Connection:
         self._closed = False
         self._callables: dict[str, Any] = {}
 
+    def timeout(self, rpc: Rpc[Any, Any], given: float | None) -> float:
+        """Return the timeout of a call in seconds: `given`, else the default for its kind."""
+        if given is not None:
+            return given
+        seconds: float = getattr(self._config.timeouts, rpc.timeout_kind)
+        return seconds
+
     async def unary(
-        self, rpc: Rpc[RequestT, ResponseT], request: RequestT, seconds: float
+        self, rpc: Rpc[RequestT, ResponseT], request: RequestT, timeout: float | None
     ) -> ResponseT:
-        """Return the answer.
+        """Return the response.
 
         Raises:
-            SentinelError: The last attempt's failure.
+            SentinelError: The last attempt failed.
         """
-        attempts = self._attempts(rpc, seconds)
+        attempts = self._attempts(rpc, timeout)
         call = self._callable(rpc, "unary_unary")
         while True:
             try:
@@ -48,15 +56,15 @@ class Connection:
                 return response
 
     async def stream(
-        self, rpc: Rpc[RequestT, ResponseT], request: RequestT, seconds: float
+        self, rpc: Rpc[RequestT, ResponseT], request: RequestT, timeout: float | None
     ) -> AsyncGenerator[ResponseT, None]:
         """Yield the messages of a response stream; closing the iterator cancels the call.
 
         Raises:
-            SentinelError: The last attempt's failure. After a first message there is no other
-                attempt, since the caller may have used that message.
+            SentinelError: The last attempt failed. There is no retry after the first message,
+                because the caller may have used it.
         """
-        attempts = self._attempts(rpc, seconds)
+        attempts = self._attempts(rpc, timeout)
         open_call = self._callable(rpc, "unary_stream")
         started = False
         while True:
@@ -73,31 +81,32 @@ class Connection:
             else:
                 return
             finally:
-                call.cancel()  # does nothing to a call that has ended
+                call.cancel()  # has no effect on a call that has ended
 
     def open_duplex(
         self, rpc: Rpc[RequestT, ResponseT], attempts: Attempts
     ) -> grpc.aio.StreamStreamCall[RequestT, ResponseT]:
-        """Return a new call whose messages both sides stream; the caller ends it."""
+        """Return a new bidirectional call; the caller must end it."""
         call: grpc.aio.StreamStreamCall[RequestT, ResponseT] = self._callable(rpc, "stream_stream")(
             timeout=attempts.remaining(), metadata=_metadata(attempts)
         )
         return call
 
+    def convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
+        """Convert a gRPC error of one of the `attempts`."""
+        return from_rpc_error(error, address=self.address, request_id=attempts.request_id)
+
     async def close(self) -> None:
-        """Close the channel; calls in flight are cancelled."""
+        """Close the channel and cancel all calls in flight."""
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
             self._callables.clear()
 
-    def _attempts(self, rpc: Rpc[Any, Any], seconds: float) -> Attempts:
+    def _attempts(self, rpc: Rpc[Any, Any], timeout: float | None) -> Attempts:
+        seconds = self.timeout(rpc, timeout)
         return Attempts(self._config.retry, timeout=seconds, retry=rpc.repeatable)
-
-    def convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
-        """Return our error for what grpc raised in a call of `attempts`."""
-        return from_rpc_error(error, address=self.address, request_id=attempts.request_id)
 
     def _callable(self, rpc: Rpc[Any, Any], kind: str) -> Any:
         if self._closed:
@@ -113,6 +122,13 @@ class Connection:
         return self._callables[rpc.path]
 
 
+class ServiceCalls:
+    """Base of the classes that each add the calls of one service to the client."""
+
+    _config: ClientConfig
+    _connection: Connection
+
+
 def _metadata(attempts: Attempts) -> tuple[tuple[str, str], ...]:
     return ((_REQUEST_ID_KEY, attempts.request_id),)
 
@@ -124,10 +140,10 @@ def _open(address: str, config: ClientConfig) -> grpc.aio.Channel:
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.keepalive_time_ms", int(config.keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout * 1000)),
-        # Between calls too, so that a dead connection is known before the next call needs it.
+        # Also ping between calls, to notice a dead connection before the next call needs it.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # Reconnect within the time our retries last; the defaults go from 1 s up to 2 min.
+        # Reconnect within the time of our retries; the defaults grow from 1 s to 2 min.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 3_000),
     ]

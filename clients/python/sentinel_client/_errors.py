@@ -1,25 +1,24 @@
-"""What the client raises.
+"""The exceptions of the client.
 
     SentinelError
-    ├── InvalidArgument      the input is wrong and stays wrong
+    ├── InvalidArgument      the request is invalid in every state of the system
     ├── NotFound             no such collection, item or model
     ├── AlreadyExists
-    ├── FailedPrecondition   right in itself, but not in this state of the system
-    ├── PermissionDenied     the caller may not, or did not say who it is
-    ├── ResourceExhausted    a bound is reached; try again after `retry_after`
-    ├── Unavailable          somebody else, or the same one later, will answer
-    │   └── ConnectionFailed     nobody answers at the address at all
-    ├── DeadlineExceeded     time ran out
-    └── Internal             a fault of the server's
+    ├── FailedPrecondition   the request is valid, but not in this state of the system
+    ├── PermissionDenied     the caller is not allowed, or is not authenticated
+    ├── ResourceExhausted    a limit is reached; retry after `retry_after`
+    ├── Unavailable          a server is unavailable for now; retry
+    │   └── ConnectionFailed     no server answers at the address
+    ├── DeadlineExceeded     the timeout passed
+    └── Internal             the server failed
         └── ResultTruncated      a stream of hits ended before its summary
 
-Wrong use of the client itself (two kinds of query at once, say) is a TypeError or ValueError.
+Wrong use of the client itself, such as two kinds of query at once, is a TypeError or ValueError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -35,12 +34,12 @@ class SentinelError(Exception):
     Attributes:
         code: The gRPC status code.
         reason: Machine-readable reason: a name of the contract's ErrorReason, UNREACHABLE,
-            FILE_UNREADABLE, or UNKNOWN when somebody else than Sentinel answered.
+            FILE_UNREADABLE, or UNKNOWN if the error is not from Sentinel (a proxy, gRPC).
         message: What is wrong and what to do about it.
         metadata: Short strings for programs, such as `{"limit": "64"}`.
-        retry_after: Seconds to wait before trying again; None if the server named none.
-        field: Path of the request's field at fault, or None.
-        request_id: The call's `x-request-id`, which the servers' logs carry too.
+        retry_after: Seconds to wait before a retry; None if the server gave none.
+        field: Path of the request's field with the error, or None.
+        request_id: The call's `x-request-id`, which is in the servers' logs too.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
@@ -75,59 +74,59 @@ class SentinelError(Exception):
 
 
 class InvalidArgument(SentinelError):
-    """The input is wrong whatever the state of the system."""
+    """The request is invalid in every state of the system."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class NotFound(SentinelError):
-    """What the call names is not there."""
+    """The collection, item or model does not exist."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class AlreadyExists(SentinelError):
-    """What the call wants to make is there."""
+    """The collection to create exists."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
 class FailedPrecondition(SentinelError):
-    """The system's state forbids it until somebody changes that state."""
+    """The system's state does not allow the call until somebody changes that state."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class PermissionDenied(SentinelError):
-    """The caller may not do this, or did not say who it is."""
+    """The caller is not allowed to do this, or is not authenticated."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class ResourceExhausted(SentinelError):
-    """A bound is reached; with `retry_after` it is one that passes."""
+    """A limit is reached; with `retry_after`, only for now."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class Unavailable(SentinelError):
-    """Something needed does not answer just now."""
+    """A server that the call needs is unavailable for now."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class ConnectionFailed(Unavailable):
-    """Nobody answers at the address, or the connection broke. Reason: UNREACHABLE."""
+    """No server answers at the address, or the connection broke. Reason: UNREACHABLE."""
 
 
 class DeadlineExceeded(SentinelError, TimeoutError):
-    """Time ran out; reason OUT_OF_TIME."""
+    """The timeout passed. Reason: OUT_OF_TIME."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Internal(SentinelError):
-    """A fault of the server's; `metadata["error_id"]` finds it in the server's log."""
+    """The server failed; look for `metadata["error_id"]` in its log."""
 
     code = grpc.StatusCode.INTERNAL
 
@@ -136,18 +135,15 @@ class ResultTruncated(Internal):
     """A stream of hits ended without its summary, so hits may be missing."""
 
 
-class _Codes:
-    """Which class a status code becomes."""
-
-    by_code: ClassVar[dict[grpc.StatusCode, type[SentinelError]]] = {
-        **{cls.code: cls for cls in SentinelError.__subclasses__()},
-        grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
-        grpc.StatusCode.UNAUTHENTICATED: PermissionDenied,
-    }
+_BY_CODE: dict[grpc.StatusCode, type[SentinelError]] = {
+    **{cls.code: cls for cls in SentinelError.__subclasses__()},
+    grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
+    grpc.StatusCode.UNAUTHENTICATED: PermissionDenied,
+}
 
 
 def from_status(status: status_pb2.Status) -> SentinelError:
-    """Return the error that a `google.rpc.Status` carries."""
+    """Convert a `google.rpc.Status`."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     request = error_details_pb2.BadRequest()
     retry_after = None
@@ -161,7 +157,7 @@ def from_status(status: status_pb2.Status) -> SentinelError:
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     ours = info.domain == DOMAIN
     code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
-    error = _Codes.by_code.get(code, SentinelError)(
+    error = _BY_CODE.get(code, SentinelError)(
         info.reason if ours else "UNKNOWN",
         status.message or code.name,
         metadata=dict(info.metadata) if ours else None,
@@ -173,7 +169,7 @@ def from_status(status: status_pb2.Status) -> SentinelError:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, *, address: str, request_id: str) -> SentinelError:
-    """Return our error for what grpc raised."""
+    """Convert an error of grpc.aio."""
     converted = _from_details(error) or _without_details(error, address)
     converted.request_id = request_id
     return converted
@@ -186,14 +182,14 @@ def _from_details(error: grpc.aio.AioRpcError) -> SentinelError | None:
                 status = status_pb2.Status.FromString(value)
             except DecodeError:
                 return None
-            # Details that contradict the call's own status are not about this failure.
+            # Details with another code than the call's are not about this failure.
             if status.code == error.code().value[0]:
                 return from_status(status)
     return None
 
 
 def _without_details(error: grpc.aio.AioRpcError, address: str) -> SentinelError:
-    """Say that gRPC itself, or something between the gateway and us, ended the call."""
+    """Convert an error of gRPC itself or of a proxy."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
         cause = details.rsplit(": ", 1)[-1] or "no details"

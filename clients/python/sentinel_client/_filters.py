@@ -1,6 +1,6 @@
-"""Filters in Python's own operators: `(F("year") >= 2020) & ~F("tags").contains("draft")`.
+"""Filters as Python expressions: `(F("year") >= 2020) & ~F("tags").contains("draft")`.
 
-Values are sent typed, never pasted into an expression, so none can change a filter's meaning.
+Values are sent as typed messages, not as part of a string, so no value can change the filter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Scalar: TypeAlias = str | int | float | bool
 
 
 class Operator(enum.Enum):
-    """How a field is compared; the values are the contract's names without OPERATOR_."""
+    """The operators; the values are the contract's names without OPERATOR_."""
 
     EQUAL = "EQUAL"
     NOT_EQUAL = "NOT_EQUAL"
@@ -31,7 +31,7 @@ class Operator(enum.Enum):
 
 
 class Filter:
-    """A condition on the fields of an item. Made with `F`, combined with `&`, `|` and `~`."""
+    """A condition on the fields of an item. Create it with `F`, combine with `&`, `|` and `~`."""
 
     __slots__ = ()
 
@@ -50,13 +50,13 @@ class Filter:
         return Group("none_of", (self,))
 
     def __bool__(self) -> bool:
-        # `a and b` would silently drop a; `1 < F("x") < 3` is such an `and` as well.
+        # `a and b` would silently drop `a`; `1 < F("x") < 3` contains such an `and`.
         raise TypeError("combine filters with &, | and ~, each comparison in parentheses")
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Filter):
-    """One field against values."""
+    """A comparison of one field with values."""
 
     field: str
     operator: Operator
@@ -72,10 +72,9 @@ class Group(Filter):
 
 
 class F:
-    """A declared field, to compare: `F("year") >= 2020`.
+    """A declared field to compare: `F("year") >= 2020`.
 
-    An item that lacks the field matches no comparison but `!=` and `notin`, which it matches
-    always.
+    An item without the field matches `!=` and `notin`, and no other comparison.
     """
 
     __slots__ = ("_name",)
@@ -107,7 +106,7 @@ class F:
         return self._compare(Operator.IN, *_several(values))
 
     def notin(self, values: Iterable[Scalar]) -> Filter:
-        """Match items whose field equals none of `values`, or is absent."""
+        """Match items whose field equals none of `values` or is missing."""
         return self._compare(Operator.NOT_IN, *_several(values))
 
     def startswith(self, prefix: str) -> Filter:
@@ -139,7 +138,7 @@ def _several(values: Iterable[Scalar]) -> tuple[Scalar, ...]:
 
 
 def _join(kind: str, left: Filter, right: Filter) -> Filter:
-    """Join without nesting, since the contract allows 32 levels: `a & b & c` is one group."""
+    """Join into one flat group, because the contract allows only 32 levels of nesting."""
     if not isinstance(right, Filter):
         raise TypeError(f"{right!r} is not a filter; put each comparison in parentheses")
     parts: list[Filter] = []

@@ -1,4 +1,4 @@
-"""What to search for, as sums: `Q(image="beach.jpg") + 0.5 * Q("at night") - Q("people")`."""
+"""Queries as weighted sums: `Q(image="beach.jpg") + 0.5 * Q("at night") - Q("people")`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sentinel_client._types import ImageSource
 
 
 class Box(NamedTuple):
-    """A part of a picture, in fractions of its width and height; the origin is upper left."""
+    """A part of an image, in fractions of its width and height from the upper left corner."""
 
     left: float = 0.0
     top: float = 0.0
@@ -22,7 +22,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """One thing to look for; exactly one of text, image, vector and item_id is set."""
+    """One part of a query; exactly one of text, image, vector and item_id is set."""
 
     text: str | None = None
     image: ImageSource | None = None
@@ -33,17 +33,17 @@ class Term:
 
 
 class Q:
-    """Something to look for: words, a picture or a part of one, a vector, or a stored item.
+    """A query: a text, an image or a part of one, a vector, or a stored item.
 
         client.search(Q(image="beach.jpg", crop=Box(right=0.5)), collection="photos")
         client.search(Q(image="beach.jpg") + 0.5 * Q("at night") - Q("people"), collection="photos")
 
-    A sum is computed on unit vectors and normalised again; what is subtracted is steered away
-    from. At most 16 terms, and weights up to 100.
+    The vectors of a sum are normalised, added with their weights, and normalised again. Subtract
+    a query to get results that are less like it. At most 16 terms, and weights up to 100.
     """
 
     __slots__ = ("terms",)
-    # A number of numpy on the left leaves the product to us.
+    # Let `numpy.float64 * Q` call our `__rmul__`.
     __array_ufunc__ = None
 
     def __init__(
@@ -55,24 +55,24 @@ class Q:
         vector: npt.ArrayLike | None = None,
         item_id: str | None = None,
     ) -> None:
-        """Look for one thing.
+        """Create a query of one term.
 
         Args:
-            text: Words.
-            image: A picture: bytes, a path, or an `ImageUri`.
-            crop: The part of the picture that counts; None: all of it.
+            text: A text.
+            image: An image: bytes, a path, or an `ImageUri`.
+            crop: The part of the image to use; None: the whole image.
             vector: A vector of the collection's space.
             item_id: The id of a stored item.
 
         Raises:
-            TypeError: Not exactly one thing is given, or a crop without a picture.
+            TypeError: Not exactly one term is given, or a crop without an image.
         """
         if sum(kind is not None for kind in (text, image, vector, item_id)) != 1:
             raise TypeError("give exactly one of text, image, vector and item_id")
         if text is not None and not isinstance(text, str):
-            raise TypeError(f"{text!r} is no text; a picture is Q(image=...)")
+            raise TypeError(f"{text!r} is not a text; pass an image as Q(image=...)")
         if crop is not None and image is None:
-            raise TypeError("only a picture has a crop")
+            raise TypeError("only an image has a crop")
         box = None if crop is None else Box(*crop)
         self.terms: tuple[Term, ...] = (
             Term(text=text, image=image, crop=box, vector=vector, item_id=item_id),

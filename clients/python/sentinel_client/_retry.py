@@ -1,4 +1,9 @@
-"""One logical call: its deadline, its id, and whether a failed attempt is followed by another."""
+"""Decide when a failed call is repeated, within its deadline and under one request id.
+
+The retry policy of gRPC's service config cannot replace this. It ignores RetryInfo, gives up
+after 5 attempts at most, does not repeat requests above its 256 KiB buffer, and waits until the
+deadline instead of raising the last error when no attempt fits into the remaining time.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from sentinel_client._errors import DeadlineExceeded, SentinelError
 
 
 class Attempts:
-    """The attempts of one call. Time and chance are arguments, for tests.
+    """The attempts of one call. Clock, sleep and chance are arguments for tests.
 
     Attributes:
         request_id: Sent as `x-request-id` with every attempt, so that logs show one call.
@@ -45,38 +50,35 @@ class Attempts:
         return max(0.0, self._deadline - self._clock())
 
     async def pause_or_raise(self, error: SentinelError) -> None:
-        """Return when the next attempt should start.
+        """Wait until the next attempt should start.
 
         Raises:
-            SentinelError: `error`, when there is to be no further attempt. One that ran out of
-                time names the failure of the attempt before as its cause.
+            SentinelError: `error`, if there is no further attempt. DEADLINE_EXCEEDED has the
+                failure of the attempt before as its cause.
         """
         self._made += 1
         if isinstance(error, DeadlineExceeded):
             raise error from self._last
         if not (self._retry and error.retryable) or self._made >= self._policy.max_attempts:
             raise error
-        seconds = self._pause(error)
+        seconds = backoff(self._policy, self._made, error.retry_after, self._chance)
         left = self.remaining()
         if left is not None and seconds >= left:
-            raise error  # says more than "time ran out" would
+            raise error  # says more than "time ran out"
         self._last = error
         await self._sleep(seconds)
 
-    def _pause(self, error: SentinelError) -> float:
-        return pause(self._policy, self._made, error.retry_after, self._chance)
 
-
-def pause(
+def backoff(
     policy: RetryPolicy,
     made: int,
     retry_after: float | None,
     chance: Callable[[], float] = random.random,
 ) -> float:
     """Return the seconds to wait after `made` failed attempts, 1 or more."""
-    backoff = min(policy.max_backoff, policy.initial_backoff * policy.multiplier ** (made - 1))
+    pause = min(policy.max_backoff, policy.initial_backoff * policy.multiplier ** (made - 1))
     if retry_after is not None:
-        # The server's pause is the least; the jitter on top keeps its callers from
-        # coming back all at once.
-        return retry_after + chance() * min(backoff, retry_after)
-    return backoff * (0.5 + chance() / 2)
+        # Never shorter than the server asks for. The jitter keeps its callers from returning
+        # all at once.
+        return retry_after + chance() * min(pause, retry_after)
+    return pause * (0.5 + chance() / 2)

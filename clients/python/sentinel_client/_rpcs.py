@@ -1,11 +1,10 @@
-"""The calls of the contract. What is safe to repeat is read from the contract itself."""
+"""The RPCs of the contract: path, messages, default timeout, and whether a repeat is safe."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
-from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
@@ -17,119 +16,77 @@ from sentinel.search.v1 import search_service_pb2 as search_pb
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
 
+# A field of `Timeouts`.
+TimeoutKind: TypeAlias = Literal["search", "upsert", "read", "write", "health"]
+
 
 @dataclass(frozen=True, slots=True)
 class Rpc(Generic[RequestT, ResponseT]):
-    """One RPC: its path, its messages, and whether repeating it is safe."""
+    """One RPC. A call without its own timeout takes the default of `timeout_kind`."""
 
     path: str
     request: type[RequestT]
     response: type[ResponseT]
+    timeout_kind: TimeoutKind
     repeatable: bool
 
 
+_SERVICES = [
+    service
+    for file in (search_pb.DESCRIPTOR, item_pb.DESCRIPTOR, collection_pb.DESCRIPTOR)
+    for service in file.services_by_name.values()
+]
+_METHODS = {
+    method.input_type.full_name: method for service in _SERVICES for method in service.methods
+}
+
+SERVICES: tuple[str, ...] = tuple(service.full_name for service in _SERVICES)
+
+
 def _rpc(
-    file: FileDescriptor, name: str, request: type[RequestT], response: type[ResponseT]
+    request: type[RequestT], response: type[ResponseT], timeout_kind: TimeoutKind
 ) -> Rpc[RequestT, ResponseT]:
-    service_name, method_name = name.split("/")
-    method = file.services_by_name[service_name].methods_by_name[method_name]
+    """Find the RPC that takes `request`. The contract says whether it is safe to repeat."""
+    method = _METHODS[request.DESCRIPTOR.full_name]
     level = method.GetOptions().idempotency_level
     return Rpc(
-        path=f"/{method.containing_service.full_name}/{method_name}",
+        path=f"/{method.containing_service.full_name}/{method.name}",
         request=request,
         response=response,
+        timeout_kind=timeout_kind,
         repeatable=level != MethodOptions.IDEMPOTENCY_UNKNOWN,
     )
 
 
-_SEARCH, _ITEMS, _COLLECTIONS = (
-    search_pb.DESCRIPTOR,
-    item_pb.DESCRIPTOR,
-    collection_pb.DESCRIPTOR,
-)
-SEARCH = _rpc(_SEARCH, "SearchService/Search", search_pb.SearchRequest, search_pb.SearchResponse)
-SEARCH_PAGE = _rpc(
-    _SEARCH,
-    "SearchService/SearchPage",
-    search_pb.SearchPageRequest,
-    search_pb.SearchPageResponse,
-)
-BATCH_SEARCH = _rpc(
-    _SEARCH,
-    "SearchService/BatchSearch",
-    search_pb.BatchSearchRequest,
-    search_pb.BatchSearchResponse,
-)
-UPSERT_ITEMS = _rpc(
-    _ITEMS, "ItemService/UpsertItems", item_pb.UpsertItemsRequest, item_pb.UpsertItemsResponse
-)
-INGEST_ITEMS = _rpc(
-    _ITEMS, "ItemService/IngestItems", item_pb.IngestItemsRequest, item_pb.IngestItemsResponse
-)
-GET_ITEMS = _rpc(_ITEMS, "ItemService/GetItems", item_pb.GetItemsRequest, item_pb.GetItemsResponse)
-LIST_ITEMS = _rpc(
-    _ITEMS, "ItemService/ListItems", item_pb.ListItemsRequest, item_pb.ListItemsResponse
-)
-DOWNLOAD_IMAGE = _rpc(
-    _ITEMS,
-    "ItemService/DownloadImage",
-    item_pb.DownloadImageRequest,
-    item_pb.DownloadImageResponse,
-)
-DELETE_ITEMS = _rpc(
-    _ITEMS, "ItemService/DeleteItems", item_pb.DeleteItemsRequest, item_pb.DeleteItemsResponse
-)
+SEARCH = _rpc(search_pb.SearchRequest, search_pb.SearchResponse, "search")
+SEARCH_PAGE = _rpc(search_pb.SearchPageRequest, search_pb.SearchPageResponse, "search")
+BATCH_SEARCH = _rpc(search_pb.BatchSearchRequest, search_pb.BatchSearchResponse, "search")
+UPSERT_ITEMS = _rpc(item_pb.UpsertItemsRequest, item_pb.UpsertItemsResponse, "upsert")
+INGEST_ITEMS = _rpc(item_pb.IngestItemsRequest, item_pb.IngestItemsResponse, "upsert")
+GET_ITEMS = _rpc(item_pb.GetItemsRequest, item_pb.GetItemsResponse, "read")
+LIST_ITEMS = _rpc(item_pb.ListItemsRequest, item_pb.ListItemsResponse, "read")
+DOWNLOAD_IMAGE = _rpc(item_pb.DownloadImageRequest, item_pb.DownloadImageResponse, "read")
+DELETE_ITEMS = _rpc(item_pb.DeleteItemsRequest, item_pb.DeleteItemsResponse, "write")
 CREATE_COLLECTION = _rpc(
-    _COLLECTIONS,
-    "CollectionService/CreateCollection",
-    collection_pb.CreateCollectionRequest,
-    collection_pb.CreateCollectionResponse,
+    collection_pb.CreateCollectionRequest, collection_pb.CreateCollectionResponse, "write"
 )
 GET_COLLECTION = _rpc(
-    _COLLECTIONS,
-    "CollectionService/GetCollection",
-    collection_pb.GetCollectionRequest,
-    collection_pb.GetCollectionResponse,
+    collection_pb.GetCollectionRequest, collection_pb.GetCollectionResponse, "read"
 )
 LIST_COLLECTIONS = _rpc(
-    _COLLECTIONS,
-    "CollectionService/ListCollections",
-    collection_pb.ListCollectionsRequest,
-    collection_pb.ListCollectionsResponse,
+    collection_pb.ListCollectionsRequest, collection_pb.ListCollectionsResponse, "read"
 )
 DELETE_COLLECTION = _rpc(
-    _COLLECTIONS,
-    "CollectionService/DeleteCollection",
-    collection_pb.DeleteCollectionRequest,
-    collection_pb.DeleteCollectionResponse,
+    collection_pb.DeleteCollectionRequest, collection_pb.DeleteCollectionResponse, "write"
 )
-SET_ALIAS = _rpc(
-    _COLLECTIONS,
-    "CollectionService/SetAlias",
-    collection_pb.SetAliasRequest,
-    collection_pb.SetAliasResponse,
-)
-DELETE_ALIAS = _rpc(
-    _COLLECTIONS,
-    "CollectionService/DeleteAlias",
-    collection_pb.DeleteAliasRequest,
-    collection_pb.DeleteAliasResponse,
-)
+SET_ALIAS = _rpc(collection_pb.SetAliasRequest, collection_pb.SetAliasResponse, "write")
+DELETE_ALIAS = _rpc(collection_pb.DeleteAliasRequest, collection_pb.DeleteAliasResponse, "write")
 REINDEX_COLLECTION = _rpc(
-    _COLLECTIONS,
-    "CollectionService/ReindexCollection",
-    collection_pb.ReindexCollectionRequest,
-    collection_pb.ReindexCollectionResponse,
+    collection_pb.ReindexCollectionRequest, collection_pb.ReindexCollectionResponse, "write"
 )
 
-# grpc.health.v1 without grpcio-health-checking, which the base install does not have:
-# HealthCheckRequest is one string of number 1, its answer one enum of number 1, and these two
-# messages of protobuf itself look the same on the wire. A health check is not repeated: the
-# first answer is the answer.
-HEALTH_CHECK = Rpc("/grpc.health.v1.Health/Check", StringValue, Int32Value, repeatable=False)
-
-SERVICES: tuple[str, ...] = tuple(
-    service.full_name
-    for file in (_SEARCH, _ITEMS, _COLLECTIONS)
-    for service in file.services_by_name.values()
-)
+# grpc.health.v1 without grpcio-health-checking, which the base install does not have.
+# HealthCheckRequest has one string field with number 1, its response one enum with number 1.
+# These two messages of protobuf look the same on the wire. A failed health check is an answer,
+# so it is not repeated.
+HEALTH_CHECK = Rpc("/grpc.health.v1.Health/Check", StringValue, Int32Value, "health", False)

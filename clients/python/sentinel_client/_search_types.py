@@ -1,4 +1,4 @@
-"""What goes into a search and comes out of it. All frozen; no protobuf message among them."""
+"""The public types of searches: options, hits, results and timings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sentinel_client._types import Consistency, ImageSource, ModelVersion, Vecto
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hybrid:
-    """Blend the vectors with a search for words in the collection's full-text fields.
+    """Combine the vector search with a keyword search in the collection's full-text fields.
 
-    The two rankings are fused by reciprocal rank: `score = sum of weight / (rrf_k + rank)`.
+    Reciprocal rank fusion combines the two rankings: `score = sum of weight / (rrf_k + rank)`.
 
     Attributes:
-        text: Words to look for; empty: the query's own text.
-        rrf_k: The constant of the fusion, 1 to 16,384; None takes 60.
-        vector_weight: Weight of the vector ranking, 0 to 1,000; None takes 1.
-        text_weight: Weight of the text ranking, 0 to 1,000; None takes 1.
+        text: Keywords; empty: the query's own text.
+        rrf_k: The constant of the fusion, 1 to 16,384; None: 60.
+        vector_weight: Weight of the vector ranking, 0 to 1,000; None: 1.
+        text_weight: Weight of the text ranking, 0 to 1,000; None: 1.
     """
 
     text: str = ""
@@ -33,11 +33,11 @@ class Hybrid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diversity:
-    """Keep near-duplicates from filling the first page; works on the nearest 1,000 at most.
+    """Drop near-duplicates or make the hits more different; considers the nearest 1,000 at most.
 
     Attributes:
-        duplicate_threshold: Cosine from which on two hits count as one picture, of which the
-            better one stays, above 0 to 1; None drops none.
+        duplicate_threshold: Two hits with at least this cosine similarity are duplicates; only
+            the better one stays. Above 0, at most 1; None keeps all.
         mmr_lambda: Maximal marginal relevance: 1 is relevance only, 0 is difference only; None
             keeps the order of relevance.
     """
@@ -48,10 +48,10 @@ class Diversity:
 
 @dataclass(frozen=True, slots=True)
 class GroupBy:
-    """Keep the best hits of each value of a field; works on the nearest 1,000 at most.
+    """Keep the best hits of each value of a field; considers the nearest 1,000 at most.
 
     Attributes:
-        field: A declared field of strings, integers or truth values.
+        field: A declared field of strings, integers or booleans.
         size: Most hits per group, 1 to 100.
     """
 
@@ -62,48 +62,48 @@ class GroupBy:
 class SearchOptions(TypedDict, total=False):
     """The keyword arguments that all kinds of search share."""
 
-    # Instead of the query: an image to find similar pictures (or fitting texts) for.
+    # Instead of the query: an image.
     image: ImageSource | None
     # Instead of the query: a vector of the collection's space; need not be normalised.
     vector: npt.ArrayLike | None
-    # Instead of the query: the id of a stored item to find more like, without itself.
+    # Instead of the query: the id of a stored item. The item itself is not among the hits.
     item_id: str | None
     # Only items that match, for example `F("year") >= 2020`.
     filter: Filter | None
     # Fields to return with each hit; empty: all.
     output_fields: Sequence[str]
-    # Least score of a hit, -1 to 1.
+    # Minimum score of a hit, -1 to 1.
     min_score: float | None
-    # Whether hits carry the thumbnail of their image.
+    # Whether to return the thumbnails of images.
     include_thumbnails: bool
-    # Whether hits carry their stored vector.
+    # Whether to return the stored vectors.
     include_vectors: bool
-    # How fresh the answer is; None: the collection's default.
+    # Consistency of the read; None: the collection's default.
     consistency: Consistency | None
-    # Search for words as well; not together with `diversity` or `group_by`.
+    # Add a keyword search; not together with `diversity` or `group_by`.
     hybrid: Hybrid | None
-    # Drop near-duplicates, or spread the hits.
+    # Drop near-duplicates, or make the hits more different.
     diversity: Diversity | None
-    # Only the best hits of each value of a field.
+    # Keep only the best hits of each value of a field.
     group_by: GroupBy | None
-    # Parameters of the index's search by Milvus's names, for example `{"ef": 128}`.
+    # Search parameters of the index, by their Milvus names, for example `{"ef": 128}`.
     index_params: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One found item.
+    """One search result.
 
     Attributes:
         id: The item's id.
         rank: Position in the whole result, from 1.
         score: Cosine similarity to the query, -1 to 1; with `Hybrid`, the fused score. Higher
             is better.
-        fields: The asked-for fields that the item has.
-        image_uri: Image items: where the picture is in the gateway's object store.
+        fields: The item's values of the requested fields.
+        image_uri: Image items: URI of the image in the gateway's object store.
         text: Text items: the text.
-        thumbnail: Image items, when asked for: WebP.
-        vector: When asked for: the stored float32 vector `[dimensions]`.
+        thumbnail: Image items, on request: WebP.
+        vector: On request: the stored float32 vector `[dimensions]`.
     """
 
     id: str
@@ -118,14 +118,14 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchTimings:
-    """Where a search's time went, in seconds; None where a stage did not happen.
+    """The duration of each stage of a search in seconds; None if the stage did not run.
 
     Attributes:
-        total: From the gateway's receipt to the last hit.
-        embed: The call to the embedder, as the gateway saw it.
-        embed_queue: Waiting for the device, as the embedder reported it.
-        embed_inference: The forward pass, as the embedder reported it.
-        vector_search: The Milvus search, as the gateway saw it.
+        total: From the arrival at the gateway to the last hit.
+        embed: The call to the embedder, measured by the gateway.
+        embed_queue: Waiting for the device, measured by the embedder.
+        embed_inference: The forward pass, measured by the embedder.
+        vector_search: The Milvus search, measured by the gateway.
         embed_cached: Whether the query's embedding came from the gateway's cache.
     """
 
@@ -139,7 +139,7 @@ class SearchTimings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """A complete result; iterate over it or index it for its hits."""
+    """A complete result. Iterate over it, or index it, to get its hits."""
 
     hits: tuple[Hit, ...]
     timings: SearchTimings
@@ -158,7 +158,7 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPage:
-    """One page of hits; `next_page_token` is empty on the last."""
+    """One page of hits; `next_page_token` is empty on the last page."""
 
     hits: tuple[Hit, ...]
     next_page_token: str

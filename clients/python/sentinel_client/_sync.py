@@ -1,8 +1,8 @@
-"""The synchronous client: every method of the asynchronous one, run on a loop of its own.
+"""The synchronous client: every method of the asynchronous client, run on a loop in a thread.
 
-Nothing is written twice: signatures and docstrings are taken over, types included. All
-synchronous clients of a process share one loop thread, because grpc.aio supports one event loop
-per process well and several badly; it lives as long as a client is open.
+Signatures, types and docstrings are those of the asynchronous methods. All synchronous clients of
+a process share one loop thread, because grpc.aio works badly with several event loops in one
+process. The thread runs as long as a client is open.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _LoopThread:
                 return
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
-            # Before the lock is let go: the next user's loop starts when this one is gone.
+            # While the lock is held, so that the next loop starts after this one has ended.
             asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
@@ -76,12 +76,12 @@ def _blocking_stream(
         stream: Any = method(self._client, *args, **kwargs)
         end = object()
 
-        async def following() -> Any:
+        async def next_value() -> Any:
             return await anext(stream, end)
 
         try:
-            while (thing := self._run(following())) is not end:
-                yield thing
+            while (value := self._run(next_value())) is not end:
+                yield value
         finally:
             if not self._closed:
                 self._run(stream.aclose())
@@ -96,12 +96,12 @@ class SentinelClient:
             for hit in client.search("a dog on the beach", collection="photos"):
                 print(hit.score, hit.fields["path"])
 
-    Thread-safe. Not to be used inside a running event loop, which it would block: there,
-    `AsyncSentinelClient` does the same. `with`, or `close`, closes it.
+    Thread-safe. Do not use it inside a running event loop, because it would block the loop; use
+    `AsyncSentinelClient` there. `with` or `close` closes it.
     """
 
     def __init__(self, address: str | None = None, *, config: ClientConfig | None = None) -> None:
-        """Prepare a client; the arguments are those of `AsyncSentinelClient`."""
+        """Create a client; the arguments are those of `AsyncSentinelClient`."""
         self._client = AsyncSentinelClient(address, config=config)
         self._closed = False
         self._close_lock = threading.Lock()
@@ -124,7 +124,7 @@ class SentinelClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection and cancel all calls in flight."""
         with self._close_lock:
             if self._closed:
                 return
@@ -140,7 +140,7 @@ class SentinelClient:
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # Ctrl-C while waiting ends the call too
+            future.cancel()  # Ctrl-C while waiting ends the call
             raise
 
     search = _blocking(AsyncSentinelClient.search)

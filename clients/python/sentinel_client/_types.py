@@ -1,4 +1,4 @@
-"""What goes into the client and comes out of it. All frozen; no protobuf message among them."""
+"""The public types of items, collections and health."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Vector: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ImageUri:
-    """A picture that the gateway fetches itself, if its settings allow the place.
+    """An image that the gateway fetches itself, if its settings allow the URI.
 
     Attributes:
-        uri: https, http, s3 or file.
+        uri: A URI of https, http, s3 or file.
     """
 
     uri: str
 
 
-# The encoded file's bytes, where the file is, or where the gateway finds it.
+# The bytes of the encoded file, the path of the file, or a URI for the gateway.
 ImageSource: TypeAlias = bytes | str | Path | ImageUri
 
 
 class FieldType(enum.Enum):
-    """What the values of a declared field are."""
+    """The type of a declared field."""
 
     STRING = "string"
     INT64 = "int64"
@@ -49,9 +49,9 @@ class FieldSchema:
 
     Attributes:
         name: A letter or underscore, then letters, digits and underscores.
-        type: What its values are.
-        indexed: Whether Milvus keeps an index of it, for faster filters; not for string lists.
-        full_text: Whether its words can be searched (`Hybrid`); strings only.
+        type: The type of its values.
+        indexed: Whether Milvus indexes it for faster filters; not for string lists.
+        full_text: Whether keyword search covers it (`Hybrid`); strings only.
     """
 
     name: str
@@ -61,30 +61,30 @@ class FieldSchema:
 
 
 class Consistency(enum.Enum):
-    """How fresh a read is; stricter is slower on a Milvus server."""
+    """Which writes a read sees; stricter levels are slower on a Milvus server."""
 
-    # What the node that answers happens to know.
+    # What the answering node has received so far.
     EVENTUAL = "eventual"
-    # At most some seconds behind.
+    # All writes but those of the last seconds.
     BOUNDED = "bounded"
-    # Every write that went through the same gateway.
+    # All writes through the same gateway.
     SESSION = "session"
-    # Every write acknowledged before the read began.
+    # All writes that were acknowledged before the read began.
     STRONG = "strong"
 
 
 class IndexType(enum.Enum):
-    """How vectors are searched."""
+    """The kind of vector index."""
 
-    # Exact; cost grows with the rows.
+    # Exact search; the cost grows with the number of rows.
     FLAT = "flat"
-    # Milvus's own choice.
+    # Milvus chooses.
     AUTOINDEX = "autoindex"
-    # Graph in memory; best recall for its speed.
+    # Graph in memory; the best recall for its speed.
     HNSW = "hnsw"
     # Clusters of whole vectors.
     IVF_FLAT = "ivf_flat"
-    # Clusters of vectors in a byte per element.
+    # Clusters of vectors with one byte per element.
     IVF_SQ8 = "ivf_sq8"
     # Graph on disk.
     DISKANN = "diskann"
@@ -95,8 +95,8 @@ class VectorIndex:
     """The index over a collection's vectors.
 
     Attributes:
-        type: Kind of index; None lets the gateway choose, by `expected_item_count`.
-        params: Build parameters by Milvus's names, for example `{"M": 16}`.
+        type: Kind of index; None: the gateway chooses by `expected_item_count`.
+        params: Build parameters by their Milvus names, for example `{"M": 16}`.
     """
 
     type: IndexType | None = None
@@ -105,7 +105,7 @@ class VectorIndex:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """Which weights made a vector; vectors are comparable only under one fingerprint."""
+    """The weights of a model; only vectors with the same fingerprint are comparable."""
 
     model: str = ""
     revision: str = ""
@@ -118,14 +118,14 @@ class Collection:
 
     Attributes:
         name: Its name.
-        model: The model whose vectors it holds.
+        model: The model of its vectors.
         dimensions: Length of its vectors.
-        item_count: Items stored.
-        fields: The fields its items may carry.
+        item_count: Number of stored items.
+        fields: The fields that its items may have.
         aliases: Other names for it.
-        index: The index over its vectors.
-        default_consistency: How fresh reads are that do not say; None: as the gateway is set.
-        expected_item_count: How many items it was made for; 0: unknown.
+        index: The index of its vectors.
+        default_consistency: Consistency of reads that do not name one; None: the gateway's setting.
+        expected_item_count: How many items it was created for; 0: unknown.
     """
 
     name: str
@@ -140,27 +140,27 @@ class Collection:
 
 
 class CollectionOptions(TypedDict, total=False):
-    """The keyword arguments of making a collection."""
+    """The keyword arguments of creating a collection."""
 
-    # The workers' model to take, by name or fingerprint; None: the one there is.
+    # One of the workers' models, by name or fingerprint; None: the only one.
     model: ModelVersion | None
-    # The index over the vectors; None: chosen by `expected_item_count`.
+    # The index of the vectors; None: chosen by `expected_item_count`.
     index: VectorIndex | None
     # How many items it will hold; 0: unknown.
     expected_item_count: int
-    # How fresh reads are that do not say; None: they see what their gateway wrote.
+    # Consistency of reads that do not name one; None: they see the writes of their gateway.
     default_consistency: Consistency | None
 
 
 @dataclass(frozen=True, slots=True)
 class ReindexProgress:
-    """How far `reindex` has come.
+    """The progress of `reindex`.
 
     Attributes:
-        done_count: Items in the target that are as in the source.
+        done_count: Items of the source that are up to date in the target.
         total_count: Items in the source.
-        failed_count: Items that could not be embedded again.
-        failures: The first of them with the reason, in the last report only.
+        failed_count: Items that could not be embedded.
+        failures: Error message by item id for the first failed items, in the last report only.
         alias_swapped: Whether the alias points at the target.
         done: Whether this is the last report.
     """
@@ -175,18 +175,18 @@ class ReindexProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One thing to store, or one that is stored: a picture, a text, or a bare vector.
+    """An item to store, or a stored item: an image, a text, or only a vector.
 
     Attributes:
-        id: Empty takes the hex SHA-256 of the image's or text's bytes.
-        text: Text to embed and keep; not together with `image`.
-        image: Image to embed and keep: bytes, a path that is read when it is sent, or an
-            `ImageUri`, which the gateway fetches.
-        vector: A vector of the collection's space instead of embedding; in `get_items` only
-            when asked for.
+        id: Empty: the hex SHA-256 of the bytes of the image or text.
+        text: Text to embed and store; not together with `image`.
+        image: Image to embed and store: bytes, a path that is read when it is sent, or an
+            `ImageUri` that the gateway fetches.
+        vector: A vector of the collection's space to store instead of embedding; in `get_items`
+            on request.
         fields: Values of declared fields.
-        image_uri: From the server: where the picture is in the gateway's object store.
-        thumbnail: From the server, when asked for: WebP.
+        image_uri: From the server: URI of the image in the gateway's object store.
+        thumbnail: From the server, on request: WebP.
     """
 
     id: str = ""
@@ -199,7 +199,7 @@ class Item:
 
 
 class Outcome(enum.Enum):
-    """What became of one item of an upsert."""
+    """The result of storing one item."""
 
     STORED = "stored"
     UNCHANGED = "unchanged"
@@ -208,7 +208,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """The outcome for one item; `error` is set if and only if it failed."""
+    """The result for one item; `error` is set if and only if it failed."""
 
     id: str
     outcome: Outcome
@@ -217,13 +217,13 @@ class ItemResult:
 
 @dataclass(frozen=True, slots=True)
 class IngestAck:
-    """A run of items of `ingest` that is decided; whatever did not fail survives any crash.
+    """The results for a batch of `ingest`; items that did not fail survive any crash.
 
     Attributes:
-        items: The items, the very objects that were given.
-        stored_count: Of them, written.
-        unchanged_count: Of them, there already.
-        failures: Errors of those that failed, by their place in `items`.
+        items: The items: the same objects that were passed in.
+        stored_count: How many were written.
+        unchanged_count: How many were stored before.
+        failures: Errors of the failed items, by index in `items`.
     """
 
     items: tuple[Item, ...]
@@ -233,13 +233,13 @@ class IngestAck:
 
     @property
     def failed_items(self) -> list[tuple[Item, SentinelError]]:
-        """The items that failed, each with its error."""
-        return [(self.items[place], error) for place, error in self.failures.items()]
+        """The failed items, each with its error."""
+        return [(self.items[index], error) for index, error in self.failures.items()]
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadedImage:
-    """A stored picture: the encoded file and its media type, such as `image/jpeg`."""
+    """A stored image: the encoded file and its media type, such as `image/jpeg`."""
 
     data: bytes = field(repr=False)
     media_type: str
@@ -247,7 +247,7 @@ class DownloadedImage:
 
 @dataclass(frozen=True, slots=True)
 class FoundItems:
-    """What `get_items` found, in the order of the ids, and what it did not find."""
+    """The items that `get_items` found, in the order of the ids, and the ids it did not find."""
 
     items: tuple[Item, ...]
     missing_ids: tuple[str, ...] = ()
@@ -260,7 +260,7 @@ class FoundItems:
 
 
 class HealthStatus(enum.Enum):
-    """What grpc.health.v1 says of a service; the values are its wire numbers."""
+    """A status of grpc.health.v1; the values are its wire numbers."""
 
     UNKNOWN = 0
     SERVING = 1
@@ -270,11 +270,11 @@ class HealthStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The gateway's health: the status of each service, "" standing for the whole process."""
+    """The gateway's health: the status of each service; "" is the whole process."""
 
     services: Mapping[str, HealthStatus]
 
     @property
     def serving(self) -> bool:
-        """Whether everything serves."""
+        """Whether all services are serving."""
         return all(status is HealthStatus.SERVING for status in self.services.values())

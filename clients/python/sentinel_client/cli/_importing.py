@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from sentinel_client._batches import gather_bounded
 from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._filters import FieldValue
+from sentinel_client._requests import gather_bounded
 from sentinel_client._types import Collection, ImageUri, IngestAck, Item
 from sentinel_client.cli._journal import Journal
 from sentinel_client.importers import (

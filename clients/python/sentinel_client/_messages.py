@@ -1,8 +1,9 @@
-"""Between our types and the contract's messages; the only place that knows both."""
+"""Convert between the client's types and the contract's messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +16,15 @@ from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import _errors
 from sentinel_client._filters import Comparison, FieldValue, Filter, Group
-from sentinel_client._query import Box
+from sentinel_client._query import Box, Term
+from sentinel_client._search_types import (
+    Diversity,
+    GroupBy,
+    Hit,
+    Hybrid,
+    SearchPage,
+    SearchTimings,
+)
 from sentinel_client._types import (
     Collection,
     CollectionOptions,
@@ -33,19 +42,29 @@ from sentinel_client._types import (
     VectorIndex,
 )
 
-# A picture as it travels: its bytes, or where the gateway fetches them.
+# An image as it is sent: its bytes, or the URI that the gateway fetches.
 LoadedImage: TypeAlias = bytes | ImageUri
 
 _FLOAT32_LE = np.dtype("<f4")
-# The servers' limit. Looked at here, too: a message of 100 levels cannot even be written.
+# The servers' limit, checked here too: protobuf cannot serialize a message of 100 levels.
 _MAX_FILTER_DEPTH = 32
+
+_FIELD_TYPES = {collection_pb.FieldSchema.Type.Value(f"TYPE_{one.name}"): one for one in FieldType}
+_INDEX_TYPES = {collection_pb.VectorIndex.Type.Value(f"TYPE_{one.name}"): one for one in IndexType}
+_CONSISTENCIES = {
+    search_pb.Consistency.Value(f"CONSISTENCY_{one.name}"): one for one in Consistency
+}
+_OUTCOMES = {
+    item_pb.ItemResult.OUTCOME_STORED: Outcome.STORED,
+    item_pb.ItemResult.OUTCOME_UNCHANGED: Outcome.UNCHANGED,
+}
 
 
 def vector_to_proto(vector: npt.ArrayLike) -> content_pb2.Vector:
-    """Return `vector`, one-dimensional, as little-endian float32.
+    """Convert a one-dimensional vector to little-endian float32.
 
     Raises:
-        ValueError: It has not exactly one dimension.
+        ValueError: It does not have exactly one dimension.
     """
     array = np.ascontiguousarray(vector, dtype=_FLOAT32_LE)
     if np.ndim(vector) != 1:
@@ -58,10 +77,10 @@ def vector_to_proto(vector: npt.ArrayLike) -> content_pb2.Vector:
 
 
 def vector_from_proto(message: content_pb2.Vector) -> Vector:
-    """Return a float32 array `[dimensions]` of its own memory.
+    """Convert to a float32 array `[dimensions]` that owns its memory.
 
     Raises:
-        Internal: The server sent bytes that are not the vector it announces.
+        Internal: The bytes do not match the type and dimensions that the server sent.
     """
     known = (content_pb2.ELEMENT_TYPE_UNSPECIFIED, content_pb2.ELEMENT_TYPE_FLOAT32)
     if (
@@ -73,10 +92,10 @@ def vector_from_proto(message: content_pb2.Vector) -> Vector:
 
 
 def field_value(value: object) -> filter_pb2.FieldValue:
-    """Return one typed value.
+    """Convert one value of a field.
 
     Raises:
-        TypeError: It is of a type that no field has.
+        TypeError: No field has values of this type.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -95,7 +114,7 @@ def field_value(value: object) -> filter_pb2.FieldValue:
 
 
 def fields_from_proto(fields: Mapping[str, filter_pb2.FieldValue]) -> dict[str, FieldValue]:
-    """Return the fields as Python values, by name; a kind we do not know is left out."""
+    """Convert fields to Python values, by name; leave out kinds that this client does not know."""
     values: dict[str, FieldValue] = {}
     for name in sorted(fields):
         kind = fields[name].WhichOneof("kind")
@@ -107,11 +126,11 @@ def fields_from_proto(fields: Mapping[str, filter_pb2.FieldValue]) -> dict[str, 
 
 
 def filter_to_proto(condition: Filter, depth: int = 1) -> filter_pb2.Filter:
-    """Return the message of a filter that is `depth` levels deep in another.
+    """Convert a filter that is `depth` levels deep in another.
 
     Raises:
         InvalidArgument: It nests too deep.
-        TypeError: It is none, or compares with a value that no field has.
+        TypeError: It is not a filter, or compares with a value that no field can have.
     """
     if depth > _MAX_FILTER_DEPTH:
         raise _errors.InvalidArgument(
@@ -141,7 +160,7 @@ def filter_to_proto(condition: Filter, depth: int = 1) -> filter_pb2.Filter:
 def content_to_proto(
     text: str | None, image: LoadedImage | None, crop: Box | None = None
 ) -> content_pb2.Content | None:
-    """Return the text or the picture as a message; None for neither."""
+    """Convert a text or an image; return None for neither."""
     if text is not None:
         return content_pb2.Content(text=text)
     if image is None:
@@ -156,13 +175,8 @@ def content_to_proto(
     return content_pb2.Content(image=message)
 
 
-def model_from_proto(message: content_pb2.ModelVersion) -> ModelVersion:
-    """Return the model."""
-    return ModelVersion(message.model, message.revision, message.fingerprint)
-
-
 def item_to_proto(item: Item, image: LoadedImage | None) -> item_pb.Item:
-    """Return the item's message; `image` is what its image source holds.
+    """Convert an item; `image` is the loaded image source.
 
     Raises:
         TypeError: It has both a text and an image, or a field of an unknown type.
@@ -178,7 +192,7 @@ def item_to_proto(item: Item, image: LoadedImage | None) -> item_pb.Item:
 
 
 def item_from_proto(message: item_pb.Item) -> Item:
-    """Return a stored item; its image bytes stay on the server."""
+    """Convert a stored item; the server does not send its image bytes."""
     return Item(
         id=message.id,
         text=message.content.text if message.content.WhichOneof("kind") == "text" else None,
@@ -189,33 +203,30 @@ def item_from_proto(message: item_pb.Item) -> Item:
     )
 
 
-_OUTCOMES = {
-    item_pb.ItemResult.OUTCOME_STORED: Outcome.STORED,
-    item_pb.ItemResult.OUTCOME_UNCHANGED: Outcome.UNCHANGED,
-}
-
-
 def item_result_from_proto(message: item_pb.ItemResult) -> ItemResult:
-    """Return the outcome; one that this client does not know counts as a failure."""
+    """Convert the result of an upsert; an unknown outcome counts as a failure."""
     outcome = _OUTCOMES.get(message.outcome, Outcome.FAILED)
     error = _errors.from_status(message.error) if outcome is Outcome.FAILED else None
     return ItemResult(message.id, outcome, error)
 
 
+def model_to_proto(model: ModelVersion | None) -> content_pb2.ModelVersion | None:
+    """Convert a model; None stays None."""
+    return None if model is None else content_pb2.ModelVersion(**asdict(model))
+
+
+def model_from_proto(message: content_pb2.ModelVersion) -> ModelVersion:
+    """Convert a model."""
+    return ModelVersion(message.model, message.revision, message.fingerprint)
+
+
 def field_schema_to_proto(schema: FieldSchema) -> collection_pb.FieldSchema:
-    """Return the declaration's message."""
+    """Convert the declaration of a field."""
     return collection_pb.FieldSchema(
         name=schema.name,
         type=f"TYPE_{schema.type.name}",
         indexed=schema.indexed,
         full_text=schema.full_text,
-    )
-
-
-def model_to_proto(model: ModelVersion) -> content_pb2.ModelVersion:
-    """Return the model's message."""
-    return content_pb2.ModelVersion(
-        model=model.model, revision=model.revision, fingerprint=model.fingerprint
     )
 
 
@@ -227,19 +238,19 @@ def consistency_to_proto(consistency: Consistency | None) -> str:
 def collection_to_proto(
     name: str, fields: Iterable[FieldSchema], options: CollectionOptions
 ) -> collection_pb.Collection:
-    """Return the message of a collection to make.
+    """Convert the description of a collection to create.
 
     Raises:
-        TypeError: An option is none of `CollectionOptions`.
+        TypeError: `CollectionOptions` has no such option.
     """
     unknown = set(options) - set(CollectionOptions.__annotations__)
     if unknown:
         raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-    model, index = options.get("model"), options.get("index")
+    index = options.get("index")
     return collection_pb.Collection(
         name=name,
         fields=map(field_schema_to_proto, fields),
-        model_version=None if model is None else model_to_proto(model),
+        model_version=model_to_proto(options.get("model")),
         index=None if index is None else _index_to_proto(index),
         expected_item_count=options.get("expected_item_count", 0),
         default_consistency=consistency_to_proto(options.get("default_consistency")),
@@ -252,27 +263,20 @@ def _index_to_proto(index: VectorIndex) -> collection_pb.VectorIndex:
 
 
 def collection_from_proto(message: collection_pb.Collection) -> Collection:
-    """Return the collection; what is of a kind this client does not know is left out."""
-    types = {collection_pb.FieldSchema.Type.Value(f"TYPE_{kind.name}"): kind for kind in FieldType}
-    indexes = {
-        collection_pb.VectorIndex.Type.Value(f"TYPE_{kind.name}"): kind for kind in IndexType
-    }
-    levels = {
-        search_pb.Consistency.Value(consistency_to_proto(level)): level for level in Consistency
-    }
+    """Convert a collection; leave out field types that this client does not know."""
     return Collection(
         name=message.name,
         model=model_from_proto(message.model_version),
         dimensions=message.dimensions,
         item_count=message.item_count,
         fields=tuple(
-            FieldSchema(schema.name, types[schema.type], schema.indexed, schema.full_text)
+            FieldSchema(schema.name, _FIELD_TYPES[schema.type], schema.indexed, schema.full_text)
             for schema in message.fields
-            if schema.type in types
+            if schema.type in _FIELD_TYPES
         ),
         aliases=tuple(message.aliases),
-        index=VectorIndex(indexes.get(message.index.type), dict(message.index.params)),
-        default_consistency=levels.get(message.default_consistency),
+        index=VectorIndex(_INDEX_TYPES.get(message.index.type), dict(message.index.params)),
+        default_consistency=_CONSISTENCIES.get(message.default_consistency),
         expected_item_count=message.expected_item_count,
     )
 
@@ -280,7 +284,7 @@ def collection_from_proto(message: collection_pb.Collection) -> Collection:
 def reindex_progress_from_proto(
     message: collection_pb.ReindexCollectionResponse,
 ) -> ReindexProgress:
-    """Return one report."""
+    """Convert one progress report."""
     return ReindexProgress(
         done_count=message.done_count,
         total_count=message.total_count,
@@ -288,4 +292,107 @@ def reindex_progress_from_proto(
         failures={failure.id: failure.message for failure in message.failures},
         alias_swapped=message.alias_swapped,
         done=message.done,
+    )
+
+
+def query_to_proto(terms: Sequence[tuple[Term, LoadedImage | None]]) -> search_pb.Query:
+    """Convert the terms of a query, each with its loaded image."""
+    if len(terms) == 1 and terms[0][0].weight == 1:
+        return search_pb.Query(**_term_fields(*terms[0]))
+    return search_pb.Query(
+        composite=search_pb.CompositeQuery(
+            terms=[
+                search_pb.WeightedTerm(weight=term.weight, **_term_fields(term, image))
+                for term, image in terms
+            ]
+        )
+    )
+
+
+def _term_fields(term: Term, image: LoadedImage | None) -> dict[str, Any]:
+    if term.vector is not None:
+        return {"vector": vector_to_proto(term.vector)}
+    if term.item_id is not None:
+        return {"item_id": term.item_id}
+    return {"content": content_to_proto(term.text, image, term.crop)}
+
+
+def search_params(
+    collection: str,
+    query: search_pb.Query,
+    *,
+    filter: Filter | None = None,
+    output_fields: Sequence[str] = (),
+    min_score: float | None = None,
+    include_thumbnails: bool = False,
+    include_vectors: bool = False,
+    consistency: Consistency | None = None,
+    hybrid: Hybrid | None = None,
+    diversity: Diversity | None = None,
+    group_by: GroupBy | None = None,
+    index_params: Mapping[str, int] | None = None,
+) -> search_pb.SearchParams:
+    """Convert the options that all kinds of search share.
+
+    Raises:
+        TypeError: `output_fields` is one string.
+    """
+    if isinstance(output_fields, str):
+        raise TypeError("output_fields is a list of names, not one string")
+    return search_pb.SearchParams(
+        collection=collection,
+        query=query,
+        filter=None if filter is None else filter_to_proto(filter),
+        output_fields=output_fields,
+        include_vectors=include_vectors,
+        include_thumbnails=include_thumbnails,
+        min_score=min_score,
+        consistency=consistency_to_proto(consistency),
+        # These three have the same fields on both sides.
+        hybrid=None if hybrid is None else search_pb.HybridParams(**asdict(hybrid)),
+        diversity=None if diversity is None else search_pb.DiversityParams(**asdict(diversity)),
+        group=None if group_by is None else search_pb.GroupParams(**asdict(group_by)),
+        index_params=index_params,
+    )
+
+
+def hit_from_proto(message: search_pb.Hit) -> Hit:
+    """Convert one hit."""
+    return Hit(
+        id=message.id,
+        rank=message.rank,
+        score=message.score,
+        fields=fields_from_proto(message.fields),
+        image_uri=message.image_uri,
+        text=message.text,
+        thumbnail=message.thumbnail,
+        vector=vector_from_proto(message.vector) if message.HasField("vector") else None,
+    )
+
+
+def page_from_proto(message: search_pb.SearchPageResponse) -> SearchPage:
+    """Convert one page of hits."""
+    return SearchPage(
+        hits=tuple(map(hit_from_proto, message.hits)),
+        next_page_token=message.next_page_token,
+        timings=timings_from_proto(message.summary),
+    )
+
+
+def timings_from_proto(message: search_pb.SearchSummary) -> SearchTimings:
+    """Convert the durations of a search to seconds."""
+
+    def seconds(name: str) -> float | None:
+        if not message.HasField(name):
+            return None
+        duration: Any = getattr(message, name)
+        return float(duration.ToNanoseconds()) / 1e9
+
+    return SearchTimings(
+        total=seconds("total") or 0.0,
+        embed=seconds("embed"),
+        embed_queue=seconds("embed_queue"),
+        embed_inference=seconds("embed_inference"),
+        vector_search=seconds("vector_search"),
+        embed_cached=message.embed_cached,
     )

@@ -8,9 +8,8 @@ from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import FieldSchema, FieldType, Internal, Item, Outcome
-from sentinel_client import _convert as convert
-from sentinel_client import _convert_search as convert_search
-from sentinel_client._batches import cut
+from sentinel_client import _messages as convert
+from sentinel_client._requests import split
 from sentinel_core.errors import InvalidArgument
 from sentinel_core.status import to_status
 
@@ -53,8 +52,8 @@ def test_fields_keep_their_types() -> None:
 
 def test_min_score_zero_is_not_unset() -> None:
     query = search_pb.Query(item_id="x")
-    assert convert_search.search_params("c", query, min_score=0.0).HasField("min_score")
-    assert not convert_search.search_params("c", query).HasField("min_score")
+    assert convert.search_params("c", query, min_score=0.0).HasField("min_score")
+    assert not convert.search_params("c", query).HasField("min_score")
 
 
 def test_an_item_cannot_be_text_and_image() -> None:
@@ -86,5 +85,5 @@ def test_every_field_type_of_the_contract_is_known() -> None:
 
 def test_batches_are_cut_by_count_and_bytes_and_a_large_one_goes_alone() -> None:
     sizes = [1, 1, 1, 9, 4, 4, 4]
-    batches = list(cut(sizes, lambda size: size, max_items=2, max_bytes=8))
+    batches = list(split(sizes, lambda size: size, max_items=2, max_bytes=8))
     assert batches == [[1, 1], [1], [9], [4, 4], [4]]

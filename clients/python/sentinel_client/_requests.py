@@ -1,0 +1,106 @@
+"""Build requests of a bounded size, and run a bounded number of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sentinel.search.v1 import item_service_pb2 as item_pb
+from sentinel_client import _messages
+from sentinel_client._config import MIB, ClientConfig
+from sentinel_client._errors import InvalidArgument
+from sentinel_client._types import ImageSource, ImageUri, Item
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Bytes of an item beside its image: id, fields, framing.
+_ITEM_OVERHEAD_BYTES = 1_024
+# Bytes of a request beside its items.
+_REQUEST_OVERHEAD_BYTES = 4_096
+
+
+def split(
+    values: Iterable[T], size: Callable[[T], int], *, max_items: int, max_bytes: int
+) -> Iterator[list[T]]:
+    """Yield batches of at most `max_items` and `max_bytes`; a larger value gets its own batch."""
+    batch: list[T] = []
+    batch_bytes = 0
+    for value in values:
+        value_bytes = size(value)
+        if batch and (len(batch) >= max_items or batch_bytes + value_bytes > max_bytes):
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append(value)
+        batch_bytes += value_bytes
+    if batch:
+        yield batch
+
+
+async def gather_bounded(
+    work: Callable[[T], Coroutine[Any, Any, R]], values: Sequence[T], limit: int
+) -> list[R]:
+    """Return `work(value)` for each value, in order, at most `limit` at a time.
+
+    The first error cancels the rest.
+    """
+    slots = asyncio.Semaphore(limit)
+
+    async def one(value: T) -> R:
+        async with slots:
+            return await work(value)
+
+    tasks = [asyncio.create_task(one(value)) for value in values]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def load_image(source: ImageSource) -> bytes | ImageUri:
+    """Read an image from its path; return bytes and URIs unchanged. Blocking.
+
+    Raises:
+        OSError: The path cannot be read.
+    """
+    return source if isinstance(source, bytes | ImageUri) else Path(source).read_bytes()
+
+
+def max_item_bytes(config: ClientConfig) -> int:
+    """Return the size of the largest item that fits into a request of its own."""
+    return config.max_message_bytes - _REQUEST_OVERHEAD_BYTES
+
+
+def estimate_bytes(item: Item) -> int:
+    """Return about how many bytes the item takes in a request."""
+    size = _ITEM_OVERHEAD_BYTES + len(item.text or "")
+    if isinstance(item.image, bytes):
+        return size + len(item.image)
+    if item.image is not None and not isinstance(item.image, ImageUri):
+        try:
+            return size + Path(item.image).stat().st_size
+        except OSError:
+            return size  # reported when the item is sent
+    return size
+
+
+def item_message(item: Item, max_bytes: int) -> item_pb.Item | InvalidArgument:
+    """Return the item's message, or the error if its file cannot be read or sent. Blocking.
+
+    Raises:
+        TypeError: The item has both text and image, or a field of an unknown type.
+    """
+    try:
+        image = None if item.image is None else load_image(item.image)
+    except OSError as error:
+        return InvalidArgument(
+            "FILE_UNREADABLE", f"cannot read {item.image!s}: {error.strerror or error}"
+        )
+    message = _messages.item_to_proto(item, image)
+    if message.ByteSize() > max_bytes:
+        return InvalidArgument("IMAGE_TOO_LARGE", f"larger than {max_bytes // MIB} MiB")
+    return message
