@@ -21,6 +21,7 @@ from bulk_indexer.settings import BulkSettings
 from bulk_indexer.target import Target
 from sentinel_core import logging as core_logging
 from sentinel_core.errors import SentinelError
+from sentinel_core.settings import print_settings_errors
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +89,7 @@ def run() -> int:
     try:
         settings = BulkSettings(_cli_parse_args=True)
     except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "settings"
-            print(f"sentinel bulk-index: {where}: {problem['msg']}", file=sys.stderr)
+        print_settings_errors("sentinel bulk-index", error)
         return _STOPPED
     core_logging.configure(settings.log_level, settings.log_style)
     start = time.monotonic()

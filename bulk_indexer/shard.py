@@ -19,8 +19,8 @@ from bulk_indexer.reading import FileReader
 from embedder_server.engine.engine import Engine
 from embedder_server.engine.requests import EmbedOptions, ImageFile, ItemResult
 from embedder_server.types import Priority
-from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import Internal, InvalidArgument, SentinelError, Unavailable
+from sentinel_core.calls import Deadline
+from sentinel_core.errors import Internal, InvalidArgument, SentinelError, Unavailable, first_error
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ObjectStore
 from sentinel_store.items import Content, Item, Kind, Row
@@ -110,7 +110,7 @@ class ShardEmbedder:
                 for _ in range(_SLICES_AT_ONCE):
                     group.create_task(work())
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            raise first_error(errors) from None
         _gather(outcomes, shard)
         return shard
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from bulk_indexer.errors import BulkError
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError, Unavailable
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row

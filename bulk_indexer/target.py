@@ -13,7 +13,7 @@ from bulk_indexer.delivery import Delivery, ImportDelivery, NoDelivery, UpsertDe
 from bulk_indexer.errors import BulkError
 from bulk_indexer.run_folder import RunFolder
 from bulk_indexer.settings import BulkSettings
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_store.collections import CollectionInfo, check_declaration
 from sentinel_store.milvus import indexes
 from sentinel_store.milvus.bulk_import import MilvusImports

@@ -26,9 +26,10 @@ from embedder_server.models.base import EmbeddingModel
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import ModelLoadError, Priority
 from sentinel_core import logging as core_logging
-from sentinel_core import loop
-from sentinel_core.lifecycle import Lifecycle
+from sentinel_core import runtime
+from sentinel_core.runtime import Lifecycle
 from sentinel_core.server import GrpcServer
+from sentinel_core.settings import print_settings_errors
 
 logger = logging.getLogger(__name__)
 
@@ -189,9 +190,7 @@ def run() -> int:
     try:
         settings = EmbedderSettings(_cli_parse_args=True)
     except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "settings"
-            print(f"sentinel-embedder: {where}: {problem['msg']}", file=sys.stderr)
+        print_settings_errors("sentinel-embedder", error)
         return 2
     try:
         pin_to(settings.cpus)  # before any thread is made, so that all of them keep to it
@@ -207,7 +206,7 @@ def run() -> int:
             "decode_threads": settings.effective_decode_threads,
         },
     )
-    code = loop.run(_serve(settings))
+    code = runtime.run(_serve(settings))
     logging.shutdown()
     if any(thread.daemon for thread in threading.enumerate()):
         # A thread inside the runtime (a stalled or cancelled load, a stalled batch) would make

@@ -34,11 +34,12 @@ from sentinel.search.v1 import (
     item_service_pb2_grpc,
     search_service_pb2_grpc,
 )
-from sentinel_core import loop
+from sentinel_core import runtime
 from sentinel_core.errors import SentinelError
-from sentinel_core.lifecycle import Lifecycle
 from sentinel_core.metrics import ServerMetrics
+from sentinel_core.runtime import Lifecycle
 from sentinel_core.server import GrpcServer, Service
+from sentinel_core.settings import print_settings_errors
 from sentinel_store.images.image_store import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -194,10 +195,8 @@ def run() -> int:
     try:
         settings = GatewaySettings(_cli_parse_args=True)
     except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "settings"
-            print(f"sentinel-gateway: {where}: {problem['msg']}", file=sys.stderr)
+        print_settings_errors("sentinel-gateway", error)
         return 2
     sentinel_core.logging.configure(settings.log_level, settings.log_style)
     logger.info("settings", extra=settings.model_dump(mode="json"))
-    return loop.run(_serve(settings))
+    return runtime.run(_serve(settings))

@@ -7,7 +7,7 @@ import logging
 import time
 
 from search_server.embedders.pool import EmbedderPool
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import SentinelError
 from sentinel_core.server import GrpcServer
 from sentinel_store.milvus.store import MilvusStore

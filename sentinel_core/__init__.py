@@ -1,4 +1,4 @@
-"""What both servers share: errors, settings, logging, metrics, server and lifecycle.
+"""Shared by both servers: errors, settings, logging, metrics, the gRPC server and its process.
 
-Knows no model, no store and none of our stubs.
+Knows no model, no store and none of our generated stubs.
 """

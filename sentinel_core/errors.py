@@ -1,22 +1,24 @@
 """The exceptions that code below a servicer raises; each is one gRPC status.
 
-Business code raises them and never sees a gRPC context: `interceptors/errors.py` turns them
-into the call's status, `status.py` into the status of one item of a batch.
+Business code raises them and never sees a gRPC context: `interceptors.py` turns them into the
+call's status, `status.py` into the status of one item of a batch.
 
     SentinelError
-    ├── InvalidArgument      the caller's input is wrong and stays wrong
+    ├── InvalidArgument      the input is wrong and stays wrong
     ├── NotFound             no such collection, item or model
     ├── AlreadyExists
     ├── PermissionDenied     a rule of the operator forbids it
-    ├── FailedPrecondition   right in itself, but not in this state of the system
-    ├── ResourceExhausted    come back after `retry_after_s`
-    ├── Unavailable          somebody else, or the same one later, will answer
+    ├── FailedPrecondition   correct input, but the system's state does not allow it
+    ├── ResourceExhausted    retry after `retry_after_s`
+    ├── Unavailable          retry, now or later
     ├── DeadlineExceeded
     └── Internal             a fault of ours
 """
 
 from __future__ import annotations
 
+import logging
+import uuid
 from typing import ClassVar, Self
 
 import grpc
@@ -30,7 +32,8 @@ class SentinelError(Exception):
         reason: Name of an ErrorReason of the contract, without its prefix.
         message: What is wrong and what to do about it; no secrets, no internals.
         metadata: Short strings for programs, such as `{"limit": "64"}`.
-        field: Path of the request's field at fault, for example `contents[3].image.data`.
+        field: Path of the request's wrong field, for example `contents[3].image.data`. To set
+            it later, use `at`.
         retry_after_s: When to try again, in seconds; None leaves it to the caller.
     """
 
@@ -53,33 +56,32 @@ class SentinelError(Exception):
         self.metadata = {key: str(value) for key, value in metadata.items()}
 
     def at(self, field: str | None) -> Self:
-        """Return an equal error about `field`, which the place that raised it may not know."""
-        metadata = {key: value for key, value in self.metadata.items() if key != "field"}
-        moved = type(self)(self.reason, self.message, retry_after_s=self.retry_after_s, **metadata)
-        moved.field = field
-        return moved
+        """Return a copy that names `field`. Code that raises an error may not know the path."""
+        copy = type(self)(self.reason, self.message, field=field, retry_after_s=self.retry_after_s)
+        copy.metadata = {key: value for key, value in self.metadata.items() if key != "field"}
+        return copy
 
 
 class InvalidArgument(SentinelError):
-    """The input is wrong whatever the state of the system."""
+    """The input is wrong in any state of the system."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class NotFound(SentinelError):
-    """What the request names is not there."""
+    """The request names something that does not exist."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class AlreadyExists(SentinelError):
-    """What the request wants to make is there."""
+    """The request creates something that exists."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
 class PermissionDenied(SentinelError):
-    """The input is well formed, and a rule of the operator forbids it."""
+    """The input is well formed, but a rule of the operator forbids it."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
@@ -91,13 +93,13 @@ class FailedPrecondition(SentinelError):
 
 
 class ResourceExhausted(SentinelError):
-    """A bound is reached; retry after `retry_after_s`."""
+    """A limit is reached; retry after `retry_after_s`."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class Unavailable(SentinelError):
-    """Something needed does not answer just now; retry."""
+    """A service that we need does not answer now; retry."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
@@ -109,6 +111,38 @@ class DeadlineExceeded(SentinelError):
 
 
 class Internal(SentinelError):
-    """A fault of ours; the text names no internals."""
+    """A fault of ours; the message names no internals."""
 
     code = grpc.StatusCode.INTERNAL
+
+
+def hide(
+    error: BaseException,
+    what: str,
+    logger: logging.Logger,
+    *,
+    reason: str = "INTERNAL",
+    **log_fields: object,
+) -> Internal:
+    """Log an unexpected error under a random id; return an error that reveals the id only.
+
+    Args:
+        error: Logged with its traceback.
+        what: What failed, for the log and for the caller, such as "the model failed on a batch".
+        logger: Where to log it.
+        reason: Reason of the returned error.
+        log_fields: More fields of the log record.
+    """
+    error_id = uuid.uuid4().hex
+    logger.error(what, exc_info=error, extra={**log_fields, "error_id": error_id})
+    return Internal(
+        reason, f"{what}, error {error_id}; the server's log has the details", error_id=error_id
+    )
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return one error of a task group: the first SentinelError, or else the first of all."""
+    found: BaseException = group.subgroup(SentinelError) or group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

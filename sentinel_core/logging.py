@@ -1,4 +1,4 @@
-"""Log records as JSON lines in containers and as plain text on a terminal."""
+"""Write log records as JSON lines in containers and as plain text on a terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import sys
 import threading
 from typing import Any, TextIO
 
-# How long a line may wait in memory; WARNING and above never do.
+# How long a line may wait in memory; WARNING and above are written at once.
 _FLUSH_PERIOD_S = 0.2
 
-# What every LogRecord has; anything else came in through `extra` and is a field.
+# Attributes of every LogRecord; all others came through `extra` and are our fields.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-# Made once: with options of its own, `json.dumps` makes a new encoder for every line.
+# Made once: `json.dumps` with options makes a new encoder for every line.
 _encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 
 
@@ -43,7 +43,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """The record as a line for people, its fields behind it as key=value."""
+    """The record as a line for people, followed by its fields as key=value."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
@@ -55,12 +55,11 @@ class TextFormatter(logging.Formatter):
 
 
 class BufferedHandler(logging.Handler):
-    """Writes lines together, a few times a second, as web servers do with their access logs.
+    """Writes lines in groups, a few times a second, as web servers write their access logs.
 
-    One write for each of a thousand calls a second costs more than their formatting. What is at
-    least a WARNING is written at once, with all that came before it; so is everything when the
-    process ends by its own will. A process that is killed loses at most the last 0.2 s of
-    routine lines.
+    At a thousand calls a second, one write per line costs more than the formatting. A WARNING or
+    worse is written at once, with all lines before it. A normal exit writes everything; a killed
+    process loses at most the last 0.2 s of routine lines.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -83,18 +82,18 @@ class BufferedHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the waiting lines."""
         self.acquire()  # as `handle` does around `emit`
         try:
             if self._lines:
                 self._stream.write("\n".join(self._lines) + "\n")
                 self._stream.flush()
         finally:
-            self._lines.clear()  # also when nobody reads on: memory must not grow
+            self._lines.clear()  # also when nobody reads the stream: memory must not grow
             self.release()
 
     def close(self) -> None:
-        """Write what waits and end the thread."""
+        """Write the waiting lines and end the thread."""
         self.flush()
         self._ending.set()
         self._waiting.set()
@@ -125,9 +124,9 @@ def configure(level: str, style: str) -> None:
     )
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Milvus Lite, a gRPC server in our process, lacks a method that pymilvus asks for at start.
+    # Milvus Lite, a gRPC server in our process, lacks a method that pymilvus calls at start.
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     # pymilvus logs every failed attempt as an error; our interceptor reports the outcome once.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # tells which instruction sets it tried
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # logs the instruction sets it tried

@@ -1,7 +1,7 @@
-"""Prometheus metrics of every gRPC server of ours, and the port they are read from.
+"""Prometheus metrics of a gRPC server, and the HTTP port that serves them.
 
-Labels are bounded: method, code, stage, modality, outcome; never an id. The registry is
-passed in, so that tests and several servers in one process do not share one.
+Labels are bounded: method, code, stage, modality, outcome; never an id. Callers
+pass the registry, so that tests and several servers in one process do not share one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ServerMetrics:
 
     Attributes:
         process: `embedder` or `gateway`; part of every metric's name.
-        registry: Where the process's metrics live.
+        registry: Holds the process's metrics.
     """
 
     def __init__(self, process: str, registry: CollectorRegistry) -> None:
@@ -70,7 +70,7 @@ class ServerMetrics:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Observe the time of a `with` block as stage `name`, also when it raises."""
+        """Record the time of a `with` block as stage `name`, also when it raises."""
         start = perf_counter()
         try:
             yield

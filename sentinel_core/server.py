@@ -1,10 +1,10 @@
-"""A grpc.aio server with health, reflection, metrics and interceptors, started and stopped right.
+"""A grpc.aio server with health, reflection, metrics and the interceptor; starts and drains.
 
-Startup: bind, everything NOT_SERVING, then `set_serving(True)` when the owner is ready.
-Shutdown (`stop`): NOT_SERVING, pause, refuse new calls, finish those in flight, close.
+Startup: open the ports, NOT_SERVING, then `set_serving(True)` when the owner is ready.
+Shutdown (`stop`): NOT_SERVING, pause, refuse new calls, finish the calls in flight, close.
 
-The health name `liveness` is SERVING all that time: it tells that the process answers, whatever
-it waits for, so that nobody restarts a gateway because Milvus is down.
+The health name `liveness` is SERVING all that time: the process answers, whatever it waits for.
+So nobody restarts a gateway because Milvus is down.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from sentinel_core import interceptors
-from sentinel_core.interceptors.drain import DrainGate
+from sentinel_core.interceptors import CallInterceptor, DrainGate
 from sentinel_core.metrics import MetricsServer, ServerMetrics
 from sentinel_core.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
 LIVENESS = "liveness"
-# Calls still open after the drain are cancelled; this is what they get to notice it.
+# Calls that are still open after the drain are cancelled and get this long to clean up.
 _CLOSE_GRACE_S = 0.5
 
 
@@ -45,9 +44,9 @@ class GrpcServer:
 
     Args:
         settings: Addresses, limits and drain times.
-        metrics: Where calls are counted; its registry is served.
-        services: What the port offers besides health and reflection.
-        on_drain: Called when new calls begin to be refused, for calls that would never end.
+        metrics: Counts calls; the metrics port serves its registry.
+        services: Our services; health and reflection come on top.
+        on_drain: Called when the server begins to refuse calls, to end calls that never end.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class GrpcServer:
         self._serving: bool | None = None
         self._stopping = False
         self._server = grpc.aio.server(
-            interceptors=interceptors.build(metrics, self._gate),
+            interceptors=[CallInterceptor(metrics, self._gate)],
             options=_options(settings.max_message_bytes),
         )
         for service in services:
@@ -82,7 +81,7 @@ class GrpcServer:
         self._metrics_server: MetricsServer | None = None
 
     async def start(self) -> None:
-        """Open both ports, NOT_SERVING, and write the address file.
+        """Open both ports, still NOT_SERVING, and write the address file.
 
         Raises:
             OSError: A port is taken.
@@ -102,13 +101,13 @@ class GrpcServer:
         await self._server.start()
         if settings.address_file is not None:
             # Renamed into place, so that a reader never sees half of it.
-            draft = settings.address_file.with_suffix(".tmp")
-            draft.write_text(f"{self.address} {self.metrics_address}\n")
-            draft.replace(settings.address_file)
+            temporary = settings.address_file.with_suffix(".tmp")
+            temporary.write_text(f"{self.address} {self.metrics_address}\n")
+            temporary.replace(settings.address_file)
         logger.info("listening", extra={"address": self.address, "metrics": self.metrics_address})
 
     async def set_serving(self, serving: bool) -> None:
-        """Tell health checkers whether calls would be answered."""
+        """Set the health status of all services."""
         if serving == self._serving or self._stopping:
             return
         status = (
@@ -123,8 +122,8 @@ class GrpcServer:
         self._serving = serving
 
     async def stop(self) -> None:
-        """Finish what is in flight within the drain time, then close both ports."""
-        # Not `enter_graceful_shutdown`: a process that drains is alive.
+        """Finish the calls in flight within the drain time, then close both ports."""
+        # Not `enter_graceful_shutdown`: it also ends `liveness`, but a draining process is alive.
         await self.set_serving(False)
         self._stopping = True
         await asyncio.sleep(self._settings.drain_pause_seconds)
@@ -134,7 +133,7 @@ class GrpcServer:
         left = await self._gate.wait_idle(self._settings.drain_seconds)
         if left:
             logger.warning("cancelling calls that outlived the drain", extra={"calls": left})
-        # Even with none left: a call may be on its way to its refusal, and must get that answer.
+        # Even with none left: a call that is being refused must get its answer.
         await self._server.stop(_CLOSE_GRACE_S)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
@@ -148,6 +147,6 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         # such pings with GOAWAY.
         ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Without it a second process could bind the same port and take half of the calls.
+        # Or a second process could bind the same port and take half of the calls.
         ("grpc.so_reuseport", 0),
     ]

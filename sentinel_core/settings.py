@@ -1,22 +1,23 @@
-"""Settings that both servers have. Read once, at the process edge, in each `app.py`."""
+"""The settings that both servers share. Each `app.py` reads them once, at process start."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
 
 
 class ServerSettings(BaseSettings):
-    """One class per process inherits this; flags, environment and `.env` set it, in that order."""
+    """Base of each process's settings; read from flags, then environment, then `.env`."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
-        env_ignore_empty=True,  # Compose passes `VAR: ${VAR:-}` on as an empty one
+        env_ignore_empty=True,  # Compose passes an unset `VAR: ${VAR:-}` as empty
         extra="ignore",
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -51,3 +52,10 @@ class ServerSettings(BaseSettings):
     log_style: Literal["auto", "json", "text"] = Field(
         "auto", description="Log format; auto: text on a terminal, JSON elsewhere."
     )
+
+
+def print_settings_errors(program: str, error: ValidationError) -> None:
+    """Print one line per wrong setting to standard error, each beginning with `program`."""
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "settings"
+        print(f"{program}: {where}: {problem['msg']}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""SentinelError to and from `google.rpc.Status`, the wire form of an error."""
+"""Convert errors to and from `google.rpc.Status`, their form on the wire."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sentinel_core.errors import SentinelError
 
 DOMAIN = "sentinel"
 
-# A status travels in a trailer, some parts of it twice and as base64; above 8 KiB gRPC itself
-# would turn the call into another error. A character is at most 4 bytes, or 12 when escaped.
+# A status is sent in a trailer, some parts twice and as base64. Above 8 KiB gRPC itself would
+# turn the call into another error. A character is at most 4 bytes, or 12 when escaped.
 _MAX_MESSAGE_CHARS = 400
 _MAX_VALUE_CHARS = 100
 
@@ -21,7 +21,7 @@ _CODES: dict[grpc.StatusCode, int] = {
 
 
 def to_status(error: SentinelError) -> status_pb2.Status:
-    """Return `error` with its ErrorInfo and, where it has them, BadRequest and RetryInfo."""
+    """Return `error` as a Status: an ErrorInfo, plus BadRequest and RetryInfo where they apply."""
     metadata = {key: value[:_MAX_VALUE_CHARS] for key, value in error.metadata.items()}
     if error.field is not None:
         metadata["field"] = error.field[:_MAX_VALUE_CHARS]

@@ -26,7 +26,7 @@ from benchmarks.load.agents import Agent
 from benchmarks.servers import Server, tell_address
 from sentinel.common.v1 import content_pb2 as common
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
-from sentinel_core import loop
+from sentinel_core import runtime
 
 
 def beside_empty_calls(
@@ -104,4 +104,4 @@ async def _serve(address_file: Path) -> None:
 
 
 if __name__ == "__main__":
-    loop.run(_serve(Path(sys.argv[1])))
+    runtime.run(_serve(Path(sys.argv[1])))

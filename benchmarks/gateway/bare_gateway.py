@@ -19,7 +19,7 @@ from benchmarks.gateway.searching import milvus_arguments, read_found
 from benchmarks.servers import tell_address
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
-from sentinel_core import loop
+from sentinel_core import runtime
 
 
 class _Search(pb_grpc.SearchServiceServicer):
@@ -51,4 +51,4 @@ async def _serve(address_file: Path, milvus_uri: str, vector_file: Path) -> None
 
 
 if __name__ == "__main__":
-    loop.run(_serve(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+    runtime.run(_serve(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))

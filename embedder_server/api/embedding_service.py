@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
@@ -24,12 +23,10 @@ from embedder_server.settings import EmbedderSettings
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
-from sentinel_core.calls import note_items
-from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import Internal, SentinelError, Unavailable
+from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items
+from sentinel_core.errors import SentinelError, Unavailable, first_error, hide
 from sentinel_core.server import Service
 from sentinel_core.status import to_status
-from sentinel_core.streams import next_or_stop
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         engine = self._ready()
         options = messages.options_from(request, engine.info)
         limit = self._settings.max_contents_per_request
-        messages.check_count(len(request.contents), limit, "contents")
+        check_count(len(request.contents), limit, "contents")
         contents = messages.contents_from(request.contents, "contents")
         outcome = await engine.embed(contents, options, self._deadline(context))
         return messages.embed_response(outcome, options.element, self._version)
@@ -101,7 +98,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         messages.check_model(request.model, engine.info)
         top_k = messages.top_k_from(request)
         limit = self._settings.max_contents_per_request - 1  # the query is one of them
-        messages.check_count(len(request.candidates), limit, "candidates")
+        check_count(len(request.candidates), limit, "candidates")
         contents = [
             messages.content_from(request.query, "query"),
             *messages.contents_from(request.candidates, "candidates"),
@@ -166,13 +163,7 @@ class _StreamCall:
         except SentinelError as error:
             return pb.EmbedStreamResponse(sequence=message.sequence, error=to_status(error))
         except Exception as error:
-            error_id = uuid.uuid4().hex
-            logger.error("stream message failed", exc_info=error, extra={"error_id": error_id})
-            hidden = Internal(
-                "INTERNAL",
-                f"internal error {error_id}; the worker's log has the details",
-                error_id=error_id,
-            )
+            hidden = hide(error, "stream message failed", logger)
             return pb.EmbedStreamResponse(sequence=message.sequence, error=to_status(hidden))
         return pb.EmbedStreamResponse(sequence=message.sequence, response=response)
 
@@ -241,7 +232,7 @@ class StreamPump(Generic[_Request, _Response]):
                     self._items += items
                     group.create_task(self._work(request, items))
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            raise first_error(errors) from None
         finally:
             stop.cancel()
             self._done.put_nowait(None)

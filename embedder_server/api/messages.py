@@ -59,23 +59,6 @@ def check_model(name: str, info: ModelInfo) -> None:
         )
 
 
-def check_count(count: int, limit: int, field: str) -> None:
-    """Accept 1 to `limit` contents.
-
-    Raises:
-        InvalidArgument: BATCH_EMPTY or BATCH_TOO_LARGE.
-    """
-    if count == 0:
-        raise InvalidArgument("BATCH_EMPTY", f"{field} is empty; send at least one", field=field)
-    if count > limit:
-        raise InvalidArgument(
-            "BATCH_TOO_LARGE",
-            f"{field} has {count} contents, the limit is {limit}; split it",
-            field=field,
-            limit=limit,
-        )
-
-
 def options_from(request: pb.EmbedRequest, info: ModelInfo) -> EmbedOptions:
     """Return the options of a request.
 
@@ -232,7 +215,7 @@ def _fill_result(message: pb.EmbedResult, result: ItemResult, element: Element, 
 def located(error: SentinelError, where: str) -> SentinelError:
     """Return `error`, with the path of the content at fault unless it names a field already."""
     if isinstance(error, InvalidArgument) and error.field is None:
-        error.field = where
+        return error.at(where)
     return error
 
 

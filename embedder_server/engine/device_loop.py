@@ -11,7 +11,6 @@ import asyncio
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +28,7 @@ from embedder_server.engine.metrics import EmbedderMetrics
 from embedder_server.engine.vectors import unit_rows
 from embedder_server.models.runtimes.memory import is_out_of_memory
 from embedder_server.types import FloatArray, Modality, Priority
-from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable
+from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable, hide
 
 logger = logging.getLogger(__name__)
 
@@ -258,13 +257,7 @@ class DeviceLoop:
 
 
 def _failed(batch: Sequence[Entry], error: BaseException) -> list[Embedded]:
-    error_id = uuid.uuid4().hex
-    logger.error("the model failed on a batch", exc_info=error, extra={"error_id": error_id})
-    hidden = Internal(
-        "MODEL_FAILED",
-        f"the model failed on this batch ({error_id}); the worker's log has the details",
-        error_id=error_id,
-    )
+    hidden = hide(error, "the model failed on this batch", logger, reason="MODEL_FAILED")
     return [Embedded(hidden) for _ in batch]
 
 

@@ -31,8 +31,14 @@ from embedder_server.models.base import EmbeddingModel
 from embedder_server.models.runtimes.memory import memory_as_load_error
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import Modality, ModelInfo, Priority
-from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import DeadlineExceeded, InvalidArgument, SentinelError, Unavailable
+from sentinel_core.calls import Deadline
+from sentinel_core.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    SentinelError,
+    Unavailable,
+    first_error,
+)
 
 # Texts of a request that are prepared in a row and then queued, while the next are prepared.
 _TEXTS_PER_JOB = 32
@@ -223,7 +229,7 @@ async def _together(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
             for job in jobs:
                 group.create_task(job)
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        raise first_error(errors) from None
 
 
 def _modality(content: Content) -> Modality | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +29,7 @@ from embedder_server.images.decoder import ImageDecoder
 from embedder_server.models.base import EmbeddingModel
 from embedder_server.texts.tokenizer import clean_text
 from embedder_server.types import Modality, Priority, TokenizedText
-from sentinel_core.errors import Internal, InvalidArgument, SentinelError
+from sentinel_core.errors import Internal, InvalidArgument, SentinelError, hide
 
 logger = logging.getLogger(__name__)
 
@@ -120,13 +119,7 @@ def _cropped(picture: Image.Image, crop: Crop | None) -> Image.Image:
 
 
 def _unexpected(error: Exception) -> Internal:
-    error_id = uuid.uuid4().hex
-    logger.error("cannot prepare a content", exc_info=error, extra={"error_id": error_id})
-    return Internal(
-        "INTERNAL",
-        f"internal error {error_id}; the worker's log has the details",
-        error_id=error_id,
-    )
+    return hide(error, "cannot prepare a content", logger)
 
 
 # Decoded images that may wait for the device, in batches. More would only cost memory.

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from sentinel_core.errors import InvalidArgument, SentinelError
+from sentinel_core.image_formats import ImageFormat, image_format
 
 # JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size, but no smaller than this many times what
 # the model sees, so that the model's own resampling still decides the pixels.
@@ -134,7 +135,7 @@ class ImageDecoder:
                 f"the model sees no more than a few hundred pixels a side",
                 limit=self._max_bytes,
             )
-        kind = sniff(data)
+        kind = image_format(data)
         if kind is None:
             raise InvalidArgument(
                 "IMAGE_FORMAT_UNSUPPORTED",
@@ -177,37 +178,6 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFormat:
-    """A format we read.
-
-    Attributes:
-        pillow_name: The one Pillow plugin that may open it.
-        media_type: As in a Content-Type header.
-    """
-
-    pillow_name: str
-    media_type: str
-
-
-_JPEG = ImageFormat("JPEG", "image/jpeg")
-_PNG = ImageFormat("PNG", "image/png")
-_GIF = ImageFormat("GIF", "image/gif")
-_WEBP = ImageFormat("WEBP", "image/webp")
-_BMP = ImageFormat("BMP", "image/bmp")
-_TIFF = ImageFormat("TIFF", "image/tiff")
-
-_MAGIC = (
-    (b"\xff\xd8\xff", _JPEG),
-    (b"\x89PNG\r\n\x1a\n", _PNG),
-    (b"GIF87a", _GIF),
-    (b"GIF89a", _GIF),
-    (b"BM", _BMP),
-    (b"II*\0", _TIFF),
-    (b"MM\0*", _TIFF),
-    (b"II+\0", _TIFF),
-    (b"MM\0+", _TIFF),
-)
 _OTHERS = (
     (b"%PDF", "a PDF"),
     (b"<svg", "an SVG drawing"),
@@ -222,13 +192,6 @@ _OTHERS = (
     (b"R0lGOD", "base64 text; send the bytes themselves"),
     (b"UklGR", "base64 text; send the bytes themselves"),
 )
-
-
-def sniff(data: bytes) -> ImageFormat | None:
-    """Return the format that `data` begins like, or None."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _WEBP
-    return next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)
 
 
 def what_instead(data: bytes) -> str:

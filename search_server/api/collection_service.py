@@ -15,7 +15,7 @@ from search_server.collections.reindex_copier import Progress
 from search_server.collections.reindexer import Reindexer
 from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel.search.v1 import collection_service_pb2_grpc as pb_grpc
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
 from sentinel_store.collections import CollectionInfo
 

@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 
 from search_server.api import common_messages, item_messages
-from search_server.api.limits import check_count
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.collections.catalog import Collections
 from search_server.embedders.pool import EmbedderPool
@@ -21,10 +20,8 @@ from search_server.milvus import filters
 from search_server.types.items import Outcome
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc as pb_grpc
-from sentinel_core.calls import note_items
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items
 from sentinel_core.errors import InvalidArgument, Unavailable
-from sentinel_core.streams import next_or_stop
 from sentinel_store.milvus import schema
 
 _MAX_IDS = 1_000
@@ -61,6 +58,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
     async def UpsertItems(
         self, request: pb.UpsertItemsRequest, context: Context
     ) -> pb.UpsertItemsResponse:
+        note_items(len(request.items))
         check_count(len(request.items), self._max_items, "items")
         deadline = Deadline.after(context.time_remaining(), default_s=self._write_timeout_s)
         info = await self._collections.get(request.collection, deadline)
@@ -77,6 +75,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
             yield response
 
     async def GetItems(self, request: pb.GetItemsRequest, context: Context) -> pb.GetItemsResponse:
+        note_items(len(request.ids))
         check_count(len(request.ids), _MAX_IDS, "ids")
         deadline = Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
         info = await self._collections.get(request.collection, deadline)
@@ -136,6 +135,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
         info = await self._collections.get(request.collection, deadline)
         match request.WhichOneof("selector"):
             case "ids":
+                note_items(len(request.ids.ids))
                 check_count(len(request.ids.ids), _MAX_IDS, "ids")
                 expression = schema.with_ids(request.ids.ids)
             case "filter":
@@ -231,21 +231,9 @@ class IngestCalls:
                     f"batch {batch.sequence} came after batch {last}; sequence numbers rise"
                 )
             last = batch.sequence
-            _check_count(len(batch.items), self._limits.max_items)
+            check_count(len(batch.items), self._limits.max_items, "batch.items")
             items = [item_messages.item_from(item, place) for place, item in enumerate(batch.items)]
             yield Batch(batch.sequence, items, batch.ByteSize())
-
-
-def _check_count(count: int, most: int) -> None:
-    if count == 0:
-        raise InvalidArgument("BATCH_EMPTY", "a batch has items", field="batch.items")
-    if count > most:
-        raise InvalidArgument(
-            "BATCH_TOO_LARGE",
-            f"{count} items in one batch, at most {most}; split it",
-            field="batch.items",
-            limit=most,
-        )
 
 
 def _out_of_order(message: str) -> InvalidArgument:

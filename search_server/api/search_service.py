@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 
 from search_server.api import common_messages, search_messages
-from search_server.api.limits import check_count
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.search import message_size
 from search_server.search.batch_search import BatchSearcher, Entry, Page
@@ -19,7 +18,7 @@ from search_server.types.items import Search
 from search_server.types.queries import MAX_HITS
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline, check_count, note_items
 from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.status import to_status
 
@@ -77,6 +76,7 @@ class SearchService(pb_grpc.SearchServiceServicer):
     async def BatchSearch(
         self, request: pb.BatchSearchRequest, context: Context
     ) -> pb.BatchSearchResponse:
+        note_items(len(request.searches))
         check_count(len(request.searches), _MAX_SEARCHES, "searches")
         deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
         entries: list[Entry | SentinelError] = []

@@ -7,7 +7,7 @@ import time
 
 from search_server.embedders.pool import EmbedderPool
 from search_server.milvus.search_store import SearchStore
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition, NotFound
 from sentinel_store.collections import (
     CollectionInfo,

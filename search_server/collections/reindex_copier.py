@@ -20,11 +20,10 @@ from typing import TypeVar
 
 from search_server.embedders.pool import EmbedderPool
 from search_server.milvus.search_store import SearchStore
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import (
     DeadlineExceeded,
     ResourceExhausted,
-    SentinelError,
     Unavailable,
 )
 from sentinel_store.collections import CollectionInfo
@@ -263,15 +262,6 @@ class Copier:
                     raise
                 logger.info("reindex waits", extra={"reason": error.reason})
                 await asyncio.sleep(error.retry_after_s or _RETRY_S)
-
-
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return an error of a group, one of ours if there is one."""
-    ours = group.subgroup(SentinelError)
-    found: BaseException = ours or group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
 
 
 def _target_digest(row: Row) -> str:

@@ -23,7 +23,7 @@ from dataclasses import replace
 from search_server.collections.catalog import CACHE_S, Collections
 from search_server.collections.reindex_copier import Copier, Progress
 from search_server.milvus.search_store import SearchStore
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition, SentinelError
 from sentinel_store.collections import CollectionInfo, Origin, OriginState, ReindexMark
 

@@ -10,12 +10,12 @@ import uuid
 from dataclasses import dataclass, replace
 
 from search_server.collections.catalog import Collections
-from search_server.collections.reindex_copier import Copier, Progress, first_error
+from search_server.collections.reindex_copier import Copier, Progress
 from search_server.collections.reindex_run import ReindexJob, conflict
 from search_server.embedders.pool import EmbedderPool, matches
 from search_server.milvus.search_store import SearchStore
-from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import AlreadyExists, FailedPrecondition, NotFound
+from sentinel_core.calls import Deadline
+from sentinel_core.errors import AlreadyExists, FailedPrecondition, NotFound, first_error
 from sentinel_store.collections import CollectionInfo, Origin, OriginState, check_collection_name
 from sentinel_store.images.image_store import ObjectStore
 from sentinel_store.values import ModelRef

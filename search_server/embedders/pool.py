@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from search_server.embedders.discovery import Directory
 from search_server.embedders.worker import Embedded, Worker
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import (
     FailedPrecondition,
     Internal,

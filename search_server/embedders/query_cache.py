@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from prometheus_client import Counter, Gauge
 
 from search_server.embedders.pool import EmbedderPool
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Content, Kind

@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver
 from search_server.image_uris.allowlist import HTTP_SCHEMES, Place, Places, Target, read_target
 from search_server.image_uris.readers import FolderReader, HttpReader, StoreReader, unavailable
 from search_server.types.items import UnreadableItem
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Content, Item

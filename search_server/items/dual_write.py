@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from search_server.collections.catalog import Collections
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition, SentinelError
 from sentinel_store.collections import CollectionInfo, OriginState
 from sentinel_store.items import Item

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from search_server.images.presentation import illustrate
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import StoredItem
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import NotFound
+from sentinel_core.image_formats import image_format
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ObjectStore
 from sentinel_store.items import Row
@@ -106,7 +107,7 @@ class Reader:
             data = await self._objects.read_image(image, start, end)
             if data is None:
                 raise _gone()
-            yield ImageChunk(data) if start else ImageChunk(data, media_type(data), image.size)
+            yield ImageChunk(data) if start else ImageChunk(data, _media_type(data), image.size)
 
 
 def _bytes_of(row: Row) -> int:
@@ -131,24 +132,6 @@ def _gone() -> NotFound:
     )
 
 
-_MAGIC = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"BM", "image/bmp"),
-    (b"II*\0", "image/tiff"),
-    (b"MM\0*", "image/tiff"),
-    (b"II+\0", "image/tiff"),
-    (b"MM\0+", "image/tiff"),
-)
-
-
-def media_type(head: bytes) -> str:
-    """Return the media type of a file that begins with `head`, 12 bytes or more."""
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for magic, kind in _MAGIC if head.startswith(magic)), _UNKNOWN)
-
-
-_UNKNOWN = "application/octet-stream"
+def _media_type(head: bytes) -> str:
+    known = image_format(head)
+    return known.media_type if known is not None else "application/octet-stream"

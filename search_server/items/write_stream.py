@@ -17,9 +17,8 @@ from search_server.collections.catalog import Collections
 from search_server.embedders.pool import Capacity, EmbedderPool
 from search_server.items.writer import Ingest
 from search_server.types.items import ItemOutcome, UnreadableItem
-from sentinel_core.deadlines import Deadline
-from sentinel_core.errors import SentinelError, Unavailable
-from sentinel_core.streams import next_or_stop
+from sentinel_core.calls import Deadline, next_or_stop
+from sentinel_core.errors import SentinelError, Unavailable, first_error
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Item
 
@@ -157,7 +156,7 @@ class IngestStream:
                 await self._acknowledge()
                 advising.cancel()
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            raise first_error(errors) from None
         finally:
             self._outbox.put_nowait(None)
 

@@ -18,7 +18,7 @@ from search_server.items import dual_write
 from search_server.items.dual_write import Mirrors, check_writable
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import ItemOutcome, Outcome, StoredItem, UnreadableItem
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import NotFound, ResourceExhausted, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
@@ -297,8 +297,7 @@ def _fill(draft: Draft, embedded: EmbeddedItem) -> None:
 
 def _outcome(draft: Draft, error: SentinelError | None) -> ItemOutcome:
     if error is not None:
-        error.field = f"{draft.where}.content"
-        return ItemOutcome(draft.row.id, Outcome.FAILED, error)
+        return ItemOutcome(draft.row.id, Outcome.FAILED, error.at(f"{draft.where}.content"))
     outcome = Outcome.UNCHANGED if draft.unchanged else Outcome.STORED
     return ItemOutcome(draft.row.id, outcome)
 

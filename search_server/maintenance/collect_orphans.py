@@ -14,6 +14,7 @@ from pydantic_settings import SettingsConfigDict
 from search_server.maintenance.orphans import OrphanCollector, OrphanReport
 from search_server.settings import GatewaySettings
 from sentinel_core.errors import SentinelError
+from sentinel_core.settings import print_settings_errors
 from sentinel_store.images.image_store import ObjectStore
 from sentinel_store.milvus.store import MilvusStore
 
@@ -66,8 +67,7 @@ def run(arguments: list[str]) -> int:
     try:
         settings = OrphanSettings(_cli_parse_args=arguments)
     except ValidationError as error:
-        for fault in error.errors():
-            print(f"collect-orphans: {fault['loc'][0]}: {fault['msg']}", file=sys.stderr)
+        print_settings_errors("collect-orphans", error)
         return 2
     if settings.older_than.total_seconds() <= settings.write_timeout_seconds:
         print(

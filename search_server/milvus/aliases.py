@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pymilvus import MilvusClient
 
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import AlreadyExists
 from sentinel_store.milvus import errors
 from sentinel_store.milvus.connection import MilvusConnection

@@ -22,7 +22,7 @@ from itertools import groupby
 from pymilvus import DataType, MilvusClient
 
 from search_server.types.queries import ReadOptions
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.milvus import errors

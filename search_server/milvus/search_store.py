@@ -5,7 +5,7 @@ from __future__ import annotations
 from search_server.milvus.aliases import Aliases
 from search_server.milvus.full_text import FullText
 from search_server.milvus.vector_search import Candidates, VectorSearch
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.milvus.store import MilvusStore
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from search_server.types.items import Candidate
 from search_server.types.queries import ReadOptions
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_store.collections import CollectionInfo, VectorIndex
 from sentinel_store.items import Row

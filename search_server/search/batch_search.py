@@ -19,7 +19,7 @@ from search_server.search.reranking import is_reranked
 from search_server.search.searcher import Searcher
 from search_server.types.items import Hit, Search
 from search_server.types.queries import SearchSpec
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import SentinelError
 
 # Rows that a batch holds, at up to 0.13 MB each: pages are cut to their bytes one by one.

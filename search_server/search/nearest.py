@@ -23,7 +23,7 @@ from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.position import START, Position, Scored
 from search_server.types.items import Hit, Search
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Row
 

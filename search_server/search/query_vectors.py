@@ -19,7 +19,7 @@ from search_server.image_uris.fetcher import Fetcher
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import SearchTimings
 from search_server.types.queries import Query, Term
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, NotFound, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo

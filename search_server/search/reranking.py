@@ -30,7 +30,7 @@ from search_server.search.nearest import Retrieval
 from search_server.search.position import JITTER, START, Position, Scored
 from search_server.types.items import Candidate, Hit, Search
 from search_server.types.queries import Hybrid, Query, SearchSpec
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition, InvalidArgument
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Kind

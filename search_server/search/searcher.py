@@ -23,7 +23,7 @@ from search_server.search.query_vectors import Asked, QueryVectors
 from search_server.search.reranking import Reranker, is_reranked
 from search_server.types.items import Hit, Search, SearchTimings
 from search_server.types.queries import MAX_HITS, SearchSpec
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.images.image_store import ObjectStore

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, Unavailable
 from sentinel_store.images.local_files import LocalFiles, StoredFile
 from sentinel_store.images.remote_files import RemoteFiles

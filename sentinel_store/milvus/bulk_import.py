@@ -11,7 +11,7 @@ from typing import Any
 
 from pymilvus import BulkInsertState, MilvusClient
 
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_store.milvus.connection import MilvusConnection
 
 _FAILED = (BulkInsertState.ImportFailed, BulkInsertState.ImportFailedAndCleaned)

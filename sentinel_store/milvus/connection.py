@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pymilvus import AsyncMilvusClient, MilvusClient
 
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import SentinelError, Unavailable
 from sentinel_store.milvus import errors
 from sentinel_store.milvus.lite import LiteGate

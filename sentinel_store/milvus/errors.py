@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import uuid
 
 import grpc
 from pymilvus.exceptions import ConnectionConfigException, MilvusException
 
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import (
     DeadlineExceeded,
-    Internal,
     NotFound,
     SentinelError,
     Unavailable,
+    hide,
 )
 
 logger = logging.getLogger(__name__)
@@ -83,13 +82,7 @@ def converted(error: Exception, deadline: Deadline) -> SentinelError:
         return Unavailable("STORE_UNAVAILABLE", why)
     if code in _UNAVAILABLE or isinstance(code, grpc.StatusCode):
         return unavailable("Milvus does not answer just now")
-    error_id = uuid.uuid4().hex
-    logger.error("milvus failed", exc_info=error, extra={"error_id": error_id})
-    return Internal(
-        "INTERNAL",
-        f"Milvus failed, error {error_id}; the gateway's log has the details",
-        error_id=error_id,
-    )
+    return hide(error, "Milvus failed", logger)
 
 
 def _why_unavailable(error: Exception) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from pymilvus import DataType, Function, FunctionType, MilvusClient
 
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import (
     CollectionInfo,

@@ -24,7 +24,7 @@ from typing import Any
 
 from pymilvus import DataType, MilvusClient
 
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import AlreadyExists, FailedPrecondition
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row

@@ -15,7 +15,7 @@ from bulk_indexer.plan import Run, claim, write_plan
 from bulk_indexer.run_folder import RunFolder
 from bulk_indexer.shard_actor import Job, ShardActor, describe_model
 from embedder_server.settings import EmbedderSettings
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_store.milvus.store import MilvusStore
 from sentinel_store.values import FieldType
 

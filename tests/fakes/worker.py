@@ -10,7 +10,7 @@ import os
 
 from embedder_server.app import running_worker
 from embedder_server.settings import EmbedderSettings
-from sentinel_core import loop
+from sentinel_core import runtime
 from tests.fakes.fake_model import FakeModel
 
 
@@ -26,4 +26,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    loop.run(main())
+    runtime.run(main())

@@ -17,7 +17,7 @@ from embedder_server.engine.metrics import EmbedderMetrics
 from embedder_server.engine.requests import Content, EmbedOptions, EmbedOutcome, ImageFile
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import ModelLoadError, Priority
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import (
     DeadlineExceeded,
     InvalidArgument,

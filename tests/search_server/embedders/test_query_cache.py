@@ -18,7 +18,7 @@ from embedder_server.settings import EmbedderSettings
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import EmbeddingCache, QueryEmbedding
 from sentinel.search.v1 import collection_service_pb2, search_service_pb2
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Content, Kind

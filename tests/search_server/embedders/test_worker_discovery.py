@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from search_server.embedders.pool import EmbedderPool
 from search_server.settings import GatewaySettings
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
 from sentinel_store.items import Content, Kind
 from tests import processes

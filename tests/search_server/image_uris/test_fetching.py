@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from search_server.image_uris.allowlist import Places
 from search_server.image_uris.fetcher import Fetcher, FetchLimits
 from search_server.image_uris.ssrf_guard import is_allowed
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Content, Kind

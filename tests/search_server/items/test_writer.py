@@ -16,7 +16,7 @@ from search_server.items.dual_write import Mirrors
 from search_server.items.writer import Ingest
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import Outcome
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ObjectStore

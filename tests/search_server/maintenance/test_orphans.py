@@ -21,7 +21,7 @@ from search_server.items.writer import Ingest
 from search_server.maintenance.orphans import OrphanCollector, OrphanReport
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import Outcome
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from search_server.milvus import filters
 from search_server.milvus.search_store import SearchStore
 from search_server.types.queries import Comparison, Filter, Group, Junction, Operator, ReadOptions
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import CollectionInfo, IndexKind, VectorIndex
 from sentinel_store.items import Row

@@ -18,7 +18,7 @@ import pytest
 from search_server.milvus.search_store import SearchStore
 from search_server.types.queries import ReadOptions
 from sentinel.search.v1 import collection_service_pb2 as pb
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_store.collections import CollectionInfo, IndexKind, VectorIndex
 from sentinel_store.items import Row
 from sentinel_store.milvus import indexes

@@ -17,7 +17,7 @@ from milvus_lite.engine.collection import Collection
 
 from search_server.milvus.search_store import SearchStore
 from search_server.types.queries import ReadOptions
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row

@@ -15,7 +15,7 @@ import pytest
 from milvus_lite.engine.collection import Collection
 
 from search_server.milvus.search_store import SearchStore
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row

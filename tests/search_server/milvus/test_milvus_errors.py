@@ -16,7 +16,7 @@ from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import common_pb2
 
 from search_server.milvus.search_store import SearchStore
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, Internal, Unavailable
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row

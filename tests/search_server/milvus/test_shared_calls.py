@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from search_server.milvus.vector_search import SharedCalls
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, Unavailable
 from sentinel_store.values import FloatArray
 from tests import processes

@@ -18,7 +18,7 @@ from search_server.types.queries import Query as SearchQuery
 from search_server.types.queries import Term
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import collection_service_pb2, item_service_pb2, search_service_pb2
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row

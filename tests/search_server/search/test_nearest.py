@@ -19,7 +19,7 @@ from search_server.search.nearest import Retrieval
 from search_server.search.position import START, Position
 from search_server.types.items import Hit, Search
 from search_server.types.queries import Query, SearchSpec
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row

@@ -1,4 +1,4 @@
-"""From process start to exit code: signals, background tasks, and what a dead one means."""
+"""Run a server process: its event loop, its signals and its background tasks."""
 
 from __future__ import annotations
 
@@ -7,45 +7,64 @@ import logging
 import signal
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
 # A parent that dies sends its death signal once per thread: all of them are one request.
 _ONE_REQUEST_S = 1.0
 
+_Result = TypeVar("_Result")
+
+
+def run(main: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run `main` to its end, on uvloop where it is installed and on Python's own loop elsewhere.
+
+    grpc.aio wakes its loop through a socket for every event of a call, which uvloop handles at
+    about half of the cost; gRPC's authors measure with it (grpc/grpc#22258).
+    """
+    try:
+        from uvloop import new_event_loop  # noqa: PLC0415 - there is none for Windows
+    except ModuleNotFoundError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
 
 class Lifecycle:
-    """Waits for the end of one process and knows why it came.
+    """Waits until the process has to stop, and keeps the reason.
 
-    Make it inside the running loop. SIGTERM and SIGINT ask for a graceful stop; a background
-    task that ends before that is fatal, since nobody else does its work.
+    Create it inside the running loop. SIGTERM and SIGINT request a graceful stop. A background
+    task that ends before that is fatal, since nothing else does its work.
+
+    Attributes:
+        failure: The error that stopped the process; None after a signal.
     """
 
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._asked_to_stop: float | None = None
+        self._stop_requested_at: float | None = None
         self.failure: BaseException | None = None
 
     def install_signal_handlers(self) -> None:
-        """Turn SIGTERM and SIGINT into a graceful stop; one that comes later kills at once."""
+        """Stop gracefully on SIGTERM or SIGINT; a second one, a second later, kills at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:
         now = time.monotonic()
-        if self._asked_to_stop is None:
+        if self._stop_requested_at is None:
             logger.info("stopping", extra={"signal": number.name})
-            self._asked_to_stop = now
+            self._stop_requested_at = now
             self._stopping.set()
-        elif now - self._asked_to_stop > _ONE_REQUEST_S:
+        elif now - self._stop_requested_at > _ONE_REQUEST_S:
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.raise_signal(number)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run `work` until the process stops; its early end stops the process."""
+        """Run `work` in the background; if it ends early, the process stops."""
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(self._on_task_done)
         self._tasks.append(task)
