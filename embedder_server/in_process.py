@@ -17,7 +17,7 @@ from embedder_server.engine.requests import EmbedOptions, ImageFacts, ImageFile,
 from embedder_server.loading import load_configured
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import ModelInfo, ModelLoadError, Priority
-from sentinel_core.deadlines import Deadline
+from sentinel_core.calls import Deadline
 
 __all__ = [
     "ImageFacts",
