@@ -209,9 +209,15 @@ def test_left_out_columns_and_fields_are_said(gateway: FakeGateway, tmp_path: Pa
         (["csv", "{}/t.csv", "-c", "c"], "name one column"),
         (["csv", "{}/t.csv", "-c", "c", "--image", "nothing"], "has no column 'nothing'"),
         (["csv", "{}/t.csv", "--image", "file"], "--collection"),
-        (["csv", "{}/t.csv", "-c", "c", "--image", "file", "--field", "x:date"], "no type"),
-        (["csv", "{}/t.csv", "-c", "c", "--image", "file", "--full-text", "n"], "no field of str"),
-        (["parquet", "{}/t.csv", "-c", "c", "--image", "file"], "is no Parquet file"),
+        (
+            ["csv", "{}/t.csv", "-c", "c", "--image", "file", "--field", "x:date"],
+            "not a field type",
+        ),
+        (
+            ["csv", "{}/t.csv", "-c", "c", "--image", "file", "--full-text", "n"],
+            "no string field n",
+        ),
+        (["parquet", "{}/t.csv", "-c", "c", "--image", "file"], "is not a Parquet file"),
         (["webdataset", "{}/*.tar", "-c", "c"], "there is no file"),
         (["csv", "{}/t.csv", "-c", "c", "--image", "file", "--report", "/no/x"], "cannot write"),
     ],

@@ -319,7 +319,7 @@ def test_columns_that_are_wrong_are_named(
 
 
 def test_a_type_that_is_none_is_named() -> None:
-    with pytest.raises(LayoutError, match="'date' is no type"):
+    with pytest.raises(LayoutError, match="'date' is not a field type"):
         Column.parse("day:date")
 
 

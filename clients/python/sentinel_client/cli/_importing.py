@@ -25,8 +25,8 @@ from sentinel_client.cli._journal import Journal
 from sentinel_client.importers import (
     BrokenEntry,
     Dataset,
-    Entry,
     FileSlice,
+    ImportEntry,
     ImportItem,
     digest_stamp,
 )
@@ -292,7 +292,7 @@ def _mark(item: ImportItem) -> ImportItem:
     return replace(item, stamp=f"{item.stamp}:{digest_stamp(dict(item.fields))}")
 
 
-def _next_chunk(entries: Iterator[Entry]) -> list[Entry]:
+def _next_chunk(entries: Iterator[ImportEntry]) -> list[ImportEntry]:
     return list(islice(entries, _CHUNK))
 
 

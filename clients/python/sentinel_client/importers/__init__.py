@@ -1,27 +1,24 @@
-"""Reads datasets: each function returns a `Dataset`, whose entries are items to store.
+"""Read datasets: each function returns a `Dataset`, whose entries are items to store.
 
-They know files only, no server: `sentinel import` stores what they yield.
+Importers read files and know no server. `sentinel import` stores what they yield.
 """
 
 from __future__ import annotations
 
-from sentinel_client.importers._columns import Column, Columns
-from sentinel_client.importers._entries import (
+from sentinel_client.importers.captioned import coco, flickr8k, flickr30k
+from sentinel_client.importers.columns import Column, Columns
+from sentinel_client.importers.dataset import (
     BrokenEntry,
     Dataset,
-    Entry,
     FileSlice,
+    ImportEntry,
     ImportItem,
     LayoutError,
-    Picture,
     digest_stamp,
     searchable,
 )
-from sentinel_client.importers.coco import coco
-from sentinel_client.importers.flickr import flickr8k, flickr30k
 from sentinel_client.importers.folders import folders
-from sentinel_client.importers.parquet import parquet_table
-from sentinel_client.importers.tables import csv_table, json_lines_table
+from sentinel_client.importers.tables import csv_table, json_lines_table, parquet_table
 from sentinel_client.importers.webdataset import webdataset
 
 __all__ = [
@@ -29,11 +26,10 @@ __all__ = [
     "Column",
     "Columns",
     "Dataset",
-    "Entry",
     "FileSlice",
+    "ImportEntry",
     "ImportItem",
     "LayoutError",
-    "Picture",
     "coco",
     "csv_table",
     "digest_stamp",

@@ -1,4 +1,4 @@
-"""Folders of picture files."""
+"""Import folders of image files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sentinel_client._types import FieldSchema, FieldType
-from sentinel_client.importers._entries import (
+from sentinel_client.importers.dataset import (
     BrokenEntry,
     Dataset,
-    Entry,
+    ImportEntry,
     ImportItem,
     file_stamp,
     path_text,
     unreadable,
 )
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 _FIELDS = (
     FieldSchema("path", FieldType.STRING),
@@ -30,16 +30,21 @@ _FIELDS = (
 
 
 def folders(roots: Sequence[Path]) -> Dataset:
-    """Return the pictures under `roots`, each once, by name. Blocking: it walks the folders.
+    """Return the images under `roots`, each once, by name. Blocking: walks the folders.
 
-    Hidden files and folders are left out. Links are followed, but no folder is entered twice,
-    which ends loops. A root that is a file is taken whatever it is called.
+    Hidden files and folders are skipped. Links are followed, but no folder is entered twice, so
+    loops end. A root that is a file is included whatever its name.
     """
     found = list(_scan(roots))
     return Dataset(name="folders", fields=_FIELDS, entries=lambda: iter(found), total=len(found))
 
 
-def _scan(roots: Sequence[Path]) -> Iterator[Entry]:
+def is_image_name(name: str) -> bool:
+    """Return whether a file of this name is an image that is not hidden."""
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
+
+
+def _scan(roots: Sequence[Path]) -> Iterator[ImportEntry]:
     entered: set[tuple[int, int]] = set()
     seen: set[Path] = set()
     for root in roots:
@@ -59,9 +64,9 @@ def _scan(roots: Sequence[Path]) -> Iterator[Entry]:
                 yield unreadable(str(path), error)
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path) -> ImportEntry:
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
         return BrokenEntry(str(path), "FILE_UNREADABLE", "cannot be read: not a regular file")
     valid = Path(path_text(path))
     return ImportItem(
@@ -80,19 +85,18 @@ def _entry(path: Path) -> Entry:
 
 
 def _children(folder: Path) -> list[Path]:
-    """Return the folders and pictures in `folder`, last name first, as a stack wants them."""
+    """Return the folders and images in `folder` in reverse order, to push on a stack."""
     with os.scandir(folder) as entries:
-        wanted = [
+        chosen = [
             folder / entry.name
             for entry in entries
-            if not entry.name.startswith(".")
-            and (_is_folder(entry) or os.path.splitext(entry.name)[1].lower() in EXTENSIONS)
+            if is_image_name(entry.name) or (not entry.name.startswith(".") and _is_folder(entry))
         ]
-    return sorted(wanted, reverse=True)
+    return sorted(chosen, reverse=True)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or into a closed folder: it costs nobody else anything
+    except OSError:  # a link to itself, or into a folder without access
         return False

@@ -1,171 +1,237 @@
-"""Tables with a row for each item: CSV, JSON Lines and Parquet.
+"""Import CSV, JSON Lines and Parquet tables that have one row per item.
 
-Columns are named by `Columns`. Types of fields that are not declared are found out from the first
-1,000 rows, or are those of Parquet. A row that does not fit is broken, and the next one is read.
+`Columns` says what the columns hold. Types of undeclared fields come from the Parquet schema, or
+from the first 1,000 rows of a text file. A row that does not fit is broken; the next one is read.
 """
 
 from __future__ import annotations
 
-import csv
-import itertools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sentinel_client._types import FieldSchema, FieldType
-from sentinel_client.importers._columns import Columns, guess, infer, row_item, schemas
-from sentinel_client.importers._entries import BrokenEntry, Dataset, Entry, LayoutError
+from sentinel_client.importers.columns import (
+    Column,
+    Columns,
+    guess,
+    infer,
+    row_item,
+    schemas,
+)
+from sentinel_client.importers.dataset import (
+    BrokenEntry,
+    Dataset,
+    ImportEntry,
+    LayoutError,
+    unreadable,
+)
+from sentinel_client.importers.rows import (
+    RowError,
+    TableRow,
+    csv_header,
+    read_csv,
+    read_json_lines,
+    read_parquet,
+)
 
 _SAMPLE_ROWS = 1_000
+# Small, since rows are large when the images are in the table.
+_PARQUET_BATCH_ROWS = 64
 
-# A row's number and cells, or what is wrong with it.
-Row: TypeAlias = tuple[int, Mapping[str, object]] | BrokenEntry
+# Reads a file: those columns, if the format allows to skip the others.
+_Read: TypeAlias = Callable[[Path, Sequence[str]], Iterator[TableRow | RowError]]
 
 
 def csv_table(file: Path, columns: Columns, *, delimiter: str | None = None) -> Dataset:
-    """Return a CSV file whose first line names the columns. Blocking: it reads a sample.
+    """Return the rows of a CSV file whose first line names the columns. Blocking: reads a sample.
 
     Args:
-        file: In UTF-8. A .tsv is separated by tabs.
-        columns: What is in which column.
-        delimiter: What stands between cells; None: by the file's name.
+        file: In UTF-8.
+        columns: What the columns hold.
+        delimiter: Separates the cells; None: a tab in .tsv files, else a comma.
 
     Raises:
-        LayoutError: It lacks a column that is named.
-        OSError: It cannot be read.
+        LayoutError: A named column is missing, or the first line is not CSV.
+        OSError: The file cannot be read.
     """
-    file = file.absolute()
-    between = delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
+    separator = delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
 
-    def rows() -> Iterator[Row]:
-        return _csv_rows(file, between)
+    def read(path: Path, _: Sequence[str] = ()) -> Iterator[TableRow | RowError]:
+        with path.open("rb") as data:
+            for row in read_csv(data, separator, allow_short=True):
+                if isinstance(row, TableRow):
+                    cells = {name: cell.strip() for name, cell in row.cells.items()}
+                    yield TableRow(row.number, cells)
+                else:
+                    yield row
 
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        names = next(csv.reader(lines, delimiter=between), [])
-
-    def looks_like(row: Mapping[str, object]) -> dict[str, object]:
-        return {name: guess(str(cell)) for name, cell in row.items() if cell is not None}
-
-    return _dataset(file, columns, names, rows, looks_like)
+    with file.open("rb") as data:
+        try:
+            names = csv_header(data, separator)
+        except ValueError as error:
+            raise LayoutError(f"{file}: {error}") from None
+    sample = [{name: guess(cell) for name, cell in row.items()} for row in _sample(read(file))]
+    return _dataset([file], columns, names, lambda chosen: infer(chosen, sample), read)
 
 
 def json_lines_table(file: Path, columns: Columns) -> Dataset:
-    """Return a file with a JSON object in each line. Blocking: it reads a sample.
+    """Return the rows of a file with one JSON object per line. Blocking: reads a sample.
 
     Raises:
-        LayoutError: No line of the sample has a column that is named.
+        LayoutError: No row of the sample has a named column.
         OSError: The file cannot be read.
     """
-    file = file.absolute()
 
-    def rows() -> Iterator[Row]:
-        return _json_rows(file)
+    def read(path: Path, _: Sequence[str] = ()) -> Iterator[TableRow | RowError]:
+        with path.open("rb") as data:
+            yield from read_json_lines(data)
 
-    sample = itertools.islice(rows(), _SAMPLE_ROWS)
-    names = dict.fromkeys(
-        name for row in sample if not isinstance(row, BrokenEntry) for name in row[1]
-    )
-    return _dataset(file, columns, list(names), rows, dict)
+    sample = _sample(read(file))
+    names = list(dict.fromkeys(name for row in sample for name in row))
+    return _dataset([file], columns, names, lambda chosen: infer(chosen, sample), read)
+
+
+def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
+    """Return the rows of Parquet files of one schema. Blocking: reads their footers.
+
+    The image column holds paths, URLs, encoded images, or structs with `bytes` and `path` as
+    Hugging Face writes them.
+
+    Raises:
+        LayoutError: pyarrow is not installed, the first file is not Parquet, or it lacks a column.
+        OSError: The first file cannot be read.
+    """
+    try:
+        from pyarrow import ArrowInvalid  # noqa: PLC0415 - an extra
+        from pyarrow.parquet import ParquetFile  # noqa: PLC0415
+    except ImportError:
+        raise LayoutError(
+            "Parquet needs pyarrow: pip install '.[import]' in Sentinel's folder"
+        ) from None
+    try:
+        with ParquetFile(files[0]) as first:
+            schema = first.schema_arrow
+    except ArrowInvalid as error:
+        raise LayoutError(f"{files[0]} is not a Parquet file: {error}") from None
+
+    def typed(chosen: Sequence[Column]) -> list[Column]:
+        types = [one.type or _field_type(schema.field(one.column).type) for one in chosen]
+        pairs = zip(chosen, types, strict=True)
+        return [Column(one.column, one.field, kind) for one, kind in pairs if kind is not None]
+
+    def read(path: Path, names: Sequence[str]) -> Iterator[TableRow | RowError]:
+        with ParquetFile(path) as table:
+            for row in read_parquet(table, names, first_number=0, batch_rows=_PARQUET_BATCH_ROWS):
+                if isinstance(row, TableRow) and columns.image is not None:
+                    image = _unwrapped(row.cells[columns.image])
+                    yield TableRow(row.number, {**row.cells, columns.image: image})
+                else:
+                    yield row
+
+    return _dataset(files, columns, schema.names, typed, read, total=_row_count(files))
+
+
+def _sample(rows: Iterable[TableRow | RowError]) -> list[Mapping[str, Any]]:
+    return [row.cells for row in islice(rows, _SAMPLE_ROWS) if isinstance(row, TableRow)]
 
 
 def _dataset(
-    file: Path,
+    files: Sequence[Path],
     columns: Columns,
     names: Sequence[str],
-    rows: Callable[[], Iterator[Row]],
-    looks_like: Callable[[Mapping[str, object]], Mapping[str, object]],
+    typed: Callable[[Sequence[Column]], list[Column]],
+    read: _Read,
+    *,
+    total: int | None = None,
 ) -> Dataset:
-    columns.check(names, file)
+    """Return the dataset of tables.
+
+    Args:
+        files: Of one layout.
+        columns: What the columns hold.
+        names: All columns of the first file.
+        typed: Adds types to columns, and leaves out those that cannot become fields.
+        read: Reads one file.
+        total: Number of rows, if it is known.
+    """
+    columns.check(names, files[0])
     candidates = columns.candidates(names)
-    sample = [
-        looks_like(row[1])
-        for row in itertools.islice(rows(), _SAMPLE_ROWS)
-        if not isinstance(row, BrokenEntry)
-    ]
-    fields = infer(candidates, sample)
+    fields = typed(candidates)
     taken = {column.column for column in fields}
-
-    def entries() -> Iterator[Entry]:
-        for row in rows():
-            if isinstance(row, BrokenEntry):
-                yield row
-            else:
-                yield row_item(file, row[0], row[1], columns, fields)
-
+    paths = [file.absolute() for file in files]
     return Dataset(
-        name=file.name,
-        fields=table_fields(columns, schemas(fields)),
-        entries=entries,
+        name=paths[0].name,
+        fields=_declared(columns, schemas(fields)),
+        entries=partial(_entries, paths, columns, fields, read),
+        total=total,
         left_out=tuple(one.column for one in candidates if one.column not in taken),
     )
 
 
-def table_fields(columns: Columns, fields: tuple[FieldSchema, ...]) -> tuple[FieldSchema, ...]:
-    """Return what a collection should declare: the fields, and the path of local pictures.
+def _declared(columns: Columns, fields: tuple[FieldSchema, ...]) -> tuple[FieldSchema, ...]:
+    """Return the fields, and the path of local images.
 
     Raises:
         LayoutError: Two columns would be one field.
     """
     names = [schema.name for schema in fields]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
         raise LayoutError(
-            f"two columns would be the field {', '.join(sorted(twice))}; "
-            "name them apart with FIELD=COLUMN"
+            f"two columns would be the field {', '.join(sorted(repeated))}; "
+            "give them different names with FIELD=COLUMN"
         )
     if columns.image is None or "path" in names:
         return fields
     return (FieldSchema("path", FieldType.STRING), *fields)
 
 
-def _csv_rows(file: Path, delimiter: str) -> Iterator[Row]:
-    try:
-        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-            reader = csv.DictReader(lines, delimiter=delimiter, restkey="", restval=None)
-            while True:
-                number = reader.line_num + 1
-                try:
-                    row = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    yield _broken(file, number, str(error))
-                    continue
-                yield _csv_row(file, reader.line_num, row)
-    except OSError as error:
-        yield BrokenEntry(str(file), "FILE_UNREADABLE", f"cannot be read: {error.strerror}")
-
-
-def _csv_row(file: Path, number: int, row: dict[str, str | None]) -> Row:
-    if "" in row:
-        return _broken(file, number, "more cells than there are columns")
-    cells = {name: None if cell is None else cell.strip() for name, cell in row.items()}
-    try:
-        "".join(cell or "" for cell in cells.values()).encode()
-    except UnicodeEncodeError:
-        return _broken(file, number, "not UTF-8")
-    return number, cells
-
-
-def _json_rows(file: Path) -> Iterator[Row]:
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield _broken(file, number, f"no JSON: {error}")
-                    continue
-                if isinstance(row, dict):
-                    yield number, row
+def _entries(
+    paths: Sequence[Path], columns: Columns, fields: Sequence[Column], read: _Read
+) -> Iterator[ImportEntry]:
+    special = [columns.image, columns.text, columns.id]
+    names = [name for name in (*special, *(one.column for one in fields)) if name is not None]
+    for path in paths:
+        try:
+            for row in read(path, list(dict.fromkeys(names))):
+                if isinstance(row, TableRow):
+                    yield row_item(path, row, columns, fields)
                 else:
-                    yield _broken(file, number, "no JSON object")
-    except OSError as error:
-        yield BrokenEntry(str(file), "FILE_UNREADABLE", f"cannot be read: {error.strerror}")
+                    yield BrokenEntry(f"{path}#{row.number}", "ROW_INVALID", row.message)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            yield unreadable(str(path), error)
 
 
-def _broken(file: Path, number: int, message: str) -> BrokenEntry:
-    return BrokenEntry(f"{file}#{number}", "ROW_INVALID", message)
+def _field_type(kind: Any) -> FieldType | None:
+    """Return the field type of an Arrow type; None if no field can hold it."""
+    from pyarrow import types  # noqa: PLC0415 - an extra
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_list(kind) or types.is_large_list(kind):
+        return FieldType.STRING_LIST if _field_type(kind.value_type) is FieldType.STRING else None
+    if types.is_string(kind) or types.is_large_string(kind):
+        return FieldType.STRING
+    if types.is_boolean(kind):
+        return FieldType.BOOL
+    if types.is_integer(kind):
+        return FieldType.INT64
+    return FieldType.DOUBLE if types.is_floating(kind) else None
+
+
+def _row_count(files: Sequence[Path]) -> int | None:
+    """Return the number of rows; None if a file cannot be read, which reading reports later."""
+    from pyarrow.parquet import read_metadata  # noqa: PLC0415 - an extra
+
+    try:
+        return sum(int(read_metadata(file).num_rows) for file in files)
+    except (OSError, ValueError):
+        return None
+
+
+def _unwrapped(cell: Any) -> Any:
+    """Return the image or its path out of a struct."""
+    return cell.get("bytes") or cell.get("path") if isinstance(cell, dict) else cell

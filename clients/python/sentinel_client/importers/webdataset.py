@@ -1,7 +1,7 @@
-"""Tar shards in the layout of webdataset: `000000.jpg`, `000000.json`, `000000.txt`, and so on.
+"""Import tar shards in the layout of webdataset: `000000.jpg`, `000000.json`, `000000.txt`, ….
 
-Members with the same name up to the first dot are one sample, and lie side by side. The picture
-is the item, `.txt` its caption, the values of `.json` its fields, `.cls` its class.
+Adjacent members with the same name up to the first dot are one sample. The image is the item,
+`.txt` its caption, the values of `.json` its fields, `.cls` its class.
 """
 
 from __future__ import annotations
@@ -17,31 +17,23 @@ from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 
-from sentinel_client._filters import FieldValue
-from sentinel_client.importers._columns import (
-    Column,
-    field_name,
-    infer,
-    is_empty,
-    schemas,
-    typed_value,
-)
-from sentinel_client.importers._entries import (
+from sentinel_client.importers.columns import Column, field_name, field_values, infer, schemas
+from sentinel_client.importers.dataset import (
     BrokenEntry,
     Dataset,
-    Entry,
     FileSlice,
+    ImportEntry,
     ImportItem,
     LayoutError,
     file_stamp,
     searchable,
     unreadable,
 )
-from sentinel_client.importers.folders import EXTENSIONS
+from sentinel_client.importers.folders import IMAGE_EXTENSIONS
 
 _SAMPLE = 100
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
-# More would be no caption and no description of one picture.
+# A larger member is not the caption or description of one image.
 _MAX_TEXT_BYTES = 1024 * 1024
 _TAR_MAGIC_AT = 257
 
@@ -66,27 +58,27 @@ class _Sample:
 def webdataset(
     patterns: Sequence[str], *, by_name: bool = False, full_text: bool = False
 ) -> Dataset:
-    """Return the samples of tar shards. Blocking: it reads the first samples.
+    """Return the samples of tar shards. Blocking: reads the first samples.
 
     Args:
         patterns: Paths of shards, plain or compressed; `*` and `{000000..000127}` are expanded.
-        by_name: Whether a picture's id is its sample's name instead of its content's hash.
-        full_text: Whether captions can be searched.
+        by_name: Use the samples' names as ids instead of content hashes.
+        full_text: Make the captions searchable.
 
     Raises:
-        LayoutError: There is no such file, or none with pictures in it.
+        LayoutError: No file matches, or the files hold no images.
     """
     shards = [Path(name).absolute() for pattern in patterns for name in _expand(pattern)]
     first = [one for one in itertools.islice(_samples(shards), _SAMPLE) if isinstance(one, _Sample)]
     if not any(one.image is not None for one in first):
-        raise LayoutError(f"{shards[0]} holds no pictures in the layout of webdataset")
+        raise LayoutError(f"{shards[0]} has no pictures in the layout of webdataset")
     names = dict.fromkeys(name for one in first for name in one.values)
     columns = infer(
         [Column(name, field_name(name)) for name in names], [one.values for one in first]
     )
     taken = {one.column for one in columns}
 
-    def entries() -> Iterator[Entry]:
+    def entries() -> Iterator[ImportEntry]:
         for one in _samples(shards):
             yield one if isinstance(one, BrokenEntry) else _entry(one, columns, by_name=by_name)
 
@@ -99,18 +91,13 @@ def webdataset(
     return searchable(dataset, ["caption"] if full_text else [])
 
 
-def _entry(sample: _Sample, columns: Sequence[Column], *, by_name: bool) -> Entry:
+def _entry(sample: _Sample, columns: Sequence[Column], *, by_name: bool) -> ImportEntry:
     if sample.problem or sample.image is None:
         return BrokenEntry(sample.key, "ROW_INVALID", sample.problem or "no picture")
-    values: dict[str, FieldValue] = {}
-    for column in columns:
-        value = sample.values.get(column.column)
-        if is_empty(value) or column.type is None:
-            continue
-        try:
-            values[column.field] = typed_value(value, column.type)
-        except ValueError as error:
-            return BrokenEntry(sample.key, "ROW_INVALID", f"{column.column}: {error}")
+    try:
+        values = field_values(sample.values, columns)
+    except ValueError as error:
+        return BrokenEntry(sample.key, "ROW_INVALID", str(error))
     return ImportItem(
         key=sample.key,
         stamp=sample.stamp,
@@ -122,7 +109,7 @@ def _entry(sample: _Sample, columns: Sequence[Column], *, by_name: bool) -> Entr
 
 
 def _samples(shards: Sequence[Path]) -> Iterator[_Sample | BrokenEntry]:
-    """Yield the samples of all shards; a damaged shard ends there, and the next one begins."""
+    """Yield the samples of all shards; after damage, continue with the next shard."""
     for shard in shards:
         try:
             yield from _shard_samples(shard)
@@ -132,12 +119,12 @@ def _samples(shards: Sequence[Path]) -> Iterator[_Sample | BrokenEntry]:
 
 def _shard_samples(shard: Path) -> Iterator[_Sample]:
     status = shard.stat()
-    # A plain archive is walked by its headers alone: what is stored already is never read.
+    # Only the headers of a plain archive are read here: stored images are not read again.
     plain = _is_plain(shard)
     current: _Sample | None = None
     with tarfile.open(shard, "r:" if plain else "r|*") as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+            archive.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
             folder, _, name = member.name.rpartition("/")
             stem, dot, ending = name.partition(".")
             if not member.isreg() or not stem or not dot:
@@ -155,8 +142,8 @@ def _shard_samples(shard: Path) -> Iterator[_Sample]:
 def _take(
     sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo, ending: str, *, plain: bool
 ) -> None:
-    """Put one member into its sample, if it is of a kind we know."""
-    if f".{ending}" in EXTENSIONS:
+    """Add one member to its sample, if its kind is known."""
+    if f".{ending}" in IMAGE_EXTENSIONS:
         if plain and not member.issparse():
             sample.image = FileSlice(sample.shard, member.offset_data, member.size)
         else:
@@ -170,7 +157,7 @@ def _take(
         except (ValueError, RecursionError) as error:
             sample.problem = f"{member.name}: {error}"
         else:
-            # A caption of its own file is the one that people edit.
+            # The caption in a file of its own wins: people edit that one.
             sample.values = (
                 {**values, **sample.values} if ending == "json" else {**sample.values, **values}
             )
@@ -184,7 +171,7 @@ def _values(ending: str, data: bytes) -> dict[str, object]:
         return {"cls": int(text)}
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     return values
 
 
@@ -202,14 +189,14 @@ def _is_plain(shard: Path) -> bool:
 
 
 def _expand(pattern: str) -> list[str]:
-    """Return the paths that a pattern with braces and wildcards names.
+    """Return the paths that match a pattern with braces and wildcards.
 
     Raises:
-        LayoutError: None of them is there.
+        LayoutError: No file matches.
     """
     names = [pattern]
     while any(_BRACES.search(name) for name in names):
-        names = [wider for name in names for wider in _expand_braces(name)]
+        names = [expanded for name in names for expanded in _expand_braces(name)]
     found = [
         path
         for name in names

@@ -1,4 +1,4 @@
-"""What every importer yields: items to store with where they came from, and what is broken."""
+"""Define what importers return: a dataset, its items with their origin, and broken entries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sentinel_client._types import FieldSchema, FieldType, ImageUri
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """A picture inside a larger file, such as a tar archive; `size` bytes from `offset`."""
+    """An image inside a larger file, such as a tar archive: `size` bytes from `offset`."""
 
     path: Path
     offset: int
@@ -27,7 +27,7 @@ class FileSlice:
         """Return the bytes.
 
         Raises:
-            OSError: The file cannot be read, or ends before.
+            OSError: The file cannot be read, or is too short.
         """
         with self.path.open("rb") as file:
             file.seek(self.offset)
@@ -37,28 +37,28 @@ class FileSlice:
         return data
 
 
-# Where a picture is, or its bytes where there is no other way to them.
-Picture: TypeAlias = Path | FileSlice | bytes | ImageUri
+# Where an image is, or its bytes if it is in no file of its own.
+ImageSource: TypeAlias = Path | FileSlice | bytes | ImageUri
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportItem:
-    """One thing to store.
+    """One item to store.
 
     Attributes:
-        key: Names the entry in its source, the same in every run: a path, `rows.csv#17`.
-        stamp: Differs when the content may differ: size and time of the file that holds it.
-        modified_ns: When that file was written, in ns since 1970; 0 for what is no file.
-        image: The picture.
-        text: Instead of a picture.
-        id: Empty takes the SHA-256 of the content.
-        fields: Values of the dataset's fields; those it lacks are left out.
+        key: Names the entry in its source, the same in every run: a path, or `rows.csv#17`.
+        stamp: Changes when the content may have changed: size and time of its file.
+        modified_ns: When that file was written, in ns since 1970; 0: not a file.
+        image: The image; None for a text item.
+        text: The text; None for an image item.
+        id: Empty: the SHA-256 of the content.
+        fields: Values of the dataset's fields; missing values are left out.
     """
 
     key: str
     stamp: str
     modified_ns: int = 0
-    image: Picture | None = field(default=None, repr=False)
+    image: ImageSource | None = field(default=None, repr=False)
     text: str | None = None
     id: str = ""
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
@@ -66,11 +66,11 @@ class ImportItem:
 
 @dataclass(frozen=True, slots=True)
 class BrokenEntry:
-    """Something that cannot be stored; the run goes on.
+    """An entry that cannot be stored; the run continues.
 
     Attributes:
-        key: Names it.
-        reason: One word for programs: FILE_MISSING, FILE_UNREADABLE, ROW_INVALID …
+        key: As in `ImportItem`.
+        reason: For programs: FILE_MISSING, FILE_UNREADABLE, ROW_INVALID …
         message: What is wrong.
     """
 
@@ -79,52 +79,52 @@ class BrokenEntry:
     message: str
 
 
-Entry: TypeAlias = ImportItem | BrokenEntry
+ImportEntry: TypeAlias = ImportItem | BrokenEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Something to import.
+    """A dataset to import.
 
     Attributes:
-        name: What people call it.
-        fields: What a collection for it should declare.
-        entries: Starts reading; may be called again. Yields without end, in any thread, and
-            blocks. What is broken is yielded, never raised.
-        total: How many entries there are, if that is known beforehand.
-        left_out: Columns and the like that cannot become fields, for people.
+        name: Shown to people.
+        fields: Fields that its collection should declare.
+        entries: Starts reading from the beginning, in any thread; blocks. Broken entries are
+            yielded, never raised.
+        total: Number of entries, if it is known.
+        left_out: Columns that cannot become fields, to report.
     """
 
     name: str
     fields: tuple[FieldSchema, ...]
-    entries: Callable[[], Iterator[Entry]]
+    entries: Callable[[], Iterator[ImportEntry]]
     total: int | None = None
     left_out: tuple[str, ...] = ()
 
 
 class LayoutError(ValueError):
-    """The files are not what this importer reads; says what is missing."""
+    """The files do not have the layout that this importer reads; the message says what is wrong."""
 
 
 def searchable(dataset: Dataset, names: Iterable[str]) -> Dataset:
-    """Return the dataset with these fields declared for the search of words.
+    """Return the dataset with full-text search of these fields.
 
     Raises:
-        LayoutError: It has no such field of strings.
+        LayoutError: It has no such string field.
     """
     wanted = set(names)
     strings = {schema.name for schema in dataset.fields if schema.type is FieldType.STRING}
     if wanted - strings:
         raise LayoutError(
-            f"no field of strings: {', '.join(sorted(wanted - strings))}; "
-            f"there are {', '.join(sorted(strings)) or 'none'}"
+            f"no string field {', '.join(sorted(wanted - strings))}; "
+            f"the string fields are {', '.join(sorted(strings)) or 'none'}"
         )
     fields = tuple(replace(one, full_text=one.name in wanted) for one in dataset.fields)
     return replace(dataset, fields=fields)
 
 
 def file_stamp(status: os.stat_result) -> str:
-    """Return size and time of a file, which change when its content does."""
+    """Return the size and time of a file, which change with its content."""
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
@@ -135,12 +135,12 @@ def digest_stamp(*values: object) -> str:
 
 
 def path_text(path: Path) -> str:
-    """Return a path as valid Unicode, which a file name on Linux need not be."""
+    """Return a path as valid Unicode; file names on Linux can be any bytes."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def local_file(path: Path, *, id: str = "", fields: Mapping[str, FieldValue]) -> Entry:
-    """Return the item of an absolute path's picture, or why there is none."""
+def local_file(path: Path, *, id: str = "", fields: Mapping[str, FieldValue]) -> ImportEntry:
+    """Return the item of the image at an absolute path, or why there is none."""
     key = str(path)
     try:
         status = path.stat()
@@ -148,7 +148,7 @@ def local_file(path: Path, *, id: str = "", fields: Mapping[str, FieldValue]) ->
         return BrokenEntry(key, "FILE_MISSING", "no such file")
     except (OSError, ValueError) as error:
         return unreadable(key, error)
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
         return BrokenEntry(key, "FILE_UNREADABLE", "cannot be read: not a regular file")
     return ImportItem(
         key=key,
@@ -161,6 +161,6 @@ def local_file(path: Path, *, id: str = "", fields: Mapping[str, FieldValue]) ->
 
 
 def unreadable(key: str, error: Exception) -> BrokenEntry:
-    """Return the entry of something that the system would not let us read."""
-    said = error.strerror if isinstance(error, OSError) else None
-    return BrokenEntry(key, "FILE_UNREADABLE", f"cannot be read: {said or error}")
+    """Return the broken entry of a file that cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return BrokenEntry(key, "FILE_UNREADABLE", f"cannot be read: {reason or error}")

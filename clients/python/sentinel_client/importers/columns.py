@@ -1,4 +1,4 @@
-"""Which columns of a table become what, and how a cell becomes a field's value."""
+"""Map the columns of a table to images, texts, ids and fields, and cells to field values."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pathlib import Path
 
 from sentinel_client._filters import FieldValue
 from sentinel_client._types import FieldSchema, FieldType, ImageUri
-from sentinel_client.importers._entries import (
+from sentinel_client.importers.dataset import (
     BrokenEntry,
-    Entry,
+    ImportEntry,
     ImportItem,
     LayoutError,
     digest_stamp,
     local_file,
     path_text,
 )
+from sentinel_client.importers.rows import TableRow, is_empty
 
 _DECLARED = re.compile(r"(?:(?P<name>\w+)=)?(?P<column>.+?)(?::(?P<type>\w+))?")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # no leading zero: 007 is a name
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # no leading zero: 007 is text
 _NUMBER = re.compile(r"-?[0-9]+\.[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 _MAX_INT64 = 2**63 - 1
 _WRITTEN_AS_TEXT = {FieldType.STRING, FieldType.INT64, FieldType.DOUBLE}
@@ -33,7 +34,7 @@ _WRITTEN_AS_TEXT = {FieldType.STRING, FieldType.INT64, FieldType.DOUBLE}
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that becomes a field; without a type, it is found out from the values."""
+    """A column that becomes a field; type None: inferred from the values."""
 
     column: str
     field: str
@@ -44,7 +45,7 @@ class Column:
         """Read `column`, `column:type`, `field=column` or `field=column:type`.
 
         Raises:
-            LayoutError: The type is none, or the name cannot be a field's.
+            LayoutError: The type is unknown, or the text has another form.
         """
         match = _DECLARED.fullmatch(text)
         if match is None:
@@ -52,20 +53,20 @@ class Column:
         types = {kind.value: kind for kind in FieldType}
         column, kind = match["column"], match["type"]
         if kind is not None and kind not in types:
-            raise LayoutError(f"{kind!r} is no type of a field; there are {', '.join(types)}")
+            raise LayoutError(f"{kind!r} is not a field type; types are {', '.join(types)}")
         return cls(column, match["name"] or field_name(column), types[kind] if kind else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """What the columns of a table are.
+    """What the columns of a table hold. Either `image` or `text` is set.
 
     Attributes:
-        image: Holds a path, a URL or, in Parquet, the picture itself.
-        text: Instead of it: holds texts to store.
-        id: Holds the items' ids; None takes the SHA-256 of the content.
-        fields: What become fields; None takes all others.
-        base: Where relative paths start; None: at the table itself.
+        image: Column of a path, a URL or, in Parquet, the encoded image.
+        text: Column of the text to store.
+        id: Column of the id; None: the SHA-256 of the content.
+        fields: Columns that become fields; None: all others.
+        base: Folder of relative paths; None: the table's folder.
     """
 
     image: str | None = None
@@ -76,35 +77,34 @@ class Columns:
 
     def __post_init__(self) -> None:
         if (self.image is None) == (self.text is None):
-            raise LayoutError("name one column: that of the pictures or that of the texts")
+            raise LayoutError("name one column: the image column or the text column")
 
-    def check(self, there: Iterable[str], table: Path) -> None:
-        """Raise LayoutError if a column that is named is not among those that are there."""
-        names = list(there)
+    def check(self, names: Sequence[str], table: Path) -> None:
+        """Raise LayoutError if the table, whose columns are `names`, lacks a column."""
         wanted = [self.image, self.text, self.id, *(one.column for one in self.fields or ())]
         for name in wanted:
             if name is not None and name not in names:
                 raise LayoutError(f"{table} has no column {name!r}; it has {', '.join(names)}")
 
-    def candidates(self, there: Iterable[str]) -> list[Column]:
-        """Return the columns that become fields."""
+    def candidates(self, names: Iterable[str]) -> list[Column]:
+        """Return those of the columns `names` that should become fields."""
         if self.fields is not None:
             return list(self.fields)
         special = {self.image, self.text, self.id}
-        return [Column(name, field_name(name)) for name in there if name not in special]
+        return [Column(name, field_name(name)) for name in names if name not in special]
 
 
 def field_name(column: str) -> str:
-    """Return a name that a field can have, as near to the column's as may be."""
+    """Return the column's name with every character replaced that a field name cannot have."""
     name = re.sub(r"\W", "_", column.strip(), flags=re.ASCII) or "_"
     return f"_{name}" if name[0].isdigit() else name
 
 
 def infer(columns: Sequence[Column], rows: Sequence[Mapping[str, object]]) -> list[Column]:
-    """Return the columns with their types, found out from the first rows where not declared.
+    """Return the columns with their types; undeclared types are inferred from `rows`.
 
-    A column whose values are of none that a field has is left out; one without any value, or
-    with numbers among its strings, is a string.
+    A column whose values no field can hold is left out. A column without values, or with both
+    numbers and strings, is a string.
     """
     typed = []
     for column in columns:
@@ -133,7 +133,7 @@ def _type_of(value: object) -> FieldType | None:
 
 
 def guess(cell: str) -> object:
-    """Return what a cell of a text file looks like; None for an empty one."""
+    """Return the value that a cell of a text file looks like; None for an empty cell."""
     if _INTEGER.fullmatch(cell):
         return int(cell)
     if _NUMBER.fullmatch(cell):
@@ -144,15 +144,15 @@ def guess(cell: str) -> object:
 
 
 def schemas(columns: Iterable[Column]) -> tuple[FieldSchema, ...]:
-    """Return the fields that these columns become."""
+    """Return the fields of typed columns."""
     return tuple(FieldSchema(one.field, one.type) for one in columns if one.type is not None)
 
 
 def typed_value(value: object, kind: FieldType) -> FieldValue:
-    """Return a cell as a value of a field.
+    """Convert a cell to the value of a field.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a value of this type.
     """
     if kind is FieldType.STRING_LIST:
         if isinstance(value, str):  # in a text file
@@ -176,24 +176,13 @@ def typed_value(value: object, kind: FieldType) -> FieldValue:
     raise ValueError(f"{value!r} is not {kind.value}")
 
 
-def is_empty(cell: object) -> bool:
-    """Return whether a cell holds no value."""
-    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
-
-
-def row_item(
-    table: Path,
-    number: int | str,
-    row: Mapping[str, object],
-    columns: Columns,
-    fields: list[Column],
-) -> Entry:
-    """Return the item of one row. A cell that is None or "" is no value."""
-    key = f"{table}#{number}"
+def row_item(table: Path, row: TableRow, columns: Columns, fields: Sequence[Column]) -> ImportEntry:
+    """Return the item of one row of `table`, or what is wrong with the row."""
+    key = f"{table}#{row.number}"
     try:
-        values = _values(row, fields)
-        item_id = "" if columns.id is None else str(_needed(row, columns.id))
-        content = _needed(row, columns.image or columns.text or "")
+        values = field_values(row.cells, fields)
+        item_id = "" if columns.id is None else str(_required(row.cells, columns.id))
+        content = _required(row.cells, columns.image or columns.text or "")
     except ValueError as error:
         return BrokenEntry(key, "ROW_INVALID", str(error))
     if columns.text is not None:
@@ -203,20 +192,25 @@ def row_item(
         stamp = hashlib.sha256(content).hexdigest()
         return ImportItem(key=key, stamp=stamp, image=content, id=item_id, fields=values)
     if isinstance(content, str) and _URI.match(content):
-        # What lies there is not looked at here: a row with the same URL is taken for the same.
+        # The image is not fetched here: an equal URL counts as an equal image.
         stamp, uri = digest_stamp(content), ImageUri(content)
         return ImportItem(key=key, stamp=stamp, image=uri, id=item_id, fields=values)
     path = (columns.base or table.parent).absolute() / str(content)
     found = local_file(path, id=item_id, fields={"path": path_text(path), **values})
-    if isinstance(found, BrokenEntry):  # named by its row, where the path can be mended
+    if isinstance(found, BrokenEntry):  # name its row, where the path can be corrected
         return BrokenEntry(key, found.reason, f"{content}: {found.message}")
     return found
 
 
-def _values(row: Mapping[str, object], fields: Sequence[Column]) -> dict[str, FieldValue]:
+def field_values(cells: Mapping[str, object], fields: Sequence[Column]) -> dict[str, FieldValue]:
+    """Return the values of typed columns; empty cells are left out.
+
+    Raises:
+        ValueError: A cell is not a value of its column's type.
+    """
     values: dict[str, FieldValue] = {}
     for column in fields:
-        cell = row.get(column.column)
+        cell = cells.get(column.column)
         if not is_empty(cell) and column.type is not None:
             try:
                 values[column.field] = typed_value(cell, column.type)
@@ -225,7 +219,7 @@ def _values(row: Mapping[str, object], fields: Sequence[Column]) -> dict[str, Fi
     return values
 
 
-def _needed(row: Mapping[str, object], name: str) -> object:
-    if is_empty(cell := row.get(name)):
+def _required(cells: Mapping[str, object], name: str) -> object:
+    if is_empty(cell := cells.get(name)):
         raise ValueError(f"no {name}")
     return cell

@@ -1,0 +1,318 @@
+"""Import Flickr8k, Flickr30k and COCO: images with several captions each.
+
+Flickr as published, and as Kaggle repacks it:
+
+| | Flickr8k | Flickr30k |
+|---|---|---|
+| images | `Flicker8k_Dataset/` (sic), `Flickr8k_Dataset/` | `flickr30k-images/` |
+| captions | `Flickr8k.token.txt` | `results_20130124.token` |
+| a row | `name.jpg#0<TAB>caption` | the same |
+| splits | `Flickr_8k.{train,dev,test}Images.txt` | `{train,val,test}.txt` of Flickr30k Entities |
+| Kaggle | `Images/`, `captions.txt`: CSV | `flickr30k_images/`, `results.csv`: between bars |
+
+Karpathy's `dataset_flickr8k.json` and `dataset_flickr30k.json` also hold the splits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sentinel_client._filters import FieldValue
+from sentinel_client._types import FieldSchema, FieldType
+from sentinel_client.importers.dataset import (
+    BrokenEntry,
+    Dataset,
+    ImportEntry,
+    LayoutError,
+    local_file,
+    path_text,
+)
+from sentinel_client.importers.folders import is_image_name
+from sentinel_client.importers.rows import read_lines
+
+# How deep a published archive nests its folders, unpacked in a folder of its own.
+_DEPTH = 3
+_TOKEN_ROW = re.compile(r"(?P<name>[^\t]+)#\d+\t(?P<caption>.*)")
+# The published results.csv has a row whose last bar is missing: `name.jpg| 4   A dog runs`.
+_BAR_ROW = re.compile(r"(?P<name>[^|]+)\|\s*\d+\s*(?:\||\s)\s*(?P<caption>[^|\s].*)")
+# A caption extends to the end of its line, so commas in it need no quotes.
+_CSV_ROW = re.compile(r'(?P<name>[^,]+),(?!""$)(?P<caption>.*\S.*)')
+_SPLITS_8K = {
+    "Flickr_8k.trainImages.txt": "train",
+    "Flickr_8k.devImages.txt": "val",
+    "Flickr_8k.testImages.txt": "test",
+}
+_SPLITS_30K = {"train.txt": "train", "val.txt": "val", "test.txt": "test"}
+
+
+@dataclass
+class _Captions:
+    """Captions by image, and the rows that cannot be read."""
+
+    by_image: dict[str, list[str]] = field(default_factory=dict)
+    broken: list[BrokenEntry] = field(default_factory=list)
+
+    def add(self, image: str, caption: str) -> None:
+        self.by_image.setdefault(image, []).append(caption)
+
+    def add_broken(self, key: str, message: str) -> None:
+        self.broken.append(BrokenEntry(key, "ROW_INVALID", message))
+
+
+def flickr8k(root: Path, *, by_name: bool = False, full_text: bool = False) -> Dataset:
+    """Return the Flickr8k dataset under `root`. Blocking: reads the captions.
+
+    Args:
+        root: The folder of the unpacked archives.
+        by_name: Use file names as ids instead of content hashes.
+        full_text: Make the captions searchable.
+
+    Raises:
+        LayoutError: Images or captions are missing.
+    """
+    root = root.absolute()
+    images = _find_images(root, ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images"))
+    file = _find_captions(root, ("Flickr8k.token.txt", "captions.txt"))
+    if file.name == "captions.txt":
+        captions = _read_captions(file, _CSV_ROW, has_header=True, clean=_unquoted)
+    else:
+        captions = _read_captions(file, _TOKEN_ROW)
+    splits = _splits(root, _SPLITS_8K, "dataset_flickr8k.json")
+    return _flickr("flickr8k", images, captions, splits, by_name=by_name, full_text=full_text)
+
+
+def flickr30k(root: Path, *, by_name: bool = False, full_text: bool = False) -> Dataset:
+    """Return the Flickr30k dataset under `root`; arguments as for `flickr8k`.
+
+    Raises:
+        LayoutError: Images or captions are missing.
+    """
+    root = root.absolute()
+    images = _find_images(root, ("flickr30k-images", "flickr30k_images"))
+    file = _find_captions(root, ("results_20130124.token", "results.csv"))
+    if file.suffix == ".csv":
+        captions = _read_captions(file, _BAR_ROW, has_header=True)
+    else:
+        captions = _read_captions(file, _TOKEN_ROW)
+    splits = _splits(root, _SPLITS_30K, "dataset_flickr30k.json")
+    return _flickr("flickr30k", images, captions, splits, by_name=by_name, full_text=full_text)
+
+
+def coco(
+    annotations: Path, pictures: Path, *, by_name: bool = False, full_text: bool = False
+) -> Dataset:
+    """Return a COCO captions dataset. Blocking: reads the whole annotations file.
+
+    Args:
+        annotations: A file such as `captions_val2017.json`.
+        pictures: The folder of its images.
+        by_name: Use file names as ids instead of content hashes.
+        full_text: Make the captions searchable.
+
+    Raises:
+        LayoutError: The file is not a COCO captions file.
+        OSError: It cannot be read.
+    """
+    images, rows = _read_coco(annotations)
+    captions = _coco_captions(annotations, rows)
+    split = re.sub(r"^captions_", "", annotations.stem)
+
+    def entries() -> Iterator[ImportEntry]:
+        yield from captions.broken
+        for index, image in enumerate(images):
+            name = image.get("file_name") if isinstance(image, dict) else None
+            if not isinstance(name, str) or not isinstance(image.get("id"), int):
+                message = "an image without id or file_name"
+                yield BrokenEntry(f"{annotations}#images[{index}]", "ROW_INVALID", message)
+                continue
+            yield _captioned_image(
+                pictures.absolute() / name,
+                captions.by_image.get(str(image["id"]), []),
+                split=split,
+                id=name if by_name else "",
+                more={"coco_id": image["id"]},
+            )
+
+    return Dataset(
+        name="coco",
+        fields=_fields(FieldSchema("coco_id", FieldType.INT64), full_text=full_text),
+        entries=entries,
+        total=len(images) + len(captions.broken),
+    )
+
+
+def _fields(*more: FieldSchema, full_text: bool) -> tuple[FieldSchema, ...]:
+    text = FieldSchema("caption", FieldType.STRING, full_text=True)
+    return (
+        FieldSchema("path", FieldType.STRING),
+        FieldSchema("file_name", FieldType.STRING),
+        FieldSchema("captions", FieldType.STRING_LIST),
+        FieldSchema("split", FieldType.STRING),
+        *([text] if full_text else []),
+        *more,
+    )
+
+
+def _captioned_image(
+    path: Path,
+    captions: Sequence[str],
+    *,
+    split: str,
+    id: str,
+    more: Mapping[str, FieldValue] | None = None,
+) -> ImportEntry:
+    fields: dict[str, FieldValue] = {
+        "path": path_text(path),
+        "file_name": path_text(Path(path.name)),
+        "captions": list(captions),
+        **(more or {}),
+    }
+    if captions:
+        fields["caption"] = "\n".join(captions)
+    if split:
+        fields["split"] = split
+    return local_file(path, id=id, fields=fields)
+
+
+def _flickr(
+    name: str,
+    folder: Path,
+    captions: _Captions,
+    splits: Mapping[str, str],
+    *,
+    by_name: bool,
+    full_text: bool,
+) -> Dataset:
+    """Return the images in `folder`, and those that only the captions name, by name."""
+    present = {entry.name for entry in os.scandir(folder) if is_image_name(entry.name)}
+    names = sorted(present | set(captions.by_image))
+
+    def entries() -> Iterator[ImportEntry]:
+        yield from captions.broken
+        for image in names:
+            yield _captioned_image(
+                folder / image,
+                captions.by_image.get(image, []),
+                split=splits.get(image, ""),
+                id=path_text(Path(image)) if by_name else "",
+            )
+
+    return Dataset(
+        name=name,
+        fields=_fields(full_text=full_text),
+        entries=entries,
+        total=len(names) + len(captions.broken),
+    )
+
+
+def _read_captions(
+    file: Path,
+    row: re.Pattern[str],
+    *,
+    has_header: bool = False,
+    clean: Callable[[str], str] = str,
+) -> _Captions:
+    """Read one caption per line; `row` has the groups `name` and `caption`."""
+    captions = _Captions()
+    with file.open("rb") as data:
+        lines = read_lines(data)
+        if has_header:
+            next(lines, None)
+        for number, line in lines:
+            match = None if line is None else row.fullmatch(line)
+            if match is None:
+                captions.add_broken(f"{file}#{number}", f"line {number} is not an image's caption")
+            else:
+                captions.add(match["name"].strip(), clean(match["caption"]).strip())
+    return captions
+
+
+def _unquoted(cell: str) -> str:
+    if len(cell) > 1 and cell.startswith('"') and cell.endswith('"'):
+        return cell[1:-1].replace('""', '"')
+    return cell
+
+
+def _splits(root: Path, lists: Mapping[str, str], karpathy: str) -> dict[str, str]:
+    """Return the split of each file name, as far as files with splits exist."""
+    splits: dict[str, str] = {}
+    for name, split in lists.items():
+        if (file := _find_file(root, [name])) is not None:
+            for line in file.read_text("utf-8", "replace").split():
+                splits[line if line.endswith(".jpg") else f"{line}.jpg"] = split
+    if not splits and (file := _find_file(root, [karpathy])) is not None:
+        with suppress(ValueError, KeyError, TypeError):  # splits are optional
+            for image in json.loads(file.read_text("utf-8"))["images"]:
+                splits[image["filename"]] = image["split"]
+    return splits
+
+
+def _find_captions(root: Path, names: Sequence[str]) -> Path:
+    found = _find_file(root, names)
+    if found is None:
+        raise LayoutError(f"{root} has no captions file {' or '.join(names)}")
+    return found
+
+
+def _find_file(root: Path, names: Iterable[str]) -> Path | None:
+    """Return the first of these files under `root`; the names are in order of preference."""
+    paths = (folder / name for name in names for folder in _folders(root))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _find_images(root: Path, names: Sequence[str]) -> Path:
+    """Return the folder of one of these names, `root` included, that holds images.
+
+    Raises:
+        LayoutError: There is none.
+    """
+    for folder in _folders(root):
+        if folder.name in names and any(is_image_name(one.name) for one in os.scandir(folder)):
+            return folder
+    raise LayoutError(f"{root} has no folder {' or '.join(names)} with images in it")
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return `root` and the folders under it, the upper ones first."""
+    level, found = [root], [root]
+    for _ in range(_DEPTH):
+        level = sorted(
+            Path(entry.path)
+            for folder in level
+            for entry in os.scandir(folder)
+            if entry.is_dir() and not entry.name.startswith(".")
+        )
+        found += level
+    return found
+
+
+def _read_coco(annotations: Path) -> tuple[list[Any], list[Any]]:
+    """Return the lists of images and annotations."""
+    try:
+        content = json.loads(annotations.read_bytes())
+        images, rows = content["images"], content["annotations"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LayoutError(f"{annotations} is not a COCO captions file: {error!r}") from None
+    if not isinstance(images, list) or not isinstance(rows, list):
+        raise LayoutError(f"{annotations} is not a COCO captions file: images must be a list")
+    return images, rows
+
+
+def _coco_captions(annotations: Path, rows: list[Any]) -> _Captions:
+    """Return the captions by the images' ids."""
+    captions = _Captions()
+    for index, row in enumerate(rows):
+        caption = row.get("caption") if isinstance(row, dict) else None
+        if isinstance(caption, str) and isinstance(row.get("image_id"), int):
+            captions.add(str(row["image_id"]), " ".join(caption.split()))
+        else:
+            key = f"{annotations}#annotations[{index}]"
+            captions.add_broken(key, "an annotation without image_id or caption")
+    return captions
