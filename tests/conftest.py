@@ -1,39 +1,70 @@
-"""Fixtures that every kind of test shares: a Milvus to talk to."""
+"""What every kind of test shares: the end of all processes, a Milvus, an S3 store, a worker."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests import milvus_server, s3_server
+from tests import milvus_server, processes, s3_server, shared
 
 # How long one example takes says nothing on a machine with other work.
 settings.register_profile("sentinel", deadline=None)
 settings.load_profile("sentinel")
 
+_REAPER = pytest.StashKey[shared.Reaper]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare this process, and in the main process the end of all others."""
+    shared.let_children_hear_sigint()
+    if not hasattr(config, "workerinput"):
+        config.stash[_REAPER] = shared.Reaper()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End every process of this run."""
+    if _REAPER in config.stash:
+        config.stash[_REAPER].finish()
+
 
 @pytest.fixture(scope="session")
-def milvus_server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of a real Milvus server, started on first use."""
-    with milvus_server.running(tmp_path_factory.mktemp("milvus")) as uri:
-        yield uri
+def milvus_server_uri() -> str:
+    """The URI of a real Milvus server, started on first use, one for the whole run."""
+
+    def start(base: Path) -> str:
+        return f"http://127.0.0.1:{milvus_server.start(base)[1]}"
+
+    uri: str = shared.once("milvus", start)
+    return uri
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
-    """A real S3 store, started on first use; tests that ask for it are marked `s3`."""
-    with s3_server.running(tmp_path_factory.mktemp("s3")) as server:
-        yield server
+def s3() -> s3_server.S3Server:
+    """A real S3 store, one for the whole run; tests that ask for it are marked `s3`."""
+    found = shared.once("s3", lambda base: dataclasses.asdict(s3_server.start(base)))
+    return s3_server.S3Server(**found)
+
+
+@pytest.fixture(scope="session")
+def lite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of Milvus Lite, which only one gateway can open."""
+    return str(tmp_path_factory.mktemp("lite") / "milvus.db")
 
 
 @pytest.fixture(scope="session", params=["lite", pytest.param("server", marks=pytest.mark.milvus)])
-def milvus_uri(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+def milvus_uri(request: pytest.FixtureRequest) -> str:
     """Milvus Lite, and with `-m milvus` a real server: each test that asks runs on both."""
-    if request.param == "server":
-        uri: str = request.getfixturevalue("milvus_server_uri")
-        return uri
-    folder: Path = tmp_path_factory.mktemp("lite")
-    return str(folder / "milvus.db")
+    name = "milvus_server_uri" if request.param == "server" else "lite_uri"
+    uri: str = request.getfixturevalue(name)
+    return uri
+
+
+@pytest.fixture(scope="session")
+def default_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Server]:
+    """A worker with the default model, one for each pytest worker: some tests read its metrics."""
+    with processes.running(tmp_path_factory.mktemp("worker"), "embedder_server") as server:
+        yield server

@@ -1,4 +1,4 @@
-"""Starts a real Milvus server from its PyPI wheel (`milvus`, Linux only), for marker `milvus`."""
+"""Start a real Milvus server from its PyPI wheel (`milvus`, Linux only), for marker `milvus`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRIES = 3
 @contextmanager
 def running(base: Path, s3: S3Server | None = None, bucket: str = "") -> Iterator[str]:
     """Run a server that keeps its data under `base`, or in a bucket of `s3`; yield its URI."""
-    process, port = _started(base, s3, bucket)
+    process, port = start(base, s3, bucket)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -30,8 +30,10 @@ def running(base: Path, s3: S3Server | None = None, bucket: str = "") -> Iterato
         process.wait()
 
 
-def _started(base: Path, s3: S3Server | None, bucket: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Return a healthy server and its port.
+def start(
+    base: Path, s3: S3Server | None = None, bucket: str = ""
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a server; return it and its port once it is healthy.
 
     Ports are chosen before the server binds them, and others on this machine may be faster.
     """

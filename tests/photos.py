@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
-import skimage
-import sklearn.datasets
 
-_SKIMAGE = Path(skimage.__file__).parent / "data"
-_SKLEARN = Path(sklearn.datasets.__file__).parent / "images"
+def _folder(package: str) -> Path:
+    """Return the folder of a package without importing it: sklearn takes seconds."""
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None, f"pip install {package}"
+    return Path(spec.origin).parent
+
+
+_SKIMAGE = _folder("skimage") / "data"
+_SKLEARN = _folder("sklearn") / "datasets" / "images"
 
 _NAMES = """
     astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png coins.png

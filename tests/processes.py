@@ -1,8 +1,11 @@
-"""Starts our servers as the separate processes they are, on free ports."""
+"""Start our servers as separate processes on free ports."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -18,15 +21,69 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import shared
+
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
+
+
+class Process:
+    """A process that the launcher has started, with the methods of `subprocess.Popen`.
+
+    Thread-safe.
+    """
+
+    def __init__(self, launcher: str, request: Mapping[str, object]) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(launcher)
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        digits = b""
+        while not digits.endswith(b"\n"):
+            read = self._socket.recv(1)
+            assert read, "the launcher has died"
+            digits += read
+        self.pid = int(digits)
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the process; return its exit code."""
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process, if it still runs."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _ended(self, timeout: float | None) -> int | None:
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        if not poller.poll(None if timeout is None else timeout * 1000):
+            return None
+        # Only looked at, so that the next call and other threads find it, too.
+        code = self._socket.recv(16, socket.MSG_PEEK)
+        return int(code) if code else -signal.SIGKILL
 
 
 @dataclass(slots=True)
 class Server:
     """One running process."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     address: str
     metrics_address: str
     log: Path
@@ -50,20 +107,20 @@ def start(
     serving: bool = True,
     environment: Mapping[str, str] | None = None,
 ) -> Server:
-    """Start `python -m module` with `flags`; wait until it listens, or until it is SERVING."""
+    """Start `module` with `flags`; wait until it listens, or until it is SERVING."""
     folder.mkdir(parents=True, exist_ok=True)
     address_file, log = folder / f"{module}.address", folder / f"{module}.log"
     address_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", module, "--address-file", str(address_file), *flags]
+    arguments = ["--address-file", str(address_file), *flags]
     if not any(flag.startswith("--port") for flag in flags):
-        command += ["--port", "0"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-        )
+        arguments += ["--port", "0"]
+    request = {
+        "module": module,
+        "flags": arguments,
+        "environment": {**os.environ, **(environment or {})},
+        "log": str(log),
+    }
+    process = Process(shared.once("launcher", _start_launcher), request)
     end = time.monotonic() + _START_TIMEOUT_S
     while not address_file.exists():
         if process.poll() is not None or time.monotonic() > end:
@@ -76,6 +133,21 @@ def start(
         server.kill()
         raise RuntimeError(f"{module} is not SERVING: {log.read_text()[-3000:]}")
     return server
+
+
+def _start_launcher(folder: Path) -> str:
+    """Start the launcher of this run; return the path of its socket."""
+    path = folder / "socket"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.launcher", path], stdout=log, stderr=log
+        )
+    end = time.monotonic() + _START_TIMEOUT_S
+    while not path.exists():
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(f"no launcher: {(folder / 'log').read_text()[-3000:]}")
+        time.sleep(0.02)
+    return str(path)
 
 
 @contextmanager

