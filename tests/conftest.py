@@ -45,7 +45,7 @@ def milvus_server_uri() -> str:
 @pytest.fixture(scope="session")
 def s3() -> s3_server.S3Server:
     """A real S3 store, one for the whole run; tests that ask for it are marked `s3`."""
-    found = shared.once("s3", lambda base: dataclasses.asdict(s3_server.start(base)))
+    found = shared.once("s3", lambda base: dataclasses.asdict(s3_server.start(base)[1]))
     return s3_server.S3Server(**found)
 
 

