@@ -8,6 +8,7 @@ from search_server.api import common_messages
 from search_server.api.common_messages import (
     consistency_from,
     consistency_to,
+    out_of_range,
     schema_from,
     schema_to,
 )
@@ -32,9 +33,9 @@ _INDEX_KINDS_TO_WIRE = {ours: theirs for theirs, ours in _INDEX_KINDS.items()}
 def new_collection_from(message: pb.Collection) -> NewCollection:
     """Read what a new collection is to be."""
     if message.metric not in (pb.Collection.METRIC_UNSPECIFIED, pb.Collection.METRIC_COSINE):
-        raise _out_of_range(f"there is no metric {message.metric}", "collection.metric")
+        raise out_of_range(f"there is no metric {message.metric}", "collection.metric")
     if message.expected_item_count < 0:
-        raise _out_of_range(
+        raise out_of_range(
             f"expected_item_count is {message.expected_item_count}; use 0 where it is unknown",
             "collection.expected_item_count",
         )
@@ -79,12 +80,12 @@ def _full_text_from(schemas: Iterable[pb.FieldSchema]) -> tuple[str, ...]:
 def _index_from(message: pb.VectorIndex) -> VectorIndex | None:
     if message.type == pb.VectorIndex.TYPE_UNSPECIFIED:
         if message.params:
-            raise _out_of_range(
+            raise out_of_range(
                 "parameters belong to a type of index; say which", "collection.index.params"
             )
         return None
     if message.type not in _INDEX_KINDS:
-        raise _out_of_range(f"there is no type {message.type}", "collection.index.type")
+        raise out_of_range(f"there is no type {message.type}", "collection.index.type")
     return VectorIndex(_INDEX_KINDS[message.type], dict(message.params))
 
 
@@ -126,7 +127,3 @@ def progress_to(progress: Progress, *, done: bool = False) -> pb.ReindexCollecti
         alias_swapped=progress.alias_swapped,
         done=done,
     )
-
-
-def _out_of_range(message: str, field: str) -> InvalidArgument:
-    return InvalidArgument("PARAMETER_OUT_OF_RANGE", message, field=field)

@@ -1,4 +1,4 @@
-"""Convert contents, vectors, fields, filters and models between messages and our types."""
+"""Check and convert what several services share: contents, vectors, fields, filters, models."""
 
 from __future__ import annotations
 
@@ -132,13 +132,9 @@ def schema_from(
     for index, schema in enumerate(schemas):
         where = f"collection.fields[{index}]"
         if schema.type not in _FIELD_TYPES:
-            raise InvalidArgument(
-                "PARAMETER_OUT_OF_RANGE", f"field {schema.name!r} needs a type", field=where
-            )
+            raise out_of_range(f"field {schema.name!r} needs a type", where)
         if schema.name in fields:
-            raise InvalidArgument(
-                "PARAMETER_OUT_OF_RANGE", f"field {schema.name!r} is declared twice", field=where
-            )
+            raise out_of_range(f"field {schema.name!r} is declared twice", where)
         fields[schema.name] = _FIELD_TYPES[schema.type]
     return fields
 
@@ -245,3 +241,18 @@ def vector_from(vector: content_pb2.Vector, where: str) -> FloatArray:
             field=where,
         )
     return np.frombuffer(vector.data, dtype="<f4").astype(np.float32, copy=False)
+
+
+def check_range(value: float, least: float, most: float, field: str) -> None:
+    """Check that a field's value is `least` to `most`.
+
+    Raises:
+        InvalidArgument: It is not.
+    """
+    if not least <= value <= most:  # NaN fails it too
+        raise out_of_range(f"it is {value}; use {least:g} to {most:g}", field)
+
+
+def out_of_range(message: str, field: str) -> InvalidArgument:
+    """Return the error of a field whose value is not allowed."""
+    return InvalidArgument("PARAMETER_OUT_OF_RANGE", f"{field}: {message}", field=field)

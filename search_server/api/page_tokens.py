@@ -1,9 +1,12 @@
-"""Page tokens: how far a caller has come, sealed so that nobody but a gateway can make one.
+"""Sign and read page tokens: where the next page begins. Only a gateway can make a token.
 
     token = base64url( HMAC-SHA256 (32 bytes) | issue time (8 bytes, ms since 1970) | position )
 
-The HMAC covers the request too, which is not in the token: a token continues the request it was
-made for and no other. Gateways that share the key read each other's tokens.
+The HMAC also covers the request, which is not in the token: a token continues only the request
+that it was made for. Gateways that share the key read each other's tokens.
+
+Not itsdangerous: its timestamps are whole seconds and must not be in the future (replicas' clocks
+differ), and its signatures may be spelled in several ways. Overriding that takes as much code.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ _TIME = struct.Struct(">Q")
 
 
 class PageTokens:
-    """Makes and reads the tokens of all paged calls. Stateless."""
+    """Makes and reads the tokens of all paged methods. Stateless."""
 
     def __init__(
         self, key: bytes, lifetime_s: float, clock: Callable[[], float] = time.time
     ) -> None:
-        """Seal with `key`; tokens are read for `lifetime_s` seconds after they were made.
+        """Sign with `key`; tokens can be read for `lifetime_s` seconds.
 
         Args:
             key: Any bytes; equal in all gateways behind one address.
@@ -43,9 +46,9 @@ class PageTokens:
         """Return an opaque token for `position` within the results of `request`.
 
         Args:
-            position: What `read` is to return; not secret, since tokens are not encrypted.
-            request: What the token belongs to: the method, and every part of the message that
-                chooses the results.
+            position: What `read` returns; not secret, since tokens are not encrypted.
+            request: The request that the token belongs to: the method, and every part of the
+                message that chooses the results.
         """
         body = _TIME.pack(int(self._clock() * 1000)) + position
         return base64.urlsafe_b64encode(self._tag(body, request) + body).decode()
@@ -76,29 +79,31 @@ class PageTokens:
         return body[_TIME.size :]
 
     def _tag(self, body: bytes, request: bytes) -> bytes:
-        # The request by its digest, of one length: no other body and request join to the same.
-        sealed = hashlib.sha256(request).digest() + body
-        return hmac.digest(self._key, sealed, "sha256")
+        # The request's digest has a fixed length, so no other request and body join to the same.
+        signed = hashlib.sha256(request).digest() + body
+        return hmac.digest(self._key, signed, "sha256")
 
 
 def _decoded(token: str) -> bytes:
-    """Return the bytes of `token`; none unless it is spelt the one way `make` spells it."""
+    """Return the bytes of `token`; none unless it is spelled exactly as `make` spells it."""
     try:
         raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError):
         return b""
-    # The last character has bits to spare, which base64 would ignore.
+    # The last character has unused bits, which base64 would ignore.
     return raw if base64.urlsafe_b64encode(raw).decode() == token else b""
 
 
-def page_size(asked: int, default: int, most: int) -> int:
-    """Return the page size to use: 0 is the default, too many are the most there can be.
+def page_size(requested: int, default: int, most: int) -> int:
+    """Return the page size to use: `default` for 0, and `most` for anything above it.
 
     Raises:
         InvalidArgument: It is negative.
     """
-    if asked < 0:
+    if requested < 0:
         raise InvalidArgument(
-            "PARAMETER_OUT_OF_RANGE", f"page_size is {asked}; use 0 to {most}", field="page_size"
+            "PARAMETER_OUT_OF_RANGE",
+            f"page_size is {requested}; use 0 to {most}",
+            field="page_size",
         )
-    return min(asked or default, most)
+    return min(requested or default, most)

@@ -1,4 +1,4 @@
-"""SearchService: messages in, use case, messages out."""
+"""Serve SearchService: convert the request, search, convert the hits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import grpc
 
 from search_server.api import common_messages, search_messages
 from search_server.api.page_tokens import PageTokens, page_size
-from search_server.search import message_size
-from search_server.search.batch_search import BatchSearcher, Entry, Page
-from search_server.search.position import Position
+from search_server.search import paging
+from search_server.search.batch_search import BatchSearcher, Page, PageRequest
+from search_server.search.paging import Position
 from search_server.search.searcher import Searcher
-from search_server.types.items import Search
 from search_server.types.queries import MAX_HITS
+from search_server.types.searches import Search
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 from sentinel_core.calls import Deadline, check_count, note_items
-from sentinel_core.errors import InvalidArgument, SentinelError
+from sentinel_core.errors import SentinelError
 from sentinel_core.status import to_status
 
 _DEFAULT_LIMIT = 20
@@ -43,17 +43,22 @@ class SearchService(pb_grpc.SearchServiceServicer):
     async def Search(
         self, request: pb.SearchRequest, context: Context
     ) -> AsyncIterator[pb.SearchResponse]:
-        limit = _in_range(request, "limit", _DEFAULT_LIMIT, MAX_HITS)
-        chunk_size = _in_range(request, "chunk_size", _DEFAULT_CHUNK, _MAX_CHUNK)
-        deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
-        search = await self._searcher.prepare(search_messages.spec_from(request.params), deadline)
-        # The header goes with the first hits: until its first message a stream can be retried by
-        # anybody. The summary goes with the last ones, since a message costs more than its hits.
+        limit, chunk_size = _DEFAULT_LIMIT, _DEFAULT_CHUNK
+        if request.HasField("limit"):
+            limit = request.limit
+            common_messages.check_range(limit, 1, MAX_HITS, "limit")
+        if request.HasField("chunk_size"):
+            chunk_size = request.chunk_size
+            common_messages.check_range(chunk_size, 1, _MAX_CHUNK, "chunk_size")
+        spec = search_messages.spec_from(request.params)
+        search = await self._searcher.prepare(spec, self._deadline(context))
+        # The header goes with the first hits, since a stream can be retried until its first
+        # message. The summary goes with the last hits, since a message costs more than its hits.
         response = pb.SearchResponse(header=_header(search))
         sent = 0
         async with (
-            aclosing(self._searcher.hits(search, limit, deadline)) as hits,
-            aclosing(message_size.packed(hits, chunk_size)) as chunks,
+            aclosing(self._searcher.hits(search, limit)) as hits,
+            aclosing(paging.message_chunks(hits, chunk_size)) as chunks,
         ):
             async for chunk, more in chunks:
                 sent += len(chunk)
@@ -67,70 +72,61 @@ class SearchService(pb_grpc.SearchServiceServicer):
     async def SearchPage(
         self, request: pb.SearchPageRequest, context: Context
     ) -> pb.SearchPageResponse:
-        asked = self._asked(request)
-        deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
-        search = await self._searcher.prepare(asked.spec, deadline)
-        page = await self._searcher.page(search, asked.size, asked.position, deadline)
-        return self._page(request, Page(search, *page))
+        page = self._page_request_from(request)
+        search = await self._searcher.prepare(page.spec, self._deadline(context))
+        hits, next_position = await self._searcher.page(search, page.size, page.position)
+        return self._page_to(request, Page(search, hits, next_position))
 
     async def BatchSearch(
         self, request: pb.BatchSearchRequest, context: Context
     ) -> pb.BatchSearchResponse:
         note_items(len(request.searches))
         check_count(len(request.searches), _MAX_SEARCHES, "searches")
-        deadline = Deadline.after(context.time_remaining(), default_s=self._timeout_s)
-        entries: list[Entry | SentinelError] = []
+        requests: list[PageRequest | SentinelError] = []
         for search in request.searches:
             try:
-                entries.append(self._asked(search))
+                requests.append(self._page_request_from(search))
             except SentinelError as error:
-                entries.append(error)
+                requests.append(error)
         response = pb.BatchSearchResponse()
-        pages = await self._batches.pages(entries, deadline)
-        for place, (search, page) in enumerate(zip(request.searches, pages, strict=True)):
+        pages = await self._batches.pages(requests, self._deadline(context))
+        for index, (search, page) in enumerate(zip(request.searches, pages, strict=True)):
             if isinstance(page, SentinelError):
-                field = f"searches[{place}].{page.field}" if page.field else f"searches[{place}]"
-                response.results.add(error=to_status(page.at(field)))
+                path = f"searches[{index}]"
+                moved = page.at(f"{path}.{page.field}" if page.field else path)
+                response.results.add(error=to_status(moved))
             else:
-                response.results.add(page=self._page(search, page))
+                response.results.add(page=self._page_to(search, page))
         return response
 
-    def _asked(self, request: pb.SearchPageRequest) -> Entry:
-        return Entry(
+    def _deadline(self, context: Context) -> Deadline:
+        return Deadline.after(context.time_remaining(), default_s=self._timeout_s)
+
+    def _page_request_from(self, request: pb.SearchPageRequest) -> PageRequest:
+        return PageRequest(
             spec=search_messages.spec_from(request.params),
             size=page_size(request.page_size, _DEFAULT_LIMIT, _MAX_PAGE),
-            position=Position.unpack(self._tokens.read(request.page_token, _identity(request))),
+            position=Position.unpack(self._tokens.read(request.page_token, _token_scope(request))),
         )
 
-    def _page(self, request: pb.SearchPageRequest, page: Page) -> pb.SearchPageResponse:
+    def _page_to(self, request: pb.SearchPageRequest, page: Page) -> pb.SearchPageResponse:
         response = pb.SearchPageResponse()
         search_messages.add_hits(response, page.hits)
-        if page.following is not None:
-            token = self._tokens.make(page.following.pack(), _identity(request))
+        if page.next_position is not None:
+            token = self._tokens.make(page.next_position.pack(), _token_scope(request))
             response.next_page_token = token
         timings = self._searcher.finish(page.search)
         response.summary.CopyFrom(search_messages.summary_to(len(page.hits), timings))
         return response
 
 
-def _identity(request: pb.SearchPageRequest) -> bytes:
-    """Return what a page token belongs to, in whichever call it comes."""
+def _token_scope(request: pb.SearchPageRequest) -> bytes:
+    """Return the request that a page token belongs to, in whichever method it is used."""
     return b"SearchPage\0" + request.params.SerializeToString(deterministic=True)
 
 
 def _header(search: Search) -> pb.SearchHeader:
+    collection = search.selection.collection
     return pb.SearchHeader(
-        collection=search.collection.name,
-        model_version=common_messages.model_to(search.collection.model),
+        collection=collection.name, model_version=common_messages.model_to(collection.model)
     )
-
-
-def _in_range(request: pb.SearchRequest, name: str, default: int, most: int) -> int:
-    if not request.HasField(name):
-        return default
-    value: int = getattr(request, name)
-    if not 1 <= value <= most:
-        raise InvalidArgument(
-            "PARAMETER_OUT_OF_RANGE", f"{name} is {value}; it must be 1 to {most}", field=name
-        )
-    return value

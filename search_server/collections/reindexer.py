@@ -112,7 +112,7 @@ class Reindexer:
         check_collection_name(wanted.target, "target")
         if wanted.alias:
             check_collection_name(wanted.alias, "alias")
-            now = await self._store.aliases.meaning(wanted.alias, deadline)
+            now = await self._store.aliases.resolve(wanted.alias, deadline)
             if wanted.alias in (wanted.target, now):
                 raise AlreadyExists(
                     "COLLECTION_EXISTS",
@@ -175,7 +175,7 @@ class Reindexer:
     async def _report(self, target: CollectionInfo, wanted: Reindexing, progress: Progress) -> None:
         """Answer a call for what was done long ago."""
         if wanted.alias:
-            now = await self._store.aliases.meaning(wanted.alias, self._deadline())
+            now = await self._store.aliases.resolve(wanted.alias, self._deadline())
             if now != target.name:
                 raise conflict(
                     f"{target.name!r} was completed without {wanted.alias!r} pointing at it, and "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search_server.types.items import Hit, StoredItem
+from search_server.types.items import StoredItem
+from search_server.types.searches import Hit
 from sentinel_store.images.image_store import ObjectStore
 
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.milvus import schema
-from sentinel_store.milvus.schema import _literal, _literals
 from sentinel_store.values import FieldType, FieldValue
 
 MAX_COMPARISONS = 1_000
@@ -112,7 +111,7 @@ def _comparison(
     if field_type is FieldType.STRING_LIST:
         return _list_comparison(comparison, values, negated=negated)
     column, operator = schema.column_of(comparison.field), comparison.operator
-    marker = _literal(schema.absent_marker(field_type))
+    marker = schema.literal(schema.absent_marker(field_type))
     absent, present = f"{column} == {marker}", f"{column} != {marker}"
     if operator is Operator.EXISTS or (operator is Operator.PREFIX and not values[0]):
         return absent if negated else present
@@ -133,7 +132,7 @@ def _list_comparison(comparison: Comparison, values: Sequence[FieldValue], *, ne
     path = f'fields["{comparison.field}"]'  # declared, hence an identifier
     if comparison.operator is Operator.EXISTS:
         return f"(not (exists {path}))" if negated else f"(exists {path})"
-    contains = f"(json_contains({path}, {_literal(values[0])}))"
+    contains = f"(json_contains({path}, {schema.literal(values[0])}))"
     if negated:
         return f"((not (exists {path})) or (not {contains}))"
     return f"((exists {path}) and {contains})"
@@ -141,19 +140,19 @@ def _list_comparison(comparison: Comparison, values: Sequence[FieldValue], *, ne
 
 def _plain(column: str, operator: Operator, values: Sequence[FieldValue]) -> str:
     if operator is Operator.IN:
-        return f"{column} in {_literals(values)}"
+        return f"{column} in {schema.literals(values)}"
     if operator is Operator.NOT_IN:
-        return f"{column} not in {_literals(values)}"
-    return f"{column} {operator} {_literal(values[0])}"
+        return f"{column} not in {schema.literals(values)}"
+    return f"{column} {operator} {schema.literal(values[0])}"
 
 
 def _prefix(column: str, prefix: str, *, negated: bool) -> str:
     end = _successor(prefix)
     if negated:
-        above = f" or {column} >= {_literal(end)}" if end else ""
-        return f"({column} < {_literal(prefix)}{above})"
-    below = f" and {column} < {_literal(end)}" if end else ""
-    return f"({column} >= {_literal(prefix)}{below})"
+        above = f" or {column} >= {schema.literal(end)}" if end else ""
+        return f"({column} < {schema.literal(prefix)}{above})"
+    below = f" and {column} < {schema.literal(end)}" if end else ""
+    return f"({column} >= {schema.literal(prefix)}{below})"
 
 
 def _successor(prefix: str) -> str:

@@ -1,13 +1,12 @@
-"""Full-text search by BM25, where the Milvus at hand can: Milvus Lite 3 and servers from 2.5 on.
+"""Search text by BM25, if this Milvus can: Milvus Lite 3, and servers from 2.5 on.
 
 A collection with full-text fields has two more columns, which callers never see:
 
-    full_text        VARCHAR              the texts of these fields, one to a line
-    full_text_words  SPARSE_FLOAT_VECTOR  its words, which Milvus makes of it
+    full_text        VARCHAR              the texts of these fields, one per line
+    full_text_words  SPARSE_FLOAT_VECTOR  its words, computed by Milvus
 
-Words are what the `standard` analyzer finds: runs of letters and digits, in lower case. It knows
-no language: no stems, no stop words, and text without spaces (Chinese, Japanese, Thai) is found
-by whole runs only.
+The `standard` analyzer finds the words: runs of letters and digits, in lower case. It has no
+stems and no stop words. It does not segment Chinese, Japanese or Thai.
 """
 
 from __future__ import annotations
@@ -21,43 +20,41 @@ from itertools import groupby
 
 from pymilvus import DataType, MilvusClient
 
-from search_server.types.queries import ReadOptions
+from search_server.types.searches import Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition
-from sentinel_store.collections import CollectionInfo
-from sentinel_store.milvus import errors
-from sentinel_store.milvus.connection import MilvusConnection, level
-from sentinel_store.milvus.schema import _WORDS, add_columns, build_index
+from sentinel_store.milvus import errors, schema
+from sentinel_store.milvus.connection import MilvusConnection
 
 logger = logging.getLogger(__name__)
 
 # A server may be replaced by a newer one while this process runs.
-_ASK_AGAIN_S = 60.0
+_CHECK_INTERVAL_S = 60.0
 _DROP_TIMEOUT_S = 10.0
 
 
 class FullText:
-    """Searches text, and knows whether Milvus can. Use from one event loop."""
+    """Searches text, and finds out whether Milvus can. Use from one event loop."""
 
     def __init__(self, milvus: MilvusConnection) -> None:
         self._milvus = milvus
-        self._asking = asyncio.Lock()
+        self._checking = asyncio.Lock()
         self._is_supported = False
-        self._asked_at = -_ASK_AGAIN_S
+        self._checked_at = -_CHECK_INTERVAL_S
 
     async def check_supported(self, deadline: Deadline) -> None:
-        """Return if the Milvus at hand can search text.
+        """Check that this Milvus can search text.
 
         Raises:
             FailedPrecondition: It cannot.
-            Unavailable, DeadlineExceeded: It did not say.
+            Unavailable, DeadlineExceeded: It did not answer.
         """
-        async with self._asking:  # one scratch collection, however many ask
-            if not self._is_supported and time.monotonic() - self._asked_at >= _ASK_AGAIN_S:
+        async with self._checking:  # one scratch collection, for any number of callers
+            if not self._is_supported and time.monotonic() - self._checked_at >= _CHECK_INTERVAL_S:
                 self._is_supported = await self._milvus.run(
                     lambda client, _: _can_search_text(client, deadline), deadline, writes=True
                 )
-                self._asked_at = time.monotonic()
+                self._checked_at = time.monotonic()
         if not self._is_supported:
             raise FailedPrecondition(
                 "HYBRID_UNSUPPORTED",
@@ -65,47 +62,34 @@ class FullText:
                 "leave full_text and hybrid out",
             )
 
-    async def rank(
-        self,
-        info: CollectionInfo,
-        text: str,
-        *,
-        limit: int,
-        expression: str,
-        options: ReadOptions,
-        deadline: Deadline,
-    ) -> list[str]:
-        """Return the ids of up to `limit` rows with any word of `text`: best first, equals by id.
+    async def rank(self, selection: Selection, text: str, *, limit: int) -> list[str]:
+        """Return up to `limit` ids of rows with any word of `text`: best first, ties by id.
 
-        No scores: their sign depends on the Milvus.
+        Returns no scores: their sign depends on the Milvus.
         """
-        found = await self._milvus.read(
-            info.name,
-            lambda client, timeout: client.search(
-                info.name,
-                data=[text],
-                anns_field=_WORDS,
-                filter=expression,
-                limit=limit,
-                output_fields=["id"],
-                search_params={"metric_type": "BM25"},
-                consistency_level=level(options.consistency),
-                timeout=timeout,
-            ),
-            deadline,
+        found = await self._milvus.search(
+            selection.collection.name,
+            selection.deadline,
+            consistency=selection.consistency,
+            data=[text],
+            anns_field=schema.FULL_TEXT_WORDS,
+            filter=selection.expression,
+            limit=limit,
+            output_fields=["id"],
+            search_params={"metric_type": "BM25"},
         )
         return [
             item_id
-            for _, equals in groupby(found[0], key=lambda hit: hit["distance"])
-            for item_id in sorted(hit["id"] for hit in equals)
+            for _, ties in groupby(found[0], key=lambda hit: hit["distance"])
+            for item_id in sorted(hit["id"] for hit in ties)
         ]
 
 
 def _can_search_text(client: MilvusClient, deadline: Deadline) -> bool:
-    """Try it on a scratch collection. Versions tell little: some take a schema they cannot serve.
+    """Try it on a scratch collection: some versions accept a schema that they cannot serve.
 
     Raises:
-        MilvusException, grpc.RpcError: Milvus did not answer, which says nothing about it.
+        MilvusException, grpc.RpcError: Milvus did not answer, so the result is unknown.
     """
     name = f"sentinel_probe_{uuid.uuid4().hex}"
     try:
@@ -116,17 +100,17 @@ def _can_search_text(client: MilvusClient, deadline: Deadline) -> bool:
         logger.info("milvus cannot search text", extra={"answer": str(error)[:500]})
         return False
     finally:
-        with suppress(*errors.FOREIGN):  # it may not be there
+        with suppress(*errors.FOREIGN):  # it may not exist
             client.drop_collection(name, timeout=_DROP_TIMEOUT_S)
 
 
 def _finds_a_word(client: MilvusClient, name: str, deadline: Deadline) -> bool:
-    schema = MilvusClient.create_schema(enable_dynamic_field=False)
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=8)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
-    add_columns(schema)
-    client.create_collection(name, schema=schema, timeout=deadline.for_next_hop("milvus"))
-    build_index(client, name, deadline.for_next_hop("milvus"))
+    table = MilvusClient.create_schema(enable_dynamic_field=False)
+    table.add_field("id", DataType.VARCHAR, is_primary=True, max_length=8)
+    table.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+    schema.add_columns(table)
+    client.create_collection(name, schema=table, timeout=deadline.for_next_hop("milvus"))
+    schema.build_index(client, name, deadline.for_next_hop("milvus"))
     index = client.prepare_index_params()
     index.add_index("vector", index_type="FLAT", metric_type="COSINE")
     client.create_index(name, index, timeout=deadline.for_next_hop("milvus"), sync=False)
@@ -136,7 +120,7 @@ def _finds_a_word(client: MilvusClient, name: str, deadline: Deadline) -> bool:
     found = client.search(
         name,
         data=["probe"],
-        anns_field=_WORDS,
+        anns_field=schema.FULL_TEXT_WORDS,
         limit=1,
         search_params={"metric_type": "BM25"},
         consistency_level="Strong",

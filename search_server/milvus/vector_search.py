@@ -1,23 +1,11 @@
-"""Searches of vectors: the nearest few with their rows, or thousands by id and cosine.
+"""Search vectors in Milvus: the nearest rows, or thousands of ids with their cosines.
 
-Several searches by one Milvus call, where they differ in nothing but the vector.
-
-A call costs Milvus and us more than a vector in it: 32 callers at once get about twice as many
-answers so (docs/adr/0014). A search that finds few others under way has a call of its own, at
-once; only one that would be one too many waits, until a call ends, and takes all that wait along.
-
-
-How Milvus is told to search: consistency levels, parameters of the index, deep rankings.
-
-A graph or cluster index finds the nearest few well and the nearest thousands not always. Measured
+A graph or cluster index finds the nearest few well, but not always the nearest thousands. Measured
 on server 2.3.5 (30,000 rows of 384 dimensions): the nearest 2,000 by HNSW with its own `ef` were
-95 % complete, with twice as much 99.6 %; a segment that still grows returned 4,446 rows when
-asked for 10,000, whatever the parameters. A search by range (`radius`) looks at every row: it
-found them all, at a cost that grows with the rows, and has gaps of its own elsewhere (811 of 1,000
-rows under a filter). So a deep ranking takes both, where rows are few or some are missing.
-
-
-The nearest rows with no more than what is compared to choose among them (reranking.py).
+95 % complete, with twice as much 99.6 %; a growing segment returned 4,446 of 10,000 rows, whatever
+the parameters. A range search (`radius`) looks at every row. It found all of them, at a cost that
+grows with the rows, and has gaps of its own (811 of 1,000 rows under a filter). So `rank` merges
+both if there are few rows or if some are missing.
 """
 
 from __future__ import annotations
@@ -30,35 +18,32 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from search_server.types.items import Candidate
-from search_server.types.queries import ReadOptions
+from search_server.types.searches import Candidate, ScoredId, Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_store.collections import CollectionInfo, VectorIndex
 from sentinel_store.items import Row
 from sentinel_store.milvus import errors, indexes, schema
-from sentinel_store.milvus.connection import MilvusConnection, level
+from sentinel_store.milvus.connection import MilvusConnection
 from sentinel_store.values import Consistency, FloatArray
 
 # A row has at most 0.13 MB (text, fields, 2,048 dimensions): 500 of them stay below the 100 MiB
 # that a Milvus server puts into one answer.
 ROWS_PER_CALL = 500
+# A range search with this radius finds every row; no cosine is less.
+EVERYTHING = -1.01
+# Up to this many rows, a deep ranking looks at all of them; some 1.5 us each, on two busy cores.
+MOST_ROWS_BY_RANGE = 100_000
 
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """All that Milvus is told of a search, but for the vector."""
-
-    collection: str
-    limit: int
-    expression: str
-    output_fields: tuple[str, ...]
-    consistency: Consistency
-    params: tuple[tuple[str, float], ...]
+# The search parameters that a caller may set, whatever the index, and Milvus's greatest values. An
+# index ignores the ones that it does not use.
+_MAX_INDEX_PARAMS = {"ef": 32_768, "nprobe": 65_536, "search_list": 65_535}
+# Milvus refuses these below the number of hits.
+_AT_LEAST_LIMIT = ("ef", "search_list")
 
 
 class Count(Protocol):
-    """Tells how many rows match an expression."""
+    """Counts the rows that match an expression."""
 
     async def __call__(
         self,
@@ -70,146 +55,212 @@ class Count(Protocol):
     ) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A Milvus search without its vectors; searches with equal requests can share a call."""
+
+    collection: str
+    limit: int
+    expression: str
+    output_fields: tuple[str, ...]
+    consistency: Consistency
+    params: tuple[tuple[str, float], ...]
+
+
 class VectorSearch:
-    """The part of the store that searches vectors."""
+    """Searches vectors. Use from one event loop."""
 
     def __init__(self, milvus: MilvusConnection, count: Count) -> None:
         self._milvus = milvus
         self._count = count
-        self._shared: SharedCalls[_Asked, Any] = SharedCalls(self._call)
+        self._shared: SharedCalls[_Request, Any] = SharedCalls(self._call)
 
     async def search(
         self,
-        info: CollectionInfo,
+        selection: Selection,
         vectors: Sequence[FloatArray],
         *,
         limit: int,
-        expression: str,
         include_vectors: bool,
-        options: ReadOptions,
-        deadline: Deadline,
     ) -> list[list[tuple[Row, float]]]:
         """Return up to `limit` rows for each vector, with their cosines, best first.
 
-        A single vector may share its call to Milvus with those of others.
+        A single vector may share its Milvus call with those of other callers.
         """
-        asked = _asked(info, limit, expression, options, schema.output_fields(include_vectors))
+        request = _request(selection, limit, schema.output_fields(include_vectors))
         if len(vectors) == 1:
             most = max(1, ROWS_PER_CALL // limit)
-            found = [await self._shared.search(asked, vectors[0], deadline, most=most)]
+            deadline = selection.deadline
+            found = [await self._shared.search(request, vectors[0], deadline, most=most)]
         else:
-            found = await self._call(asked, vectors, deadline)
+            found = await self._call(request, vectors, selection.deadline)
         return [
             [(schema.from_entity(hit["entity"]), _cosine(hit)) for hit in hits] for hits in found
         ]
 
-    async def nearest(
+    async def nearest_ids(
         self,
-        info: CollectionInfo,
+        selection: Selection,
         vectors: Sequence[FloatArray],
         *,
         limit: int,
-        expression: str,
-        options: ReadOptions,
-        deadline: Deadline,
         radius: float | None = None,
-    ) -> list[list[tuple[str, float]]]:
-        """Return the ids of up to `limit` rows for each vector, with their cosines, best first.
+    ) -> list[list[ScoredId]]:
+        """Return up to `limit` ids for each vector, with their cosines, best first.
 
-        As far as the index finds them, within `radius` (a cosine) where one is given.
+        Args:
+            selection: What the search may find.
+            vectors: float32 `[dimensions]` each.
+            limit: At most 16,384.
+            radius: Do a range search for rows of a greater cosine; None does a plain search,
+                which may miss rows.
         """
-        asked = _asked(info, limit, expression, options, ["id"], radius=radius)
-        found = await self._call(asked, vectors, deadline)
+        request = _request(selection, limit, ["id"], radius)
+        found = await self._call(request, vectors, selection.deadline)
         return [[(hit["id"], _cosine(hit)) for hit in hits] for hits in found]
 
-    async def rank(
+    async def rank(self, selection: Selection, vector: FloatArray, *, limit: int) -> list[ScoredId]:
+        """Return up to `limit` ids with their cosines, best first.
+
+        If the index misses rows, or if there are few rows, add what a range search finds.
+        """
+        [nearest] = await self.nearest_ids(selection, [vector], limit=limit)
+        if self._milvus.is_lite:
+            return nearest  # FLAT is exact, and a range only filters what another index found
+        # Nothing is missing if it found `limit` rows, or all rows.
+        matching = await self._matching(selection)
+        if len(nearest) >= min(limit, matching) and matching > MOST_ROWS_BY_RANGE:
+            return nearest
+        [in_range] = await self.nearest_ids(selection, [vector], limit=limit, radius=EVERYTHING)
+        return merged(nearest, in_range, limit)
+
+    async def candidates(
         self,
-        info: CollectionInfo,
+        selection: Selection,
         vector: FloatArray,
         *,
         limit: int,
-        expression: str,
-        options: ReadOptions,
-        deadline: Deadline,
-    ) -> list[tuple[str, float]]:
-        """Return the ids of up to `limit` rows with their cosines, best first.
+        include_vectors: bool,
+        field: str,
+    ) -> list[Candidate]:
+        """Return up to `limit` candidates for reranking, best first.
 
-        Where the index finds fewer rows than there are, or there are few enough to look at all of
-        them, what a search by range finds comes in addition (searching.py).
+        Args:
+            selection: What the search may find.
+            vector: The query's, float32 `[dimensions]`.
+            limit: At most 16,384.
+            include_vectors: Whether candidates get their vectors.
+            field: A declared STRING, INT64 or BOOL field, whose value candidates get; empty: none.
         """
-
-        async def ranked(radius: float | None) -> list[tuple[str, float]]:
-            [found] = await self.nearest(
-                info,
-                [vector],
-                limit=limit,
-                expression=expression,
-                options=options,
-                deadline=deadline,
-                radius=radius,
+        columns = ["id"]
+        if include_vectors:
+            columns.append("vector")
+        column, absent = "", None
+        if field:
+            column = schema.column_of(field)
+            absent = schema.absent_marker(selection.collection.fields[field])
+            columns.append(column)
+        [found] = await self._call(
+            _request(selection, limit, columns), [vector], selection.deadline
+        )
+        candidates = []
+        for hit in found:
+            entity = hit["entity"]
+            value = entity[column] if column else None
+            candidates.append(
+                Candidate(
+                    id=hit["id"],
+                    score=_cosine(hit),
+                    vector=np.asarray(entity["vector"], np.float32) if include_vectors else None,
+                    value=None if value == absent else value,
+                )
             )
-            return found
+        return candidates
 
-        nearest = await ranked(None)
-        if self._milvus.is_lite:
-            return nearest  # FLAT is exact, and a range only filters what another index found
-        # Nothing is missing if it found as many as were asked for, or as there are.
-        matching = await self._count(info, expression, deadline, consistency=options.consistency)
-        if len(nearest) >= min(limit, matching) and matching > MOST_ROWS_BY_RANGE:
-            return nearest
-        return merged(nearest, await ranked(EVERYTHING), limit)
-
-    async def is_all(
-        self,
-        info: CollectionInfo,
-        found: int,
-        expression: str,
-        options: ReadOptions,
-        deadline: Deadline,
-    ) -> bool:
-        """Return whether a search that found no more than `found` rows found all that match."""
+    async def found_all(self, selection: Selection, found: int) -> bool:
+        """Tell whether a search that found `found` rows found every row that matches."""
         if self._milvus.is_lite:
             return True  # or there is no way to find more
-        return found >= await self._count(
-            info, expression, deadline, consistency=options.consistency
+        return found >= await self._matching(selection)
+
+    async def _matching(self, selection: Selection) -> int:
+        return await self._count(
+            selection.collection,
+            selection.expression,
+            selection.deadline,
+            consistency=selection.consistency,
         )
 
-    async def _call(self, asked: _Asked, vectors: Sequence[FloatArray], deadline: Deadline) -> Any:
-        # As lists: pymilvus packs an array's elements one by one, in five times the time.
-        data = [vector.tolist() for vector in vectors]
-        return await self._milvus.read(
-            asked.collection,
-            lambda client, timeout: client.search(
-                asked.collection,
-                data,
-                filter=asked.expression,
-                limit=asked.limit,
-                output_fields=list(asked.output_fields),
-                search_params=by_cosine(dict(asked.params)),
-                timeout=timeout,
-                anns_field="vector",
-                consistency_level=level(asked.consistency),
-            ),
+    async def _call(
+        self, request: _Request, vectors: Sequence[FloatArray], deadline: Deadline
+    ) -> Any:
+        return await self._milvus.search(
+            request.collection,
             deadline,
+            consistency=request.consistency,
+            # As lists: pymilvus packs an array's elements one by one, in five times the time.
+            data=[vector.tolist() for vector in vectors],
+            anns_field="vector",
+            filter=request.expression,
+            limit=request.limit,
+            output_fields=list(request.output_fields),
+            search_params={"metric_type": "COSINE", "params": dict(request.params)},
         )
 
 
-def _asked(
-    info: CollectionInfo,
-    limit: int,
-    expression: str,
-    options: ReadOptions,
-    output_fields: Sequence[str],
-    *,
-    radius: float | None = None,
-) -> _Asked:
-    params = index_params(info.index, options.index_params, limit, radius)
-    return _Asked(
-        info.name,
+def check_index_params(params: Mapping[str, int]) -> None:
+    """Raise InvalidArgument if a search parameter is unknown or out of its range."""
+    for name, value in params.items():
+        if name not in _MAX_INDEX_PARAMS:
+            raise InvalidArgument(
+                "PARAMETER_OUT_OF_RANGE",
+                f"no index has a search parameter {name[:50]!r}; use one of "
+                f"{', '.join(_MAX_INDEX_PARAMS)}",
+                field="params.index_params",
+            )
+        if not 1 <= value <= _MAX_INDEX_PARAMS[name]:
+            raise InvalidArgument(
+                "PARAMETER_OUT_OF_RANGE",
+                f"{name} is {value}; it must be 1 to {_MAX_INDEX_PARAMS[name]}",
+                field=f"params.index_params[{name}]",
+            )
+
+
+def index_params(
+    index: VectorIndex, chosen: Mapping[str, int], limit: int, radius: float | None = None
+) -> dict[str, float]:
+    """Return the parameters of Milvus's index for a search for `limit` hits.
+
+    Args:
+        index: The collection's.
+        chosen: The caller's parameters, checked; the rest are our defaults.
+        limit: Most hits.
+        radius: Only hits of a greater cosine, by a range search; None searches without a range.
+    """
+    params: dict[str, float] = dict(indexes.search_params(index, limit))
+    for name, value in chosen.items():
+        params[name] = max(value, limit) if name in _AT_LEAST_LIMIT else value
+    if radius is not None:
+        params["radius"] = radius
+    return params
+
+
+def merged(nearest: Sequence[ScoredId], in_range: Sequence[ScoredId], limit: int) -> list[ScoredId]:
+    """Return the best `limit` of two rankings of one collection, each id once."""
+    scores = dict(in_range) | dict(nearest)
+    return sorted(scores.items(), key=lambda one: -one[1])[:limit]
+
+
+def _request(
+    selection: Selection, limit: int, output_fields: Sequence[str], radius: float | None = None
+) -> _Request:
+    params = index_params(selection.collection.index, selection.index_params, limit, radius)
+    return _Request(
+        selection.collection.name,
         limit,
-        expression,
+        selection.expression,
         tuple(output_fields),
-        options.consistency,
+        selection.consistency,
         tuple(sorted(params.items())),
     )
 
@@ -219,16 +270,16 @@ def _cosine(hit: Any) -> float:
     return max(-1.0, min(1.0, float(hit["distance"])))
 
 
-# Calls that are alike and under way at the same time; further searches share the next one.
-_AT_ONCE = 2
+# Calls with equal keys that run at once; further searches wait and share the next one.
+_MAX_CALLS = 2
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
 
 
 @dataclass(eq=False, slots=True)
-class _Waiting(Generic[R]):
-    """A search that has no call yet, or shares one."""
+class _Waiter(Generic[R]):
+    """A search that waits for a shared call, or for its answer."""
 
     vector: FloatArray
     deadline: Deadline
@@ -236,16 +287,21 @@ class _Waiting(Generic[R]):
 
 
 @dataclass(slots=True)
-class _Line(Generic[R]):
-    """The searches that are alike."""
+class _Queue(Generic[R]):
+    """The searches with one key."""
 
-    most: int
-    under_way: int = 0
-    waiting: deque[_Waiting[R]] = field(default_factory=deque)
+    max_vectors: int
+    running: int = 0
+    waiting: deque[_Waiter[R]] = field(default_factory=deque)
 
 
 class SharedCalls(Generic[K, R]):
-    """Use from one event loop.
+    """Answers several searches by one Milvus call if they differ in nothing but the vector.
+
+    A call costs Milvus and us more than one more vector in it: 32 concurrent callers get about
+    twice as many answers this way (docs/adr/0014). While fewer than two calls run, a search makes
+    its own call at once. Otherwise it waits until a call ends; the next call takes all that wait.
+    Use from one event loop.
 
     Args:
         call: Searches for several vectors; returns one answer for each, in order.
@@ -255,219 +311,93 @@ class SharedCalls(Generic[K, R]):
         self, call: Callable[[K, list[FloatArray], Deadline], Awaitable[Sequence[R]]]
     ) -> None:
         self._call = call
-        self._lines: dict[K, _Line[R]] = {}
+        self._queues: dict[K, _Queue[R]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def search(self, key: K, vector: FloatArray, deadline: Deadline, *, most: int) -> R:
         """Return the answer to one search.
 
         Args:
-            key: What it must have in common with others to share a call.
+            key: Searches with equal keys share calls.
             vector: The query's.
-            deadline: When its answer is of no use any more.
-            most: Vectors that a call of this key may have.
+            deadline: When the answer must be there.
+            most: Vectors that a call with this key may have.
 
         Raises:
             SentinelError: As `call` raises it; DeadlineExceeded, too, if the time is over sooner.
         """
-        line = self._lines.setdefault(key, _Line(most))
-        if line.under_way >= _AT_ONCE:
-            return await _share(line, vector, deadline)
-        line.under_way += 1
+        queue = self._queues.setdefault(key, _Queue(most))
+        if queue.running >= _MAX_CALLS:
+            return await _wait(queue, vector, deadline)
+        queue.running += 1
         try:
             [answer] = await self._call(key, [vector], deadline)
         finally:
-            self._end(key, line)
+            self._on_end(key, queue)
         return answer
 
-    def _end(self, key: K, line: _Line[R]) -> None:
-        """Let the searches that wait have the place of a call that has ended."""
-        line.under_way -= 1
-        while line.waiting and line.under_way < _AT_ONCE:
-            together: list[_Waiting[R]] = []
-            while line.waiting and len(together) < line.most:
-                waiting = line.waiting.popleft()
-                if not waiting.answer.done():
-                    together.append(waiting)
-            if together:
-                line.under_way += 1
-                self._begin(key, line, together)
-        if not line.under_way:
-            self._lines.pop(key, None)
+    def _on_end(self, key: K, queue: _Queue[R]) -> None:
+        """Start calls for the searches that wait, after a call has ended."""
+        queue.running -= 1
+        while queue.waiting and queue.running < _MAX_CALLS:
+            batch: list[_Waiter[R]] = []
+            while queue.waiting and len(batch) < queue.max_vectors:
+                waiter = queue.waiting.popleft()
+                if not waiter.answer.done():
+                    batch.append(waiter)
+            if batch:
+                queue.running += 1
+                self._start(key, queue, batch)
+        if not queue.running:
+            self._queues.pop(key, None)
 
-    def _begin(self, key: K, line: _Line[R], together: Sequence[_Waiting[R]]) -> None:
-        task = asyncio.create_task(self._run(key, together))
+    def _start(self, key: K, queue: _Queue[R], batch: Sequence[_Waiter[R]]) -> None:
+        task = asyncio.create_task(self._run(key, batch))
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:  # even if it was cancelled before it began
             self._tasks.discard(task)
-            self._end(key, line)
+            self._on_end(key, queue)
 
         task.add_done_callback(ended)
-        _cancel_when_all_leave(task, together)
+        _cancel_when_all_leave(task, batch)
 
-    async def _run(self, key: K, together: Sequence[_Waiting[R]]) -> None:
-        latest = max((one.deadline for one in together), key=lambda deadline: deadline.at)
+    async def _run(self, key: K, batch: Sequence[_Waiter[R]]) -> None:
+        latest = max((waiter.deadline for waiter in batch), key=lambda deadline: deadline.at)
         try:
-            answers = await self._call(key, [one.vector for one in together], latest)
-            pairs = list(zip(together, answers, strict=True))
+            answers = await self._call(key, [waiter.vector for waiter in batch], latest)
+            pairs = list(zip(batch, answers, strict=True))
         except Exception as error:
-            for one in together:
-                if not one.answer.done():
-                    one.answer.set_exception(error)
+            for waiter in batch:
+                if not waiter.answer.done():
+                    waiter.answer.set_exception(error)
         else:
-            for one, answer in pairs:
-                if not one.answer.done():
-                    one.answer.set_result(answer)
+            for waiter, answer in pairs:
+                if not waiter.answer.done():
+                    waiter.answer.set_result(answer)
 
 
-async def _share(line: _Line[R], vector: FloatArray, deadline: Deadline) -> R:
+async def _wait(queue: _Queue[R], vector: FloatArray, deadline: Deadline) -> R:
     patience = deadline.for_next_hop("milvus")
     answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-    line.waiting.append(_Waiting(vector, deadline, answer))
+    queue.waiting.append(_Waiter(vector, deadline, answer))
     try:
         async with asyncio.timeout(patience):
-            return await answer  # cancelled with us, which says that nobody waits for it
+            return await answer  # cancelled with this task, so the call knows that it left
     except TimeoutError as error:
         raise errors.out_of_time() from error
     except SentinelError as error:
-        raise error.at(error.field) from error  # each caller its own
+        raise error.at(error.field) from error  # a copy for each caller
 
 
-def _cancel_when_all_leave(task: asyncio.Task[None], together: Sequence[_Waiting[R]]) -> None:
-    left = len(together)
+def _cancel_when_all_leave(task: asyncio.Task[None], batch: Sequence[_Waiter[R]]) -> None:
+    left = len(batch)
 
     def done(answer: asyncio.Future[R]) -> None:
         nonlocal left
         left -= 1
         if not left and answer.cancelled():
-            task.cancel()  # nothing where it has ended, as it has unless all of them were cancelled
+            task.cancel()  # does nothing if it has ended, as it has unless all were cancelled
 
-    for one in together:
-        one.answer.add_done_callback(done)
-
-
-# What may be asked for, whatever the index: names and the least and greatest values that Milvus
-# knows for them. An index takes what it has a use for and ignores the rest.
-_MOST = {"ef": 32_768, "nprobe": 65_536, "search_list": 65_535}
-# Milvus refuses these below the number of hits.
-_AT_LEAST_LIMIT = ("ef", "search_list")
-
-# A search by range with this radius has every row within; no cosine is less.
-EVERYTHING = -1.01
-# Up to how many rows a deep ranking looks at all of them; some 1.5 us each, on two busy cores.
-MOST_ROWS_BY_RANGE = 100_000
-
-
-def check_index_params(params: Mapping[str, int]) -> None:
-    """Raise InvalidArgument if one is unknown or out of its range."""
-    for name, value in params.items():
-        if name not in _MOST:
-            raise InvalidArgument(
-                "PARAMETER_OUT_OF_RANGE",
-                f"no index has a search parameter {name[:50]!r}; there are {', '.join(_MOST)}",
-                field="params.index_params",
-            )
-        if not 1 <= value <= _MOST[name]:
-            raise InvalidArgument(
-                "PARAMETER_OUT_OF_RANGE",
-                f"{name} is {value}; it must be 1 to {_MOST[name]}",
-                field=f"params.index_params[{name}]",
-            )
-
-
-def by_cosine(params: Mapping[str, float]) -> dict[str, Any]:
-    """Return what Milvus takes as a search's parameters, from those of its index."""
-    return {"metric_type": "COSINE", "params": params}
-
-
-def index_params(
-    index: VectorIndex, asked: Mapping[str, int], limit: int, radius: float | None = None
-) -> dict[str, float]:
-    """Return the parameters of Milvus's index for a search for `limit` hits.
-
-    Args:
-        index: The collection's.
-        asked: What a caller chose, checked; the index's own choice where it chose nothing.
-        limit: Most hits.
-        radius: Only hits of a greater cosine, found by a search by range; None for all, found as
-            the index finds nearest neighbours.
-    """
-    params: dict[str, float] = dict(indexes.search_params(index, limit))
-    for name, value in asked.items():
-        params[name] = max(value, limit) if name in _AT_LEAST_LIMIT else value
-    if radius is not None:
-        params["radius"] = radius
-    return params
-
-
-def merged(
-    nearest: Sequence[tuple[str, float]], in_range: Sequence[tuple[str, float]], limit: int
-) -> list[tuple[str, float]]:
-    """Return the best `limit` of two rankings of one collection, each id once."""
-    scores = dict(in_range) | dict(nearest)
-    return sorted(scores.items(), key=lambda one: -one[1])[:limit]
-
-
-class Candidates:
-    """Use from one event loop."""
-
-    def __init__(self, milvus: MilvusConnection) -> None:
-        self._milvus = milvus
-
-    async def nearest(
-        self,
-        info: CollectionInfo,
-        vector: FloatArray,
-        *,
-        limit: int,
-        expression: str,
-        include_vectors: bool,
-        field: str,
-        options: ReadOptions,
-        deadline: Deadline,
-    ) -> list[Candidate]:
-        """Return up to `limit` rows as candidates, best first.
-
-        Args:
-            info: The collection.
-            vector: The query's, float32 `[dimensions]`.
-            limit: At most 16,384.
-            expression: What candidates must match; empty for nothing.
-            include_vectors: Whether they have their vectors.
-            field: The declared STRING, INT64 or BOOL field they have the value of; empty: none.
-            options: How Milvus is to search.
-            deadline: When the search must be over.
-        """
-        column = schema.column_of(field) if field else ""
-        absent = schema.absent_marker(info.fields[field]) if field else None
-        wanted = {"id": True, "vector": include_vectors, column: bool(field)}
-        found = await self._milvus.read(
-            info.name,
-            lambda client, timeout: client.search(
-                info.name,
-                data=[vector.tolist()],
-                anns_field="vector",
-                filter=expression,
-                limit=limit,
-                output_fields=[name for name, is_wanted in wanted.items() if is_wanted],
-                search_params=by_cosine(index_params(info.index, options.index_params, limit)),
-                consistency_level=level(options.consistency),
-                timeout=timeout,
-            ),
-            deadline,
-        )
-        candidates = []
-        for hit in found[0]:
-            entity = hit["entity"]
-            value = entity.get(column)
-            candidates.append(
-                Candidate(
-                    id=hit["id"],
-                    # Rounding takes the cosine of equal vectors a little over 1.
-                    score=max(-1.0, min(1.0, float(hit["distance"]))),
-                    vector=np.asarray(entity["vector"], np.float32) if include_vectors else None,
-                    value=None if value == absent else value,
-                )
-            )
-        return candidates
+    for waiter in batch:
+        waiter.answer.add_done_callback(done)

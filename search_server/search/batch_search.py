@@ -1,8 +1,8 @@
-"""Use case: many searches at once, each failing alone.
+"""Answer many searches at once, each failing alone.
 
-Their queries' vectors are found together (queries.py). First pages of searches that differ for
-Milvus in nothing but the vector, and the query's own items, are one Milvus search
-(first_pages.py); later pages, and rankings that are not simply Milvus's, are searches of their own.
+The vectors of all queries are found together (query_vectors.py). Searches that differ only in the
+vector and in the query's own items get their first pages from one Milvus search (nearest.py).
+Later pages and reranked searches run one by one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from search_server.milvus.vector_search import ROWS_PER_CALL
-from search_server.search import message_size
-from search_server.search.position import Position
-from search_server.search.reranking import is_reranked
+from search_server.search import paging
+from search_server.search.paging import Position
 from search_server.search.searcher import Searcher
-from search_server.types.items import Hit, Search
 from search_server.types.queries import SearchSpec
+from search_server.types.searches import Hit, Search
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import SentinelError
 
@@ -27,8 +26,8 @@ _ROWS_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One search of a batch: what to search for, and which page of it, of at most `size` hits."""
+class PageRequest:
+    """One page of one search: at most `size` hits after `position`."""
 
     spec: SearchSpec
     size: int
@@ -37,19 +36,19 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of hits, the search it belongs to, and the position after it; None on the last."""
+    """A page of hits, its search, and the position of the next page; None on the last one."""
 
     search: Search
     hits: list[Hit]
-    following: Position | None
+    next_position: Position | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
-    """A search whose vector is known, and its place in the batch."""
+class _Member:
+    """A search of the batch that has its vector, and its index in the batch."""
 
-    place: int
-    entry: Entry
+    index: int
+    request: PageRequest
     search: Search
 
 
@@ -60,97 +59,99 @@ class BatchSearcher:
         self._searcher = searcher
 
     async def pages(
-        self, entries: Sequence[Entry | SentinelError], deadline: Deadline
+        self, requests: Sequence[PageRequest | SentinelError], deadline: Deadline
     ) -> list[Page | SentinelError]:
-        """Return one page, or why there is none, for each entry, in order.
+        """Return one page, or its error, for each request, in order.
 
-        An entry that is an error already (it could not be read from the request) stays one.
+        An error among the requests (its message could not be read) is returned as it is.
         """
-        answers: dict[int, Page | SentinelError] = {}
-        read = [(n, entry) for n, entry in enumerate(entries) if isinstance(entry, Entry)]
-        answers |= {n: entry for n, entry in enumerate(entries) if not isinstance(entry, Entry)}
-        searches = await self._searcher.prepare_all([entry.spec for _, entry in read], deadline)
-        groups: dict[Hashable, list[_Ready]] = {}
-        for (place, entry), search in zip(read, searches, strict=True):
-            if isinstance(search, SentinelError):
-                answers[place] = search
+        results: dict[int, Page | SentinelError] = {}
+        valid: list[tuple[int, PageRequest]] = []
+        for index, request in enumerate(requests):
+            if isinstance(request, SentinelError):
+                results[index] = request
             else:
-                ready = _Ready(place, entry, search)
-                groups.setdefault(_likeness(ready), []).append(ready)
+                valid.append((index, request))
+        specs = [request.spec for _, request in valid]
+        searches = await self._searcher.prepare_all(specs, deadline)
+        groups: dict[Hashable, list[_Member]] = {}
+        for (index, request), search in zip(valid, searches, strict=True):
+            if isinstance(search, SentinelError):
+                results[index] = search
+            else:
+                member = _Member(index, request, search)
+                groups.setdefault(_group_key(member), []).append(member)
         # All pages go into one message.
-        max_bytes = message_size.MAX_BYTES // max(1, len(entries))
+        max_bytes = paging.MAX_BYTES // max(1, len(requests))
         for wave in _waves(groups.values()):
-            for found in await asyncio.gather(
-                *(self._group(group, max_bytes, deadline) for group in wave)
-            ):
-                answers |= found
-        return [answers[place] for place in range(len(entries))]
+            for found in await asyncio.gather(*(self._group(group, max_bytes) for group in wave)):
+                results |= found
+        return [results[index] for index in range(len(requests))]
 
     async def _group(
-        self, group: Sequence[_Ready], max_bytes: int, deadline: Deadline
+        self, group: Sequence[_Member], max_bytes: int
     ) -> dict[int, Page | SentinelError]:
         if len(group) == 1:
-            return {group[0].place: await self._page(group[0], None, max_bytes, deadline)}
+            return {group[0].index: await self._page(group[0], None, max_bytes)}
         pages: list[Page | SentinelError] = []
-        searches = [ready.search for ready in group]
-        source = self._searcher.tops(searches, group[0].entry.size, deadline)
+        searches = [member.search for member in group]
+        source = self._searcher.first_hits(searches, group[0].request.size)
         try:
             async with aclosing(source) as parts:
-                async for tops in parts:
-                    part = group[len(pages) : len(pages) + len(tops)]
+                async for part in parts:
+                    members = group[len(pages) : len(pages) + len(part)]
                     pages += await asyncio.gather(
                         *(
-                            self._page(ready, top, max_bytes, deadline)
-                            for ready, top in zip(part, tops, strict=True)
+                            self._page(member, hits, max_bytes)
+                            for member, hits in zip(members, part, strict=True)
                         )
                     )
         except SentinelError as error:
             pages += [error.at(error.field) for _ in group[len(pages) :]]
-        return {ready.place: page for ready, page in zip(group, pages, strict=True)}
+        return {member.index: page for member, page in zip(group, pages, strict=True)}
 
     async def _page(
-        self, ready: _Ready, top: list[Hit] | None, max_bytes: int, deadline: Deadline
+        self, member: _Member, first_hits: list[Hit] | None, max_bytes: int
     ) -> Page | SentinelError:
+        request = member.request
         try:
-            hits, following = await self._searcher.page(
-                ready.search,
-                ready.entry.size,
-                ready.entry.position,
-                deadline,
+            hits, next_position = await self._searcher.page(
+                member.search,
+                request.size,
+                request.position,
                 max_bytes=max_bytes,
-                top=top,
+                first_hits=first_hits,
             )
         except SentinelError as error:
             return error
-        return Page(ready.search, hits, following)
+        return Page(member.search, hits, next_position)
 
 
-def _waves(groups: Iterable[list[_Ready]]) -> Iterator[list[list[_Ready]]]:
-    """Yield the groups in turn, so many at a time that few rows are held."""
-    wave: list[list[_Ready]] = []
+def _waves(groups: Iterable[list[_Member]]) -> Iterator[list[list[_Member]]]:
+    """Yield the groups in order, in waves that hold few rows each."""
+    wave: list[list[_Member]] = []
     rows = 0
     for group in groups:
-        its = min(ROWS_PER_CALL, len(group) * group[0].entry.size)
-        if wave and rows + its > _ROWS_AT_ONCE:
+        group_rows = min(ROWS_PER_CALL, len(group) * group[0].request.size)
+        if wave and rows + group_rows > _ROWS_AT_ONCE:
             yield wave
             wave, rows = [], 0
         wave.append(group)
-        rows += its
+        rows += group_rows
     if wave:
         yield wave
 
 
-def _likeness(ready: _Ready) -> Hashable:
-    """Return what searches have in common that are one Milvus search; else the place alone."""
-    entry, search = ready.entry, ready.search
-    if entry.position.rank or entry.size >= ROWS_PER_CALL or is_reranked(entry.spec):
-        return ready.place
-    options = search.options
+def _group_key(member: _Member) -> Hashable:
+    """Return a key that is equal for searches that one Milvus search can answer."""
+    request, selection = member.request, member.search.selection
+    if request.position.rank or request.size >= ROWS_PER_CALL or request.spec.is_reranked:
+        return member.index  # alone
     return (
-        search.collection.name,
-        search.filter,
-        entry.size,
-        entry.spec.include_vectors,
-        options.consistency,
-        tuple(sorted(options.index_params.items())),
+        selection.collection.name,
+        member.search.filter_expression,
+        request.size,
+        request.spec.include_vectors,
+        selection.consistency,
+        tuple(sorted(selection.index_params.items())),
     )

@@ -1,24 +1,24 @@
-"""From queries to their vectors: of any kind, one or many at once, each failing alone.
+"""Find the vectors of queries: of any kind, one or many at once, each failing alone.
 
-Everything the queries of one request need is asked for together: images by URI in one go,
-contents in one Embed call for each model, items in one read for each collection.
+The queries of one request are resolved together: all images by URI at once, contents in one Embed
+call for each model, items in one read for each collection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from search_server.embedders.query_cache import EmbeddingCache, QueryEmbedding
+from search_server.embedders.query_cache import EmbeddingCache
 from search_server.image_uris.fetcher import Fetcher
 from search_server.milvus.search_store import SearchStore
-from search_server.types.items import SearchTimings
 from search_server.types.queries import Query, Term
+from search_server.types.searches import SearchTimings
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, NotFound, SentinelError
 from sentinel_core.metrics import ServerMetrics
@@ -27,55 +27,50 @@ from sentinel_store.items import Content
 from sentinel_store.prepared_item import check_vector
 from sentinel_store.values import FloatArray
 
-# Of the sum of the weights: a shorter sum is rounding noise and no direction. Vectors are float32,
-# and a content that is embedded twice, in batches of other sizes, may come out 1e-6 apart.
+# A shorter sum, relative to the sum of the weights, is rounding noise and no direction. Vectors
+# are float32, and a content embedded twice, in batches of other sizes, may come out 1e-6 apart.
 _CANCELLED = 1e-5
-
-_Work = Coroutine[Any, Any, None]
+_PATH = "params.query"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A query, the collection it is for, and its path in the request."""
-
-    query: Query
-    collection: CollectionInfo
-    where: str = "params.query"
-
-
-@dataclass(slots=True)
-class Found:
-    """The vector of a query.
-
-    Attributes:
-        vector: float32 `[dimensions]`, L2-normalised.
-        timings: The embedding's part alone.
-    """
+class QueryVector:
+    """The vector of a query: float32 `[dimensions]`, L2-normalised, and the embedding's times."""
 
     vector: FloatArray
     timings: SearchTimings
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # a dictionary key, by identity
 class _Part:
-    """One term of one query on its way to a vector; `error` ends it."""
+    """One term of one query, and its path in the request."""
 
     term: Term
     collection: CollectionInfo
-    where: str
-    content: Content | None = None
-    vector: FloatArray | None = None
-    error: SentinelError | None = None
-    cached: bool = False
+    path: str
 
 
-@dataclass(slots=True)
-class _Batch:
-    """The terms of all queries of a request."""
+@dataclass(frozen=True, slots=True)
+class _PartVector:
+    """The vector of a part; `embedded` only if the part was a content."""
 
-    parts: list[_Part] = field(default_factory=list)
-    # By fingerprint: the seconds of the Embed call, in the queue and in the forward pass.
-    timings: dict[str, SearchTimings] = field(default_factory=dict)
+    vector: FloatArray
+    embedded: _Embedded | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """How a content got its vector; seconds, None if no worker was called."""
+
+    cached: bool
+    total_s: float | None
+    queue_s: float | None
+    inference_s: float | None
+
+
+_Result = _PartVector | SentinelError
+_Results = dict[_Part, _Result]
+_Work = Coroutine[Any, Any, _Results]
 
 
 class QueryVectors:
@@ -93,153 +88,162 @@ class QueryVectors:
         self._store = store
         self._metrics = metrics
 
-    async def find(self, asked: Sequence[Asked], deadline: Deadline) -> list[Found | SentinelError]:
-        """Return the vector of each query, or why it has none, in order."""
-        queries = [_parts_of(one) for one in asked]
-        batch = _Batch([part for parts in queries for part in parts])
-        await self._fetch(batch, deadline)
-        await _all([*self._to_embed(batch, deadline), *self._to_read(batch, deadline)])
-        _take_given(batch)
-        return [_combined(one, parts, batch) for one, parts in zip(asked, queries, strict=True)]
+    async def find(
+        self, queries: Sequence[tuple[Query, CollectionInfo]], deadline: Deadline
+    ) -> list[QueryVector | SentinelError]:
+        """Return the vector of each query, or why it has none, in order.
 
-    async def _fetch(self, batch: _Batch, deadline: Deadline) -> None:
-        waiting = [part for part in batch.parts if part.term.content is not None]
-        contents = [part.term.content for part in waiting if part.term.content is not None]
-        answers = await self._fetcher.fill(contents, deadline)
-        for part, answer in zip(waiting, answers, strict=True):
-            if isinstance(answer, SentinelError):
-                part.error = answer.at(f"{part.where}.content.image.uri")
-            else:
-                part.content = answer
+        Args:
+            queries: Each with the collection that it searches.
+            deadline: For all of them together.
+        """
+        parts = [_parts_of(query, collection) for query, collection in queries]
+        every = [part for of_query in parts for part in of_query]
+        contents, results = await self._fetch(every, deadline)
+        results |= _given(every)
+        by_model = _groups(contents, lambda part: part.collection.model.fingerprint)
+        items = [part for part in every if part.term.item_id is not None]
+        by_collection = _groups(items, lambda part: part.collection.name)
+        works = [
+            *(self._embed(group, contents, deadline) for group in by_model),
+            *(self._read(group, deadline) for group in by_collection),
+        ]
+        for found in await _all(works):
+            results |= found
+        return [_combined([(part, results[part]) for part in of_query]) for of_query in parts]
 
-    def _to_embed(self, batch: _Batch, deadline: Deadline) -> list[_Work]:
-        async def embed(fingerprint: str, parts: list[_Part]) -> None:
-            start = perf_counter()
+    async def _fetch(
+        self, parts: Sequence[_Part], deadline: Deadline
+    ) -> tuple[dict[_Part, Content], _Results]:
+        """Return the contents of `parts`, with the bytes of their images; and what failed."""
+        contents = {part: part.term.content for part in parts if part.term.content is not None}
+        failed: _Results = {}
+        remote = {part: content for part, content in contents.items() if content.uri}
+        if remote:
+            answers = await self._fetcher.fill(list(remote.values()), deadline)
+            for part, answer in zip(remote, answers, strict=True):
+                if isinstance(answer, SentinelError):
+                    failed[part] = answer.at(f"{part.path}.content.image.uri")
+                    del contents[part]
+                else:
+                    contents[part] = answer
+        return contents, failed
+
+    async def _embed(
+        self, group: Sequence[_Part], contents: Mapping[_Part, Content], deadline: Deadline
+    ) -> _Results:
+        start = perf_counter()
+        try:
             with self._metrics.stage("embed"):
                 answer = await self._embeddings.embed(
-                    [part.content for part in parts if part.content is not None],
-                    fingerprint=fingerprint,
+                    [contents[part] for part in group],
+                    fingerprint=group[0].collection.model.fingerprint,
                     deadline=deadline,
                 )
-            if answer.queue_s is not None:
-                batch.timings[fingerprint] = SearchTimings(
-                    embed=perf_counter() - start,
-                    embed_queue=answer.queue_s,
-                    embed_inference=answer.inference_s,
-                )
-            for part, item in zip(parts, answer.items, strict=True):
-                _take_embedding(part, item)
-
-        waiting = [part for part in batch.parts if part.content is not None]
-        return _each(waiting, lambda part: part.collection.model.fingerprint, embed)
-
-    def _to_read(self, batch: _Batch, deadline: Deadline) -> list[_Work]:
-        async def read(_: str, parts: list[_Part]) -> None:
-            ids = list(dict.fromkeys(str(part.term.item_id) for part in parts))
-            rows = await self._store.get(parts[0].collection, ids, deadline, include_vectors=True)
-            vectors = {row.id: row.vector for row in rows}
-            for part in parts:
-                part.vector = vectors.get(str(part.term.item_id))
-                if part.vector is None:
-                    part.error = _no_item(part)
-
-        waiting = [part for part in batch.parts if part.term.item_id is not None]
-        return _each(waiting, lambda part: part.collection.name, read)
-
-
-async def _all(works: Sequence[_Work]) -> None:
-    """Do all of this at once; what is alone needs no task, as in most searches."""
-    if len(works) == 1:
-        await works[0]
-    else:
-        await asyncio.gather(*works)
-
-
-def _each(
-    waiting: Sequence[_Part],
-    key: Callable[[_Part], str],
-    work: Callable[[str, list[_Part]], _Work],
-) -> list[_Work]:
-    """Return `work` for the parts of each key; its error is theirs and nobody else's."""
-    groups: dict[str, list[_Part]] = {}
-    for part in waiting:
-        groups.setdefault(key(part), []).append(part)
-
-    async def guarded(name: str, parts: list[_Part]) -> None:
-        try:
-            await work(name, parts)
         except SentinelError as error:
-            for part in parts:
-                part.error = error.at(None)
+            return {part: error.at(None) for part in group}
+        total_s = None if answer.queue_s is None else perf_counter() - start
+        results: _Results = {}
+        for part, item in zip(group, answer.items, strict=True):
+            if item.vector is not None:
+                embedded = _Embedded(item.cached, total_s, answer.queue_s, answer.inference_s)
+                results[part] = _PartVector(item.vector, embedded)
+            elif item.error is not None:
+                results[part] = _embedding_error(part, item.error)
+        return results
 
-    return [guarded(name, parts) for name, parts in groups.items()]
+    async def _read(self, group: Sequence[_Part], deadline: Deadline) -> _Results:
+        ids = list(dict.fromkeys(str(part.term.item_id) for part in group))
+        try:
+            rows = await self._store.get(group[0].collection, ids, deadline, include_vectors=True)
+        except SentinelError as error:
+            return {part: error.at(None) for part in group}
+        vectors = {row.id: row.vector for row in rows}
+        results: _Results = {}
+        for part in group:
+            vector = vectors.get(str(part.term.item_id))
+            results[part] = _no_item(part) if vector is None else _PartVector(vector)
+        return results
 
 
-def _parts_of(asked: Asked) -> list[_Part]:
-    query = asked.query
+async def _all(works: Sequence[_Work]) -> Sequence[_Results]:
+    """Do all works at once; a single one, as in most searches, needs no task."""
+    if len(works) == 1:
+        return [await works[0]]
+    return await asyncio.gather(*works)
+
+
+def _groups(parts: Iterable[_Part], key: Callable[[_Part], str]) -> list[list[_Part]]:
+    groups: dict[str, list[_Part]] = {}
+    for part in parts:
+        groups.setdefault(key(part), []).append(part)
+    return list(groups.values())
+
+
+def _parts_of(query: Query, collection: CollectionInfo) -> list[_Part]:
     if query.terms:
         return [
-            _Part(term, asked.collection, f"{asked.where}.composite.terms[{index}]")
+            _Part(term, collection, f"{_PATH}.composite.terms[{index}]")
             for index, term in enumerate(query.terms)
         ]
-    return [_Part(Term(query.content, query.vector, query.item_id), asked.collection, asked.where)]
+    return [_Part(Term(query.content, query.vector, query.item_id), collection, _PATH)]
 
 
-def _take_embedding(part: _Part, item: QueryEmbedding) -> None:
-    part.vector, part.cached = item.vector, item.cached
-    if isinstance(item.error, InvalidArgument):
+def _given(parts: Sequence[_Part]) -> _Results:
+    """Return the vectors that the caller sent, checked."""
+    results: _Results = {}
+    for part in parts:
+        if part.term.vector is not None:
+            path = f"{part.path}.vector"
+            try:
+                results[part] = _PartVector(check_vector(part.term.vector, part.collection, path))
+            except SentinelError as error:
+                results[part] = error
+    return results
+
+
+def _embedding_error(part: _Part, error: SentinelError) -> SentinelError:
+    if isinstance(error, InvalidArgument):
         # The worker's path is "contents[0].image.crop"; what follows the bracket is ours, too.
-        inside = item.error.metadata.get("field", "").partition("]")[2]
-        part.error = item.error.at(f"{part.where}.content{inside}")
-    elif item.error is not None:
-        part.error = item.error.at(None)
-
-
-def _take_given(batch: _Batch) -> None:
-    for part in batch.parts:
-        if part.term.vector is None:
-            continue
-        try:
-            part.vector = check_vector(part.term.vector, part.collection, f"{part.where}.vector")
-        except SentinelError as error:
-            part.error = error
+        inside = error.metadata.get("field", "").partition("]")[2]
+        return error.at(f"{part.path}.content{inside}")
+    return error.at(None)
 
 
 def _no_item(part: _Part) -> NotFound:
     return NotFound(
         "ITEM_NOT_FOUND",
         f"no item {str(part.term.item_id)[:100]!r} in collection {part.collection.name}",
-        field=f"{part.where}.item_id",
+        field=f"{part.path}.item_id",
         id=part.term.item_id,
     )
 
 
-def _combined(asked: Asked, parts: Sequence[_Part], batch: _Batch) -> Found | SentinelError:
-    error = next((part.error for part in parts if part.error is not None), None)
-    if error is not None:
-        return error
-    timings = SearchTimings()
-    embedded = [part for part in parts if part.content is not None]
-    if embedded:
-        timings.embed_cached = all(part.cached for part in embedded)
+def _combined(parts: Sequence[tuple[_Part, _Result]]) -> QueryVector | SentinelError:
+    """Return the vector of a query from those of its parts, or the first part's error."""
+    terms: list[tuple[float, _PartVector]] = []
+    for part, result in parts:
+        if isinstance(result, SentinelError):
+            return result
+        terms.append((part.term.weight, result))
+    embedded = [found.embedded for _, found in terms if found.embedded is not None]
+    timings = SearchTimings(embed_cached=bool(embedded) and all(one.cached for one in embedded))
     if embedded and not timings.embed_cached:
-        theirs = batch.timings.get(asked.collection.model.fingerprint, timings)
-        timings.embed = theirs.embed
-        timings.embed_queue, timings.embed_inference = theirs.embed_queue, theirs.embed_inference
+        call = embedded[0]  # one Embed call for all of them
+        timings.embed, timings.embed_queue = call.total_s, call.queue_s
+        timings.embed_inference = call.inference_s
     try:
-        return Found(_sum(parts, f"{asked.where}.composite"), timings)
-    except SentinelError as cancelled:
-        return cancelled
+        return QueryVector(_sum([(weight, found.vector) for weight, found in terms]), timings)
+    except SentinelError as error:
+        return error
 
 
-def _sum(parts: Sequence[_Part], where: str) -> FloatArray:
-    """Return the weighted sum of unit vectors, at unit length."""
-    vectors = [part.vector for part in parts if part.vector is not None]
-    assert len(vectors) == len(parts)
-    if len(vectors) == 1 and parts[0].term.weight > 0:
-        return vectors[0]
-    weights = np.array([part.term.weight for part in parts])
-    units = np.stack(vectors).astype(np.float64)
+def _sum(terms: Sequence[tuple[float, FloatArray]]) -> FloatArray:
+    """Return the weighted sum of vectors, each at unit length first, at unit length."""
+    if len(terms) == 1 and terms[0][0] > 0:
+        return terms[0][1]
+    weights = np.array([weight for weight, _ in terms])
+    units = np.stack([vector for _, vector in terms]).astype(np.float64)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     total = weights @ units
     length = float(np.linalg.norm(total))
@@ -247,6 +251,6 @@ def _sum(parts: Sequence[_Part], where: str) -> FloatArray:
         raise InvalidArgument(
             "QUERY_CANCELS_OUT",
             "the terms cancel each other out, so that no direction is left; change their weights",
-            field=where,
+            field=f"{_PATH}.composite",
         )
     return (total / length).astype(np.float32)

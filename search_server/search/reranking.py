@@ -1,19 +1,12 @@
-"""Rankings that are not simply Milvus's order: diverse, grouped, blended with text.
+"""Rerank the best candidates of a search: diverse, grouped, or fused with a text ranking.
 
-They work on the best candidates of a ranking, of which only ids, scores and what is compared are
-fetched; the rows of the hits come last. They are the same each time: of equals the lower id comes
-first. Only where more candidates are equally near than are looked at, it is Milvus that says which
-of them are among those.
+Only ids, scores and what is compared are fetched for the candidates; the rows of the hits come
+last. The order is the same each time: ties are ordered by id. Only if more candidates tie than are
+looked at, Milvus decides which of them are among those.
 
-
-Pure functions that choose among ranked candidates: no copies, more variety, few of a kind.
-
-They take candidates best first and return places (indices into them) in the order of the result.
-n is the number of candidates, at most some thousand; d the length of a vector; every vector has
-length 1, so that a dot product is a cosine.
-
-
-Reciprocal rank fusion: one ranking out of several, by place alone.
+`distinct`, `diverse`, `grouped` and `fuse` are pure. They take candidates best first and return
+indices into them, in the order of the result. n is the number of candidates, at most some
+thousand; d the length of a vector; vectors have length 1, so a dot product is a cosine.
 """
 
 from __future__ import annotations
@@ -27,9 +20,9 @@ import numpy as np
 from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.nearest import Retrieval
-from search_server.search.position import JITTER, START, Position, Scored
-from search_server.types.items import Candidate, Hit, Search
+from search_server.search.paging import JITTER, START, Position
 from search_server.types.queries import Hybrid, Query, SearchSpec
+from search_server.types.searches import Candidate, Hit, ScoredId, Search
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition, InvalidArgument
 from sentinel_store.collections import CollectionInfo
@@ -38,59 +31,33 @@ from sentinel_store.milvus import schema
 from sentinel_store.values import FieldType, FloatArray
 
 # Candidates for diversity and groups.
-_MOST_CANDIDATES = 1_000
-# A search that is to return k hits looks at this many for each of them first, then at four times
-# as many, until enough are left.
+_MAX_CANDIDATES = 1_000
+_MIN_CANDIDATES = 64
+# A search for k hits looks at this many candidates for each hit, then at four times as many, until
+# enough are left.
 _OVERFETCH = 4
-_LEAST_CANDIDATES = 64
-# Candidates of each ranking that is blended. Fixed, since more of them would change the order. The
-# 500th place of one ranking weighs a ninth of its first.
-_BLENDED = 500
-# Hits to fetch rows for in place of those that are deleted meanwhile.
+# Candidates of each ranking that is fused. Fixed, since more of them would change the order. Rank
+# 500 of one ranking weighs a ninth of its first.
+_FUSED = 500
+# Extra hits, which replace those that are deleted meanwhile.
 _SPARE = 32
 _MAX_TEXT_BYTES = 60_000
 _GROUPABLE = (FieldType.STRING, FieldType.INT64, FieldType.BOOL)
 
 
-def is_reranked(spec: SearchSpec) -> bool:
-    """Tell whether a search's hits are not simply Milvus's."""
-    return bool(spec.hybrid or spec.diversity or spec.grouping)
-
-
-def settle(found: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates best first; those of about one score by id, all with the best of them.
-
-    Milvus may compute the cosine of equal vectors a little differently once it has moved a row, so
-    their order would change between two pages.
-    """
-    settled: list[Candidate] = []
-    tied: list[Candidate] = []
-    for candidate in sorted(found, key=lambda one: -one.score):
-        if tied and tied[-1].score - candidate.score > JITTER:
-            settled += _tied(tied)
-            tied = []
-        tied.append(candidate)
-    return settled + _tied(tied)
-
-
-def _tied(tied: Sequence[Candidate]) -> list[Candidate]:
-    by_id = sorted(tied, key=lambda one: one.id)
-    return [replace(one, score=tied[0].score) for one in by_id]
-
-
 class Reranker:
-    """Fetches hits as `Retrieval` does, in such an order. Stateless."""
+    """Fetches hits as `Retrieval` does, in another order. Stateless."""
 
     def __init__(self, store: SearchStore, retrieval: Retrieval) -> None:
         self._store = store
         self._retrieval = retrieval
 
     async def check(self, spec: SearchSpec, collection: CollectionInfo, deadline: Deadline) -> None:
-        """Check what a search asks for against its collection and the Milvus at hand.
+        """Check that the collection and this Milvus support what a search asks for.
 
         Raises:
-            InvalidArgument: No such field to group by, or one of another kind; no text, or too
-                much of it.
+            InvalidArgument: The grouping field does not exist or has the wrong type; the text is
+                missing or too long.
             FailedPrecondition: The collection or Milvus cannot search text.
         """
         _check_grouping(spec, collection)
@@ -98,7 +65,7 @@ class Reranker:
             return
         _text_of(spec.hybrid, spec.query)
         if not collection.full_text:
-            # Which of the two it is: Milvus cannot, or the collection was made without.
+            # Tell which of the two it is: this Milvus cannot, or the collection has no such field.
             await self._store.full_text.check_supported(deadline)
             raise FailedPrecondition(
                 "FULL_TEXT_MISSING",
@@ -108,7 +75,7 @@ class Reranker:
             )
 
     async def blocks(
-        self, search: Search, count: int, deadline: Deadline, after: Position = START
+        self, search: Search, count: int, after: Position = START
     ) -> AsyncGenerator[list[Hit], None]:
         """Yield up to `count` hits that follow `after`, in blocks of at most 500.
 
@@ -118,123 +85,128 @@ class Reranker:
             SentinelError: Milvus does not answer.
         """
         if search.spec.hybrid is not None:
-            following = await self._blended(search, search.spec.hybrid, deadline, after)
+            ranking = await self._fused(search, search.spec.hybrid, after)
         else:
-            following = await self._chosen(search, count, deadline, after)
+            ranking = await self._diversified(search, count, after)
         delivered = taken = 0
-        while delivered < count and taken < len(following):
-            part = following[taken : taken + min(ROWS_PER_CALL, count - delivered)]
+        while delivered < count and taken < len(ranking):
+            part = ranking[taken : taken + min(ROWS_PER_CALL, count - delivered)]
             taken += len(part)
-            block = await self._retrieval.with_rows(search, part, after.rank + delivered, deadline)
+            block = await self._retrieval.with_rows(search, part, after.rank + delivered)
             delivered += len(block)
             yield block
 
-    async def _blended(
-        self, search: Search, hybrid: Hybrid, deadline: Deadline, after: Position
-    ) -> list[Scored]:
+    async def _fused(self, search: Search, hybrid: Hybrid, after: Position) -> list[ScoredId]:
         """Return all that follows in the fusion of the vector ranking and the text ranking."""
         with self._retrieval.stage(search, "milvus_hybrid_search"):
-            near, worded = await asyncio.gather(
-                self._near(search, hybrid, deadline), self._worded(search, hybrid, deadline)
+            by_vector, by_text = await asyncio.gather(
+                self._vector_ranking(search, hybrid), self._text_ranking(search, hybrid)
             )
-        fused = fuse([(near, hybrid.vector_weight), (worded, hybrid.text_weight)], hybrid.rrf_k)
+        fused = fuse(
+            [(by_vector, hybrid.vector_weight), (by_text, hybrid.text_weight)], hybrid.rrf_k
+        )
         return fused[after.rank :]
 
-    async def _near(self, search: Search, hybrid: Hybrid, deadline: Deadline) -> list[str]:
-        if hybrid.vector_weight == 0:  # what does not count finds nothing either
+    async def _vector_ranking(self, search: Search, hybrid: Hybrid) -> list[str]:
+        if hybrid.vector_weight == 0:  # it would not change the result
             return []
         least = _least_score(search.spec)
-        found = await self._candidates(search, _BLENDED, deadline)
+        found = await self._candidates(search, _FUSED)
         return [candidate.id for candidate in found if candidate.score >= least]
 
-    async def _worded(self, search: Search, hybrid: Hybrid, deadline: Deadline) -> list[str]:
+    async def _text_ranking(self, search: Search, hybrid: Hybrid) -> list[str]:
         if hybrid.text_weight == 0:
             return []
-        return await self._store.full_text.rank(
-            search.collection,
-            _text_of(hybrid, search.spec.query),
-            limit=_BLENDED,
-            expression=search.expression,
-            options=search.options,
-            deadline=deadline,
-        )
+        text = _text_of(hybrid, search.spec.query)
+        return await self._store.full_text.rank(search.selection, text, limit=_FUSED)
 
-    async def _chosen(
-        self, search: Search, count: int, deadline: Deadline, after: Position
-    ) -> list[Scored]:
+    async def _diversified(self, search: Search, count: int, after: Position) -> list[ScoredId]:
         """Return what follows in the diverse and grouped ranking: `count`, more, or all there is.
 
-        Where more candidates only add hits at its end, it begins with few of them, and a position
-        is a score: two searches need not find the same candidates. Otherwise it is made of as many
-        as there can be, and a position is a place in it.
+        If more candidates only add hits at the end of the ranking, begin with few candidates. A
+        position is then a score, since two searches may find different candidates. Otherwise use
+        the most candidates, and a position is a rank.
         """
         end = after.rank + count + _SPARE
         adds_at_end = _adds_at_end(search.spec)
-        window = _MOST_CANDIDATES
+        limit = _MAX_CANDIDATES
         if adds_at_end:
-            window = min(window, max(_LEAST_CANDIDATES, _OVERFETCH * (after.rank + count)))
+            limit = min(limit, max(_MIN_CANDIDATES, _OVERFETCH * (after.rank + count)))
         while True:
             with self._retrieval.stage(search, "milvus_search"):
-                found = await self._candidates(search, window, deadline)
+                found = await self._candidates(search, limit)
             least = _least_score(search.spec)
             candidates = [candidate for candidate in found if candidate.score >= least]
-            # In a thread: the most there can be to do takes some tenths of a second.
+            # In a thread: with the most candidates this takes some tenths of a second.
             ranking = await asyncio.to_thread(_ranked, search.spec, candidates, end)
             following = after.remaining(ranking) if adds_at_end else ranking[after.rank :]
-            if len(following) >= count or window == _MOST_CANDIDATES:
+            if len(following) >= count or limit == _MAX_CANDIDATES:
                 return following
-            if len(candidates) < len(found) or await self._is_all(search, found, window, deadline):
+            if len(candidates) < len(found) or await self._found_all(search, len(found), limit):
                 return following
-            window = min(_MOST_CANDIDATES, _OVERFETCH * window)
+            limit = min(_MAX_CANDIDATES, _OVERFETCH * limit)
 
-    async def _is_all(
-        self, search: Search, found: Sequence[Candidate], window: int, deadline: Deadline
-    ) -> bool:
-        """Return whether there are no more candidates; an index may find fewer than there are."""
-        return len(found) < window and await self._store.vectors.is_all(
-            search.collection, len(found), search.expression, search.options, deadline
-        )
+    async def _found_all(self, search: Search, found: int, limit: int) -> bool:
+        """Tell whether there are no more candidates; an index may find fewer than there are."""
+        return found < limit and await self._store.vectors.found_all(search.selection, found)
 
-    async def _candidates(self, search: Search, limit: int, deadline: Deadline) -> list[Candidate]:
-        """Return the nearest candidates, best first, of about equals by id."""
+    async def _candidates(self, search: Search, limit: int) -> list[Candidate]:
+        """Return the nearest candidates, best first, ties by id."""
         spec = search.spec
-        found = await self._store.candidates.nearest(
-            search.collection,
+        found = await self._store.vectors.candidates(
+            search.selection,
             search.vector,
             limit=limit,
-            expression=search.expression,
             include_vectors=spec.diversity is not None,
             field=spec.grouping.field if spec.grouping else "",
-            options=search.options,
-            deadline=deadline,
         )
         return settle(found)
 
 
-def _ranked(spec: SearchSpec, candidates: Sequence[Candidate], end: int) -> list[Scored]:
-    """Return the ranking made of `candidates`, up to its place `end` or further.
+def settle(found: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates best first; those of about one score by id, all with the best score.
 
-    Copies are dropped first, the rest is brought in order of diversity, that order is grouped.
+    Milvus may compute the cosine of equal vectors a little differently once it has moved a row, so
+    their order could change between two pages.
     """
-    places = list(range(len(candidates)))
+    settled: list[Candidate] = []
+    ties: list[Candidate] = []
+    for candidate in sorted(found, key=lambda one: -one.score):
+        if ties and ties[-1].score - candidate.score > JITTER:
+            settled += _by_id(ties)
+            ties = []
+        ties.append(candidate)
+    return settled + _by_id(ties)
+
+
+def _by_id(ties: Sequence[Candidate]) -> list[Candidate]:
+    return [replace(one, score=ties[0].score) for one in sorted(ties, key=lambda one: one.id)]
+
+
+def _ranked(spec: SearchSpec, candidates: Sequence[Candidate], end: int) -> list[ScoredId]:
+    """Return the ranking made of `candidates`, up to its rank `end` or further.
+
+    Drop duplicates first, order the rest by diversity, then group.
+    """
+    order = list(range(len(candidates)))
     if spec.diversity is not None and candidates:
         vectors = np.stack([one.vector for one in candidates if one.vector is not None])
-        threshold, share = spec.diversity.duplicate_threshold, spec.diversity.mmr_lambda
+        threshold, relevance_share = spec.diversity.duplicate_threshold, spec.diversity.mmr_lambda
         if threshold is not None:
-            places = distinct(vectors, threshold)
-        if share is not None:
-            relevance = np.array([candidates[place].score for place in places], np.float32)
-            most = len(places) if spec.grouping else end
-            order = diverse(relevance, vectors[places], share, most)
-            places = [places[place] for place in order]
+            order = distinct(vectors, threshold)
+        if relevance_share is not None:
+            relevance = np.array([candidates[index].score for index in order], np.float32)
+            most = len(order) if spec.grouping else end
+            chosen = diverse(relevance, vectors[order], relevance_share, most)
+            order = [order[index] for index in chosen]
     if spec.grouping is not None:
-        values = [candidates[place].value for place in places]
-        places = [places[place] for place in grouped(values, spec.grouping.size)]
-    return [(candidates[place].id, candidates[place].score) for place in places]
+        values = [candidates[index].value for index in order]
+        order = [order[index] for index in grouped(values, spec.grouping.size)]
+    return [(candidates[index].id, candidates[index].score) for index in order]
 
 
 def _adds_at_end(spec: SearchSpec) -> bool:
-    """Tell whether more candidates only add hits to a ranking's end, which is in order of score."""
+    """Tell whether more candidates only add hits at the ranking's end; it is in score order."""
     if spec.diversity is not None and spec.diversity.mmr_lambda is not None:
         return False
     return spec.grouping is None or spec.grouping.size == 1
@@ -260,7 +232,7 @@ def _check_grouping(spec: SearchSpec, collection: CollectionInfo) -> None:
 
 
 def _text_of(hybrid: Hybrid, query: Query) -> str:
-    """Return the words to look for.
+    """Return the words to find.
 
     Raises:
         InvalidArgument: There are none, or too many.
@@ -284,56 +256,56 @@ def _text_of(hybrid: Hybrid, query: Query) -> str:
     return text
 
 
-# float32 takes the cosine of equal vectors a little below 1; twice what 4,096 elements can lose.
+# In float32 the cosine of equal vectors may be a little below 1; twice the loss of 4,096 elements.
 _ROUNDING = 1e-6
 
 
 def distinct(vectors: FloatArray, threshold: float) -> list[int]:
-    """Return the places of the candidates that are no copies of a better one.
+    """Return the candidates that do not duplicate a better one.
 
-    A candidate is kept if its cosine to every one kept before it is below `threshold`. So the
-    kept ones of a longer list begin with those of a shorter one.
+    Keep a candidate if its cosine to every kept one is below `threshold`. So the result for a
+    longer list begins with the result for a shorter one.
 
     Args:
         vectors: float32 `[n, d]`, best first.
         threshold: Above 0, at most 1.
 
     Returns:
-        Ascending places. O(kept * n * d).
+        Ascending indices. O(kept * n * d).
     """
     bound = threshold - _ROUNDING
-    is_copy = np.zeros(len(vectors), dtype=bool)
+    is_duplicate = np.zeros(len(vectors), dtype=bool)
     kept: list[int] = []
-    for place in range(len(vectors)):
-        if is_copy[place]:
+    for index in range(len(vectors)):
+        if is_duplicate[index]:
             continue
-        kept.append(place)
-        is_copy[place + 1 :] |= vectors[place + 1 :] @ vectors[place] >= bound
+        kept.append(index)
+        is_duplicate[index + 1 :] |= vectors[index + 1 :] @ vectors[index] >= bound
     return kept
 
 
 def diverse(
     relevance: FloatArray, vectors: FloatArray, relevance_share: float, most: int
 ) -> list[int]:
-    """Return the places of the candidates in the order of maximal marginal relevance.
+    """Return the candidates in the order of maximal marginal relevance.
 
-    The first is the first candidate; each following one has the greatest
-    `share * relevance - (1 - share) * cosine to the nearest one chosen before`, of equals the
-    first (Carbonell and Goldstein, SIGIR 1998).
+    The first is the first candidate. Each next one has the greatest
+    `share * relevance - (1 - share) * cosine to the nearest chosen one`; the first of equals
+    (Carbonell and Goldstein, SIGIR 1998).
 
     Args:
         relevance: float32 `[n]`, descending: cosines to the query.
         vectors: float32 `[n, d]`.
         relevance_share: lambda, 0 to 1.
-        most: Stop when this many are chosen; it does not change which come first.
+        most: Stop after so many; it does not change which come first.
 
     Returns:
-        min(most, n) places. O(most * n * d): each chosen one is compared with all others once.
+        min(most, n) indices. O(most * n * d): each chosen one is compared with all others once.
     """
     count = min(most, len(vectors))
     if count == 0:
         return []
-    wanted = np.float32(relevance_share) * relevance
+    relevance_gain = np.float32(relevance_share) * relevance
     novelty_share = np.float32(1.0 - relevance_share)
     nearest = np.full(len(vectors), -np.inf, dtype=np.float32)
     chosen = [0]
@@ -341,42 +313,42 @@ def diverse(
     is_chosen[0] = True
     while len(chosen) < count:
         np.maximum(nearest, vectors @ vectors[chosen[-1]], out=nearest)
-        gain = np.where(is_chosen, -np.inf, wanted - novelty_share * nearest)
-        best = int(np.argmax(gain))  # of equals the first
+        gain = np.where(is_chosen, -np.inf, relevance_gain - novelty_share * nearest)
+        best = int(np.argmax(gain))  # the first of equals
         chosen.append(best)
         is_chosen[best] = True
     return chosen
 
 
 def grouped(values: Sequence[Hashable | None], size: int) -> list[int]:
-    """Return the places of the best `size` candidates of each value, group after group.
+    """Return the best `size` candidates of each value, group after group.
 
     Args:
-        values: `[n]`, the candidates' values, best first; None is a group of its own each time.
+        values: `[n]`, the candidates' values, best first; each None is a group of its own.
         size: Most of each group, at least 1.
 
     Returns:
-        Places; groups in the order of their best candidates, candidates of a group in theirs. With
-        `size` 1, those of a longer list begin with those of a shorter one.
+        Indices. Groups are in the order of their best candidates, and so are the candidates of a
+        group. With `size` 1, the result for a longer list begins with that for a shorter one.
     """
     groups: dict[Hashable, list[int]] = {}
-    for place, value in enumerate(values):
-        # A tuple keeps what has no value apart from everything that has one.
-        group = groups.setdefault((value,) if value is not None else place, [])
+    for index, value in enumerate(values):
+        # A tuple keeps values apart from the indices that stand for a missing value.
+        group = groups.setdefault((value,) if value is not None else index, [])
         if len(group) < size:
-            group.append(place)
-    return [place for group in groups.values() for place in group]
+            group.append(index)
+    return [index for group in groups.values() for index in group]
 
 
-def fuse(rankings: Sequence[tuple[Sequence[str], float]], constant: int) -> list[tuple[str, float]]:
-    """Return every id with its fused score, best first, of equals by id.
+def fuse(rankings: Sequence[tuple[Sequence[str], float]], constant: int) -> list[ScoredId]:
+    """Return every id with its fused score by reciprocal rank fusion, best first, ties by id.
 
     score = sum of weight / (constant + rank) over the rankings that have the id, ranks from 1
     (Cormack, Clarke and Büttcher, SIGIR 2009; the weights are ours).
 
     Args:
         rankings: Ids best first, each at most once, with the ranking's weight, at least 0.
-        constant: At least 1; the greater, the less the first places count.
+        constant: At least 1; a greater one makes the first ranks count less.
     """
     scores: dict[str, float] = {}
     for ids, weight in rankings:

@@ -1,1 +1,1 @@
-"""Plain values the gateway's layers hand to each other. Knows no grpc, no protobuf, no pymilvus."""
+"""Plain values that the gateway's layers pass on: no grpc, no protobuf, no pymilvus."""

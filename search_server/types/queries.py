@@ -1,4 +1,4 @@
-"""What is searched for: contents, terms, filters, and how the hits are chosen and ranked."""
+"""What a caller searches for: query, filter, and how hits are chosen and ranked."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from sentinel_store.items import Content
 from sentinel_store.values import Consistency, FieldValue, FloatArray
 
-# The deepest hit a search can reach; Milvus answers at most 16,384 rows per call.
+# The deepest hit a search can reach; Milvus returns at most 16,384 rows per call.
 MAX_HITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part of a composite query: one of content, vector and item id, and its weight."""
+    """One part of a composite query: a content, a vector or an item id, and its weight."""
 
     content: Content | None = None
     vector: FloatArray | None = None
@@ -25,10 +25,10 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to look for; exactly one of the four is set.
+    """What to search for; exactly one of the four is set.
 
     Attributes:
-        vector: float32 `[dimensions]`, any length but zero.
+        vector: float32 `[dimensions]`, of any length except zero.
         terms: Parts of a composite query.
     """
 
@@ -39,7 +39,7 @@ class Query:
 
     @property
     def item_ids(self) -> list[str]:
-        """The items it names, which are left out of its hits; each once."""
+        """The items that the query names, each once; a search does not return them."""
         named = [self.item_id, *(term.item_id for term in self.terms)]
         return list(dict.fromkeys(item_id for item_id in named if item_id is not None))
 
@@ -90,10 +90,10 @@ Filter = Comparison | Group
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
-    """How the vector ranking is blended with a full-text ranking (fusion.py).
+    """How the vector ranking and a full-text ranking are fused.
 
     Attributes:
-        text: What to look for in the full-text fields; empty: the query's own text.
+        text: Words to find in the full-text fields; empty: the query's own text.
         rrf_k: The constant of reciprocal rank fusion, at least 1.
         vector_weight: At least 0; 0 leaves the vector ranking out.
         text_weight: At least 0; 0 leaves the text ranking out. Not both are 0.
@@ -107,11 +107,11 @@ class Hybrid:
 
 @dataclass(frozen=True, slots=True)
 class Diversity:
-    """What keeps near-duplicates from filling the first page (diversity.py).
+    """How a search avoids hits that are nearly the same.
 
     Attributes:
-        duplicate_threshold: Least cosine of two hits that count as one; None drops none.
-        mmr_lambda: Share of relevance against novelty, 0 to 1; None keeps the order.
+        duplicate_threshold: Hits with at least this cosine are duplicates; None drops none.
+        mmr_lambda: Weight of relevance against novelty, 0 to 1; None keeps the order.
     """
 
     duplicate_threshold: float | None
@@ -128,11 +128,11 @@ class Grouping:
 
 @dataclass(frozen=True, slots=True)
 class SearchSpec:
-    """Everything about a search but how its hits are delivered.
+    """Everything about a search except how its hits are delivered.
 
     Attributes:
-        consistency: None: the collection's.
-        index_params: Parameters of the index's search, by Milvus's names.
+        consistency: None takes the collection's.
+        index_params: Search parameters of the vector index, by Milvus's names.
     """
 
     collection: str
@@ -148,10 +148,7 @@ class SearchSpec:
     diversity: Diversity | None = None
     grouping: Grouping | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """How Milvus is to search: how fresh, and with which parameters of its index."""
-
-    consistency: Consistency = Consistency.SESSION
-    index_params: Mapping[str, int] = field(default_factory=dict)
+    @property
+    def is_reranked(self) -> bool:
+        """Whether the order of the hits is not simply Milvus's."""
+        return bool(self.hybrid or self.diversity or self.grouping)

@@ -9,7 +9,7 @@ Reads of a Milvus server, without threads: a caller who leaves ends them in Milv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,13 +26,16 @@ from sentinel_store.values import Consistency
 _CONNECT_TIMEOUT_S = 10.0
 _LOAD_TIMEOUT_S = 600.0
 _LITE_WRITE_TIMEOUT_S = 600.0
+_LEVELS = {
+    Consistency.EVENTUAL: "Eventually",
+    Consistency.BOUNDED: "Bounded",
+    Consistency.SESSION: "Session",
+    Consistency.STRONG: "Strong",
+}
 
 T = TypeVar("T")
 # A blocking call of pymilvus, given the client and the seconds it may take.
 Call = Callable[[MilvusClient, float], T]
-# One call of `search` or `query`, which a server's client has in the same form but for `await`;
-# without a timeout there (server_reads.py).
-Read = Callable[[Any, float | None], Any]
 
 
 class MilvusConnection:
@@ -61,13 +64,43 @@ class MilvusConnection:
         self._lite_gate = LiteGate()
         self._lite_writer = ThreadPoolExecutor(1, thread_name_prefix="milvus-lite-writes")
 
-    async def read(self, collection: str, read: Read, deadline: Deadline) -> Any:
-        """Search or query a collection; load it first if it turns out not to be.
+    async def search(
+        self, collection: str, deadline: Deadline, *, consistency: Consistency, **request: Any
+    ) -> Any:
+        """Call pymilvus's `search`, which has one list of hits for each vector; see `query`."""
+        request["consistency_level"] = _LEVELS[consistency]
+        return await self._read("search", collection, request, deadline)
 
-        A server that was restarted, or somebody's release, leaves it so. On Lite no write runs
-        meanwhile. Raises as `run` does.
+    async def query(
+        self,
+        collection: str,
+        deadline: Deadline,
+        *,
+        consistency: Consistency | None = None,
+        **request: Any,
+    ) -> Any:
+        """Call pymilvus's `query`; load the collection first if it is not loaded.
+
+        It is not after a restart of the server, or after somebody released it. On Lite no write
+        runs meanwhile. Raises as `run` does.
+
+        Args:
+            collection: Its own name.
+            deadline: When the answer must be there.
+            consistency: How fresh the rows are; None for queries that cannot choose.
+            request: pymilvus's further arguments, except the timeout.
         """
+        if consistency is not None:
+            request["consistency_level"] = _LEVELS[consistency]
+        return await self._read("query", collection, request, deadline)
+
+    async def _read(
+        self, method: str, collection: str, request: Mapping[str, Any], deadline: Deadline
+    ) -> Any:
         client = await self._connected(deadline)
+
+        def read(client: Any, timeout: float | None) -> Any:
+            return getattr(client, method)(collection, timeout=timeout, **request)
 
         def gated(client: MilvusClient, timeout: float) -> Any:
             try:
@@ -285,16 +318,3 @@ class ServerReads:
     async def close(self) -> None:
         """Close the connection; what still runs on it fails."""
         await self._client.close()
-
-
-_LEVELS = {
-    Consistency.EVENTUAL: "Eventually",
-    Consistency.BOUNDED: "Bounded",
-    Consistency.SESSION: "Session",
-    Consistency.STRONG: "Strong",
-}
-
-
-def level(consistency: Consistency) -> str:
-    """Return Milvus's name of a consistency."""
-    return _LEVELS[consistency]

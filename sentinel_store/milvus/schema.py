@@ -93,6 +93,7 @@ _ABSENT: dict[FieldType, FieldValue] = {
 
 # The texts of the full-text fields, which Milvus finds the words of (full_text.py).
 FULL_TEXT = "full_text"
+FULL_TEXT_WORDS = "full_text_words"
 
 
 def column_of(name: str) -> str:
@@ -279,44 +280,43 @@ def _dumped(value: Origin | ReindexMark | None) -> str:
     return json.dumps(asdict(value)) if value is not None else ""
 
 
-def _literal(value: FieldValue) -> str:
+def literal(value: FieldValue) -> str:
+    """Return a value as a Milvus expression spells it."""
     if isinstance(value, str):
         return f'"{value.translate(_ESCAPES)}"'
     return repr(value)
 
 
-def _literals(values: Iterable[FieldValue]) -> str:
-    return f"[{', '.join(_literal(value) for value in values)}]"
+def literals(values: Iterable[FieldValue]) -> str:
+    """Return a list of values as a Milvus expression spells it."""
+    return f"[{', '.join(literal(value) for value in values)}]"
 
 
 def with_ids(ids: Iterable[str]) -> str:
     """Return the expression that selects these ids."""
-    return f"id in {_literals(ids)}"
+    return f"id in {literals(ids)}"
 
 
 def excluding(expression: str, item_id: str) -> str:
     """Return `expression` without the item `item_id`."""
-    other = f"id != {_literal(item_id)}"
+    other = f"id != {literal(item_id)}"
     return f"{expression} and {other}" if expression else other
 
 
 def after_id(expression: str, last_id: str) -> str:
     """Return `expression` for items whose id sorts after `last_id` only."""
-    after = f"id > {_literal(last_id)}"
+    after = f"id > {literal(last_id)}"
     return f"{after} and ({expression})" if expression else after
 
 
 def up_to_id(last_id: str) -> str:
     """Return the expression for items whose id does not sort after `last_id`."""
-    return f"id <= {_literal(last_id)}"
+    return f"id <= {literal(last_id)}"
 
 
 def with_images(digests: Iterable[str]) -> str:
     """Return the expression that selects the items of these pictures."""
-    return f"image in {_literals(digests)}"
-
-
-_WORDS = "full_text_words"
+    return f"image in {literals(digests)}"
 
 
 _TEXT_LENGTH = 65_535
@@ -334,13 +334,13 @@ def add_columns(schema: Any) -> None:
         enable_analyzer=True,
         analyzer_params=_ANALYZER,
     )
-    schema.add_field(_WORDS, DataType.SPARSE_FLOAT_VECTOR)
+    schema.add_field(FULL_TEXT_WORDS, DataType.SPARSE_FLOAT_VECTOR)
     schema.add_function(
         Function(
             name="full_text_bm25",
             function_type=FunctionType.BM25,
             input_field_names=[FULL_TEXT],
-            output_field_names=[_WORDS],
+            output_field_names=[FULL_TEXT_WORDS],
         )
     )
 
@@ -348,7 +348,7 @@ def add_columns(schema: Any) -> None:
 def build_index(client: MilvusClient, name: str, timeout: float) -> None:
     """Have Milvus index the words of a new collection."""
     index = client.prepare_index_params()
-    index.add_index(_WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+    index.add_index(FULL_TEXT_WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
     client.create_index(name, index, timeout=timeout, sync=False)
 
 

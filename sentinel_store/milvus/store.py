@@ -29,7 +29,7 @@ from sentinel_core.errors import AlreadyExists, FailedPrecondition
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
 from sentinel_store.milvus import indexes, schema
-from sentinel_store.milvus.connection import MilvusConnection, level
+from sentinel_store.milvus.connection import MilvusConnection
 from sentinel_store.milvus.lite import LiteFlusher
 from sentinel_store.milvus.schema import Properties
 from sentinel_store.values import Consistency, FieldType
@@ -199,16 +199,12 @@ class MilvusStore:
         Strongly consistent unless told otherwise: an upsert relies on it, since what it takes for
         unchanged must not be deleted.
         """
-        found = await self.connection.read(
+        found = await self.connection.query(
             info.name,
-            lambda client, timeout: client.query(
-                info.name,
-                filter=schema.with_ids(ids),
-                output_fields=schema.output_fields(include_vectors),
-                consistency_level=level(consistency),
-                timeout=timeout,
-            ),
             deadline,
+            consistency=consistency,
+            filter=schema.with_ids(ids),
+            output_fields=schema.output_fields(include_vectors),
         )
         return [schema.from_entity(entity) for entity in found]
 
@@ -230,19 +226,15 @@ class MilvusStore:
             # The query below has no consistency of its own, being an iterator's to Milvus; a
             # strong read before it waits until the rows have reached the node that reads.
             await self.get(info, [last_id], deadline)
-        found = await self.connection.read(
+        found = await self.connection.query(
             info.name,
-            lambda client, timeout: client.query(
-                info.name,
-                filter=schema.after_id(expression, last_id),
-                output_fields=schema.output_fields(include_vectors),
-                limit=limit,
-                # What pymilvus's own iterator sends, for rows in the order of their ids.
-                iterator="True",
-                reduce_stop_for_best="True",
-                timeout=timeout,
-            ),
             deadline,
+            filter=schema.after_id(expression, last_id),
+            output_fields=schema.output_fields(include_vectors),
+            limit=limit,
+            # What pymilvus's own iterator sends, for rows in the order of their ids.
+            iterator="True",
+            reduce_stop_for_best="True",
         )
         return [schema.from_entity(entity) for entity in found]
 
@@ -263,17 +255,13 @@ class MilvusStore:
         self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline
     ) -> list[str]:
         """Return the pictures of up to `_MAX_ROWS` rows that name one of `digests`."""
-        found = await self.connection.read(
+        found = await self.connection.query(
             info.name,
-            lambda client, timeout: client.query(
-                info.name,
-                filter=schema.with_images(digests),
-                output_fields=["image"],
-                limit=_MAX_ROWS,
-                consistency_level="Strong",
-                timeout=timeout,
-            ),
             deadline,
+            consistency=Consistency.STRONG,
+            filter=schema.with_images(digests),
+            output_fields=["image"],
+            limit=_MAX_ROWS,
         )
         return [entity["image"] for entity in found]
 
@@ -286,16 +274,12 @@ class MilvusStore:
         consistency: Consistency = Consistency.STRONG,
     ) -> int:
         """Return how many rows match `expression`; all of them for the empty one."""
-        found = await self.connection.read(
+        found = await self.connection.query(
             info.name,
-            lambda client, timeout: client.query(
-                info.name,
-                filter=expression,
-                output_fields=["count(*)"],
-                consistency_level=level(consistency),
-                timeout=timeout,
-            ),
             deadline,
+            consistency=consistency,
+            filter=expression,
+            output_fields=["count(*)"],
         )
         return int(found[0]["count(*)"])
 

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from search_server.milvus import filters
 from search_server.milvus.search_store import SearchStore
-from search_server.types.queries import Comparison, Filter, Group, Junction, Operator, ReadOptions
+from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
+from search_server.types.searches import Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import CollectionInfo, IndexKind, VectorIndex
 from sentinel_store.items import Row
-from sentinel_store.values import Fields, FieldType, FieldValue, ModelRef
+from sentinel_store.values import Consistency, Fields, FieldType, FieldValue, ModelRef
 from tests import milvus_server
 
 T = TypeVar("T")
@@ -119,15 +120,13 @@ class Table:
         return self.loop.run_until_complete(work)
 
     def select(self, filter_: Filter) -> set[str]:
+        expression = filters.compile_filter(filter_, FIELDS)
         [found] = self.run(
             self.store.vectors.search(
-                self.info,
+                Selection(self.info, expression, Consistency.SESSION, deadline()),
                 [np.ones(4, np.float32)],
                 limit=len(self.rows),
-                expression=filters.compile_filter(filter_, FIELDS),
                 include_vectors=False,
-                options=ReadOptions(),
-                deadline=deadline(),
             )
         )
         return {row.id for row, _ in found}

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from search_server.milvus.search_store import SearchStore
-from search_server.types.queries import ReadOptions
+from search_server.types.searches import Selection
 from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel_core.calls import Deadline
 from sentinel_store.collections import CollectionInfo, IndexKind, VectorIndex
 from sentinel_store.items import Row
 from sentinel_store.milvus import indexes
-from sentinel_store.values import FloatArray, ModelRef
+from sentinel_store.values import Consistency, FloatArray, ModelRef
 from tests import milvus_server
 from tests.search_server.conftest import Gateway, error_info
 
@@ -208,13 +208,10 @@ def test_recall_at_20(bench: Bench, kind: IndexKind, least: float) -> None:
 def search(bench: Bench, info: CollectionInfo, query: FloatArray, limit: int) -> list[str]:
     [found] = bench.run(
         bench.store.vectors.search(
-            info,
+            Selection(info, "", Consistency.SESSION, deadline()),
             [query],
             limit=limit,
-            options=ReadOptions(),
-            expression="",
             include_vectors=False,
-            deadline=deadline(),
         )
     )
     return [row.id for row, _ in found]

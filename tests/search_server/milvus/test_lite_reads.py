@@ -16,13 +16,13 @@ from milvus_lite.engine import collection as engine
 from milvus_lite.engine.collection import Collection
 
 from search_server.milvus.search_store import SearchStore
-from search_server.types.queries import ReadOptions
+from search_server.types.searches import Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
 from sentinel_store.milvus.lite import LiteGate
-from sentinel_store.values import ModelRef
+from sentinel_store.values import Consistency, ModelRef
 
 INFO = CollectionInfo("c", ModelRef("m", "r", "f"), 4, {})
 IDS = [f"i{number}" for number in range(5)]
@@ -41,15 +41,10 @@ async def looked_up(store: SearchStore) -> int:
 
 
 async def searched(store: SearchStore) -> int:
-    found = await store.candidates.nearest(
-        INFO,
-        np.ones(4, np.float32),
-        limit=9,
-        expression="",
-        include_vectors=False,
-        field="",
-        options=ReadOptions(),
-        deadline=deadline(),
+    selection = Selection(INFO, "", Consistency.SESSION, deadline())
+    vector = np.ones(4, np.float32)
+    found = await store.vectors.candidates(
+        selection, vector, limit=9, include_vectors=False, field=""
     )
     return len(found)
 

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import EmbeddingCache
 from search_server.milvus.search_store import SearchStore
-from search_server.search.query_vectors import Asked, Found, QueryVectors
+from search_server.search.query_vectors import QueryVector, QueryVectors
 from search_server.types.queries import Query as SearchQuery
 from search_server.types.queries import Term
 from sentinel.common.v1 import content_pb2
@@ -357,13 +357,13 @@ async def test_the_items_of_all_queries_are_read_at_once(
         cache = EmbeddingCache(EmbedderPool([], 1024 * 1024), 0, metrics)
         terms = (Term(item_id="0"), Term(item_id="1", weight=-1.0))
         asked_ = [
-            Asked(query, info)
+            (query, info)
             for info in infos
             for query in (SearchQuery(item_id="3"), SearchQuery(terms=terms))
         ]
         found = await QueryVectors(cache, fetcher, store, metrics).find(asked_, deadline)
     assert sorted(reads) == ["one", "two"]
-    vectors = [one.vector for one in found if isinstance(one, Found)]
+    vectors = [one.vector for one in found if isinstance(one, QueryVector)]
     expected = [directions[3], (directions[0] - directions[1]) / np.sqrt(2)] * 2
     np.testing.assert_allclose(vectors, expected, atol=1e-7)
     await store.close()

@@ -12,15 +12,21 @@ import numpy as np
 import pytest
 
 from search_server.milvus.vector_search import ROWS_PER_CALL
-from search_server.search.batch_search import BatchSearcher, Entry
+from search_server.search.batch_search import BatchSearcher, PageRequest
 from search_server.search.nearest import FirstPages
-from search_server.search.position import START
-from search_server.types.items import Hit, Search
+from search_server.search.paging import START
 from search_server.types.queries import Query, SearchSpec
+from search_server.types.searches import Hit, Search
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.milvus import schema
 from sentinel_store.values import ModelRef
-from tests.search_server.search.test_nearest import Table, check_order, deadline, table_in
+from tests.search_server.search.test_nearest import (
+    Table,
+    check_order,
+    deadline,
+    search_of,
+    table_in,
+)
 
 SEARCHES = 64
 ZERO = np.zeros(2, np.float32)
@@ -36,7 +42,7 @@ def table(milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def calls(table: Table, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What pymilvus itself is asked for."""
-    connection, made = table.store._milvus, []
+    connection, made = table.store.connection, []
     reads = connection._server_reads
     client = connection._client if reads is None else reads._client
 
@@ -62,13 +68,13 @@ def searches(table: Table, count: int, *, by_item: bool) -> list[Search]:
         query = Query(item_id=row_id) if by_item else Query(vector=table.vectors[row_id])
         spec = SearchSpec(table.info.name, query)
         expression = schema.excluding("", row_id) if by_item else ""
-        made.append(Search(spec, table.info, table.vectors[row_id], expression))
+        made.append(search_of(spec, table.info, table.vectors[row_id], expression))
     return made
 
 
 def tops(table: Table, asked: Sequence[Search], count: int) -> list[list[list[Hit] | None]]:
     async def collect() -> list[list[list[Hit] | None]]:
-        source = FirstPages(table.store, table.metrics).tops(asked, count, deadline())
+        source = FirstPages(table.store, table.metrics).first_hits(asked, count)
         async with aclosing(source) as parts:
             return [part async for part in parts]
 
@@ -116,7 +122,7 @@ class _Searcher:
 
     async def prepare_all(self, specs: Sequence[SearchSpec], _: object) -> list[Search]:
         info = CollectionInfo("c", ModelRef("m", "r", "f"), 2, {})
-        return [Search(spec, replace(info, name=spec.collection), ZERO, "") for spec in specs]
+        return [search_of(spec, replace(info, name=spec.collection), ZERO) for spec in specs]
 
     async def page(
         self, search: Search, size: int, *_: object, **__: object
@@ -131,7 +137,9 @@ class _Searcher:
 async def test_a_batch_of_different_large_pages_goes_in_turns() -> None:
     searcher = _Searcher()
     spec = SearchSpec("c", Query(item_id="x"))
-    entries = [Entry(replace(spec, collection=f"c{n}"), 1_000, START) for n in range(SEARCHES)]
+    entries = [
+        PageRequest(replace(spec, collection=f"c{n}"), 1_000, START) for n in range(SEARCHES)
+    ]
     pages = await BatchSearcher(searcher).pages(entries, deadline())  # type: ignore[arg-type]
     assert len(pages) == SEARCHES
     assert searcher.most <= 4 * 1_000

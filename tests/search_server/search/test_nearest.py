@@ -7,6 +7,7 @@ import itertools
 import uuid
 from collections.abc import Coroutine, Iterator
 from contextlib import aclosing
+from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,9 +17,9 @@ from prometheus_client import CollectorRegistry
 from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.nearest import Retrieval
-from search_server.search.position import START, Position
-from search_server.types.items import Hit, Search
+from search_server.search.paging import START, Position
 from search_server.types.queries import Query, SearchSpec
+from search_server.types.searches import Hit, Search, SearchTimings, Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
@@ -37,6 +38,13 @@ def deadline() -> Deadline:
 def unit(vectors: FloatArray) -> FloatArray:
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / lengths, dtype=np.float32)
+
+
+def search_of(
+    spec: SearchSpec, info: CollectionInfo, vector: FloatArray, expression: str = ""
+) -> Search:
+    selection = Selection(info, expression, info.consistency, deadline())
+    return Search(spec, selection, "", vector, SearchTimings(), perf_counter())
 
 
 class Table:
@@ -88,13 +96,13 @@ class Table:
         for row_id in ids:
             del self.vectors[row_id]
 
-    def search(self, **spec: Any) -> Search:
+    def search(self, expression: str = "", **spec: Any) -> Search:
         made = SearchSpec(self.info.name, Query(vector=self.query), **spec)
-        return Search(made, self.info, self.query, "")
+        return search_of(made, self.info, self.query, expression)
 
     def hits(self, search: Search, count: int, after: Position = START) -> list[Hit]:
         async def collect() -> list[Hit]:
-            blocks = self.retrieval.blocks(search, count, deadline(), after)
+            blocks = self.retrieval.blocks(search, count, after)
             return [hit async for block in blocks for hit in block]
 
         return self.run(collect())
@@ -166,7 +174,7 @@ def test_a_block_is_fetched_when_it_is_asked_for(table: Table) -> None:
 
     async def first_two_blocks() -> list[dict[str, int]]:
         seen = []
-        async with aclosing(table.retrieval.blocks(table.search(), 10_000, deadline())) as blocks:
+        async with aclosing(table.retrieval.blocks(table.search(), 10_000)) as blocks:
             async for block in blocks:
                 assert len(block) == ROWS_PER_CALL
                 seen.append(table.calls())
@@ -209,8 +217,7 @@ def test_min_score_ends_a_deep_ranking(table: Table) -> None:
 
 
 def test_a_filter_holds_on_every_page(table: Table) -> None:
-    search = table.search()
-    search.expression = "f_number >= 1000 and f_number < 5000"
+    search = table.search("f_number >= 1000 and f_number < 5000")
     cosines = {row_id: c for row_id, c in table.cosines().items() if 1000 <= int(row_id[3:]) < 5000}
     hits = table.hits(search, 10_000)
     assert len(hits) == 4_000
@@ -248,7 +255,7 @@ def test_what_comes_and_goes_between_pages_disturbs_nothing_else(small: Table) -
 def test_items_deleted_while_a_stream_runs_make_room_for_others(small: Table) -> None:
     async def collect() -> list[Hit]:
         hits: list[Hit] = []
-        async with aclosing(small.retrieval.blocks(small.search(), 1_500, deadline())) as blocks:
+        async with aclosing(small.retrieval.blocks(small.search(), 1_500)) as blocks:
             async for block in blocks:
                 if not hits:
                     worst = sorted(small.cosines().items(), key=lambda one: -one[1])[700:800]

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_server.search.position import START, Position, Scored
+from search_server.search.paging import START, Position
+from search_server.types.searches import ScoredId
 
 SCORES = st.lists(
     # Many equal ones, many that differ by less than a computation's error, some that differ.
@@ -16,7 +17,7 @@ SCORES = st.lists(
 )
 
 
-def ranking_of(scores: dict[str, float], seed: int) -> list[Scored]:
+def ranking_of(scores: dict[str, float], seed: int) -> list[ScoredId]:
     """The ranking as another search would return it: scores a little off, ties shuffled."""
     rng = np.random.default_rng(seed)
     found = [(item_id, score + rng.uniform(-5e-7, 5e-7)) for item_id, score in scores.items()]

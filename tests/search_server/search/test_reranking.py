@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_server.search.reranking import settle
-from search_server.types.items import Candidate
+from search_server.types.searches import Candidate
 
 # As far as Milvus was seen to compute one cosine differently.
 jitters = st.floats(-2.4e-7, 2.4e-7)

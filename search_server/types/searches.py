@@ -1,0 +1,97 @@
+"""A search that runs: what it may find, its vector, its hits and the time it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from search_server.types.queries import SearchSpec
+from sentinel_core.calls import Deadline
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.items import Row
+from sentinel_store.values import Consistency, FloatArray
+
+ScoredId = tuple[str, float]  # an item's id and its score
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of a collection a Milvus search may find, and how it finds them.
+
+    Attributes:
+        expression: The Milvus expression that rows must match; empty for all rows.
+        index_params: Search parameters of the vector index, by Milvus's names.
+        deadline: When the answer must be there.
+    """
+
+    collection: CollectionInfo
+    expression: str
+    consistency: Consistency
+    deadline: Deadline
+    index_params: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class SearchTimings:
+    """Seconds by stage; None if the stage did not run.
+
+    Attributes:
+        embed_cached: Whether the cache had every embedding that the query needs.
+    """
+
+    total: float = 0.0
+    embed: float | None = None
+    embed_queue: float | None = None
+    embed_inference: float | None = None
+    vector_search: float | None = None
+    embed_cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search that is checked and has its vector.
+
+    Attributes:
+        selection: What it may find: rows that match the filter, except the query's own items.
+        filter_expression: The Milvus expression of the filter alone.
+        vector: float32 `[dimensions]`, of unit length.
+        timings: Grows as the search runs.
+        started: When it began, on `perf_counter`'s clock.
+    """
+
+    spec: SearchSpec
+    selection: Selection
+    filter_expression: str
+    vector: FloatArray
+    timings: SearchTimings
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row that may become a hit, with what reranking compares.
+
+    Attributes:
+        score: Its cosine to the query.
+        vector: float32 `[dimensions]`, of length 1; None where vectors are not compared.
+        value: The value of the grouping field; None if the row lacks it.
+    """
+
+    id: str
+    score: float
+    vector: FloatArray | None = None
+    value: str | int | None = None
+
+
+@dataclass(slots=True)
+class Hit:
+    """One found item: its row, its rank (from 1) and its score.
+
+    The score is the cosine to the query; of a hybrid search, the fused score.
+    """
+
+    row: Row
+    rank: int
+    score: float
+    image_uri: str = ""
+    thumbnail: bytes = b""
