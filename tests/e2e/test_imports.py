@@ -66,10 +66,10 @@ def test_flickr30k_with_captions_and_a_broken_row(address: str, tmp_path: Path) 
     assert "0 stored, 3 unchanged, 1 failed" in imported(address, *command)
 
 
-def test_the_readmes_way_to_flickr30k_takes_four_commands(address: str, tmp_path: Path) -> None:
+def test_the_documented_way_to_flickr30k_takes_four_commands(address: str, tmp_path: Path) -> None:
     """As written, but for ports, in the layout of the archive that Kaggle serves."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    section = readme.split("## Flickr30k, from its archive to the first search")[1]
+    guide = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    section = guide.split("## Flickr30k, from its archive to the first search")[1]
     commands = section.split("```sh\n")[1].split("```")[0].splitlines()
     unzip, up, load, app = (line.split("#")[0].split() for line in commands)
     datasets.flickr30k_of_kaggle(tmp_path / "published")
