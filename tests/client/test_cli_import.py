@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
-from sentinel_client.cli import _importing, main
+from sentinel_client.cli import _importer, main
 from sentinel_core import errors as core
 from tests.client import datasets
 from tests.client.fake_gateway import FakeGateway
@@ -91,9 +91,7 @@ def test_a_second_import_reads_and_sends_nothing(
     settle(tmp_path)
     run_import(gateway, "flickr30k", tmp_path, "--ids", ids)
     assert ("coffee.jpg" in gateway.items) == (ids == "name")
-    monkeypatch.setattr(
-        _importing, "content_hash", lambda item: pytest.fail(f"{item.key} was read")
-    )
+    monkeypatch.setattr(_importer, "content_hash", lambda item: pytest.fail(f"{item.key} was read"))
     result = run_import(gateway, "flickr30k", tmp_path, "--ids", ids)
     assert "0 stored, 3 unchanged, 0 failed" in result.stdout
     assert sent(gateway) == 3

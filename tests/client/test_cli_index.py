@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sentinel_client.cli import _importing, main
+from sentinel_client.cli import _importer, main
 from sentinel_client.cli._journal import Journal
 from sentinel_client.importers import ImportItem
 from sentinel_core import errors as core
@@ -57,9 +57,7 @@ def test_a_second_run_sends_and_even_reads_nothing(
     gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index(gateway, pictures)
-    monkeypatch.setattr(
-        _importing, "content_hash", lambda item: pytest.fail(f"{item.key} was read")
-    )
+    monkeypatch.setattr(_importer, "content_hash", lambda item: pytest.fail(f"{item.key} was read"))
     result = index(gateway, pictures)
     assert "0 stored, 2 unchanged, 0 failed" in result.stdout
     assert sent(gateway) == 2
@@ -119,7 +117,7 @@ def test_bad_and_unreadable_files_are_named_and_the_rest_goes_on(
 def test_a_file_that_vanishes_between_hashing_and_sending_fails_alone(
     gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content_hash = _importing.content_hash
+    content_hash = _importer.content_hash
 
     def hash_and_delete(item: ImportItem) -> str:
         sha = content_hash(item)
@@ -127,7 +125,7 @@ def test_a_file_that_vanishes_between_hashing_and_sending_fails_alone(
             Path(item.key).unlink()
         return sha
 
-    monkeypatch.setattr(_importing, "content_hash", hash_and_delete)
+    monkeypatch.setattr(_importer, "content_hash", hash_and_delete)
     result = index(gateway, pictures)
     assert "1 stored, 0 unchanged, 1 failed" in result.stdout
     assert "FILE_UNREADABLE" in result.stderr

@@ -131,7 +131,7 @@ def test_reindexing_goes_on_after_a_lost_gateway_and_names_failures(gateway: Fak
     gateway.break_stream_after = 1
     result = sentinel(gateway, "collections", "reindex", "old", "new", "--alias", "photos")
     assert result.exit_code == 1
-    assert result.stdout == "new: 2 items, 1 failed; photos stands for it now.\n"
+    assert result.stdout == "new: 2 items, 1 failed; photos now points to it.\n"
     assert "7: cut off" in result.stderr
     first, again = gateway.calls["ReindexCollection"]
     assert first == again

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_client.cli._devices import devices_for, gpu_count
+from sentinel_client.cli.up import devices_for, gpu_count
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The command line `sentinel`: one file per command, this one ties them together."""
+"""The command line `sentinel`; each command has its own module."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import click
 from sentinel_client._config import ADDRESS_VARIABLE, DEFAULT_ADDRESS
 from sentinel_client._errors import SentinelError
 from sentinel_client.cli._console import Failure, Options, explain
-from sentinel_client.cli.bulk import bulk_index
 from sentinel_client.cli.collections import collections
 from sentinel_client.cli.health import health
-from sentinel_client.cli.imports import imports
-from sentinel_client.cli.index import index
+from sentinel_client.cli.imports import bulk_index, imports, index
 from sentinel_client.cli.items import items
 from sentinel_client.cli.search import search
 from sentinel_client.cli.up import up
 
 
 class _Commands(click.Group):
-    """A group whose commands fail with one readable line instead of a traceback."""
+    """A group whose commands print one readable line instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -37,18 +35,18 @@ class _Commands(click.Group):
     show_default=True,
     show_envvar=True,
     metavar="HOST:PORT",
-    help="Where the gateway is.",
+    help="Address of the gateway.",
 )
 @click.version_option(package_name="sentinel-retrieval", prog_name="sentinel")
 @click.pass_context
 def main(context: click.Context, address: str) -> None:
-    """Plain words in, the right pictures out.
+    """Search images by text, by image, or both.
 
     \b
     sentinel up                            start everything on this machine
     sentinel index ~/Pictures              make your pictures searchable
     sentinel search "a dog on the beach"   find them
-    """  # noqa: D301 - click reads a real backspace as: leave these lines as they are
+    """  # noqa: D301 - click needs a real backspace to keep these lines as they are
     context.obj = Options(address)
 
 

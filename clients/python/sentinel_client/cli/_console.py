@@ -1,58 +1,79 @@
-"""What all commands share: where text goes, how errors read, how a client is opened."""
+"""What all commands share: the client, error messages, consoles, and formats for people."""
 
 from __future__ import annotations
 
-import asyncio
+import importlib.util
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
+from rich import box
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 
 from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._config import ClientConfig, RetryPolicy
 from sentinel_client._errors import SentinelError
+from sentinel_client._sync import SentinelClient
 
-T = TypeVar("T")
+ClientT = TypeVar("ClientT", SentinelClient, AsyncSentinelClient)
 
-# In a pipe there is no window to fit into; narrow columns would only cut paths.
+# Characters of an id in a table; commands accept these short ids.
+SHORT_ID_CHARS = 12
+# A pipe has no window width; narrow columns would only cut paths.
 _PIPE_WIDTH = 200
 
-# What to do about an error, where the error's own message does not say it.
+# Advice for errors whose own message does not say what to do.
 _HINTS = {
     "UNREACHABLE": "start one with `sentinel up`, or name it with --address or SENTINEL_ADDRESS",
-    "NO_HEALTHY_WORKER": "is an embedder running? `sentinel health` tells when it is",
-    "COLLECTION_NOT_FOUND": "`sentinel collections` lists them, `sentinel index` makes one",
+    "NO_HEALTHY_WORKER": "is an embedder running? Check with `sentinel health`",
+    "COLLECTION_NOT_FOUND": "`sentinel collections` lists them, `sentinel index` creates one",
     "MODEL_MISMATCH": "index into another --collection, or start the embedder with its old model",
-    "OUT_OF_TIME": "is the server overloaded? try again",
+    "OUT_OF_TIME": "is the server overloaded? Try again",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options that stand before the command."""
+    """The options before the command."""
 
     address: str
 
-    def open_client(self, *, max_attempts: int = 3) -> AsyncSentinelClient:
-        """Return a client; by default one that soon says so when nobody answers.
+    def open_client(self, *, max_attempts: int = 3) -> SentinelClient:
+        """Return a client; by default one that soon fails if no gateway answers.
 
         Raises:
-            Failure: The address is none.
+            Failure: The address is invalid.
         """
-        config = ClientConfig(retry=RetryPolicy(max_attempts=max_attempts))
-        try:
-            return AsyncSentinelClient(self.address, config=config)
-        except ValueError as error:
-            raise Failure(str(error)) from error
+        return _open(SentinelClient, self.address, max_attempts)
+
+    def open_async_client(self, *, max_attempts: int = 3) -> AsyncSentinelClient:
+        """Return the same client for commands that run several calls at once."""
+        return _open(AsyncSentinelClient, self.address, max_attempts)
+
+
+def _open(kind: type[ClientT], address: str, max_attempts: int) -> ClientT:
+    try:
+        return kind(address, config=ClientConfig(retry=RetryPolicy(max_attempts=max_attempts)))
+    except ValueError as error:
+        raise Failure(str(error)) from error
 
 
 class Failure(click.ClickException):
-    """The command could not do its work: one line on stderr, exit code 2."""
+    """The command failed: one line on stderr, exit code 2."""
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)
@@ -69,9 +90,18 @@ def explain(error: SentinelError) -> str:
     return f"{line}: {hint}" if hint else line
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine on a loop of its own."""
-    return asyncio.run(work)
+def require_modules(names: Sequence[str], subject: str, extra: str) -> None:
+    """Check that an optional part of Sentinel is installed.
+
+    Raises:
+        Failure: One of the modules is missing.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Failure(
+            f"{subject} not installed ({', '.join(missing)} missing): "
+            f"pip install '.[{extra}]' in Sentinel's folder"
+        )
 
 
 def out() -> Console:
@@ -80,7 +110,7 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """Return a console for progress and complaints, which keeps results clean in a pipe."""
+    """Return a console for progress and errors, so that a pipe receives only results."""
     return _console(sys.stderr)
 
 
@@ -89,20 +119,44 @@ def _console(file: IO[str]) -> Console:
     return Console(file=file, width=width, highlight=False)
 
 
+def new_table(**options: Any) -> Table:
+    """Return an empty table in the style of all commands."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, **options)
+
+
+def progress_bar(console: Console, *more: ProgressColumn) -> Progress:
+    """Return a progress bar with `more` columns before the remaining time."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        *more,
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+    )
+
+
 def cache_folder() -> Path:
-    """Return the folder for what may be lost at any time; it may not exist yet."""
+    """Return the folder for data that can be deleted at any time; it may not exist yet."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "sentinel"
 
 
 def short_path(path: str) -> str:
-    """Return `path` as people write it: `~` for their home."""
+    """Return `path` with `~` for the home folder."""
     home = str(Path.home())
     return f"~{path[len(home) :]}" if path.startswith(home + os.sep) else path
 
 
+def valid_text(text: str) -> str:
+    """Return an argument or a file name as valid Unicode; on Linux it can be any bytes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def duration(seconds: float) -> str:
-    """Return `seconds` for people: `3.2 s`, `4 min 05 s`, `2 h 10 min`."""
+    """Format a duration: `3.2 s`, `4 min 05 s`, `2 h 10 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -112,6 +166,6 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a short time in milliseconds: `3.4 ms`, `128 ms`."""
+    """Format a short duration in milliseconds: `3.4 ms`, `128 ms`."""
     value = seconds * 1_000
     return f"{value:.1f} ms" if value < 10 else f"{value:,.0f} ms"

@@ -1,9 +1,9 @@
-"""What earlier runs found out: the hashes of files, and which entries a collection has.
+"""Remember the results of earlier imports: hashes of files, and which entries a collection has.
 
-A second run over the same data should cost seconds, and reading every byte again would not. So
-this is remembered in one SQLite file of the user's cache folder (never among the data), by the
-entry's key and its stamp: size and time of the file that holds it. It saves reading; whether an
-item is stored is asked of the server wherever its id is known. Deleting it is harmless.
+With this, a second run over the same data takes seconds, because it does not read all bytes again.
+The journal is one SQLite file in the user's cache folder. Its rows have the entry's key and its
+stamp: size and time of the file. It only saves reading: if the id of an item is known, the server
+says whether the item is stored. The file can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 from sentinel_client.cli._console import cache_folder
 from sentinel_client.importers import ImportItem
 
-# A file changed within a clock tick of its reading can change again and look the same.
+# A file that was just written can change again within the same clock tick and keep its stamp.
 _SETTLED_S = 2.0
 
 
 class Journal:
-    """Remembered ids by scope, key and stamp. Blocking; for any thread.
+    """Ids by scope, key and stamp. Blocking and thread-safe.
 
-    The scope "" remembers the SHA-256 of what a key stands for; any other scope is a collection
-    and remembers the ids under which it holds what a key stands for.
+    The scope "" has the SHA-256 of an entry's content. Any other scope is a collection and has
+    the id of the entry in it.
 
-    A journal that cannot be opened or written is no journal: everything is then done anew.
+    If the file cannot be opened or written, the journal is empty and everything is read again.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -47,14 +47,14 @@ class Journal:
             )
 
     def known(self, scope: str, items: Iterable[ImportItem]) -> list[str | None]:
-        """Return for each item the id that is remembered, or None."""
-        asked = list(items)
+        """Return the remembered id of each item, or None."""
+        listed = list(items)
         with self._lock, suppress(sqlite3.Error):
             if self._database is not None:
-                return [self._one(self._database, scope, item) for item in asked]
-        return [None] * len(asked)
+                return [self._find(self._database, scope, item) for item in listed]
+        return [None] * len(listed)
 
-    def _one(self, database: sqlite3.Connection, scope: str, item: ImportItem) -> str | None:
+    def _find(self, database: sqlite3.Connection, scope: str, item: ImportItem) -> str | None:
         row = database.execute(
             "SELECT id FROM entries WHERE scope = ? AND key = ? AND stamp = ?",
             (scope, _blob(item.key), item.stamp),
@@ -62,7 +62,7 @@ class Journal:
         return None if row is None else str(row[0])
 
     def remember(self, scope: str, ids: Iterable[tuple[ImportItem, str]]) -> None:
-        """Keep ids, but for those of files that are just being written."""
+        """Store ids, except those of files that were just written."""
         settled = time.time_ns() - int(_SETTLED_S * 1e9)
         rows = [
             (scope, _blob(item.key), item.stamp, item_id)

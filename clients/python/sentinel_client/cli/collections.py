@@ -1,27 +1,15 @@
-"""`sentinel collections`: what is there, making, renaming, re-embedding, and removing it."""
+"""`sentinel collections`: list, create, alias, reindex and delete collections."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import aclosing
 
 import click
-from rich import box
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from sentinel_client._types import (
     Collection,
-    CollectionOptions,
     Consistency,
     FieldSchema,
     FieldType,
@@ -30,27 +18,30 @@ from sentinel_client._types import (
     ReindexProgress,
     VectorIndex,
 )
-from sentinel_client.cli._console import Options, err, out, run
-from sentinel_client.cli._search_options import IndexParam
+from sentinel_client.cli._console import Options, err, new_table, out, progress_bar
+from sentinel_client.cli._options import consistency_option, index_param_option, json_option
 
-# A gateway may be replaced meanwhile: about half a minute.
+# A gateway may be replaced during a reindex: retry for about half a minute.
 _REINDEX_ATTEMPTS = 12
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per collection.")
+@json_option("collection")
 @click.pass_context
 def collections(context: click.Context, as_json: bool) -> None:
-    """List the collections; make, alias, reindex or delete one."""
-    if context.invoked_subcommand is None:
-        found = run(_list(context.obj))
-        if as_json:
-            for collection in found:
-                click.echo(json.dumps(_as_dict(collection), ensure_ascii=False))
-        elif found:
-            out().print(_table(found))
-        else:
-            click.echo("No collections yet. `sentinel index FOLDER` makes one.")
+    """List the collections; create, alias, reindex or delete one."""
+    if context.invoked_subcommand is not None:
+        return
+    options: Options = context.obj
+    with options.open_client() as client:
+        found = client.list_collections()
+    if as_json:
+        for collection in found:
+            click.echo(json.dumps(_as_dict(collection), ensure_ascii=False))
+    elif found:
+        out().print(_table(found))
+    else:
+        click.echo("No collections yet. `sentinel index FOLDER` creates one.")
 
 
 @collections.command()
@@ -60,34 +51,24 @@ def collections(context: click.Context, as_json: bool) -> None:
     "fields",
     multiple=True,
     metavar="NAME:TYPE[:indexed]",
-    help="A field of the items; TYPE is string, int64, double, bool or string_list; indexed: for "
-    "faster filters. Repeatable.",
+    help="A field of the items; TYPE is string, int64, double, bool or string_list; `indexed` "
+    "makes filters faster. Repeatable.",
 )
 @click.option(
     "--full-text",
     multiple=True,
     metavar="NAME",
-    help="A field of strings that `search --hybrid` searches. Repeatable.",
+    help="A string field that `search --hybrid` searches. Repeatable.",
 )
 @click.option(
     "--index",
     "index_type",
     type=click.Choice([kind.value for kind in IndexType]),
-    help="How vectors are searched.  [default: chosen from --expect]",
+    help="Kind of vector index.  [default: chosen from --expect]",
 )
-@click.option(
-    "--index-param",
-    "index_params",
-    multiple=True,
-    type=IndexParam(),
-    help="A parameter of the index, such as M=16. Repeatable.",
-)
+@index_param_option("A build parameter of the index, such as M=16. Repeatable.")
 @click.option("--expect", default=0, type=click.IntRange(0), help="How many items it will hold.")
-@click.option(
-    "--consistency",
-    type=click.Choice([level.value for level in Consistency]),
-    help="How fresh reads are that do not say.  [default: session]",
-)
+@consistency_option("Which writes its reads see by default.  [default: session]")
 @click.option("--model", default="", help="One of the workers' models.  [default: the only one]")
 @click.pass_obj
 def create(
@@ -102,7 +83,7 @@ def create(
     consistency: str | None,
     model: str,
 ) -> None:
-    """Make the empty collection NAME."""
+    """Create the empty collection NAME."""
     schemas = [
         *map(_schema, fields),
         *(FieldSchema(one, FieldType.STRING, full_text=True) for one in full_text),
@@ -111,20 +92,18 @@ def create(
     if index_type is not None or index_params:
         kind = None if index_type is None else IndexType(index_type)
         index = VectorIndex(kind, dict(index_params))
-    made = run(
-        _create(
-            options,
+    with options.open_client() as client:
+        created = client.create_collection(
             name,
             schemas,
-            {
-                "index": index,
-                "expected_item_count": expect,
-                "default_consistency": None if consistency is None else Consistency(consistency),
-                "model": ModelVersion(model) if model else None,
-            },
+            index=index,
+            expected_item_count=expect,
+            default_consistency=None if consistency is None else Consistency(consistency),
+            model=_model(model),
         )
+    click.echo(
+        f"Created {created.name} for {created.model.model}, {created.dimensions} dimensions."
     )
-    click.echo(f"Made {made.name} for {made.model.model}, {made.dimensions} dimensions.")
 
 
 @collections.command()
@@ -132,37 +111,53 @@ def create(
 @click.argument("collection")
 @click.pass_obj
 def alias(options: Options, name: str, collection: str) -> None:
-    """Let ALIAS stand for COLLECTION, at once for everybody, whatever it stood for before."""
-    run(_alias(options, name, collection))
-    click.echo(f"{name} stands for {collection}.")
+    """Point ALIAS at COLLECTION, for all callers at once. Replaces an existing alias."""
+    with options.open_client() as client:
+        client.set_alias(name, collection)
+    click.echo(f"{name} now points to {collection}.")
 
 
 @collections.command()
 @click.argument("name", metavar="ALIAS")
 @click.pass_obj
 def unalias(options: Options, name: str) -> None:
-    """Remove ALIAS; its collection stays."""
-    run(_alias(options, name, None))
-    click.echo(f"{name} stands for nothing.")
+    """Delete ALIAS; its collection stays."""
+    with options.open_client() as client:
+        client.delete_alias(name)
+    click.echo(f"Deleted the alias {name}.")
 
 
 @collections.command()
 @click.argument("source")
 @click.argument("target")
-@click.option("--alias", "alias_name", default="", help="Let it stand for TARGET in the end.")
+@click.option(
+    "--alias", "alias_name", default="", help="Point this alias at TARGET when it is complete."
+)
 @click.option(
     "--model",
     default="",
-    help="One of the workers' models.  [default: the one that is not SOURCE's]",
+    help="One of the workers' models.  [default: the one that SOURCE does not use]",
 )
 @click.pass_obj
 def reindex(options: Options, source: str, target: str, alias_name: str, model: str) -> None:
-    """Embed every item of SOURCE with another model, into the new collection TARGET.
+    """Embed every item of SOURCE with another model into the new collection TARGET.
 
-    SOURCE serves meanwhile, and what is written to it is carried over. Running it again goes on
-    where it stopped. Exit code 1 means that some items could not be embedded; each is named.
+    SOURCE stays available, and its new writes also go to TARGET. Run the command again to
+    continue where it stopped. Exit code 1: some items could not be embedded; each is listed.
     """
-    raise SystemExit(run(_reindex(options, source, target, alias_name, model)))
+    report = ReindexProgress(0, 0)
+    with progress_bar(err()) as progress:
+        bar = progress.add_task("embedding again", total=None)
+        with options.open_client(max_attempts=_REINDEX_ATTEMPTS) as client:
+            for report in client.reindex(source, target, alias=alias_name, model=_model(model)):
+                done = report.done_count + report.failed_count
+                progress.update(bar, completed=done, total=report.total_count)
+    for item_id, message in report.failures.items():
+        err().print(f"✗ {item_id}: {message}", style="red", markup=False, soft_wrap=True)
+    swapped = f"; {alias_name} now points to it" if report.alias_swapped else ""
+    failed = f", {report.failed_count:,} failed" if report.failed_count else ""
+    click.echo(f"{target}: {report.done_count:,} items{failed}{swapped}.")
+    raise SystemExit(1 if report.failed_count else 0)
 
 
 @collections.command()
@@ -170,11 +165,13 @@ def reindex(options: Options, source: str, target: str, alias_name: str, model: 
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def delete(options: Options, name: str, yes: bool) -> None:
-    """Remove the collection NAME and its items for good."""
-    count = run(_count(options, name))
+    """Delete the collection NAME and its items permanently."""
+    with options.open_client() as client:
+        count = client.get_collection(name).item_count
     if not yes:
         click.confirm(f"Delete the collection {name} with its {count:,} items?", abort=True)
-    run(_delete(options, name))
+    with options.open_client() as client:
+        client.delete_collection(name)
     click.echo(f"Deleted {name} ({count:,} items).")
 
 
@@ -189,67 +186,12 @@ def _schema(text: str) -> FieldSchema:
     return FieldSchema(name, types[kind], indexed=extra == "indexed")
 
 
-async def _create(
-    options: Options, name: str, fields: Sequence[FieldSchema], more: CollectionOptions
-) -> Collection:
-    async with options.open_client() as client:
-        return await client.create_collection(name, fields, **more)
-
-
-async def _alias(options: Options, name: str, collection: str | None) -> None:
-    async with options.open_client() as client:
-        if collection is None:
-            await client.delete_alias(name)
-        else:
-            await client.set_alias(name, collection)
-
-
-async def _reindex(options: Options, source: str, target: str, alias: str, model: str) -> int:
-    report = ReindexProgress(0, 0)
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        console=err(),
-        transient=True,
-    )
-    with progress:
-        bar = progress.add_task("embedding again", total=None)
-        async with options.open_client(max_attempts=_REINDEX_ATTEMPTS) as client:
-            reports = client.reindex(
-                source, target, alias=alias, model=ModelVersion(model) if model else None
-            )
-            async with aclosing(reports):
-                async for report in reports:
-                    done = report.done_count + report.failed_count
-                    progress.update(bar, completed=done, total=report.total_count)
-    for item_id, message in report.failures.items():
-        err().print(f"✗ {item_id}: {message}", style="red", markup=False, soft_wrap=True)
-    swapped = f"; {alias} stands for it now" if report.alias_swapped else ""
-    failed = f", {report.failed_count:,} failed" if report.failed_count else ""
-    click.echo(f"{target}: {report.done_count:,} items{failed}{swapped}.")
-    return 1 if report.failed_count else 0
-
-
-async def _list(options: Options) -> list[Collection]:
-    async with options.open_client() as client:
-        return await client.list_collections()
-
-
-async def _count(options: Options, name: str) -> int:
-    async with options.open_client() as client:
-        return (await client.get_collection(name)).item_count
-
-
-async def _delete(options: Options, name: str) -> None:
-    async with options.open_client() as client:
-        await client.delete_collection(name)
+def _model(name: str) -> ModelVersion | None:
+    return ModelVersion(name) if name else None
 
 
 def _table(found: list[Collection]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = new_table()
     table.add_column("collection", style="bold")
     table.add_column("items", justify="right")
     table.add_column("model", style="cyan")

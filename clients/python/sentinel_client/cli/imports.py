@@ -1,267 +1,279 @@
-"""`sentinel import`: datasets as they are published, tables and archives into a collection."""
+"""`sentinel index`, `sentinel import` and `sentinel bulk-index`: store datasets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import click
 
 from sentinel_client import importers
-from sentinel_client.cli._console import Failure, Options
-from sentinel_client.cli._import_job import ImportPlan, run_import
+from sentinel_client.cli._console import Failure, Options, require_modules
+from sentinel_client.cli._import_run import ImportPlan, run_import
+from sentinel_client.cli._options import Decorator
 from sentinel_client.importers import Column, Columns, Dataset, LayoutError
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+# Reads the layout of a dataset; blocks. A command returns one after it has checked its options.
+Reader: TypeAlias = Callable[[], Dataset]
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER_ARGUMENT = click.argument("folder", type=_FOLDER)
 
-
-@click.group("import")
-def imports() -> None:
-    """Import a dataset into a collection, made when missing.
-
-    Running it again sends only what is new or differs, so it may be stopped at any time. What is
-    broken is named and the rest goes on. Exit code: 0 all is stored, 1 something failed, 2 it
-    could not be done.
-    """
-
-
-def _shared(default_collection: str | None) -> Callable[[Command], Command]:
-    """Return the options that all imports have."""
-    # Not `default=None`, which newer releases of click take for a default.
-    default: dict[str, Any] = {"required": True}
-    if default_collection is not None:
-        default = {"default": default_collection, "show_default": True}
-
-    def add(command: Command) -> Command:
-        for option in (
-            click.option(
-                "--report",
-                type=click.Path(dir_okay=False, writable=True, path_type=Path),
-                help="Write the failures to this file, one JSON object each.",
-            ),
-            click.option("--refresh", is_flag=True, help="Send again what is stored already."),
-            click.option(
-                "--collection",
-                "-c",
-                help="Made when missing.",
-                **default,
-            ),
-        ):
-            command = option(command)
-        return command
-
-    return add
-
-
-def _captioned(command: Command) -> Command:
-    """Add the options of datasets with captions."""
-    command = click.option(
-        "--full-text",
-        is_flag=True,
-        help="Keep the captions in a field that `search --hybrid` searches, too.",
-    )(command)
-    return click.option(
+_CAPTION_OPTIONS = [
+    click.option(
         "--ids",
         type=click.Choice(["content", "name"]),
         default="content",
         show_default=True,
-        help="What becomes an item's id: the hash of its picture, or its name in the dataset.",
-    )(command)
+        help="Ids of the items: the hash of the image, or its name in the dataset.",
+    ),
+    click.option(
+        "--full-text",
+        is_flag=True,
+        help="Also store the captions in a field that `search --hybrid` searches.",
+    ),
+]
+
+_TABLE_OPTIONS = [
+    click.option(
+        "--image",
+        metavar="COLUMN",
+        help="Column of the images: paths, URLs that the gateway fetches or, in Parquet, bytes.",
+    ),
+    click.option("--text", metavar="COLUMN", help="Column of texts to store instead of images."),
+    click.option(
+        "--id",
+        "id_column",
+        metavar="COLUMN",
+        help="Column of the items' ids.  [default: the hash of the content]",
+    ),
+    click.option(
+        "--field",
+        "fields",
+        multiple=True,
+        metavar="[FIELD=]COLUMN[:TYPE]",
+        help="A column to store; TYPE is string, int64, double, bool or string_list. "
+        "Repeatable.  [default: all others, with types from a sample]",
+    ),
+    click.option(
+        "--full-text",
+        multiple=True,
+        metavar="FIELD",
+        help="A field that `search --hybrid` searches. Repeatable.",
+    ),
+    click.option(
+        "--base",
+        type=_FOLDER,
+        help="Base folder of relative paths.  [default: the table's folder]",
+    ),
+]
+
+# One module of each package that the bulk indexer needs.
+_BULK_MODULES = ("bulk_indexer", "ray", "pyarrow", "onnxruntime", "pymilvus")
 
 
-def _run(
-    options: Options, dataset: Callable[[], Dataset], noun: str = "pictures", **shared: Any
-) -> None:
-    run_import(ImportPlan(options=options, dataset=dataset, noun=noun, **shared))
+def _import_command(
+    *parameters: Decorator, collection: str | None, noun: str = "pictures"
+) -> Callable[[Callable[..., Reader]], Callable[..., None]]:
+    """Turn a function that returns a `Reader` into the callback of an import command.
 
-
-@imports.command()
-@click.argument("folder", type=_FOLDER)
-@_captioned
-@_shared("flickr8k")
-@click.pass_obj
-def flickr8k(options: Options, /, folder: Path, ids: str, full_text: bool, **shared: Any) -> None:
-    """Flickr8k: FOLDER holds Flicker8k_Dataset/ and Flickr8k.token.txt.
-
-    The layout of Kaggle, Images/ and captions.txt, will do as well.
+    Args:
+        parameters: Its own arguments and options, in the order of the help.
+        collection: Default of --collection; None: it is required.
+        noun: Name of the entries in messages.
     """
-    _run(
-        options,
-        lambda: importers.flickr8k(folder, by_name=ids == "name", full_text=full_text),
-        **shared,
-    )
+    # Not `default=None`, which newer releases of click show as a default.
+    default: dict[str, Any] = {"required": True}
+    if collection is not None:
+        default = {"default": collection, "show_default": True}
+    shared: list[Decorator] = [
+        click.option("--collection", "-c", help="Created if missing.", **default),
+        click.option("--refresh", is_flag=True, help="Send stored items again."),
+        click.option(
+            "--report",
+            type=click.Path(dir_okay=False, writable=True, path_type=Path),
+            help="Write the failures to this file, one JSON object each.",
+        ),
+    ]
+
+    def decorate(reader: Callable[..., Reader]) -> Callable[..., None]:
+        @functools.wraps(reader)
+        @click.pass_obj
+        def callback(
+            options: Options,
+            /,
+            *,
+            collection: str,
+            refresh: bool,
+            report: Path | None,
+            **given: Any,
+        ) -> None:
+            run_import(
+                ImportPlan(
+                    options=options,
+                    collection=collection,
+                    read_dataset=reader(**given),
+                    noun=noun,
+                    refresh=refresh,
+                    report=report,
+                )
+            )
+
+        command: Callable[..., Any] = callback
+        for parameter in reversed([*parameters, *shared]):
+            command = parameter(command)
+        return command
+
+    return decorate
 
 
-@imports.command()
-@click.argument("folder", type=_FOLDER)
-@_captioned
-@_shared("flickr30k")
-@click.pass_obj
-def flickr30k(options: Options, /, folder: Path, ids: str, full_text: bool, **shared: Any) -> None:
-    """Flickr30k: FOLDER holds flickr30k-images/ and results_20130124.token.
+@click.command()
+@_import_command(
+    click.argument(
+        "folders",
+        nargs=-1,
+        required=True,
+        metavar="FOLDER...",
+        type=click.Path(exists=True, path_type=Path),
+    ),
+    collection="photos",
+)
+def index(folders: tuple[Path, ...]) -> Reader:
+    """Make the images in FOLDER and its subfolders searchable.
 
-    The layout of Kaggle, flickr30k_images/ and results.csv, will do as well.
+    Running it again sends only new files, so you can stop it at any time. Hidden files and
+    folders are skipped. Exit code 1: some files failed; each is listed. Use `sentinel import` for
+    datasets with captions, tables and archives.
     """
-    _run(
-        options,
-        lambda: importers.flickr30k(folder, by_name=ids == "name", full_text=full_text),
-        **shared,
-    )
+    return lambda: importers.folders(folders)
 
 
-@imports.command()
-@click.argument("annotations", type=_FILE)
-@click.argument("pictures", type=_FOLDER)
-@_captioned
-@_shared("coco")
-@click.pass_obj
-def coco(
-    options: Options,
-    /,
-    annotations: Path,
-    pictures: Path,
-    ids: str,
-    full_text: bool,
-    **shared: Any,
-) -> None:
-    """COCO captions: ANNOTATIONS is captions_val2017.json or the like, PICTURES its folder."""
-    _run(
-        options,
-        lambda: importers.coco(annotations, pictures, by_name=ids == "name", full_text=full_text),
-        **shared,
-    )
+@click.group("import")
+def imports() -> None:
+    """Import a dataset into a collection, which is created if missing.
 
-
-@imports.command()
-@click.argument("shards", nargs=-1, required=True, metavar="SHARD...")
-@_captioned
-@_shared(None)
-@click.pass_obj
-def webdataset(
-    options: Options, /, shards: tuple[str, ...], ids: str, full_text: bool, **shared: Any
-) -> None:
-    """Tar archives in the layout of webdataset; `*` and {000..127} are expanded.
-
-    000000.jpg is a picture, 000000.txt its caption, the values of 000000.json its fields.
+    Running it again sends only new and changed entries, so you can stop it at any time. Broken
+    entries are listed, and the import continues. Exit code: 0 all is stored, 1 something failed,
+    2 the import could not run.
     """
-    _run(
-        options,
-        lambda: importers.webdataset(shards, by_name=ids == "name", full_text=full_text),
-        **shared,
-    )
 
 
-def _table(command: Command) -> Command:
-    """Add the options of tables."""
-    for option in (
-        click.option(
-            "--base",
-            type=_FOLDER,
-            help="Where relative paths start.  [default: the table's folder]",
-        ),
-        click.option(
-            "--full-text",
-            multiple=True,
-            metavar="FIELD",
-            help="Let `search --hybrid` search this field. Repeatable.",
-        ),
-        click.option(
-            "--field",
-            "fields",
-            multiple=True,
-            metavar="[FIELD=]COLUMN[:TYPE]",
-            help="A column to keep; TYPE is string, int64, double, bool or string_list. "
-            "Repeatable.  [default: all others, with the types they look like]",
-        ),
-        click.option(
-            "--id",
-            "id_column",
-            metavar="COLUMN",
-            help="Holds the items' ids.  [default: the hash of the content]",
-        ),
-        click.option("--text", metavar="COLUMN", help="Holds texts to store, instead of pictures."),
-        click.option(
-            "--image",
-            metavar="COLUMN",
-            help="Holds the pictures: paths, URLs that the gateway fetches or, in Parquet, bytes.",
-        ),
-    ):
-        command = option(command)
-    return command
+@imports.command()
+@_import_command(_FOLDER_ARGUMENT, *_CAPTION_OPTIONS, collection="flickr8k")
+def flickr8k(folder: Path, ids: str, full_text: bool) -> Reader:
+    """Flickr8k: FOLDER contains Flicker8k_Dataset/ and Flickr8k.token.txt.
+
+    The layout of Kaggle, Images/ and captions.txt, works too.
+    """
+    return lambda: importers.flickr8k(folder, by_name=ids == "name", full_text=full_text)
 
 
-def _columns(named: dict[str, Any]) -> Columns:
-    """Take the options of `_table` out of those of a command."""
-    fields = named.pop("fields")
-    try:
-        return Columns(
-            image=named.pop("image"),
-            text=named.pop("text"),
-            id=named.pop("id_column"),
-            fields=[Column.parse(one) for one in fields] if fields else None,
-            base=named.pop("base"),
-        )
-    except LayoutError as error:
-        raise Failure(str(error)) from error
+@imports.command()
+@_import_command(_FOLDER_ARGUMENT, *_CAPTION_OPTIONS, collection="flickr30k")
+def flickr30k(folder: Path, ids: str, full_text: bool) -> Reader:
+    """Flickr30k: FOLDER contains flickr30k-images/ and results_20130124.token.
+
+    The layout of Kaggle, flickr30k_images/ and results.csv, works too.
+    """
+    return lambda: importers.flickr30k(folder, by_name=ids == "name", full_text=full_text)
+
+
+@imports.command()
+@_import_command(
+    click.argument("annotations", type=_FILE),
+    click.argument("pictures", type=_FOLDER),
+    *_CAPTION_OPTIONS,
+    collection="coco",
+)
+def coco(annotations: Path, pictures: Path, ids: str, full_text: bool) -> Reader:
+    """COCO captions: ANNOTATIONS is a file like captions_val2017.json, PICTURES its folder."""
+    return lambda: importers.coco(annotations, pictures, by_name=ids == "name", full_text=full_text)
+
+
+@imports.command()
+@_import_command(
+    click.argument("shards", nargs=-1, required=True, metavar="SHARD..."),
+    *_CAPTION_OPTIONS,
+    collection=None,
+)
+def webdataset(shards: tuple[str, ...], ids: str, full_text: bool) -> Reader:
+    """Tar archives in the webdataset layout; `*` and {000..127} are expanded.
+
+    000000.jpg is an image, 000000.txt its caption, the values of 000000.json its fields.
+    """
+    return lambda: importers.webdataset(shards, by_name=ids == "name", full_text=full_text)
 
 
 @imports.command("csv")
-@click.argument("file", type=_FILE)
-@click.option("--delimiter", metavar="SIGN", help="Between cells.  [default: comma; .tsv: tab]")
-@_table
-@_shared(None)
-@click.pass_obj
-def csv_file(
-    options: Options, /, file: Path, delimiter: str | None, full_text: tuple[str, ...], **named: Any
-) -> None:
+@_import_command(
+    click.argument("file", type=_FILE),
+    click.option("--delimiter", metavar="SIGN", help="Between cells.  [default: comma; .tsv: tab]"),
+    *_TABLE_OPTIONS,
+    collection=None,
+    noun="rows",
+)
+def csv_file(file: Path, delimiter: str | None, full_text: Sequence[str], **columns: Any) -> Reader:
     """A CSV file whose first line names the columns.
 
     sentinel import csv table.csv -c prints --image file --field year:int64 --field title
     """
-    columns = _columns(named)
-    _run(
-        options,
-        lambda: importers.searchable(
-            importers.csv_table(file, columns, delimiter=delimiter), full_text
-        ),
-        "rows",
-        **named,
-    )
+    read = functools.partial(importers.csv_table, file, _columns(**columns), delimiter=delimiter)
+    return lambda: importers.searchable(read(), full_text)
 
 
 @imports.command("jsonl")
-@click.argument("file", type=_FILE)
-@_table
-@_shared(None)
-@click.pass_obj
-def json_lines(options: Options, /, file: Path, full_text: tuple[str, ...], **named: Any) -> None:
-    """A file with a JSON object in each line."""
-    columns = _columns(named)
-    _run(
-        options,
-        lambda: importers.searchable(importers.json_lines_table(file, columns), full_text),
-        "rows",
-        **named,
-    )
+@_import_command(click.argument("file", type=_FILE), *_TABLE_OPTIONS, collection=None, noun="rows")
+def json_lines(file: Path, full_text: Sequence[str], **columns: Any) -> Reader:
+    """A file with one JSON object per line."""
+    read = functools.partial(importers.json_lines_table, file, _columns(**columns))
+    return lambda: importers.searchable(read(), full_text)
 
 
 @imports.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=_FILE)
-@_table
-@_shared(None)
-@click.pass_obj
-def parquet(
-    options: Options, /, files: tuple[Path, ...], full_text: tuple[str, ...], **named: Any
-) -> None:
-    """Parquet files of one schema; needs the extra `import`."""
-    columns = _columns(named)
-    _run(
-        options,
-        lambda: importers.searchable(importers.parquet_table(files, columns), full_text),
-        "rows",
-        **named,
-    )
+@_import_command(
+    click.argument("files", nargs=-1, required=True, metavar="FILE...", type=_FILE),
+    *_TABLE_OPTIONS,
+    collection=None,
+    noun="rows",
+)
+def parquet(files: tuple[Path, ...], full_text: Sequence[str], **columns: Any) -> Reader:
+    """Parquet files with one schema; needs the extra `import`."""
+    read = functools.partial(importers.parquet_table, files, _columns(**columns))
+    return lambda: importers.searchable(read(), full_text)
+
+
+def _columns(
+    *,
+    image: str | None,
+    text: str | None,
+    id_column: str | None,
+    fields: Sequence[str],
+    base: Path | None,
+) -> Columns:
+    try:
+        parsed = [Column.parse(one) for one in fields] if fields else None
+        return Columns(image=image, text=text, id=id_column, fields=parsed, base=base)
+    except LayoutError as error:
+        raise Failure(str(error)) from error
+
+
+@click.command(
+    "bulk-index",
+    # The bulk indexer parses its own flags, even --help.
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    short_help="Index a dataset that is too large for one machine.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bulk_index(arguments: tuple[str, ...]) -> None:
+    """Index a dataset that is too large for one machine, with Ray, directly into Milvus.
+
+    The bulk indexer connects to Milvus and the object store itself, without a gateway.
+    """
+    require_modules(_BULK_MODULES, "the bulk indexer is", "bulk")
+    command = [sys.executable, "-P", "-m", "bulk_indexer", *arguments]
+    os.execv(command[0], command)

@@ -1,28 +1,38 @@
-"""`sentinel items`: look at what a collection holds, take a picture out, delete."""
+"""`sentinel items`: list, read, download and delete the items of a collection."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
-from contextlib import aclosing
+from itertools import islice
 from pathlib import Path
 
 import click
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
-from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._filters import Filter
-from sentinel_client._types import Item
-from sentinel_client.cli import _shown
-from sentinel_client.cli._console import Failure, Options, out, run, short_path
-from sentinel_client.cli._where import where
+from sentinel_client._sync import SentinelClient
+from sentinel_client._types import DownloadedImage, Item
+from sentinel_client.cli._console import (
+    SHORT_ID_CHARS,
+    Failure,
+    Options,
+    new_table,
+    out,
+    short_path,
+)
+from sentinel_client.cli._options import (
+    ItemId,
+    collection_option,
+    json_option,
+    parse_filter,
+    remember_ids,
+    where_option,
+)
 
 _PAGE_ITEMS = 200
-_ID_CHARS = 12
-# Names of files for the media types that a store can hold.
+_TABLE_ITEMS = 100
+# File endings of the media types that a store can have.
 _ENDINGS = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
@@ -32,17 +42,9 @@ _ENDINGS = {
     "image/tiff": ".tif",
 }
 
-_collection = click.option(
-    "--collection", "-c", default="photos", show_default=True, help="Of which collection."
-)
-_where = click.option(
-    "--where",
-    "conditions",
-    multiple=True,
-    metavar="'FIELD OP VALUE'",
-    help="Only items whose field fits, as in `sentinel search`. Repeatable.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per item.")
+_collection = collection_option("The collection of the items.")
+_where = where_option("Only items whose field matches, as in `sentinel search`. Repeatable.")
+_json = json_option("item")
 
 
 @click.group()
@@ -66,25 +68,45 @@ def list_items(
     as_json: bool,
 ) -> None:
     """List the items by id."""
-    most = limit if limit is not None or as_json else 100
-    run(_list(options, collection, conditions, most, as_json))
+    if limit is None and not as_json:
+        limit = _TABLE_ITEMS
+    with options.open_client() as client:
+        found = client.list_items(
+            collection=collection,
+            filter=_filter(client, collection, conditions),
+            page_size=min(limit or _PAGE_ITEMS, _PAGE_ITEMS),
+        )
+        if as_json:
+            for item in islice(found, limit):
+                click.echo(_json_line(item))
+        else:
+            _print_table(list(islice(found, limit)))
 
 
 @items.command()
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", type=ItemId())
 @_collection
 @_json
 @click.pass_obj
 def get(options: Options, ids: tuple[str, ...], collection: str, as_json: bool) -> None:
-    """Read items by id; the short id of a hit shown before will do. Exit code 1: not all there."""
-    raise SystemExit(run(_get(options, collection, _full(ids), as_json)))
+    """Read items by id; short ids of earlier results work. Exit code 1 if one does not exist."""
+    with options.open_client() as client:
+        found = client.get_items(ids, collection=collection)
+    if as_json:
+        for item in found:
+            click.echo(_json_line(item))
+    else:
+        _print_table(list(found))
+    for missing in found.missing_ids:
+        click.secho(f"no item {missing!r} in {collection}", fg="red", err=True)
+    raise SystemExit(1 if found.missing_ids else 0)
 
 
 @items.command()
-@click.argument("ids", nargs=-1, metavar="[ID...]")
+@click.argument("ids", nargs=-1, metavar="[ID...]", type=ItemId())
 @_collection
 @_where
-@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@click.option("--dry-run", is_flag=True, help="Only print how many items would be deleted.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def delete(
@@ -96,141 +118,82 @@ def delete(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Remove items for good: those with an ID, or those that fit --where."""
+    """Delete items permanently: those with an ID, or those that match --where."""
     if bool(ids) == bool(conditions):
         raise click.UsageError("say what to delete: ids or --where, not both")
-    found = run(_delete(options, collection, _full(ids), conditions, dry_run=True))
+
+    def delete_matching(*, dry_run: bool) -> int:
+        with options.open_client() as client:
+            return client.delete_items(
+                ids or None,
+                collection=collection,
+                filter=_filter(client, collection, conditions),
+                dry_run=dry_run,
+            )
+
+    count = delete_matching(dry_run=True)
     if dry_run:
-        click.echo(f"Would delete {found:,} items of {collection}.")
+        click.echo(f"Would delete {count:,} items of {collection}.")
         return
     if not yes:
-        click.confirm(f"Delete {found:,} items of {collection}?", abort=True)
-    deleted = run(_delete(options, collection, _full(ids), conditions, dry_run=False))
-    click.echo(f"Deleted {deleted:,} items of {collection}.")
+        click.confirm(f"Delete {count:,} items of {collection}?", abort=True)
+    click.echo(f"Deleted {delete_matching(dry_run=False):,} items of {collection}.")
 
 
 @items.command()
-@click.argument("item_id", metavar="ID")
+@click.argument("item_id", metavar="ID", type=ItemId())
 @_collection
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path),
-    help="File or folder; - is standard output.  [default: ID and its ending, here]",
+    help="File or folder; - is standard output.  [default: the ID and its ending, here]",
 )
 @click.pass_obj
 def download(options: Options, item_id: str, collection: str, output: Path | None) -> None:
-    """Write the stored picture of an item to a file."""
-    run(_download(options, collection, _shown.full_id(item_id), output))
-
-
-def _full(ids: Sequence[str]) -> list[str]:
-    return [_shown.full_id(one) for one in ids]
-
-
-async def _filter(
-    client: AsyncSentinelClient, collection: str, conditions: Sequence[str]
-) -> Filter | None:
-    if not conditions:
-        return None
-    return where(conditions, await client.get_collection(collection))
-
-
-async def _list(
-    options: Options,
-    collection: str,
-    conditions: Sequence[str],
-    limit: int | None,
-    as_json: bool,
-) -> None:
-    shown: list[Item] = []
-    async with options.open_client() as client:
-        found = client.list_items(
-            collection=collection,
-            filter=await _filter(client, collection, conditions),
-            page_size=min(limit or _PAGE_ITEMS, _PAGE_ITEMS),
-        )
-        async with aclosing(found):
-            number = 0
-            async for item in found:
-                if as_json:
-                    click.echo(_json_line(item))
-                else:
-                    shown.append(item)
-                number += 1
-                if number == limit:
-                    break
-    if not as_json:
-        _show(shown)
-
-
-async def _get(options: Options, collection: str, ids: Sequence[str], as_json: bool) -> int:
-    async with options.open_client() as client:
-        found = await client.get_items(ids, collection=collection)
-    if as_json:
-        for item in found:
-            click.echo(_json_line(item))
-    else:
-        _show(list(found))
-    for missing in found.missing_ids:
-        click.secho(f"no item {missing!r} in {collection}", fg="red", err=True)
-    return 1 if found.missing_ids else 0
-
-
-async def _delete(
-    options: Options,
-    collection: str,
-    ids: Sequence[str],
-    conditions: Sequence[str],
-    *,
-    dry_run: bool,
-) -> int:
-    async with options.open_client() as client:
-        chosen = await _filter(client, collection, conditions)
-        return await client.delete_items(
-            None if chosen is not None else ids,
-            collection=collection,
-            filter=chosen,
-            dry_run=dry_run,
-        )
-
-
-async def _download(options: Options, collection: str, item_id: str, output: Path | None) -> None:
-    async with options.open_client() as client:
-        image = await client.download_image(item_id, collection=collection)
+    """Write the stored image of an item to a file."""
+    with options.open_client() as client:
+        image = client.download_image(item_id, collection=collection)
     if output is not None and str(output) == "-":
         click.echo(image.data, nl=False)
         return
-    # An id may be any text; as the name of a file it must not lead elsewhere.
-    name = item_id.replace("/", "_").lstrip(".") or "picture"
-    ending = _ENDINGS.get(image.media_type, "")
-    if output is None or await asyncio.to_thread(output.is_dir):
-        name = name if Path(name).suffix.lower() == ending else f"{name}{ending}"
-        output = (output or Path()) / name
+    if output is None or output.is_dir():
+        output = (output or Path()) / _file_name(item_id, image)
     try:
-        await asyncio.to_thread(output.write_bytes, image.data)
+        output.write_bytes(image.data)
     except OSError as error:
         raise Failure(f"cannot write {output}: {error.strerror}") from error
     click.echo(output)
 
 
-def _show(found: Sequence[Item]) -> None:
+def _file_name(item_id: str, image: DownloadedImage) -> str:
+    """Return a file name for an id, which may be any text: it must not lead out of the folder."""
+    name = item_id.replace("/", "_").lstrip(".") or "picture"
+    ending = _ENDINGS.get(image.media_type, "")
+    return name if Path(name).suffix.lower() == ending else f"{name}{ending}"
+
+
+def _filter(client: SentinelClient, collection: str, conditions: Sequence[str]) -> Filter | None:
+    return parse_filter(conditions, client.get_collection(collection)) if conditions else None
+
+
+def _print_table(found: Sequence[Item]) -> None:
     if not found:
         click.echo("No items.")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = new_table()
     table.add_column("id", style="bold", no_wrap=True)
     table.add_column("item", overflow="ellipsis", no_wrap=True)
     table.add_column("fields", style="dim", overflow="fold")
     for item in found:
         path = item.fields.get("path")
-        what = short_path(path) if isinstance(path, str) else item.text or item.image_uri
+        title = short_path(path) if isinstance(path, str) else item.text or item.image_uri
         rest = [f"{name}={value}" for name, value in item.fields.items() if name != "path"]
         table.add_row(
-            Text(item.id[:_ID_CHARS]), Text(" ".join(what.split())), Text(", ".join(rest))
+            Text(item.id[:SHORT_ID_CHARS]), Text(" ".join(title.split())), Text(", ".join(rest))
         )
     out().print(table)
-    _shown.remember([item.id for item in found])
+    remember_ids([item.id for item in found])
 
 
 def _json_line(item: Item) -> str:

@@ -1,10 +1,11 @@
-"""`sentinel search`: one query or many, shown as a table, JSON lines or a contact sheet."""
+"""`sentinel search`: run one or more queries and show the hits."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,23 +13,22 @@ import click
 
 from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._errors import InvalidArgument, NotFound, SentinelError
-from sentinel_client._filters import Filter
 from sentinel_client._query import Box, Q
-from sentinel_client._search_types import SearchOptions, SearchResult
+from sentinel_client._search_types import Diversity, GroupBy, Hybrid, SearchOptions, SearchResult
 from sentinel_client._types import Consistency, ImageUri
-from sentinel_client.cli import _hits, _sheet, _shown
-from sentinel_client.cli._console import Options, err, explain, out, run
-from sentinel_client.cli._queries import Query
-from sentinel_client.cli._search_options import (
-    Crop,
-    IndexParam,
-    Mixed,
-    MixedTerm,
-    Picture,
-    mix,
-    search_options,
+from sentinel_client.cli import _search_results
+from sentinel_client.cli._console import Options, err, explain, out
+from sentinel_client.cli._options import (
+    ItemId,
+    collection_option,
+    consistency_option,
+    index_param_option,
+    json_option,
+    parse_filter,
+    remember_ids,
+    where_option,
 )
-from sentinel_client.cli._where import where
+from sentinel_client.cli._queries import Crop, Mixed, MixedTerm, Picture, Query, mix
 
 _IN_FLIGHT = 8
 
@@ -40,14 +40,15 @@ _IN_FLIGHT = 8
     "images",
     multiple=True,
     type=Picture(),
-    help="Find pictures like this file, or like one that the gateway fetches. Repeatable.",
+    help="Find images similar to this file or URI; the gateway fetches URIs. Repeatable.",
 )
-@click.option("--crop", type=Crop(), help="Only this part of each --image, in fractions of it.")
+@click.option("--crop", type=Crop(), help="Use only this part of each --image, in fractions.")
 @click.option(
     "--like",
     multiple=True,
+    type=ItemId(),
     metavar="ID",
-    help="Find more like this item; the short id of a hit shown before will do. Repeatable.",
+    help="Find items similar to this one. Accepts the short ids of earlier results. Repeatable.",
 )
 @click.option(
     "-f",
@@ -56,64 +57,52 @@ _IN_FLIGHT = 8
     type=click.File("r", encoding="utf-8"),
     help="Queries, one per line; - reads standard input.",
 )
-@click.option("--collection", "-c", default="photos", show_default=True, help="Where to search.")
+@collection_option("Where to search.")
 @click.option("--limit", "-n", default=10, show_default=True, help="Most hits per query.")
 @click.option(
     "--plus",
     multiple=True,
     type=Mixed(),
-    help="Mix into each query: words, @FILE, @URI or id:ID, with a weight or not: 0.5*night. "
+    help="Add to each query: words, @FILE, @URI or id:ID, with an optional weight: 0.5*night. "
     "Repeatable.",
 )
 @click.option(
-    "--minus", multiple=True, type=Mixed(), help="Steer each query away from this. Repeatable."
+    "--minus", multiple=True, type=Mixed(), help="Find less that is like this. Repeatable."
 )
-@click.option("--hybrid", is_flag=True, help="Search the words of the full-text fields, too.")
-@click.option(
-    "--keywords", metavar="TEXT", help="With --hybrid: words for the fields.  [default: the query]"
-)
+@click.option("--hybrid", is_flag=True, help="Also search the full-text fields for keywords.")
+@click.option("--keywords", metavar="TEXT", help="Keywords of --hybrid.  [default: the query]")
 @click.option(
     "--text-weight",
     type=click.FloatRange(0, 1000),
-    help="With --hybrid: how much the fields count; the pictures count 1.",
+    help="Weight of the keyword search of --hybrid; the vector search has weight 1.",
 )
 @click.option(
     "--collapse",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="COSINE",
-    help="Show one of pictures that are as alike as this; 0.95 is about the same picture.",
+    help="Show only one of several images at least this similar; 0.95 is almost the same image.",
 )
 @click.option(
     "--diversity",
     type=click.FloatRange(0, 1),
     metavar="LAMBDA",
-    help="Spread the hits: 1 is relevance only, 0 is difference only.",
+    help="Make the hits more different: 1 is relevance only, 0 is difference only.",
 )
 @click.option("--group-by", metavar="FIELD", help="Only the best hits of each value of a field.")
 @click.option(
-    "--group-size", type=click.IntRange(1, 100), default=1, show_default=True, help="How many."
+    "--group-size",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Hits per group.",
 )
-@click.option(
-    "--consistency",
-    type=click.Choice([level.value for level in Consistency]),
-    help="How fresh the answer is.  [default: the collection's]",
+@consistency_option("Which writes the search sees.  [default: the collection's setting]")
+@index_param_option("A search parameter of the index, such as ef=128. Repeatable.")
+@click.option("--min-score", type=click.FloatRange(-1, 1), help="Minimum score of a hit.")
+@where_option(
+    "Only items whose field matches; OP is = != < <= > >= or ^= (begins with). Repeatable."
 )
-@click.option(
-    "--index-param",
-    "index_params",
-    multiple=True,
-    type=IndexParam(),
-    help="A parameter of the index's search, such as ef=128. Repeatable.",
-)
-@click.option("--min-score", type=click.FloatRange(-1, 1), help="Least score of a hit.")
-@click.option(
-    "--where",
-    "conditions",
-    multiple=True,
-    metavar="'FIELD OP VALUE'",
-    help="Only items whose field fits; OP is = != < <= > >= or ^= (begins with). Repeatable.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per hit.")
+@json_option("hit")
 @click.option(
     "--html",
     "sheet",
@@ -130,16 +119,16 @@ def search(
     crop: Box | None,
     like: tuple[str, ...],
     lines: TextIO | None,
-    collection: str,
-    limit: int,
     plus: tuple[MixedTerm, ...],
     minus: tuple[MixedTerm, ...],
+    collection: str,
+    limit: int,
     conditions: tuple[str, ...],
     as_json: bool,
     sheet: Path | None,
     **given: Any,
 ) -> None:
-    """Find pictures by words, by a picture, or by one that was found before.
+    """Find images by words, by an image, or by an earlier result.
 
     \b
     sentinel search a dog on the beach
@@ -148,106 +137,137 @@ def search(
     sentinel search sunset --where 'modified_at>=2024-06-01' --json
     """  # noqa: D301 - a real backspace, for click
     queries = [Query.of_text(" ".join(words))] if words else []
-    queries += [Query.of_image(image) for image in images] + [
-        Query.of_item(_shown.full_id(one)) for one in like
-    ]
+    queries += [*map(Query.of_image, images), *map(Query.of_item, like)]
     if lines is not None:
         queries += [Query.of_text(line.strip()) for line in lines if line.strip()]
     if not queries:
         raise click.UsageError("say what to look for: words, --image, --like or -f")
     if crop is not None and not images:
         raise click.UsageError("--crop is for --image")
-    job = _Search(
-        options,
-        mix(queries, crop, plus, minus),
-        collection,
-        limit,
-        search_options(include_thumbnails=sheet is not None, **given),
+    run = _SearchRun(
+        options=options,
+        queries=mix(queries, crop, plus, minus),
+        collection=collection,
+        limit=limit,
+        conditions=conditions,
+        shared=_search_options(include_thumbnails=sheet is not None, **given),
         as_json=as_json,
         sheet=sheet,
     )
-    raise SystemExit(run(job.run(conditions)))
+    raise SystemExit(asyncio.run(run.run()))
 
 
-class _Search:
+def _search_options(
+    *,
+    include_thumbnails: bool,
+    min_score: float | None,
+    hybrid: bool,
+    keywords: str | None,
+    text_weight: float | None,
+    collapse: float | None,
+    diversity: float | None,
+    group_by: str | None,
+    group_size: int,
+    consistency: str | None,
+    index_params: tuple[tuple[str, int], ...],
+) -> SearchOptions:
+    """Convert the options of the command line to those of the client.
+
+    Raises:
+        click.UsageError: Some of them exclude each other.
+    """
+    if not hybrid and (keywords is not None or text_weight is not None):
+        raise click.UsageError("--keywords and --text-weight are for --hybrid")
+    diverse = collapse is not None or diversity is not None
+    if hybrid and (diverse or group_by is not None):
+        raise click.UsageError("--hybrid excludes --collapse, --diversity and --group-by")
+    return {
+        "include_thumbnails": include_thumbnails,
+        "min_score": min_score,
+        "hybrid": Hybrid(text=keywords or "", text_weight=text_weight) if hybrid else None,
+        "diversity": (
+            Diversity(duplicate_threshold=collapse, mmr_lambda=diversity) if diverse else None
+        ),
+        "group_by": None if group_by is None else GroupBy(group_by, group_size),
+        "consistency": None if consistency is None else Consistency(consistency),
+        "index_params": dict(index_params),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SearchRun:
     """All queries of one command; runs some of them at once and shows them in order."""
 
-    def __init__(
-        self,
-        options: Options,
-        queries: list[tuple[Query, Q]],
-        collection: str,
-        limit: int,
-        shared: SearchOptions,
-        *,
-        as_json: bool,
-        sheet: Path | None,
-    ) -> None:
-        self._options = options
-        self._queries = queries
-        self._collection = collection
-        self._limit = limit
-        self._shared = shared
-        self._as_json = as_json
-        self._sheet = sheet
+    options: Options
+    queries: list[tuple[Query, Q]]
+    collection: str
+    limit: int
+    conditions: Sequence[str]
+    shared: SearchOptions
+    as_json: bool
+    sheet: Path | None
 
-    async def run(self, conditions: Sequence[str]) -> int:
+    async def run(self) -> int:
         """Return the exit code: 1 if some of several queries failed."""
-        failed = 0
-        shown: list[tuple[Query, SearchResult]] = []
-        async with self._options.open_client() as client:
-            if conditions:
-                self._shared["filter"] = await self._filter(client, conditions)
-            async with aclosing(self._results(client)) as results:
-                async for query, result in results:
-                    if isinstance(result, SentinelError):
-                        failed += 1
-                        err().print(f"{query.title}: {explain(result)}", style="red", markup=False)
-                    else:
-                        self._show(query, result)
-                        if self._sheet is not None:
-                            shown.append((query, result))
-        if self._sheet is not None:
-            page = await asyncio.to_thread(_sheet.render, shown, self._collection)
-            await asyncio.to_thread(self._sheet.write_text, page, encoding="utf-8")
-            err().print(f"Contact sheet: {self._sheet}", markup=False, soft_wrap=True)
+        failed = False
+        on_sheet: list[tuple[Query, SearchResult]] = []
+        async with (
+            self.options.open_async_client() as client,
+            aclosing(self._results(client)) as results,
+        ):
+            async for query, result in results:
+                if isinstance(result, SentinelError):
+                    failed = True
+                    err().print(f"{query.title}: {explain(result)}", style="red", markup=False)
+                else:
+                    self._show(query, result)
+                    if self.sheet is not None:
+                        on_sheet.append((query, result))
+        if self.sheet is not None:
+            page = await asyncio.to_thread(_search_results.contact_sheet, on_sheet, self.collection)
+            await asyncio.to_thread(self.sheet.write_text, page, encoding="utf-8")
+            err().print(f"Contact sheet: {self.sheet}", markup=False, soft_wrap=True)
         return 1 if failed else 0
-
-    async def _filter(self, client: AsyncSentinelClient, conditions: Sequence[str]) -> Filter:
-        return where(conditions, await client.get_collection(self._collection))
 
     async def _results(
         self, client: AsyncSentinelClient
     ) -> AsyncGenerator[tuple[Query, SearchResult | SentinelError], None]:
-        """Yield the results in the order of the queries, a few searches ahead."""
-        waiting: list[asyncio.Task[SearchResult | SentinelError]] = []
-        ahead = iter(self._queries)
+        """Yield the results in the order of the queries, with a few searches in flight."""
+        shared = self.shared
+        if self.conditions:
+            collection = await client.get_collection(self.collection)
+            shared = {**shared, "filter": parse_filter(self.conditions, collection)}
+        in_flight: list[asyncio.Task[SearchResult | SentinelError]] = []
+        unsent = iter(self.queries)
         try:
-            for query, _ in self._queries:
-                while len(waiting) < _IN_FLIGHT and (following := next(ahead, None)) is not None:
-                    waiting.append(asyncio.create_task(self._search(client, following[1])))
-                yield query, await waiting.pop(0)
+            for query, _ in self.queries:
+                while len(in_flight) < _IN_FLIGHT and (next_one := next(unsent, None)) is not None:
+                    search = self._search(client, next_one[1], shared)
+                    in_flight.append(asyncio.create_task(search))
+                yield query, await in_flight.pop(0)
         finally:
-            for task in waiting:
+            for task in in_flight:
                 task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await asyncio.gather(*in_flight, return_exceptions=True)
 
-    async def _search(self, client: AsyncSentinelClient, query: Q) -> SearchResult | SentinelError:
+    async def _search(
+        self, client: AsyncSentinelClient, query: Q, shared: SearchOptions
+    ) -> SearchResult | SentinelError:
         try:
             return await client.search(
-                query, collection=self._collection, limit=self._limit, **self._shared
+                query, collection=self.collection, limit=self.limit, **shared
             )
         except (InvalidArgument, NotFound) as error:
-            # Of many queries one may be wrong in itself; whatever else fails, fails for all.
-            if len(self._queries) == 1 or error.reason == "COLLECTION_NOT_FOUND":
+            # One of many queries may be invalid itself; all other errors end the command.
+            if len(self.queries) == 1 or error.reason == "COLLECTION_NOT_FOUND":
                 raise
             return error
 
     def _show(self, query: Query, result: SearchResult) -> None:
-        if self._as_json:
-            for line in _hits.json_lines(query, result):
+        if self.as_json:
+            for line in _search_results.json_lines(query, result):
                 click.echo(line)
-        elif self._sheet is None or len(self._queries) == 1:
-            out().print(_hits.table(query, result))
-            out().print(_hits.timing_line(result.timings), style="dim")
-            _shown.remember([hit.id for hit in result])
+        elif self.sheet is None or len(self.queries) == 1:
+            out().print(_search_results.result_table(query, result))
+            out().print(_search_results.timing_line(result.timings), style="dim")
+            remember_ids([hit.id for hit in result])

@@ -1,10 +1,12 @@
-"""`sentinel up`: embedder and gateway as processes of this machine, until Ctrl-C."""
+"""`sentinel up`: run embedders and a gateway as processes of this machine until Ctrl-C."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import os
+import shutil
 import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,28 +16,52 @@ from rich.markup import escape
 from rich.table import Table
 
 from sentinel_client._config import DEFAULT_ADDRESS
-from sentinel_client.cli._console import Failure, err, out, run
-from sentinel_client.cli._devices import Workers, devices_for
-from sentinel_client.cli._lock import FolderLock
-from sentinel_client.cli._processes import Addresses, Died, Server
+from sentinel_client.cli._console import Failure, err, out, require_modules
+from sentinel_client.cli._servers import Addresses, Server, ServerDied, locked_folder
 
-# The servers give calls in flight 20 s, then close; more is a hang.
-_STOP_PATIENCE_S = 30.0
-_START_PATIENCE_S = 300.0
+# A server finishes its calls within 20 s, then closes them; it hangs if this takes longer.
+_STOP_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 300.0
+_MAX_WORKERS = 64
+_NVIDIA_SMI_TIMEOUT_S = 10
 
-# One module of each thing the servers cannot do without.
-_NEEDED = ("pydantic_settings", "grpc_health", "onnxruntime", "PIL", "pymilvus", "milvus_lite")
+# One module of each package that the servers need.
+_SERVER_MODULES = (
+    "pydantic_settings",
+    "grpc_health",
+    "onnxruntime",
+    "PIL",
+    "pymilvus",
+    "milvus_lite",
+)
+
+
+class Workers(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases only
+    """A number of embedders, or `auto`: one for each GPU."""
+
+    name = "number|auto"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Return the number, or None for `auto`."""
+        text = str(value)
+        if text == "auto":
+            return None
+        if text.isdecimal() and 1 <= int(text) <= _MAX_WORKERS:
+            return int(text)
+        self.fail(f"{text!r} is neither auto nor a number from 1 to {_MAX_WORKERS}", param, ctx)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to start."""
+class _Plan:
+    """What to start; one embedder on each device."""
 
     data: Path
     host: str
     port: int
     worker_port: int
-    devices: list[str]  # one embedder on each
+    devices: list[str]
     worker_flags: list[str]
     milvus_uri: str | None
 
@@ -46,9 +72,9 @@ class Plan:
     default="sentinel-data",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the database, the stored pictures and the logs.",
+    help="Folder of the database, the stored images and the logs.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="The gateway listens here.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Host of the gateway.")
 @click.option(
     "--port",
     default=50050,
@@ -60,19 +86,19 @@ class Plan:
     "--worker-port",
     default=0,
     type=click.IntRange(0, 65535),
-    help="Port of the embedder, the next ones for more of them.  [default: free ones]",
+    help="Port of the first embedder; others use the next ports.  [default: free ones]",
 )
 @click.option(
     "--workers",
     default="1",
     show_default=True,
     type=Workers(),
-    help="How many embedders; auto: one for each GPU.",
+    help="Number of embedders; auto: one for each GPU.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Device of the embedders.")
-@click.option("--model", help="Model of the embedders.  [default: theirs]")
+@click.option("--model", help="Model of the embedders.  [default: the embedder's default]")
 @click.option("--revision", help="Commit of a model from the hub.")
-@click.option("--runtime", help="What runs the model.  [default: the fastest that is exact]")
+@click.option("--runtime", help="Runtime of the model.  [default: the fastest that is exact]")
 @click.option("--milvus-uri", help="A Milvus server.  [default: Milvus Lite in DATA/milvus.db]")
 def up(
     *,
@@ -82,19 +108,12 @@ def up(
     worker_port: int,
     workers: int | None,
     device: str,
-    model: str | None,
-    revision: str | None,
-    runtime: str | None,
     milvus_uri: str | None,
+    **worker_options: str | None,
 ) -> None:
     """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise Failure(
-            f"the servers are not installed ({', '.join(missing)} missing): "
-            "pip install '.[all]' in Sentinel's folder"
-        )
-    plan = Plan(
+    require_modules(_SERVER_MODULES, "the servers are", "all")
+    plan = _Plan(
         data=data.absolute(),
         host=host,
         port=port,
@@ -102,7 +121,7 @@ def up(
         devices=devices_for(workers, device),
         worker_flags=[
             word
-            for flag, value in (("model", model), ("revision", revision), ("runtime", runtime))
+            for flag, value in worker_options.items()
             if value is not None
             for word in (f"--{flag}", value)
         ],
@@ -113,23 +132,23 @@ def up(
             (plan.data / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Failure(f"cannot use {plan.data}: {error.strerror}") from error
-    with FolderLock(plan.data / "run" / "up.lock") as lock:
-        raise SystemExit(run(_Up(plan, lock.descriptor).run()))
+    with locked_folder(plan.data) as lock:
+        raise SystemExit(asyncio.run(_Up(plan, lock).run()))
 
 
 class _Up:
     """The processes of one `sentinel up`."""
 
-    def __init__(self, plan: Plan, lock: int) -> None:
+    def __init__(self, plan: _Plan, lock: int) -> None:
         self._plan = plan
         self._lock = lock
         self._err = err()
-        self._servers: list[Server] = []  # in the order they start
+        self._servers: list[Server] = []  # in the order of their start
         self._stop = asyncio.Event()
-        self._hurry = False
+        self._killed = False
 
     async def run(self) -> int:
-        """Start, wait, stop; return the exit code."""
+        """Start the servers, wait, stop them; return the exit code."""
         loop = asyncio.get_running_loop()
         # SIGINT even if the parent ignores it, as CI runners and `sh -c "sentinel up &"` do: it
         # is the documented way to stop. The servers start with the default again, because exec
@@ -145,12 +164,12 @@ class _Up:
             if work.done():
                 work.result()
             return 0
-        except Died as death:
+        except ServerDied as death:
             click.secho(str(death), fg="red", err=True)
             return 1
         except TimeoutError:
             logs = self._plan.data / "logs"
-            click.secho(f"Not serving after {_START_PATIENCE_S:.0f} s; see {logs}", err=True)
+            click.secho(f"Not serving after {_START_TIMEOUT_S:.0f} s; see {logs}", err=True)
             return 1
         finally:
             for task in (stopping, work):
@@ -159,15 +178,14 @@ class _Up:
             await self._stop_all()
 
     def _on_signal(self) -> None:
-        if self._stop.is_set():
-            # The second time somebody means it.
-            self._hurry = True
+        if self._stop.is_set():  # the second signal: do not wait
+            self._killed = True
             for server in self._servers:
                 server.kill()
         self._stop.set()
 
     async def _start_and_watch(self) -> None:
-        async with asyncio.timeout(_START_PATIENCE_S):
+        async with asyncio.timeout(_START_TIMEOUT_S):
             with self._err.status("starting the embedder") as status:
                 workers = [
                     await self._start_worker(number, device)
@@ -178,7 +196,7 @@ class _Up:
                 status.update("loading the model")
                 for server, addresses in zip(self._servers, [*workers, gateway], strict=True):
                     await server.serving(addresses.grpc)
-        _announce(out(), self._plan, gateway, workers)
+        _print_addresses(out(), self._plan, gateway, workers)
         endings = [asyncio.create_task(server.ended()) for server in self._servers]
         try:
             await asyncio.gather(*endings)
@@ -209,16 +227,18 @@ class _Up:
         return await server.listening()
 
     async def _stop_all(self) -> None:
-        """Stop the gateway before the embedders that its calls in flight still need."""
+        """Stop the gateway before the embedders, which its calls in flight still need."""
         if not self._servers:
             return
         with self._err.status("stopping"):
             for server in reversed(self._servers):
-                if not await server.stop(_STOP_PATIENCE_S) and not self._hurry:
+                if not await server.stop(_STOP_TIMEOUT_S) and not self._killed:
                     click.secho(f"{server.name} did not stop and was killed", fg="red", err=True)
 
 
-def _announce(console: Console, plan: Plan, gateway: Addresses, workers: list[Addresses]) -> None:
+def _print_addresses(
+    console: Console, plan: _Plan, gateway: Addresses, workers: list[Addresses]
+) -> None:
     table = Table.grid(padding=(0, 2))
     servers = {"gateway": gateway}
     for number, worker in enumerate(workers, 1):
@@ -234,3 +254,37 @@ def _announce(console: Console, plan: Plan, gateway: Addresses, workers: list[Ad
         console.print(f"  [cyan]export SENTINEL_ADDRESS={escape(gateway.grpc)}[/]")
     console.print("  [cyan]sentinel index ~/Pictures[/]")
     console.print('  [cyan]sentinel search "a dog on the beach"[/]\n')
+
+
+def devices_for(workers: int | None, device: str) -> list[str]:
+    """Return the device of each embedder to start.
+
+    Args:
+        workers: Number of embedders on `device`; None: one on each GPU, or one on `device` if
+            the machine has no GPU.
+        device: The device of a given number of embedders.
+    """
+    if workers is not None:
+        return [device] * workers
+    return [f"cuda:{number}" for number in range(gpu_count())] or [device]
+
+
+def gpu_count() -> int:
+    """Return how many GPUs a new process would see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return 0
+    try:
+        listed = subprocess.run(
+            [program, "--list-gpus"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_NVIDIA_SMI_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

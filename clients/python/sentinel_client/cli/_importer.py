@@ -1,9 +1,9 @@
-"""A dataset's entries into a collection: look, ask what is there, send the rest.
+"""Import a dataset into a collection: find out which entries are missing, and send those.
 
-    entries ──chunks──▶ ids ──▶ GetItems: which are there? ──▶ IngestItems ──▶ tally, journal
+    entries ──chunks──▶ ids ──▶ GetItems: which exist? ──▶ IngestItems ──▶ tally, journal
 
-An item's id is the SHA-256 of its content unless the dataset gives it another one, so equal
-pictures are one item, and what is stored is neither sent nor, with a journal, read again.
+An item's id is the SHA-256 of its content unless the dataset has its own ids. So equal images are
+one item. Stored items are not sent again and, with a journal, not read again.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from sentinel_client.importers import (
     digest_stamp,
 )
 
-# Small enough that sending begins at once, large enough that asking costs nothing.
+# Small, so that sending begins at once; large, so that GetItems costs little per item.
 _CHUNK = 256
-_HASHING_AT_ONCE = 8
-# What tells where a picture lies, not what it is.
-_PLACE_FIELDS = frozenset({"path", "folder", "file_name", "modified_at"})
+_HASHES_AT_ONCE = 8
+# Fields of the file's location, not of its content.
+_LOCATION_FIELDS = frozenset({"path", "folder", "file_name", "modified_at"})
 
 
 @dataclass
 class Tally:
-    """What has become of the entries so far."""
+    """The number of entries so far, by result."""
 
     stored: int = 0
     unchanged: int = 0
@@ -50,7 +50,7 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Entries that are decided."""
+        """Entries that have a result."""
         return self.stored + self.unchanged + self.duplicates + self.failed
 
     @property
@@ -60,16 +60,16 @@ class Tally:
 
 
 class Importer:
-    """Imports one dataset into one collection. Run it once; `tally` is right at any moment.
+    """Imports one dataset into one collection. Run it once; `tally` is always up to date.
 
     Args:
         client: An open client.
         collection: The collection; fields that it does not declare are left out.
         dataset: What to import.
-        journal: What earlier runs found out.
-        on_done: Called with the number of entries decided, for a progress bar.
-        on_failed: Called with each entry that is not stored, and why.
-        refresh: Send what is there as well.
+        journal: The results of earlier imports.
+        on_done: Called with the number of entries that now have a result, for a progress bar.
+        on_failed: Called with each entry that could not be stored.
+        refresh: Whether to send stored items again.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Importer:
         self._collection = collection
         self._dataset = dataset
         self._journal = journal
-        # An empty collection has nothing, whatever one of its name once had.
+        # An empty collection was created again: the journal is about an earlier one.
         self._scope = f"{client.address}/{collection.name}"
         self._trust_journal = collection.item_count > 0 and not refresh
         self._on_done = on_done
@@ -98,20 +98,20 @@ class Importer:
         self._seen: set[str] = set()
         self._failed_ids: dict[str, BrokenEntry] = {}
         self._duplicates: list[tuple[ImportItem, str]] = []
-        # Bounded, so that looking does not run far ahead of what was asked and may change.
+        # Bounded, so that the answers of GetItems are recent when the items are sent.
         self._to_send: asyncio.Queue[tuple[ImportItem, str] | None] = asyncio.Queue(_CHUNK)
         self._sent: dict[int, tuple[Item, ImportItem, str]] = {}
         self.tally = Tally()
 
     async def run(self) -> None:
-        """Import it.
+        """Import the dataset.
 
         Raises:
-            SentinelError: A call failed for good; what was stored until then stays stored.
+            SentinelError: A call failed and retries did not help; stored items stay stored.
         """
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._look())
+                group.create_task(self._find_missing())
                 group.create_task(self._send())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -123,8 +123,8 @@ class Importer:
             else:
                 self._fail(replace(failure, key=item.key))
 
-    async def _look(self) -> None:
-        """Put what has to be sent into the queue."""
+    async def _find_missing(self) -> None:
+        """Put the items to send into the queue."""
         entries = self._dataset.entries()
         while chunk := await asyncio.to_thread(_next_chunk, entries):
             items = []
@@ -141,12 +141,12 @@ class Importer:
         return {name: fields[name] for name in self.fields if name in fields}
 
     async def _identify(self, items: Sequence[ImportItem]) -> list[tuple[ImportItem, str]]:
-        """Return each item with its id, "" where only the gateway can tell; equal ids once."""
+        """Return each item with its id, "" if only the gateway knows it; without duplicates."""
         by_content = [item for item in items if _has_content_id(item)]
         hashes = await asyncio.to_thread(self._journal.known, "", by_content)
         ids = {item.key: one for item, one in zip(by_content, hashes, strict=True) if one}
         unknown = [item for item in by_content if item.key not in ids]
-        hashed = await gather_bounded(self._hash, unknown, _HASHING_AT_ONCE)
+        hashed = await gather_bounded(self._hash, unknown, _HASHES_AT_ONCE)
         computed = [(item, one) for item, one in zip(unknown, hashed, strict=True) if one]
         await asyncio.to_thread(self._journal.remember, "", computed)
         ids.update((item.key, one) for item, one in computed)
@@ -173,33 +173,35 @@ class Importer:
             message = f"another entry has the id {item.id!r}, too"
             self._fail(BrokenEntry(item.key, "ID_TWICE", message))
         else:
-            self._duplicates.append((item, item_id))  # decided when the first one is
+            self._duplicates.append((item, item_id))  # gets the result of the first one
         return False
 
     async def _missing(
         self, items: Sequence[tuple[ImportItem, str]]
     ) -> list[tuple[ImportItem, str]]:
-        """Return the items that are not stored as they are now."""
+        """Return the items that are not stored, or stored with other fields."""
         if self._refresh:
             return list(items)
-        marked = [item for item, _ in items if not _has_content_id(item)]
-        marks = await asyncio.to_thread(self._journal.known, self._scope, map(_mark, marked))
-        # What an id of somebody's choice stands for, only the journal can tell.
-        unsure = {item.key for item, mark in zip(marked, marks, strict=True) if mark is None}
-        ask = [item_id for item, item_id in items if item_id and item.key not in unsure]
+        # Only the journal knows the content of an item whose id is not a hash of it.
+        without_hash = [item for item, _ in items if not _has_content_id(item)]
+        ids = await asyncio.to_thread(
+            self._journal.known, self._scope, map(_journal_key, without_hash)
+        )
+        unknown = {item.key for item, one in zip(without_hash, ids, strict=True) if one is None}
+        to_check = [item_id for item, item_id in items if item_id and item.key not in unknown]
         stored = {}
-        if ask:
+        if to_check:
             found = await self._client.get_items(
-                ask, collection=self._collection.name, output_fields=self.fields
+                to_check, collection=self._collection.name, output_fields=self.fields
             )
             stored = {item.id: item.fields for item in found}
         missing = []
         for item, item_id in items:
             if item_id:
-                there = item_id in stored and await self._is_same(item.fields, stored[item_id])
+                exists = item_id in stored and await self._is_same(item.fields, stored[item_id])
             else:
-                there = item.key not in unsure and self._trust_journal
-            if there:
+                exists = item.key not in unknown and self._trust_journal
+            if exists:
                 self.tally.unchanged += 1
                 self._on_done(1)
             else:
@@ -207,15 +209,16 @@ class Importer:
         return missing
 
     async def _is_same(
-        self, wanted: Mapping[str, FieldValue], stored: Mapping[str, FieldValue]
+        self, fields: Mapping[str, FieldValue], stored: Mapping[str, FieldValue]
     ) -> bool:
-        there = {name: stored[name] for name in self.fields if name in stored}
-        differing = {name for name in {*wanted, *there} if wanted.get(name) != there.get(name)}
-        if not differing:
+        old = {name: stored[name] for name in self.fields if name in stored}
+        different = {name for name in {*fields, *old} if fields.get(name) != old.get(name)}
+        if not different:
             return True
-        # The same picture lies elsewhere, too. If it is gone from there, this is where it went.
-        elsewhere = "path" in differing and differing <= _PLACE_FIELDS
-        return elsewhere and await asyncio.to_thread(_exists, str(there.get("path", "")))
+        # The stored path is another file with the same image. If that file no longer exists, it
+        # was moved, and the new path must be stored.
+        copied = "path" in different and different <= _LOCATION_FIELDS
+        return copied and await asyncio.to_thread(_exists, str(old.get("path", "")))
 
     async def _send(self) -> None:
         acks = self._client.ingest(self._items(), collection=self._collection.name)
@@ -233,8 +236,8 @@ class Importer:
                 except OSError as error:
                     self._fail(_unreadable(entry, error), item_id)
                     continue
-            # Without an id the server derives it from the bytes it gets, whatever the file has
-            # become since it was looked at.
+            # Without an id, the server computes it from the bytes that it receives, so a file
+            # that changed after it was hashed gets the right id.
             item = Item(id=entry.id, text=entry.text, image=image, fields=entry.fields)
             self._sent[id(item)] = (item, entry, item_id)
             yield item
@@ -242,19 +245,19 @@ class Importer:
     async def _count(self, ack: IngestAck) -> None:
         self.tally.stored += ack.stored_count
         self.tally.unchanged += ack.unchanged_count
-        marks = []
-        for place, item in enumerate(ack.items):
+        stored = []
+        for index, item in enumerate(ack.items):
             _, entry, item_id = self._sent.pop(id(item))
-            error = ack.failures.get(place)
+            error = ack.failures.get(index)
             if error is not None:
                 message = error.message.rstrip(".")
                 self._fail(BrokenEntry(entry.key, error.reason, message), item_id)
                 continue
             self._on_done(1)
             if not _has_content_id(entry):
-                marks.append((_mark(entry), entry.id))
-        if marks:
-            await asyncio.to_thread(self._journal.remember, self._scope, marks)
+                stored.append((_journal_key(entry), entry.id))
+        if stored:
+            await asyncio.to_thread(self._journal.remember, self._scope, stored)
 
     def _fail(self, failure: BrokenEntry, item_id: str = "") -> None:
         if item_id:
@@ -265,10 +268,10 @@ class Importer:
 
 
 def content_hash(item: ImportItem) -> str:
-    """Return the hex SHA-256 of what the item holds. Blocking.
+    """Return the hex SHA-256 of the item's image or text. Blocking.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The image cannot be read.
     """
     if isinstance(item.image, Path):
         with item.image.open("rb") as file:
@@ -280,15 +283,15 @@ def content_hash(item: ImportItem) -> str:
 
 
 def _has_content_id(item: ImportItem) -> bool:
-    """Whether the item's id is a hash that can be computed here."""
+    """Check whether the item's id is a hash that can be computed here."""
     return not item.id and not isinstance(item.image, ImageUri)
 
 
-def _mark(item: ImportItem) -> ImportItem:
-    """Return what the journal remembers of an item without such an id."""
+def _journal_key(item: ImportItem) -> ImportItem:
+    """Return the key and stamp in the journal of an item without such an id."""
     if item.id:
         return replace(item, key=f"{item.key}\n{item.id}")
-    # Its id is unknown here, so its fields cannot be compared with those that are stored.
+    # Its id is unknown, so its fields cannot be compared with the stored ones.
     return replace(item, stamp=f"{item.stamp}:{digest_stamp(dict(item.fields))}")
 
 
@@ -303,5 +306,5 @@ def _unreadable(item: ImportItem, error: OSError) -> BrokenEntry:
 def _exists(path: str) -> bool:
     try:
         return bool(path) and Path(path).exists()
-    except (OSError, ValueError):  # not ours to look at, or no path at all
+    except (OSError, ValueError):  # no permission, or not a path
         return False

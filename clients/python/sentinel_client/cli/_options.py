@@ -1,0 +1,176 @@
+"""Options that several commands share: collection, --where, item ids, JSON, index parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import reduce
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import click
+
+from sentinel_client._filters import F, Filter, Scalar
+from sentinel_client._types import Collection, Consistency, FieldType
+from sentinel_client.cli._console import cache_folder
+
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_MAX_RECENT_IDS = 2_000
+
+_CONDITION = re.compile(r"\s*(\w+)\s*(!=|<=|>=|\^=|=|<|>)\s*(.*?)\s*", re.DOTALL)
+_OPERATORS: dict[str, Callable[[F, Scalar], Filter]] = {
+    "=": lambda field, value: field == value,
+    "!=": lambda field, value: field != value,
+    "<": lambda field, value: field < value,
+    "<=": lambda field, value: field <= value,
+    ">": lambda field, value: field > value,
+    ">=": lambda field, value: field >= value,
+    "^=": lambda field, value: field.startswith(str(value)),
+}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class ItemId(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases only
+    """The id of an item, or the short id of a recent table."""
+
+    name = "id"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Return the whole id."""
+        return full_id(str(value))
+
+
+class IndexParam(click.ParamType):  # type: ignore[type-arg]
+    """NAME=NUMBER."""
+
+    name = "name=number"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Return the name and the number."""
+        if isinstance(value, tuple):
+            return value
+        name, sign, number = str(value).partition("=")
+        if not (name and sign and number.strip().isdecimal()):
+            self.fail(f"{value!r} is not NAME=NUMBER", param, ctx)
+        return name.strip(), int(number)
+
+
+def collection_option(text: str) -> Decorator:
+    """Return the option --collection."""
+    return click.option("--collection", "-c", default="photos", show_default=True, help=text)
+
+
+def where_option(text: str) -> Decorator:
+    """Return the option --where; pass its values to `parse_filter`."""
+    return click.option(
+        "--where", "conditions", multiple=True, metavar="'FIELD OP VALUE'", help=text
+    )
+
+
+def json_option(noun: str) -> Decorator:
+    """Return the flag --json."""
+    return click.option("--json", "as_json", is_flag=True, help=f"One JSON object per {noun}.")
+
+
+def consistency_option(text: str) -> Decorator:
+    """Return the option --consistency."""
+    names = [level.value for level in Consistency]
+    return click.option("--consistency", type=click.Choice(names), help=text)
+
+
+def index_param_option(text: str) -> Decorator:
+    """Return the option --index-param."""
+    return click.option(
+        "--index-param", "index_params", multiple=True, type=IndexParam(), help=text
+    )
+
+
+def remember_ids(ids: Sequence[str]) -> None:
+    """Keep the ids of a table in the user's cache folder, so that commands accept short ids."""
+    with suppress(OSError):
+        kept = dict.fromkeys([one for one in ids if "\n" not in one] + _recent_ids())
+        _recent_ids_file().parent.mkdir(parents=True, exist_ok=True)
+        text = "\n".join(list(kept)[:_MAX_RECENT_IDS])
+        _recent_ids_file().write_text(text, encoding="utf-8")
+
+
+def full_id(given: str) -> str:
+    """Return the one recent id that begins with `given`, else `given` itself.
+
+    Raises:
+        click.UsageError: Several recent ids begin with it.
+    """
+    recent = _recent_ids()
+    if given in recent:
+        return given
+    matches = [one for one in recent if one.startswith(given)]
+    if len(matches) > 1:
+        raise click.UsageError(f"several hits have an id that begins with {given!r}: give more")
+    return matches[0] if matches else given
+
+
+def _recent_ids() -> list[str]:
+    try:
+        return _recent_ids_file().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _recent_ids_file() -> Path:
+    return cache_folder() / "shown-ids"
+
+
+def parse_filter(conditions: Sequence[str], collection: Collection) -> Filter:
+    """Join one or more conditions such as `year>=2020`; read values as the declared type.
+
+    Raises:
+        click.UsageError: A condition is invalid, or its field is not declared.
+    """
+    return reduce(lambda a, b: a & b, [_comparison(one, collection) for one in conditions])
+
+
+def _comparison(condition: str, collection: Collection) -> Filter:
+    match = _CONDITION.fullmatch(condition)
+    if match is None:
+        raise click.UsageError(
+            f"--where {condition!r} is not FIELD OP VALUE with OP one of {' '.join(_OPERATORS)}"
+        )
+    name, operator, text = match.groups()
+    types = {schema.name: schema.type for schema in collection.fields}
+    if name not in types:
+        raise click.UsageError(
+            f"{collection.name} has no field {name!r}; it has {', '.join(types) or 'none'}"
+        )
+    if types[name] is FieldType.STRING_LIST:
+        if operator not in ("=", "!="):
+            raise click.UsageError(f"{name} is a list of strings: only = (contains) and != work")
+        contains = F(name).contains(text)
+        return contains if operator == "=" else ~contains
+    if operator == "^=" and types[name] is not FieldType.STRING:
+        raise click.UsageError(f"^= (begins with) is for strings; {name} is {types[name].value}")
+    try:
+        value = _value(text, types[name])
+    except (ValueError, KeyError):
+        raise click.UsageError(f"{text!r} is not {types[name].value}, as {name} is") from None
+    return _OPERATORS[operator](F(name), value)
+
+
+def _value(text: str, kind: FieldType) -> Scalar:
+    if kind is FieldType.INT64:
+        try:
+            return int(text.replace("_", ""))
+        except ValueError:
+            # Times are stored as seconds since 1970, for `modified_at>=2024-06-01`.
+            return int(datetime.fromisoformat(text).timestamp())
+    if kind is FieldType.DOUBLE:
+        return float(text)
+    if kind is FieldType.BOOL:
+        return _BOOLEANS[text.lower()]
+    return text
