@@ -1,4 +1,4 @@
-"""Entry point of `sentinel bulk-index`: says in one line what to install when it is missing."""
+"""Start `sentinel bulk-index`, or say which package is missing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 
 
 def main() -> None:
-    """Run one bulk index job to its end."""
-    # Else gRPC tells of every process that Ray starts. Read when it is imported.
+    """Run one bulk index job."""
+    # gRPC reads it when imported. Without it, gRPC logs each process that Ray starts.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         from bulk_indexer.app import run  # noqa: PLC0415 - needs the extra

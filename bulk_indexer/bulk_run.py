@@ -1,28 +1,35 @@
-"""A run, step by step: know the model, claim the folder, plan, embed, deliver, report."""
+"""Run one bulk index job: identify the model, plan, embed, deliver, report."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from bulk_indexer import plan
 from bulk_indexer.cluster import Cluster, Layout
+from bulk_indexer.dataset import ManifestColumns, entries_of
 from bulk_indexer.delivery import Delivery
-from bulk_indexer.errors import BulkError
-from bulk_indexer.inputs import entries_of
-from bulk_indexer.manifests import Columns
-from bulk_indexer.plan import Plan, Run
-from bulk_indexer.report import Summary, write_report
-from bulk_indexer.run_folder import RunFolder
+from bulk_indexer.run_folder import (
+    BulkError,
+    Plan,
+    Run,
+    RunFolder,
+    claim,
+    read_plan,
+    read_run,
+    shard_file,
+    write_plan,
+)
 from bulk_indexer.settings import BulkSettings
-from bulk_indexer.shard_actor import Job, describe_model
+from bulk_indexer.shard_actor import Job, ShardReport
+from embedder_server.in_process import ModelLoadError, describe_model
 from embedder_server.settings import EmbedderSettings
-from embedder_server.types import ModelLoadError
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.settings import StoreSettings
 from sentinel_store.values import ModelRef
@@ -30,18 +37,36 @@ from sentinel_store.values import ModelRef
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# So many shards one after the other without a success: that is no bad luck.
-_GIVE_UP_AFTER = 5
+FAILURES_FILE = "failures.jsonl"
+_MAX_CONSECUTIVE_FAILURES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The numbers of a run, of this and all earlier attempts.
+
+    Attributes:
+        rows: Items that have a row; each shard counts its own.
+        failures: Number of entries without a row, by reason; the failures file lists them.
+        unfinished: Shards that are not finished.
+    """
+
+    entries: int
+    shards: int
+    rows: int
+    duplicates: int
+    failures: dict[str, int]
+    unfinished: int
 
 
 class BulkRun:
-    """One run. Use from one event loop; what blocks runs on a thread of its own.
+    """One run. Use from one event loop; blocking work runs in a thread.
 
     Args:
         settings: Of the command.
-        storage: Where things are kept, and the limits of the online path.
+        storage: Where rows and images are stored, and the gateway's limits.
         folder: The run's.
-        cluster: Started when it is needed.
+        cluster: Starts when it is first used.
     """
 
     def __init__(
@@ -55,30 +80,32 @@ class BulkRun:
         self._storage = storage
         self._folder = folder
         self._cluster = cluster
-        # One, since the cluster is one thread's.
+        # One thread, since the cluster belongs to one.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")
 
     async def model(self) -> tuple[ModelRef, int]:
-        """Return the run's model and its dimensions, from its folder or else by loading it.
+        """Return the model and its dimensions, from the run folder or by loading the model.
 
         Raises:
-            BulkError: It cannot be loaded.
+            BulkError: The model cannot be loaded.
         """
-        known = await self._blocking(lambda: plan.read_run(self._folder))
+        known = await self._blocking(lambda: read_run(self._folder))
         if known is not None:
             return known.info.model, known.dimensions
-        return await self._blocking(self._describe_model)
+        return await self._blocking(self._load_model)
 
-    def _describe_model(self) -> tuple[ModelRef, int]:
-        if self._settings.device == "cuda":  # which this machine need not have
-            return self._cluster.describe_model(self._embedder(), self._layout())
-        try:
-            return describe_model(self._settings.embedder())
-        except ModelLoadError as error:
-            raise BulkError(f"cannot load the model: {error}") from error
+    def _load_model(self) -> tuple[ModelRef, int]:
+        if self._settings.device == "cuda":  # this machine may have none
+            info = self._cluster.describe_model(self._embedder(), self._layout())
+        else:
+            try:
+                info = describe_model(self._settings.embedder())
+            except ModelLoadError as error:
+                raise BulkError(f"cannot load the model: {error}") from error
+        return ModelRef(info.name, info.revision, info.fingerprint), info.dimensions
 
     async def prepare(self, info: CollectionInfo) -> tuple[Run, Plan]:
-        """Make the folder this run's and cut the dataset, unless that is done.
+        """Claim the folder and plan the shards, unless an earlier attempt did.
 
         Raises:
             BulkError: The folder holds another run, or the inputs cannot be read.
@@ -97,57 +124,60 @@ class BulkRun:
             thumbnail_side=self._storage.thumbnail_side,
             shard_items=settings.shard_items,
         )
-        columns = Columns(
+        columns = ManifestColumns(
             settings.image_column, settings.id_column, settings.text_column, frozenset(info.fields)
         )
 
         def claim_and_plan() -> Plan:
-            plan.claim(self._folder, run)
-            return plan.read_plan(self._folder) or plan.write_plan(
+            claim(self._folder, run)
+            return read_plan(self._folder) or write_plan(
                 self._folder, entries_of(run.inputs, columns), run.shard_items
             )
 
         return run, await self._blocking(claim_and_plan)
 
-    async def finish(self, run: Run, planned: Plan, delivery: Delivery) -> Summary:
-        """Embed and deliver what is left of it, then report on all of it.
+    async def finish(self, run: Run, plan: Plan, delivery: Delivery) -> Summary:
+        """Embed and deliver the remaining shards, then report on all shards.
 
         Raises:
-            BulkError: It cannot go on.
+            BulkError: The run cannot continue.
         """
         done = await self._blocking(lambda: self._folder.numbers("done"))
         delivered = await self._blocking(lambda: self._folder.numbers("delivered"))
-        todo = [shard for shard in range(planned.shards) if shard not in done]
+        remaining = [shard for shard in range(plan.shards) if shard not in done]
         logger.info(
             "planned",
-            extra={"entries": planned.entries, "shards": planned.shards, "to_do": len(todo)},
+            extra={"entries": plan.entries, "shards": plan.shards, "to_do": len(remaining)},
         )
         for shard in sorted(done - delivered):
             await delivery.add(shard)
-        if todo:
-            await self._embed(run, todo, delivery)
+        if remaining:
+            await self._embed(run, remaining, delivery)
         await delivery.finish()
-        return await self._blocking(lambda: write_report(self._folder, planned))
+        return await self._blocking(lambda: write_report(self._folder, plan))
 
-    async def _embed(self, run: Run, todo: list[int], delivery: Delivery) -> None:
+    async def _embed(self, run: Run, shards: list[int], delivery: Delivery) -> None:
         job = Job(self._folder.uri, run, self._embedder(), self._storage.max_image_bytes)
-        start, items, finished, in_a_row = time.monotonic(), 0, 0, 0
-        reports = await self._blocking(lambda: self._cluster.embed(job, todo, self._layout()))
+        start, items, finished, consecutive_failures = time.monotonic(), 0, 0, 0
+        reports = await self._blocking(lambda: self._cluster.embed(job, shards, self._layout()))
         while (report := await self._blocking(lambda: next(reports, None))) is not None:
             if report.error:
                 logger.error("shard not finished", extra=asdict(report))
-                in_a_row += 1
-                if in_a_row == _GIVE_UP_AFTER:
-                    raise BulkError(f"{in_a_row} shards in a row failed, at last: {report.error}")
+                consecutive_failures += 1
+                if consecutive_failures == _MAX_CONSECUTIVE_FAILURES:
+                    raise BulkError(
+                        f"stopped after {consecutive_failures} consecutive failed shards; the "
+                        f"last error: {report.error}"
+                    )
                 continue
-            in_a_row = 0
+            consecutive_failures = 0
             finished += 1
             items += report.rows + report.failures + report.duplicates
             logger.info(
                 "shard finished",
                 extra={
                     **asdict(report),
-                    "finished": f"{finished}/{len(todo)}",
+                    "finished": f"{finished}/{len(shards)}",
                     "items_per_second": round(items / (time.monotonic() - start), 1),
                 },
             )
@@ -161,10 +191,31 @@ class BulkRun:
         )
 
     def _embedder(self) -> EmbedderSettings:
-        """Return the engine's settings; an actor's threads are as many as its cores."""
+        """Return the engine's settings, with as many threads as an actor has cores."""
         settings, cpus = self._settings.embedder(), self._layout().cpus
         unset = [name for name in ("threads", "decode_threads") if not getattr(settings, name)]
         return settings.model_copy(update=dict.fromkeys(unset, cpus))
 
     async def _blocking(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def write_report(folder: RunFolder, plan: Plan) -> Summary:
+    """Write all failures into one manifest, and return the summary."""
+    done = sorted(folder.numbers("done"))
+    reports = [ShardReport(**json.loads(folder.read(shard_file("done", one)))) for one in done]
+    reasons: Counter[str] = Counter()
+    with folder.open_for_writing(FAILURES_FILE) as file:
+        for report in reports:
+            if report.failures:
+                lines = folder.read(shard_file("failures", report.shard))
+                file.write(lines)
+                reasons.update(json.loads(line)["error_reason"] for line in lines.splitlines())
+    return Summary(
+        entries=plan.entries,
+        shards=plan.shards,
+        rows=sum(report.rows for report in reports),
+        duplicates=sum(report.duplicates for report in reports),
+        failures=dict(reasons),
+        unfinished=plan.shards - len(done),
+    )

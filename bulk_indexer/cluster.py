@@ -1,7 +1,7 @@
-"""The data engine, Ray Data: actors that each own a device, and shards handed to whoever is free.
+"""Run shard actors on Ray Data: each actor owns a device, and shards go to whichever is free.
 
-The only module that knows Ray. Ray restarts an actor that dies and gives its shards to another
-one; a shard is written whole or not at all, so doing one twice changes nothing (docs/adr/0013).
+The only module that imports Ray. Ray restarts an actor that dies and gives its shards to another
+one; shards are written whole or not at all, so repeating one is safe (docs/adr/0013).
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bulk_indexer.errors import BulkError
-from bulk_indexer.shard_actor import Job, ShardActor, ShardReport, describe_model
-from embedder_server.devices import usable_cores
+from bulk_indexer.run_folder import BulkError
+from bulk_indexer.shard_actor import Job, ShardActor, ShardReport
+from embedder_server.in_process import ModelInfo, describe_model, usable_cores
 from embedder_server.settings import EmbedderSettings
-from sentinel_store.values import ModelRef
 
-# Ray reads it when it is imported; what runs here is nobody else's business.
+# Ray reads it when it is imported. Send no usage statistics.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import psutil
@@ -35,10 +34,10 @@ import ray.data
 _SHARDS_PER_ACTOR = 2
 # Only shard numbers and reports pass through it; image bytes and vectors never do.
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
-# Of a Ray of our own. Its processes wait 15 or 30 seconds for one another, which a cold disk or a
-# busy machine uses up, and now and then one ends at once. The next start reads from memory.
+# For a local Ray. Its processes wait 15 or 30 seconds for one another, which a cold disk or a busy
+# machine uses up, and sometimes one ends at once. The next start finds its files in memory.
 _STARTS = 5
-# A line of Ray's C++ servers that says why one gives up: `[time C pid thread] …`, fatal ones too.
+# A line of Ray's C++ servers that says why one exits: `[time C pid thread] …`, or F for fatal.
 _FATAL = re.compile(r"\[[^\]]* [CF] \d+ \d+\]")
 _LINE_CHARACTERS = 1000
 _END_S = 10.0
@@ -49,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How many actors there are, and what each of them owns."""
+    """The number of actors, and the cores and GPUs of each."""
 
     actors: int
     cpus: int
@@ -62,54 +61,53 @@ def plan_layout(
     """Return the layout for machines with (cores, GPUs) each.
 
     Args:
-        nodes: At least one.
-        on_gpu: Each actor owns a GPU; else cores only.
-        actors: As asked for; 0: one for each GPU, or for each group of cores.
-        cpus_per_actor: As asked for; 0: an equal share of the cores of its machine.
+        nodes: At least one machine.
+        on_gpu: Each actor owns a GPU.
+        actors: Number of actors; 0: one per GPU, or one per group of cores.
+        cpus_per_actor: Cores of each; 0: an equal share of its machine.
 
     Raises:
-        BulkError: No machine has what one actor needs.
+        BulkError: The machines have no room for them.
     """
-    if on_gpu:
-        usable = [(cpus, gpus) for cpus, gpus in nodes if gpus]
-        if not usable:
-            raise BulkError("no machine of the cluster has a GPU; use --device cpu")
-        cpus = cpus_per_actor or max(1, min(cpus // gpus for cpus, gpus in usable))
-        most = sum(min(gpus, cores // cpus) for cores, gpus in usable)
-    elif cpus_per_actor or not actors:
-        cpus = cpus_per_actor or min(cores for cores, _ in nodes if cores)
-        most = sum(cores // cpus for cores, _ in nodes)
-    else:
-        # As many cores for each as let that many actors fit.
-        total = max(cores for cores, _ in nodes)
-        cpus = next(
-            (n for n in range(total, 0, -1) if sum(cores // n for cores, _ in nodes) >= actors), 1
-        )
-        most = sum(cores // cpus for cores, _ in nodes)
-    if most == 0 or actors > most:
+    usable = [(cores, gpus) for cores, gpus in nodes if gpus or not on_gpu]
+    if not usable:
+        raise BulkError("no machine of the cluster has a GPU; use --device cpu")
+
+    def room(cpus: int) -> int:
+        """Return how many actors with `cpus` cores fit."""
+        return sum(min(cores // cpus, gpus) if on_gpu else cores // cpus for cores, gpus in usable)
+
+    if cpus_per_actor:
+        cpus = cpus_per_actor
+    elif on_gpu:
+        cpus = max(1, min(cores // gpus for cores, gpus in usable))
+    elif not actors:
+        cpus = min(cores for cores, _ in usable if cores)
+    else:  # the most cores with which that many actors fit
+        most = max(cores for cores, _ in usable)
+        cpus = next((count for count in range(most, 0, -1) if room(count) >= actors), 1)
+    if room(cpus) == 0 or actors > room(cpus):
         raise BulkError(
-            f"the cluster has room for {most} actors of {cpus} cores"
-            f"{' and a GPU' if on_gpu else ''} each; ask for fewer with --actors or for smaller "
-            "ones with --cpus-per-actor"
+            f"the cluster has room for {room(cpus)} actors of {cpus} cores"
+            f"{' and a GPU' if on_gpu else ''} each; reduce --actors or --cpus-per-actor"
         )
-    return Layout(actors or most, cpus, 1 if on_gpu else 0)
+    return Layout(actors or room(cpus), cpus, 1 if on_gpu else 0)
 
 
 class Cluster:
-    """A connection to Ray, or a Ray of our own on this machine; from first use to the block's end.
+    """A connection to Ray, or a local Ray. Starts at its first use and ends with the block.
 
     Use from one thread.
     """
 
     def __init__(self, address: str) -> None:
-        """Remember where; nothing starts yet.
+        """Remember the address; nothing starts yet.
 
         Args:
             address: Of a cluster, as `ray.init` takes it; empty: this machine alone.
         """
         self._address = address
         self._temporary = ""
-
         self._started = False
 
     def __enter__(self) -> Self:
@@ -126,75 +124,36 @@ class Cluster:
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def _start(self) -> None:
-        if self._started:
-            return
-        self._started = True
-        for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # we tell what happens ourselves
-        if self._address:
-            try:
-                ray.init(self._address, logging_level=logging.ERROR)
-            except Exception as error:  # ConnectionError, ValueError and Ray's own
-                raise BulkError(f"cannot reach Ray at {self._address}: {error}") from error
-        else:
-            self._start_own()
-        ray.data.DataContext.get_current().enable_progress_bars = False
-
-    def _start_own(self) -> None:
-        for left in reversed(range(_STARTS)):
-            # Short, since paths of sockets are; and not kept, unlike Ray's own.
-            self._temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-            try:
-                ray.init(
-                    num_cpus=usable_cores(),
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    _node_ip_address="127.0.0.1",  # else its ports are open to the network
-                    _temp_dir=self._temporary,
-                )
-            except Exception as error:  # Ray raises bare ones
-                what = f"{error} {_last_words(Path(self._temporary))}"
-                ray.shutdown()
-                _end_processes(self._temporary)
-                shutil.rmtree(self._temporary, ignore_errors=True)
-                if not left:
-                    raise BulkError(f"cannot start Ray: {what}") from error
-                logger.warning("Ray did not start; trying again", extra={"error": what})
-            else:
-                return
-
     def layout(self, *, on_gpu: bool, actors: int, cpus_per_actor: int) -> Layout:
-        """Return who runs where on the machines that are up.
+        """Return the layout for the running machines.
 
         Raises:
-            BulkError: There is no room.
+            BulkError: They have no room.
         """
         self._start()
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in resources]
         return plan_layout(nodes, on_gpu=on_gpu, actors=actors, cpus_per_actor=cpus_per_actor)
 
-    def describe_model(self, settings: EmbedderSettings, layout: Layout) -> tuple[ModelRef, int]:
-        """Return the model and its dimensions, found out where the actors will run.
+    def describe_model(self, settings: EmbedderSettings, layout: Layout) -> ModelInfo:
+        """Load the model on a machine where actors will run, and describe it.
 
         Raises:
-            BulkError: It cannot be loaded.
+            BulkError: The model cannot be loaded.
         """
-        # In a process that ends with it, so that the device is free again.
+        # In a process that ends afterwards, so that the device is free again.
         remote = ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus, max_calls=1)(describe_model)
         try:
-            described: tuple[ModelRef, int] = ray.get(remote.remote(settings))
+            info: ModelInfo = ray.get(remote.remote(settings))
         except ray.exceptions.RayError as error:
             raise BulkError(f"cannot load the model: {_cause(error)}") from error
-        return described
+        return info
 
     def embed(self, job: Job, shards: Sequence[int], layout: Layout) -> Iterator[ShardReport]:
-        """Embed shards on all actors; yield each one's report when it comes.
+        """Embed shards on all actors; yield each report when its shard is done.
 
         Raises:
-            BulkError: Ray gave up.
+            BulkError: Ray failed.
         """
         dataset = ray.data.from_items(
             [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
@@ -217,52 +176,44 @@ class Cluster:
         except ray.exceptions.RayError as error:
             raise BulkError(f"the cluster failed: {_cause(error)}") from error
 
-
-def _last_words(folder: Path) -> str:
-    """Return what the servers of a Ray that did not start wrote last: why, for one that gave up."""
-    said = []
-    for name in ("gcs_server", "raylet"):
-        lines: list[str] = []
-        for path in sorted(folder.glob(f"session_2*/logs/{name}.*"), reverse=True):
-            with suppress(OSError):
-                lines += filter(str.strip, path.read_text(errors="replace").splitlines())
-        fatal = next((line for line in lines if _FATAL.match(line)), None)
-        line = fatal or next(reversed(lines), "nothing")
-        said.append(f"{name} said: {line[-_LINE_CHARACTERS:]}")
-    return f"({'; '.join(said)})"
-
-
-def _end_processes(folder: str) -> None:
-    """End what a Ray that did not start has left running.
-
-    Args:
-        folder: Its own. Its servers have it among their arguments; its agents and workers, which
-            rename themselves and may have outlived their parent, write their logs into it.
-    """
-    for _ in range(_END_ROUNDS):  # who is ended last may have started another one meanwhile
-        left = [process for process in psutil.process_iter() if _belongs(process, folder)]
-        if not left:
+    def _start(self) -> None:
+        if self._started:
             return
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=_END_S)
+        self._started = True
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # we log the progress ourselves
+        if self._address:
+            try:
+                ray.init(self._address, logging_level=logging.ERROR)
+            except Exception as error:  # ConnectionError, ValueError and Ray's own
+                raise BulkError(f"cannot reach Ray at {self._address}: {error}") from error
+        else:
+            self._start_local()
+        ray.data.DataContext.get_current().enable_progress_bars = False
 
-
-def _belongs(process: psutil.Process, folder: str) -> bool:
-    if process.pid == os.getpid():  # which writes a log there, too
-        return False
-    with suppress(psutil.Error):  # it has just ended, or is another user's
-        return any(folder in argument for argument in process.cmdline()) or any(
-            file.path.startswith(folder) for file in process.open_files()
-        )
-    return False
-
-
-def _cause(error: ray.exceptions.RayError) -> Exception:
-    """Return what was raised in the other process, without Ray's account of it."""
-    cause: Exception | None = getattr(error, "cause", None)
-    return cause or error
+    def _start_local(self) -> None:
+        for left in reversed(range(_STARTS)):
+            # A short path, since socket paths are limited; and removed later, unlike Ray's own.
+            self._temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+            try:
+                ray.init(
+                    num_cpus=usable_cores(),
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",  # else its ports are open to the network
+                    _temp_dir=self._temporary,
+                )
+            except Exception as error:  # Ray raises bare ones
+                reason = f"{error} {_last_log_lines(Path(self._temporary))}"
+                ray.shutdown()
+                _end_processes(self._temporary)
+                shutil.rmtree(self._temporary, ignore_errors=True)
+                if not left:
+                    raise BulkError(f"cannot start Ray: {reason}") from error
+                logger.warning("Ray did not start; trying again", extra={"error": reason})
+            else:
+                return
 
 
 class _Actor:
@@ -274,3 +225,50 @@ class _Actor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         reports = [asdict(self._actor.embed(int(shard))) for shard in batch["shard"]]
         return {name: [report[name] for report in reports] for name in reports[0]}
+
+
+def _last_log_lines(folder: Path) -> str:
+    """Return the fatal, or else the last, log line of each server of a Ray that did not start."""
+    messages = []
+    for name in ("gcs_server", "raylet"):
+        lines: list[str] = []
+        for path in sorted(folder.glob(f"session_2*/logs/{name}.*"), reverse=True):
+            with suppress(OSError):
+                lines += filter(str.strip, path.read_text(errors="replace").splitlines())
+        fatal = next((line for line in lines if _FATAL.match(line)), None)
+        line = fatal or next(reversed(lines), "nothing")
+        messages.append(f"{name} said: {line[-_LINE_CHARACTERS:]}")
+    return f"({'; '.join(messages)})"
+
+
+def _end_processes(folder: str) -> None:
+    """End the processes of a Ray that did not start.
+
+    Args:
+        folder: Its own. Its servers have it among their arguments. Its agents and workers rename
+            themselves and may have outlived their parent, but write their logs into it.
+    """
+    for _ in range(_END_ROUNDS):  # the last to end may have started another one
+        left = [process for process in psutil.process_iter() if _belongs(process, folder)]
+        if not left:
+            return
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=_END_S)
+
+
+def _belongs(process: psutil.Process, folder: str) -> bool:
+    if process.pid == os.getpid():  # it also writes a log there
+        return False
+    with suppress(psutil.Error):  # it has just ended, or is another user's
+        return any(folder in argument for argument in process.cmdline()) or any(
+            file.path.startswith(folder) for file in process.open_files()
+        )
+    return False
+
+
+def _cause(error: ray.exceptions.RayError) -> Exception:
+    """Return what the other process raised, without Ray's traceback of it."""
+    cause: Exception | None = getattr(error, "cause", None)
+    return cause or error

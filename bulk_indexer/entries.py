@@ -1,4 +1,4 @@
-"""One entry of a dataset: where its content is, and what is known of it before it is read."""
+"""Define the entries of a dataset, their file in the run folder, and the types of their fields."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sentinel_store.values import FieldType
+from sentinel_core.errors import InvalidArgument
+from sentinel_store.values import Fields, FieldType, FieldValue
 
-# What is known of every file, under the names that `sentinel index` gives it; so that either of
-# them finds the other's items unchanged.
+# Fields of every file. `sentinel index` declares the same, so each of the two commands finds the
+# other's items unchanged.
 FILE_FIELDS: Mapping[str, FieldType] = {
     "path": FieldType.STRING,
     "file_name": FieldType.STRING,
@@ -23,21 +25,23 @@ FILE_FIELDS: Mapping[str, FieldType] = {
     "size_bytes": FieldType.INT64,
     "modified_at": FieldType.INT64,
 }
-_COLUMNS = ("place", "uri", "text", "id", "fields", "error")
-_SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("place", "uri", "text", "id", "fields", "error")]
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One item as the dataset names it.
+class DatasetEntry:
+    """One item of a dataset, before its content is read.
 
     Attributes:
-        place: Where it is named: its own URI, or the manifest and the line.
+        place: Where the dataset names it: its own URI, or the manifest and the line.
         uri: Image items: an absolute path or a URI.
         text: Text items: the text.
-        id: Given id; empty: the SHA-256 of the content.
-        fields: Raw values of declared fields, of the types that JSON has.
-        error: What is wrong with the entry itself; nothing is read then.
+        id: Empty: the SHA-256 of the content.
+        fields: Values of declared fields, with JSON types.
+        error: What is wrong with the entry; its content is then not read.
     """
 
     place: str
@@ -48,32 +52,66 @@ class Entry:
     error: str = ""
 
 
-def file_facts(uri: str) -> dict[str, Any]:
-    """Return the fields that a file's path alone tells."""
-    path = PurePosixPath(uri.split("://", 1)[-1] if "://" in uri else uri)
+def path_fields(uri: str) -> dict[str, Any]:
+    """Return the fields that a file's path determines."""
+    path = PurePosixPath(uri.split("://", 1)[-1])
     return {"path": uri, "file_name": path.name, "folder": os.path.dirname(uri)}
 
 
-def to_parquet(entries: Sequence[Entry]) -> bytes:
+def modified_at(details: Mapping[str, Any]) -> int | None:
+    """Return when a file was changed, in seconds since 1970; None if fsspec does not say."""
+    for name in ("mtime", "LastModified", "last_modified", "updated"):
+        match details.get(name):
+            case int() | float() as seconds:
+                return int(seconds)
+            case datetime() as moment:
+                return int(moment.timestamp())
+    return None
+
+
+def to_parquet(entries: Sequence[DatasetEntry]) -> bytes:
     """Return entries as one Parquet file."""
-    table = pa.table(
-        [
-            [entry.place for entry in entries],
-            [entry.uri for entry in entries],
-            [entry.text for entry in entries],
-            [entry.id for entry in entries],
-            # Dates, decimals and the like of a Parquet manifest become strings.
-            [json.dumps(dict(entry.fields), default=str) for entry in entries],
-            [entry.error for entry in entries],
-        ],
-        schema=_SCHEMA,
-    )
+    columns = {name: [getattr(entry, name) for entry in entries] for name in _SCHEMA.names}
+    # Dates, decimals and the like of a Parquet manifest become strings.
+    columns["fields"] = [json.dumps(dict(one), default=str) for one in columns["fields"]]
+    table = pa.table(columns, schema=_SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
 
 
-def from_parquet(data: bytes) -> list[Entry]:
-    """Return what `to_parquet` wrote."""
-    table = pq.read_table(pa.BufferReader(data))
-    return [Entry(**{**row, "fields": json.loads(row["fields"])}) for row in table.to_pylist()]
+def from_parquet(data: bytes) -> list[DatasetEntry]:
+    """Return the entries that `to_parquet` wrote."""
+    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    return [DatasetEntry(**{**row, "fields": json.loads(row["fields"])}) for row in rows]
+
+
+def typed_fields(values: Mapping[str, Any], types: Mapping[str, FieldType]) -> Fields:
+    """Convert text to the declared types. CSV has only text.
+
+    Raises:
+        InvalidArgument: FIELD_TYPE: a text is not a value of its type. Other values are returned
+            as they are; the collection's own checks judge them.
+    """
+    return {name: _typed(name, value, types[name]) for name, value in values.items()}
+
+
+def _typed(name: str, value: Any, field_type: FieldType) -> FieldValue:
+    try:
+        match field_type, value:
+            case FieldType.INT64, str():
+                return int(value)
+            case FieldType.INT64, float() if value.is_integer():
+                return int(value)  # pandas turns an integer column with gaps into floats
+            case FieldType.DOUBLE, str():
+                return float(value)
+            case FieldType.BOOL, str():
+                return _BOOLS[value.lower()]
+            case FieldType.STRING_LIST, str():
+                return [str(word) for word in json.loads(value)]
+    except (ValueError, KeyError, TypeError) as error:
+        kind = f"{field_type} (a JSON list)" if field_type is FieldType.STRING_LIST else field_type
+        raise InvalidArgument(
+            "FIELD_TYPE", f"field {name!r} is a {kind}; {value[:80]!r} is not", name=name
+        ) from error
+    return value  # type: ignore[no-any-return]

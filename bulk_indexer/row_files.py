@@ -1,12 +1,12 @@
-"""Rows as Parquet in exactly the layout of a collection, which Milvus imports as it is."""
+"""Write and read rows as Parquet in a collection's exact layout, which Milvus can import."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,20 +15,51 @@ import pyarrow.parquet as pq
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
 from sentinel_store.milvus import schema
-from sentinel_store.milvus.schema import FULL_TEXT, column_of
 from sentinel_store.values import FieldType
 
 _COLUMN_TYPES = {
     FieldType.STRING: pa.string(),
     FieldType.INT64: pa.int64(),
     FieldType.DOUBLE: pa.float64(),
-    FieldType.BOOL: pa.int8(),  # columns.to_column
+    FieldType.BOOL: pa.int8(),  # as sentinel_store.milvus.schema stores it
 }
 _ROWS_PER_GROUP = 8192
 
 
-def arrow_schema(info: CollectionInfo) -> pa.Schema:
-    """Return the columns of a collection's file, as `rows.to_entity` names them."""
+def encode(rows: Sequence[Row], info: CollectionInfo) -> bytes:
+    """Return rows, each with its vector, as one Parquet file."""
+    buffer = io.BytesIO()
+    write(buffer, rows, info)
+    return buffer.getvalue()
+
+
+def write(file: IO[bytes], rows: Iterable[Row], info: CollectionInfo) -> int:
+    """Write rows to an open file, one group in memory at a time; return the number of rows."""
+    columns = _columns(info)
+    remaining = iter(rows)
+    count = 0
+    # Vectors do not compress, and a dictionary of them would only be larger.
+    with pq.ParquetWriter(file, columns, compression="snappy", use_dictionary=False) as writer:
+        while group := list(islice(remaining, _ROWS_PER_GROUP)):
+            writer.write_table(_table(group, info, columns))
+            count += len(group)
+    return count
+
+
+def decode(data: bytes) -> list[Row]:
+    """Return the rows of a file."""
+    table = pq.read_table(pa.BufferReader(data))
+    vectors = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    matrix = vectors.reshape(len(table), -1) if len(table) else vectors
+    entities = table.drop(["vector"]).to_pylist()
+    return [
+        schema.from_entity({**entity, "fields": json.loads(entity["fields"]), "vector": vector})
+        for entity, vector in zip(entities, matrix, strict=True)
+    ]
+
+
+def _columns(info: CollectionInfo) -> pa.Schema:
+    """Return the columns of a collection's file, with the names of `schema.to_entity`."""
     columns = [
         ("id", pa.string()),
         ("vector", pa.list_(pa.float32())),
@@ -39,40 +70,16 @@ def arrow_schema(info: CollectionInfo) -> pa.Schema:
     ]
     for name, field_type in info.fields.items():
         if field_type in _COLUMN_TYPES:
-            columns.append((column_of(name), _COLUMN_TYPES[field_type]))
+            columns.append((schema.column_of(name), _COLUMN_TYPES[field_type]))
     if info.full_text:
-        columns.append((FULL_TEXT, pa.string()))
+        columns.append((schema.FULL_TEXT, pa.string()))
     return pa.schema(columns)
 
 
-def encode(new_rows: Sequence[Row], info: CollectionInfo) -> bytes:
-    """Return rows, each with its vector, as one Parquet file."""
-    buffer = io.BytesIO()
-    write(buffer, new_rows, info)
-    return buffer.getvalue()
-
-
-def write(file: Any, new_rows: Iterable[Row], info: CollectionInfo) -> int:
-    """Write rows to an open file without holding them all; return how many there were."""
-    schema = arrow_schema(info)
-    count = 0
-    # Vectors do not compress, and a dictionary of them would only be larger.
-    with pq.ParquetWriter(file, schema, compression="snappy", use_dictionary=False) as writer:
-        for group in _groups(new_rows):
-            writer.write_table(_table(group, info, schema))
-            count += len(group)
-    return count
-
-
-def decode(data: bytes) -> list[Row]:
-    """Return the rows of a file."""
-    return list(_rows(pq.read_table(pa.BufferReader(data))))
-
-
-def _table(group: Sequence[Row], info: CollectionInfo, schema: pa.Schema) -> pa.Table:
+def _table(group: Sequence[Row], info: CollectionInfo, columns: pa.Schema) -> pa.Table:
     entities = [schema.to_entity(row, info) for row in group]
     arrays = []
-    for column in schema:
+    for column in columns:
         values = [entity[column.name] for entity in entities]
         if column.name == "vector":
             arrays.append(_vectors(values, info.dimensions))
@@ -81,25 +88,11 @@ def _table(group: Sequence[Row], info: CollectionInfo, schema: pa.Schema) -> pa.
             arrays.append(pa.array(texts, pa.string()))
         else:
             arrays.append(pa.array(values, column.type))
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return pa.Table.from_arrays(arrays, schema=columns)
 
 
 def _vectors(vectors: Sequence[Any], dimensions: int) -> pa.ListArray:
-    flat = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
+    """Return a list array `[rows]` of float32 vectors, built without a Python list."""
+    flat = np.concatenate(vectors)
     offsets = np.arange(len(vectors) + 1, dtype=np.int32) * dimensions
     return pa.ListArray.from_arrays(offsets, pa.array(flat.astype(np.float32, copy=False)))
-
-
-def _rows(table: pa.Table) -> Iterator[Row]:
-    vectors = table.column("vector").combine_chunks()
-    flat = vectors.flatten().to_numpy(zero_copy_only=False)
-    matrix = flat.reshape(len(table), -1) if len(table) else flat
-    for row, vector in zip(table.drop(["vector"]).to_pylist(), matrix, strict=True):
-        entity: Mapping[str, Any] = {**row, "fields": json.loads(row["fields"]), "vector": vector}
-        yield schema.from_entity(dict(entity))
-
-
-def _groups(new_rows: Iterable[Row]) -> Iterator[list[Row]]:
-    iterator = iter(new_rows)
-    while group := list(islice(iterator, _ROWS_PER_GROUP)):
-        yield group

@@ -1,37 +1,105 @@
-"""The folder of one run, local or in an object store: all that a restart needs to know.
+"""The folder of one run, local or in an object store: everything that a restart needs to know.
 
-    run.json            what this run is (plan.py)
-    plan/000012.parquet the entries of shard 12; plan.json once all shards are cut
-    rows/000012.parquet its rows, in the collection's layout
-    failures/000012.jsonl what could not be indexed, and why
-    done/000012.json    written last: shard 12 is finished and never embedded again
+    run.json              what the run is; plan.json once all shards are planned
+    plan/000012.parquet   the entries of shard 12
+    rows/000012.parquet   its rows, in the collection's layout
+    failures/000012.jsonl entries that could not be indexed, and why
+    done/000012.json      written last: shard 12 is finished and never embedded again
     delivered/000012.json its rows are in Milvus
-    failures.jsonl      all failures, at the end of the run
+    failures.jsonl        all failures, at the end of the run
 
-Every file but the last is written whole or not at all, so what is there is right.
+Every file except the last is written whole or not at all. The plan never changes, so a restart
+finds the same entries in the same shards.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import IO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from bulk_indexer.errors import BulkError
+from bulk_indexer import entries
+from bulk_indexer.entries import DatasetEntry
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.values import FieldType, ModelRef
+
+_RUN_FILE = "run.json"
+_PLAN_FILE = "plan.json"
+_SUFFIXES = {"plan": "parquet", "rows": "parquet", "failures": "jsonl"}
+
+
+class BulkError(Exception):
+    """The run cannot continue; the message says why and what to do.
+
+    Finished shards stay finished: the same command continues from there. An error of one item
+    never raises this; it becomes a line of the failures file.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What identifies a run; a run folder holds one run.
+
+    Attributes:
+        collection: Name of the collection.
+        model: Name of the model that made the vectors.
+        dimensions: Of the vectors.
+        fields: Declared fields and their types; each becomes a column.
+        full_text: Fields with full-text search; together they become one more column.
+        inputs: As the user gave them.
+        object_store_uri: Where image bytes are stored.
+        thumbnail_side: In pixels.
+        shard_items: Entries per shard.
+    """
+
+    collection: str
+    model: str
+    revision: str
+    fingerprint: str
+    dimensions: int
+    fields: dict[str, str]
+    full_text: tuple[str, ...]
+    inputs: tuple[str, ...]
+    object_store_uri: str
+    thumbnail_side: int
+    shard_items: int
+
+    @property
+    def info(self) -> CollectionInfo:
+        """The collection."""
+        return CollectionInfo(
+            self.collection,
+            ModelRef(self.model, self.revision, self.fingerprint),
+            self.dimensions,
+            {name: FieldType(field_type) for name, field_type in self.fields.items()},
+            full_text=self.full_text,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How large the run is."""
+
+    shards: int
+    entries: int
 
 
 class RunFolder:
-    """Thread-safe, and cheap to make in any process from the same URI."""
+    """Thread-safe. Any process can open the same folder by its URI."""
 
     def __init__(self, uri: str) -> None:
         """Open the folder.
 
         Raises:
-            BulkError: There is no such place.
+            BulkError: The URI is not supported.
         """
         self.uri = uri
         try:
@@ -44,29 +112,29 @@ class RunFolder:
         """Return a file's bytes.
 
         Raises:
-            FileNotFoundError: It is not there.
+            FileNotFoundError: There is no such file.
         """
         return bytes(self._fs.cat_file(self._path(name)))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, over what was there."""
+        """Write or replace a file, whole or not at all."""
         path = self._path(name)
         if not self._is_local:
-            self._fs.pipe_file(path, data)  # one PUT, atomic by the store's own promise
+            self._fs.pipe_file(path, data)  # one PUT, which object stores make atomic
             return
-        draft = f"{path}.{uuid.uuid4().hex}.tmp"
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
-            with open(draft, "wb") as file:
+            with open(temporary, "wb") as file:
                 file.write(data)
-            os.replace(draft, path)
+            os.replace(temporary, path)
         except OSError:
             with suppress(OSError):
-                os.unlink(draft)  # a full disk should not fill further
+                os.unlink(temporary)  # leave no garbage on a full disk
             raise
 
     def open_for_writing(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """Open a file too large for `write`; a crash may leave it cut short."""
+        """Open a file too large for `write`; after a crash it may be incomplete."""
         self._fs.makedirs(self._root, exist_ok=True)
         opened: AbstractContextManager[IO[bytes]] = self._fs.open(self._path(name), "wb")
         return opened
@@ -87,5 +155,74 @@ class RunFolder:
 
 def shard_file(folder: str, shard: int) -> str:
     """Return the name of a shard's file in one of the run's folders."""
-    suffix = {"plan": "parquet", "rows": "parquet", "failures": "jsonl"}.get(folder, "json")
-    return f"{folder}/{shard:06d}.{suffix}"
+    return f"{folder}/{shard:06d}.{_SUFFIXES.get(folder, 'json')}"
+
+
+def read_run(folder: RunFolder) -> Run | None:
+    """Return the folder's run; None for a new folder.
+
+    Raises:
+        BulkError: Another version of Sentinel wrote it.
+    """
+    try:
+        data = json.loads(folder.read(_RUN_FILE))
+    except FileNotFoundError:
+        return None
+    try:
+        tuples = {name: tuple(data[name]) for name in ("inputs", "full_text")}
+        return Run(**{**data, **tuples})
+    except (KeyError, TypeError) as error:
+        raise BulkError(
+            f"{folder.uri} was written by another version of Sentinel; use a new --run folder"
+        ) from error
+
+
+def claim(folder: RunFolder, run: Run) -> None:
+    """Write the run into a new folder, or check that the folder holds this run.
+
+    Raises:
+        BulkError: It holds another run.
+    """
+    existing = read_run(folder)
+    if existing is None:
+        folder.write(_RUN_FILE, json.dumps(asdict(run), indent=1).encode())
+        return
+    theirs = asdict(existing)
+    for name, value in asdict(run).items():
+        # Versions may name the revision differently; the fingerprint identifies the model.
+        if value != theirs[name] and name != "revision":
+            raise BulkError(
+                f"{folder.uri} holds another run: its {name} is {theirs[name]!r}, not {value!r}; "
+                "repeat the first command, or use a new --run folder"
+            )
+
+
+def read_plan(folder: RunFolder) -> Plan | None:
+    """Return the finished plan; None if there is none."""
+    try:
+        return Plan(**json.loads(folder.read(_PLAN_FILE)))
+    except FileNotFoundError:
+        return None
+
+
+def write_plan(folder: RunFolder, dataset: Iterable[DatasetEntry], shard_items: int) -> Plan:
+    """Divide a dataset into shards of `shard_items` entries, in one pass.
+
+    Raises:
+        BulkError: The dataset cannot be read, or is empty.
+    """
+    shards = count = 0
+    dataset = iter(dataset)
+    while part := list(islice(dataset, shard_items)):
+        folder.write(shard_file("plan", shards), entries.to_parquet(part))
+        shards, count = shards + 1, count + len(part)
+    if not count:
+        raise BulkError("nothing to index: the inputs have no images and no rows")
+    plan = Plan(shards, count)
+    folder.write(_PLAN_FILE, json.dumps(asdict(plan)).encode())
+    return plan
+
+
+def read_entries(folder: RunFolder, shard: int) -> list[DatasetEntry]:
+    """Return the entries of one shard, in the dataset's order."""
+    return entries.from_parquet(folder.read(shard_file("plan", shard)))

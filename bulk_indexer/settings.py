@@ -1,4 +1,4 @@
-"""Settings of a bulk index job: flags, environment (SENTINEL_BULK_…), `.env`."""
+"""Define the settings of a bulk index job: flags, environment (SENTINEL_BULK_…), `.env`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class BulkSettings(BaseSettings):
     """Index a dataset too large for one machine, on Ray.
 
     INPUTS are folders, globs, image files, lists of files (.txt), and manifests (.parquet, .csv,
-    .jsonl) with a column for the file's path or URI, one for the id if there is one, and one for
-    each declared field; all of them local or URIs that fsspec knows, such as s3://bucket/x.
+    .jsonl). A manifest has a column for the file's path or URI, and optional columns for the id and
+    for each declared field. Inputs are local paths, or URIs that fsspec supports, such as
+    s3://bucket/x.
 
-    The same command again goes on where the last one ended. What is not said here is as the
-    embedder's and the gateway's own settings say, by flag, environment or .env.
+    Run the same command again to continue an interrupted run. Settings that are not set here come
+    from the embedder's and the gateway's environment variables or .env.
     """
 
     model_config = SettingsConfigDict(
@@ -38,58 +39,59 @@ class BulkSettings(BaseSettings):
     inputs: CliPositionalArg[list[str]] = Field(description="What to index.")
     run: str = Field(
         min_length=1,
-        description="Folder of this run, local or a URI that all machines reach: its plan, rows, "
-        "reports, and what is finished.",
+        description="Folder of this run: a local path, or a URI that all machines reach. It keeps "
+        "the plan, rows, reports and progress.",
     )
-    collection: str = Field("photos", description="The collection; made when missing.")
+    collection: str = Field("photos", description="The collection; created if it is missing.")
     fields: str = Field(
         "",
-        description="Fields of a new collection beyond those of every file, as name:type,…; types: "
-        "string, int64, double, bool, string_list.",
+        description="Additional fields of a new collection, as name:type,…; types: string, int64, "
+        "double, bool, string_list.",
     )
     deliver: Literal["upsert", "import", "files"] = Field(
         "upsert",
-        description="How rows get into Milvus: upsert: written like a gateway's, any Milvus; "
-        "import: a server imports files; files: not at all, they stay in the run folder.",
+        description="How rows get into Milvus. upsert: written as a gateway does, to any Milvus; "
+        "import: a server imports files; files: not at all, rows stay in the run folder.",
     )
     import_uri: str = Field(
         "",
         description="For import: a folder in Milvus's own bucket, such as s3://milvus/imports.",
     )
     image_column: str = Field(
-        "", description="Manifests: column of the path or URI; none: uri, url, path, image…"
+        "",
+        description="Manifests: column of the path or URI; none: uri, url, path, image…",
     )
     id_column: str = Field(
-        "id", description="Manifests: column of the id; where there is none: SHA-256 of the file."
+        "id", description="Manifests: column of the id; without it: SHA-256 of the file."
     )
     text_column: str = Field(
         "text", description="Manifests: column of the text of items without a file."
     )
     shard_items: int = Field(
-        10_000, ge=1, le=1_000_000, description="Items of a shard, the unit that is done again."
+        10_000, ge=1, le=1_000_000, description="Items of a shard, the unit of work and of retries."
     )
     ray_address: str = Field(
         "", description="Ray cluster, such as auto or ray://head:10001; none: this machine."
     )
     actors: int = Field(
-        0, ge=0, le=100_000, description="Embedding actors; 0: one for each GPU or machine."
+        0, ge=0, le=100_000, description="Embedding actors; 0: one per GPU or machine."
     )
     cpus_per_actor: int = Field(
-        0, ge=0, le=1024, description="Cores of an actor; 0: its share of its machine."
+        0, ge=0, le=1024, description="Cores of an actor; 0: an equal share of its machine."
     )
     batch_items: int = Field(
-        32, ge=1, le=4096, description="Most images of one batch on the device."
+        32, ge=1, le=4096, description="Largest batch of images on the device."
     )
     device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="What an actor owns: cores only, or a GPU."
+        "cpu", description="What an actor uses: cores only, or a GPU."
     )
     model: str | None = Field(None, description="Name of the model; none: the embedder's.")
     revision: str | None = Field(None, description="Commit of a model from the hub.")
-    runtime: str | None = Field(None, description="What runs the model; none: the embedder's.")
+    runtime: str | None = Field(None, description="Library for the model; none: the embedder's.")
     milvus_uri: str | None = Field(None, description="Milvus; none: the gateway's.")
     milvus_token: SecretStr | None = Field(None, description="Milvus credentials.")
     object_store_uri: str | None = Field(
-        None, description="Where image bytes are kept; none: the gateway's."
+        None, description="Where image bytes are stored; none: the gateway's."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log level."
@@ -111,30 +113,23 @@ class BulkSettings(BaseSettings):
         return self
 
     def declared_fields(self) -> dict[str, FieldType]:
-        """Return the fields of a collection that this run makes."""
+        """Return the fields of a new collection."""
         return {**FILE_FIELDS, **_fields_from(self.fields)}
 
     def embedder(self) -> EmbedderSettings:
-        """Return the worker's settings with what is said here instead."""
-        given: dict[str, Any] = {
-            "model": self.model,
-            "revision": self.revision,
-            "runtime": self.runtime,
-        }
+        """Return the embedder's settings; those set here win."""
         return EmbedderSettings(
-            **{name: value for name, value in given.items() if value is not None},
-            device="cuda:0" if self.device == "cuda" else "cpu",  # Ray shows an actor its own only
+            **self._set("model", "revision", "runtime"),
+            device="cuda:0" if self.device == "cuda" else "cpu",  # an actor sees only its own GPU
             bulk_image_batch_items=self.batch_items,
         )
 
     def storage(self) -> StoreSettings:
-        """Return the gateway's settings with what is said here instead."""
-        given: dict[str, Any] = {
-            "milvus_uri": self.milvus_uri,
-            "milvus_token": self.milvus_token,
-            "object_store_uri": self.object_store_uri,
-        }
-        return StoreSettings(**{name: value for name, value in given.items() if value is not None})
+        """Return the gateway's storage settings; those set here win."""
+        return StoreSettings(**self._set("milvus_uri", "milvus_token", "object_store_uri"))
+
+    def _set(self, *names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def _fields_from(text: str) -> dict[str, FieldType]:

@@ -1,4 +1,4 @@
-"""Rows of a run beside those that Milvus has of them. Milvus may be away for half a minute."""
+"""Compare the rows of a run with those in Milvus, and write them; wait out short outages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from bulk_indexer.errors import BulkError
+from bulk_indexer.run_folder import BulkError
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError, Unavailable
 from sentinel_store.collections import CollectionInfo
@@ -19,16 +19,16 @@ P = TypeVar("P")
 T = TypeVar("T")
 # As many as one gateway call carries; with the longest texts a message stays under 64 MiB.
 _ROWS_PER_UPSERT = 256
-# A strong look-up takes a server about 0.2 s however many ids it is for.
+# A strong look-up takes a server about 0.2 s, whatever the number of ids.
 _IDS_PER_LOOK_UP = 1024
-_CALLS_AT_ONCE = 4
+_CONCURRENT_CALLS = 4
 _CALL_TIMEOUT_S = 60.0
 _PAUSES_S = (1.0, 5.0, 20.0)
 
 
 @dataclass(slots=True)
-class Sorted:
-    """Rows by what Milvus has of them."""
+class Comparison:
+    """Rows by their state in Milvus."""
 
     new: list[Row] = field(default_factory=list)
     changed: list[Row] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Sorted:
 class StoredRows:
     """The rows of one collection.
 
-    Each method raises BulkError where Milvus refuses, or cannot be reached for too long.
+    Each method raises BulkError if Milvus refuses, or cannot be reached for half a minute.
     """
 
     def __init__(self, store: MilvusStore, info: CollectionInfo) -> None:
@@ -46,7 +46,7 @@ class StoredRows:
         self._info = info
 
     async def find(self, rows: Iterable[Row], *, include_vectors: bool = False) -> dict[str, Row]:
-        """Return what Milvus has under the ids of `rows`; of two with one id, the later one."""
+        """Return the stored rows with the ids of `rows`; of two with one id, the later one."""
 
         async def look_up(part: Sequence[str]) -> list[Row]:
             return await self._store.get(
@@ -57,37 +57,37 @@ class StoredRows:
         found = await _in_parts(look_up, ids, _IDS_PER_LOOK_UP)
         return {row.id: row for part in found for row in part}
 
-    async def sort(self, rows: Sequence[Row]) -> Sorted:
-        """Return `rows` by what Milvus has of them."""
-        made, there = Sorted(), await self.find(rows)
+    async def compare(self, rows: Sequence[Row]) -> Comparison:
+        """Divide `rows` by their state in Milvus."""
+        comparison, stored = Comparison(), await self.find(rows)
         for row in rows:
-            other = there.get(row.id)
+            other = stored.get(row.id)
             if other is None:
-                made.new.append(row)
+                comparison.new.append(row)
             elif is_same(other, row):
-                made.unchanged.append(row)
+                comparison.unchanged.append(row)
             else:
-                made.changed.append(row)
-        return made
+                comparison.changed.append(row)
+        return comparison
 
     async def upsert(self, rows: Sequence[Row]) -> None:
-        """Write rows; whatever Milvus has under their ids, one or two rows each, is gone then."""
+        """Write rows; they replace all stored rows with their ids, even two with one id."""
 
         async def write(part: Sequence[Row]) -> None:
             await self._store.upsert(self._info, part, deadline())
 
         await _in_parts(write, rows, _ROWS_PER_UPSERT)
 
-    async def make_single(self, rows: Iterable[Row], theirs: Mapping[str, Row]) -> int:
-        """Leave one row for each id of `rows`, which an import has added; return how many had two.
+    async def remove_duplicates(self, rows: Iterable[Row], theirs: Mapping[str, Row]) -> int:
+        """Leave one row per id of `rows`, which an import has added; return how many had two.
 
-        What somebody else has written stays. Of two rows a read shows the later: if that is not
-        the imported one, it is theirs; if it is, theirs is in `theirs`, or the same.
+        Rows of other writers stay. Of two rows with one id a read returns the later one. If that
+        is not the imported row, it is theirs; otherwise theirs is in `theirs`, or is equal.
 
         Args:
-            rows: As they were imported.
-            theirs: What others had written under their ids before the imported rows were there,
-                with vectors.
+            rows: The imported rows.
+            theirs: Rows that others wrote under these ids before the import's rows appeared, with
+                vectors.
         """
         imported = {row.id: row for row in rows}
         doubled = [imported[row_id] for row_id in await self._doubled(list(imported))]
@@ -100,7 +100,7 @@ class StoredRows:
         return len(kept)
 
     async def _doubled(self, ids: Sequence[str]) -> list[str]:
-        """Return those of some different ids that two rows have: only a count tells."""
+        """Return those of some different ids that two rows have. Only a count shows them."""
 
         async def doubled_in(part: Sequence[str]) -> list[str]:
             chosen = schema.with_ids(part)
@@ -116,41 +116,40 @@ class StoredRows:
 
 
 def is_same(one: Row, other: Row) -> bool:
-    """Tell whether two rows of one id have the same content."""
+    """Return whether two rows of one id have equal content and fields."""
     return one.digest == other.digest and one.fields == other.fields
 
 
-async def _in_parts(
-    call: Callable[[Sequence[P]], Awaitable[T]], whole: Sequence[P], size: int
-) -> list[T]:
-    """Call with `size` of `whole` at a time, a few calls at once; return the answers in order."""
-    slots = asyncio.Semaphore(_CALLS_AT_ONCE)
-
-    async def one(part: Sequence[P]) -> T:
-        async with slots:
-            return await patiently(lambda: call(part))
-
-    parts = [whole[start : start + size] for start in range(0, len(whole), size)]
-    return await asyncio.gather(*map(one, parts))
-
-
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Return what `call` returns; it is tried again while Milvus does not answer.
+async def with_retries(call: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of `call`; call again while Milvus does not answer.
 
     Raises:
-        BulkError: It never did, or it refuses.
+        BulkError: Milvus refuses, or did not answer the last call.
     """
     for pause in (*_PAUSES_S, None):
         try:
             return await call()
         except SentinelError as error:
-            passing = isinstance(error, Unavailable | DeadlineExceeded)
-            if pause is None or not passing:
+            if pause is None or not isinstance(error, Unavailable | DeadlineExceeded):
                 raise BulkError(f"{error.message} [{error.reason}]") from error
             await asyncio.sleep(pause)
-    raise AssertionError  # the last round returns or raises
+    raise AssertionError  # the last attempt returns or raises
 
 
 def deadline() -> Deadline:
-    """Return the deadline of one call of Milvus."""
+    """Return the deadline of one Milvus call that starts now."""
     return Deadline.after(None, default_s=_CALL_TIMEOUT_S)
+
+
+async def _in_parts(
+    call: Callable[[Sequence[P]], Awaitable[T]], values: Sequence[P], size: int
+) -> list[T]:
+    """Call with `size` values at a time, a few calls at once; return the results in order."""
+    slots = asyncio.Semaphore(_CONCURRENT_CALLS)
+
+    async def one(part: Sequence[P]) -> T:
+        async with slots:
+            return await with_retries(lambda: call(part))
+
+    parts = [values[start : start + size] for start in range(0, len(values), size)]
+    return await asyncio.gather(*map(one, parts))

@@ -1,4 +1,4 @@
-"""Where rows go: the collection, made when missing, and the way into it."""
+"""Open the collection that rows go to, create it if it is missing, and choose the delivery."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from bulk_indexer.delivery import Delivery, ImportDelivery, NoDelivery, UpsertDelivery
-from bulk_indexer.errors import BulkError
-from bulk_indexer.run_folder import RunFolder
+from bulk_indexer.delivery import Delivery, ImportDelivery, UpsertDelivery
+from bulk_indexer.run_folder import BulkError, RunFolder
 from bulk_indexer.settings import BulkSettings
-from sentinel_core.calls import Deadline
+from bulk_indexer.stored_rows import deadline
 from sentinel_store.collections import CollectionInfo, check_declaration
 from sentinel_store.milvus import indexes
 from sentinel_store.milvus.bulk_import import MilvusImports
@@ -21,11 +20,12 @@ from sentinel_store.milvus.store import MilvusStore
 from sentinel_store.settings import StoreSettings
 from sentinel_store.values import ModelRef
 
-_TIMEOUT_S = 60.0
-
 
 class Target:
-    """Milvus as the settings name it, or no Milvus at all. Use as a context, in one event loop."""
+    """The Milvus of the settings, or none for `--deliver files`.
+
+    Use as a context manager, in one event loop.
+    """
 
     def __init__(self, settings: BulkSettings, storage: StoreSettings) -> None:
         self._settings = settings
@@ -62,56 +62,52 @@ class Target:
     async def collection(
         self, model: Callable[[], Awaitable[tuple[ModelRef, int]]]
     ) -> CollectionInfo:
-        """Return the collection; of a missing one, what it will be.
+        """Return the collection; for a missing one, what it will be.
 
         Args:
-            model: Tells the run's model and its dimensions; asked once Milvus has answered.
+            model: Returns the run's model and its dimensions; called after Milvus has answered.
 
         Raises:
-            BulkError: It is of another model.
-            SentinelError: The name is none, or Milvus refuses or does not answer.
+            BulkError: The collection has another model.
+            SentinelError: The name is invalid, or Milvus refuses or does not answer.
         """
         name = self._settings.collection
         declared = self._settings.declared_fields()
         check_declaration(name, declared)
-        there = None
+        existing = None
         if self._store is not None:
-            there = await self._store.describe_collection(name, _deadline())
+            existing = await self._store.describe_collection(name, deadline())
         ours, dimensions = await model()
-        if there is None:
+        if existing is None:
             self._is_new = True
             return CollectionInfo(name, ours, dimensions, declared)
-        if there.model.fingerprint != ours.fingerprint:
+        if existing.model.fingerprint != ours.fingerprint:
             raise BulkError(
-                f"collection {name!r} is of model {there.model.model} "
-                f"{there.model.fingerprint[:12]}, this run of {ours.model} "
+                f"collection {name!r} has model {existing.model.model} "
+                f"{existing.model.fingerprint[:12]}, this run has {ours.model} "
                 f"{ours.fingerprint[:12]}; choose the same --model or another --collection"
             )
-        return there
+        return existing
 
     async def delivery(self, info: CollectionInfo, folder: RunFolder, entries: int) -> Delivery:
-        """Return the way into the collection, which is made now if it was missing.
+        """Create the collection if it is missing, and return the delivery to it.
 
         Args:
-            info: What `collection` returned.
-            folder: Where finished shards are.
-            entries: Of the whole dataset; a new collection's index is chosen for as many.
+            info: As `collection` returned it.
+            folder: Holds the finished shards.
+            entries: Size of the whole dataset; the index of a new collection is chosen for it.
 
         Raises:
             SentinelError: Milvus refuses or does not answer.
         """
         if self._store is None:
-            return NoDelivery()
+            return Delivery()
         if self._is_new:
             index = indexes.chosen(None, entries, is_lite=self._store.is_lite)
             info = replace(info, index=index, expected_item_count=entries)
-            await self._store.create_collection(info, _deadline())
+            await self._store.create_collection(info, deadline())
         if self._imports is None:
             return UpsertDelivery(self._store, folder, info)
         return ImportDelivery(
             self._store, self._imports, folder, info, target=self._settings.import_uri
         )
-
-
-def _deadline() -> Deadline:
-    return Deadline.after(None, default_s=_TIMEOUT_S)

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra `bulk` is not installed")
 
-from bulk_indexer.entries import FILE_FIELDS, Entry
-from bulk_indexer.plan import Run, claim, write_plan
-from bulk_indexer.run_folder import RunFolder
-from bulk_indexer.shard_actor import Job, ShardActor, describe_model
+from bulk_indexer.entries import FILE_FIELDS, DatasetEntry
+from bulk_indexer.run_folder import Run, RunFolder, claim, write_plan
+from bulk_indexer.shard_actor import Job, ShardActor
+from embedder_server.in_process import describe_model
 from embedder_server.settings import EmbedderSettings
 from sentinel_core.calls import Deadline
 from sentinel_store.milvus.store import MilvusStore
@@ -48,13 +48,13 @@ def embedder() -> EmbedderSettings:
 
 @pytest.fixture(scope="session")
 def run(embedder: EmbedderSettings) -> Run:
-    model, dimensions = describe_model(embedder)
+    model = describe_model(embedder)
     return Run(
         collection="photos",
-        model=model.model,
+        model=model.name,
         revision=model.revision,
         fingerprint=model.fingerprint,
-        dimensions=dimensions,
+        dimensions=model.dimensions,
         fields={name: str(field_type) for name, field_type in FIELDS.items()},
         full_text=(),
         inputs=("somewhere",),
@@ -65,7 +65,7 @@ def run(embedder: EmbedderSettings) -> Run:
 
 
 def make_actor(
-    tmp_path: Path, run: Run, embedder: EmbedderSettings, entries: Sequence[Entry]
+    tmp_path: Path, run: Run, embedder: EmbedderSettings, entries: Sequence[DatasetEntry]
 ) -> tuple[ShardActor, RunFolder]:
     """Return an actor and its run folder, planned for `entries`."""
     fields = {name: getattr(run, name) for name in Run.__dataclass_fields__}

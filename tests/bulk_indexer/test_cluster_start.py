@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bulk_indexer import cluster
-from bulk_indexer.errors import BulkError
+from bulk_indexer.run_folder import BulkError
 
 # Ray 2.60's own, shortened, when its agent needs more than 15 seconds.
 _FATAL = (

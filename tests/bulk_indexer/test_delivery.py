@@ -11,9 +11,7 @@ import pytest
 
 from bulk_indexer import row_files
 from bulk_indexer.delivery import Delivered, UpsertDelivery
-from bulk_indexer.errors import BulkError
-from bulk_indexer.plan import Run
-from bulk_indexer.run_folder import RunFolder, shard_file
+from bulk_indexer.run_folder import BulkError, Run, RunFolder, shard_file
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
 from sentinel_store.values import Fields, FloatArray

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 
 from bulk_indexer.delivery import Delivered, ImportDelivery
-from bulk_indexer.errors import BulkError
-from bulk_indexer.plan import Run
-from bulk_indexer.run_folder import RunFolder
+from bulk_indexer.run_folder import BulkError, Run, RunFolder
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.milvus.bulk_import import MilvusImports
 from sentinel_store.milvus.store import MilvusStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bulk_indexer.cluster import Layout, plan_layout
-from bulk_indexer.errors import BulkError
+from bulk_indexer.run_folder import BulkError
 
 
 @pytest.mark.parametrize(

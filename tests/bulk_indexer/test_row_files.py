@@ -11,7 +11,7 @@ import pytest
 from pymilvus import DataType, MilvusClient
 
 from bulk_indexer import row_files
-from bulk_indexer.plan import Run
+from bulk_indexer.run_folder import Run
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
 from sentinel_store.values import Fields

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bulk_indexer import plan
-from bulk_indexer.entries import Entry
-from bulk_indexer.errors import BulkError
-from bulk_indexer.plan import Plan, Run
-from bulk_indexer.run_folder import RunFolder, shard_file
+from bulk_indexer import run_folder
+from bulk_indexer.entries import DatasetEntry
+from bulk_indexer.run_folder import BulkError, Plan, Run, RunFolder, shard_file
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -23,30 +21,30 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
 
 
 def test_a_dataset_is_cut_once_and_reads_back_as_it_was(folder: RunFolder) -> None:
-    entries = [Entry(f"p{n}", f"/u{n}.jpg", id=f"{n}", fields={"n": n}) for n in range(7)]
-    assert plan.read_plan(folder) is None
-    assert plan.write_plan(folder, entries, 3) == Plan(shards=3, entries=7)
-    assert plan.read_plan(folder) == Plan(3, 7)
+    entries = [DatasetEntry(f"p{n}", f"/u{n}.jpg", id=f"{n}", fields={"n": n}) for n in range(7)]
+    assert run_folder.read_plan(folder) is None
+    assert run_folder.write_plan(folder, entries, 3) == Plan(shards=3, entries=7)
+    assert run_folder.read_plan(folder) == Plan(3, 7)
     assert folder.numbers("plan") == {0, 1, 2}
-    read = [entry for shard in range(3) for entry in plan.entries_of_shard(folder, shard)]
+    read = [entry for shard in range(3) for entry in run_folder.read_entries(folder, shard)]
     assert read == entries
 
 
 def test_an_empty_dataset_is_refused(folder: RunFolder) -> None:
     with pytest.raises(BulkError, match="nothing to index"):
-        plan.write_plan(folder, [], 3)
+        run_folder.write_plan(folder, [], 3)
 
 
 def test_a_folder_holds_one_run_only(folder: RunFolder, run: Run) -> None:
-    assert plan.read_run(folder) is None
-    plan.claim(folder, run)
-    plan.claim(folder, replace(run, revision="told otherwise"))
-    assert plan.read_run(folder) == run
+    assert run_folder.read_run(folder) is None
+    run_folder.claim(folder, run)
+    run_folder.claim(folder, replace(run, revision="told otherwise"))
+    assert run_folder.read_run(folder) == run
     with pytest.raises(BulkError, match="shard_items is 1000, not 5"):
-        plan.claim(folder, replace(run, shard_items=5))
+        run_folder.claim(folder, replace(run, shard_items=5))
     folder.write("run.json", b'{"from": "another version"}')
     with pytest.raises(BulkError, match="another version"):
-        plan.claim(folder, run)
+        run_folder.claim(folder, run)
 
 
 def test_files_that_are_not_whole_are_not_seen(tmp_path: Path) -> None:

@@ -11,18 +11,16 @@ import fsspec
 import pytest
 
 from bulk_indexer import row_files
-from bulk_indexer.inputs import entries_of
-from bulk_indexer.manifests import Columns
-from bulk_indexer.plan import Plan, Run
-from bulk_indexer.report import write_report
-from bulk_indexer.run_folder import shard_file
+from bulk_indexer.bulk_run import write_report
+from bulk_indexer.dataset import ManifestColumns, entries_of
+from bulk_indexer.run_folder import Plan, Run, shard_file
 from embedder_server.settings import EmbedderSettings
 from tests import photos, s3_server
 from tests.bulk_indexer.conftest import make_actor
 
 pytestmark = pytest.mark.s3
 PHOTOS = photos.all_photos()[:4]
-COLUMNS = Columns(uri="", id="id", text="text", fields=frozenset())
+COLUMNS = ManifestColumns(uri="", id="id", text="text", fields=frozenset())
 
 
 @pytest.fixture

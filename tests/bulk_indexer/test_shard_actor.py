@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from bulk_indexer import row_files
-from bulk_indexer.entries import Entry, file_facts
-from bulk_indexer.errors import BulkError
-from bulk_indexer.plan import Run
-from bulk_indexer.run_folder import RunFolder, shard_file
+from bulk_indexer.entries import DatasetEntry, path_fields
+from bulk_indexer.run_folder import BulkError, Run, RunFolder, shard_file
 from bulk_indexer.shard_actor import Job, ShardActor, ShardReport
 from embedder_server.settings import EmbedderSettings
 from sentinel.common.v1 import content_pb2
@@ -29,8 +27,8 @@ PHOTOS = photos.all_photos()
 MIB = 1024 * 1024
 
 
-def photo_entry(path: Path, **fields: object) -> Entry:
-    return Entry(str(path), str(path), fields={**file_facts(str(path)), **fields})
+def photo_entry(path: Path, **fields: object) -> DatasetEntry:
+    return DatasetEntry(str(path), str(path), fields={**path_fields(str(path)), **fields})
 
 
 def no_pause(_: float) -> None:
@@ -54,7 +52,7 @@ def online(worker: processes.Server, *contents: content_pb2.Content) -> list[pb.
 
 
 def embed(
-    tmp_path: Path, run: Run, embedder: EmbedderSettings, *entries: Entry
+    tmp_path: Path, run: Run, embedder: EmbedderSettings, *entries: DatasetEntry
 ) -> tuple[ShardReport, list[Row], list[dict[str, str]]]:
     actor, folder = make_actor(tmp_path, run, embedder, entries)
     report = actor.embed(0, pause=no_pause)
@@ -67,7 +65,7 @@ def embed(
 def test_vectors_thumbnails_and_ids_are_those_of_the_online_path(
     tmp_path: Path, run: Run, embedder: EmbedderSettings, worker: processes.Server
 ) -> None:
-    entries = [*map(photo_entry, PHOTOS), Entry("list:1", text="two dogs on a beach")]
+    entries = [*map(photo_entry, PHOTOS), DatasetEntry("list:1", text="two dogs on a beach")]
     report, rows, failures = embed(tmp_path, run, embedder, *entries)
     assert not failures
     assert report.rows == len(entries) == len(rows)
@@ -105,9 +103,9 @@ def test_what_is_wrong_with_an_item_is_reported_and_the_others_are_indexed(
         "IMAGE_FORMAT_UNSUPPORTED": photo_entry(tmp_path / "words.jpg"),
         "URI_NOT_FOUND": photo_entry(tmp_path / "gone.jpg"),
         "FIELD_TYPE": photo_entry(PHOTOS[1], year="soon"),
-        "NAME_INVALID": Entry("m:1", str(PHOTOS[1]), id="x" * 257),
-        "CONTENT_MISSING": Entry("m:2", error="the row names no file"),
-        "TEXT_EMPTY": Entry("m:3", text=" \n"),
+        "NAME_INVALID": DatasetEntry("m:1", str(PHOTOS[1]), id="x" * 257),
+        "CONTENT_MISSING": DatasetEntry("m:2", error="the row names no file"),
+        "TEXT_EMPTY": DatasetEntry("m:3", text=" \n"),
     }
     report, rows, failures = embed(tmp_path, run, embedder, good, *wrong.values())
     assert [row.fields["file_name"] for row in rows] == [PHOTOS[0].name]

@@ -1,4 +1,4 @@
-"""The bytes of an entry's file, from wherever fsspec reaches; tried again where that may help."""
+"""Read the files of entries from any file system that fsspec knows; retry where that may help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from bulk_indexer.inputs import modified_at
+from bulk_indexer.entries import modified_at
 from sentinel_core.errors import InvalidArgument, NotFound, SentinelError, Unavailable
 
 _THREADS = 32
@@ -21,17 +21,17 @@ _PAUSES_S = (0.5, 2.0, 8.0)
 
 @dataclass(frozen=True, slots=True)
 class FileRead:
-    """A file's bytes, and when it was changed, in seconds since 1970, if that was learned."""
+    """A file's bytes, and when it was changed, in seconds since 1970, if that is known."""
 
     data: bytes
     modified_at: int | None = None
 
 
 class FileReader:
-    """Use from one event loop; reads run in threads it owns.
+    """Reads files in its own threads. Use from one event loop.
 
     Args:
-        max_bytes: Larger files are refused; no more of them is read.
+        max_bytes: Larger files are refused, and read no further.
         pause: Waits between attempts.
     """
 
@@ -45,7 +45,7 @@ class FileReader:
 
         Raises:
             NotFound: URI_NOT_FOUND.
-            Unavailable: URI_UNAVAILABLE, after several attempts; or it may not be read.
+            Unavailable: URI_UNAVAILABLE: not permitted, or several attempts failed.
             InvalidArgument: IMAGE_TOO_LARGE.
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, uri)
@@ -61,35 +61,34 @@ class FileReader:
             except SentinelError:
                 raise
             except (FileNotFoundError, IsADirectoryError) as error:
-                raise NotFound("URI_NOT_FOUND", "no file is there (any more)") from error
+                raise NotFound("URI_NOT_FOUND", "there is no such file") from error
             except (PermissionError, ImportError, ValueError) as error:
-                raise _unreadable(error) from error  # it will be no other next time
-            except Exception as error:  # each file system has its own kinds
+                raise _unreadable(error) from error  # a retry would fail in the same way
+            except Exception as error:  # each file system raises its own kinds
                 if pause is None:
                     raise _unreadable(error) from error
                 self._pause(pause)
-        raise AssertionError  # the last round returns or raises
+        raise AssertionError  # the last attempt returns or raises
 
     def _attempt(self, uri: str) -> FileRead:
         file_system, path = fsspec.core.url_to_fs(uri)
         if isinstance(file_system, LocalFileSystem):
             details = file_system.info(path)
-            if details["type"] != "file":  # opening a pipe would wait for ever
+            if details["type"] != "file":  # opening a pipe would block forever
                 raise PermissionError("not a regular file")
             self._check(details["size"])
             return FileRead(bytes(file_system.cat_file(path)), modified_at(details))
         return FileRead(self._fetch(file_system, path))
 
     def _fetch(self, file_system: Any, path: str) -> bytes:
-        """Return an object with one request, of a too large one no more than shows that it is."""
+        """Return an object with one request for at most one byte more than the limit."""
         try:
             data = bytes(file_system.cat_file(path, start=0, end=self._max_bytes + 1))
         except FileNotFoundError:
             raise
         except Exception:
-            # An empty object has no range to be read; what else went wrong comes up again here.
-            details = file_system.info(path)
-            if details.get("size") != 0:
+            # A range of an empty object is an error; any other error is raised again.
+            if file_system.info(path).get("size") != 0:
                 raise
             return b""
         self._check(len(data))

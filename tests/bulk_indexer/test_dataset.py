@@ -1,4 +1,4 @@
-"""Folders, globs and manifests to entries."""
+"""Entries of folders, globs and manifests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bulk_indexer.entries import FILE_FIELDS, Entry
-from bulk_indexer.errors import BulkError
-from bulk_indexer.inputs import entries_of
-from bulk_indexer.manifests import Columns
+from bulk_indexer.dataset import ManifestColumns, entries_of
+from bulk_indexer.entries import FILE_FIELDS, DatasetEntry
+from bulk_indexer.run_folder import BulkError
 from sentinel_client.importers import folders
 
-COLUMNS = Columns("", "id", "text", frozenset({*FILE_FIELDS, "year", "tags"}))
+COLUMNS = ManifestColumns("", "id", "text", frozenset({*FILE_FIELDS, "year", "tags"}))
 
 
-def read(*inputs: object, columns: Columns = COLUMNS) -> list[Entry]:
+def read(*inputs: object, columns: ManifestColumns = COLUMNS) -> list[DatasetEntry]:
     return list(entries_of([str(one) for one in inputs], columns))
 
 
@@ -126,7 +125,7 @@ def test_a_list_and_chosen_columns(tmp_path: Path) -> None:
     (tmp_path / "m.txt").write_text("a.jpg\n\n/x/b.jpg\n")
     assert [e.uri for e in read(tmp_path / "m.txt")] == [str(tmp_path / "a.jpg"), "/x/b.jpg"]
     (tmp_path / "m.jsonl").write_text(json.dumps({"key": "/k.jpg", "uri": "/u.jpg", "name": "n"}))
-    columns = Columns("key", "name", "text", frozenset())
+    columns = ManifestColumns("key", "name", "text", frozenset())
     assert [(e.uri, e.id) for e in read(tmp_path / "m.jsonl", columns=columns)] == [("/k.jpg", "n")]
 
 

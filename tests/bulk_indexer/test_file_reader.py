@@ -10,7 +10,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from bulk_indexer.reading import FileReader
+from bulk_indexer.file_reader import FileReader
 from sentinel_core.errors import SentinelError
 
 
