@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sentinel_client.cli import _importer, main
-from sentinel_client.cli._journal import Journal
+from sentinel_client.cli._importer import Journal
 from sentinel_client.importers import ImportItem
 from sentinel_core import errors as core
 from tests.client.fake_gateway import FakeGateway

@@ -12,7 +12,7 @@ from sentinel_client import (
     RetryPolicy,
     SentinelError,
 )
-from sentinel_client._retry import Attempts
+from sentinel_client._connection import Attempts
 
 UNAVAILABLE = ConnectionFailed("UNREACHABLE", "nobody")
 

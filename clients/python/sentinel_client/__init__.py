@@ -27,27 +27,21 @@ from sentinel_client._errors import (
 )
 from sentinel_client._filters import F, FieldValue, Filter
 from sentinel_client._query import Box, Q
-from sentinel_client._search_types import (
-    Diversity,
-    GroupBy,
-    Hit,
-    Hybrid,
-    SearchOptions,
-    SearchPage,
-    SearchResult,
-    SearchTimings,
-)
 from sentinel_client._sync import SentinelClient
 from sentinel_client._types import (
     Collection,
     CollectionOptions,
     Consistency,
+    Diversity,
     DownloadedImage,
     FieldSchema,
     FieldType,
     FoundItems,
+    GroupBy,
     Health,
     HealthStatus,
+    Hit,
+    Hybrid,
     ImageSource,
     ImageUri,
     IndexType,
@@ -57,6 +51,10 @@ from sentinel_client._types import (
     ModelVersion,
     Outcome,
     ReindexProgress,
+    SearchOptions,
+    SearchPage,
+    SearchResult,
+    SearchTimings,
     Vector,
     VectorIndex,
 )

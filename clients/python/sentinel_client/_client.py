@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 
 from google.protobuf.wrappers_pb2 import StringValue
 
@@ -51,12 +50,7 @@ class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
     async def __aenter__(self) -> AsyncSentinelClient:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -11,9 +11,8 @@ from typing import Unpack
 
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel_client import _messages, _rpcs
-from sentinel_client._connection import ServiceCalls
+from sentinel_client._connection import Attempts, ServiceCalls
 from sentinel_client._errors import AlreadyExists, NotFound, ResultTruncated, SentinelError
-from sentinel_client._retry import Attempts
 from sentinel_client._types import (
     Collection,
     CollectionOptions,

@@ -26,6 +26,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "sentinel"
 _DETAILS_KEY = "grpc-status-details-bin"
+_BY_CODE: dict[grpc.StatusCode, type[SentinelError]] = {}
 
 
 class SentinelError(Exception):
@@ -43,6 +44,12 @@ class SentinelError(Exception):
     """
 
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
+
+    def __init_subclass__(cls, code: grpc.StatusCode | None = None) -> None:
+        super().__init_subclass__()
+        if code is not None:
+            cls.code = code
+            _BY_CODE[code] = cls
 
     def __init__(
         self,
@@ -73,73 +80,52 @@ class SentinelError(Exception):
         )
 
 
-class InvalidArgument(SentinelError):
+class InvalidArgument(SentinelError, code=grpc.StatusCode.INVALID_ARGUMENT):
     """The request is invalid in every state of the system."""
 
-    code = grpc.StatusCode.INVALID_ARGUMENT
 
-
-class NotFound(SentinelError):
+class NotFound(SentinelError, code=grpc.StatusCode.NOT_FOUND):
     """The collection, item or model does not exist."""
 
-    code = grpc.StatusCode.NOT_FOUND
 
-
-class AlreadyExists(SentinelError):
+class AlreadyExists(SentinelError, code=grpc.StatusCode.ALREADY_EXISTS):
     """The collection to create exists."""
 
-    code = grpc.StatusCode.ALREADY_EXISTS
 
-
-class FailedPrecondition(SentinelError):
+class FailedPrecondition(SentinelError, code=grpc.StatusCode.FAILED_PRECONDITION):
     """The system's state does not allow the call until somebody changes that state."""
 
-    code = grpc.StatusCode.FAILED_PRECONDITION
 
-
-class PermissionDenied(SentinelError):
+class PermissionDenied(SentinelError, code=grpc.StatusCode.PERMISSION_DENIED):
     """The caller is not allowed to do this, or is not authenticated."""
 
-    code = grpc.StatusCode.PERMISSION_DENIED
 
-
-class ResourceExhausted(SentinelError):
+class ResourceExhausted(SentinelError, code=grpc.StatusCode.RESOURCE_EXHAUSTED):
     """A limit is reached; with `retry_after`, only for now."""
 
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-
-class Unavailable(SentinelError):
+class Unavailable(SentinelError, code=grpc.StatusCode.UNAVAILABLE):
     """A server that the call needs is unavailable for now."""
-
-    code = grpc.StatusCode.UNAVAILABLE
 
 
 class ConnectionFailed(Unavailable):
     """No server answers at the address, or the connection broke. Reason: UNREACHABLE."""
 
 
-class DeadlineExceeded(SentinelError, TimeoutError):
+class DeadlineExceeded(SentinelError, TimeoutError, code=grpc.StatusCode.DEADLINE_EXCEEDED):
     """The timeout passed. Reason: OUT_OF_TIME."""
 
-    code = grpc.StatusCode.DEADLINE_EXCEEDED
 
-
-class Internal(SentinelError):
+class Internal(SentinelError, code=grpc.StatusCode.INTERNAL):
     """The server failed; look for `metadata["error_id"]` in its log."""
-
-    code = grpc.StatusCode.INTERNAL
 
 
 class ResultTruncated(Internal):
     """A stream of hits ended without its summary, so hits may be missing."""
 
 
-_BY_CODE: dict[grpc.StatusCode, type[SentinelError]] = {
-    **{cls.code: cls for cls in SentinelError.__subclasses__()},
-    grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
-    grpc.StatusCode.UNAUTHENTICATED: PermissionDenied,
-}
+_BY_CODE[grpc.StatusCode.OUT_OF_RANGE] = InvalidArgument
+_BY_CODE[grpc.StatusCode.UNAUTHENTICATED] = PermissionDenied
 
 
 def from_status(status: status_pb2.Status) -> SentinelError:

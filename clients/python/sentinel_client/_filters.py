@@ -5,29 +5,12 @@ Values are sent as typed messages, not as part of a string, so no value can chan
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 FieldValue: TypeAlias = str | int | float | bool | list[str]
 Scalar: TypeAlias = str | int | float | bool
-
-
-class Operator(enum.Enum):
-    """The operators; the values are the contract's names without OPERATOR_."""
-
-    EQUAL = "EQUAL"
-    NOT_EQUAL = "NOT_EQUAL"
-    LESS = "LESS"
-    LESS_OR_EQUAL = "LESS_OR_EQUAL"
-    GREATER = "GREATER"
-    GREATER_OR_EQUAL = "GREATER_OR_EQUAL"
-    IN = "IN"
-    NOT_IN = "NOT_IN"
-    PREFIX = "PREFIX"
-    EXISTS = "EXISTS"
-    LIST_CONTAINS = "LIST_CONTAINS"
 
 
 class Filter:
@@ -56,10 +39,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Filter):
-    """A comparison of one field with values."""
+    """A comparison of one field with values; `operator` is the contract's name."""
 
     field: str
-    operator: Operator
+    operator: str
     values: tuple[Scalar, ...] = ()
 
 
@@ -84,44 +67,44 @@ class F:
         self._name = name
 
     def __eq__(self, value: Scalar) -> Filter:  # type: ignore[override]
-        return self._compare(Operator.EQUAL, value)
+        return self._compare("EQUAL", value)
 
     def __ne__(self, value: Scalar) -> Filter:  # type: ignore[override]
-        return self._compare(Operator.NOT_EQUAL, value)
+        return self._compare("NOT_EQUAL", value)
 
     def __lt__(self, value: Scalar) -> Filter:
-        return self._compare(Operator.LESS, value)
+        return self._compare("LESS", value)
 
     def __le__(self, value: Scalar) -> Filter:
-        return self._compare(Operator.LESS_OR_EQUAL, value)
+        return self._compare("LESS_OR_EQUAL", value)
 
     def __gt__(self, value: Scalar) -> Filter:
-        return self._compare(Operator.GREATER, value)
+        return self._compare("GREATER", value)
 
     def __ge__(self, value: Scalar) -> Filter:
-        return self._compare(Operator.GREATER_OR_EQUAL, value)
+        return self._compare("GREATER_OR_EQUAL", value)
 
     def isin(self, values: Iterable[Scalar]) -> Filter:
         """Match items whose field equals any of `values`."""
-        return self._compare(Operator.IN, *_several(values))
+        return self._compare("IN", *_several(values))
 
     def notin(self, values: Iterable[Scalar]) -> Filter:
         """Match items whose field equals none of `values` or is missing."""
-        return self._compare(Operator.NOT_IN, *_several(values))
+        return self._compare("NOT_IN", *_several(values))
 
     def startswith(self, prefix: str) -> Filter:
         """Match items whose string begins with `prefix`."""
-        return self._compare(Operator.PREFIX, prefix)
+        return self._compare("PREFIX", prefix)
 
     def exists(self) -> Filter:
         """Match items that have the field."""
-        return self._compare(Operator.EXISTS)
+        return self._compare("EXISTS")
 
     def contains(self, value: str) -> Filter:
         """Match items whose list of strings contains `value`."""
-        return self._compare(Operator.LIST_CONTAINS, value)
+        return self._compare("LIST_CONTAINS", value)
 
-    def _compare(self, operator: Operator, *values: Scalar) -> Filter:
+    def _compare(self, operator: str, *values: Scalar) -> Filter:
         return Comparison(self._name, operator, values)
 
     def __repr__(self) -> str:

@@ -13,17 +13,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel_client import _messages, _rpcs
 from sentinel_client._config import ClientConfig
-from sentinel_client._connection import Connection
+from sentinel_client._connection import Attempts, Connection, backoff
 from sentinel_client._errors import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -31,9 +31,11 @@ from sentinel_client._errors import (
     SentinelError,
     Unavailable,
 )
-from sentinel_client._ingest_batches import Batch, ItemBatcher
-from sentinel_client._retry import Attempts, backoff
+from sentinel_client._requests import item_message, max_item_bytes
 from sentinel_client._types import IngestAck, Item
+
+# An item with its message, or with the error of an item that cannot be sent.
+Outgoing: TypeAlias = tuple[Item, item_pb.Item | SentinelError]
 
 # Stop sending while a slow caller has this many acknowledgements to read.
 _MAX_UNREAD_ACKS = 64
@@ -52,6 +54,20 @@ class _Change:
 
     async def wait(self) -> None:
         await self._event.wait()
+
+
+@dataclass
+class Batch:
+    """Items that are sent together; `attempt` counts from 1."""
+
+    outgoing: list[Outgoing] = field(default_factory=list)
+    size: int = 0
+    attempt: int = 1
+
+    @property
+    def messages(self) -> list[item_pb.Item]:
+        """The messages to send, in order; items that cannot be sent have none."""
+        return [one for _, one in self.outgoing if not isinstance(one, SentinelError)]
 
 
 @dataclass
@@ -139,7 +155,7 @@ class IngestJob:
                     state.ready.append(batch)
                     self._change.notify()
                 else:
-                    self._finish(batch, {})
+                    self._finish(batch, {}, item_pb.IngestAck())
         except Exception as error:
             state.source_error = error
         finally:
@@ -269,51 +285,129 @@ class IngestJob:
             for index, failure in zip(ack.failure_places, ack.failures, strict=True)
             if (error := _messages.item_result_from_proto(failure).error) is not None
         }
-        again = {index: error for index, error in errors.items() if self._may_retry(batch, error)}
+        self._finish(batch, errors, ack)
+
+    def _finish(
+        self, batch: Batch, errors: Mapping[int, SentinelError], ack: item_pb.IngestAck
+    ) -> None:
+        """Yield the results of a batch, but retry items that failed for a temporary reason.
+
+        `errors` are by index in `batch.messages`.
+        """
+        results: list[tuple[Item, SentinelError | None]] = []
+        again: list[Outgoing] = []
+        pauses: list[float | None] = []
+        sent = 0
+        for item, message in batch.outgoing:
+            if isinstance(message, SentinelError):
+                results.append((item, message))
+                continue
+            error = errors.get(sent)
+            sent += 1
+            if error is None or not self._may_retry(batch, error):
+                results.append((item, error))
+            else:
+                again.append((item, message))
+                pauses.append(error.retry_after)
         if again:
-            self._retry_later(batch, again)
-        final = {index: error for index, error in errors.items() if index not in again}
-        self._finish(batch, final, again, ack.stored_count, ack.unchanged_count)
+            self._retry_later(Batch(again, attempt=batch.attempt + 1), pauses)
+        if results:
+            failures = {
+                index: error for index, (_, error) in enumerate(results) if error is not None
+            }
+            items = tuple(item for item, _ in results)
+            self._state.acks.append(
+                IngestAck(items, ack.stored_count, ack.unchanged_count, failures)
+            )
+            self._change.notify()
 
     def _may_retry(self, batch: Batch, error: SentinelError) -> bool:
         return error.retryable and batch.attempt < self._policy.max_attempts
 
-    def _retry_later(self, batch: Batch, errors: Mapping[int, SentinelError]) -> None:
-        """Put the messages with these indices into `ready` again, after a pause."""
-        retry_after = [one.retry_after for one in errors.values() if one.retry_after is not None]
-        seconds = backoff(self._policy, batch.attempt, max(retry_after, default=None))
-        again = batch.retry(errors)
+    def _retry_later(self, batch: Batch, pauses: Iterable[float | None]) -> None:
+        """Put a batch into `ready` after the longest pause that the server asks for."""
+        retry_after = max((one for one in pauses if one is not None), default=None)
+        seconds = backoff(self._policy, batch.attempt - 1, retry_after)
         self._state.pausing += 1
 
         def enqueue() -> None:
             self._state.pausing -= 1
-            self._state.ready.append(again)
+            self._state.ready.append(batch)
             self._change.notify()
 
         asyncio.get_running_loop().call_later(seconds, enqueue)
 
-    def _finish(
-        self,
-        batch: Batch,
-        errors: Mapping[int, SentinelError],
-        again: Collection[int] = (),
-        stored: int = 0,
-        unchanged: int = 0,
-    ) -> None:
-        """Yield the results of a batch, without the messages that are sent again."""
-        indices = batch.sent_indices
-        later = {indices[one] for one in again}
-        failed = {**batch.unsent, **{indices[one]: error for one, error in errors.items()}}
-        kept = [index for index in range(len(batch.items)) if index not in later]
-        if kept:
-            ack = IngestAck(
-                tuple(batch.items[index] for index in kept),
-                stored,
-                unchanged,
-                {new: failed[index] for new, index in enumerate(kept) if index in failed},
-            )
-            self._state.acks.append(ack)
-            self._change.notify()
+
+class ItemBatcher:
+    """Groups items into batches of the size that the server advises."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._max_items = 1  # every server takes this; the first advice raises it
+        self._default_max_items = config.upsert_max_items
+        self._max_bytes = config.upsert_max_bytes
+        self._max_item_bytes = max_item_bytes(config)
+        self._source_error: Exception | None = None
+
+    def advise(self, max_items: int) -> None:
+        """Take the server's advice for the size of the next batches; 0 is no advice."""
+        self._max_items = max_items or self._default_max_items
+
+    async def batches(
+        self, items: Iterable[Item] | AsyncIterable[Item]
+    ) -> AsyncGenerator[Batch, None]:
+        """Yield batches; blocking work runs in a thread.
+
+        Raises:
+            Exception: What `items` raised, after the items before it.
+        """
+        batch = Batch()
+        async for item, message in self._messages(items):
+            size = batch.size + _bytes(message)
+            full = len(batch.outgoing) >= self._max_items or size > self._max_bytes
+            if batch.outgoing and full:
+                yield batch
+                batch, size = Batch(), _bytes(message)
+            batch.outgoing.append((item, message))
+            batch.size = size
+        if batch.outgoing:
+            yield batch
+        if self._source_error is not None:
+            raise self._source_error
+
+    async def _messages(
+        self, items: Iterable[Item] | AsyncIterable[Item]
+    ) -> AsyncGenerator[Outgoing, None]:
+        if isinstance(items, AsyncIterable):
+            try:
+                async for item in items:
+                    yield item, await asyncio.to_thread(item_message, item, self._max_item_bytes)
+            except Exception as error:
+                self._source_error = error
+            return
+        iterator = iter(items)
+        while pulled := await asyncio.to_thread(self._pull, iterator):
+            for pair in pulled:
+                yield pair
+
+    def _pull(self, iterator: Iterator[Item]) -> list[Outgoing]:
+        """Read about one batch at a time, because each switch to a thread has a cost."""
+        pulled: list[Outgoing] = []
+        if self._source_error is not None:
+            return pulled
+        size = 0
+        try:
+            for item in iterator:
+                pulled.append((item, item_message(item, self._max_item_bytes)))
+                size += _bytes(pulled[-1][1])
+                if len(pulled) >= self._max_items or size >= self._max_bytes:
+                    break
+        except Exception as error:
+            self._source_error = error
+        return pulled
+
+
+def _bytes(message: item_pb.Item | SentinelError) -> int:
+    return 0 if isinstance(message, SentinelError) else message.ByteSize()
 
 
 def _hides_the_status(error: grpc.aio.AioRpcError) -> bool:

@@ -17,20 +17,16 @@ from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import _errors
 from sentinel_client._filters import Comparison, FieldValue, Filter, Group
 from sentinel_client._query import Box, Term
-from sentinel_client._search_types import (
-    Diversity,
-    GroupBy,
-    Hit,
-    Hybrid,
-    SearchPage,
-    SearchTimings,
-)
 from sentinel_client._types import (
     Collection,
     CollectionOptions,
     Consistency,
+    Diversity,
     FieldSchema,
     FieldType,
+    GroupBy,
+    Hit,
+    Hybrid,
     ImageUri,
     IndexType,
     Item,
@@ -38,6 +34,8 @@ from sentinel_client._types import (
     ModelVersion,
     Outcome,
     ReindexProgress,
+    SearchPage,
+    SearchTimings,
     Vector,
     VectorIndex,
 )
@@ -143,7 +141,7 @@ def filter_to_proto(condition: Filter, depth: int = 1) -> filter_pb2.Filter:
         return filter_pb2.Filter(
             comparison=filter_pb2.Comparison(
                 field=condition.field,
-                operator=f"OPERATOR_{condition.operator.value}",
+                operator=f"OPERATOR_{condition.operator}",
                 values=[field_value(value) for value in condition.values],
             )
         )

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from sentinel_client import SentinelError
 from sentinel_client._config import ADDRESS_VARIABLE, DEFAULT_ADDRESS
-from sentinel_client._errors import SentinelError
 from sentinel_client.cli._console import Failure, Options, explain
 from sentinel_client.cli.collections import collections
 from sentinel_client.cli.health import health

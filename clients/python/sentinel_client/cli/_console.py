@@ -24,10 +24,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from sentinel_client._client import AsyncSentinelClient
-from sentinel_client._config import ClientConfig, RetryPolicy
-from sentinel_client._errors import SentinelError
-from sentinel_client._sync import SentinelClient
+from sentinel_client import (
+    AsyncSentinelClient,
+    ClientConfig,
+    RetryPolicy,
+    SentinelClient,
+    SentinelError,
+)
 
 ClientT = TypeVar("ClientT", SentinelClient, AsyncSentinelClient)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -16,9 +17,7 @@ from rich.markup import escape
 from rich.progress import Task, TextColumn
 from rich.text import Text
 
-from sentinel_client._client import AsyncSentinelClient
-from sentinel_client._errors import NotFound, SentinelError
-from sentinel_client._types import Collection
+from sentinel_client import NotFound, SentinelError
 from sentinel_client.cli._console import (
     Failure,
     Options,
@@ -29,8 +28,7 @@ from sentinel_client.cli._console import (
     short_path,
     valid_text,
 )
-from sentinel_client.cli._importer import Importer, Tally
-from sentinel_client.cli._journal import Journal
+from sentinel_client.cli._importer import Importer, Journal, Tally
 from sentinel_client.importers import BrokenEntry, Dataset, LayoutError
 
 # A worker or gateway may be replaced during a long import: retry for about half a minute.
@@ -90,7 +88,9 @@ class _ImportRun:
         plan = self._plan
         async with plan.options.open_async_client() as client:
             # Fails at once if no gateway answers; the client below retries for longer.
-            collection = await _existing(client, plan.collection)
+            collection = None
+            with suppress(NotFound):
+                collection = await client.get_collection(plan.collection)
             dataset = await self._read_dataset()
             if collection is None:
                 collection = await client.get_or_create_collection(plan.collection, dataset.fields)
@@ -156,13 +156,6 @@ class _ImportRun:
         elif tally.done > tally.failed:
             option = "" if plan.collection == "photos" else f" -c {plan.collection}"
             click.secho(f'Next: sentinel search{option} "a dog on the beach"', dim=True, err=True)
-
-
-async def _existing(client: AsyncSentinelClient, name: str) -> Collection | None:
-    try:
-        return await client.get_collection(name)
-    except NotFound:
-        return None
 
 
 class _RateColumn(TextColumn):

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 import click
 
-from sentinel_client._filters import F, Filter, Scalar
-from sentinel_client._types import Collection, Consistency, FieldType
+from sentinel_client import Collection, Consistency, F, FieldType, Filter
+from sentinel_client._filters import Scalar
 from sentinel_client.cli._console import cache_folder
 
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -31,35 +31,6 @@ _OPERATORS: dict[str, Callable[[F, Scalar], Filter]] = {
     "^=": lambda field, value: field.startswith(str(value)),
 }
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-class ItemId(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases only
-    """The id of an item, or the short id of a recent table."""
-
-    name = "id"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
-        """Return the whole id."""
-        return full_id(str(value))
-
-
-class IndexParam(click.ParamType):  # type: ignore[type-arg]
-    """NAME=NUMBER."""
-
-    name = "name=number"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """Return the name and the number."""
-        if isinstance(value, tuple):
-            return value
-        name, sign, number = str(value).partition("=")
-        if not (name and sign and number.strip().isdecimal()):
-            self.fail(f"{value!r} is not NAME=NUMBER", param, ctx)
-        return name.strip(), int(number)
 
 
 def collection_option(text: str) -> Decorator:
@@ -88,8 +59,20 @@ def consistency_option(text: str) -> Decorator:
 def index_param_option(text: str) -> Decorator:
     """Return the option --index-param."""
     return click.option(
-        "--index-param", "index_params", multiple=True, type=IndexParam(), help=text
+        "--index-param",
+        "index_params",
+        multiple=True,
+        type=_parse_index_param,
+        metavar="NAME=NUMBER",
+        help=text,
     )
+
+
+def _parse_index_param(text: str) -> tuple[str, int]:
+    name, sign, number = text.partition("=")
+    if not (name and sign and number.strip().isdecimal()):
+        raise click.BadParameter(f"{text!r} is not NAME=NUMBER")
+    return name.strip(), int(number)
 
 
 def remember_ids(ids: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from string import Template
 from rich.table import Table
 from rich.text import Text
 
-from sentinel_client._search_types import Hit, SearchResult, SearchTimings
+from sentinel_client import Hit, SearchResult, SearchTimings
 from sentinel_client.cli._console import (
     SHORT_ID_CHARS,
     milliseconds,
@@ -134,12 +134,12 @@ def _section(number: int, query: Query, result: SearchResult) -> str:
 
 
 def _query_image(query: Query) -> str:
-    if not isinstance(query.image, Path):  # only the gateway fetches URIs
+    if query.file is None:  # only the gateway fetches URIs
         return ""
-    media_type = _MEDIA_TYPES.get(query.image.suffix.lower())
-    if media_type is None or query.image.stat().st_size > _MAX_QUERY_IMAGE_BYTES:
+    media_type = _MEDIA_TYPES.get(query.file.suffix.lower())
+    if media_type is None or query.file.stat().st_size > _MAX_QUERY_IMAGE_BYTES:
         return ""
-    return f'<img src="{_data_uri(media_type, query.image.read_bytes())}" alt="the query">'
+    return f'<img src="{_data_uri(media_type, query.file.read_bytes())}" alt="the query">'
 
 
 def _card(hit: Hit, best: float) -> str:

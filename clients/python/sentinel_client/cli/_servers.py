@@ -11,10 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinel_client._client import AsyncSentinelClient
-from sentinel_client._config import ClientConfig, RetryPolicy
-from sentinel_client._errors import SentinelError
-from sentinel_client._types import HealthStatus
+from sentinel_client import (
+    AsyncSentinelClient,
+    ClientConfig,
+    HealthStatus,
+    RetryPolicy,
+    SentinelError,
+)
 from sentinel_client.cli._console import Failure
 
 _LAUNCHER = Path(__file__).with_name("_server_launcher.py")

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from sentinel_client._types import (
+from sentinel_client import (
     Collection,
     Consistency,
     FieldSchema,

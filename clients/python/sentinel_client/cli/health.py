@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 from rich.table import Table
 
-from sentinel_client._errors import SentinelError
-from sentinel_client._types import Health, HealthStatus
+from sentinel_client import Health, HealthStatus, SentinelError
 from sentinel_client.cli._console import Failure, Options, explain, new_table, out
 
 

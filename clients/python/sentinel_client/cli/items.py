@@ -10,9 +10,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from sentinel_client._filters import Filter
-from sentinel_client._sync import SentinelClient
-from sentinel_client._types import DownloadedImage, Item
+from sentinel_client import DownloadedImage, Filter, Item, SentinelClient
 from sentinel_client.cli._console import (
     SHORT_ID_CHARS,
     Failure,
@@ -22,8 +20,8 @@ from sentinel_client.cli._console import (
     short_path,
 )
 from sentinel_client.cli._options import (
-    ItemId,
     collection_option,
+    full_id,
     json_option,
     parse_filter,
     remember_ids,
@@ -84,7 +82,7 @@ def list_items(
 
 
 @items.command()
-@click.argument("ids", nargs=-1, required=True, metavar="ID...", type=ItemId())
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", type=full_id)
 @_collection
 @_json
 @click.pass_obj
@@ -103,7 +101,7 @@ def get(options: Options, ids: tuple[str, ...], collection: str, as_json: bool) 
 
 
 @items.command()
-@click.argument("ids", nargs=-1, metavar="[ID...]", type=ItemId())
+@click.argument("ids", nargs=-1, metavar="[ID...]", type=full_id)
 @_collection
 @_where
 @click.option("--dry-run", is_flag=True, help="Only print how many items would be deleted.")
@@ -141,7 +139,7 @@ def delete(
 
 
 @items.command()
-@click.argument("item_id", metavar="ID", type=ItemId())
+@click.argument("item_id", metavar="ID", type=full_id)
 @_collection
 @click.option(
     "--output",

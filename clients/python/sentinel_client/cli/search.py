@@ -6,29 +6,49 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
-from sentinel_client._client import AsyncSentinelClient
-from sentinel_client._errors import InvalidArgument, NotFound, SentinelError
-from sentinel_client._query import Box, Q
-from sentinel_client._search_types import Diversity, GroupBy, Hybrid, SearchOptions, SearchResult
-from sentinel_client._types import Consistency, ImageUri
+from sentinel_client import (
+    AsyncSentinelClient,
+    Box,
+    Consistency,
+    Diversity,
+    GroupBy,
+    Hybrid,
+    ImageUri,
+    InvalidArgument,
+    NotFound,
+    SearchOptions,
+    SearchResult,
+    SentinelError,
+)
 from sentinel_client.cli import _search_results
 from sentinel_client.cli._console import Options, err, explain, out
 from sentinel_client.cli._options import (
-    ItemId,
     collection_option,
     consistency_option,
+    full_id,
     index_param_option,
     json_option,
     parse_filter,
     remember_ids,
     where_option,
 )
-from sentinel_client.cli._queries import Crop, Mixed, MixedTerm, Picture, Query, mix
+from sentinel_client.cli._queries import (
+    MixedTerm,
+    Query,
+    image_query,
+    item_query,
+    mix,
+    parse_crop,
+    parse_image,
+    parse_mixed_term,
+    text_query,
+)
 
 _IN_FLIGHT = 8
 
@@ -39,14 +59,20 @@ _IN_FLIGHT = 8
     "--image",
     "images",
     multiple=True,
-    type=Picture(),
+    type=parse_image,
+    metavar="FILE|URI",
     help="Find images similar to this file or URI; the gateway fetches URIs. Repeatable.",
 )
-@click.option("--crop", type=Crop(), help="Use only this part of each --image, in fractions.")
+@click.option(
+    "--crop",
+    type=parse_crop,
+    metavar="LEFT,TOP,RIGHT,BOTTOM",
+    help="Use only this part of each --image, in fractions.",
+)
 @click.option(
     "--like",
     multiple=True,
-    type=ItemId(),
+    type=full_id,
     metavar="ID",
     help="Find items similar to this one. Accepts the short ids of earlier results. Repeatable.",
 )
@@ -62,12 +88,17 @@ _IN_FLIGHT = 8
 @click.option(
     "--plus",
     multiple=True,
-    type=Mixed(),
+    type=parse_mixed_term,
+    metavar="[WEIGHT*]WHAT",
     help="Add to each query: words, @FILE, @URI or id:ID, with an optional weight: 0.5*night. "
     "Repeatable.",
 )
 @click.option(
-    "--minus", multiple=True, type=Mixed(), help="Find less that is like this. Repeatable."
+    "--minus",
+    multiple=True,
+    type=parse_mixed_term,
+    metavar="[WEIGHT*]WHAT",
+    help="Find less that is like this. Repeatable.",
 )
 @click.option("--hybrid", is_flag=True, help="Also search the full-text fields for keywords.")
 @click.option("--keywords", metavar="TEXT", help="Keywords of --hybrid.  [default: the query]")
@@ -136,25 +167,23 @@ def search(
     sentinel search --image beach.jpg --plus 0.5*night --minus people
     sentinel search sunset --where 'modified_at>=2024-06-01' --json
     """  # noqa: D301 - a real backspace, for click
-    queries = [Query.of_text(" ".join(words))] if words else []
-    queries += [*map(Query.of_image, images), *map(Query.of_item, like)]
+    queries = [text_query(" ".join(words))] if words else []
+    queries += [*(image_query(one, crop) for one in images), *map(item_query, like)]
     if lines is not None:
-        queries += [Query.of_text(line.strip()) for line in lines if line.strip()]
+        queries += [text_query(line.strip()) for line in lines if line.strip()]
     if not queries:
         raise click.UsageError("say what to look for: words, --image, --like or -f")
     if crop is not None and not images:
         raise click.UsageError("--crop is for --image")
-    run = _SearchRun(
-        options=options,
-        queries=mix(queries, crop, plus, minus),
+    search = _Search(
+        queries=[mix(query, plus, minus) for query in queries],
         collection=collection,
         limit=limit,
         conditions=conditions,
-        shared=_search_options(include_thumbnails=sheet is not None, **given),
-        as_json=as_json,
-        sheet=sheet,
+        options=_search_options(include_thumbnails=sheet is not None, **given),
     )
-    raise SystemExit(asyncio.run(run.run()))
+    output = _Output(as_json=as_json, sheet=sheet, single=len(queries) == 1)
+    raise SystemExit(asyncio.run(_run(options, search, output)))
 
 
 def _search_options(
@@ -195,67 +224,41 @@ def _search_options(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _SearchRun:
-    """All queries of one command; runs some of them at once and shows them in order."""
+class _Search:
+    """All queries of one command and the options they share."""
 
-    options: Options
-    queries: list[tuple[Query, Q]]
+    queries: list[Query]
     collection: str
     limit: int
     conditions: Sequence[str]
-    shared: SearchOptions
-    as_json: bool
-    sheet: Path | None
+    options: SearchOptions
 
-    async def run(self) -> int:
-        """Return the exit code: 1 if some of several queries failed."""
-        failed = False
-        on_sheet: list[tuple[Query, SearchResult]] = []
-        async with (
-            self.options.open_async_client() as client,
-            aclosing(self._results(client)) as results,
-        ):
-            async for query, result in results:
-                if isinstance(result, SentinelError):
-                    failed = True
-                    err().print(f"{query.title}: {explain(result)}", style="red", markup=False)
-                else:
-                    self._show(query, result)
-                    if self.sheet is not None:
-                        on_sheet.append((query, result))
-        if self.sheet is not None:
-            page = await asyncio.to_thread(_search_results.contact_sheet, on_sheet, self.collection)
-            await asyncio.to_thread(self.sheet.write_text, page, encoding="utf-8")
-            err().print(f"Contact sheet: {self.sheet}", markup=False, soft_wrap=True)
-        return 1 if failed else 0
-
-    async def _results(
+    async def results(
         self, client: AsyncSentinelClient
     ) -> AsyncGenerator[tuple[Query, SearchResult | SentinelError], None]:
         """Yield the results in the order of the queries, with a few searches in flight."""
-        shared = self.shared
+        options = self.options
         if self.conditions:
             collection = await client.get_collection(self.collection)
-            shared = {**shared, "filter": parse_filter(self.conditions, collection)}
+            options = {**options, "filter": parse_filter(self.conditions, collection)}
         in_flight: list[asyncio.Task[SearchResult | SentinelError]] = []
         unsent = iter(self.queries)
         try:
-            for query, _ in self.queries:
-                while len(in_flight) < _IN_FLIGHT and (next_one := next(unsent, None)) is not None:
-                    search = self._search(client, next_one[1], shared)
-                    in_flight.append(asyncio.create_task(search))
+            for query in self.queries:
+                for following in islice(unsent, _IN_FLIGHT - len(in_flight)):
+                    in_flight.append(asyncio.create_task(self._one(client, following, options)))
                 yield query, await in_flight.pop(0)
         finally:
             for task in in_flight:
                 task.cancel()
             await asyncio.gather(*in_flight, return_exceptions=True)
 
-    async def _search(
-        self, client: AsyncSentinelClient, query: Q, shared: SearchOptions
+    async def _one(
+        self, client: AsyncSentinelClient, query: Query, options: SearchOptions
     ) -> SearchResult | SentinelError:
         try:
             return await client.search(
-                query, collection=self.collection, limit=self.limit, **shared
+                query.sent, collection=self.collection, limit=self.limit, **options
             )
         except (InvalidArgument, NotFound) as error:
             # One of many queries may be invalid itself; all other errors end the command.
@@ -263,11 +266,44 @@ class _SearchRun:
                 raise
             return error
 
-    def _show(self, query: Query, result: SearchResult) -> None:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Output:
+    """How to show the hits; `single` is whether there is only one query."""
+
+    as_json: bool
+    sheet: Path | None
+    single: bool
+
+    def show(self, query: Query, result: SearchResult) -> None:
+        """Print the hits of one query, unless they are only for the contact sheet."""
         if self.as_json:
             for line in _search_results.json_lines(query, result):
                 click.echo(line)
-        elif self.sheet is None or len(self.queries) == 1:
+        elif self.sheet is None or self.single:
             out().print(_search_results.result_table(query, result))
             out().print(_search_results.timing_line(result.timings), style="dim")
             remember_ids([hit.id for hit in result])
+
+
+async def _run(options: Options, search: _Search, output: _Output) -> int:
+    """Search and show the hits; return exit code 1 if some of several queries failed."""
+    failed = False
+    on_sheet: list[tuple[Query, SearchResult]] = []
+    async with (
+        options.open_async_client() as client,
+        aclosing(search.results(client)) as results,
+    ):
+        async for query, result in results:
+            if isinstance(result, SentinelError):
+                failed = True
+                err().print(f"{query.title}: {explain(result)}", style="red", markup=False)
+                continue
+            output.show(query, result)
+            if output.sheet is not None:
+                on_sheet.append((query, result))
+    if output.sheet is not None:
+        page = await asyncio.to_thread(_search_results.contact_sheet, on_sheet, search.collection)
+        await asyncio.to_thread(output.sheet.write_text, page, encoding="utf-8")
+        err().print(f"Contact sheet: {output.sheet}", markup=False, soft_wrap=True)
+    return 1 if failed else 0

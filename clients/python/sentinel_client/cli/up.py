@@ -36,34 +36,21 @@ _SERVER_MODULES = (
 )
 
 
-class Workers(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases only
-    """A number of embedders, or `auto`: one for each GPU."""
-
-    name = "number|auto"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
-        """Return the number, or None for `auto`."""
-        text = str(value)
-        if text == "auto":
-            return None
-        if text.isdecimal() and 1 <= int(text) <= _MAX_WORKERS:
-            return int(text)
-        self.fail(f"{text!r} is neither auto nor a number from 1 to {_MAX_WORKERS}", param, ctx)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What to start; one embedder on each device."""
+    """What to start: the data folder, and the flags of each server."""
 
     data: Path
-    host: str
-    port: int
-    worker_port: int
-    devices: list[str]
-    worker_flags: list[str]
-    milvus_uri: str | None
+    embedders: list[list[str]]
+    gateway: list[str]
+
+
+def _parse_workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if text.isdecimal() and 1 <= int(text) <= _MAX_WORKERS:
+        return int(text)
+    raise click.BadParameter(f"{text!r} is neither auto nor a number from 1 to {_MAX_WORKERS}")
 
 
 @click.command()
@@ -92,7 +79,8 @@ class _Plan:
     "--workers",
     default="1",
     show_default=True,
-    type=Workers(),
+    type=_parse_workers,
+    metavar="NUMBER|AUTO",
     help="Number of embedders; auto: one for each GPU.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Device of the embedders.")
@@ -109,30 +97,35 @@ def up(
     workers: int | None,
     device: str,
     milvus_uri: str | None,
-    **worker_options: str | None,
+    **model_options: str | None,
 ) -> None:
     """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
     require_modules(_SERVER_MODULES, "the servers are", "all")
+    data = data.absolute()
+    model_flags = [
+        word
+        for flag, value in model_options.items()
+        if value is not None
+        for word in (f"--{flag}", value)
+    ]
     plan = _Plan(
-        data=data.absolute(),
-        host=host,
-        port=port,
-        worker_port=worker_port,
-        devices=devices_for(workers, device),
-        worker_flags=[
-            word
-            for flag, value in worker_options.items()
-            if value is not None
-            for word in (f"--{flag}", value)
+        data=data,
+        embedders=[
+            ["--port", str(worker_port and worker_port + number), "--device", name, *model_flags]
+            for number, name in enumerate(devices_for(workers, device))
         ],
-        milvus_uri=milvus_uri,
+        gateway=[
+            *("--host", host, "--port", str(port)),
+            *("--milvus-uri", milvus_uri or str(data / "milvus.db")),
+            *("--object-store-uri", str(data / "objects")),
+        ],
     )
     try:
         for name in ("run", "logs", "objects"):
-            (plan.data / name).mkdir(parents=True, exist_ok=True)
+            (data / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Failure(f"cannot use {plan.data}: {error.strerror}") from error
-    with locked_folder(plan.data) as lock:
+        raise Failure(f"cannot use {data}: {error.strerror}") from error
+    with locked_folder(data) as lock:
         raise SystemExit(asyncio.run(_Up(plan, lock).run()))
 
 
@@ -185,18 +178,21 @@ class _Up:
         self._stop.set()
 
     async def _start_and_watch(self) -> None:
+        plan = self._plan
         async with asyncio.timeout(_START_TIMEOUT_S):
             with self._err.status("starting the embedder") as status:
-                workers = [
-                    await self._start_worker(number, device)
-                    for number, device in enumerate(self._plan.devices)
-                ]
+                several = len(plan.embedders) > 1
+                workers = []
+                for number, flags in enumerate(plan.embedders, 1):
+                    name = f"embedder-{number}" if several else "embedder"
+                    workers.append(await self._start(name, "embedder_server", flags))
                 status.update("starting the gateway")
-                gateway = await self._start_gateway(workers)
+                flags = [*plan.gateway, "--workers", ",".join(one.grpc for one in workers)]
+                gateway = await self._start("gateway", "search_server", flags)
                 status.update("loading the model")
                 for server, addresses in zip(self._servers, [*workers, gateway], strict=True):
                     await server.serving(addresses.grpc)
-        _print_addresses(out(), self._plan, gateway, workers)
+        _print_addresses(out(), plan, gateway, workers)
         endings = [asyncio.create_task(server.ended()) for server in self._servers]
         try:
             await asyncio.gather(*endings)
@@ -204,24 +200,8 @@ class _Up:
             for ending in endings:
                 ending.cancel()
 
-    async def _start_worker(self, number: int, device: str) -> Addresses:
-        plan = self._plan
-        name = "embedder" if len(plan.devices) == 1 else f"embedder-{number + 1}"
-        port = plan.worker_port + number if plan.worker_port else 0
-        arguments = ["--port", str(port), "--device", device, *plan.worker_flags]
-        return await self._start(Server(name, "embedder_server", arguments, plan.data))
-
-    async def _start_gateway(self, workers: list[Addresses]) -> Addresses:
-        plan = self._plan
-        arguments = [
-            *("--host", plan.host, "--port", str(plan.port)),
-            *("--workers", ",".join(worker.grpc for worker in workers)),
-            *("--milvus-uri", plan.milvus_uri or str(plan.data / "milvus.db")),
-            *("--object-store-uri", str(plan.data / "objects")),
-        ]
-        return await self._start(Server("gateway", "search_server", arguments, plan.data))
-
-    async def _start(self, server: Server) -> Addresses:
+    async def _start(self, name: str, module: str, flags: list[str]) -> Addresses:
+        server = Server(name, module, flags, self._plan.data)
         self._servers.append(server)
         await server.start(self._lock)
         return await server.listening()
