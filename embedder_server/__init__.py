@@ -1,1 +1,1 @@
-"""The embedder worker: one process, one device, one shared vector space for text and images."""
+"""The embedder worker: one process and one device embed text and images in one vector space."""

@@ -1,4 +1,4 @@
-"""Entry point of `sentinel-embedder`: says in one line what to install when an extra is missing."""
+"""Run `sentinel-embedder`, or say in one line what to install if an extra is missing."""
 
 from __future__ import annotations
 

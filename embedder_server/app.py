@@ -1,4 +1,4 @@
-"""Composition root of the worker: settings, server, model, engine, and their order."""
+"""Start and stop a worker: read settings, open ports, load the model, start the engine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pydantic import ValidationError
 
 from embedder_server.api.embedding_service import EmbeddingServicer
 from embedder_server.devices import pin_to
+from embedder_server.engine.device_loop import watch_for_stalls
 from embedder_server.engine.engine import Engine
+from embedder_server.engine.lanes import WorkerPool
 from embedder_server.engine.metrics import EmbedderMetrics
-from embedder_server.engine.watchdog import Watchdog
-from embedder_server.engine.worker_pool import WorkerPool
-from embedder_server.loading import load_configured
 from embedder_server.models.base import EmbeddingModel
+from embedder_server.models.registry import load_model
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import ModelLoadError, Priority
 from sentinel_core import logging as core_logging
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 class Worker:
     """One embedder worker: `start` opens the ports, `load` makes it serve, `stop` drains it.
 
-    Make and use it inside one event loop.
+    Create and use it in one event loop.
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class Worker:
             settings,
             self.metrics,
             [self._servicer.service()],
-            # Else a stream that never ends would outlive the drain and be cut off.
+            # Otherwise a stream that never ends would outlive the drain and be cut off.
             on_drain=self._servicer.draining.set,
         )
         self._engine: Engine | None = None
 
     @property
     def address(self) -> str:
-        """Where the gRPC port listens, as `host:port`."""
+        """Address of the gRPC port, as `host:port`."""
         return self._server.address
 
     @property
     def metrics_address(self) -> str:
-        """Where /metrics listens, as `host:port`."""
+        """Address of /metrics, as `host:port`."""
         return self._server.metrics_address
 
     async def start(self) -> None:
-        """Open the ports, NOT_SERVING: probes are answered while the model loads.
+        """Open the ports as NOT_SERVING, so that probes get answers while the model loads.
 
         Raises:
             OSError: A port is taken.
@@ -75,28 +75,30 @@ class Worker:
         await self._server.start()
 
     async def load(self, model: EmbeddingModel | None = None) -> None:
-        """Load the model that the settings name, or take `model`; warm it up; be SERVING.
+        """Load the model that the settings name, or use `model`; warm it up; become SERVING.
 
         Raises:
-            ModelLoadError: It cannot be served; the message says why.
+            ModelLoadError: The model cannot be served. The message says why.
         """
         start = perf_counter()
         settings = self._settings
         if model is None:
             loader = WorkerPool("load", 1)
             try:
-                model = await loader.run(Priority.INTERACTIVE, partial(load_configured, settings))
+                model = await loader.run(
+                    Priority.INTERACTIVE, partial(load_model, settings.model_choice)
+                )
             finally:
                 loader.close()
-        self._engine = Engine(model, settings, self.metrics, self._on_failure)
-        await self._engine.start()
-        self._servicer.serve(self._engine)
-        watchdog = Watchdog(
-            self._engine.busy_seconds, settings.stall_seconds, self._on_stall_changed
+        self._engine = engine = Engine(model, settings, self.metrics, self._on_failure)
+        await engine.start()
+        self._servicer.serve(engine)
+        watchdog = watch_for_stalls(
+            engine.busy_seconds, settings.stall_seconds, partial(self._on_stall_changed, engine)
         )
-        self.lifecycle.spawn(watchdog.run(), "watchdog")
+        self.lifecycle.spawn(watchdog, "watchdog")
         await self._server.set_serving(True)
-        info = self._engine.info
+        info = engine.info
         logger.info(
             "serving",
             extra={
@@ -110,20 +112,19 @@ class Worker:
             },
         )
 
-    async def _on_stall_changed(self, stalled: bool) -> None:
-        assert self._engine is not None
-        self._engine.stalled = stalled
+    async def _on_stall_changed(self, engine: Engine, stalled: bool) -> None:
+        engine.stalled = stalled
         self.metrics.device_stalled.set(stalled)
         if self.lifecycle.failure is None:
             await self._server.set_serving(not stalled)
 
     def _on_failure(self, error: BaseException) -> None:
-        # Health first: balancers should look elsewhere while the process winds down.
+        # Health first: balancers should use other workers while this process stops.
         self.lifecycle.spawn(self._server.set_serving(False), "not serving")
         self.lifecycle.fail(error)
 
     async def stop(self) -> None:
-        """Be NOT_SERVING, finish what is in flight, close everything."""
+        """Become NOT_SERVING, finish the calls in flight, close everything."""
         await self._server.stop()
         if self._engine is not None:
             await self._engine.close()
@@ -137,12 +138,12 @@ async def running_worker(
     model: EmbeddingModel | None = None,
     registry: CollectorRegistry | None = None,
 ) -> AsyncIterator[Worker]:
-    """Run a worker that serves for the length of a `with` block.
+    """Run a worker for the length of a `with` block.
 
     Args:
-        settings: As of the process; port 0 picks a free one, see `Worker.address`.
+        settings: Those of the process; port 0 picks a free one, see `Worker.address`.
         model: Served instead of the one that the settings name.
-        registry: Where the metrics go; None: one of its own.
+        registry: Where the metrics are registered; None: a new one.
     """
     worker = Worker(settings, registry=registry)
     await worker.start()
@@ -154,7 +155,7 @@ async def running_worker(
 
 
 async def _serve(settings: EmbedderSettings) -> int:
-    """Run until a signal or a failure; return the exit code."""
+    """Run a worker until a signal or a failure; return the exit code."""
     worker = Worker(settings)
     lifecycle = worker.lifecycle
     lifecycle.install_signal_handlers()
@@ -186,14 +187,14 @@ async def _serve(settings: EmbedderSettings) -> int:
 
 
 def run() -> int:
-    """Read the settings, run one worker, return the exit code of the process."""
+    """Read the settings and run one worker; return the exit code of the process."""
     try:
         settings = EmbedderSettings(_cli_parse_args=True)
     except ValidationError as error:
         print_settings_errors("sentinel-embedder", error)
         return 2
     try:
-        pin_to(settings.cpus)  # before any thread is made, so that all of them keep to it
+        pin_to(settings.cpus)  # before any thread starts, because threads inherit it
     except ValueError as error:
         print(f"sentinel-embedder: cpus: {error}", file=sys.stderr)
         return 2
@@ -209,7 +210,7 @@ def run() -> int:
     code = runtime.run(_serve(settings))
     logging.shutdown()
     if any(thread.daemon for thread in threading.enumerate()):
-        # A thread inside the runtime (a stalled or cancelled load, a stalled batch) would make
-        # the interpreter abort while it takes itself down.
+        # A thread inside the runtime (a stalled or cancelled load, a stalled batch) would abort the
+        # interpreter while it shuts down.
         os._exit(code)
     return code

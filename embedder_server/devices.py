@@ -1,4 +1,4 @@
-"""Which device a worker runs on and how many CPU threads it may use."""
+"""CPUs and GPUs of this machine: which ones a process may use, and how many there are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from embedder_server.types import ModelLoadError
+
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+_DEVICE_FILES = Path("/dev")
 
 
 def parse_device(text: str) -> str:
@@ -23,6 +26,37 @@ def parse_device(text: str) -> str:
     if match := re.fullmatch(r"cuda(?::(\d{1,3}))?", name):
         return f"cuda:{int(match[1] or 0)}"
     raise ValueError(f"{text!r} is not a device: use cpu, cuda or cuda:N")
+
+
+def check_device(device: str, folder: Path = _DEVICE_FILES) -> None:
+    """Raise `ModelLoadError` unless `device` is a device of this machine. Loads no CUDA library.
+
+    The driver makes `/dev/nvidiaN`. A container sees only its own devices, perhaps under a number
+    above their index, so compare the count. WSL has another driver: accept its devices unchecked.
+    """
+    if device == "cpu":
+        return
+    match = re.fullmatch(r"cuda:(\d+)", device)
+    if match is None:
+        raise ModelLoadError(f"unknown device {device!r}: use 'cpu' or 'cuda:N'")
+    if (folder / "dxg").exists():
+        return
+    count = cuda_devices(folder)
+    index = int(match[1])
+    if index < count:
+        return
+    found = "no NVIDIA GPU" if count == 0 else f"only cuda:0 to cuda:{count - 1}"
+    message = f"device {device} asked for, but this machine has {found}: use --device cpu"
+    if count == 0:
+        message += ", or give the container its GPU (docker run --gpus)"
+    raise ModelLoadError(message)
+
+
+def cuda_devices(folder: Path = _DEVICE_FILES) -> int:
+    """Return how many NVIDIA devices this process can open."""
+    if not folder.is_dir():
+        return 0
+    return sum(bool(re.fullmatch(r"nvidia\d+", entry.name)) for entry in folder.iterdir())
 
 
 def parse_cpus(text: str) -> frozenset[int]:
@@ -41,9 +75,9 @@ def parse_cpus(text: str) -> frozenset[int]:
 
 
 def pin_to(cpus: str) -> int:
-    """Let this thread, and every thread that it starts from now on, run on these CPUs only.
+    """Restrict this thread, and every thread it starts from now on, to these CPUs.
 
-    Call it first thing in a process: threads that exist already keep their CPUs.
+    Call it first in a process: threads that exist already keep their CPUs.
 
     Args:
         cpus: A list for `parse_cpus`; empty changes nothing.
@@ -52,22 +86,22 @@ def pin_to(cpus: str) -> int:
         How many cores the process may use now.
 
     Raises:
-        ValueError: It is no list, or the process may not use one of them.
+        ValueError: It is not a list of CPUs, or the process may not use one of them.
     """
     if not cpus.strip():
         return usable_cores()
-    wanted = parse_cpus(cpus)
+    requested = parse_cpus(cpus)
     allowed = os.sched_getaffinity(0)
-    if missing := sorted(wanted - allowed):
+    if missing := sorted(requested - allowed):
         raise ValueError(
             f"CPU {missing[0]} is not among those this process may use: {_ranges(allowed)}"
         )
-    os.sched_setaffinity(0, wanted)
+    os.sched_setaffinity(0, requested)
     return usable_cores()
 
 
 def _ranges(cpus: Iterable[int]) -> str:
-    """Return numbers as a list that `parse_cpus` reads."""
+    """Format numbers as a list that `parse_cpus` reads."""
     spans: list[tuple[int, int]] = []
     for cpu in sorted(cpus):
         if spans and spans[-1][1] == cpu - 1:
@@ -78,14 +112,14 @@ def _ranges(cpus: Iterable[int]) -> str:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: its CPU mask and its container's quota."""
+    """Return how many cores this process may use, by its CPU mask and its container's quota."""
     cores = len(os.sched_getaffinity(0))
     quota = _container_quota()
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
 def _container_quota() -> float | None:
-    """Return the cores that cgroup v2 grants, None where there is no limit to read."""
+    """Return the cores that cgroup v2 grants; None without a limit."""
     try:
         quota, period = _CGROUP_CPU_MAX.read_text().split()
         return int(quota) / int(period)

@@ -13,10 +13,17 @@ from prometheus_client import CollectorRegistry
 from embedder_server.devices import usable_cores
 from embedder_server.engine.engine import Engine
 from embedder_server.engine.metrics import EmbedderMetrics
-from embedder_server.engine.requests import EmbedOptions, ImageFacts, ImageFile, ItemResult
-from embedder_server.loading import load_configured
+from embedder_server.models.registry import load_model
 from embedder_server.settings import EmbedderSettings
-from embedder_server.types import ModelInfo, ModelLoadError, Priority
+from embedder_server.types import (
+    EmbedOptions,
+    ImageFacts,
+    ImageFile,
+    ItemResult,
+    ModelInfo,
+    ModelLoadError,
+    Priority,
+)
 from sentinel_core.calls import Deadline
 
 __all__ = [
@@ -37,7 +44,7 @@ def describe_model(settings: EmbedderSettings) -> ModelInfo:
     Raises:
         ModelLoadError: The model cannot be loaded. The message says why.
     """
-    model = load_configured(settings)
+    model = load_model(settings.model_choice)
     info = model.info
     model.close()
     return info
@@ -57,7 +64,7 @@ class InProcessEmbedder:
             ModelLoadError: The model cannot be loaded. The message says why.
         """
         self._settings = settings
-        self._model = load_configured(settings)
+        self._model = load_model(settings.model_choice)
         self._engine: Engine | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Settings of the embedder worker: flags, `SENTINEL_EMBEDDER_…` variables, `.env`."""
+"""Read the worker's settings from flags, `SENTINEL_EMBEDDER_…` variables and `.env`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from embedder_server.devices import parse_device, usable_cores
+from embedder_server.models.base import ModelChoice
 from embedder_server.models.registry import DEFAULT_MODEL
 from sentinel_core.settings import MIB, ServerSettings
 
 
 class EmbedderSettings(ServerSettings):
-    """Sentinel's embedder worker: text and images to vectors of one space, over gRPC."""
+    """Sentinel's embedder worker: embeds text and images in one vector space, over gRPC."""
 
     model_config = SettingsConfigDict(
         env_prefix="SENTINEL_EMBEDDER_",
@@ -30,7 +31,7 @@ class EmbedderSettings(ServerSettings):
         "openai/clip-vit-base-patch32, or a folder.",
     )
     device: Annotated[str, AfterValidator(parse_device)] = Field(
-        "cpu", description="Device of the forward pass: cpu or cuda:N."
+        "cpu", description="Device that runs the model: cpu or cuda:N."
     )
     revision: str | None = Field(
         None, description="Commit, tag or branch of the model's repository; none: the newest."
@@ -38,8 +39,8 @@ class EmbedderSettings(ServerSettings):
     runtime: str = Field(
         "auto",
         min_length=1,
-        description="Library of the forward pass, for example torch or openvino; auto: the "
-        "fastest on this device that stays exact.",
+        description="Library that runs the model, for example torch or openvino; auto: the fastest "
+        "one on this device that keeps the vectors exact.",
     )
     cache_dir: Path | None = Field(
         None, description="Folder for exported models; none: the user's cache folder."
@@ -48,7 +49,7 @@ class EmbedderSettings(ServerSettings):
         False, description="Run Python code from the model's repository; needs a pinned revision."
     )
     cpus: str = Field(
-        "", description="Cores to run on, for example 0-7 or 0,2,4; empty: all that are allowed."
+        "", description="Cores to run on, for example 0-7 or 0,2,4; empty: all allowed cores."
     )
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads of one forward pass; 0: all usable cores."
@@ -66,8 +67,8 @@ class EmbedderSettings(ServerSettings):
     max_text_tokens: int = Field(
         0,
         ge=0,
-        description="Most tokens of one text, less than the model reads; what is longer is cut or "
-        "refused as the call asks. Another value is another vector space; 0: the model's own.",
+        description="Most tokens of one text, below the model's own limit. Longer texts are cut or "
+        "refused, as the call says. Another value is another vector space; 0: the model's limit.",
     )
     max_image_bytes: int = Field(
         16 * MIB, ge=1, le=1024 * MIB, description="Most bytes in one encoded image."
@@ -76,32 +77,32 @@ class EmbedderSettings(ServerSettings):
         100_000_000,
         ge=1,
         le=1_000_000_000,
-        description="Most pixels (width x height) in one image; each thread may hold one decoded.",
+        description="Most pixels (width x height) in one image; each thread may hold one image.",
     )
     max_queue_items: int = Field(
         1024,
         ge=1,
         le=1_000_000,
-        description="Most contents that may wait or run at once; beyond it: RESOURCE_EXHAUSTED.",
+        description="Most contents that may wait or run at once; more get RESOURCE_EXHAUSTED.",
     )
     max_stream_items: int = Field(
         256,
         ge=1,
         le=1_000_000,
-        description="Most contents of one EmbedStream in work; beyond it reading pauses.",
+        description="Most contents of one EmbedStream in work; then reading pauses.",
     )
     max_call_seconds: float = Field(
         60.0,
         gt=0,
         le=3600,
-        description="Longest a call may take, in seconds, and each message of a stream; also when "
-        "it sets no deadline.",
+        description="Longest time for a call, or for one message of a stream, in seconds; also if "
+        "the caller sets no deadline.",
     )
     stall_seconds: float = Field(
         30.0,
         gt=0,
         le=3600,
-        description="Seconds at one batch after which the device counts as stalled: NOT_SERVING.",
+        description="Seconds on one batch after which the device is stalled: NOT_SERVING.",
     )
 
     text_batch_tokens: int = Field(
@@ -111,13 +112,14 @@ class EmbedderSettings(ServerSettings):
         32,
         ge=1,
         le=4096,
-        description="Most texts in one batch; on a CPU more than 16 only while as many more wait.",
+        description="Most texts in one batch; on a CPU more than 16 only if as many more wait.",
     )
     image_batch_items: int = Field(16, ge=1, le=4096, description="Most images in one batch.")
     bulk_text_batch_tokens: int = Field(
         1024,
         ge=1,
-        description="The same for bulk work; an interactive call waits for at most one such batch.",
+        description="Most tokens, padding included, in one bulk batch of texts; an interactive "
+        "call waits for at most one bulk batch.",
     )
     bulk_text_batch_items: int = Field(
         16, ge=1, le=4096, description="Most texts in one bulk batch."
@@ -135,11 +137,25 @@ class EmbedderSettings(ServerSettings):
         return self
 
     @property
+    def model_choice(self) -> ModelChoice:
+        """The model to load."""
+        return ModelChoice(
+            name=self.model,
+            device=self.device,
+            threads=self.effective_threads,
+            revision=self.revision,
+            runtime=self.runtime,
+            cache_dir=self.cache_dir,
+            trust_remote_code=self.trust_remote_code,
+            max_text_tokens=self.max_text_tokens,
+        )
+
+    @property
     def effective_threads(self) -> int:
-        """Threads of one forward pass, 0 resolved."""
+        """CPU threads of one forward pass, with 0 replaced."""
         return self.threads or usable_cores()
 
     @property
     def effective_decode_threads(self) -> int:
-        """Threads that decode images, 0 resolved."""
+        """Threads that decode images, with 0 replaced."""
         return self.decode_threads or usable_cores()

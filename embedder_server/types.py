@@ -1,4 +1,4 @@
-"""Plain values the worker's layers hand to each other. Knows no grpc, no protobuf, no model."""
+"""Values that the worker's layers pass to each other. Knows no grpc, no protobuf and no model."""
 
 from __future__ import annotations
 
@@ -8,38 +8,139 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sentinel_core.errors import SentinelError
+
 FloatArray = npt.NDArray[np.float32]
 
 
 class Modality(enum.StrEnum):
-    """What kind of content a batch holds; text and images never share a batch."""
+    """Kind of content. Texts and images never share a batch."""
 
     TEXT = "text"
     IMAGE = "image"
 
 
 class Priority(enum.IntEnum):
-    """Lower runs first: a person waits on INTERACTIVE, a machine on BULK."""
+    """Lower runs first: a person waits for INTERACTIVE, a program for BULK."""
 
     INTERACTIVE = 0
     BULK = 1
 
 
+class Element(enum.StrEnum):
+    """Type of one element of a returned vector."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    BINARY = "binary"
+
+
 @dataclass(frozen=True, slots=True)
-class TokenizedText:
-    """A text as the model's token ids, special tokens included, cut to the model's limit.
+class Crop:
+    """A part of an upright image, in fractions of its width and height.
 
     Attributes:
-        ids: int64 `[tokens]`, at most `ModelInfo.max_text_tokens` long.
-        token_count: Tokens of the whole text, before it was cut.
+        left: 0 or more, below `right`.
+        top: 0 or more, below `bottom`.
+        right: At most 1.
+        bottom: At most 1.
     """
 
-    ids: npt.NDArray[np.int64]
-    token_count: int
+    left: float
+    top: float
+    right: float
+    bottom: float
 
-    @property
-    def truncated(self) -> bool:
-        return self.token_count > len(self.ids)
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One encoded image and the part of it to embed; None: all of it."""
+
+    data: bytes
+    crop: Crop | None = None
+
+
+# One thing to embed: a text, an image file, or the error that its conversion gave.
+Content = str | ImageFile | SentinelError
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """Options of one request.
+
+    Attributes:
+        truncate: Cut texts over the model's limit instead of refusing them.
+        priority: Scheduling class.
+        thumbnail_side: Longest side of each image's WebP thumbnail, in pixels; 0: no thumbnail.
+        normalize: Return vectors of length 1; otherwise as the model made them.
+        dimensions: Number of leading elements to keep of each vector; 0: all.
+        element: Type of the elements in the response.
+    """
+
+    truncate: bool = True
+    priority: Priority = Priority.INTERACTIVE
+    thumbnail_side: int = 0
+    normalize: bool = True
+    dimensions: int = 0
+    element: Element = Element.FLOAT32
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What decoding an image showed.
+
+    Attributes:
+        width: In pixels, after EXIF orientation.
+        height: In pixels, after EXIF orientation.
+        media_type: Found in the bytes, for example `image/jpeg`.
+        thumbnail: A WebP file; empty if none was requested.
+    """
+
+    width: int
+    height: int
+    media_type: str
+    thumbnail: bytes = b""
+
+
+@dataclass(slots=True)
+class ItemResult:
+    """The outcome for one content: its vector, or why there is none.
+
+    Attributes:
+        outcome: Float32 vector, cut and scaled as the options say; or this content's own error.
+        norm: Length of the whole vector as the model made it.
+        token_count: Texts only: tokens before cutting.
+        truncated: Texts only: whether it was cut.
+        image: Images only.
+    """
+
+    outcome: FloatArray | SentinelError
+    norm: float = 1.0
+    token_count: int = 0
+    truncated: bool = False
+    image: ImageFacts | None = None
+
+
+@dataclass(slots=True)
+class StageTimings:
+    """Longest time that any content of a request spent in each stage, in seconds."""
+
+    total: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+    queue: float = 0.0
+    inference: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedResults:
+    """Results in the order of the contents, and where the time went."""
+
+    results: list[ItemResult]
+    timings: StageTimings
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +153,17 @@ class ModelInfo:
         fingerprint: Hex SHA-256 over weights, preprocessing, pooling and normalisation.
         dimensions: Length of every vector.
         max_text_tokens: Longest text in tokens, special tokens included.
-        image_size: Side of the square the image tower sees, in pixels.
-        logit_scale: What a cosine is multiplied by before softmax or sigmoid.
+        image_size: Side of the square that the image network sees, in pixels.
+        logit_scale: Factor on a cosine before softmax or sigmoid.
         runtime: Library that runs the forward pass, for example `onnxruntime`.
         device: `cpu` or `cuda:N`.
         dtype: Element type of the forward pass, for example `float32`.
         modalities: What the model embeds.
-        supported_dimensions: Lengths that a vector may be cut to and still be one (Matryoshka
-            models), longest first; empty: only `dimensions`.
-        logit_bias: What is added to the scaled cosine; 0 but for models trained with a sigmoid.
-        sigmoid: Whether a score is a sigmoid of its own logit; else a softmax over all of them.
-        runtime_choice: Why this runtime and not another, in words with numbers.
+        supported_dimensions: Lengths that vectors may be cut to (Matryoshka models), longest
+            first; empty: only `dimensions`.
+        logit_bias: Added to the scaled cosine; 0 except for models trained with a sigmoid.
+        sigmoid: Whether a score is the sigmoid of its own logit; otherwise a softmax over all.
+        runtime_choice: Why this runtime was chosen, with the measurements.
     """
 
     name: str
@@ -83,7 +184,7 @@ class ModelInfo:
 
 
 class ModelLoadError(RuntimeError):
-    """A model cannot be served: unknown name, part missing or altered, device not usable.
+    """A model cannot be served: unknown name, missing or altered file, unusable device.
 
     Raised only while a worker starts. The message tells the operator what to do.
     """

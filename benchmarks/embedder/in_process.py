@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.load import agents, contents
 from embedder_server.images.decoder import ImageDecoder
+from embedder_server.models.base import ModelChoice
 from embedder_server.models.registry import load_model
 
 _MAX_BYTES, _MAX_PIXELS = 2**24, 10**8
@@ -34,7 +35,9 @@ class Direct:
     def load(self, *, model: str, device: str, threads: int, runtime: str) -> dict[str, Any]:
         """Load the model; say what it runs on."""
         start = time.perf_counter()
-        self._model = load_model(model, device, threads or self._cores, runtime=runtime)
+        self._model = load_model(
+            ModelChoice(model, device, threads or self._cores, runtime=runtime)
+        )
         info = self._model.info
         self._decoder = ImageDecoder(
             max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS, model_side=info.image_size

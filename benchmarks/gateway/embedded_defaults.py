@@ -17,6 +17,7 @@ from pymilvus import MilvusClient
 from benchmarks.gateway.searching import TOP
 from benchmarks.load import contents
 from benchmarks.report import Row, median
+from embedder_server.models.base import ModelChoice
 from embedder_server.models.registry import load_model
 from sentinel_client import SentinelClient
 
@@ -62,7 +63,7 @@ class _Direct:
     """The same model and the same Milvus Lite, called in this process, without gRPC."""
 
     def __init__(self, uri: str, collection: str) -> None:
-        self._model = load_model(_MODEL, "cpu", 2)
+        self._model = load_model(ModelChoice(_MODEL, "cpu", 2))
         self._client = MilvusClient(uri)
         self._client.load_collection(collection)
         self._collection = collection

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from embedder_server.devices import usable_cores
+from embedder_server.models.base import ModelChoice
 from embedder_server.models.registry import load_model
 from embedder_server.types import ModelLoadError
 
@@ -21,11 +22,13 @@ def main() -> None:
         sys.exit("name the model: --build-arg MODEL=owner/name, or /models/folder")
     try:
         model = load_model(
-            name,
-            "cpu",
-            usable_cores(),
-            revision=revision or None,
-            cache_dir=Path("/models/baked/exports"),
+            ModelChoice(
+                name,
+                "cpu",
+                usable_cores(),
+                revision=revision or None,
+                cache_dir=Path("/models/baked/exports"),
+            )
         )
     except ModelLoadError as error:
         sys.exit(f"cannot bake {name} in: {error}")

@@ -1,8 +1,6 @@
-"""The EmbeddingService of the contract: checks, hands over to the engine, answers.
+"""Serve the EmbeddingService: check requests, call the engine, build responses.
 
 Answers the messages of one stream concurrently, and reads no faster than it answers.
-
-Knows neither grpc nor protobuf.
 """
 
 from __future__ import annotations
@@ -16,10 +14,10 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from embedder_server.api import messages
-from embedder_server.engine import ranking
 from embedder_server.engine.engine import Engine
-from embedder_server.engine.requests import EmbedOptions
+from embedder_server.engine.results import rank
 from embedder_server.settings import EmbedderSettings
+from embedder_server.types import EmbedOptions
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
@@ -36,10 +34,10 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
-    """Answers UNAVAILABLE until it is given an engine.
+    """Answers UNAVAILABLE until `serve` is called.
 
     Attributes:
-        draining: Set it to let streams end after what they have read.
+        draining: Set it to end streams after what they have read.
     """
 
     def __init__(self, settings: EmbedderSettings) -> None:
@@ -49,11 +47,11 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         self.draining = asyncio.Event()
 
     def service(self) -> Service:
-        """Return what a server needs to register this."""
+        """Return what a server needs to register this servicer."""
         return Service(SERVICE_NAME, pb_grpc.add_EmbeddingServiceServicer_to_server, self)
 
     def serve(self, engine: Engine) -> None:
-        """Answer calls with `engine`, which is started."""
+        """Answer calls with `engine`, which must be started."""
         self._engine = engine
         self._version = messages.model_version(engine.info)
 
@@ -88,7 +86,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         if self.draining.is_set():
             raise Unavailable(
                 "DRAINING",
-                "this worker is shutting down; all that it read is answered, send the rest to "
+                "this worker is shutting down and has answered all that it read; send the rest to "
                 "another one",
             )
 
@@ -113,7 +111,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
                 errors.append((index, candidate))
             else:
                 good.append((index, candidate))
-        ranked = ranking.rank(query, good, engine.info, top_k)
+        ranked = rank(query, good, engine.info, top_k)
         return messages.rank_response(ranked, errors, outcome.timings, self._version)
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
@@ -131,7 +129,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
 
 
 class _StreamCall:
-    """One EmbedStream call: its default options and its messages' answers.
+    """One EmbedStream call: its default options and the answers to its messages.
 
     Attributes:
         items: Contents of all messages so far.
@@ -145,7 +143,7 @@ class _StreamCall:
     async def with_defaults(
         self, messages: AsyncIterator[pb.EmbedStreamRequest]
     ) -> AsyncIterator[pb.EmbedStreamRequest]:
-        """Yield the messages, those without options with those of the first one."""
+        """Yield the messages; give those without options the options of the first one."""
         defaults: pb.EmbedOptions | None = None
         async for message in messages:
             request = message.request
@@ -157,7 +155,7 @@ class _StreamCall:
             yield message
 
     async def answer(self, message: pb.EmbedStreamRequest) -> pb.EmbedStreamResponse:
-        """Return the answer to one message; what it fails with stands inside."""
+        """Return the answer to one message; an error becomes part of it."""
         try:
             response = await self._servicer._embed(message.request, self._context)
         except SentinelError as error:
@@ -173,16 +171,16 @@ _Response = TypeVar("_Response")
 
 
 class StreamPump(Generic[_Request, _Response]):
-    """One stream's way from its requests to its responses, in the order they are done.
+    """Answers the requests of one stream concurrently, and yields responses as they are ready.
 
-    A message counts from before it is begun until its response is taken, so that neither
-    requests nor responses pile up, whichever side is slow. Use it once, inside one event loop.
+    A message counts from before its work starts until its response is sent, so neither requests
+    nor responses accumulate, whichever side is slow. Use it once, in one event loop.
 
     Args:
-        answer: Makes the response to one request. It must not raise: what a message can fail
-            with belongs into its response; anything else ends the stream.
-        weigh: Size of a request, in items; it counts as 1 at least.
-        max_items: Most items in work. A larger message goes alone.
+        answer: Makes the response to one request. It must not raise: a message's error belongs in
+            its response, and any exception ends the stream.
+        weigh: Size of a request, in items; counts as at least 1.
+        max_items: Most items in work. A larger message is answered alone.
         stopping: Once set, nothing more is read; what was read is answered.
     """
 
@@ -199,21 +197,21 @@ class StreamPump(Generic[_Request, _Response]):
         self._stopping = stopping
         self._items = 0
         self._room = asyncio.Event()
-        # Bounded by `max_items`, since each of its elements still counts.
+        # Bounded by `max_items`, because each of its elements still counts.
         self._done: asyncio.Queue[tuple[_Response, int] | None] = asyncio.Queue()
 
     async def run(self, requests: AsyncIterator[_Request]) -> AsyncGenerator[_Response]:
         """Yield a response for every request; end after the last one.
 
         Raises:
-            Exception: What reading, or `answer`, raised; as it is.
+            Exception: What reading, or `answer`, raised, unchanged.
         """
         reader = asyncio.create_task(self._read(requests))
         try:
             while (done := await self._done.get()) is not None:
                 response, items = done
                 yield response
-                # Here the response has been sent: gRPC asks for the next one only then.
+                # Now the response is sent: gRPC takes the next one only then.
                 self._items -= items
                 self._room.set()
             await reader

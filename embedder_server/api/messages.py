@@ -1,26 +1,24 @@
-"""Protobuf requests to plain values, and the checks that concern a whole request.
-
-Plain values to protobuf answers.
-"""
+"""Convert protobuf requests to values, and values to protobuf responses. Check whole requests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedder_server.engine.ranking import Ranked
-from embedder_server.engine.requests import (
+from embedder_server.engine.results import RankedCandidate, encode
+from embedder_server.settings import EmbedderSettings
+from embedder_server.types import (
     Content,
     Crop,
+    Element,
     EmbedOptions,
-    EmbedOutcome,
-    ImageFacts,
+    EmbedResults,
     ImageFile,
     ItemResult,
+    Modality,
+    ModelInfo,
+    Priority,
     StageTimings,
 )
-from embedder_server.engine.vectors import Element, encode
-from embedder_server.settings import EmbedderSettings
-from embedder_server.types import Modality, ModelInfo, Priority
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument, NotFound, PermissionDenied, SentinelError
@@ -45,8 +43,17 @@ _ELEMENTS = {
 }
 
 
+_ELEMENT_TYPES = {
+    element: number
+    for number, element in _ELEMENTS.items()
+    if number != content_pb2.ELEMENT_TYPE_UNSPECIFIED
+}
+_MODALITIES = {Modality.TEXT: pb.MODALITY_TEXT, Modality.IMAGE: pb.MODALITY_IMAGE}
+_NANOS = 1_000_000_000
+
+
 def check_model(name: str, info: ModelInfo) -> None:
-    """Accept the served model's name or an empty one.
+    """Accept the served model's name or an empty name.
 
     Raises:
         NotFound: MODEL_NOT_FOUND.
@@ -54,13 +61,13 @@ def check_model(name: str, info: ModelInfo) -> None:
     if name not in ("", info.name):
         raise NotFound(
             "MODEL_NOT_FOUND",
-            f"this worker serves {info.name!r}; ask for that, or leave the name empty",
+            f"this worker serves {info.name!r}; use that name, or leave it empty",
             model=name,
         )
 
 
 def options_from(request: pb.EmbedRequest, info: ModelInfo) -> EmbedOptions:
-    """Return the options of a request.
+    """Convert the options of a request.
 
     Raises:
         InvalidArgument: PARAMETER_OUT_OF_RANGE or DIMENSIONS_UNSUPPORTED.
@@ -93,7 +100,7 @@ def options_from(request: pb.EmbedRequest, info: ModelInfo) -> EmbedOptions:
 
 
 def supported_dimensions(info: ModelInfo) -> tuple[int, ...]:
-    """Return the lengths a caller may ask for, ascending; the model's own is the last."""
+    """Return the lengths a caller may request, ascending; the model's own is the last."""
     return tuple(sorted({*info.supported_dimensions, info.dimensions}))
 
 
@@ -105,8 +112,7 @@ def _dimensions(options: pb.EmbedOptions, info: ModelInfo) -> int:
         offered = ", ".join(map(str, supported))
         raise InvalidArgument(
             "DIMENSIONS_UNSUPPORTED",
-            f"{info.name!r} has no vectors of {options.dimensions} dimensions; ask for one of "
-            f"{offered}",
+            f"{info.name!r} has no vectors of {options.dimensions} dimensions; use {offered}",
             field="options.dimensions",
             supported=",".join(map(str, supported)),
         )
@@ -114,7 +120,7 @@ def _dimensions(options: pb.EmbedOptions, info: ModelInfo) -> int:
 
 
 def top_k_from(request: pb.RankRequest) -> int:
-    """Return how many candidates to give back; 0: all.
+    """Return how many candidates to return; 0: all.
 
     Raises:
         InvalidArgument: PARAMETER_OUT_OF_RANGE.
@@ -129,12 +135,12 @@ def _out_of_range(field: str, message: str) -> InvalidArgument:
 
 
 def contents_from(contents: Sequence[content_pb2.Content], field: str) -> list[Content]:
-    """Return the contents, each that is at fault already as its error."""
+    """Convert the contents; a bad one becomes its error."""
     return [content_from(content, f"{field}[{index}]") for index, content in enumerate(contents)]
 
 
 def content_from(content: content_pb2.Content, where: str) -> Content:
-    """Return one content, or its error; `where` is its path in the request."""
+    """Convert one content, or return its error; `where` is its path in the request."""
     kind = content.WhichOneof("kind")
     if kind == "text":
         return content.text
@@ -143,7 +149,7 @@ def content_from(content: content_pb2.Content, where: str) -> Content:
         if image.WhichOneof("source") == "uri":
             return PermissionDenied(
                 "URI_FORBIDDEN",
-                "a worker fetches nothing; send the picture's bytes, or ask a gateway",
+                "a worker fetches nothing; send the image's bytes, or use a gateway",
                 field=f"{where}.image.uri",
             )
         if not image.HasField("crop"):
@@ -156,25 +162,16 @@ def content_from(content: content_pb2.Content, where: str) -> Content:
             "the crop box must have 0 <= left < right <= 1 and 0 <= top < bottom <= 1",
             field=f"{where}.image.crop",
         )
-    return InvalidArgument("CONTENT_MISSING", "neither text nor image is set; set one", field=where)
+    return InvalidArgument(
+        "CONTENT_MISSING", "neither text nor image is set; set one of them", field=where
+    )
 
 
 def _crop(box: content_pb2.BoundingBox) -> Crop | None:
-    # Comparisons with NaN are false, so this refuses it too.
+    # Comparisons with NaN are false, so this refuses NaN too.
     if 0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1:
         return Crop(box.left, box.top, box.right, box.bottom)
     return None
-
-
-_NANOS = 1_000_000_000
-_MODALITIES = {Modality.TEXT: pb.MODALITY_TEXT, Modality.IMAGE: pb.MODALITY_IMAGE}
-_ELEMENT_TYPES = {
-    Element.FLOAT32: content_pb2.ELEMENT_TYPE_FLOAT32,
-    Element.FLOAT16: content_pb2.ELEMENT_TYPE_FLOAT16,
-    Element.BFLOAT16: content_pb2.ELEMENT_TYPE_BFLOAT16,
-    Element.INT8: content_pb2.ELEMENT_TYPE_INT8,
-    Element.BINARY: content_pb2.ELEMENT_TYPE_BINARY,
-}
 
 
 def model_version(info: ModelInfo) -> content_pb2.ModelVersion:
@@ -184,9 +181,9 @@ def model_version(info: ModelInfo) -> content_pb2.ModelVersion:
 
 
 def embed_response(
-    outcome: EmbedOutcome, element: Element, version: content_pb2.ModelVersion
+    outcome: EmbedResults, element: Element, version: content_pb2.ModelVersion
 ) -> pb.EmbedResponse:
-    """Return the answer to an Embed call."""
+    """Build the response to an Embed call."""
     response = pb.EmbedResponse(model_version=version)
     for index, result in enumerate(outcome.results):
         _fill_result(response.results.add(), result, element, f"contents[{index}]")
@@ -208,24 +205,19 @@ def _fill_result(message: pb.EmbedResult, result: ItemResult, element: Element, 
         vector.dimensions = encoded.dimensions
         if encoded.scale:
             vector.scale = encoded.scale
-    if result.image is not None:
-        message.image.CopyFrom(_image_info(result.image))
+    facts = result.image
+    if facts is not None:
+        image = message.image
+        image.width, image.height = facts.width, facts.height
+        image.media_type = facts.media_type
+        image.thumbnail = facts.thumbnail
 
 
 def located(error: SentinelError, where: str) -> SentinelError:
-    """Return `error`, with the path of the content at fault unless it names a field already."""
+    """Return `error` with the path of the bad content, unless it names a field already."""
     if isinstance(error, InvalidArgument) and error.field is None:
         return error.at(where)
     return error
-
-
-def _image_info(facts: ImageFacts) -> pb.ImageInfo:
-    return pb.ImageInfo(
-        width=facts.width,
-        height=facts.height,
-        media_type=facts.media_type,
-        thumbnail=facts.thumbnail,
-    )
 
 
 def _fill_timings(message: pb.StageTimings, timings: StageTimings) -> None:
@@ -241,16 +233,16 @@ def _fill_timings(message: pb.StageTimings, timings: StageTimings) -> None:
 
 
 def rank_response(
-    ranked: Sequence[Ranked],
+    ranked: Sequence[RankedCandidate],
     errors: Sequence[tuple[int, SentinelError]],
     timings: StageTimings,
     version: content_pb2.ModelVersion,
 ) -> pb.RankResponse:
-    """Return the answer to a Rank call: the candidates in order, then those with an error."""
+    """Build the response to a Rank call: the ranked candidates, then those with an error."""
     response = pb.RankResponse(model_version=version)
-    for place in ranked:
+    for candidate in ranked:
         response.candidates.add(
-            index=place.index, cosine=place.cosine, probability=place.probability
+            index=candidate.index, cosine=candidate.cosine, probability=candidate.probability
         )
     for index, error in errors:
         status = to_status(located(error, f"candidates[{index}]"))
@@ -260,7 +252,7 @@ def rank_response(
 
 
 def model_response(info: ModelInfo, settings: EmbedderSettings) -> pb.GetModelResponse:
-    """Return the answer to a GetModel call."""
+    """Build the response to a GetModel call."""
     limits = pb.Limits(
         max_contents_per_request=settings.max_contents_per_request,
         max_text_chars=settings.max_text_chars,

@@ -1,39 +1,39 @@
-"""Which waiting contents run together, and which of them run next. Pure: no clock, no thread.
+"""Choose which waiting contents run together, and which of them run next.
 
-A queue holds one modality. A batch always contains the entry that has waited longest in its
-priority class, so nothing starves; the rest of it are the entries nearest in length to that one,
-so little is computed on padding.
+Pure: no clock, no thread. A queue holds one modality. A batch always contains the item that has
+waited longest in its priority class, so nothing starves. The rest are the items nearest to that
+one in length, so little is computed on padding.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from embedder_server.types import FloatArray, Priority
 from sentinel_core.errors import SentinelError
 
-# Texts of one batch: the longest has at most twice the tokens of the shortest, plus this. On any
-# device one more call costs about as much as that much padding.
+# The longest text of a batch has at most twice the tokens of the shortest, plus this. On any
+# device, one more call costs about as much as that much padding.
 _PADDING_RATIO = 2
 _PADDING_SLACK = 32
-# How far behind the oldest entry a batch looks for others of like length, in batches. Keeps the
-# choice below 0.1 ms however long the queue is.
+# How many batches behind the oldest item to look for others of similar length. Keeps the choice
+# below 0.1 ms however long the queue is.
 _WINDOW = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bounds of one batch.
+    """Limits of one batch.
 
     Attributes:
-        max_items: Most entries.
-        max_cost: Most `longest entry x number of entries`.
-        eager_items: A batch of more leaves at least as many waiting as it takes, so that the
-            device has those while the callers of this one read their answers and ask again.
+        max_items: Most items.
+        max_cost: Most `longest item x number of items`.
+        eager_items: A larger batch leaves at least as many items waiting as it takes. The device
+            works on those while the callers of this batch read their answers and send more.
     """
 
     max_items: int
@@ -41,20 +41,20 @@ class Budget:
     eager_items: int
 
     def items_of(self, waiting: int) -> int:
-        """Return how many of those that wait may run together."""
+        """Return how many of `waiting` items may run together."""
         return min(self.max_items, max(self.eager_items, waiting // 2))
 
 
 @dataclass(slots=True)
-class Embedded:
-    """What the device made of one entry.
+class DeviceResult:
+    """What the device computed for one item.
 
     Attributes:
         vector: Float32, of length 1; or why there is none.
-        norm: The length it had as the model made it.
+        norm: The vector's length as the model made it.
         queue_s: Seconds from queueing to the start of the forward pass.
         inference_s: Seconds of the forward pass.
-        batch_size: Entries in that pass.
+        batch_size: Items in that pass.
     """
 
     vector: FloatArray | SentinelError
@@ -64,137 +64,144 @@ class Embedded:
     batch_size: int = 0
 
 
-class Submission:
-    """Entries that one caller waits for together, with one future between them.
+class WorkGroup:
+    """Items that one caller waits for together.
+
+    Args:
+        payloads: The network's input for each item, and its length: tokens of a text, 1 for an
+            image.
+        future: Set when the last item has its result. Cancelled: the caller left.
+        queued_at: On the monotonic clock.
+        deadline_at: When a result is no longer useful, on the same clock.
 
     Attributes:
-        entries: In the order they were given.
-        future: Done when the last entry is answered. Cancelled means that the caller left.
+        items: In the order of the payloads.
     """
 
-    __slots__ = ("_left", "entries", "future")
+    __slots__ = ("_left", "deadline_at", "future", "items", "queued_at")
 
-    def __init__(self, future: asyncio.Future[None]) -> None:
+    def __init__(
+        self,
+        payloads: Sequence[tuple[Any, int]],
+        future: asyncio.Future[None],
+        queued_at: float,
+        deadline_at: float,
+    ) -> None:
         self.future = future
-        self.entries: list[Entry] = []
-        self._left = 0
+        self.queued_at = queued_at
+        self.deadline_at = deadline_at
+        self.items = [WorkItem(payload, length, self) for payload, length in payloads]
+        self._left = len(self.items)
 
-    def add(self, payload: Any, length: int, queued_at: float, deadline_at: float) -> None:
-        """Append an entry; only before the submission is queued."""
-        self.entries.append(Entry(payload, length, queued_at, deadline_at, self))
-        self._left += 1
-
-    def answer(self, entry: Entry, embedded: Embedded) -> None:
-        """Note an entry's answer; only in the event loop."""
-        entry.embedded = embedded
+    def finish(self, item: WorkItem, result: DeviceResult) -> None:
+        """Store an item's result. Call it in the event loop."""
+        item.result = result
         self._left -= 1
         if self._left == 0 and not self.future.done():
             self.future.set_result(None)
 
-    async def results(self) -> list[Embedded]:
-        """Wait for all answers; cancelled, what has not begun costs no compute."""
+    async def results(self) -> list[DeviceResult]:
+        """Wait for all results. If cancelled, items that have not started cost no compute."""
         await self.future
-        return [entry.embedded for entry in self.entries if entry.embedded is not None]
+        return [item.result for item in self.items if item.result is not None]
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class WorkItem:
     """One prepared content that waits for the device.
 
     Attributes:
-        payload: What the model's tower takes.
+        payload: The network's input.
         length: Tokens of a text; 1 for an image.
-        queued_at: When it came, on the monotonic clock.
-        deadline_at: When an answer is no longer of use, on the same clock.
-        submission: Who waits for it.
-        running: Whether it has been taken to the device.
-        embedded: The answer, once it is there.
+        group: The items that its caller waits for.
+        running: Whether it was taken to the device.
+        result: Set by `WorkGroup.finish`.
     """
 
     payload: Any
     length: int
-    queued_at: float
-    deadline_at: float
-    submission: Submission
+    group: WorkGroup
     running: bool = False
-    embedded: Embedded | None = None
+    result: DeviceResult | None = None
 
 
 @dataclass(slots=True)
-class Taken:
-    """A batch, and the entries that were dropped on the way to it."""
+class NextBatch:
+    """A batch, and the items that were dropped while it was chosen."""
 
-    batch: list[Entry] = field(default_factory=list)
-    caller_left: list[Entry] = field(default_factory=list)
-    expired: list[Entry] = field(default_factory=list)
+    items: list[WorkItem] = field(default_factory=list)
+    caller_left: list[WorkItem] = field(default_factory=list)
+    expired: list[WorkItem] = field(default_factory=list)
 
 
 class BatchQueue:
-    """Entries of one modality, in order of arrival within each priority class."""
+    """Items of one modality, in order of arrival within each priority class."""
 
     def __init__(self, budgets: Mapping[Priority, Budget]) -> None:
         self._budgets = dict(budgets)
-        self._waiting: dict[Priority, deque[Entry]] = {priority: deque() for priority in Priority}
+        self._waiting: dict[Priority, deque[WorkItem]] = {
+            priority: deque() for priority in Priority
+        }
 
-    def put(self, priority: Priority, entries: Iterable[Entry]) -> None:
-        """Append entries."""
-        self._waiting[priority].extend(entries)
+    def put(self, priority: Priority, items: Iterable[WorkItem]) -> None:
+        """Append items."""
+        self._waiting[priority].extend(items)
 
     def oldest(self, priority: Priority) -> float | None:
-        """Return when the entry that has waited longest came, or None."""
+        """Return when the item that has waited longest was queued, or None."""
         waiting = self._waiting[priority]
-        return waiting[0].queued_at if waiting else None
+        return waiting[0].group.queued_at if waiting else None
 
-    def take(self, priority: Priority, now: float) -> Taken:
-        """Remove and return the next batch; it is empty if nobody waits for anything any more."""
+    def take(self, priority: Priority, now: float) -> NextBatch:
+        """Remove and return the next batch. It is empty if no caller waits any more."""
         waiting, budget = self._waiting[priority], self._budgets[priority]
-        taken = Taken()
-        alive: list[Entry] = []
+        batch = NextBatch()
+        alive: list[WorkItem] = []
         while waiting and len(alive) < _WINDOW * budget.max_items:
-            entry = waiting.popleft()
-            if entry.submission.future.cancelled():
-                taken.caller_left.append(entry)
-            elif entry.deadline_at <= now:
-                taken.expired.append(entry)
+            item = waiting.popleft()
+            if item.group.future.cancelled():
+                batch.caller_left.append(item)
+            elif item.group.deadline_at <= now:
+                batch.expired.append(item)
             else:
-                alive.append(entry)
+                alive.append(item)
         if alive:
-            items = budget.items_of(len(alive) + len(waiting))
-            taken.batch = _choose(alive, items, budget.max_cost)
-            for entry in taken.batch:
-                entry.running = True
-            waiting.extendleft(entry for entry in reversed(alive) if not entry.running)
-        return taken
+            count = budget.items_of(len(alive) + len(waiting))
+            batch.items = _choose(alive, count, budget.max_cost)
+            for item in batch.items:
+                item.running = True
+            waiting.extendleft(item for item in reversed(alive) if not item.running)
+        return batch
 
-    def clear(self) -> list[Entry]:
+    def clear(self) -> list[WorkItem]:
         """Remove and return everything."""
-        entries = [entry for waiting in self._waiting.values() for entry in waiting]
+        items = [item for waiting in self._waiting.values() for item in waiting]
         for waiting in self._waiting.values():
             waiting.clear()
-        return entries
+        return items
 
 
-def _choose(alive: list[Entry], max_items: int, max_cost: int) -> list[Entry]:
-    """Return the first entry and those nearest to it in length that fit into a batch with it."""
+def _choose(alive: list[WorkItem], max_items: int, max_cost: int) -> list[WorkItem]:
+    """Return the first item and those nearest to it in length that fit into a batch with it."""
     first = alive[0]
     batch = [first]
     shortest = longest = first.length
-    # Stable, so that among equals the older one goes first.
-    for entry in sorted(alive[1:], key=lambda entry: abs(entry.length - first.length)):
+    # Stable, so that among equals the older one comes first.
+    for item in sorted(alive[1:], key=lambda item: abs(item.length - first.length)):
         if len(batch) >= max_items:
             break
-        low, high = min(shortest, entry.length), max(longest, entry.length)
+        low, high = min(shortest, item.length), max(longest, item.length)
         fits = high * (len(batch) + 1) <= max_cost
         if fits and high <= _PADDING_RATIO * low + _PADDING_SLACK:
-            batch.append(entry)
+            batch.append(item)
             shortest, longest = low, high
     return batch
 
 
 def next_queue(queues: Mapping[Any, BatchQueue]) -> tuple[Any, Priority] | None:
-    """Return the key of the queue that runs next and the class to take from it.
+    """Return the key of the queue that runs next and the priority class to take from it.
 
-    Interactive before bulk, whatever the modality; within a class, who has waited longest.
+    Interactive runs before bulk, whatever the modality. Within a class, the longest wait decides.
     """
     for priority in Priority:
         waiting = [

@@ -1,8 +1,8 @@
-"""The one thread that calls the model, and the queues it serves.
+"""Run the model on one thread that takes its batches from queues, and watch that thread.
 
-The thread itself takes the next batch the moment it is free. So there is nothing to prefetch: no
-round trip through the event loop lies between two batches, and the choice is made with the newest
-arrivals in view. A model error reaches the callers of that batch only; the thread lives on.
+The thread itself takes the next batch when it is free. So nothing is prefetched: no round trip
+through the event loop is between two batches, and the choice sees the newest arrivals. A model
+error fails the callers of that batch only; the thread continues.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from embedder_server.engine.batching import (
     BatchQueue,
-    Embedded,
-    Entry,
-    Submission,
-    Taken,
+    DeviceResult,
+    NextBatch,
+    WorkGroup,
+    WorkItem,
     next_queue,
 )
 from embedder_server.engine.metrics import EmbedderMetrics
-from embedder_server.engine.vectors import unit_rows
-from embedder_server.models.runtimes.memory import is_out_of_memory
+from embedder_server.engine.results import unit_rows
+from embedder_server.models.runtimes.base import is_out_of_memory
 from embedder_server.types import FloatArray, Modality, Priority
 from sentinel_core.errors import DeadlineExceeded, Internal, SentinelError, Unavailable, hide
 
@@ -34,21 +34,25 @@ logger = logging.getLogger(__name__)
 
 Forward = Callable[[Sequence[Any]], FloatArray]
 
-# Batches of several are warmed up until this many seconds have passed; then the start matters more.
+# Warm up batches of several items for this many seconds at most; then a fast start matters more.
 _WARM_UP_S = 1.0
+# The watchdog checks this often within its limit, but neither constantly nor once a minute.
+_CHECKS = 10
+_MIN_PERIOD_S = 0.01
+_MAX_PERIOD_S = 1.0
 
 
 class DeviceLoop:
     """Runs batches of every modality on one thread, interactive work first.
 
-    Make and use it inside one event loop.
+    Create and use it in one event loop.
 
     Args:
-        forward: The model's tower for each modality.
+        forward: The model's network for each modality.
         queues: An empty queue for each modality.
-        dimensions: Length of a right vector.
-        metrics: Batch sizes and dropped entries go there.
-        on_failure: Called in the event loop if the thread dies; nothing will be answered then.
+        dimensions: Length of a valid vector.
+        metrics: Counts batch sizes and dropped items.
+        on_failure: Called in the event loop if the thread dies. Then nothing is embedded any more.
     """
 
     def __init__(
@@ -74,15 +78,15 @@ class DeviceLoop:
     async def start(self, warm_up: Sequence[tuple[Modality, Sequence[Any]]]) -> None:
         """Start the thread and return when it has embedded the batches of `warm_up`.
 
-        Of those with more than one entry, what would take too long is left out, and lack of
-        memory is forgiven: in service such a batch is split.
+        Batches of several items are skipped once warming up takes too long, and may fail for lack
+        of memory: in service such a batch is split.
 
         Raises:
             SentinelError: The model makes no usable vector of a batch.
-            Exception: What the model raised.
+            Exception: The model's own error.
         """
         ready: asyncio.Future[None] = self._loop.create_future()
-        # A daemon, so that a model that never returns cannot keep the process from ending.
+        # A daemon, so that a model that never returns does not keep the process alive.
         self._thread = threading.Thread(
             target=self._run, args=(warm_up, ready), name="device", daemon=True
         )
@@ -95,32 +99,29 @@ class DeviceLoop:
         priority: Priority,
         payloads: Sequence[tuple[Any, int]],
         deadline_at: float,
-    ) -> Submission:
+    ) -> WorkGroup:
         """Queue one or more prepared contents with their lengths.
 
-        To give up, cancel the submission's future: what has not begun then costs no compute.
+        To give up, cancel the group's future: items that have not started then cost no compute.
 
         Raises:
             SentinelError: The loop is closed or dead.
         """
-        now = time.monotonic()
-        submission = Submission(self._loop.create_future())
-        for payload, length in payloads:
-            submission.add(payload, length, now, deadline_at)
+        group = WorkGroup(payloads, self._loop.create_future(), time.monotonic(), deadline_at)
         with self._changed:
             if self._closed is not None:
                 raise self._closed
-            self._queues[modality].put(priority, submission.entries)
+            self._queues[modality].put(priority, group.items)
             self._changed.notify()
-        return submission
+        return group
 
     def busy_seconds(self) -> float:
-        """Return how long the device has been at the running batch; 0 when idle."""
+        """Return for how long the running batch has been on the device; 0 when idle."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
     async def close(self, timeout_s: float) -> bool:
-        """Refuse new work, answer what waits with DRAINING; return whether the thread ended."""
+        """Refuse new work, fail waiting items with DRAINING; return whether the thread ended."""
         self._shut(Unavailable("DRAINING", "this worker is shutting down; retry on another one"))
         if self._thread is None:
             return True
@@ -131,11 +132,15 @@ class DeviceLoop:
         with self._changed:
             if self._closed is None:
                 self._closed = reason
-            left = [entry for queue in self._queues.values() for entry in queue.clear()]
+            waiting = [item for queue in self._queues.values() for item in queue.clear()]
             self._changed.notify_all()
-        _answer([(entry, Embedded(reason)) for entry in left])
+        _finish([(item, DeviceResult(reason)) for item in waiting])
 
-    # The rest runs on the device thread, except where it says otherwise.
+    def _die(self, error: BaseException) -> None:
+        self._shut(Internal("INTERNAL", "this worker failed; retry on another one"))
+        self._on_failure(error)
+
+    # The methods below run on the device thread.
 
     def _run(
         self, warm_up: Sequence[tuple[Modality, Sequence[Any]]], ready: asyncio.Future[None]
@@ -147,13 +152,13 @@ class DeviceLoop:
             return
         self._post(_set_result, ready)
         try:
-            while (picked := self._next()) is not None:
-                modality, taken = picked
-                self._drop(modality, taken)
-                if taken.batch:
-                    self._execute(modality, taken.batch)
-                # Held while waiting for work, they would keep images and vectors alive.
-                del picked, taken
+            while (taken := self._next()) is not None:
+                modality, batch = taken
+                self._drop(modality, batch)
+                if batch.items:
+                    self._execute(modality, batch.items)
+                # Kept while waiting for work, they would keep images and vectors in memory.
+                del taken, batch
         except BaseException as error:
             logger.exception("the device thread died")
             self._post(self._die, error)
@@ -164,21 +169,17 @@ class DeviceLoop:
             if len(payloads) > 1 and time.monotonic() - started > _WARM_UP_S:
                 continue
             try:
-                made = self._compute(modality, payloads)
+                results = self._compute(modality, payloads)
             except Exception as error:
                 if len(payloads) == 1 or not is_out_of_memory(error):
                     raise
                 logger.warning("batch does not fit into memory", extra={"size": len(payloads)})
                 continue
-            for one in made:
-                if isinstance(one.vector, SentinelError):
-                    raise one.vector
+            for result in results:
+                if isinstance(result.vector, SentinelError):
+                    raise result.vector
 
-    def _die(self, error: BaseException) -> None:  # in the event loop
-        self._shut(Internal("INTERNAL", "this worker failed; retry on another one"))
-        self._on_failure(error)
-
-    def _next(self) -> tuple[Modality, Taken] | None:
+    def _next(self) -> tuple[Modality, NextBatch] | None:
         """Wait for work and return it; None when closed."""
         with self._changed:
             while self._closed is None:
@@ -189,29 +190,29 @@ class DeviceLoop:
                 self._changed.wait()
         return None
 
-    def _drop(self, modality: Modality, taken: Taken) -> None:
-        for entries, cause in ((taken.caller_left, "caller_left"), (taken.expired, "deadline")):
-            if entries:
-                self._metrics.dropped_items.labels(modality, cause).inc(len(entries))
-        if taken.expired:
+    def _drop(self, modality: Modality, batch: NextBatch) -> None:
+        for items, cause in ((batch.caller_left, "caller_left"), (batch.expired, "deadline")):
+            if items:
+                self._metrics.dropped_items.labels(modality, cause).inc(len(items))
+        if batch.expired:
             late = DeadlineExceeded(
                 "OUT_OF_TIME",
                 "the deadline passed while waiting for the device; use a longer one",
                 stage="queue",
             )
-            self._post(_answer, [(entry, Embedded(late)) for entry in taken.expired])
+            self._post(_finish, [(item, DeviceResult(late)) for item in batch.expired])
 
-    def _execute(self, modality: Modality, batch: list[Entry]) -> None:
-        """Run one batch and answer its callers, whatever happens."""
+    def _execute(self, modality: Modality, batch: list[WorkItem]) -> None:
+        """Run one batch and give its callers their results or its error."""
         self._busy_since = started = time.monotonic()
         too_large = False
         try:
-            made = self._compute(modality, [entry.payload for entry in batch])
+            results = self._compute(modality, [item.payload for item in batch])
         except Exception as error:
             too_large = len(batch) > 1 and is_out_of_memory(error)
-            made = [] if too_large else _failed(batch, error)
-        except BaseException as error:  # the thread is about to die of it
-            self._post(_answer, list(zip(batch, _failed(batch, error), strict=True)))
+            results = [] if too_large else _failed(batch, error)
+        except BaseException as error:  # this ends the thread
+            self._post(_finish, list(zip(batch, _failed(batch, error), strict=True)))
             raise
         finally:
             self._busy_since = None
@@ -221,33 +222,35 @@ class DeviceLoop:
             return
         seconds = time.monotonic() - started
         self._metrics.batch_size.labels(modality).observe(len(batch))
-        for entry, one in zip(batch, made, strict=True):
-            one.queue_s = started - entry.queued_at
-            one.inference_s = seconds
-            one.batch_size = len(batch)
-        self._post(_answer, list(zip(batch, made, strict=True)))
+        for item, result in zip(batch, results, strict=True):
+            result.queue_s = started - item.group.queued_at
+            result.inference_s = seconds
+            result.batch_size = len(batch)
+        self._post(_finish, list(zip(batch, results, strict=True)))
 
-    def _split(self, modality: Modality, batch: list[Entry]) -> None:
+    def _split(self, modality: Modality, batch: list[WorkItem]) -> None:
         self._metrics.batch_splits.labels(modality).inc()
         logger.warning("batch does not fit into memory", extra={"size": len(batch)})
         half = len(batch) // 2
         self._execute(modality, batch[:half])
         self._execute(modality, batch[half:])
 
-    def _compute(self, modality: Modality, payloads: Sequence[Any]) -> list[Embedded]:
+    def _compute(self, modality: Modality, payloads: Sequence[Any]) -> list[DeviceResult]:
         vectors = np.asarray(self._forward[modality](payloads))
         expected = (len(payloads), self._dimensions)
-        if vectors.shape != expected:  # else vectors would be swapped between callers
+        if vectors.shape != expected:  # or callers would get each other's vectors
             raise ValueError(f"the model returned shape {vectors.shape} instead of {expected}")
         units, norms = unit_rows(vectors)
-        made = [Embedded(unit, norm) for unit, norm in zip(units, norms.tolist(), strict=True)]
-        for one in made:
-            if one.norm == 0:
+        results = [
+            DeviceResult(unit, norm) for unit, norm in zip(units, norms.tolist(), strict=True)
+        ]
+        for result in results:
+            if result.norm == 0:
                 self._metrics.unusable_vectors.labels(modality).inc()
-                one.vector = Internal(
+                result.vector = Internal(
                     "MODEL_FAILED", "the model returned no usable vector for this content"
                 )
-        return made
+        return results
 
     def _post(self, call: Callable[..., None], *args: object) -> None:
         try:
@@ -256,14 +259,14 @@ class DeviceLoop:
             logger.debug("the event loop is closed; nobody waits for this")
 
 
-def _failed(batch: Sequence[Entry], error: BaseException) -> list[Embedded]:
+def _failed(batch: Sequence[WorkItem], error: BaseException) -> list[DeviceResult]:
     hidden = hide(error, "the model failed on this batch", logger, reason="MODEL_FAILED")
-    return [Embedded(hidden) for _ in batch]
+    return [DeviceResult(hidden) for _ in batch]
 
 
-def _answer(answers: Sequence[tuple[Entry, Embedded]]) -> None:
-    for entry, embedded in answers:
-        entry.submission.answer(entry, embedded)
+def _finish(results: Sequence[tuple[WorkItem, DeviceResult]]) -> None:
+    for item, result in results:
+        item.group.finish(item, result)
 
 
 def _set_result(future: asyncio.Future[None]) -> None:
@@ -274,3 +277,30 @@ def _set_result(future: asyncio.Future[None]) -> None:
 def _set_exception(future: asyncio.Future[None], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+async def watch_for_stalls(
+    busy_seconds: Callable[[], float],
+    limit_s: float,
+    on_change: Callable[[bool], Awaitable[None]],
+) -> None:
+    """Report when the device stalls and when it continues, until cancelled.
+
+    Args:
+        busy_seconds: Returns for how long the running batch has been on the device; 0 when idle.
+        limit_s: Seconds after which the device counts as stalled.
+        on_change: Awaited with True when it stalls and with False when it continues.
+    """
+    period_s = min(_MAX_PERIOD_S, max(_MIN_PERIOD_S, limit_s / _CHECKS))
+    stalled = False
+    while True:
+        await asyncio.sleep(period_s)
+        seconds = busy_seconds()
+        if (seconds > limit_s) == stalled:
+            continue
+        stalled = not stalled
+        if stalled:
+            logger.error("the device is stalled", extra={"seconds": round(seconds, 1)})
+        else:
+            logger.warning("the device continues")
+        await on_change(stalled)

@@ -1,69 +1,76 @@
-"""A request's way through the worker: admitted, prepared, batched, embedded, timed.
-
-What one request under way knows of itself: its answers' times and the stage it is in.
-"""
+"""Embed one request: admit it, prepare its contents, batch them with others, and time it all."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from time import perf_counter
 from typing import Any
 
 from PIL import Image
 
-from embedder_server.engine.admission import Admission
 from embedder_server.engine.batching import BatchQueue, Budget
 from embedder_server.engine.device_loop import DeviceLoop
-from embedder_server.engine.lanes import ImageLane, TextLane
+from embedder_server.engine.lanes import ImageLane, RequestState, TextLane
 from embedder_server.engine.metrics import EmbedderMetrics
-from embedder_server.engine.outcomes import OutcomeCounter, reshape
-from embedder_server.engine.requests import (
-    Content,
-    EmbedOptions,
-    EmbedOutcome,
-    ImageFile,
-    ItemResult,
-    RequestState,
-)
+from embedder_server.engine.results import OutcomeCounter, reshape
 from embedder_server.images.decoder import ImageDecoder
 from embedder_server.models.base import EmbeddingModel
-from embedder_server.models.runtimes.memory import memory_as_load_error
+from embedder_server.models.runtimes.base import memory_as_load_error
 from embedder_server.settings import EmbedderSettings
-from embedder_server.types import Modality, ModelInfo, Priority
+from embedder_server.types import (
+    Content,
+    EmbedOptions,
+    EmbedResults,
+    ImageFile,
+    ItemResult,
+    Modality,
+    ModelInfo,
+    Priority,
+)
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import (
     DeadlineExceeded,
     InvalidArgument,
+    ResourceExhausted,
     SentinelError,
     Unavailable,
     first_error,
 )
 
-# Texts of a request that are prepared in a row and then queued, while the next are prepared.
+# Tokenize this many texts of a request together and queue them, then tokenize the next.
 _TEXTS_PER_JOB = 32
-# Kept back from the caller's deadline, so that our answer with a reason still reaches it.
+# Kept back from the caller's deadline, so that our error with its reason still arrives.
 _ANSWER_MARGIN_S = 0.005
 _CLOSE_TIMEOUT_S = 5.0
 _FEW = 8
-# More texts than this gain so little on a CPU that they had better leave some behind.
+# On a CPU, a batch of more texts gains little, so rather leave some waiting.
 _EAGER_TEXTS_ON_CPU = 16
+# For the estimate of when a full queue has room again.
+_RATE_WINDOW_S = 10.0
+_MIN_RETRY_S = 0.05
+_MAX_RETRY_S = 30.0
+_UNKNOWN_RETRY_S = 1.0
 
 
 class Engine:
-    """Embeds requests of many callers at once with one model.
+    """Embeds the requests of many callers with one model.
 
-    Make and use it inside one event loop. Owns its threads and, once started, the model.
+    Create and use it in one event loop. It owns its threads and, once started, the model.
 
     Args:
-        model: Loaded; its towers are called from one thread only.
+        model: Loaded; its networks are called from one thread only.
         settings: Limits, budgets and thread counts.
         metrics: Where everything is counted.
-        on_failure: Called if the device thread dies; the worker is of no use then.
+        on_failure: Called if the device thread dies. The engine is then useless.
 
     Attributes:
-        stalled: Set it while the device does not come back from a batch: new requests are
-            refused.
+        stalled: Set it while the device does not return from a batch; new requests are refused.
     """
 
     def __init__(
@@ -100,11 +107,11 @@ class Engine:
 
     @property
     def info(self) -> ModelInfo:
-        """The model that is served."""
+        """The served model."""
         return self._model.info
 
     def busy_seconds(self) -> float:
-        """Return how long the device has been at the running batch; 0 when idle."""
+        """Return for how long the running batch has been on the device; 0 when idle."""
         return self._device.busy_seconds()
 
     async def start(self) -> None:
@@ -112,7 +119,7 @@ class Engine:
 
         Raises:
             ModelLoadError: The device has no memory for a single content.
-            Exception: What the model raised.
+            Exception: The model's own error.
         """
         samples: dict[Modality, Any] = {}
         if Modality.TEXT in self.info.modalities:
@@ -131,18 +138,18 @@ class Engine:
         ended = await self._device.close(_CLOSE_TIMEOUT_S)
         self._texts.close()
         self._images.close()
-        if ended:  # else the model is still being called
+        if ended:  # otherwise the model is still in use
             self._model.close()
 
     async def embed(
         self, contents: Sequence[Content], options: EmbedOptions, deadline: Deadline
-    ) -> EmbedOutcome:
+    ) -> EmbedResults:
         """Return one result for each content, in order.
 
         Raises:
-            Unavailable: DEVICE_STALLED; nothing was begun.
-            ResourceExhausted: QUEUE_FULL; nothing was begun.
-            DeadlineExceeded: OUT_OF_TIME; the work that was not begun is dropped.
+            Unavailable: DEVICE_STALLED; no work was started.
+            ResourceExhausted: QUEUE_FULL; no work was started.
+            DeadlineExceeded: OUT_OF_TIME; work that has not started is dropped.
         """
         start = perf_counter()
         contents = [self._supported(content) for content in contents]
@@ -161,7 +168,7 @@ class Engine:
         reshape(results, options, self.info.dimensions)
         request.timings.total = perf_counter() - start
         self._outcomes.observe(contents, results, request.timings)
-        return EmbedOutcome(results, request.timings)
+        return EmbedResults(results, request.timings)
 
     def _supported(self, content: Content) -> Content:
         modality = _modality(content)
@@ -174,7 +181,7 @@ class Engine:
         )
 
     def _check_begin(self, deadline: Deadline) -> None:
-        """Refuse what could only fail, before it costs anything."""
+        """Refuse a request that can only fail, before it costs anything."""
         if self.stalled:
             seconds = int(self._device.busy_seconds())
             raise Unavailable(
@@ -202,34 +209,35 @@ class Engine:
     async def _embed_all(
         self, request: RequestState, contents: Sequence[Content]
     ) -> list[ItemResult]:
-        results: list[ItemResult | None] = [None] * len(contents)
-        texts: list[tuple[int, str]] = []
-        jobs = []
-        for index, content in enumerate(contents):
-            if isinstance(content, str):
-                texts.append((index, content))
-            elif isinstance(content, ImageFile):
-                jobs.append(self._images.embed(request, index, content, results))
-            else:
-                results[index] = ItemResult(content)
+        texts = [content for content in contents if isinstance(content, str)]
+        images = [content for content in contents if isinstance(content, ImageFile)]
+        jobs = [self._images.run(request, image) for image in images]
         for first in range(0, len(texts), _TEXTS_PER_JOB):
-            part = texts[first : first + _TEXTS_PER_JOB]
-            jobs.append(self._texts.embed(request, part, results))
-        if len(jobs) == 1:  # the common search: spares a task
-            await jobs[0]
-        elif jobs:
-            await _together(jobs)
-        return [result for result in results if result is not None]
+            jobs.append(self._texts.run(request, texts[first : first + _TEXTS_PER_JOB]))
+        if len(jobs) == 1:  # the usual search: avoids a task
+            results = [await jobs[0]]
+        else:
+            results = await _together(jobs)
+        of_images = chain.from_iterable(results[: len(images)])
+        of_texts = chain.from_iterable(results[len(images) :])
+        return [
+            ItemResult(content)
+            if isinstance(content, SentinelError)
+            else next(of_texts if isinstance(content, str) else of_images)
+            for content in contents
+        ]
 
 
-async def _together(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Await all jobs; the first error cancels the others and is raised as it is."""
+async def _together(
+    jobs: Sequence[Coroutine[Any, Any, list[ItemResult]]],
+) -> list[list[ItemResult]]:
+    """Await all jobs. The first error cancels the others and is raised itself."""
     try:
         async with asyncio.TaskGroup() as group:
-            for job in jobs:
-                group.create_task(job)
+            tasks = [group.create_task(job) for job in jobs]
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
+    return [task.result() for task in tasks]
 
 
 def _modality(content: Content) -> Modality | None:
@@ -253,10 +261,90 @@ def _out_of_time(stage: str) -> DeadlineExceeded:
     )
 
 
+class Admission:
+    """Limits how many contents are in the worker, from receipt to response.
+
+    A request is admitted as a whole or not at all.
+    """
+
+    def __init__(self, max_items: int, metrics: EmbedderMetrics) -> None:
+        self._max_items = max_items
+        self._admitted = 0
+        self._by_modality = dict.fromkeys(Modality, 0)
+        self._rate = ServiceRate()
+        for modality in Modality:  # read when metrics are scraped: costs nothing per request
+            metrics.queue_items.labels(modality).set_function(
+                partial(self._by_modality.__getitem__, modality)
+            )
+
+    @contextmanager
+    def admit(self, counts: Mapping[Modality, int]) -> Iterator[None]:
+        """Count the contents of a request as admitted until the block ends.
+
+        Raises:
+            ResourceExhausted: QUEUE_FULL, with the time until there should be room.
+        """
+        items = sum(counts.values())
+        excess = self._admitted + items - self._max_items
+        if excess > 0:
+            wait = self._rate.seconds_for(excess)
+            raise ResourceExhausted(
+                "QUEUE_FULL",
+                f"this worker has {self._admitted} of {self._max_items} contents in work; "
+                f"retry in {wait:.2f} s or on another worker",
+                retry_after_s=wait,
+                limit=self._max_items,
+            )
+        self._admitted += items
+        if self._admitted == items:
+            self._rate.start()
+        self._count(counts, 1)
+        try:
+            yield
+        finally:
+            self._admitted -= items
+            self._rate.record(items)
+            self._count(counts, -1)
+
+    def _count(self, counts: Mapping[Modality, int], sign: int) -> None:
+        for modality, count in counts.items():
+            self._by_modality[modality] += sign * count
+
+
+class ServiceRate:
+    """Measures how many contents leave the worker per second while it is busy."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left: deque[tuple[float, int]] = deque()
+        self._busy_since = clock()
+
+    def start(self) -> None:
+        """Note that work begins after an idle time, which does not count."""
+        self._busy_since = self._clock()
+        self._left.clear()
+
+    def record(self, items: int) -> None:
+        """Note that `items` contents left."""
+        now = self._clock()
+        self._left.append((now, items))
+        while self._left[0][0] < now - _RATE_WINDOW_S:
+            self._left.popleft()
+
+    def seconds_for(self, items: int) -> float:
+        """Estimate when `items` more contents will have left, from 0.05 to 30 seconds."""
+        now = self._clock()
+        span = min(_RATE_WINDOW_S, now - self._busy_since)
+        left = sum(count for when, count in self._left if when >= now - _RATE_WINDOW_S)
+        if not left:
+            return min(_MAX_RETRY_S, max(_UNKNOWN_RETRY_S, span))
+        return min(_MAX_RETRY_S, max(_MIN_RETRY_S, items * span / left))
+
+
 def _warm_up(
     samples: Mapping[Modality, Any], budgets: Mapping[Modality, Mapping[Priority, Budget]]
 ) -> list[tuple[Modality, list[Any]]]:
-    """Return batches of one, of a few and of the most that may run together, small ones first."""
+    """Return batches of one item, of a few, and of the most that may run together."""
     batches = []
     for modality, sample in samples.items():
         budget = budgets[modality][Priority.INTERACTIVE]

@@ -1,37 +1,203 @@
-"""Contents to what the model's towers take. Everything here runs on pool threads.
+"""Prepare contents for the device, queue them, and return their results: one lane per modality.
 
-A content that is at fault becomes its error as a value, so that it never fails its neighbours.
-
-
-The way of images: decoded and scaled on threads, a bounded number at once, then queued.
-
-The way of texts: tokenized, then queued for the device.
+Texts are tokenized and images are decoded on threads, a bounded number at once. A bad content
+becomes its own error as a value, so that it never fails other contents.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
-from embedder_server.engine.batching import Budget
+from embedder_server.engine.batching import Budget, DeviceResult, WorkGroup
 from embedder_server.engine.device_loop import DeviceLoop
-from embedder_server.engine.requests import Crop, ImageFacts, ImageFile, ItemResult, RequestState
-from embedder_server.engine.worker_pool import WorkerPool
 from embedder_server.images.decoder import ImageDecoder
 from embedder_server.models.base import EmbeddingModel
-from embedder_server.texts.tokenizer import clean_text
-from embedder_server.types import Modality, Priority, TokenizedText
-from sentinel_core.errors import Internal, InvalidArgument, SentinelError, hide
+from embedder_server.texts.tokenizer import TokenizedText, clean_text
+from embedder_server.types import (
+    Crop,
+    EmbedOptions,
+    ImageFacts,
+    ImageFile,
+    ItemResult,
+    Modality,
+    Priority,
+    StageTimings,
+)
+from sentinel_core.errors import InvalidArgument, SentinelError, hide
 
 logger = logging.getLogger(__name__)
+
+# Decoded images that may wait for the device, in batches. More would only cost memory.
+_BATCHES_AHEAD = 3
+# A round trip to a thread costs about 0.1 ms on both sides, so a text that needs less time than
+# this is tokenized on the event loop. This is also the longest delay for other responses.
+_INLINE_S = 0.0002
+_MAX_INLINE_CHARS = 2048
+_SAMPLE = "a photo of a red car on a long road near the sea, taken in the early morning light "
+_MEASUREMENTS = 5
+
+_Result = TypeVar("_Result")
+_Task = tuple[int, int, Callable[[], Any] | None, asyncio.Future[Any] | None]
+_STOP = len(Priority)  # sorts after all work
+
+
+class RequestState:
+    """Progress of one request, shared by its lanes.
+
+    Attributes:
+        options: The request's options.
+        answer_by: When the response must be sent, on the monotonic clock.
+        timings: Longest time of each stage so far.
+    """
+
+    def __init__(self, options: EmbedOptions, answer_by: float) -> None:
+        self.options = options
+        self.answer_by = answer_by
+        self.timings = StageTimings()
+        self._groups: list[WorkGroup] = []
+        self._preparing = 0
+
+    def begin_preparing(self) -> None:
+        """Note that a preparation starts. If cancelled, it never ends, and `stage` sees it."""
+        self._preparing += 1
+
+    def end_preparing(self, preprocess_s: float, decode_s: float = 0.0) -> None:
+        """Note that a preparation ended, and its times."""
+        self._preparing -= 1
+        self.timings.decode = max(self.timings.decode, decode_s)
+        self.timings.preprocess = max(self.timings.preprocess, preprocess_s)
+
+    def note_queued(self, seconds: float) -> None:
+        """Note a wait for the device."""
+        self.timings.queue = max(self.timings.queue, seconds)
+
+    async def results_of(self, group: WorkGroup) -> list[DeviceResult]:
+        """Wait for a group's results and note their times."""
+        self._groups.append(group)
+        results = await group.results()
+        timings = self.timings
+        for result in results:
+            timings.queue = max(timings.queue, result.queue_s)
+            timings.inference = max(timings.inference, result.inference_s)
+            timings.batch_size = max(timings.batch_size, result.batch_size)
+        return results
+
+    def stage(self) -> str:
+        """Return where the request is, or was cancelled: `preprocess`, `queue` or `inference`."""
+        if self._preparing:
+            return "preprocess"
+        left = [item for group in self._groups for item in group.items if item.result is None]
+        return "inference" if left and all(item.running for item in left) else "queue"
+
+
+class TextLane:
+    """Tokenizes short texts on the event loop and long ones on a thread.
+
+    Create and use it in one event loop.
+
+    Args:
+        model: Whose tokenizer is used.
+        device: Where the tokens are queued.
+        max_chars: Most characters in one text.
+    """
+
+    def __init__(self, model: EmbeddingModel, device: DeviceLoop, *, max_chars: int) -> None:
+        self._model = model
+        self._device = device
+        self._max_chars = max_chars
+        # A separate pool, so that a search text never waits while a large image is decoded.
+        self._pool = WorkerPool("tokenize", 1)
+        self._inline_chars = 0
+
+    async def start(self) -> TokenizedText:
+        """Measure the tokenizer; return a text to warm the model up with."""
+        return await self._pool.run(Priority.INTERACTIVE, self._measure)
+
+    def _measure(self) -> TokenizedText:
+        best = float("inf")
+        for _ in range(_MEASUREMENTS):
+            start = perf_counter()
+            tokens = self._model.tokenize(_SAMPLE)
+            best = min(best, perf_counter() - start)
+        self._inline_chars = min(_MAX_INLINE_CHARS, int(len(_SAMPLE) * _INLINE_S / best))
+        return tokens
+
+    def close(self) -> None:
+        """Release the thread."""
+        self._pool.close()
+
+    async def run(self, request: RequestState, texts: Sequence[str]) -> list[ItemResult]:
+        """Embed texts; return a result for each, in order."""
+        request.begin_preparing()
+        work = partial(self._tokenize_all, texts, request.options.truncate)
+        if sum(map(len, texts)) <= self._inline_chars:
+            prepared, seconds = work()
+        else:
+            prepared, seconds = await self._pool.run(request.options.priority, work)
+        request.end_preparing(seconds)
+        payloads = [
+            (tokens, len(tokens.ids)) for tokens in prepared if isinstance(tokens, TokenizedText)
+        ]
+        if not payloads:
+            return [ItemResult(one) for one in prepared if isinstance(one, SentinelError)]
+        group = self._device.submit(
+            Modality.TEXT, request.options.priority, payloads, request.answer_by
+        )
+        embedded = iter(await request.results_of(group))
+        return [
+            ItemResult(tokens)
+            if isinstance(tokens, SentinelError)
+            else _text_result(tokens, next(embedded))
+            for tokens in prepared
+        ]
+
+    def _tokenize_all(
+        self, texts: Sequence[str], truncate: bool
+    ) -> tuple[list[TokenizedText | SentinelError], float]:
+        """Return the tokens of each text, or its error, and the seconds of the slowest one."""
+        prepared: list[TokenizedText | SentinelError] = []
+        longest = 0.0
+        for text in texts:
+            start = perf_counter()
+            try:
+                prepared.append(self._tokenize(text, truncate))
+            except Exception as error:
+                prepared.append(_item_error(error))
+            longest = max(longest, perf_counter() - start)
+        return prepared, longest
+
+    def _tokenize(self, text: str, truncate: bool) -> TokenizedText:
+        tokens = self._model.tokenize(clean_text(text, self._max_chars))
+        if tokens.truncated and not truncate:
+            limit = self._model.info.max_text_tokens
+            raise InvalidArgument(
+                "TEXT_TOO_LONG",
+                f"the text has {tokens.token_count} tokens, the model reads {limit}; shorten it or "
+                "allow cutting (options.truncate)",
+                limit=limit,
+            )
+        return tokens
+
+
+def _text_result(tokens: TokenizedText, embedded: DeviceResult) -> ItemResult:
+    return ItemResult(
+        embedded.vector,
+        embedded.norm,
+        token_count=tokens.token_count,
+        truncated=tokens.truncated,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +205,8 @@ class PreparedImage:
     """One image, ready for the device or refused.
 
     Attributes:
-        payload: The image tower's input, or why there is none.
-        facts: What decoding told; None if it failed.
+        payload: The image network's input, or why there is none.
+        facts: What decoding showed; None if it failed.
         decode_s: Seconds of decoding, thumbnail included.
         preprocess_s: Seconds of resizing and normalising.
     """
@@ -51,88 +217,13 @@ class PreparedImage:
     preprocess_s: float = 0.0
 
 
-def prepare_texts(
-    model: EmbeddingModel, texts: Sequence[str], *, max_chars: int, truncate: bool
-) -> tuple[list[TokenizedText | SentinelError], float]:
-    """Return the tokens of each text, or its error, and the seconds of the longest one."""
-    prepared: list[TokenizedText | SentinelError] = []
-    longest = 0.0
-    for text in texts:
-        start = perf_counter()
-        try:
-            prepared.append(_tokenize(model, text, max_chars=max_chars, truncate=truncate))
-        except SentinelError as error:
-            prepared.append(error)
-        except Exception as error:
-            prepared.append(_unexpected(error))
-        longest = max(longest, perf_counter() - start)
-    return prepared, longest
-
-
-def _tokenize(model: EmbeddingModel, text: str, *, max_chars: int, truncate: bool) -> TokenizedText:
-    tokens = model.tokenize(clean_text(text, max_chars))
-    if tokens.truncated and not truncate:
-        limit = model.info.max_text_tokens
-        raise InvalidArgument(
-            "TEXT_TOO_LONG",
-            f"the text has {tokens.token_count} tokens, the model reads {limit}; shorten it or "
-            "let it be cut (options.truncate)",
-            limit=limit,
-        )
-    return tokens
-
-
-def prepare_image(
-    model: EmbeddingModel, decoder: ImageDecoder, file: ImageFile, thumbnail_side: int
-) -> PreparedImage:
-    """Return the model's input for one image file, or its error."""
-    start = perf_counter()
-    try:
-        decoded = decoder.decode(file.data, _share(file.crop))
-        thumbnail = decoder.thumbnail(file.data, decoded, thumbnail_side) if thumbnail_side else b""
-        facts = ImageFacts(decoded.width, decoded.height, decoded.media_type, thumbnail)
-        decoded_at = perf_counter()
-        payload = model.preprocess(_cropped(decoded.picture, file.crop))
-        return PreparedImage(payload, facts, decoded_at - start, perf_counter() - decoded_at)
-    except SentinelError as error:
-        return PreparedImage(error, decode_s=perf_counter() - start)
-    except Exception as error:
-        return PreparedImage(_unexpected(error), decode_s=perf_counter() - start)
-
-
-def _share(crop: Crop | None) -> float:
-    """Return the smaller share of a side that a crop keeps, so that enough detail is decoded."""
-    return 1.0 if crop is None else min(crop.right - crop.left, crop.bottom - crop.top)
-
-
-def _cropped(picture: Image.Image, crop: Crop | None) -> Image.Image:
-    """Return the part of a picture, its edges rounded outwards to whole pixels."""
-    if crop is None:
-        return picture
-    width, height = picture.size
-    # From the decoded size, which draft mode may have made smaller than the file's.
-    left = min(width - 1, math.floor(crop.left * width))
-    top = min(height - 1, math.floor(crop.top * height))
-    right = max(left + 1, math.ceil(crop.right * width))
-    bottom = max(top + 1, math.ceil(crop.bottom * height))
-    return picture.crop((left, top, min(width, right), min(height, bottom)))
-
-
-def _unexpected(error: Exception) -> Internal:
-    return hide(error, "cannot prepare a content", logger)
-
-
-# Decoded images that may wait for the device, in batches. More would only cost memory.
-_BATCHES_AHEAD = 3
-
-
 class ImageLane:
-    """Decodes ahead of the device, but not far. Make and use it inside one event loop.
+    """Decodes images ahead of the device, but only a few batches. Use it in one event loop.
 
     Args:
         model: Whose preprocessing is used.
-        device: Where the pixels go.
-        decoder: With the limits of this worker.
+        device: Where the pixels are queued.
+        decoder: Holds the limits of this worker.
         threads: Threads that decode.
         budgets: Of the device's image batches, by priority.
     """
@@ -159,125 +250,124 @@ class ImageLane:
         """Release the threads."""
         self._pool.close()
 
-    async def embed(
-        self,
-        request: RequestState,
-        index: int,
-        file: ImageFile,
-        results: list[ItemResult | None],
-    ) -> None:
-        """Put the result of one image at its index in `results`."""
+    async def run(self, request: RequestState, file: ImageFile) -> list[ItemResult]:
+        """Embed one image; return its result as a list of one."""
         options = request.options
         start = perf_counter()
         async with self._slots[options.priority]:
-            # Waiting for a slot is waiting for the device, which frees them.
+            # The device frees the slots, so waiting for one is waiting for the device.
             request.note_queued(perf_counter() - start)
-            with request.preparing():
-                prepared: PreparedImage = await self._pool.run(
-                    options.priority,
-                    partial(
-                        prepare_image, self._model, self._decoder, file, options.thumbnail_side
-                    ),
-                )
-            request.note_prepared(prepared.decode_s, prepared.preprocess_s)
+            request.begin_preparing()
+            prepared: PreparedImage = await self._pool.run(
+                options.priority, partial(self._prepare, file, options.thumbnail_side)
+            )
+            request.end_preparing(prepared.preprocess_s, prepared.decode_s)
             if isinstance(prepared.payload, SentinelError):
-                results[index] = ItemResult(prepared.payload, image=prepared.facts)
-                return
-            submission = self._device.submit(
+                return [ItemResult(prepared.payload, image=prepared.facts)]
+            group = self._device.submit(
                 Modality.IMAGE, options.priority, [(prepared.payload, 1)], request.answer_by
             )
-            request.submissions.append(submission)
-            [embedded] = await submission.results()
-        request.note_embedded([embedded])
-        results[index] = ItemResult(embedded.vector, embedded.norm, image=prepared.facts)
+            [embedded] = await request.results_of(group)
+        return [ItemResult(embedded.vector, embedded.norm, image=prepared.facts)]
+
+    def _prepare(self, file: ImageFile, thumbnail_side: int) -> PreparedImage:
+        """Return the model's input for one image file, or its error."""
+        start = perf_counter()
+        try:
+            decoded = self._decoder.decode(file.data, _kept_share(file.crop))
+            thumbnail = b""
+            if thumbnail_side:
+                thumbnail = self._decoder.thumbnail(file.data, decoded, thumbnail_side)
+            facts = ImageFacts(decoded.width, decoded.height, decoded.media_type, thumbnail)
+            decoded_at = perf_counter()
+            payload = self._model.preprocess(_cropped(decoded.picture, file.crop))
+            return PreparedImage(payload, facts, decoded_at - start, perf_counter() - decoded_at)
+        except Exception as error:
+            return PreparedImage(_item_error(error), decode_s=perf_counter() - start)
 
 
-# A hop to a thread and back costs about 0.1 ms of both, so a text that is tokenized in less time
-# stays on the event loop. The bound also is what an answer to somebody else may be delayed by.
-_INLINE_S = 0.0002
-_MAX_INLINE_CHARS = 2048
-_SAMPLE = "a photo of a red car on a long road near the sea, taken in the early morning light "
-_MEASUREMENTS = 5
+def _kept_share(crop: Crop | None) -> float:
+    """Return the smaller share of a side that a crop keeps: a smaller one needs more detail."""
+    return 1.0 if crop is None else min(crop.right - crop.left, crop.bottom - crop.top)
 
 
-class TextLane:
-    """Prepares texts on the event loop while that is cheap, and on a thread beyond.
+def _cropped(picture: Image.Image, crop: Crop | None) -> Image.Image:
+    """Cut out the crop; round its edges outwards to whole pixels."""
+    if crop is None:
+        return picture
+    width, height = picture.size
+    # From the decoded size, which draft mode may have made smaller than the file's.
+    left = min(width - 1, math.floor(crop.left * width))
+    top = min(height - 1, math.floor(crop.top * height))
+    right = max(left + 1, math.ceil(crop.right * width))
+    bottom = max(top + 1, math.ceil(crop.bottom * height))
+    return picture.crop((left, top, min(width, right), min(height, bottom)))
 
-    Make and use it inside one event loop.
 
-    Args:
-        model: Whose tokenizer is used.
-        device: Where the tokens go.
-        max_chars: Most characters in one text.
+def _item_error(error: Exception) -> SentinelError:
+    """Return `error` if the caller may see it; else log it and return one that hides it."""
+    if isinstance(error, SentinelError):
+        return error
+    return hide(error, "cannot prepare a content", logger)
+
+
+class WorkerPool:
+    """A thread pool whose queue is ordered by priority, then by arrival.
+
+    Unlike those of `ThreadPoolExecutor` its threads are daemons: work that never returns does not
+    keep the process alive. Create and use it in one event loop.
     """
 
-    def __init__(self, model: EmbeddingModel, device: DeviceLoop, *, max_chars: int) -> None:
-        self._model = model
-        self._device = device
-        self._max_chars = max_chars
-        # Of its own, so that a search text never waits for the decoding of a large image.
-        self._pool = WorkerPool("tokenize", 1)
-        self._inline_chars = 0
+    def __init__(self, name: str, threads: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tasks: queue.PriorityQueue[_Task] = queue.PriorityQueue()
+        self._order = itertools.count()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{index}", daemon=True)
+            for index in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    async def start(self) -> TokenizedText:
-        """Measure the tokenizer; return a text to warm the model up with."""
-        return await self._pool.run(Priority.INTERACTIVE, self._measure)
-
-    def _measure(self) -> TokenizedText:
-        best = float("inf")
-        for _ in range(_MEASUREMENTS):
-            start = perf_counter()
-            tokens = self._model.tokenize(_SAMPLE)
-            best = min(best, perf_counter() - start)
-        self._inline_chars = min(_MAX_INLINE_CHARS, int(len(_SAMPLE) * _INLINE_S / best))
-        return tokens
+    async def run(self, priority: Priority, work: Callable[[], _Result]) -> _Result:
+        """Return what `work` returns. If cancelled before it starts, it never runs."""
+        future: asyncio.Future[_Result] = self._loop.create_future()
+        self._tasks.put((priority, next(self._order), work, future))
+        return await future
 
     def close(self) -> None:
-        """Release the thread."""
-        self._pool.close()
+        """Let the threads end when the queue is empty; do not wait for them."""
+        for _ in self._threads:
+            self._tasks.put((_STOP, next(self._order), None, None))
 
-    async def embed(
-        self,
-        request: RequestState,
-        texts: Sequence[tuple[int, str]],
-        results: list[ItemResult | None],
-    ) -> None:
-        """Put the result of each text at its index in `results`."""
-        prepared, seconds = await self._prepare(request, [text for _, text in texts])
-        request.note_prepared(0.0, seconds)
-        payloads = []
-        for (index, _), tokens in zip(texts, prepared, strict=True):
-            if isinstance(tokens, SentinelError):
-                results[index] = ItemResult(tokens)
-            else:
-                payloads.append((index, tokens))
-        if not payloads:
-            return
-        submission = self._device.submit(
-            Modality.TEXT,
-            request.options.priority,
-            [(tokens, len(tokens.ids)) for _, tokens in payloads],
-            request.answer_by,
-        )
-        request.submissions.append(submission)
-        embedded = await submission.results()
-        request.note_embedded(embedded)
-        for (index, tokens), one in zip(payloads, embedded, strict=True):
-            results[index] = ItemResult(
-                one.vector, one.norm, token_count=tokens.token_count, truncated=tokens.truncated
-            )
+    def _work(self) -> None:
+        while True:
+            _, _, work, future = self._tasks.get()
+            if work is None or future is None:
+                return
+            if not future.cancelled() and not self._run(future, work):
+                return
+            # Kept while waiting for work, they would keep decoded images in memory.
+            del work, future
 
-    async def _prepare(
-        self, request: RequestState, texts: Sequence[str]
-    ) -> tuple[list[TokenizedText | SentinelError], float]:
-        work = partial(
-            prepare_texts,
-            self._model,
-            texts,
-            max_chars=self._max_chars,
-            truncate=request.options.truncate,
-        )
-        if sum(map(len, texts)) <= self._inline_chars:
-            return work()
-        with request.preparing():
-            return await self._pool.run(request.options.priority, work)
+    def _run(self, future: asyncio.Future[Any], work: Callable[[], Any]) -> bool:
+        """Run `work` and set its result; return False if the event loop is closed."""
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as caught:
+            error = caught
+        try:
+            self._loop.call_soon_threadsafe(_set, future, result, error)
+        except RuntimeError:
+            return False
+        return True
+
+
+def _set(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

@@ -1,4 +1,4 @@
-"""Metrics of the worker beyond those every server has."""
+"""Define the worker's metrics, besides those that every server has."""
 
 from __future__ import annotations
 

@@ -1,11 +1,6 @@
-"""Encoded image files to RGB pictures, within limits, whatever the bytes hold.
+"""Decode image files to upright 8-bit RGB within limits, whatever the bytes are.
 
-Thread-safe; the same bytes always give the same picture.
-
-
-Which image format some bytes are, by the bytes alone.
-
-Pictures of any pixel type to 8-bit RGB.
+Thread-safe. The same bytes always give the same image. The format is found in the bytes.
 """
 
 from __future__ import annotations
@@ -23,10 +18,10 @@ from PIL import Image, ImageFile
 from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.image_formats import ImageFormat, image_format
 
-# JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size, but no smaller than this many times what
-# the model sees, so that the model's own resampling still decides the pixels.
+# Pillow may decode a JPEG at 1/2, 1/4 or 1/8 of its size (draft mode), but at least at this many
+# times the side that the model sees, so that the model's own resampling decides the pixels.
 _DRAFT_MARGIN = 2
-_MAX_SIDE = 65_535  # of a JPEG, the only format with a draft mode
+_MAX_SIDE = 65_535  # of a JPEG, the only format with draft mode
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT,),
@@ -39,21 +34,36 @@ _TURNS = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _THUMBNAIL_QUALITY = 75
+_WHITE = (255, 255, 255)
+_UNSUPPORTED = (
+    (b"%PDF", "a PDF"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML document"),
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"data:", "a data: URL"),
+    # base64 of the first bytes of JPEG, PNG, GIF and WebP.
+    (b"/9j/", "base64 text; send the bytes themselves"),
+    (b"iVBORw0KGgo", "base64 text; send the bytes themselves"),
+    (b"R0lGOD", "base64 text; send the bytes themselves"),
+    (b"UklGR", "base64 text; send the bytes themselves"),
+)
 
-# Registers the plugins once, instead of in whichever thread opens the first file.
+# Register the plugins once, not in the thread that opens the first file.
 Image.init()
-# We refuse such images ourselves, as an error to their sender, not as a line on stderr.
+# `_read` refuses such images with an error for the sender.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A picture and what the file says about itself.
+    """An image and what its file says.
 
     Attributes:
-        picture: RGB, upright; a JPEG may be smaller than the file says.
-        width: Of the file's picture, in pixels, upright.
-        height: Of the file's picture, in pixels, upright.
+        picture: RGB, upright; a JPEG may be decoded smaller than the file says.
+        width: Of the file's image, in pixels, upright.
+        height: Of the file's image, in pixels, upright.
         media_type: Found in the bytes, for example `image/jpeg`.
     """
 
@@ -76,16 +86,16 @@ class ImageDecoder:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._detail = _DRAFT_MARGIN * model_side
-        # Pillow's own bound is global to the process. It stays as a second wall, for canvases it
-        # allocates while opening a file, but must not stand in front of ours.
+        # Pillow's own limit is global to the process. Keep it for canvases that it allocates
+        # while it opens a file, but never below ours.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
 
     def decode(self, data: bytes, share: float = 1.0) -> DecodedImage:
-        """Return the picture in `data`, detailed enough for the model.
+        """Decode the image in `data` with enough detail for the model.
 
         Args:
             data: The encoded file.
-            share: Which share of a side the model will see, above 0; less needs more detail.
+            share: Share of a side that the model sees, above 0 to 1; less needs more detail.
 
         Raises:
             InvalidArgument: IMAGE_EMPTY, IMAGE_TOO_LARGE, IMAGE_TOO_MANY_PIXELS,
@@ -94,16 +104,16 @@ class ImageDecoder:
         return self._decode(data, min(_MAX_SIDE, math.ceil(self._detail / share)))
 
     def thumbnail(self, data: bytes, decoded: DecodedImage, side: int) -> bytes:
-        """Return a WebP file of the picture, at most `side` pixels long, never enlarged."""
+        """Return a WebP file of the image, at most `side` pixels long, never enlarged."""
         picture = decoded.picture
         if max(picture.size) < min(side, max(decoded.width, decoded.height)):
-            # The model's draft is too coarse. Its own decoding must not depend on the thumbnail,
-            # or the vector would.
+            # The image decoded for the model is too small. Decode again, because the model's
+            # pixels must not depend on the thumbnail.
             picture = self._decode(data, side).picture
         scale = min(1.0, side / max(picture.size))
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        # Of an import, thumbnails are the most work after the model's. At 256 pixels these take
-        # 2.3 ms of a core and 9.6 kB; quality 80 and method 1 took 2.8 ms and 10.8 kB for 1.3 dB.
+        # In imports only the model costs more. At 256 pixels this takes 2.3 ms of a core, 9.6 kB;
+        # quality 80 and method 1 took 2.8 ms and 10.8 kB for 1.3 dB.
         small = picture.resize(size, Image.Resampling.HAMMING, reducing_gap=2.0)
         file = io.BytesIO()
         small.save(file, "WEBP", quality=_THUMBNAIL_QUALITY, method=0)
@@ -118,7 +128,7 @@ class ImageDecoder:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise self._too_many_pixels() from error
-        except Exception as error:  # what a damaged file makes Pillow raise has no common base
+        except Exception as error:  # Pillow's errors for damaged files have no common base
             raise InvalidArgument(
                 "IMAGE_DECODE_FAILED",
                 f"the {kind.media_type} file is truncated or damaged; send it again from the "
@@ -131,15 +141,15 @@ class ImageDecoder:
         if len(data) > self._max_bytes:
             raise InvalidArgument(
                 "IMAGE_TOO_LARGE",
-                f"the image has {len(data)} bytes, the limit is {self._max_bytes}; scale it down, "
-                f"the model sees no more than a few hundred pixels a side",
+                f"the image has {len(data)} bytes, the limit is {self._max_bytes}; scale it down: "
+                "the model sees at most a few hundred pixels a side",
                 limit=self._max_bytes,
             )
         kind = image_format(data)
         if kind is None:
             raise InvalidArgument(
                 "IMAGE_FORMAT_UNSUPPORTED",
-                f"{what_instead(data)}; send JPEG, PNG, WebP, GIF, BMP or TIFF",
+                f"{describe_unsupported(data)}; send JPEG, PNG, WebP, GIF, BMP or TIFF",
             )
         return kind
 
@@ -148,7 +158,7 @@ class ImageDecoder:
         if size[0] * size[1] > self._max_pixels:
             raise self._too_many_pixels(size)
         image.draft(None, (detail, detail))
-        # A TIFF is turned upright by loading it, after which its `size` is the upright one.
+        # Loading a TIFF turns it upright; then its `size` is the upright one.
         image.load()
         picture = to_rgb(image)
         orientation = _orientation(image)
@@ -164,52 +174,33 @@ class ImageDecoder:
         found = f"{size[0]} x {size[1]} pixels" if size else "too many pixels"
         return InvalidArgument(
             "IMAGE_TOO_MANY_PIXELS",
-            f"the image has {found}, the limit is {self._max_pixels} in all; scale it down",
+            f"the image has {found}, the limit is {self._max_pixels} in total; scale it down",
             limit=self._max_pixels,
         )
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of a loaded image; 1, upright, if there is none to be read."""
+    """Return the EXIF orientation of a loaded image; 1 (upright) if it has none."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged metadata must not cost a sound picture
+    except Exception:  # damaged metadata does not make the image unusable
         return 1
     return value if isinstance(value, int) else 1
 
 
-_OTHERS = (
-    (b"%PDF", "a PDF"),
-    (b"<svg", "an SVG drawing"),
-    (b"<?xml", "an XML document"),
-    (b"<!doctype html", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"data:", "a data: URL"),
-    # What base64 makes of the first bytes of JPEG, PNG, GIF and WebP.
-    (b"/9j/", "base64 text; send the bytes themselves"),
-    (b"iVBORw0KGgo", "base64 text; send the bytes themselves"),
-    (b"R0lGOD", "base64 text; send the bytes themselves"),
-    (b"UklGR", "base64 text; send the bytes themselves"),
-)
-
-
-def what_instead(data: bytes) -> str:
-    """Return what bytes of no format we read seem to be, for an error message."""
+def describe_unsupported(data: bytes) -> str:
+    """Say for an error message what bytes of an unsupported format seem to be."""
     if data[4:8] == b"ftyp":
         return "the bytes are a HEIC, AVIF or video file"
     head = data[:64].lstrip().lower()
-    for magic, name in _OTHERS:
+    for magic, name in _UNSUPPORTED:
         if head.startswith(magic.lower()):
             return f"the bytes are {name}"
-    return "the bytes are no image that this worker reads"
-
-
-_WHITE = (255, 255, 255)
+    return "the bytes are not an image that this worker reads"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image as RGB: transparency on white, deep pixels scaled, not clipped."""
+    """Convert a loaded image to RGB: transparency on white; 16-bit pixels scaled, not clipped."""
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bit(image).convert("RGB")
     if image.has_transparency_data:
@@ -220,7 +211,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    # Pillow converts premultiplied modes only to their plain twins.
+    # Pillow converts premultiplied modes to their plain modes only.
     plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
     rgba = (image.convert(plain) if plain else image).convert("RGBA")
     picture = Image.new("RGB", rgba.size, _WHITE)
@@ -229,10 +220,10 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return a grey picture of 16-bit, 32-bit or float pixels as 8-bit grey.
+    """Convert grey pixels of 16 bits, 32 bits or floats to 8 bits.
 
-    16-bit pixels are scaled by their type, so that the same grey stays the same whatever else is
-    in the picture. Wider types have no agreed white; there the picture's own range is spread.
+    Scale 16-bit pixels by their type, so that a grey does not depend on the rest of the image.
+    Wider types have no agreed white: scale them by the image's own range.
     """
     pixels = np.asarray(image)
     if image.mode.startswith("I;16") or (pixels.min() >= 0 and _is_sixteen_bit(image, pixels)):

@@ -1,42 +1,70 @@
-"""What the engine needs of a model, and nothing else. One file per family implements it."""
+"""The model interface: what selects a model, and what the engine calls on it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from embedder_server.types import FloatArray, ModelInfo, ModelLoadError, TokenizedText
+from embedder_server.texts.tokenizer import TokenizedText
+from embedder_server.types import FloatArray, ModelInfo, ModelLoadError
 
 if TYPE_CHECKING:
     from PIL import Image
-
 
 # Special tokens take two or three of them.
 MIN_TEXT_TOKENS = 8
 
 
-def text_limit(wanted: int, own: int) -> int:
-    """Return where a model that reads `own` tokens cuts texts; `wanted` 0: at its own limit.
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which model to load and how to run it.
 
-    Raises:
-        ModelLoadError: The model reads less, or the limit leaves no room for words.
+    Attributes:
+        name: A built-in name, a folder, or a hub id such as `jinaai/jina-clip-v1`.
+        device: `cpu` or `cuda:N`.
+        threads: CPU threads of one forward pass.
+        revision: Commit, tag or branch of a hub model; None: the newest.
+        runtime: `auto`, or a name such as `openvino-bf16`. The built-in model has only its own.
+        cache_dir: Folder for exported networks; None: `~/.cache/sentinel`.
+        trust_remote_code: Whether a model's own code may run. `revision` must then be a commit.
+        max_text_tokens: Where longer texts are cut; 0: at the model's own limit.
     """
-    if wanted in (0, own):
-        return own
-    if not MIN_TEXT_TOKENS <= wanted < own:
-        msg = f"--max-text-tokens must be {MIN_TEXT_TOKENS} to {own} for this model, not {wanted}"
-        raise ModelLoadError(msg)
-    return wanted
+
+    name: str
+    device: str = "cpu"
+    threads: int = 1
+    revision: str | None = None
+    runtime: str = "auto"
+    cache_dir: Path | None = None
+    trust_remote_code: bool = False
+    max_text_tokens: int = 0
+
+    def text_limit(self, own: int) -> int:
+        """Return where to cut texts for a model that reads `own` tokens.
+
+        Raises:
+            ModelLoadError: The model reads less, or the limit leaves no room for words.
+        """
+        limit = self.max_text_tokens
+        if limit in (0, own):
+            return own
+        if not MIN_TEXT_TOKENS <= limit < own:
+            raise ModelLoadError(
+                f"--max-text-tokens must be {MIN_TEXT_TOKENS} to {own} for this model, not {limit}"
+            )
+        return limit
 
 
 class EmbeddingModel(Protocol):
-    """Two towers into one space.
+    """Two networks that embed text and images in one vector space.
 
-    `tokenize` and `preprocess` run on several threads at once and must be thread-safe;
-    `embed_texts` and `embed_images` are only ever called from the engine's one device thread.
+    `tokenize` and `preprocess` run on several threads at once and must be thread-safe.
+    `embed_texts` and `embed_images` are only called from the engine's device thread.
     """
 
     @property
@@ -47,15 +75,15 @@ class EmbeddingModel(Protocol):
         ...
 
     def preprocess(self, image: Image.Image) -> npt.NDArray[np.generic]:
-        """Return the image tower's input for one decoded RGB image, any size."""
+        """Return the image network's input for one decoded RGB image of any size."""
         ...
 
     def embed_texts(self, texts: Sequence[TokenizedText]) -> FloatArray:
-        """Return float32 `[n, dimensions]`, row i for text i, not yet normalised."""
+        """Return float32 `[n, dimensions]`, row i for text i, not normalised."""
         ...
 
     def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
-        """Return float32 `[n, dimensions]`, row i for image i, not yet normalised."""
+        """Return float32 `[n, dimensions]`, row i for image i, not normalised."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Token lists of different lengths to the rectangles a network takes."""
+"""Group token lists of different lengths into the padded arrays that a network takes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embedder_server.types import TokenizedText
+from embedder_server.texts.tokenizer import TokenizedText
 
 IntArray = npt.NDArray[np.int64]
 
-# A group may hold texts up to this much longer than its shortest: beyond it, computing on padding
-# costs more than one more call of the network.
+# The longest text of a group may exceed the shortest by this much. Beyond it, padding costs more
+# than another call of the network.
 _PADDING_RATIO = 1.5
 _PADDING_TOKENS = 8
 
@@ -22,22 +22,22 @@ _PADDING_TOKENS = 8
 class Padding(enum.StrEnum):
     """How texts of different lengths may share a batch."""
 
-    LONGEST = "longest"  # padded to the longest of the batch; padding changes nothing
-    MAX_LENGTH = "max-length"  # always padded to the limit, as the model was trained
-    NONE = "none"  # only texts of equal length: the network sees padding as words
+    LONGEST = "longest"  # padded to the longest of the batch; padding changes no vector
+    MAX_LENGTH = "max-length"  # always padded to the limit, as in training
+    NONE = "none"  # only texts of equal length: the network reads padding as words
 
 
 @dataclass(frozen=True, slots=True)
 class TextBatches:
-    """The rules of one model.
+    """How one model batches texts.
 
     Attributes:
-        padding: What may share a batch.
-        pad_id: Token that fills rows up.
-        max_tokens: Length of every row with `Padding.MAX_LENGTH`, and of the longest one otherwise.
-        pad_left: Whether rows are filled up at their beginning.
-        multiple: With `Padding.LONGEST`, rows are filled up to a multiple of this many tokens, for
-            a runtime that prepares every shape it meets.
+        padding: Which texts may share a batch.
+        pad_id: The padding token.
+        max_tokens: Length of every row with `Padding.MAX_LENGTH`; otherwise of the longest row.
+        pad_left: Whether rows are padded at their beginning.
+        multiple: With `Padding.LONGEST`, pad rows to a multiple of this many tokens, for a runtime
+            that prepares every shape separately.
     """
 
     padding: Padding
@@ -49,10 +49,10 @@ class TextBatches:
     def split(
         self, texts: Sequence[TokenizedText]
     ) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
-        """Yield `(rows, ids, mask)` until every text had its turn.
+        """Yield `(rows, ids, mask)` until every text is in one batch.
 
-        `rows` says which texts they are; `ids` and `mask` are int64 `[len(rows), tokens]`, mask 1
-        for a token and 0 for padding.
+        `rows` are the indices of the texts. `ids` and `mask` are int64 `[len(rows), tokens]`; the
+        mask is 1 for a token and 0 for padding.
         """
         lengths = np.array([len(text.ids) for text in texts], dtype=np.int64)
         for rows in self._groups(lengths):
@@ -62,16 +62,16 @@ class TextBatches:
             elif self.padding is Padding.LONGEST:
                 rounded = -(-width // self.multiple) * self.multiple
                 width = max(width, min(rounded, self.max_tokens))
-            yield rows, *self._rectangle([texts[row].ids for row in rows], lengths[rows], width)
+            yield rows, *self._padded([texts[row].ids for row in rows], lengths[rows], width)
 
     def _groups(self, lengths: IntArray) -> Iterator[IntArray]:
         if self.padding is Padding.MAX_LENGTH:
             return iter([np.arange(len(lengths))])
         if self.padding is Padding.NONE:
             return (np.flatnonzero(lengths == length) for length in np.unique(lengths))
-        return groups_of_like_length(lengths)
+        return _similar_lengths(lengths)
 
-    def _rectangle(
+    def _padded(
         self, ids: Sequence[IntArray], lengths: IntArray, width: int
     ) -> tuple[IntArray, IntArray]:
         columns = np.arange(width)[None, :]
@@ -84,8 +84,8 @@ class TextBatches:
         return padded, filled.astype(np.int64)
 
 
-def groups_of_like_length(lengths: IntArray) -> Iterator[IntArray]:
-    """Yield row numbers, shortest texts first, in groups that waste little on padding."""
+def _similar_lengths(lengths: IntArray) -> Iterator[IntArray]:
+    """Yield row numbers, shortest texts first, in groups that need little padding."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):

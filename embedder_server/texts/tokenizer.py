@@ -1,9 +1,7 @@
-"""Checks texts before they reach a tokenizer and keeps out what tokenizers choke on.
+"""Clean texts and turn them into token ids with a model's own tokenizer, at a bounded cost.
 
-Text to token ids with a model's own `tokenizer.json`, at a bounded cost for any text.
-
-Only the `tokenizers` package is needed. Where a repository has no `tokenizer.json`, the same
-tokenizer is built from `vocab.txt` (BERT) or `vocab.json` and `merges.txt` (CLIP).
+Needs only the `tokenizers` package. Where a repository has no `tokenizer.json`, the same tokenizer
+is built from `vocab.txt` (BERT) or from `vocab.json` and `merges.txt` (CLIP).
 """
 
 from __future__ import annotations
@@ -13,48 +11,28 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordPiece
 
-from embedder_server.texts.wordpiece import build_tokenizer
-from embedder_server.types import ModelLoadError, TokenizedText
+from embedder_server.types import ModelLoadError
 from sentinel_core.errors import InvalidArgument
 
 # Space, line and paragraph separators, control and format characters: nothing to embed.
 _BLANK = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
-
-
-def clean_text(text: str, max_chars: int) -> str:
-    """Return `text` as any tokenizer can take it: no NUL, no lone surrogates.
-
-    Raises:
-        InvalidArgument: TEXT_TOO_LONG or TEXT_EMPTY.
-    """
-    if len(text) > max_chars:
-        raise InvalidArgument(
-            "TEXT_TOO_LONG",
-            f"the text has {len(text)} characters; at most {max_chars} are read. "
-            "Split it into passages.",
-            limit=max_chars,
-        )
-    # Nearly every text begins with a letter or a digit, and then holds something to embed.
-    if not text[:1].isalnum() and all(unicodedata.category(char) in _BLANK for char in text):
-        raise InvalidArgument("TEXT_EMPTY", "the text is empty or blank; leave it out")
-    if not text.isascii():
-        # Protobuf lets no lone surrogate in, but a caller in this process might.
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    return text.replace("\0", " ")
-
-
-# Reading a text stops here, if it has filled the model by then; the rest is counted at the rate
-# of what was read. Never below 64 characters a token, so that the ids are exact.
+# Tokenize this many characters first. If they fill the model, count the rest at their rate.
+# At least 64 characters a token, so that the ids are exact.
 _COUNTED_CHARS = 16_384
 _CHARS_PER_TOKEN = 64
+# The last word of that beginning may be cut. BERT reads at most this many characters of a word.
+_CUT_WORD_TOKENS = 100
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CLIP_START, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -63,13 +41,30 @@ _CLIP_WORDS = (
 Clean = Callable[[str], str]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """A text as the model's token ids, special tokens included, cut to the model's limit.
+
+    Attributes:
+        ids: int64 `[tokens]`, at most `ModelInfo.max_text_tokens` long.
+        token_count: Tokens of the whole text, before it was cut.
+    """
+
+    ids: npt.NDArray[np.int64]
+    token_count: int
+
+    @property
+    def truncated(self) -> bool:
+        return self.token_count > len(self.ids)
+
+
 class TextTokenizer:
-    """Text to ids, the model's special tokens included. Thread-safe.
+    """Turns text into ids, the model's special tokens included. Thread-safe.
 
     Args:
         tokenizer: The model's own.
         max_tokens: Length of the longest result.
-        clean: What the model's text goes through before the tokenizer sees it.
+        clean: Applied to every text before the tokenizer reads it.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, clean: Clean = str) -> None:
@@ -85,12 +80,17 @@ class TextTokenizer:
         return TextTokenizer(self._tokenizer, max_tokens, self._clean)
 
     def tokenize(self, text: str) -> TokenizedText:
-        """Return the ids of `text`, cut to the limit; the closing special token is kept."""
+        """Return the ids of `text`, cut to the limit; the closing special token is kept.
+
+        The ids and `truncated` are exact. `token_count` is exact up to 16,384 characters; the rest
+        of a longer text is counted at the rate of its beginning, because the exact number would
+        take up to 0.4 s for 100,000 characters.
+        """
         limit = max(_COUNTED_CHARS, _CHARS_PER_TOKEN * self._room)
         content = self._encode(text[:limit])
         count = len(content)
         if len(text) > limit:
-            if count < self._room:  # blanks or the like: only the whole text tells
+            if count < self._room + _CUT_WORD_TOKENS:  # mostly blanks: read the whole text
                 content = self._encode(text)
                 count = len(content)
             else:
@@ -102,71 +102,96 @@ class TextTokenizer:
         )
 
     def _encode(self, text: str) -> list[int]:
-        # The batch call is the one that lets other threads run meanwhile; `fast` skips offsets.
+        # Only the batch call lets other threads run meanwhile; `fast` skips offsets.
         [encoding] = self._tokenizer.encode_batch_fast(
             [self._clean(text)], add_special_tokens=False
         )
         return list(encoding.ids)
 
 
+def clean_text(text: str, max_chars: int) -> str:
+    """Return `text` in a form that any tokenizer accepts: no NUL, no lone surrogates.
+
+    Raises:
+        InvalidArgument: TEXT_TOO_LONG or TEXT_EMPTY.
+    """
+    if len(text) > max_chars:
+        raise InvalidArgument(
+            "TEXT_TOO_LONG",
+            f"the text has {len(text)} characters; the limit is {max_chars}. "
+            "Split it into passages.",
+            limit=max_chars,
+        )
+    # Nearly every text begins with a letter or a digit, and then is not blank.
+    if not text[:1].isalnum() and all(unicodedata.category(char) in _BLANK for char in text):
+        raise InvalidArgument("TEXT_EMPTY", "the text is empty or blank; omit it")
+    if not text.isascii():
+        # Protobuf allows no lone surrogate, but a caller in this process might send one.
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    return text.replace("\0", " ")
+
+
 def canonical(text: str) -> str:
-    """Return `text` as SigLIP was trained on it: lower case, no punctuation, single blanks."""
+    """Return `text` as in SigLIP's training: lower case, no punctuation, single blanks."""
     return re.sub(r"\s+", " ", text.lower().translate(_PUNCTUATION)).strip()
 
 
 def read_tokenizer(folder: Path, settings: dict[str, Any]) -> tuple[Tokenizer, str]:
-    """Return the tokenizer of a model folder, and the name of the file that it was read from.
+    """Return the tokenizer of a model folder, and the name of the file that holds it.
 
     Args:
         folder: Holds the tokenizer's files.
         settings: Content of `tokenizer_config.json`.
 
     Raises:
-        ModelLoadError: There is none that we can read.
+        ModelLoadError: The folder has no tokenizer that we can read.
     """
     try:
         if (file := folder / "tokenizer.json").is_file():
             return Tokenizer.from_file(str(file)), file.name
         if (file := folder / "vocab.txt").is_file():
-            return _bert(file.read_bytes(), bool(settings.get("do_lower_case", True))), file.name
+            lowercase = bool(settings.get("do_lower_case", True))
+            return bert_tokenizer(file.read_bytes(), lowercase=lowercase), file.name
         if (file := folder / "vocab.json").is_file():
-            return _clip(file, folder / "merges.txt"), file.name
+            return _clip_tokenizer(file, folder / "merges.txt"), file.name
     # `tokenizers` raises plain Exception for a damaged file.
     except Exception as exc:
-        msg = f"{file} is damaged ({exc}); download the model again"
-        raise ModelLoadError(msg) from exc
-    msg = f"{folder} has no tokenizer.json, vocab.txt or vocab.json; download the model again"
+        raise ModelLoadError(f"{file} is damaged ({exc}); download the model again") from exc
     if (folder / "spiece.model").is_file():
-        msg = (
-            f"{folder} has its tokenizer as spiece.model only; make a tokenizer.json of it with "
-            "transformers and put it beside"
+        raise ModelLoadError(
+            f"{folder} has its tokenizer as spiece.model only; convert it to tokenizer.json with "
+            "transformers and add that file to the folder"
         )
-    raise ModelLoadError(msg)
-
-
-def _special_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return what the tokenizer puts before and after every text."""
-    encoding = tokenizer.encode("a")
-    content = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
-    if not content:
-        msg = (
-            "the model's tokenizer makes nothing of the letter a; its files do not belong together"
-        )
-        raise ModelLoadError(msg)
-    ids = list(encoding.ids)
-    return ids[: content[0]], ids[content[-1] + 1 :]
-
-
-def _bert(vocabulary: bytes, lowercase: bool) -> Tokenizer:
-    tokenizer = build_tokenizer(vocabulary, lowercase=lowercase)
-    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=ends
+    raise ModelLoadError(
+        f"{folder} has no tokenizer.json, vocab.txt or vocab.json; download the model again"
     )
-    return tokenizer
 
 
-def _clip(vocabulary: Path, merges: Path) -> Tokenizer:
+def bert_tokenizer(vocabulary: bytes, *, lowercase: bool = True) -> Tokenizer:
+    """Return BERT's WordPiece tokenizer.
+
+    Args:
+        vocabulary: Content of a `vocab.txt`: one token a line, line number = id.
+        lowercase: Whether the model is uncased.
+    """
+    tokens = vocabulary.decode("utf-8").splitlines()
+    tokenizer = Tokenizer(
+        WordPiece(
+            {token: index for index, token in enumerate(tokens)},
+            unk_token="[UNK]",
+            continuing_subword_prefix="##",
+            max_input_chars_per_word=100,
+        )
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(list(_BERT_SPECIAL))
+    return _with_ends(tokenizer, "[CLS]", "[SEP]")
+
+
+def _clip_tokenizer(vocabulary: Path, merges: Path) -> Tokenizer:
     lines = merges.read_text(encoding="utf-8").splitlines()
     pairs = [line.split() for line in lines if line and not line.startswith("#version")]
     tokenizer = Tokenizer(
@@ -188,8 +213,25 @@ def _clip(vocabulary: Path, merges: Path) -> Tokenizer:
         ]
     )
     tokenizer.add_special_tokens([_CLIP_START, _CLIP_END])
-    ends = [(token, tokenizer.token_to_id(token)) for token in (_CLIP_START, _CLIP_END)]
+    return _with_ends(tokenizer, _CLIP_START, _CLIP_END)
+
+
+def _with_ends(tokenizer: Tokenizer, start: str, end: str) -> Tokenizer:
+    """Put a special token before and after every text."""
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{_CLIP_START} $A {_CLIP_END}", special_tokens=ends
+        single=f"{start} $A {end}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (start, end)],
     )
     return tokenizer
+
+
+def _special_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return what the tokenizer puts before and after every text."""
+    encoding = tokenizer.encode("a")
+    content = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+    if not content:
+        raise ModelLoadError(
+            "the model's tokenizer returns no token for the letter a; its files do not match"
+        )
+    ids = list(encoding.ids)
+    return ids[: content[0]], ids[content[-1] + 1 :]

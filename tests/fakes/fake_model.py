@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from embedder_server.types import FloatArray, Modality, ModelInfo, TokenizedText
+from embedder_server.texts.tokenizer import TokenizedText
+from embedder_server.types import FloatArray, Modality, ModelInfo
 
 _COLOURS = ("black", "white", "red", "lime", "blue", "yellow", "cyan", "magenta", "gray", "orange")
 _RGB = np.array([ImageColor.getrgb(name) for name in _COLOURS], dtype=np.float32)

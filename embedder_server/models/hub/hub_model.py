@@ -1,26 +1,40 @@
-"""Loads a model from a folder or the hub: which family, which runtime, which vector space."""
+"""Load a dual encoder from a folder or the hub: its recipe, networks, runtime and vector space."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from embedder_server.models.base import text_limit
+import numpy as np
+import numpy.typing as npt
+
+from embedder_server.models.base import ModelChoice
 from embedder_server.models.hub import families
-from embedder_server.models.hub.dual_encoder import DualEncoder
-from embedder_server.models.hub.families import Recipe
+from embedder_server.models.hub.families import ModelParts, Recipe
 from embedder_server.models.hub.jina_clip import JinaNetworks, onnx_files
-from embedder_server.models.hub.remote_code import read_remote_recipe
 from embedder_server.models.hub.source import ModelFolder, find_model
-from embedder_server.models.runtimes.base import parse_runtime
+from embedder_server.models.hub.transformers_networks import TransformersNetworks
+from embedder_server.models.runtimes.base import Networks, TwoTowers, parse_runtime
 from embedder_server.models.runtimes.export_cache import ExportCache, default_cache_dir
-from embedder_server.models.runtimes.networks import Networks, TransformersNetworks
-from embedder_server.models.runtimes.selection import Choice, choose, make_probe, open_explicit
-from embedder_server.texts.tokenizer import TextTokenizer, canonical, read_tokenizer
-from embedder_server.types import ModelInfo
+from embedder_server.models.runtimes.selection import (
+    ChosenRuntime,
+    Probe,
+    choose,
+    make_probe,
+    open_explicit,
+)
+from embedder_server.texts.tokenizer import (
+    TextTokenizer,
+    TokenizedText,
+    canonical,
+    read_tokenizer,
+)
+from embedder_server.types import FloatArray, ModelInfo
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 logger = logging.getLogger(__name__)
 
@@ -31,135 +45,124 @@ _CLEANING: dict[str, Callable[[str], str]] = {
 }
 
 
-def load_hub_model(
-    spec: str,
-    device: str,
-    threads: int,
-    *,
-    revision: str | None = None,
-    runtime: str = "auto",
-    cache_dir: Path | None = None,
-    trust_remote_code: bool = False,
-    max_text_tokens: int = 0,
-) -> DualEncoder:
-    """Return the model of a folder or a hub id, loaded and ready to serve.
+class DualEncoder:
+    """`EmbeddingModel` of a CLIP-like family: a tokenizer, an image recipe and two networks."""
 
-    Args:
-        spec: A folder, or a hub id such as `jinaai/jina-clip-v1`.
-        device: `cpu` or `cuda:N`.
-        threads: CPU threads of one forward pass.
-        revision: Commit, tag or branch of the hub.
-        runtime: `auto`, or a name from `runtimes.base.runtime_names()`.
-        cache_dir: Where exports are kept; None: `default_cache_dir()`.
-        trust_remote_code: Whether code that comes with the model may run.
-        max_text_tokens: Where longer texts are cut; 0: at the model's own limit.
+    def __init__(
+        self, recipe: Recipe, tokenizer: TextTokenizer, towers: TwoTowers, info: ModelInfo
+    ) -> None:
+        self._image = recipe.image
+        self._tokenizer = tokenizer
+        self._towers = towers
+        self._info = info
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def tokenize(self, text: str) -> TokenizedText:
+        return self._tokenizer.tokenize(text)
+
+    def preprocess(self, image: Image.Image) -> npt.NDArray[np.generic]:
+        return self._image.pixels(image)
+
+    def embed_texts(self, texts: Sequence[TokenizedText]) -> FloatArray:
+        return self._towers.embed_texts(texts)
+
+    def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
+        return self._towers.embed_images(images)
+
+    def close(self) -> None:
+        self._towers.close()
+
+
+def load_hub_model(choice: ModelChoice) -> DualEncoder:
+    """Load the model of a folder or a hub id.
 
     Raises:
-        ModelLoadError: It cannot be served; the message says what to do.
+        ModelLoadError: The model cannot be served. The message says what to do.
     """
-    wanted = None if runtime == "auto" else parse_runtime(runtime)
-    folder = find_model(spec, revision, with_code=trust_remote_code)
-    trusted = trust_remote_code and "auto_map" in folder.config
-    recipe = read_remote_recipe(folder, revision) if trusted else families.read_recipe(folder)
-    limit = text_limit(max_text_tokens, recipe.max_text_tokens)
-    tokenizer = _tokenizer(folder, recipe)
-    fingerprint = families.fingerprint(recipe, folder, _files(folder, recipe))
-    cache = ExportCache(cache_dir or default_cache_dir())
-    networks = _networks(
-        folder, recipe, tokenizer, fingerprint, cache, where=(device, threads), trust=trusted
-    )
-
-    def probe() -> Any:
-        return make_probe(tokenizer.tokenize, recipe.image.pixels, recipe.image.side)
-
-    if wanted is None:
-        choice = choose(networks, probe, cache, fingerprint, device=device, threads=threads)
+    explicit = None if choice.runtime == "auto" else parse_runtime(choice.runtime)
+    folder = find_model(choice.name, choice.revision, with_code=choice.trust_remote_code)
+    trusted = choice.trust_remote_code and "auto_map" in folder.config
+    if trusted:
+        recipe = families.read_remote_recipe(folder, choice.revision)
     else:
-        choice = open_explicit(networks, wanted, probe, device)
-    info = _info(
-        folder, recipe, choice, fingerprint=fingerprint, logits=networks.logits(), device=device
+        recipe = families.read_recipe(folder)
+    limit = choice.text_limit(recipe.max_text_tokens)
+    parts = _parts(folder, recipe, choice)
+    cache = ExportCache(choice.cache_dir or default_cache_dir())
+    networks: Networks = (
+        JinaNetworks(parts, cache)
+        if recipe.family == "jina_clip"
+        else TransformersNetworks(parts, cache, trust_remote_code=trusted)
     )
-    if limit < recipe.max_text_tokens:
-        info = _with_limit(info, limit)
-    logger.info("runtime", extra={"runtime": info.runtime, "why": info.runtime_choice})
-    return DualEncoder(recipe, tokenizer.cut_at(limit), choice.towers, info)
 
+    def probe() -> Probe:
+        return make_probe(parts.tokenizer.tokenize, recipe.image.pixels, recipe.image.side)
 
-def _networks(
-    folder: ModelFolder,
-    recipe: Recipe,
-    tokenizer: TextTokenizer,
-    fingerprint: str,
-    cache: ExportCache,
-    *,
-    where: tuple[str, int],
-    trust: bool,
-) -> Networks:
-    device, threads = where
-    if recipe.family == "jina_clip":
-        return JinaNetworks(
-            folder, recipe, tokenizer, fingerprint, cache, device=device, threads=threads
+    if explicit is None:
+        chosen = choose(
+            networks,
+            probe,
+            cache,
+            parts.fingerprint,
+            device=choice.device,
+            threads=choice.threads,
         )
-    return TransformersNetworks(
-        folder,
-        recipe,
-        fingerprint,
-        cache,
-        device=device,
-        threads=threads,
-        trust_remote_code=trust,
+    else:
+        chosen = open_explicit(networks, explicit, probe, choice.device)
+    info = _info(parts, chosen, networks.logits(), limit)
+    logger.info("runtime", extra={"runtime": info.runtime, "why": info.runtime_choice})
+    return DualEncoder(recipe, parts.tokenizer.cut_at(limit), chosen.towers, info)
+
+
+def _parts(folder: ModelFolder, recipe: Recipe, choice: ModelChoice) -> ModelParts:
+    tokenizer, file = read_tokenizer(folder.path, folder.read_json("tokenizer_config.json"))
+    return ModelParts(
+        folder=folder,
+        recipe=recipe,
+        tokenizer=TextTokenizer(tokenizer, recipe.max_text_tokens, _CLEANING[recipe.text_cleaning]),
+        fingerprint=families.fingerprint(recipe, folder, _hashed_files(folder, recipe, file)),
+        device=choice.device,
+        threads=choice.threads,
     )
 
 
-def _info(
-    folder: ModelFolder,
-    recipe: Recipe,
-    choice: Choice,
-    *,
-    fingerprint: str,
-    logits: tuple[float, float],
-    device: str,
-) -> ModelInfo:
-    if choice.runtime.precision == "int8":
-        # Its vectors are off by more than those of two float runtimes: another space.
-        fingerprint = families.derived_fingerprint(fingerprint, "int8")
-    return ModelInfo(
-        name=folder.name,
-        revision=folder.revision or "local",
-        fingerprint=fingerprint,
-        dimensions=recipe.dimensions,
-        max_text_tokens=recipe.max_text_tokens,
-        image_size=recipe.image.side,
-        logit_scale=logits[0],
-        runtime=choice.runtime.library,
-        device=device,
-        dtype=choice.runtime.dtype,
-        supported_dimensions=recipe.supported_dimensions,
-        logit_bias=logits[1],
-        sigmoid=recipe.sigmoid,
-        runtime_choice=choice.reason,
-    )
-
-
-def _with_limit(info: ModelInfo, limit: int) -> ModelInfo:
-    # Not a part of the recipe: networks and their exports stay the same, only long texts' vectors
-    # do not.
-    fingerprint = families.derived_fingerprint(info.fingerprint, f"texts cut at {limit}")
-    return dataclasses.replace(info, fingerprint=fingerprint, max_text_tokens=limit)
-
-
-def _tokenizer(folder: ModelFolder, recipe: Recipe) -> TextTokenizer:
-    tokenizer, _ = read_tokenizer(folder.path, folder.read_json("tokenizer_config.json"))
-    return TextTokenizer(tokenizer, recipe.max_text_tokens, _CLEANING[recipe.text_cleaning])
-
-
-def _files(folder: ModelFolder, recipe: Recipe) -> list[Path]:
-    """Return weights and tokenizer, all that the fingerprint is made of."""
+def _hashed_files(folder: ModelFolder, recipe: Recipe, tokenizer_file: str) -> list[Path]:
+    """Return weights and tokenizer: the files that the fingerprint covers."""
     if recipe.family == "jina_clip":
         weights = list(onnx_files(folder))
         weights += [data for f in weights if (data := f.with_name(f"{f.name}_data")).is_file()]
     else:
         weights = families.weight_files(folder)
-    _, name = read_tokenizer(folder.path, folder.read_json("tokenizer_config.json"))
-    extra = [folder.path / "merges.txt"] if name == "vocab.json" else []
-    return [*weights, folder.path / name, *extra]
+    extra = [folder.path / "merges.txt"] if tokenizer_file == "vocab.json" else []
+    return [*weights, folder.path / tokenizer_file, *extra]
+
+
+def _info(
+    parts: ModelParts, chosen: ChosenRuntime, logits: tuple[float, float], limit: int
+) -> ModelInfo:
+    recipe, fingerprint = parts.recipe, parts.fingerprint
+    if chosen.runtime.precision == "int8":
+        # int8 vectors differ more than those of two float runtimes: another vector space.
+        fingerprint = families.derived_fingerprint(fingerprint, "int8")
+    if limit < recipe.max_text_tokens:
+        # Not in the recipe: networks and exports stay the same, only vectors of long texts change.
+        fingerprint = families.derived_fingerprint(fingerprint, f"texts cut at {limit}")
+    return ModelInfo(
+        name=parts.folder.name,
+        revision=parts.folder.revision or "local",
+        fingerprint=fingerprint,
+        dimensions=recipe.dimensions,
+        max_text_tokens=limit,
+        image_size=recipe.image.side,
+        logit_scale=logits[0],
+        runtime=chosen.runtime.library,
+        device=parts.device,
+        dtype=chosen.runtime.dtype,
+        supported_dimensions=recipe.supported_dimensions,
+        logit_bias=logits[1],
+        sigmoid=recipe.sigmoid,
+        runtime_choice=chosen.reason,
+    )

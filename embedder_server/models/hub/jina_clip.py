@@ -1,12 +1,12 @@
-"""jina-clip v1 and v2 from the ONNX files of their repositories; none of their code runs.
+"""The two networks of jina-clip v1 and v2, from their repositories' ONNX files.
 
-What is known of those files, and what is tested at every start because it is not:
+None of their code runs. A self-test at every start checks what the files do not say:
 
 * v1's first text exports fail beyond 16 tokens. The float32 file was replaced, the quantised ones
-  never were: they are not read, and a sentence of 40 tokens is embedded before anything is served.
-* The text network takes no mask. Whether it masks padding itself is measured: if a sentence's
-  vector changes with padding, only texts of equal length share a batch.
-* v2 is one graph of both towers: each is called with a placeholder for the other.
+  were not. So the quantised ones are not read, and the self-test embeds a sentence of 40 tokens.
+* The text network takes no mask. If padding changes the sentence's vector, only texts of equal
+  length share a batch.
+* v2 is one graph of both networks: each is called with a placeholder for the other's input.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedder_server.models.hub.dual_encoder import TwoTowers
-from embedder_server.models.hub.families import Recipe
+from embedder_server.models.hub.families import ModelParts
 from embedder_server.models.hub.source import ModelFolder, check_file
-from embedder_server.models.runtimes.base import Feed, Runtime, Tower
+from embedder_server.models.runtimes.base import (
+    Feed,
+    Runtime,
+    Tower,
+    TwoTowers,
+    is_out_of_memory,
+    memory_error,
+)
 from embedder_server.models.runtimes.export_cache import ExportCache
-from embedder_server.models.runtimes.memory import is_out_of_memory, memory_error
-from embedder_server.models.runtimes.networks import cpu_candidates, int8_export, open_onnx
-from embedder_server.models.runtimes.onnx import OnnxTower
+from embedder_server.models.runtimes.onnx import OnnxTower, cpu_candidates, open_onnx
 from embedder_server.texts.batches import Padding, TextBatches
-from embedder_server.texts.tokenizer import TextTokenizer
 from embedder_server.types import FloatArray, Modality, ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ _SENTENCE = (
     "bucket, the tide goes out slowly, and children run along the harbour wall towards the light"
 )
 _TEST_TOKENS, _TEST_PADDING = 40, 7
-# Padding that is masked changes the last bits only; padding that is read changes 1e-2 and more.
+# Masked padding changes the last bits only; padding that is read changes 1e-2 and more.
 _SAME = 0.9999
 
 
@@ -49,37 +52,17 @@ class JinaNetworks:
     """`Networks` of a jina-clip folder.
 
     Args:
-        folder: The model.
-        recipe: Of the model.
-        tokenizer: Makes the sentence of the self-test.
-        fingerprint: Names what is derived from the files.
-        cache: Where that is kept.
-        device: `cpu` or `cuda:N`.
-        threads: CPU threads of one forward pass.
+        parts: The model.
+        cache: Where the int8 copies of its files are kept.
     """
 
-    def __init__(
-        self,
-        folder: ModelFolder,
-        recipe: Recipe,
-        tokenizer: TextTokenizer,
-        fingerprint: str,
-        cache: ExportCache,
-        *,
-        device: str,
-        threads: int,
-    ) -> None:
-        self._folder = folder
-        self._recipe = recipe
-        self._tokenizer = tokenizer
-        self._key = f"{fingerprint[:24]}-jina"
+    def __init__(self, parts: ModelParts, cache: ExportCache) -> None:
+        self._parts = parts
         self._cache = cache
-        self._device = device
-        self._threads = threads
 
     def candidates(self) -> tuple[Runtime, ...]:
-        # v2's one graph needs an empty picture, which only onnxruntime is known to take.
-        if self._device != "cpu" or len(onnx_files(self._folder)) == 1:
+        # v2's one graph needs an empty image. We only know that onnxruntime accepts it.
+        if self._parts.device != "cpu" or len(onnx_files(self._parts.folder)) == 1:
             return (Runtime("onnxruntime"),)
         return cpu_candidates()
 
@@ -87,36 +70,39 @@ class JinaNetworks:
         towers = self._towers(runtime)
         masked = self._self_test(towers[Modality.TEXT])
         padding = Padding.LONGEST if masked else Padding.NONE
-        batches = TextBatches(padding, self._recipe.pad_id, self._recipe.max_text_tokens)
-        return TwoTowers(towers, batches, self._recipe.dimensions)
+        recipe = self._parts.recipe
+        batches = TextBatches(padding, recipe.pad_id, recipe.max_text_tokens)
+        return TwoTowers(towers, batches, recipe.dimensions)
 
     def reference(self) -> TwoTowers | None:
-        return None  # on a GPU there is one candidate, which is compared with nothing
+        return None  # on a GPU there is one candidate, so nothing is compared
 
     def logits(self) -> tuple[float, float]:
-        # The ONNX files carry no logit scale; the configuration has the one training began with.
-        return self._recipe.logit_scale, 0.0
+        # The ONNX files have no logit scale. Use the initial one, from the configuration.
+        return self._parts.recipe.logit_scale, 0.0
 
     def _towers(self, runtime: Runtime) -> dict[Modality, Tower]:
-        files = onnx_files(self._folder)
+        parts = self._parts
+        files = onnx_files(parts.folder)
         if len(files) == 1:
             return self._combined(files[0], runtime)
-        named = dict(zip(Modality, files, strict=True))
+        sources = dict(zip(Modality, files, strict=True))
         if runtime.precision == "int8":
-            folder = int8_export(self._cache, self._key, named)
-            named = {kind: folder / f"{kind}.onnx" for kind in Modality}
+            copies = self._cache.int8_copies(f"{parts.fingerprint[:24]}-jina", sources)
+            sources = {kind: copies.file(kind) for kind in Modality}
         return {
-            kind: open_onnx(file, runtime, self._device, self._threads, _OUTPUTS[kind])
-            for kind, file in named.items()
+            kind: open_onnx(file, runtime, parts.device, parts.threads, _OUTPUTS[kind])
+            for kind, file in sources.items()
         }
 
     def _combined(self, file: Path, runtime: Runtime) -> dict[Modality, Tower]:
+        parts = self._parts
         if runtime.library != "onnxruntime" or runtime.precision == "int8":
-            msg = f"{self._folder.name} runs on --runtime onnxruntime only, not {runtime}"
-            raise ModelLoadError(msg)
-        side = self._recipe.image.side
-        graph = OnnxTower(file, self._device, self._threads)
-        return {kind: _HalfTower(graph, kind, side) for kind in Modality}
+            raise ModelLoadError(
+                f"{parts.folder.name} runs on --runtime onnxruntime only, not {runtime}"
+            )
+        graph = OnnxTower(file, parts.device, parts.threads)
+        return {kind: _HalfTower(graph, kind, parts.recipe.image.side) for kind in Modality}
 
     def _self_test(self, text: Tower) -> bool:
         """Return whether the text network masks padding.
@@ -124,25 +110,24 @@ class JinaNetworks:
         Raises:
             ModelLoadError: It cannot embed a sentence of 40 tokens.
         """
-        ids = self._tokenizer.tokenize(f"{_SENTENCE} {_SENTENCE}").ids
+        parts, recipe = self._parts, self._parts.recipe
+        ids = parts.tokenizer.tokenize(f"{_SENTENCE} {_SENTENCE}").ids
         ids = np.concatenate([ids[: _TEST_TOKENS - 1], ids[-1:]])[None, :]
-        padding = np.full((1, _TEST_PADDING), self._recipe.pad_id, dtype=np.int64)
+        padding = np.full((1, _TEST_PADDING), recipe.pad_id, dtype=np.int64)
         broken = (
-            f"the text network of {self._folder.name} fails its self-test, a sentence of "
+            f"the text network of {parts.folder.name} fails its self-test, a sentence of "
             f"{ids.shape[1]} tokens: the first exports of jina-clip-v1 do that; use a revision "
             "from 903aaac on"
         )
         try:
             alone = _feed(text, ids)
-        # Whichever runtime it is, it says so with classes of its own.
+        # Every runtime has its own error classes.
         except Exception as exc:
             if is_out_of_memory(exc):
-                raise memory_error(self._device) from exc
-            msg = f"{broken} ({exc})"
-            raise ModelLoadError(msg) from exc
-        if alone.shape != (1, self._recipe.dimensions) or not np.isfinite(alone).all():
-            msg = f"{broken} (shape {alone.shape})"
-            raise ModelLoadError(msg)
+                raise memory_error(parts.device) from exc
+            raise ModelLoadError(f"{broken} ({exc})") from exc
+        if alone.shape != (1, recipe.dimensions) or not np.isfinite(alone).all():
+            raise ModelLoadError(f"{broken} (shape {alone.shape})")
         padded = _feed(text, np.concatenate([ids, padding], axis=1))
         cosine = float((alone[0] @ padded[0]) / np.linalg.norm(alone) / np.linalg.norm(padded))
         masked = cosine >= _SAME
@@ -157,13 +142,14 @@ class JinaNetworks:
 
 
 class _HalfTower:
-    """One tower of a graph that holds both."""
+    """One network of a graph that holds both."""
 
     def __init__(self, graph: OnnxTower, modality: Modality, side: int) -> None:
         names = [name for name in _OUTPUTS[modality] if name in graph.outputs]
         if not names:
-            msg = f"the network has the outputs {', '.join(graph.outputs)}, none of {modality}s"
-            raise ModelLoadError(msg)
+            raise ModelLoadError(
+                f"the network has the outputs {', '.join(graph.outputs)}, none of {modality}s"
+            )
         self._graph = graph
         self._output = names[0]
         self._text = modality is Modality.TEXT
@@ -177,7 +163,7 @@ class _HalfTower:
         if self._text:
             empty = np.zeros((0, 3, self._side, self._side), dtype=np.float32)
             return self._graph.run({**feed, "pixel_values": empty}, self._output)
-        # An empty text makes the graph fail; one token costs nothing beside a picture.
+        # An empty text makes the graph fail. One token costs little compared with an image.
         tokens = np.ones((len(feed["pixel_values"]), 1), dtype=np.int64)
         return self._graph.run({**feed, "input_ids": tokens}, self._output)
 
@@ -186,10 +172,10 @@ class _HalfTower:
 
 
 def onnx_files(folder: ModelFolder) -> tuple[Path, ...]:
-    """Return `(text, image)`, or the one file of both, proven complete.
+    """Return `(text, image)`, or the one file of both, checked to be complete.
 
     Raises:
-        ModelLoadError: They are not there; only the float32 files count.
+        ModelLoadError: The float32 files are missing or incomplete.
     """
     onnx = folder.path / "onnx"
     both = onnx / f"{_BOTH}.onnx"
@@ -198,13 +184,12 @@ def onnx_files(folder: ModelFolder) -> tuple[Path, ...]:
         return (both,)
     text, image = onnx / f"{_TEXT}.onnx", onnx / f"{_IMAGE}.onnx"
     if not text.is_file() and (others := sorted(onnx.glob(f"{_TEXT}_*.onnx"))):
-        msg = (
+        raise ModelLoadError(
             f"{folder.path} has {', '.join(file.name for file in others)} but not {text.name}: "
             "only float32 files are read (jina-clip-v1's quantised text files are broken beyond 16 "
             "tokens and never used); "
             f"download onnx/{text.name} (for int8: --runtime onnxruntime-int8 makes its own)"
         )
-        raise ModelLoadError(msg)
     check_file(text)
     check_file(image)
     return text, image

@@ -1,7 +1,7 @@
-"""From what an operator configures, a hub id or a folder, to a folder with all of a model's files.
+"""Find the folder of a model that an operator names by hub id or path; download it if needed.
 
-The hub is asked for the files a family needs and nothing else; without a network, what an earlier
-start downloaded is used. Nothing of the model is run here.
+Downloads only the files that a family needs. Without a network, uses what an earlier start
+downloaded. Runs nothing of the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _POINTER = b"version https://git-lfs"
-# `spiece.model` is not ours: scripts/check_model.py compares with the tokenizer that reads it.
+# Only scripts/check_model.py needs `spiece.model`, for the reference tokenizer.
 _SMALL_FILES = ["*.json", "*.txt", "spiece.model"]
 _JINA_FILES = ["onnx/text_model.onnx", "onnx/vision_model.onnx", "onnx/model.onnx*"]
 
@@ -31,9 +31,9 @@ class ModelFolder:
     """A model's files.
 
     Attributes:
-        path: Where they are.
+        path: Their folder.
         name: Hub id, or name of the folder.
-        revision: Commit of the hub, or empty for a plain folder.
+        revision: Commit of the hub; empty for a plain folder.
         config: Content of `config.json`.
     """
 
@@ -47,10 +47,10 @@ class ModelFolder:
         return str(self.config.get("model_type", ""))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the content of a file, empty if there is none.
+        """Return the content of a JSON file; empty if it is missing.
 
         Raises:
-            ModelLoadError: It is damaged.
+            ModelLoadError: The file is damaged.
         """
         return _read_json(self.path / name) if (self.path / name).is_file() else {}
 
@@ -61,36 +61,35 @@ def is_model_source(spec: str) -> bool:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Return whether `revision` can never come to mean other files."""
+    """Return whether `revision` is a full commit id, which never means other files."""
     return revision is not None and bool(_COMMIT.fullmatch(revision))
 
 
 def find_model(spec: str, revision: str | None, *, with_code: bool = False) -> ModelFolder:
-    """Return the folder of `spec`, downloaded if need be.
+    """Return the folder of `spec`; download it if it is missing.
 
     Args:
         spec: A folder, or a hub id such as `openai/clip-vit-base-patch32`.
-        revision: Commit, tag or branch; of a folder it is checked against what the download
-            tool recorded there.
-        with_code: Whether Python files that come with the model are wanted, too.
+        revision: Commit, tag or branch. For a folder it is checked against the record of the
+            download tool.
+        with_code: Whether to download the model's Python files, too.
 
     Raises:
-        ModelLoadError: There is no such model, its files are not all there, or they are of
-            another revision.
+        ModelLoadError: There is no such model, files are missing, or they have another revision.
     """
     local = Path(spec).expanduser()
     if local.is_dir():
         found = _recorded_revision(local)
         if revision is not None and revision != found:
-            msg = (
+            raise ModelLoadError(
                 f"{local} is revision {found or 'unknown'}, not {revision}; download that one "
-                f"(hf download NAME --revision {revision}) or leave --revision out"
+                f"(hf download NAME --revision {revision}) or omit --revision"
             )
-            raise ModelLoadError(msg)
         return _open_folder(local, local.resolve().name, found)
     if not _HUB_ID.fullmatch(spec):
-        msg = f"there is no folder {spec}, and it is not a hub id such as owner/name"
-        raise ModelLoadError(msg)
+        raise ModelLoadError(
+            f"there is no folder {spec}, and it is not a hub id such as owner/name"
+        )
     path = _download(spec, revision or "main", _SMALL_FILES + ["*.py"] * with_code)
     folder = _open_folder(path, spec, path.name)
     if not is_commit(revision):
@@ -101,7 +100,7 @@ def find_model(spec: str, revision: str | None, *, with_code: bool = False) -> M
     if folder.model_type == "jina_clip":
         _download(spec, path.name, _JINA_FILES)
     else:
-        # Also if some are there: of a model in several files, an interrupted start left a part.
+        # Even if some exist: an interrupted start may have left a part of them.
         _download(spec, path.name, ["*.safetensors"])
         if not any(path.glob("*.safetensors")):
             _download(spec, path.name, ["pytorch_model*.bin"])
@@ -109,26 +108,27 @@ def find_model(spec: str, revision: str | None, *, with_code: bool = False) -> M
 
 
 def check_file(file: Path) -> None:
-    """Raise `ModelLoadError` for a file that is missing, or that a download did not finish."""
+    """Raise `ModelLoadError` for a missing file or an incomplete download."""
     if not file.is_file():
-        msg = f"{file} is missing: the model is not downloaded completely; download it again"
-        raise ModelLoadError(msg)
+        raise ModelLoadError(
+            f"{file} is missing: the model is not downloaded completely; download it again"
+        )
     with file.open("rb") as stream:
         head = stream.read(len(_POINTER))
         size = file.stat().st_size
         if head == _POINTER:
-            msg = f"{file} is a git-lfs pointer, not the file: run git lfs pull in its folder"
-            raise ModelLoadError(msg)
+            raise ModelLoadError(
+                f"{file} is a git-lfs pointer, not the file: run git lfs pull in its folder"
+            )
         short = size == 0
         if file.suffix == ".safetensors" and not short:
             short = size < _safetensors_size(head[:8], file)
     if short:
-        msg = f"{file} is cut off at {size} bytes: download the model again"
-        raise ModelLoadError(msg)
+        raise ModelLoadError(f"{file} is cut off at {size} bytes: download the model again")
 
 
 def _safetensors_size(head: bytes, file: Path) -> int:
-    """Return how long the file must be by its own table of contents."""
+    """Return the size that the file must have by its own header."""
     length = int.from_bytes(head, "little")
     if length > file.stat().st_size:
         return length + 8
@@ -138,8 +138,7 @@ def _safetensors_size(head: bytes, file: Path) -> int:
             tensors = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name[:2] != "__"]
         except (ValueError, KeyError, TypeError) as exc:
-            msg = f"{file} is damaged ({exc}): download the model again"
-            raise ModelLoadError(msg) from exc
+            raise ModelLoadError(f"{file} is damaged ({exc}): download the model again") from exc
     return 8 + length + max(ends, default=0)
 
 
@@ -152,16 +151,14 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as exc:
-        msg = f"{file} is damaged ({exc}): download the model again"
-        raise ModelLoadError(msg) from exc
+        raise ModelLoadError(f"{file} is damaged ({exc}): download the model again") from exc
     if not isinstance(content, dict):
-        msg = f"{file} does not hold a JSON object: download the model again"
-        raise ModelLoadError(msg)
+        raise ModelLoadError(f"{file} does not hold a JSON object: download the model again")
     return content
 
 
 def _recorded_revision(path: Path) -> str:
-    """Return the commit that a hub download left behind in the folder, or an empty string."""
+    """Return the commit that the download tool recorded in the folder, or an empty string."""
     path = path.resolve()
     if path.parent.name == "snapshots":
         return path.name
@@ -176,47 +173,48 @@ def _download(spec: str, revision: str, patterns: list[str]) -> Path:
         from huggingface_hub import errors as hub
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError as exc:
-        msg = (
+        raise ModelLoadError(
             f"{spec} must be downloaded, which needs huggingface_hub: "
             "pip install '.[hub]' in Sentinel's folder, or give a model's folder"
-        )
-        raise ModelLoadError(msg) from exc
-    wanted: dict[str, Any] = {
+        ) from exc
+    request: dict[str, Any] = {
         "repo_id": spec,
         "revision": revision,
         "allow_patterns": patterns,
-        # Subfolders hold exports for other runtimes; jina-clip's are the only ones we read.
+        # Subfolders hold exports for other runtimes; we read only those of jina-clip.
         "ignore_patterns": None if patterns is _JINA_FILES else ["*/*"],
     }
     try:
-        return Path(snapshot_download(**wanted))
+        return Path(snapshot_download(**request))
     except hub.RevisionNotFoundError as exc:
-        msg = f"{spec} has no revision {revision}; see its commits on the hub"
-        raise ModelLoadError(msg) from exc
+        raise ModelLoadError(
+            f"{spec} has no revision {revision}; see its commits on the hub"
+        ) from exc
     except hub.RepositoryNotFoundError as exc:
-        msg = f"the hub has no model {spec}, or it is private: set HF_TOKEN, or check the name"
-        raise ModelLoadError(msg) from exc
-    # Without a network every HTTP library has its own classes; what is left is to look locally.
+        raise ModelLoadError(
+            f"the hub has no model {spec}, or it is private: set HF_TOKEN, or check the name"
+        ) from exc
+    # Every HTTP library has its own error classes. Look for an earlier download.
     except Exception as error:
         if _is_disk_full(error):
-            msg = f"there is no space to download {spec} ({error}): free some, or set HF_HOME"
-            raise ModelLoadError(msg) from error
+            raise ModelLoadError(
+                f"there is no space to download {spec} ({error}): free some, or set HF_HOME"
+            ) from error
         try:
-            return Path(snapshot_download(**wanted, local_files_only=True))
+            return Path(snapshot_download(**request, local_files_only=True))
         except Exception as exc:
-            msg = (
+            raise ModelLoadError(
                 f"{spec} at revision {revision} is not downloaded and the hub cannot be reached "
                 f"({type(error).__name__}); download it where there is a network and give its "
                 "folder"
-            )
-            raise ModelLoadError(msg) from exc
+            ) from exc
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    """Return whether `error`, or what it was raised from, is a full disk or quota."""
+    """Return whether `error`, or one of its causes, is a full disk or quota."""
     cause: BaseException | None = error
     while cause is not None:
-        # The hub's own transfer library has no class for it.
+        # The hub's transfer library has no class for it.
         if "no space left" in str(cause).lower():
             return True
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):

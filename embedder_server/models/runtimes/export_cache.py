@@ -1,32 +1,32 @@
-"""Exported networks on disk, made once and proven intact each time they are used.
+"""Keep exported networks on disk: made once, and checked each time they are used.
 
-An entry is a folder named after what it was made of. It appears under its name only when it is
-complete, by a rename; its manifest holds every file's SHA-256. Several workers may start at once:
-one makes the entry, the others wait for it. An entry that does not match its manifest is made anew.
+An export is a folder named after what it was made from. A rename gives it that name when it is
+complete, and its manifest holds the SHA-256 of every file. Several workers may start at once: one
+makes the export, the others wait. An export that does not match its manifest is made again.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedder_server.models.hub.families import sha256_of
-from embedder_server.types import ModelLoadError
+from embedder_server.types import Modality, ModelLoadError
 
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 
-# Writes the entry's files into a folder and returns facts to keep beside them.
+# Writes an export's files into a folder and returns facts to keep with them.
 Build = Callable[[Path], dict[str, Any]]
 
 
@@ -37,8 +37,8 @@ def default_cache_dir() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A complete, proven entry.
+class Export:
+    """A complete, checked export.
 
     Attributes:
         path: Its folder.
@@ -48,15 +48,30 @@ class Entry:
     path: Path
     facts: dict[str, Any]
 
+    def file(self, modality: Modality) -> Path:
+        """Return where the network of a modality is."""
+        return network_file(self.path, modality)
+
+
+def network_file(folder: Path, modality: Modality) -> Path:
+    """Return where an export's folder holds the network of a modality."""
+    return folder / f"{modality}.onnx"
+
+
+def sha256_of(file: Path) -> str:
+    """Return the hex SHA-256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
 
 class ExportCache:
-    """Entries below one folder. Safe for any number of processes.
+    """Exports in one folder. Safe for any number of processes.
 
     Args:
-        root: Made if it is not there.
+        root: Created if it is missing.
 
     Raises:
-        ModelLoadError: It cannot be written.
+        ModelLoadError: The folder cannot be written.
     """
 
     def __init__(self, root: Path) -> None:
@@ -64,8 +79,8 @@ class ExportCache:
         with _disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
 
-    def entry(self, key: str, build: Build) -> Entry:
-        """Return the entry of `key`, built if it is missing or not intact.
+    def get_or_build(self, key: str, build: Build) -> Export:
+        """Return the export of `key`; build it if it is missing or damaged.
 
         Raises:
             ModelLoadError: It can be neither read nor built.
@@ -81,8 +96,18 @@ class ExportCache:
                 shutil.rmtree(folder)
             return self._build(folder, build)
 
+    def int8_copies(self, key: str, sources: Mapping[Modality, Path]) -> Export:
+        """Return int8 copies of ONNX files, named after `key`; make them if they are missing."""
+
+        def build(target: Path) -> dict[str, Any]:
+            for modality, source in sources.items():
+                _quantise(source, target, modality)
+            return {}
+
+        return self.get_or_build(f"{key}-int8", build)
+
     def read_note(self, name: str) -> dict[str, Any] | None:
-        """Return what `write_note` kept under `name`; None if nothing, or nothing readable."""
+        """Return what `write_note` stored under `name`; None if it is missing or unreadable."""
         try:
             note = json.loads((self._root / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -90,39 +115,54 @@ class ExportCache:
         return note if isinstance(note, dict) else None
 
     def write_note(self, name: str, note: dict[str, Any]) -> None:
-        """Keep a small fact; the last writer wins. Losing one costs time, nothing else."""
+        """Store a small fact. The last writer wins; losing one only costs time."""
         try:
-            handle, draft = tempfile.mkstemp(dir=self._root, prefix=".note-")
+            handle, temporary = tempfile.mkstemp(dir=self._root, prefix=".note-")
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(note, file, indent=1)
-            Path(draft).replace(self._root / f"{name}.json")
+            Path(temporary).replace(self._root / f"{name}.json")
         except OSError as error:
             logger.warning("cannot write into the export cache", extra={"reason": str(error)})
 
-    def _build(self, folder: Path, build: Build) -> Entry:
-        draft = Path(tempfile.mkdtemp(dir=self._root, prefix=".draft-"))
+    def _build(self, folder: Path, build: Build) -> Export:
+        temporary = Path(tempfile.mkdtemp(dir=self._root, prefix=".draft-"))
         try:
-            facts = build(draft)
-            files = sorted(p for p in draft.rglob("*") if p.is_file())
+            facts = build(temporary)
+            files = sorted(p for p in temporary.rglob("*") if p.is_file())
             manifest = {
-                "files": {str(p.relative_to(draft)): sha256_of(p) for p in files},
+                "files": {str(p.relative_to(temporary)): sha256_of(p) for p in files},
                 "facts": facts,
             }
-            (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            draft.chmod(0o755)
-            draft.rename(folder)
+            (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            temporary.chmod(0o755)
+            temporary.rename(folder)
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        return Entry(folder, facts)
+            shutil.rmtree(temporary, ignore_errors=True)
+        return Export(folder, facts)
 
 
-def _read(folder: Path) -> Entry | None:
+def _quantise(source: Path, target: Path, modality: Modality) -> None:
+    """Copy an ONNX file with int8 matrices, scaled dynamically for each input."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logger.info("quantising to int8, once", extra={"modality": str(modality)})
+    quantize_dynamic(
+        source,
+        network_file(target, modality),
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def _read(folder: Path) -> Export | None:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         for name, digest in manifest["files"].items():
             if sha256_of(folder / name) != digest:
                 return None
-        return Entry(folder, dict(manifest["facts"]))
+        return Export(folder, dict(manifest["facts"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -130,7 +170,7 @@ def _read(folder: Path) -> Entry | None:
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
     with file.open("a") as handle:
-        # Released by the system when the process ends, however it ends.
+        # The system releases the lock when the process ends, however it ends.
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -140,5 +180,6 @@ def _disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        msg = f"the export cache {root} cannot be used ({exc}): free space or set --cache-dir"
-        raise ModelLoadError(msg) from exc
+        raise ModelLoadError(
+            f"the export cache {root} cannot be used ({exc}): free space or set --cache-dir"
+        ) from exc

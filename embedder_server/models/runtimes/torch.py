@@ -1,35 +1,39 @@
-"""PyTorch: a transformers model as it is, on a CUDA device or the CPU. Also what is exported.
+"""Run a PyTorch module on a CUDA device or the CPU; on CUDA, small batches as captured graphs.
 
-The only module besides the exporter that imports torch.
+torch is imported when it is used, because importing it takes seconds.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from embedder_server.images.patches import PatchRecipe
-from embedder_server.models.hub.families import Recipe, weight_files
-from embedder_server.models.hub.source import ModelFolder
 from embedder_server.models.runtimes.base import Feed
-from embedder_server.models.runtimes.graph_cache import Forward, GraphCache
-from embedder_server.models.runtimes.memory import is_out_of_memory, memory_error
-from embedder_server.types import FloatArray, Modality, ModelLoadError
+from embedder_server.types import FloatArray, ModelLoadError
+
+logger = logging.getLogger(__name__)
 
 _PASSES_BEFORE_CAPTURE = 3
-_INSTALL = "pip install '.[torch]' in Sentinel's folder"
+# For larger batches the GPU is busy computing, and added rows would cost more than launches.
+MAX_ROWS = 16
+# Each graph holds the memory of its inputs and outputs. Enough for five sizes of five widths.
+MAX_GRAPHS = 32
+
+Forward = Callable[[Feed], FloatArray]
 
 
 class TorchTower:
-    """`Tower` of a module made by `build_module`.
+    """`Tower` of a PyTorch module.
 
     Args:
         module: Takes the arrays in the order of `inputs`.
         inputs: Their names.
         device: `cpu` or `cuda:N`.
         dtype: `float32`, `bfloat16` or `float16`.
-        threads: CPU threads of one forward pass; of the whole process.
+        threads: CPU threads of one forward pass; applies to the whole process.
     """
 
     def __init__(
@@ -70,13 +74,13 @@ class TorchTower:
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _captured(self, feed: Feed) -> Forward:
-        """Return the forward pass of batches with the shapes of `feed`, as a CUDA graph."""
+        """Capture the forward pass for batches with the shapes of `feed` as a CUDA graph."""
         cuda = self._torch.cuda
         arrays = [np.ascontiguousarray(feed[name]) for name in self._inputs]
         pinned = [self._torch.from_numpy(array).pin_memory() for array in arrays]
         inputs = [tensor.to(self._device) for tensor in pinned]
         with cuda.device(self._device):
-            # Work space of the libraries is made in the first passes, and must not be captured.
+            # The first passes allocate the libraries' work space, which must not be captured.
             stream = cuda.Stream()
             stream.wait_stream(cuda.current_stream())
             with cuda.stream(stream):
@@ -84,10 +88,10 @@ class TorchTower:
                     self._forward(inputs)
             cuda.current_stream().wait_stream(stream)
             graph = cuda.CUDAGraph()
-            # Only this thread is watched: another worker thread may be using the device.
+            # Watch only this thread: another worker thread may use the device.
             with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 output = self._forward(inputs)
-        self._pool = graph.pool()  # one for all: they run one after another
+        self._pool = graph.pool()  # one for all graphs, because they never run at the same time
 
         def replay(feed: Feed) -> FloatArray:
             for name, host, tensor in zip(self._inputs, pinned, inputs, strict=True):
@@ -108,20 +112,76 @@ class TorchTower:
             self._torch.cuda.empty_cache()
 
 
-def _vectors(tensor: Any) -> FloatArray:
-    return np.asarray(tensor.cpu().numpy(), dtype=np.float32)
+class GraphCache:
+    """Runs small batches as captured graphs and all others eagerly.
+
+    A small batch leaves a GPU idle while the CPU launches hundreds of kernels one by one. A
+    captured graph launches all of them at once, but only for the shape it was captured with. So
+    the cache pads the rows of a batch to a power of two, and few shapes serve all batches.
+
+    Args:
+        eager: The forward pass of any batch.
+        capture: Makes the forward pass for batches with the shapes of its argument. If it raises,
+            nothing is captured any more, because other shapes would fail, too.
+    """
+
+    def __init__(self, eager: Forward, capture: Callable[[Feed], Forward]) -> None:
+        self._eager = eager
+        self._capture = capture
+        self._graphs: dict[tuple[object, ...], Forward] = {}
+        self._capturing = True
+
+    def run(self, feed: Feed) -> FloatArray:
+        """Return row i for item i of every array in `feed`."""
+        rows = len(next(iter(feed.values())))
+        if rows > MAX_ROWS:
+            return self._eager(feed)
+        padded = padded_rows(feed, rows)
+        graph = self._graph(padded)
+        return self._eager(feed) if graph is None else graph(padded)[:rows]
+
+    def close(self) -> None:
+        """Drop all graphs, which frees their memory."""
+        self._graphs.clear()
+        self._capturing = False
+
+    def _graph(self, feed: Feed) -> Forward | None:
+        key = tuple((name, array.shape, array.dtype.str) for name, array in feed.items())
+        graph = self._graphs.get(key)
+        if graph is None and self._capturing and len(self._graphs) < MAX_GRAPHS:
+            try:
+                graph = self._graphs[key] = self._capture(feed)
+            # A network that copies values to the CPU cannot be captured. The error classes vary.
+            except Exception as error:
+                self._capturing = False
+                logger.warning("no more CUDA graphs are captured", extra={"reason": str(error)})
+        return graph
+
+
+def padded_rows(feed: Feed, rows: int) -> Feed:
+    """Return `feed` with its last row repeated until the number of rows is a power of two."""
+    missing = (1 << (rows - 1).bit_length()) - rows
+    if missing == 0:
+        return feed
+    # An existing row is valid for any network; zeros might divide by zero.
+    return {
+        name: np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
+        for name, array in feed.items()
+    }
 
 
 def check_cuda(device: str) -> None:
     """Raise `ModelLoadError` if torch cannot use the CUDA device `cuda:N`."""
-    torch, _ = _import()
+    torch = import_torch()
     if not torch.cuda.is_available():
-        msg = f"device {device} asked for, but torch finds no CUDA device: use --device cpu"
-        raise ModelLoadError(msg)
+        raise ModelLoadError(
+            f"device {device} asked for, but torch finds no CUDA device: use --device cpu"
+        )
     count = torch.cuda.device_count()
     if int(device.removeprefix("cuda:")) >= count:
-        msg = f"device {device} asked for, but there are {count}: cuda:0 to cuda:{count - 1}"
-        raise ModelLoadError(msg)
+        raise ModelLoadError(
+            f"device {device} asked for, but there are {count}: cuda:0 to cuda:{count - 1}"
+        )
 
 
 def device_name(device: str) -> str:
@@ -131,114 +191,23 @@ def device_name(device: str) -> str:
         ModelLoadError: torch cannot use it.
     """
     check_cuda(device)
-    torch, _ = _import()
-    return str(torch.cuda.get_device_name(device))
+    return str(import_torch().cuda.get_device_name(device))
 
 
-def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -> Any:
-    """Return the folder's transformers model in float32 on the CPU, ready for inference.
+def import_torch(package: str = "torch") -> Any:
+    """Import torch, or a package that needs it.
 
     Raises:
-        ModelLoadError: torch or transformers is missing, or the files do not make a model.
+        ModelLoadError: It is not installed.
     """
-    _, transformers = _import()
-    weight_files(folder)
     try:
-        model, report = transformers.AutoModel.from_pretrained(
-            folder.path,
-            dtype="float32",
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-    # transformers passes on whatever the file formats below it raise.
-    except Exception as exc:
-        if is_out_of_memory(exc):
-            raise memory_error("cpu") from exc
-        msg = f"transformers cannot load {folder.path}: {exc}"
-        raise ModelLoadError(msg) from exc
-    # Otherwise transformers would make them up, and every vector would be noise.
-    if report["missing_keys"]:
-        msg = (
-            f"{folder.path} lacks {len(report['missing_keys'])} weights, for example "
-            f"{sorted(report['missing_keys'])[0]}: download the model again"
-        )
-        raise ModelLoadError(msg)
-    return model.eval()
-
-
-def logits_of(model: Any) -> tuple[float, float]:
-    """Return the scale and the bias that the model was trained to turn cosines into logits with."""
-    scale = float(model.logit_scale.detach().exp()) if hasattr(model, "logit_scale") else 1.0
-    bias = float(model.logit_bias.detach()) if hasattr(model, "logit_bias") else 0.0
-    return scale, bias
-
-
-def build_module(model: Any, recipe: Recipe, modality: Modality) -> tuple[Any, tuple[str, ...]]:
-    """Return one tower of a transformers model as a module, and the names of its inputs.
-
-    The module returns `[n, dimensions]`: pooled and projected as the model does it, not
-    normalised.
-    """
-    if modality is Modality.TEXT:
-        inputs = ("input_ids", "attention_mask") if recipe.needs_mask else ("input_ids",)
-        return _wrap(model, model.get_text_features), inputs
-    if isinstance(recipe.image, PatchRecipe):
-        return _wrap(model.vision_model, _patch_features(model.vision_model, recipe.image)), (
-            "pixel_values",
-        )
-    return _wrap(model, model.get_image_features), ("pixel_values",)
-
-
-def _wrap(owner: Any, call: Any) -> Any:
-    import torch
-
-    class Pooled(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
-        """Holds the weights of `owner`, and returns the vectors of `call`."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.owner = owner
-
-        def forward(self, first: Any, mask: Any = None) -> Any:
-            out = call(first) if mask is None else call(first, attention_mask=mask)
-            return out.pooler_output if hasattr(out, "pooler_output") else out
-
-    return Pooled().eval()
-
-
-def _patch_features(vision: Any, recipe: PatchRecipe) -> Any:
-    """Return SigLIP 2's vision tower as a function of what `PatchRecipe.pixels` gives.
-
-    The same as the reference, but for the loop over pictures in which that one interpolates
-    positions: see `patches`.
-    """
-    width = 3 * recipe.patch**2
-
-    def features(packed: Any) -> Any:
-        from transformers.masking_utils import create_bidirectional_mask
-
-        embeddings = vision.embeddings
-        rows = packed[:, :, width : width + recipe.grid]
-        columns = packed[:, :, width + recipe.grid : width + 2 * recipe.grid]
-        weights = (rows.unsqueeze(3) * columns.unsqueeze(2)).flatten(2)
-        hidden = embeddings.patch_embedding(packed[:, :, :width])
-        hidden = hidden + weights @ embeddings.position_embedding.weight
-        present = packed[:, :, -1] > 0
-        mask = create_bidirectional_mask(
-            config=vision.config, inputs_embeds=hidden, attention_mask=present.long()
-        )
-        encoded = vision.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state
-        return vision.head(vision.post_layernorm(encoded), present.long())
-
-    return features
-
-
-def _import() -> tuple[Any, Any]:
-    try:
-        import torch
-        import transformers
+        return __import__(package)
     except ModuleNotFoundError as exc:
-        msg = f"this model needs {exc.name} to be exported or run: {_INSTALL}"
-        raise ModelLoadError(msg) from exc
-    return torch, transformers
+        raise ModelLoadError(
+            f"this model needs {exc.name} to be exported or run: "
+            "pip install '.[torch]' in Sentinel's folder"
+        ) from exc
+
+
+def _vectors(tensor: Any) -> FloatArray:
+    return np.asarray(tensor.cpu().numpy(), dtype=np.float32)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from embedder_server.engine.admission import Admission, ServiceRate
+from embedder_server.engine.engine import Admission, ServiceRate
 from embedder_server.engine.metrics import EmbedderMetrics
 from embedder_server.types import Modality
 from sentinel_core.errors import ResourceExhausted

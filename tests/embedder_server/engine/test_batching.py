@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from embedder_server.engine.batching import BatchQueue, Budget, Entry, Submission, next_queue
+from embedder_server.engine.batching import BatchQueue, Budget, WorkGroup, WorkItem, next_queue
 from embedder_server.types import Modality, Priority
 
 NOW = 1000.0
@@ -24,12 +24,13 @@ def make_queue(
     )
 
 
-def entry(length: int = 1, *, queued_at: float = NOW, deadline_at: float = NOW + 60) -> Entry:
-    return Entry(object(), length, queued_at, deadline_at, Submission(asyncio.Future()))
+def entry(length: int = 1, *, queued_at: float = NOW, deadline_at: float = NOW + 60) -> WorkItem:
+    [item] = WorkGroup([(object(), length)], asyncio.Future(), queued_at, deadline_at).items
+    return item
 
 
 def take(queue: BatchQueue, priority: Priority = Priority.INTERACTIVE) -> list[int]:
-    return [one.length for one in queue.take(priority, NOW).batch]
+    return [one.length for one in queue.take(priority, NOW).items]
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +49,8 @@ async def test_takes_what_is_there_up_to_the_item_budget_in_order_of_arrival() -
     queue = make_queue(max_items=4)
     entries = [entry() for _ in range(6)]
     queue.put(Priority.INTERACTIVE, entries)
-    assert queue.take(Priority.INTERACTIVE, NOW).batch == entries[:4]
-    assert queue.take(Priority.INTERACTIVE, NOW).batch == entries[4:]
+    assert queue.take(Priority.INTERACTIVE, NOW).items == entries[:4]
+    assert queue.take(Priority.INTERACTIVE, NOW).items == entries[4:]
     assert queue.clear() == []
 
 
@@ -113,10 +114,10 @@ async def test_bulk_has_its_own_smaller_budget_and_never_mixes_with_interactive(
 async def test_who_left_and_who_is_late_is_dropped_and_told_apart() -> None:
     queue = make_queue()
     left, late, good = entry(), entry(deadline_at=NOW), entry()
-    left.submission.future.cancel()
+    left.group.future.cancel()
     queue.put(Priority.INTERACTIVE, [left, late, good])
     taken = queue.take(Priority.INTERACTIVE, NOW)
-    assert (taken.batch, taken.caller_left, taken.expired) == ([good], [left], [late])
+    assert (taken.items, taken.caller_left, taken.expired) == ([good], [left], [late])
     assert (good.running, late.running) == (True, False)
 
 

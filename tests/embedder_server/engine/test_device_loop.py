@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from embedder_server.engine import device_loop
-from embedder_server.engine.batching import BatchQueue, Budget, Embedded, Submission
+from embedder_server.engine.batching import BatchQueue, Budget, DeviceResult, WorkGroup
 from embedder_server.engine.device_loop import DeviceLoop, Forward
 from embedder_server.engine.metrics import EmbedderMetrics
 from embedder_server.types import FloatArray, Modality, Priority
@@ -40,11 +40,11 @@ class Device:
 
     def submit(
         self, *texts: str, priority: Priority = Priority.INTERACTIVE, seconds: float = 60
-    ) -> Submission:
+    ) -> WorkGroup:
         payloads = [(self.model.tokenize(text), len(text.split())) for text in texts]
         return self.loop.submit(Modality.TEXT, priority, payloads, time.monotonic() + seconds)
 
-    async def embed(self, *texts: str) -> list[Embedded]:
+    async def embed(self, *texts: str) -> list[DeviceResult]:
         return await self.submit(*texts).results()
 
     def count(self, name: str, **labels: str) -> float:
@@ -54,11 +54,11 @@ class Device:
         await until_busy(self.model)
 
 
-async def results(*submissions: Submission) -> list[Embedded]:
+async def results(*submissions: WorkGroup) -> list[DeviceResult]:
     return [one for submission in submissions for one in await submission.results()]
 
 
-def reason(embedded: Embedded) -> str:
+def reason(embedded: DeviceResult) -> str:
     return embedded.vector.reason if isinstance(embedded.vector, SentinelError) else "ok"
 
 

@@ -14,9 +14,15 @@ from prometheus_client import CollectorRegistry
 
 from embedder_server.engine.engine import Engine
 from embedder_server.engine.metrics import EmbedderMetrics
-from embedder_server.engine.requests import Content, EmbedOptions, EmbedOutcome, ImageFile
 from embedder_server.settings import EmbedderSettings
-from embedder_server.types import ModelLoadError, Priority
+from embedder_server.types import (
+    Content,
+    EmbedOptions,
+    EmbedResults,
+    ImageFile,
+    ModelLoadError,
+    Priority,
+)
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import (
     DeadlineExceeded,
@@ -64,12 +70,12 @@ async def embed(
     *contents: Content | bytes,
     options: EmbedOptions = DEFAULT,
     seconds: float = 30,
-) -> EmbedOutcome:
+) -> EmbedResults:
     wrapped = [ImageFile(one) if isinstance(one, bytes) else one for one in contents]
     return await engine.embed(wrapped, options, Deadline.after(seconds, default_s=60))
 
 
-def outcomes(outcome: EmbedOutcome) -> list[str]:
+def outcomes(outcome: EmbedResults) -> list[str]:
     return [
         result.outcome.reason if isinstance(result.outcome, SentinelError) else "ok"
         for result in outcome.results
@@ -124,7 +130,7 @@ async def test_image_facts_and_thumbnail(engine: Engine) -> None:
     assert np.array_equal(plain.outcome, outcome.results[0].outcome)
 
 
-async def embed_behind_one(engine: Engine, model: FakeModel, count: int) -> list[EmbedOutcome]:
+async def embed_behind_one(engine: Engine, model: FakeModel, count: int) -> list[EmbedResults]:
     """Embed `count` texts of as many callers, all queued while the device is at another one."""
     model.does.gate.clear()
     first = asyncio.create_task(embed(engine, "first"))

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from embedder_server.engine.vectors import Element, encode, shaped_rows, unit_rows
-from embedder_server.types import FloatArray
+from embedder_server.engine.results import encode, shaped_rows, unit_rows
+from embedder_server.types import Element, FloatArray
 
 finite = arrays.arrays(
     np.float32,

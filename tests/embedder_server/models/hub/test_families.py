@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder_server.models.hub import hub_model
-from embedder_server.models.hub.dual_encoder import DualEncoder
-from embedder_server.models.hub.hub_model import load_hub_model
+from embedder_server.models.base import ModelChoice
+from embedder_server.models.hub import hub_model, transformers_networks
+from embedder_server.models.hub.hub_model import DualEncoder, load_hub_model
 from embedder_server.models.hub.source import find_model
-from embedder_server.models.runtimes import networks, selection
-from embedder_server.models.runtimes.openvino import cpu_precisions
+from embedder_server.models.runtimes import selection
+from embedder_server.models.runtimes.onnx import cpu_precisions
 from embedder_server.models.runtimes.torch import device_name
 from embedder_server.texts.batches import Padding
 from embedder_server.texts.tokenizer import canonical
@@ -47,7 +47,9 @@ class Reference:
     model: Any
 
     def load(self, runtime: str = "onnxruntime") -> DualEncoder:
-        return load_hub_model(str(self.folder), "cpu", 2, runtime=runtime, cache_dir=self.cache)
+        return load_hub_model(
+            ModelChoice(str(self.folder), "cpu", 2, runtime=runtime, cache_dir=self.cache)
+        )
 
     def texts(self, texts: Sequence[str]) -> FloatArray:
         return transformers_texts(find_model(str(self.folder), None), self.model, texts)
@@ -161,7 +163,7 @@ def test_the_choice_is_made_for_the_workers_device_and_threads(
 ) -> None:
     told: dict[str, Any] = {}
 
-    def choose(*arguments: Any, **named: Any) -> selection.Choice:
+    def choose(*arguments: Any, **named: Any) -> selection.ChosenRuntime:
         told.update(named)
         return selection.choose(*arguments, **named)
 
@@ -183,7 +185,7 @@ def test_a_gpu_has_the_name_that_torch_gives_it(monkeypatch: pytest.MonkeyPatch)
 def test_without_openvino_torch_in_bfloat16_is_tried_on_a_cpu(
     reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(networks, "cpu_precisions", tuple)
+    monkeypatch.setattr(transformers_networks, "cpu_precisions", tuple)
     choice = reference.load("auto").info.runtime_choice
     assert "openvino" not in choice
     assert re.search(r"torch-bf16 [\d.]+x, cosine 0\.\d+", choice), choice

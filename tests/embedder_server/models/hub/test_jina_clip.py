@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder_server.models.hub.dual_encoder import DualEncoder
-from embedder_server.models.hub.hub_model import load_hub_model
-from embedder_server.models.runtimes.openvino import cpu_precisions
+from embedder_server.models.base import ModelChoice
+from embedder_server.models.hub.hub_model import DualEncoder, load_hub_model
+from embedder_server.models.runtimes.onnx import cpu_precisions
 from embedder_server.texts.batches import Padding
 from embedder_server.types import ModelLoadError
 from tests.embedder_server.models import tiny_models
@@ -23,7 +23,7 @@ RUNTIMES = ("onnxruntime", *(("openvino",) if cpu_precisions() else ()))
 
 def load(folder: Path, runtime: str = "onnxruntime") -> DualEncoder:
     cache = folder.parent / "cache"
-    return load_hub_model(str(folder), "cpu", 2, runtime=runtime, cache_dir=cache)
+    return load_hub_model(ModelChoice(str(folder), "cpu", 2, runtime=runtime, cache_dir=cache))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -12,11 +12,13 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 
+from embedder_server import devices
+from embedder_server.models.base import ModelChoice
 from embedder_server.models.hub import source
 from embedder_server.models.hub.hub_model import load_hub_model
 from embedder_server.models.registry import load_model
-from embedder_server.models.runtimes import cuda, onnx
-from embedder_server.models.runtimes.memory import memory_as_load_error, memory_error
+from embedder_server.models.runtimes import onnx
+from embedder_server.models.runtimes.base import memory_as_load_error, memory_error
 from embedder_server.types import ModelLoadError
 from tests.embedder_server.models import tiny_models
 
@@ -58,17 +60,17 @@ def lose_tokenizer(folder: Path) -> None:
 
 def test_a_name_that_is_neither_ours_nor_a_folder_nor_a_hub_id_is_refused() -> None:
     with pytest.raises(ModelLoadError, match="available: conse-minilm-lite0, a folder, or a hub"):
-        load_model("no-such-model", "cpu", 1)
+        load_model(ModelChoice("no-such-model", "cpu", 1))
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="there is no folder"):
-        load_model(str(tmp_path / "nowhere"), "cpu", 1)
+        load_model(ModelChoice(str(tmp_path / "nowhere"), "cpu", 1))
 
 
 def test_an_empty_folder_is_an_unfinished_download(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"config\.json is missing.*download it again"):
-        load_model(str(tmp_path), "cpu", 1, cache_dir=tmp_path / "cache")
+        load_model(ModelChoice(str(tmp_path), "cpu", 1, cache_dir=tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_a_half_downloaded_model_says_which_file(
     folder = copy_of(clip_folder, tmp_path / "model")
     damage(folder)
     with pytest.raises(ModelLoadError, match=says):
-        load_model(str(folder), "cpu", 1, cache_dir=tmp_path / "cache")
+        load_model(ModelChoice(str(folder), "cpu", 1, cache_dir=tmp_path / "cache"))
 
 
 def test_a_missing_shard_is_an_unfinished_download(clip_folder: Path, tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_a_missing_shard_is_an_unfinished_download(clip_folder: Path, tmp_path: 
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelLoadError, match=r"model-00002-of-00002\.safetensors is missing"):
-        load_model(str(folder), "cpu", 1, cache_dir=tmp_path / "cache")
+        load_model(ModelChoice(str(folder), "cpu", 1, cache_dir=tmp_path / "cache"))
 
 
 def test_weights_that_lack_a_tensor_are_not_made_up(clip_folder: Path, tmp_path: Path) -> None:
@@ -107,20 +109,20 @@ def test_weights_that_lack_a_tensor_are_not_made_up(clip_folder: Path, tmp_path:
     del tensors["visual_projection.weight"]
     numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelLoadError, match=r"lacks 1 weights.*visual_projection"):
-        load_model(str(folder), "cpu", 1, cache_dir=tmp_path / "cache")
+        load_model(ModelChoice(str(folder), "cpu", 1, cache_dir=tmp_path / "cache"))
 
 
 def test_an_unknown_architecture_names_the_known_ones(jina: Path) -> None:
     (jina / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelLoadError, match=r"'llama'; served are clip, siglip, siglip2, chinese"):
-        load_model(str(jina), "cpu", 1)
+        load_model(ModelChoice(str(jina), "cpu", 1))
 
 
 def test_an_unknown_runtime_names_the_known_ones(jina: Path) -> None:
     with pytest.raises(ModelLoadError, match="there are auto, onnxruntime"):
-        load_model(str(jina), "cpu", 1, runtime="tensorrt")
+        load_model(ModelChoice(str(jina), "cpu", 1, runtime="tensorrt"))
     with pytest.raises(ModelLoadError, match="unknown runtime 'onnxruntime-fp16'"):
-        load_model(str(jina), "cpu", 1, runtime="onnxruntime-fp16")
+        load_model(ModelChoice(str(jina), "cpu", 1, runtime="onnxruntime-fp16"))
 
 
 def test_a_folder_is_of_the_revision_that_its_download_recorded(jina: Path) -> None:
@@ -128,17 +130,17 @@ def test_a_folder_is_of_the_revision_that_its_download_recorded(jina: Path) -> N
     record.parent.mkdir(parents=True)
     record.write_text(f"{SHA}\netag\n1.0\n")
     cache = jina.parent / "cache"
-    model = load_model(str(jina), "cpu", 1, revision=SHA, cache_dir=cache)
+    model = load_model(ModelChoice(str(jina), "cpu", 1, revision=SHA, cache_dir=cache))
     assert model.info.revision == SHA
     with pytest.raises(ModelLoadError, match=f"is revision {SHA}, not {'f' * 40}"):
-        load_model(str(jina), "cpu", 1, revision="f" * 40, cache_dir=cache)
+        load_model(ModelChoice(str(jina), "cpu", 1, revision="f" * 40, cache_dir=cache))
 
 
 def test_the_built_in_model_has_no_revisions_and_one_runtime() -> None:
     with pytest.raises(ModelLoadError, match="no revisions"):
-        load_model("conse-minilm-lite0", "cpu", 1, revision=SHA)
+        load_model(ModelChoice("conse-minilm-lite0", "cpu", 1, revision=SHA))
     with pytest.raises(ModelLoadError, match="onnxruntime only"):
-        load_model("conse-minilm-lite0", "cpu", 1, runtime="torch")
+        load_model(ModelChoice("conse-minilm-lite0", "cpu", 1, runtime="torch"))
 
 
 # The hub, which no test reaches
@@ -161,11 +163,17 @@ def test_what_was_downloaded_before_is_served_without_a_network(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     for revision in (SHA, "main", None):
         model = load_model(
-            "jinaai/jina-clip-v1", "cpu", 1, revision=revision, cache_dir=tmp_path / "cache"
+            ModelChoice(
+                "jinaai/jina-clip-v1", "cpu", 1, revision=revision, cache_dir=tmp_path / "cache"
+            )
         )
         assert (model.info.name, model.info.revision) == ("jinaai/jina-clip-v1", SHA)
     with pytest.raises(ModelLoadError, match="hub cannot be reached"):
-        load_model("jinaai/jina-clip-v1", "cpu", 1, revision="f" * 40, cache_dir=tmp_path / "c")
+        load_model(
+            ModelChoice(
+                "jinaai/jina-clip-v1", "cpu", 1, revision="f" * 40, cache_dir=tmp_path / "c"
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -235,10 +243,10 @@ def test_code_that_comes_with_a_model_runs_only_if_all_of_it_is_pinned(
 ) -> None:
     load = {"cache_dir": jina.parent / "cache", "trust_remote_code": True}
     with pytest.raises(ModelLoadError, match="pin what was read with --revision"):
-        load_model(str(jina), "cpu", 1, **load)  # type: ignore[arg-type]
+        load_model(ModelChoice(str(jina), "cpu", 1, **load))  # type: ignore[arg-type]
     monkeypatch.setattr(source, "_recorded_revision", lambda _: SHA)
     with pytest.raises(ModelLoadError, match="jinaai/jina-clip-implementation, which --revision"):
-        load_model(str(jina), "cpu", 1, revision=SHA, **load)  # type: ignore[arg-type]
+        load_model(ModelChoice(str(jina), "cpu", 1, revision=SHA, **load))  # type: ignore[arg-type]
 
 
 # Devices
@@ -248,23 +256,25 @@ def test_code_that_comes_with_a_model_runs_only_if_all_of_it_is_pinned(
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_loaded(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda, "cuda_devices", lambda _: 0)
+    monkeypatch.setattr(devices, "cuda_devices", lambda _: 0)
     with pytest.raises(ModelLoadError, match="this machine has no NVIDIA GPU: use --device cpu"):
-        load_model(model, "cuda:0", 1)
+        load_model(ModelChoice(model, "cuda:0", 1))
 
 
 def test_a_gpu_beyond_the_last_is_refused_by_count(tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia3", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
-    cuda.check_device("cuda:1", tmp_path)  # a container's second device, whatever its number
+    devices.check_device("cuda:1", tmp_path)  # a container's second device, whatever its number
     with pytest.raises(ModelLoadError, match="only cuda:0 to cuda:1"):
-        cuda.check_device("cuda:2", tmp_path)
+        devices.check_device("cuda:2", tmp_path)
 
 
 def test_openvino_on_a_gpu_is_refused(jina: Path) -> None:
     with pytest.raises(ModelLoadError, match="runs on the CPU only"):
         load_hub_model(
-            str(jina), "cuda:0", 1, runtime="openvino-bf16", cache_dir=jina.parent / "cache"
+            ModelChoice(
+                str(jina), "cuda:0", 1, runtime="openvino-bf16", cache_dir=jina.parent / "cache"
+            )
         )
 
 
@@ -302,4 +312,6 @@ def test_a_runtime_without_memory_is_one_line(jina: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(onnx.ort, "InferenceSession", fail)
     with pytest.raises(ModelLoadError, match="does not fit into the memory of cpu"):
-        load_model(str(jina), "cpu", 1, runtime="onnxruntime", cache_dir=jina.parent / "cache")
+        load_model(
+            ModelChoice(str(jina), "cpu", 1, runtime="onnxruntime", cache_dir=jina.parent / "cache")
+        )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embedder_server.models.base import ModelChoice
 from embedder_server.models.hub.hub_model import load_hub_model
 from tests.embedder_server.models import tiny_models
 from tests.embedder_server.models.tiny_models import SIDE, TEXTS
@@ -86,7 +87,14 @@ def test_a_pinned_models_own_code_computes_its_vectors(
 ) -> None:
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     model = load_hub_model(
-        str(pinned), "cpu", 1, revision=COMMIT, cache_dir=tmp_path / "cache", trust_remote_code=True
+        ModelChoice(
+            str(pinned),
+            "cpu",
+            1,
+            revision=COMMIT,
+            cache_dir=tmp_path / "cache",
+            trust_remote_code=True,
+        )
     )
     assert model.info.runtime == "torch"
     assert model.info.revision == COMMIT

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from embedder_server.models.base import ModelChoice
 from embedder_server.models.hub.hub_model import load_hub_model
-from embedder_server.models.runtimes import exporting, networks
+from embedder_server.models.hub.transformers_networks import EXPORT_VERSION
 from embedder_server.models.runtimes.export_cache import ExportCache
+from embedder_server.models.runtimes.onnx import cpu_candidates
 from embedder_server.types import ModelLoadError
 from tests.embedder_server.models import tiny_models
 
@@ -28,13 +30,14 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_worker_that_finds_its_export_never_imports_torch(
     clip_folder: Path, tmp_path: Path
 ) -> None:
-    first = load_hub_model(str(clip_folder), "cpu", 1, cache_dir=tmp_path / "cache")
+    first = load_hub_model(ModelChoice(str(clip_folder), "cpu", 1, cache_dir=tmp_path / "cache"))
     cache = str(tmp_path / "cache")
     program = (
         "import sys; from pathlib import Path\n"
         "sys.modules['torch'] = sys.modules['transformers'] = None\n"  # importing them fails now
+        "from embedder_server.models.base import ModelChoice\n"
         "from embedder_server.models.registry import load_model\n"
-        f"m = load_model({str(clip_folder)!r}, 'cpu', 1, cache_dir=Path({cache!r}))\n"
+        f"m = load_model(ModelChoice({str(clip_folder)!r}, 'cpu', 1, cache_dir=Path({cache!r})))\n"
         "print(m.info.fingerprint, m.embed_texts([m.tokenize('a cat')]).shape[1])\n"
     )
     found = subprocess.run(
@@ -48,17 +51,17 @@ def test_without_torch_a_model_that_is_not_exported_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ModelLoadError, match=r"install '.\[torch\]'"):
-        load_hub_model(str(clip_folder), "cpu", 1, cache_dir=tmp_path / "cache")
+        load_hub_model(ModelChoice(str(clip_folder), "cpu", 1, cache_dir=tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("victim", ["text.onnx", "image.onnx", "manifest.json"])
 def test_a_damaged_export_is_made_anew(clip_folder: Path, tmp_path: Path, victim: str) -> None:
     options: dict[str, Any] = {"runtime": "onnxruntime", "cache_dir": tmp_path / "cache"}
-    first = load_hub_model(str(clip_folder), "cpu", 1, **options)
+    first = load_hub_model(ModelChoice(str(clip_folder), "cpu", 1, **options))
     [file] = (tmp_path / "cache").glob(f"*/{victim}")
     good = file.read_bytes()
     file.write_bytes(good[:-40] + bytes(40))
-    again = load_hub_model(str(clip_folder), "cpu", 1, **options)
+    again = load_hub_model(ModelChoice(str(clip_folder), "cpu", 1, **options))
     tokens = first.tokenize("a cat")
     assert (again.embed_texts([tokens]) == first.embed_texts([tokens])).all()
     assert len(file.read_bytes()) == len(good)
@@ -73,7 +76,7 @@ def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         raise ModelLoadError("no")
 
     with pytest.raises(ModelLoadError, match="no"):
-        cache.entry("key", build)
+        cache.get_or_build("key", build)
     assert [path.name for path in tmp_path.iterdir()] == ["key.lock"]
 
 
@@ -84,7 +87,7 @@ def _use(root: str, builds: Any, answers: Any) -> None:
         (target / "file").write_text("content")
         return {"made": builds.value}
 
-    answers.put(ExportCache(Path(root)).entry("key", build).facts)
+    answers.put(ExportCache(Path(root)).get_or_build("key", build).facts)
 
 
 def test_workers_that_start_together_export_once(tmp_path: Path) -> None:
@@ -125,5 +128,5 @@ def test_nothing_of_the_models_is_imported_with_the_registry() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
-    assert exporting.EXPORT_VERSION  # imported here without torch as well
-    assert networks.cpu_candidates()[0].library == "onnxruntime"
+    assert EXPORT_VERSION  # imported here without torch as well
+    assert cpu_candidates()[0].library == "onnxruntime"

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedder_server.models.runtimes import graph_cache
 from embedder_server.models.runtimes.base import Feed
-from embedder_server.models.runtimes.graph_cache import Forward, GraphCache
+from embedder_server.models.runtimes.torch import MAX_GRAPHS, MAX_ROWS, Forward, GraphCache
 from embedder_server.types import FloatArray
 
 
@@ -69,7 +68,7 @@ def batch(rows: int, width: int = 16) -> dict[str, np.ndarray]:
     return {"ids": ids, "mask": np.ones_like(ids)}
 
 
-@pytest.mark.parametrize("rows", range(1, graph_cache.MAX_ROWS + 1))
+@pytest.mark.parametrize("rows", range(1, MAX_ROWS + 1))
 def test_rows_are_filled_up_to_a_power_of_two_and_only_the_own_ones_come_back(
     network: FakeNetwork, graphs: GraphCache, rows: int
 ) -> None:
@@ -99,15 +98,15 @@ def test_arrays_of_another_type_are_another_graph(network: FakeNetwork, graphs: 
 
 
 def test_large_batches_run_as_they_come(network: FakeNetwork, graphs: GraphCache) -> None:
-    rows = graph_cache.MAX_ROWS + 1
+    rows = MAX_ROWS + 1
     assert len(graphs.run(batch(rows))) == rows
     assert (network.eager, network.captured) == ([rows], [])
 
 
 def test_the_number_of_graphs_is_bounded(network: FakeNetwork, graphs: GraphCache) -> None:
-    for width in range(1, graph_cache.MAX_GRAPHS + 3):
+    for width in range(1, MAX_GRAPHS + 3):
         graphs.run(batch(3, width))
-    assert len(network.captured) == graph_cache.MAX_GRAPHS
+    assert len(network.captured) == MAX_GRAPHS
     assert network.eager == [3, 3]
     graphs.run(batch(3, 1))  # those there are still serve
     assert network.replayed[-1] == (4, 1)

@@ -10,14 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedder_server.models.hub.dual_encoder import TwoTowers
 from embedder_server.models.runtimes import selection
-from embedder_server.models.runtimes.base import Feed, Runtime, parse_runtime, runtime_names
+from embedder_server.models.runtimes.base import (
+    Feed,
+    Runtime,
+    TwoTowers,
+    memory_error,
+    parse_runtime,
+    runtime_names,
+)
 from embedder_server.models.runtimes.export_cache import ExportCache
-from embedder_server.models.runtimes.memory import memory_error
-from embedder_server.models.runtimes.selection import Choice, Probe, choose, open_explicit
+from embedder_server.models.runtimes.selection import ChosenRuntime, Probe, choose, open_explicit
 from embedder_server.texts.batches import Padding, TextBatches
-from embedder_server.types import FloatArray, Modality, ModelLoadError, TokenizedText
+from embedder_server.texts.tokenizer import TokenizedText
+from embedder_server.types import FloatArray, Modality, ModelLoadError
 
 EXACT, FAST, FASTEST = Runtime("onnxruntime"), Runtime("openvino"), Runtime("openvino", "bf16")
 
@@ -84,7 +90,9 @@ def probe() -> Probe:
     return Probe([text] * 3, [np.zeros((3, 2, 2), dtype=np.float32)] * 2)
 
 
-def chosen(tmp_path: Path, networks: FakeNetworks, device: str = "cpu", threads: int = 2) -> Choice:
+def chosen(
+    tmp_path: Path, networks: FakeNetworks, device: str = "cpu", threads: int = 2
+) -> ChosenRuntime:
     cache = ExportCache(tmp_path)
     return choose(networks, probe, cache, "f" * 64, device=device, threads=threads)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from embedder_server.loading import load_configured
-from embedder_server.models.runtimes.openvino import cpu_precisions
+from embedder_server.models.registry import load_model
+from embedder_server.models.runtimes.onnx import cpu_precisions
 from embedder_server.settings import EmbedderSettings
 from tests.embedder_server.models import tiny_models
 
@@ -41,7 +41,7 @@ def test_a_model_from_a_folder_computes_with_the_threads_that_were_set(
         pytest.skip("openvino is not installed")
     tiny_models.jina(tmp_path / "jina")
     more = {"runtime": runtime, "cache_dir": tmp_path}
-    model: Any = load_configured(settings(str(tmp_path / "jina"), threads, **more))
+    model: Any = load_model(settings(str(tmp_path / "jina"), threads, **more).model_choice)
     assert READ[runtime](model._towers._text) == threads
     assert READ[runtime](model._towers._image) == threads
 
@@ -53,7 +53,7 @@ def test_torch_computes_with_the_threads_that_were_set(tmp_path: Path, threads: 
     tiny_models.clip(tmp_path / "clip")
     try:
         more = {"runtime": "torch", "cache_dir": tmp_path}
-        load_configured(settings(str(tmp_path / "clip"), threads, **more))
+        load_model(settings(str(tmp_path / "clip"), threads, **more).model_choice)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -61,6 +61,6 @@ def test_torch_computes_with_the_threads_that_were_set(tmp_path: Path, threads: 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_default_model_computes_with_the_threads_that_were_set(threads: int) -> None:
-    model: Any = load_configured(settings("conse-minilm-lite0", threads))
+    model: Any = load_model(settings("conse-minilm-lite0", threads).model_choice)
     assert of_onnxruntime(model._text._session) == threads
     assert of_onnxruntime(model._image._session) == threads

@@ -1,7 +1,7 @@
-"""Pictures to a model's pixels as its `preprocessor_config.json` says, with Pillow and numpy.
+"""Turn images into a model's pixels as its `preprocessor_config.json` says, with Pillow and numpy.
 
-Gives what transformers' image processors give, without transformers, and without ever holding
-more of a resized picture than the model will see.
+Gives the same result as transformers' image processors without needing transformers, and never
+holds more of a resized image than the model sees.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# Beyond this many times the pixels the model sees, only the part that survives the crop is made:
-# a picture of 1 x 20,000 would otherwise become one of a billion pixels. Its edges then differ a
-# little from the reference's, which knows what lies beyond them; so not for mere panoramas.
+# If resizing would give more than this many times the pixels that the model sees, resize only the
+# part inside the crop: an image of 1 x 20,000 would otherwise become one of a billion pixels. The
+# edges then differ a little from the reference, so do not do it for ordinary panoramas.
 _MAX_EXCESS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRecipe:
-    """One model's preprocessing.
+    """Preprocessing to one size.
 
     Attributes:
-        size: `(height, width)` the picture is squashed to, or None if its shape is kept.
+        size: `(height, width)` to resize to without keeping the shape; None keeps it.
         shortest_edge: Length of the shorter side after resizing, if the shape is kept.
-        crop: `(height, width)` cut from the middle, None for none.
-        crop_rounds: Whether half the excess is rounded, to even, as torchvision does it; else it is
-            cut off, as transformers does it. One pixel of difference, and the vector is another.
+        crop: `(height, width)` cut from the middle; None: no crop.
+        crop_rounds: Round half of the excess to even, as torchvision does; otherwise round down,
+            as transformers does. One pixel of difference changes the vector.
         resample: Pillow's filter.
-        mean: Of each channel, of values in 0..1.
-        std: Of each channel, of values in 0..1.
-        scale: What makes a byte a value in 0..1.
+        mean: Of each channel, for values in 0..1.
+        std: Of each channel, for values in 0..1.
+        scale: Factor that turns a byte into a value in 0..1.
     """
 
     size: tuple[int, int] | None
@@ -61,7 +61,7 @@ class ImageRecipe:
         return max(self.crop or self.size or (self.shortest_edge,))
 
     def pixels(self, image: Image.Image) -> FloatArray:
-        """Return float32 `[3, height, width]` for one RGB picture of any size."""
+        """Return float32 `[3, height, width]` for one RGB image of any size."""
         return normalised(self._resized(image), self.mean, self.std, self.scale)
 
     def _resized(self, image: Image.Image) -> Image.Image:
@@ -87,30 +87,72 @@ class ImageRecipe:
             )
             return image.resize((crop_width, crop_height), self.resample, box=box)
         resized = image.resize((new_width, new_height), self.resample)
-        # Where the picture is smaller than the crop, Pillow fills up with black.
+        # Where the image is smaller than the crop, Pillow adds black.
         return resized.crop((left, top, left + crop_width, top + crop_height))
 
     def _before(self, excess: int) -> int:
         return round(excess / 2) if self.crop_rounds else excess // 2
 
 
-def normalised(
-    image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...], scale: float
-) -> FloatArray:
-    """Return float32 `[3, height, width]`: `(byte * scale - mean) / std` of each channel."""
-    pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
-    factor = np.array([scale / s for s in std], dtype=np.float32)[:, None, None]
-    shift = np.array([m / s for m, s in zip(mean, std, strict=True)], dtype=np.float32)
-    result = np.multiply(pixels, factor, order="C")
-    result -= shift[:, None, None]
-    return result
+@dataclass(frozen=True, slots=True)
+class PatchRecipe:
+    """SigLIP 2's preprocessing of images of any shape (NaFlex): a list of patches with positions.
+
+    A patch's position vector is interpolated from the model's square grid of position vectors.
+    Interpolation is linear, so the recipe computes weights of the grid's rows and columns. Then the
+    network is one fixed graph, where the reference loops over the images of a batch.
+
+    Attributes:
+        patch: Side of a patch, in pixels.
+        most: Patches in the result; missing ones are padding.
+        grid: Side of the model's grid of position vectors.
+        resample: Pillow's filter.
+        mean: Of each channel, for values in 0..1.
+        std: Of each channel, for values in 0..1.
+        scale: Factor that turns a byte into a value in 0..1.
+    """
+
+    patch: int
+    most: int
+    grid: int
+    resample: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 1 / 255
+
+    @property
+    def side(self) -> int:
+        """Side of the square with as many pixels as the model sees."""
+        return int(math.sqrt(self.most) * self.patch)
+
+    def pixels(self, image: Image.Image) -> FloatArray:
+        """Return float32 `[most, patch * patch * 3 + 2 * grid + 1]` for one RGB image.
+
+        Each row is a patch: its pixels (row by row, RGB together), the weights of the grid's rows
+        and columns for its position, and 1 for a patch or 0 for padding.
+        """
+        rows, columns = patch_grid(image.height, image.width, self.patch, self.most)
+        resized = image.resize((columns * self.patch, rows * self.patch), self.resample)
+        pixels = normalised(resized, self.mean, self.std, self.scale)
+        patches = pixels.reshape(3, rows, self.patch, columns, self.patch).transpose(1, 3, 2, 4, 0)
+        count, width = rows * columns, 3 * self.patch**2
+        result = np.zeros((self.most, width + 2 * self.grid + 1), dtype=np.float32)
+        result[:count, :width] = patches.reshape(count, width)
+        result[:count, width : width + self.grid] = np.repeat(
+            interpolation(self.grid, rows), columns, axis=0
+        )
+        result[:count, width + self.grid : -1] = np.tile(
+            interpolation(self.grid, columns), (rows, 1)
+        )
+        result[:count, -1] = 1
+        return result
 
 
 def read_image_recipe(config: Mapping[str, Any]) -> ImageRecipe:
     """Return the recipe in a `preprocessor_config.json` of transformers or of jina-clip.
 
     Raises:
-        ModelLoadError: It asks for something that we do not do.
+        ModelLoadError: It needs a step that is not supported.
     """
     if "resize_mode" in config:
         return _jina_recipe(config)
@@ -120,7 +162,7 @@ def read_image_recipe(config: Mapping[str, Any]) -> ImageRecipe:
     edge = 0
     if not config.get("do_resize", True):
         raise _unsupported("do_resize: false")
-    if isinstance(size, int):  # written before 2022: squares for SigLIP, else the shorter side
+    if isinstance(size, int):  # before 2022: a square for SigLIP, else the shorter side
         squashed, edge = (None, size) if crop else ((size, size), 0)
     elif "shortest_edge" in size and "longest_edge" not in size:
         edge = int(size["shortest_edge"])
@@ -181,15 +223,15 @@ def _unsupported(what: str) -> ModelLoadError:
 
 
 def patch_grid(height: int, width: int, patch: int, most: int) -> tuple[int, int]:
-    """Return how many patches high and wide SigLIP 2 resizes a picture to, shape nearly kept.
+    """Return the height and width in patches that SigLIP 2 resizes an image to, nearly in shape.
 
-    The same bisection as transformers', down to its rounding.
+    The same bisection as in transformers, with the same rounding.
 
     Args:
-        height: Of the picture, in pixels.
-        width: Of the picture, in pixels.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
         patch: Side of a patch, in pixels.
-        most: Most patches in all.
+        most: Largest number of patches.
     """
 
     def side(scale: float, length: int) -> int:
@@ -203,3 +245,29 @@ def patch_grid(height: int, width: int, patch: int, most: int) -> tuple[int, int
         else:
             high = scale
     return side(low, height), side(low, width)
+
+
+def interpolation(source: int, target: int) -> FloatArray:
+    """Return float32 `[target, source]`: antialiased linear resampling as a matrix.
+
+    Equals torch's `interpolate(mode="bilinear", antialias=True, align_corners=False)` along one
+    axis. Each row sums to 1.
+    """
+    scale = source / target
+    support = max(1.0, scale)
+    centres = (np.arange(target) + 0.5) * scale
+    distance = np.abs(np.arange(source)[None, :] + 0.5 - centres[:, None]) / support
+    weights = np.clip(1 - distance, 0, None)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def normalised(
+    image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...], scale: float
+) -> FloatArray:
+    """Return float32 `[3, height, width]`: `(byte * scale - mean) / std` of each channel."""
+    pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
+    factor = np.array([scale / s for s in std], dtype=np.float32)[:, None, None]
+    shift = np.array([m / s for m, s in zip(mean, std, strict=True)], dtype=np.float32)
+    result = np.multiply(pixels, factor, order="C")
+    result -= shift[:, None, None]
+    return result
