@@ -24,7 +24,7 @@ from embedder_server.models.runtimes.base import (
     memory_error,
 )
 from embedder_server.models.runtimes.export_cache import Export, ExportCache, network_file
-from embedder_server.models.runtimes.onnx import cpu_candidates, cpu_precisions, open_onnx
+from embedder_server.models.runtimes.onnx import cpu_candidates, open_onnx
 from embedder_server.models.runtimes.torch import TorchTower, check_cuda, import_torch
 from embedder_server.texts.batches import Padding
 from embedder_server.types import Modality, ModelLoadError
@@ -64,7 +64,7 @@ class TransformersNetworks:
         if self._trust:
             return (Runtime("torch"),)
         if self._parts.device == "cpu":
-            return cpu_candidates() + _torch_on_cpu()
+            return _on_cpu()
         if util.find_spec("torch") is None:
             return (Runtime("onnxruntime"),)
         return Runtime("torch"), Runtime("torch", "bf16"), Runtime("torch", "fp16")
@@ -136,12 +136,13 @@ class TransformersNetworks:
             raise ModelLoadError(f"torch cannot move the model to {device}: {exc}") from exc
 
 
-def _torch_on_cpu() -> tuple[Runtime, ...]:
-    # In bfloat16 it can be faster than ONNX Runtime, but was slower than OpenVINO in bfloat16 at
+def _on_cpu() -> tuple[Runtime, ...]:
+    candidates = cpu_candidates()
+    # torch in bfloat16 can be faster than ONNX Runtime, but was slower than OpenVINO in bfloat16 at
     # every load (docs/models.md). And a worker that never imports torch starts seconds sooner.
-    if cpu_precisions() or util.find_spec("torch") is None:
-        return ()
-    return (Runtime("torch", "bf16"),)
+    if len(candidates) > 1 or util.find_spec("torch") is None:
+        return candidates
+    return *candidates, Runtime("torch", "bf16")
 
 
 def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -> Any:

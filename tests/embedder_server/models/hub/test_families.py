@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from embedder_server.models.base import ModelChoice
-from embedder_server.models.hub import hub_model, transformers_networks
+from embedder_server.models.hub import hub_model
 from embedder_server.models.hub.hub_model import DualEncoder, load_hub_model
 from embedder_server.models.hub.source import find_model
-from embedder_server.models.runtimes import selection
+from embedder_server.models.runtimes import onnx, selection
 from embedder_server.models.runtimes.onnx import cpu_precisions
 from embedder_server.models.runtimes.torch import device_name
 from embedder_server.texts.batches import Padding
@@ -185,7 +185,7 @@ def test_a_gpu_has_the_name_that_torch_gives_it(monkeypatch: pytest.MonkeyPatch)
 def test_without_openvino_torch_in_bfloat16_is_tried_on_a_cpu(
     reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transformers_networks, "cpu_precisions", tuple)
+    monkeypatch.setattr(onnx, "cpu_precisions", tuple)
     choice = reference.load("auto").info.runtime_choice
     assert "openvino" not in choice
     assert re.search(r"torch-bf16 [\d.]+x, cosine 0\.\d+", choice), choice

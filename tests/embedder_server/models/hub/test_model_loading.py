@@ -242,7 +242,7 @@ def test_code_that_comes_with_a_model_runs_only_if_all_of_it_is_pinned(
     jina: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = {"cache_dir": jina.parent / "cache", "trust_remote_code": True}
-    with pytest.raises(ModelLoadError, match="pin what was read with --revision"):
+    with pytest.raises(ModelLoadError, match="pin the code that you have read with --revision"):
         load_model(ModelChoice(str(jina), "cpu", 1, **load))  # type: ignore[arg-type]
     monkeypatch.setattr(source, "_recorded_revision", lambda _: SHA)
     with pytest.raises(ModelLoadError, match="jinaai/jina-clip-implementation, which --revision"):

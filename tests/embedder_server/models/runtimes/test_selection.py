@@ -292,7 +292,7 @@ def test_every_runtime_has_one_name(name: str) -> None:
 
 
 def test_int8_is_never_a_candidate() -> None:
-    from embedder_server.models.runtimes.networks import cpu_candidates
+    from embedder_server.models.runtimes.onnx import cpu_candidates
 
     assert all(runtime.precision != "int8" for runtime in cpu_candidates())
     assert selection.MIN_ACCURACY == 0.999
