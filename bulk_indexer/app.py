@@ -15,7 +15,7 @@ from bulk_indexer.cluster import Cluster
 from bulk_indexer.delivery import Delivered
 from bulk_indexer.run_folder import BulkError, RunFolder
 from bulk_indexer.settings import BulkSettings
-from bulk_indexer.target import Target
+from bulk_indexer.target import open_target
 from sentinel_core import logging as core_logging
 from sentinel_core.errors import SentinelError
 from sentinel_core.settings import print_settings_errors
@@ -68,7 +68,7 @@ async def bulk_index(settings: BulkSettings) -> tuple[Summary, Delivered]:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main_task.cancel)
     with Cluster(settings.ray_address) as cluster:
         bulk_run = BulkRun(settings, storage, folder, cluster)
-        async with Target(settings, storage) as target:
+        async with open_target(settings, storage) as target:
             info = await target.collection(bulk_run.model)
             job, plan = await bulk_run.prepare(info)
             delivery = await target.delivery(info, folder, plan.entries)

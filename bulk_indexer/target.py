@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 from bulk_indexer.delivery import Delivery, ImportDelivery, UpsertDelivery
 from bulk_indexer.run_folder import BulkError, RunFolder
@@ -21,43 +19,39 @@ from sentinel_store.settings import StoreSettings
 from sentinel_store.values import ModelRef
 
 
-class Target:
-    """The Milvus of the settings, or none for `--deliver files`.
+@asynccontextmanager
+async def open_target(settings: BulkSettings, storage: StoreSettings) -> AsyncIterator[Target]:
+    """Connect to the Milvus of the settings, or to none for `--deliver files`.
 
-    Use as a context manager, in one event loop.
+    Raises:
+        BulkError: Milvus Lite is asked to import files.
     """
-
-    def __init__(self, settings: BulkSettings, storage: StoreSettings) -> None:
-        self._settings = settings
-        self._store: MilvusStore | None = None
-        self._imports: MilvusImports | None = None
-        self._is_new = False
-        uri, token = storage.milvus_uri, storage.milvus_token.get_secret_value()
+    uri, token = storage.milvus_uri, storage.milvus_token.get_secret_value()
+    if settings.deliver == "import" and "://" not in uri:
+        raise BulkError("Milvus Lite imports no files; use --deliver upsert")
+    store, imports = None, None
+    async with AsyncExitStack() as stack:
         if settings.deliver == "import":
-            if "://" not in uri:
-                raise BulkError("Milvus Lite imports no files; use --deliver upsert")
-            self._imports = MilvusImports(uri, token)
+            imports = MilvusImports(uri, token)
+            stack.push_async_callback(imports.close)
         if settings.deliver != "files":
-            self._store = MilvusStore(uri, token, storage.milvus_threads)
+            store = MilvusStore(uri, token, storage.milvus_threads)
+            stack.push_async_callback(store.close)
+            flushing = asyncio.create_task(store.run())
+            stack.push_async_callback(_cancel, flushing)
+        yield Target(settings, store, imports)
 
-    async def __aenter__(self) -> Self:
-        if self._store is not None:
-            self._flushes = asyncio.create_task(self._store.run())
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        at: TracebackType | None,
+class Target:
+    """A collection in an open Milvus. Use in one event loop."""
+
+    def __init__(
+        self, settings: BulkSettings, store: MilvusStore | None, imports: MilvusImports | None
     ) -> None:
-        if self._store is not None:
-            self._flushes.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._flushes
-            await self._store.close()
-        if self._imports is not None:
-            await self._imports.close()
+        self._settings = settings
+        self._store = store
+        self._imports = imports
+        self._is_new = False
 
     async def collection(
         self, model: Callable[[], Awaitable[tuple[ModelRef, int]]]
@@ -111,3 +105,9 @@ class Target:
         return ImportDelivery(
             self._store, self._imports, folder, info, target=self._settings.import_uri
         )
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

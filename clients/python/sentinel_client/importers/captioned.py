@@ -39,17 +39,6 @@ from sentinel_client.importers.rows import read_lines
 
 # How deep a published archive nests its folders, unpacked in a folder of its own.
 _DEPTH = 3
-_TOKEN_ROW = re.compile(r"(?P<name>[^\t]+)#\d+\t(?P<caption>.*)")
-# The published results.csv has a row whose last bar is missing: `name.jpg| 4   A dog runs`.
-_BAR_ROW = re.compile(r"(?P<name>[^|]+)\|\s*\d+\s*(?:\||\s)\s*(?P<caption>[^|\s].*)")
-# A caption extends to the end of its line, so commas in it need no quotes.
-_CSV_ROW = re.compile(r'(?P<name>[^,]+),(?!""$)(?P<caption>.*\S.*)')
-_SPLITS_8K = {
-    "Flickr_8k.trainImages.txt": "train",
-    "Flickr_8k.devImages.txt": "val",
-    "Flickr_8k.testImages.txt": "test",
-}
-_SPLITS_30K = {"train.txt": "train", "val.txt": "val", "test.txt": "test"}
 
 
 @dataclass
@@ -66,6 +55,66 @@ class _Captions:
         self.broken.append(BrokenEntry(key, "ROW_INVALID", message))
 
 
+@dataclass(frozen=True)
+class _CaptionFormat:
+    """How a captions file writes one caption per line.
+
+    Attributes:
+        row: Has the groups `name` and `caption`.
+        has_header: Skip the first line.
+    """
+
+    row: re.Pattern[str]
+    has_header: bool = False
+    clean: Callable[[str], str] = str
+
+
+def _unquoted(cell: str) -> str:
+    if len(cell) > 1 and cell.startswith('"') and cell.endswith('"'):
+        return cell[1:-1].replace('""', '"')
+    return cell
+
+
+@dataclass(frozen=True)
+class _FlickrLayout:
+    """Names of the image folders, captions files and split files; the first existing one counts."""
+
+    name: str
+    folders: Sequence[str]
+    captions: Mapping[str, _CaptionFormat]
+    splits: Mapping[str, str]
+    karpathy: str
+
+
+_TOKENS = _CaptionFormat(re.compile(r"(?P<name>[^\t]+)#\d+\t(?P<caption>.*)"))
+# The published results.csv has a row whose last bar is missing: `name.jpg| 4   A dog runs`.
+_BARS = _CaptionFormat(
+    re.compile(r"(?P<name>[^|]+)\|\s*\d+\s*(?:\||\s)\s*(?P<caption>[^|\s].*)"), has_header=True
+)
+# A caption extends to the end of its line, so commas in it need no quotes.
+_CSV = _CaptionFormat(
+    re.compile(r'(?P<name>[^,]+),(?!""$)(?P<caption>.*\S.*)'), has_header=True, clean=_unquoted
+)
+_FLICKR8K = _FlickrLayout(
+    "flickr8k",
+    ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images"),
+    {"Flickr8k.token.txt": _TOKENS, "captions.txt": _CSV},
+    {
+        "Flickr_8k.trainImages.txt": "train",
+        "Flickr_8k.devImages.txt": "val",
+        "Flickr_8k.testImages.txt": "test",
+    },
+    "dataset_flickr8k.json",
+)
+_FLICKR30K = _FlickrLayout(
+    "flickr30k",
+    ("flickr30k-images", "flickr30k_images"),
+    {"results_20130124.token": _TOKENS, "results.csv": _BARS},
+    {"train.txt": "train", "val.txt": "val", "test.txt": "test"},
+    "dataset_flickr30k.json",
+)
+
+
 def flickr8k(root: Path, *, by_name: bool = False, full_text: bool = False) -> Dataset:
     """Return the Flickr8k dataset under `root`. Blocking: reads the captions.
 
@@ -77,32 +126,12 @@ def flickr8k(root: Path, *, by_name: bool = False, full_text: bool = False) -> D
     Raises:
         LayoutError: Images or captions are missing.
     """
-    root = root.absolute()
-    images = _find_images(root, ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images"))
-    file = _find_captions(root, ("Flickr8k.token.txt", "captions.txt"))
-    if file.name == "captions.txt":
-        captions = _read_captions(file, _CSV_ROW, has_header=True, clean=_unquoted)
-    else:
-        captions = _read_captions(file, _TOKEN_ROW)
-    splits = _splits(root, _SPLITS_8K, "dataset_flickr8k.json")
-    return _flickr("flickr8k", images, captions, splits, by_name=by_name, full_text=full_text)
+    return _flickr(_FLICKR8K, root.absolute(), by_name=by_name, full_text=full_text)
 
 
 def flickr30k(root: Path, *, by_name: bool = False, full_text: bool = False) -> Dataset:
-    """Return the Flickr30k dataset under `root`; arguments as for `flickr8k`.
-
-    Raises:
-        LayoutError: Images or captions are missing.
-    """
-    root = root.absolute()
-    images = _find_images(root, ("flickr30k-images", "flickr30k_images"))
-    file = _find_captions(root, ("results_20130124.token", "results.csv"))
-    if file.suffix == ".csv":
-        captions = _read_captions(file, _BAR_ROW, has_header=True)
-    else:
-        captions = _read_captions(file, _TOKEN_ROW)
-    splits = _splits(root, _SPLITS_30K, "dataset_flickr30k.json")
-    return _flickr("flickr30k", images, captions, splits, by_name=by_name, full_text=full_text)
+    """Return the Flickr30k dataset under `root`; see `flickr8k`."""
+    return _flickr(_FLICKR30K, root.absolute(), by_name=by_name, full_text=full_text)
 
 
 def coco(
@@ -113,8 +142,8 @@ def coco(
     Args:
         annotations: A file such as `captions_val2017.json`.
         pictures: The folder of its images.
-        by_name: Use file names as ids instead of content hashes.
-        full_text: Make the captions searchable.
+        by_name: As for `flickr8k`.
+        full_text: As for `flickr8k`.
 
     Raises:
         LayoutError: The file is not a COCO captions file.
@@ -181,16 +210,14 @@ def _captioned_image(
     return local_file(path, id=id, fields=fields)
 
 
-def _flickr(
-    name: str,
-    folder: Path,
-    captions: _Captions,
-    splits: Mapping[str, str],
-    *,
-    by_name: bool,
-    full_text: bool,
-) -> Dataset:
-    """Return the images in `folder`, and those that only the captions name, by name."""
+def _flickr(layout: _FlickrLayout, root: Path, *, by_name: bool, full_text: bool) -> Dataset:
+    """Return the images in their folder, and those that only the captions name, by name."""
+    folder = _find_images(root, layout.folders)
+    file = _find_file(root, layout.captions)
+    if file is None:
+        raise LayoutError(f"{root} has no captions file {' or '.join(layout.captions)}")
+    captions = _read_captions(file, layout.captions[file.name])
+    splits = _splits(root, layout)
     present = {entry.name for entry in os.scandir(folder) if is_image_name(entry.name)}
     names = sorted(present | set(captions.by_image))
 
@@ -205,60 +232,40 @@ def _flickr(
             )
 
     return Dataset(
-        name=name,
+        name=layout.name,
         fields=_fields(full_text=full_text),
         entries=entries,
         total=len(names) + len(captions.broken),
     )
 
 
-def _read_captions(
-    file: Path,
-    row: re.Pattern[str],
-    *,
-    has_header: bool = False,
-    clean: Callable[[str], str] = str,
-) -> _Captions:
-    """Read one caption per line; `row` has the groups `name` and `caption`."""
+def _read_captions(file: Path, form: _CaptionFormat) -> _Captions:
     captions = _Captions()
     with file.open("rb") as data:
         lines = read_lines(data)
-        if has_header:
+        if form.has_header:
             next(lines, None)
         for number, line in lines:
-            match = None if line is None else row.fullmatch(line)
+            match = None if line is None else form.row.fullmatch(line)
             if match is None:
                 captions.add_broken(f"{file}#{number}", f"line {number} is not an image's caption")
             else:
-                captions.add(match["name"].strip(), clean(match["caption"]).strip())
+                captions.add(match["name"].strip(), form.clean(match["caption"]).strip())
     return captions
 
 
-def _unquoted(cell: str) -> str:
-    if len(cell) > 1 and cell.startswith('"') and cell.endswith('"'):
-        return cell[1:-1].replace('""', '"')
-    return cell
-
-
-def _splits(root: Path, lists: Mapping[str, str], karpathy: str) -> dict[str, str]:
+def _splits(root: Path, layout: _FlickrLayout) -> dict[str, str]:
     """Return the split of each file name, as far as files with splits exist."""
     splits: dict[str, str] = {}
-    for name, split in lists.items():
+    for name, split in layout.splits.items():
         if (file := _find_file(root, [name])) is not None:
             for line in file.read_text("utf-8", "replace").split():
                 splits[line if line.endswith(".jpg") else f"{line}.jpg"] = split
-    if not splits and (file := _find_file(root, [karpathy])) is not None:
+    if not splits and (file := _find_file(root, [layout.karpathy])) is not None:
         with suppress(ValueError, KeyError, TypeError):  # splits are optional
             for image in json.loads(file.read_text("utf-8"))["images"]:
                 splits[image["filename"]] = image["split"]
     return splits
-
-
-def _find_captions(root: Path, names: Sequence[str]) -> Path:
-    found = _find_file(root, names)
-    if found is None:
-        raise LayoutError(f"{root} has no captions file {' or '.join(names)}")
-    return found
 
 
 def _find_file(root: Path, names: Iterable[str]) -> Path | None:

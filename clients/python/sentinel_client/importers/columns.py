@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from sentinel_client._filters import FieldValue
 from sentinel_client._types import FieldSchema, FieldType, ImageUri
@@ -34,7 +35,7 @@ _WRITTEN_AS_TEXT = {FieldType.STRING, FieldType.INT64, FieldType.DOUBLE}
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that becomes a field; type None: inferred from the values."""
+    """A column that should become a field; type None: inferred."""
 
     column: str
     field: str
@@ -55,6 +56,10 @@ class Column:
         if kind is not None and kind not in types:
             raise LayoutError(f"{kind!r} is not a field type; types are {', '.join(types)}")
         return cls(column, match["name"] or field_name(column), types[kind] if kind else None)
+
+
+# A column, and the field that it becomes.
+FieldColumn: TypeAlias = tuple[str, FieldSchema]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +105,25 @@ def field_name(column: str) -> str:
     return f"_{name}" if name[0].isdigit() else name
 
 
-def infer(columns: Sequence[Column], rows: Sequence[Mapping[str, object]]) -> list[Column]:
-    """Return the columns with their types; undeclared types are inferred from `rows`.
+def field_columns(
+    columns: Iterable[Column], infer: Callable[[str], FieldType | None]
+) -> list[FieldColumn]:
+    """Return the columns with their fields.
 
-    A column whose values no field can hold is left out. A column without values, or with both
-    numbers and strings, is a string.
+    Args:
+        columns: Columns that should become fields.
+        infer: Returns the type of a column; None: no field can hold it, so it is left out.
     """
-    typed = []
-    for column in columns:
-        kind = column.type or _common_type(row.get(column.column) for row in rows)
-        if kind is not None:
-            typed.append(Column(column.column, column.field, kind))
-    return typed
+    kinds = ((one, one.type or infer(one.column)) for one in columns)
+    return [(one.column, FieldSchema(one.field, kind)) for one, kind in kinds if kind is not None]
 
 
-def _common_type(values: Iterable[object]) -> FieldType | None:
-    kinds = {_type_of(value) for value in values if value is not None}
+def common_type(rows: Iterable[Mapping[str, object]], column: str) -> FieldType | None:
+    """Return the type of a column's values; None if no field can hold them.
+
+    A column without values, or with both numbers and strings, is a string.
+    """
+    kinds = {_type_of(row[column]) for row in rows if row.get(column) is not None}
     if kinds == {FieldType.INT64, FieldType.DOUBLE}:
         return FieldType.DOUBLE
     if len(kinds) == 1:
@@ -141,11 +149,6 @@ def guess(cell: str) -> object:
     if cell.lower() in ("true", "false"):
         return cell.lower() == "true"
     return cell or None
-
-
-def schemas(columns: Iterable[Column]) -> tuple[FieldSchema, ...]:
-    """Return the fields of typed columns."""
-    return tuple(FieldSchema(one.field, one.type) for one in columns if one.type is not None)
 
 
 def typed_value(value: object, kind: FieldType) -> FieldValue:
@@ -176,7 +179,9 @@ def typed_value(value: object, kind: FieldType) -> FieldValue:
     raise ValueError(f"{value!r} is not {kind.value}")
 
 
-def row_item(table: Path, row: TableRow, columns: Columns, fields: Sequence[Column]) -> ImportEntry:
+def row_item(
+    table: Path, row: TableRow, columns: Columns, fields: Sequence[FieldColumn]
+) -> ImportEntry:
     """Return the item of one row of `table`, or what is wrong with the row."""
     key = f"{table}#{row.number}"
     try:
@@ -202,20 +207,22 @@ def row_item(table: Path, row: TableRow, columns: Columns, fields: Sequence[Colu
     return found
 
 
-def field_values(cells: Mapping[str, object], fields: Sequence[Column]) -> dict[str, FieldValue]:
-    """Return the values of typed columns; empty cells are left out.
+def field_values(
+    cells: Mapping[str, object], fields: Sequence[FieldColumn]
+) -> dict[str, FieldValue]:
+    """Return the values of the fields; empty cells are left out.
 
     Raises:
-        ValueError: A cell is not a value of its column's type.
+        ValueError: A cell is not a value of its field's type.
     """
     values: dict[str, FieldValue] = {}
-    for column in fields:
-        cell = cells.get(column.column)
-        if not is_empty(cell) and column.type is not None:
+    for column, schema in fields:
+        cell = cells.get(column)
+        if not is_empty(cell):
             try:
-                values[column.field] = typed_value(cell, column.type)
+                values[schema.name] = typed_value(cell, schema.type)
             except ValueError as error:
-                raise ValueError(f"{column.column}: {error}") from None
+                raise ValueError(f"{column}: {error}") from None
     return values
 
 

@@ -14,12 +14,12 @@ from typing import Any, TypeAlias
 
 from sentinel_client._types import FieldSchema, FieldType
 from sentinel_client.importers.columns import (
-    Column,
     Columns,
+    FieldColumn,
+    common_type,
+    field_columns,
     guess,
-    infer,
     row_item,
-    schemas,
 )
 from sentinel_client.importers.dataset import (
     BrokenEntry,
@@ -74,7 +74,7 @@ def csv_table(file: Path, columns: Columns, *, delimiter: str | None = None) -> 
         except ValueError as error:
             raise LayoutError(f"{file}: {error}") from None
     sample = [{name: guess(cell) for name, cell in row.items()} for row in _sample(read(file))]
-    return _dataset([file], columns, names, lambda chosen: infer(chosen, sample), read)
+    return _dataset([file], columns, names, partial(common_type, sample), read)
 
 
 def json_lines_table(file: Path, columns: Columns) -> Dataset:
@@ -91,7 +91,7 @@ def json_lines_table(file: Path, columns: Columns) -> Dataset:
 
     sample = _sample(read(file))
     names = list(dict.fromkeys(name for row in sample for name in row))
-    return _dataset([file], columns, names, lambda chosen: infer(chosen, sample), read)
+    return _dataset([file], columns, names, partial(common_type, sample), read)
 
 
 def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
@@ -117,10 +117,8 @@ def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
     except ArrowInvalid as error:
         raise LayoutError(f"{files[0]} is not a Parquet file: {error}") from None
 
-    def typed(chosen: Sequence[Column]) -> list[Column]:
-        types = [one.type or _field_type(schema.field(one.column).type) for one in chosen]
-        pairs = zip(chosen, types, strict=True)
-        return [Column(one.column, one.field, kind) for one, kind in pairs if kind is not None]
+    def infer(column: str) -> FieldType | None:
+        return _field_type(schema.field(column).type)
 
     def read(path: Path, names: Sequence[str]) -> Iterator[TableRow | RowError]:
         with ParquetFile(path) as table:
@@ -131,7 +129,7 @@ def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
                 else:
                     yield row
 
-    return _dataset(files, columns, schema.names, typed, read, total=_row_count(files))
+    return _dataset(files, columns, schema.names, infer, read, total=_row_count(files))
 
 
 def _sample(rows: Iterable[TableRow | RowError]) -> list[Mapping[str, Any]]:
@@ -142,7 +140,7 @@ def _dataset(
     files: Sequence[Path],
     columns: Columns,
     names: Sequence[str],
-    typed: Callable[[Sequence[Column]], list[Column]],
+    infer: Callable[[str], FieldType | None],
     read: _Read,
     *,
     total: int | None = None,
@@ -153,21 +151,21 @@ def _dataset(
         files: Of one layout.
         columns: What the columns hold.
         names: All columns of the first file.
-        typed: Adds types to columns, and leaves out those that cannot become fields.
+        infer: Returns the type of a column; None if no field can hold it.
         read: Reads one file.
         total: Number of rows, if it is known.
     """
     columns.check(names, files[0])
     candidates = columns.candidates(names)
-    fields = typed(candidates)
-    taken = {column.column for column in fields}
+    fields = field_columns(candidates, infer)
+    kept = {column for column, _ in fields}
     paths = [file.absolute() for file in files]
     return Dataset(
         name=paths[0].name,
-        fields=_declared(columns, schemas(fields)),
+        fields=_declared(columns, tuple(schema for _, schema in fields)),
         entries=partial(_entries, paths, columns, fields, read),
         total=total,
-        left_out=tuple(one.column for one in candidates if one.column not in taken),
+        left_out=tuple(one.column for one in candidates if one.column not in kept),
     )
 
 
@@ -190,10 +188,10 @@ def _declared(columns: Columns, fields: tuple[FieldSchema, ...]) -> tuple[FieldS
 
 
 def _entries(
-    paths: Sequence[Path], columns: Columns, fields: Sequence[Column], read: _Read
+    paths: Sequence[Path], columns: Columns, fields: Sequence[FieldColumn], read: _Read
 ) -> Iterator[ImportEntry]:
     special = [columns.image, columns.text, columns.id]
-    names = [name for name in (*special, *(one.column for one in fields)) if name is not None]
+    names = [name for name in (*special, *(column for column, _ in fields)) if name is not None]
     for path in paths:
         try:
             for row in read(path, list(dict.fromkeys(names))):

@@ -14,10 +14,18 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from glob import glob
 from pathlib import Path
 
-from sentinel_client.importers.columns import Column, field_name, field_values, infer, schemas
+from sentinel_client.importers.columns import (
+    Column,
+    FieldColumn,
+    common_type,
+    field_columns,
+    field_name,
+    field_values,
+)
 from sentinel_client.importers.dataset import (
     BrokenEntry,
     Dataset,
@@ -73,29 +81,28 @@ def webdataset(
     if not any(one.image is not None for one in first):
         raise LayoutError(f"{shards[0]} has no pictures in the layout of webdataset")
     names = dict.fromkeys(name for one in first for name in one.values)
-    columns = infer(
-        [Column(name, field_name(name)) for name in names], [one.values for one in first]
-    )
-    taken = {one.column for one in columns}
+    columns = [Column(name, field_name(name)) for name in names]
+    fields = field_columns(columns, partial(common_type, [one.values for one in first]))
+    kept = {column for column, _ in fields}
 
     def entries() -> Iterator[ImportEntry]:
         for one in _samples(shards):
-            yield one if isinstance(one, BrokenEntry) else _entry(one, columns, by_name=by_name)
+            yield one if isinstance(one, BrokenEntry) else _entry(one, fields, by_name=by_name)
 
     dataset = Dataset(
         name="webdataset",
-        fields=schemas(columns),
+        fields=tuple(schema for _, schema in fields),
         entries=entries,
-        left_out=tuple(name for name in names if name not in taken),
+        left_out=tuple(name for name in names if name not in kept),
     )
     return searchable(dataset, ["caption"] if full_text else [])
 
 
-def _entry(sample: _Sample, columns: Sequence[Column], *, by_name: bool) -> ImportEntry:
+def _entry(sample: _Sample, fields: Sequence[FieldColumn], *, by_name: bool) -> ImportEntry:
     if sample.problem or sample.image is None:
         return BrokenEntry(sample.key, "ROW_INVALID", sample.problem or "no picture")
     try:
-        values = field_values(sample.values, columns)
+        values = field_values(sample.values, fields)
     except ValueError as error:
         return BrokenEntry(sample.key, "ROW_INVALID", str(error))
     return ImportItem(
@@ -194,12 +201,9 @@ def _expand(pattern: str) -> list[str]:
     Raises:
         LayoutError: No file matches.
     """
-    names = [pattern]
-    while any(_BRACES.search(name) for name in names):
-        names = [expanded for name in names for expanded in _expand_braces(name)]
     found = [
         path
-        for name in names
+        for name in _expand_braces(pattern)
         for path in (sorted(glob(name)) if any(sign in name for sign in "*?[") else [name])
     ]
     if not any(Path(path).is_file() for path in found):
@@ -216,4 +220,5 @@ def _expand_braces(name: str) -> list[str]:
         middles = listed.split(",")
     else:
         middles = [f"{one:0{len(first)}d}" for one in range(int(first), int(last) + 1)]
-    return [f"{name[: match.start()]}{middle}{name[match.end() :]}" for middle in middles]
+    start, end = name[: match.start()], name[match.end() :]
+    return [path for middle in middles for path in _expand_braces(f"{start}{middle}{end}")]
