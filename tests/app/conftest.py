@@ -1,14 +1,12 @@
-"""The page in a real browser, in front of a real gateway and a real worker."""
+"""Fixtures: the page in a real browser, in front of a real gateway and a real worker."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from sentinel_client import SentinelClient
 from tests import processes
 from tests.app import album
+from tests.waiting import until
 
-# Screenshots, to be looked at.
+# Failed tests leave a screenshot here. Set the variable to get the others, too.
 SHOTS = Path(os.environ.get("SENTINEL_SCREENSHOTS", "test-screenshots"))
-# Chromium looks up hosts of its own at every start; where there is no network, that is an error.
+# For everything that a test waits for, on a busy machine.
+PATIENCE_MS = 90_000
+# Chromium contacts hosts of its own at every start. Without a network, that is an error.
 _FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -48,10 +50,10 @@ class App:
 
 @dataclass
 class Visitor:
-    """A browser window, and what it complained of."""
+    """A browser window and the errors of its console."""
 
     page: Any
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def open(self, url: str) -> None:
         self.page.goto(url)
@@ -81,28 +83,37 @@ class Visitor:
         self.box.press("Enter")
 
     def search(self, words: str) -> None:
+        """Search for some words and wait for all hits."""
+        before = self.search_number()
         self.ask(words)
+        self.next_search(before)
+
+    def search_number(self) -> str | None:
+        """Return the number of the search whose hits are shown; None before the first one."""
+        grid = self.page.locator(".grid")
+        return grid.get_attribute("data-search") if grid.count() else None
+
+    def next_search(self, before: str | None) -> None:
+        """Wait for all hits of the search that follows the one with this number."""
+        is_new = "[data-search]" if before is None else f":not([data-search='{before}'])"
+        self.page.locator(f".grid{is_new}").wait_for(state="attached")
         self.settled()
 
     def settled(self) -> None:
-        """Wait until the hits of the last search, of which there must be some, are all there."""
-        from playwright.sync_api import expect
-
+        """Wait until all hits of the search that is shown are there, one at least."""
         self.line.wait_for()
         self.idle()
         count = int(self.line.inner_text().split()[0].replace(",", ""))
-        expect(self.cards).to_have_count(count, timeout=30_000)
+        expect(self.cards).to_have_count(count)
         self.idle()
 
     def holds(self, words: str) -> None:
         """Wait until the search box holds `words`: it is filled apart from the hits."""
-        from playwright.sync_api import expect
-
-        expect(self.box).to_have_value(words, timeout=30_000)
+        expect(self.box).to_have_value(words)
 
     def idle(self) -> None:
-        """Wait until the page neither runs nor moves."""
-        self.page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
+        """Wait until the page's script has ended and nothing moves."""
+        self.page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
         self.page.wait_for_function(
             "document.getAnimations().every(one => one.playState !== 'running')"
         )
@@ -119,6 +130,7 @@ class Visitor:
     def choose(self, collection: str) -> None:
         self.page.get_by_role("combobox", name="Collection").click()
         self.page.get_by_role("option", name=collection).click()
+        self.page.wait_for_url(f"**collection={collection}*", wait_until="commit")
         self.idle()
 
     def upload(self, *files: Path) -> None:
@@ -127,14 +139,13 @@ class Visitor:
             self.page.get_by_role("button", name="Upload").locator("visible=true").click()
         chooser.value.set_files(list(files))
 
-    def shot(self, name: str, *, settled: bool = True) -> None:
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        if settled:
+    def shot(self, name: str) -> None:
+        """Take a screenshot of the page at rest, if screenshots are wanted."""
+        if "SENTINEL_SCREENSHOTS" in os.environ:
             self.page.mouse.move(2, 2)  # nothing is hovered over
             self.page.evaluate("document.activeElement?.blur()")
             self.idle()
-            self.page.wait_for_timeout(300)
-        self.page.screenshot(path=SHOTS / f"{name}.png")
+            self.page.screenshot(path=SHOTS / f"{name}.png")
 
 
 @pytest.fixture(scope="session")
@@ -164,26 +175,32 @@ def app(gateway: processes.Server, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @contextmanager
-def serving(gateway: str, folder: Path) -> Iterator[str]:
-    """Run `sentinel-app` in front of a gateway; yield its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sentinel_app", "--gateway", gateway, "--port", str(port)]
-    with (folder / "app.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+def serving(gateway: str, folder: Path, **environment: str) -> Iterator[str]:
+    """Run `sentinel-app`, with long limits, in front of a gateway; yield its URL."""
+    port = processes.free_port()
+    command = [sys.executable, "-m", "tests.app.patient_page"]
+    command += ["--gateway", gateway, "--port", str(port)]
+    log = folder / "app.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, **environment}
+        )
     url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        return _answers(f"{url}/_stcore/health")
+
     try:
-        end = time.monotonic() + 60
-        while not _answers(f"{url}/_stcore/health"):
-            assert process.poll() is None and time.monotonic() < end, (
-                folder / "app.log"
-            ).read_text()
-            time.sleep(0.1)
+        until(answers, 120)
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _answers(url: str) -> bool:
@@ -194,16 +211,18 @@ def _answers(url: str) -> bool:
         return False
 
 
-# Of a module, not of the session: while it lives, no asynchronous test can run in this thread.
-@pytest.fixture(scope="module")
+# Not of the session: while it lives, no asynchronous test can run in this thread. This folder has
+# none.
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        launched = playwright.chromium.launch(
+            executable_path=path, args=_FLAGS, timeout=PATIENCE_MS
+        )
         yield launched
         launched.close()
 
@@ -212,31 +231,32 @@ def browser() -> Iterator[Any]:
 def visiting(
     browser: Any, *, wide: int = 1280, expected: str | None = None, **context: Any
 ) -> Iterator[Visitor]:
-    """Open a window of its own, without cookies of others; no complaint may be left at its end.
+    """Open a window without the cookies of others; fail if its console has errors at the end.
 
     Args:
         browser: The launched one.
         wide: Width of the window.
-        expected: Part of the complaints that the test brings about itself.
+        expected: Part of the errors that the test causes.
         context: Of the window, for example its colour scheme.
     """
-    opened = browser.new_context(viewport={"width": wide, "height": 800}, **context)
-    opened.set_default_timeout(60_000)
+    context = {"viewport": {"width": wide, "height": 800}, "reduced_motion": "reduce", **context}
+    opened = browser.new_context(**context)
+    opened.set_default_timeout(PATIENCE_MS)
     visitor = Visitor(opened.new_page())
 
     def note(message: Any) -> None:
         if message.type == "error":
-            visitor.complaints.append(f"{message.text} ({message.location.get('url', '')})")
+            visitor.errors.append(f"{message.text} ({message.location.get('url', '')})")
 
     visitor.page.on("console", note)
-    visitor.page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
+    visitor.page.on("pageerror", lambda error: visitor.errors.append(str(error)))
     try:
         yield visitor
-        left = [one for one in visitor.complaints if expected is None or expected not in one]
+        left = [one for one in visitor.errors if expected is None or expected not in one]
         assert left == []
     except BaseException:
         with suppress(Exception):
-            visitor.shot("failed", settled=False)
+            visitor.page.screenshot(path=SHOTS / "failed.png")
         raise
     finally:
         opened.close()

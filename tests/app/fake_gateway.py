@@ -1,10 +1,10 @@
-"""A gateway that does as it is told: refuses, pauses amid the hits. No Milvus, no worker."""
+"""A gateway that refuses searches and pauses among hits on request. No Milvus, no worker."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,23 +22,29 @@ NAME = "album"
 
 
 @dataclass
-class Told:
-    """What the fake is to do, and what it saw.
+class Script:
+    """What the fake gateway does, and the searches that it got.
 
     Attributes:
-        refusals: Searches that are refused as by a busy worker.
-        retry_after: Seconds that those ask to wait.
-        texts: One text hit each.
-        pause_at: After so many hits, wait for `go_on`.
+        refusals: Seconds to wait of each search that is refused, as by a busy worker, in order.
+        texts: Texts of the hits of all later searches.
+        pause_at: Number of hits after which it waits for `resume`.
         times: When searches came, by the clock of `time.monotonic`.
     """
 
-    refusals: int = 0
-    retry_after: float = 1.0
-    texts: list[str] = field(default_factory=list)
+    refusals: Sequence[float] = ()
+    texts: Sequence[str] = ()
     pause_at: int | None = None
-    go_on: threading.Event = field(default_factory=threading.Event)
+    resume: threading.Event = field(default_factory=threading.Event)
     times: list[float] = field(default_factory=list)
+
+
+@dataclass
+class FakeGateway:
+    """A running fake; set `script` before a search."""
+
+    address: str = ""
+    script: Script = field(default_factory=Script)
 
 
 class _Collections(collection_grpc.CollectionServiceServicer):
@@ -50,24 +56,23 @@ class _Collections(collection_grpc.CollectionServiceServicer):
 
 
 class _Search(search_grpc.SearchServiceServicer):
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, gateway: FakeGateway) -> None:
+        self._gateway = gateway
 
     def Search(
         self, request: object, context: grpc.ServicerContext
     ) -> Iterator[search_pb.SearchResponse]:
-        told = self._told
-        told.times.append(time.monotonic())
-        if told.refusals:
-            told.refusals -= 1
-            _refuse(context, told.retry_after)
+        script = self._gateway.script
+        script.times.append(time.monotonic())
+        if len(script.times) <= len(script.refusals):
+            _refuse(context, script.refusals[len(script.times) - 1])
         yield search_pb.SearchResponse(header=search_pb.SearchHeader(collection=NAME))
-        for place, text in enumerate(told.texts):
-            if place == told.pause_at:
-                told.go_on.wait(60)
+        for place, text in enumerate(script.texts):
+            if place == script.pause_at:
+                script.resume.wait(200)
             hit = search_pb.Hit(id=f"id{place}", rank=place + 1, score=0.5, text=text)
             yield search_pb.SearchResponse(chunk=search_pb.HitChunk(hits=[hit]))
-        summary = search_pb.SearchSummary(hit_count=len(told.texts))
+        summary = search_pb.SearchSummary(hit_count=len(script.texts))
         yield search_pb.SearchResponse(summary=summary)
 
 
@@ -87,15 +92,16 @@ def _refuse(context: grpc.ServicerContext, retry_after: float) -> None:
 
 
 @contextmanager
-def telling(told: Told) -> Iterator[str]:
-    """Run it; yield its address."""
+def running_fake_gateway() -> Iterator[FakeGateway]:
+    """Run a fake gateway on a free port."""
+    gateway = FakeGateway()
     server = grpc.server(futures.ThreadPoolExecutor(8))
     collection_grpc.add_CollectionServiceServicer_to_server(_Collections(), server)  # type: ignore[abstract]
-    search_grpc.add_SearchServiceServicer_to_server(_Search(told), server)  # type: ignore[abstract]
-    port = server.add_insecure_port("127.0.0.1:0")
+    search_grpc.add_SearchServiceServicer_to_server(_Search(gateway), server)  # type: ignore[abstract]
+    gateway.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield gateway
     finally:
-        told.go_on.set()
+        gateway.script.resume.set()
         server.stop(1).wait()

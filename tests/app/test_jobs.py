@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from sentinel_app import index_job, searching
-from sentinel_app.archives import Entry
+from sentinel_app import index_job, search_job
 from sentinel_app.backend import Backend
 from sentinel_app.index_job import IndexJob
-from sentinel_app.searching import Request, SearchJob
-from sentinel_app.uploads import under_way
-from sentinel_client import Collection, Hit, IngestAck, Item, ModelVersion, Q, SearchOptions
+from sentinel_app.search_job import SearchJob, SearchRequest, text_term
+from sentinel_app.uploads import UploadedImage, pending_uploads
+from sentinel_client import Collection, Hit, IngestAck, Item, ModelVersion, SearchOptions
 from tests.waiting import until
 
 ALBUM = Collection("album", ModelVersion(), 4, 0)
-ASKED = Request(Q("a cat"), "album", 10, SearchOptions())
+REQUEST = SearchRequest((text_term("a cat"),), "album", 10, SearchOptions())
 FILES = [(f"{n}.png", b"data") for n in range(3)]
 
 
@@ -28,7 +27,7 @@ def backend() -> Backend:
 
 
 def ended(job: Any) -> Any:
-    until(lambda: not job.running, 20)
+    until(lambda: not job.running)
     return job
 
 
@@ -44,25 +43,25 @@ async def storing(items: Any, **_: Any) -> AsyncGenerator[IngestAck, None]:
 
 def test_files_are_counted_first_and_stored(backend: Backend) -> None:
     instead(backend, "ingest", storing)
-    job = ended(IndexJob.start(backend, ALBUM, FILES))
+    job = ended(IndexJob(backend, ALBUM, FILES))
     assert (job.stored, job.total, job.error, job.stopped) == (3, 3, None, False)
-    assert under_way == []
+    assert pending_uploads == []
 
 
 def test_whatever_ends_an_import_early_is_an_error(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(files: Any) -> Any:
-        yield Entry("0.png", b"data")
+        yield UploadedImage("0.png", b"data")
         raise NotImplementedError("zip file version 9.9")
 
-    monkeypatch.setattr(index_job, "entries", broken)
+    monkeypatch.setattr(index_job, "images_in", broken)
     instead(backend, "ingest", storing)
-    job = ended(IndexJob.start(backend, ALBUM, FILES))
+    job = ended(IndexJob(backend, ALBUM, FILES))
     assert job.stored == 1
     assert job.error is not None
-    assert "its log says what" in job.error.message
-    assert under_way == []
+    assert "Its log has the details" in job.error.message
+    assert pending_uploads == []
 
 
 def test_an_import_that_was_stopped_says_so(backend: Backend) -> None:
@@ -72,18 +71,18 @@ def test_an_import_that_was_stopped_says_so(backend: Backend) -> None:
             await asyncio.sleep(60)
 
     instead(backend, "ingest", slow)
-    job = IndexJob.start(backend, ALBUM, FILES)
-    until(lambda: job.stored == 1, 20)
+    job = IndexJob(backend, ALBUM, FILES)
+    until(lambda: job.stored == 1)
     job.stop()
     assert job.stopped
     assert not job.running
     assert (job.done, job.total) == (1, 3)
-    until(lambda: under_way == [], 20)
+    until(lambda: pending_uploads == [])
 
 
 def test_a_stop_after_the_end_is_none(backend: Backend) -> None:
     instead(backend, "ingest", storing)
-    job = ended(IndexJob.start(backend, ALBUM, FILES))
+    job = ended(IndexJob(backend, ALBUM, FILES))
     job.stop()
     assert not job.stopped
 
@@ -94,7 +93,7 @@ def test_an_unexpected_end_of_a_search_is_not_nothing_found(backend: Backend) ->
         raise ZeroDivisionError
 
     instead(backend, "stream_search", broken)
-    job = ended(SearchJob.start(backend, ASKED))
+    job = ended(SearchJob(backend, REQUEST))
     assert len(job.hits) == 1
     assert job.error is not None
 
@@ -112,11 +111,11 @@ def test_a_search_that_nobody_looks_at_is_ended_and_says_so(
             cancelled.append(True)
             raise
 
-    monkeypatch.setattr(searching, "_UNSEEN_S", 0.0)
+    monkeypatch.setattr(search_job, "_ABANDONED_AFTER_S", 0.0)
     instead(backend, "stream_search", endless)
-    job = ended(SearchJob.start(backend, ASKED))
+    job = ended(SearchJob(backend, REQUEST))
     assert job.abandoned
-    until(lambda: cancelled == [True], 20)
+    until(lambda: cancelled == [True])
 
 
 def test_items_carry_their_names_where_the_collection_has_a_field_for_it(backend: Backend) -> None:
@@ -130,6 +129,6 @@ def test_items_carry_their_names_where_the_collection_has_a_field_for_it(backend
             yield IngestAck((item,), stored_count=1)
 
     instead(backend, "ingest", noting)
-    ended(IndexJob.start(backend, Collection("a", ModelVersion(), 4, 0, FIELDS), FILES[:1]))
-    ended(IndexJob.start(backend, ALBUM, FILES[:1]))
+    ended(IndexJob(backend, Collection("a", ModelVersion(), 4, 0, FIELDS), FILES[:1]))
+    ended(IndexJob(backend, ALBUM, FILES[:1]))
     assert [dict(item.fields) for item in seen] == [{"path": "0.png"}, {}]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from streamlit.testing.v1 import AppTest
 
-from sentinel_app.terms import MAX_TERMS
+from sentinel_app.search_job import MAX_TERMS
 
 
 def _page() -> None:
     import streamlit as st
 
-    from sentinel_app.query_panel import add
-    from sentinel_app.terms import words
+    from sentinel_app.query_panel import add_term
+    from sentinel_app.search_job import text_term
 
     st.session_state.setdefault("terms", [])
     if st.button("more"):
-        st.text(str(add(words("one more"))))
+        st.text(str(add_term(text_term("one more"))))
 
 
 def test_a_search_that_is_full_says_so_and_keeps_a_place_for_the_words() -> None:
@@ -25,5 +25,5 @@ def test_a_search_that_is_full_says_so_and_keeps_a_place_for_the_words() -> None
         assert page.text[0].value == "True"
     page.button[0].click().run()
     assert page.text[0].value == "False"
-    assert f"takes {MAX_TERMS} things" in page.toast[0].value
+    assert f"takes at most {MAX_TERMS} terms" in page.toast[0].value
     assert len(page.session_state.terms) == MAX_TERMS - 1

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests import photos
 from tests.app import album
@@ -60,7 +61,7 @@ def test_a_click_opens_the_full_picture_with_its_fields(visitor: Visitor) -> Non
     width = dialog.locator("img").evaluate("async (i) => (await i.decode(), i.naturalWidth)")
     assert width > 300  # the thumbnail has 256
     dialog.get_by_role("heading", name="chelsea.png").wait_for()
-    assert "451 \N{MULTIPLICATION SIGN} 300 · PNG · 241 KB" in dialog.inner_text()
+    dialog.get_by_text("451 \N{MULTIPLICATION SIGN} 300 · PNG · 241 KB").wait_for()
     visitor.shot("details")
     visitor.page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
@@ -94,7 +95,7 @@ def test_chips_mix_with_plus_and_minus_and_weights(visitor: Visitor) -> None:
     visitor.chip("0.75").wait_for()
     visitor.page.get_by_role("button", name="Mix").click()
     visitor.page.get_by_placeholder("at night").fill("flower")
-    visitor.page.get_by_text("Steer away").click()
+    visitor.page.get_by_text("Subtract", exact=True).click()
     visitor.chip("flower").wait_for()
     visitor.page.keyboard.press("Escape")
     visitor.settled()
@@ -107,7 +108,7 @@ def test_chips_mix_with_plus_and_minus_and_weights(visitor: Visitor) -> None:
 
 
 def test_a_picture_searches_and_its_crop_narrows_it(visitor: Visitor) -> None:
-    visitor.page.get_by_role("button", name="Picture").click()
+    visitor.page.get_by_role("button", name="Image").click()
     visitor.upload(photos.photo("astronaut"))
     visitor.page.get_by_role("button", name="Search with it").click()
     visitor.chip("astronaut.png").wait_for()
@@ -115,8 +116,11 @@ def test_a_picture_searches_and_its_crop_narrows_it(visitor: Visitor) -> None:
     assert visitor.labels[0] == f"{album.CAPTIONS['astronaut']}, score 1.00"
     whole = visitor.labels
 
-    if not visitor.page.get_by_role("button", name="Upload").locator("visible=true").count():
-        visitor.page.get_by_role("button", name="Picture").click()
+    visitor.page.keyboard.press("Escape")  # close what is open
+    expect(visitor.page.get_by_role("button", name="Upload").locator("visible=true")).to_have_count(
+        0
+    )
+    visitor.page.get_by_role("button", name="Image").click()
     visitor.upload(photos.photo("astronaut"))
     frame = visitor.page.locator(".stage .box[style]")  # it can be dragged once it is drawn
     frame.wait_for()
@@ -135,7 +139,7 @@ def test_a_picture_searches_and_its_crop_narrows_it(visitor: Visitor) -> None:
     assert after
     assert after["width"] < 0.6 * before["width"]
     visitor.idle()
-    visitor.shot("crop", settled=False)
+    visitor.shot("crop")
     visitor.page.get_by_role("button", name="Search with it").click()
     # The whole picture is no longer what is looked for.
     visitor.page.locator(".open[aria-label$='score 1.00']").first.wait_for(state="detached")
@@ -163,7 +167,7 @@ def test_more_hits_are_shown_on_demand(visitor: Visitor) -> None:
 def test_a_least_score_leaves_out_the_rest(visitor: Visitor) -> None:
     visitor.search("a cup of coffee")
     visitor.page.get_by_text("More", exact=True).click()
-    slider = visitor.page.get_by_role("slider", name="Least score")
+    slider = visitor.page.get_by_role("slider", name="Minimum score")
     slider.focus()
     for _ in range(50):
         visitor.page.keyboard.press("ArrowRight")
@@ -181,10 +185,9 @@ def test_near_duplicates_are_hidden_on_demand(visitor: Visitor) -> None:
     visitor.search("a cup of coffee")
     every = coffees()
     assert pair < every
-    before = visitor.page.locator(".grid").get_attribute("data-search")
+    before = visitor.search_number()
     visitor.page.get_by_text("Hide near-duplicates").click()
-    visitor.page.locator(f".grid:not([data-search='{before}'])").wait_for()
-    visitor.settled()
+    visitor.next_search(before)
     assert 1 <= len(coffees()) < len(every)
     assert not pair <= coffees()
 
@@ -206,7 +209,7 @@ def test_numbers_filter_by_size_and_flags_by_what_they_are(visitor: Visitor) -> 
     visitor.page.get_by_role("combobox", name="Field").click()
     visitor.page.get_by_role("option", name="bytes").click()
     visitor.idle()
-    visitor.page.get_by_role("combobox", name="How").click()
+    visitor.page.get_by_role("combobox", name="Comparison").click()
     visitor.page.get_by_role("option", name="at least").click()
     visitor.page.get_by_placeholder("number").fill("150000")
     visitor.page.get_by_placeholder("number").press("Enter")
@@ -270,10 +273,9 @@ def test_arrows_lead_from_picture_to_picture(visitor: Visitor) -> None:
 
 def test_enter_searches_again_where_nothing_was_changed(visitor: Visitor) -> None:
     visitor.search("a cat")
-    before = visitor.page.locator(".grid").get_attribute("data-search")
+    before = visitor.search_number()
     visitor.box.press("Enter")
-    visitor.page.locator(f".grid:not([data-search='{before}'])").wait_for()
-    visitor.settled()
+    visitor.next_search(before)
     assert visitor.cards.count() == 30
 
 

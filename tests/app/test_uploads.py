@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -12,29 +10,23 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 from streamlit.testing.v1 import AppTest
 
 from sentinel_app import uploads
-from sentinel_app.archives import MAX_FILES
-from sentinel_app.indexing import too_much
-from sentinel_app.uploads import MAX_UPLOAD_BYTES, BoundedUploads
+from sentinel_app.uploads import MAX_FILES, MAX_UPLOAD_BYTES, BoundedUploads, over_limit
 
 MB = 2**20
 
 
-def sized(count: int, size: int) -> list[Any]:
-    return [SimpleNamespace(name=f"{n}.jpg", size=size) for n in range(count)]
-
-
 @pytest.mark.parametrize(
-    ("files", "says"),
+    ("sizes", "says"),
     [
-        (sized(MAX_FILES, 1), ""),
-        (sized(10_000, 1), "10,000 files are too many"),
-        (sized(12, 16 * MB), ""),
-        (sized(13, 16 * MB), "208 MB are too much"),
+        ([1] * MAX_FILES, ""),
+        ([1] * 10_000, "10,000 files are too many"),
+        ([16 * MB] * 12, ""),
+        ([16 * MB] * 13, "208 MB are too much"),
     ],
 )
-def test_number_and_sum_of_sizes_are_bounded(files: list[Any], says: str) -> None:
-    assert too_much(files).startswith(says)
-    assert bool(too_much(files)) == bool(says)
+def test_number_and_sum_of_sizes_are_bounded(sizes: list[int], says: str) -> None:
+    assert over_limit(sizes).startswith(says)
+    assert bool(over_limit(sizes)) == bool(says)
 
 
 def _add_tab() -> None:
@@ -43,7 +35,7 @@ def _add_tab() -> None:
 
     import streamlit as st
 
-    from sentinel_app.indexing import index_tab
+    from sentinel_app.index_tab import index_tab
     from sentinel_client import Collection, ModelVersion
 
     files = [SimpleNamespace(name="a.jpg", size=1)] * 10_000
@@ -54,13 +46,13 @@ def _add_tab() -> None:
 def test_ten_thousand_files_are_sent_to_the_command_line_where_they_were_dropped() -> None:
     page = AppTest.from_function(_add_tab).run()
     assert not page.exception
-    assert "10,000 files are too many for a browser" in page.warning[0].value
+    assert "10,000 files are too many: the limit is 2,000 at once" in page.warning[0].value
     assert "sentinel index FOLDER --collection album" in page.code[0].value
     assert not page.button
 
 
 def test_all_people_together_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MOST_HELD_BYTES", 100)
+    monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 100)
     kept = BoundedUploads("/upload")
 
     def add(person: str, number: int, size: int) -> None:
@@ -71,11 +63,11 @@ def test_all_people_together_are_bounded_too(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(HTTPException, match="too many uploads"):
         add("three", 3, 40)
     leaving = deque([("b.jpg", bytes(50))])
-    uploads.under_way.append(leaving)
+    uploads.pending_uploads.append(leaving)
     kept.remove_session_files("one")
     with pytest.raises(HTTPException, match="too many uploads"):  # on their way to the gateway
         add("three", 3, 40)
-    uploads.under_way.remove(leaving)
+    uploads.pending_uploads.remove(leaving)
     add("three", 3, 40)
 
 

@@ -1,7 +1,8 @@
 """A worker process with the fake model: `python -m tests.fakes.worker`, flags as of the real one.
 
 `FAKE_SECONDS_PER_BATCH` makes every forward pass take that long; `FAKE_NAME` names the model and
-`FAKE_DIMENSIONS` is the length of its vectors: another model with another fingerprint.
+`FAKE_DIMENSIONS` is the length of its vectors: another model with another fingerprint. With
+`FAKE_STUCK` it does not answer any more once it is SERVING.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ async def main() -> None:
     )
     model.does.seconds_per_batch = float(os.environ.get("FAKE_SECONDS_PER_BATCH", "0"))
     async with running_worker(EmbedderSettings(_cli_parse_args=True), model=model) as worker:
+        if "FAKE_STUCK" in os.environ:
+            model.does.seconds_per_batch = 600.0
         worker.lifecycle.install_signal_handlers()
         await worker.lifecycle.wait()
 

@@ -1,1 +1,1 @@
-"""The page where people look for pictures: Streamlit on top of `sentinel_client`, nothing else."""
+"""The search page: Streamlit on top of `sentinel_client`, without access to the servers' code."""

@@ -1,4 +1,4 @@
-"""`sentinel-app`: starts the page."""
+"""`sentinel-app`: start the search page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 _PAGE = Path(__file__).with_name("page.py")
-_INSTALL = "the app is not installed: pip install '.[app]' in Sentinel's folder"
-# Streamlit's own settings, so that nobody needs a configuration file beside the app.
+_INSTALL = "the app is not installed: run pip install '.[app]' in Sentinel's folder"
+# Streamlit's settings, so that the app needs no configuration file.
 _STREAMLIT = {
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",
@@ -31,12 +31,14 @@ _STREAMLIT = {
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--gateway", metavar="HOST:PORT", help="Default: SENTINEL_ADDRESS, else this machine's 50050."
+    "--gateway",
+    metavar="HOST:PORT",
+    help="Default: SENTINEL_ADDRESS, or else port 50050 of this machine.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8501, show_default=True, type=click.IntRange(1, 65535))
 def main(gateway: str | None, host: str, port: int) -> None:
-    """Serve the search page of a Sentinel gateway to browsers."""
+    """Serve the search page of a Sentinel gateway."""
     try:
         from streamlit.web import cli  # noqa: PLC0415 - only with the extra
 
@@ -45,7 +47,7 @@ def main(gateway: str | None, host: str, port: int) -> None:
         raise click.ClickException(_INSTALL) from error
     if gateway:
         os.environ["SENTINEL_ADDRESS"] = gateway
-    click.echo(f"Sentinel's page: http://{host}:{port}")
+    click.echo(f"Search page: http://{host}:{port}")
     settings = {**_STREAMLIT, "server.address": host, "server.port": str(port)}
     flags = [f"--{name}={value}" for name, value in settings.items()]
     uploads.install()

@@ -1,4 +1,4 @@
-"""Dropped files on their way into a collection, in the background of a page."""
+"""Store uploaded files in a collection, in the background."""
 
 from __future__ import annotations
 
@@ -6,109 +6,87 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import Future
 from contextlib import aclosing
-from dataclasses import dataclass, field
 
-from sentinel_app import problems
-from sentinel_app.archives import Entry, count, entries
-from sentinel_app.backend import Backend
-from sentinel_app.uploads import Files, under_way
-from sentinel_client import Collection, FieldType, Item, SentinelError
+from sentinel_app.backend import Backend, Job
+from sentinel_app.uploads import images_in, pending_uploads, total_images
+from sentinel_client import Collection, FieldType, Item
 
-# The field that `sentinel index` keeps a file's name in.
+# `sentinel index` stores file names in this field.
 _NAME_FIELD = "path"
 
 
-@dataclass
-class IndexJob:
-    """Files on their way. Goes on when the page is left.
+class IndexJob(Job):
+    """An import of uploaded files.
 
     Attributes:
-        total: How many pictures and unusable files there are; 0 until they are counted.
-        failures: Names with reasons.
-        stopped: Whether somebody ended it before all was stored.
+        stored: Images that are new in the collection.
+        unchanged: Images that were in the collection before.
+        total: Number of images and unusable files; 0 until they are counted.
+        failures: File names with reasons.
+        stopped: Whether a person stopped it before its end.
     """
 
-    collection: str
-    stored: int = 0
-    unchanged: int = 0
-    total: int = 0
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    error: SentinelError | None = None
-    stopped: bool = False
-    seconds: float = 0.0
-    _future: Future[None] | None = None
-
-    @classmethod
-    def start(
-        cls, backend: Backend, collection: Collection, files: list[tuple[str, bytes]]
-    ) -> IndexJob:
-        """Begin to store the pictures among `files`, (name, bytes) each."""
-        job = cls(collection.name)
-        named = any(
-            schema.name == _NAME_FIELD and schema.type is FieldType.STRING
-            for schema in collection.fields
-        )
-        job._future = backend.start(job._run(backend, deque(files), named=named))
-        return job
-
-    @property
-    def running(self) -> bool:
-        """Whether files are still on their way."""
-        return self._future is not None and not self._future.done()
+    def __init__(
+        self, backend: Backend, collection: Collection, files: list[tuple[str, bytes]]
+    ) -> None:
+        """Start to store the images among `files`, pairs of name and content."""
+        self.stored = self.unchanged = self.total = 0
+        self.failures: list[tuple[str, str]] = []
+        self.stopped = False
+        self._collection = collection
+        self._files = deque(files)
+        super().__init__(backend)
 
     @property
     def done(self) -> int:
-        """Pictures and files that are decided."""
+        """Number of images and files that are stored, unchanged or failed."""
         return self.stored + self.unchanged + len(self.failures)
 
     def stop(self) -> None:
-        """End it; what is stored stays."""
-        if self._future is not None and self._future.cancel():
+        """End the import; stored images stay."""
+        if self.cancel():
             self.stopped = True
 
-    async def _run(self, backend: Backend, files: Files, *, named: bool) -> None:
-        started = time.perf_counter()
-        under_way.append(files)
+    async def _run(self) -> None:
+        pending_uploads.append(self._files)
         try:
-            self.total = await asyncio.to_thread(count, list(files))
-            await self._store(backend, files, named=named, started=started)
-        except SentinelError as error:
-            self.error = error
-        # The border of the page's background: what is not caught here, nobody would see.
-        except Exception:
-            self.error = problems.unexpected("indexing dropped files")
+            self.total = await asyncio.to_thread(total_images, list(self._files))
+            await self._store()
         finally:
-            under_way.remove(files)
-            self.seconds = time.perf_counter() - started
+            pending_uploads.remove(self._files)
 
-    async def _store(self, backend: Backend, files: Files, *, named: bool, started: float) -> None:
+    async def _store(self) -> None:
         names: dict[int, str] = {}
-
-        async def items() -> AsyncGenerator[Item, None]:
-            following: Iterator[Entry] = entries(_taken(files))
-            # Unpacking is work for another thread than the one that all pages' calls run on.
-            while (entry := await asyncio.to_thread(next, following, None)) is not None:
-                if entry.problem:
-                    self.failures.append((entry.name, entry.problem))
-                    continue
-                item = Item(image=entry.data, fields={_NAME_FIELD: entry.name} if named else {})
-                names[id(item)] = entry.name
-                yield item
-
-        async with aclosing(backend.client.ingest(items(), collection=self.collection)) as acks:
+        items = self._items(names)
+        stream = self._backend.client.ingest(items, collection=self._collection.name)
+        async with aclosing(stream) as acks:
             async for ack in acks:
                 self.stored += ack.stored_count
                 self.unchanged += ack.unchanged_count
                 self.failures += [(names[id(i)], e.message) for i, e in ack.failed_items]
                 for item in ack.items:
                     names.pop(id(item), None)
-                self.seconds = time.perf_counter() - started
+                self.seconds = time.perf_counter() - self._started
 
+    async def _items(self, names: dict[int, str]) -> AsyncGenerator[Item, None]:
+        """Yield the items; record the file name of each in `names` by its `id()`."""
+        has_names = any(
+            schema.name == _NAME_FIELD and schema.type is FieldType.STRING
+            for schema in self._collection.fields
+        )
+        images = images_in(self._take_files())
+        # Unpacking would block the loop, which serves every page.
+        while (image := await asyncio.to_thread(next, images, None)) is not None:
+            if image.problem:
+                self.failures.append((image.name, image.problem))
+                continue
+            item = Item(image=image.data, fields={_NAME_FIELD: image.name} if has_names else {})
+            names[id(item)] = image.name
+            yield item
 
-def _taken(files: Files) -> Iterator[tuple[str, bytes]]:
-    """Yield the files; let go of each when the next is asked for, since memory is bounded."""
-    while files:
-        yield files[0]
-        files.popleft()
+    def _take_files(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the files; free the memory of each when the next one is requested."""
+        while self._files:
+            yield self._files[0]
+            self._files.popleft()

@@ -1,4 +1,4 @@
-"""The page: what Streamlit runs anew for every user and every click."""
+"""The page. Streamlit runs this script again for every visitor and every click."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ from pathlib import Path
 
 import streamlit as st
 
-from sentinel_app import problems
-from sentinel_app.away import away
 from sentinel_app.backend import Backend
-from sentinel_app.details import caption_of, details, open_details
-from sentinel_app.indexing import index_tab
-from sentinel_app.markdown import plain
-from sentinel_app.query_panel import add, query_panel
-from sentinel_app.results import results
-from sentinel_app.searching import Request, SearchJob
+from sentinel_app.details import open_details, show_details
+from sentinel_app.errors import gateway_unavailable, show_error
+from sentinel_app.formatting import caption, escape_markdown
+from sentinel_app.index_tab import index_tab
+from sentinel_app.query_panel import add_term, query_panel, replace_terms
+from sentinel_app.results import show_results
+from sentinel_app.search_job import SearchJob, SearchRequest, Term
 from sentinel_app.sidebar import Choice, sidebar
-from sentinel_app.terms import Term, query_of
 from sentinel_client import Collection, FieldSchema, FieldType, Hit, SentinelError
 
 _HERE = Path(__file__).parent
-# As `sentinel index` makes them.
+# The same fields as `sentinel index` declares.
 _FIELDS = (FieldSchema("path", FieldType.STRING),)
 
 
 @st.cache_resource
-def backend() -> Backend:
-    """Return the one connection of this process."""
+def _backend() -> Backend:
+    """Return the connection that all visitors share."""
     return Backend()
 
 
@@ -34,98 +32,94 @@ def main() -> None:
     """Draw the page."""
     st.set_page_config("Sentinel", _HERE / "icon.svg", layout="wide")
     st.html(_HERE / "page.css")
-    connection = backend()
+    backend = _backend()
     try:
-        collections = connection.call(connection.client.list_collections(timeout=5.0))
+        collections = backend.call(backend.client.list_collections(timeout=5.0))
     except SentinelError as error:
-        away(error, connection.client.address)
+        gateway_unavailable(error, backend.client.address)
         return
     if not collections:
-        _first_collection(connection)
+        _create_first_collection(backend)
         return
     choice = sidebar(collections)
-    search, index = st.tabs([":material/search: Search", ":material/add_photo_alternate: Add"])
+    search, add = st.tabs([":material/search: Search", ":material/add_photo_alternate: Add"])
     with search:
-        _search(connection, choice)
-    with index:
-        index_tab(connection, choice.collection)
+        _search_tab(backend, choice)
+    with add:
+        index_tab(backend, choice.collection)
 
 
-def _search(connection: Backend, choice: Choice) -> None:
+def _search_tab(backend: Backend, choice: Choice) -> None:
     terms = query_panel()
-    query = query_of(terms)
-    if query is None:
+    if not terms:
         _start_page(choice.collection)
         return
-    request = (query_key(terms), choice.collection.name, choice.limit, repr(choice.options))
-    job: SearchJob | None = st.session_state.get("job")
-    if job is None or st.session_state.get("request") != request:
+    name = choice.collection.name
+    request = SearchRequest(tuple(terms), name, choice.limit, choice.options)
+    job: SearchJob | None = st.session_state.get("search_job")
+    if job is None or job.request != request:
         if job is not None:
             job.cancel()
-        if st.session_state.get("request") != request:
-            st.session_state.tries = 0
-        asked = Request(query, choice.collection.name, choice.limit, choice.options)
-        job = st.session_state.job = SearchJob.start(connection, asked)
-        st.session_state.request = request
+        job = st.session_state.search_job = SearchJob(backend, request)
 
-    def act(kind: str, place: int) -> None:
+    def on_action(kind: str, place: int) -> None:
         if kind == "open":
             open_details(job.number, place)
             st.rerun()
-        elif _mix(kind, job.hits[place]):
+        elif _search_with_hit(kind, job.hits[place]):
             st.rerun()
 
-    address = connection.client.address
-    results(job, address=address, captions=choice.captions, tile=choice.tile, act=act)
-    # Not in what is drawn again and again while hits come: that would close it.
-    details(connection, choice.collection.name, job.number, job.hits)
+    show_results(
+        job,
+        address=backend.client.address,
+        captions=choice.captions,
+        tile_width=choice.tile_width,
+        on_action=on_action,
+    )
+    # Outside of the results: redrawing them while hits arrive would close it.
+    show_details(backend, name, job.number, job.hits)
 
 
-def query_key(terms: list[Term]) -> str:
-    """Return what tells two queries apart."""
-    return repr([(term.key, term.weight, term.crop) for term in terms])
-
-
-def _mix(kind: str, hit: Hit) -> bool:
-    """Search for more like a hit, or add it to the search, for or against; False if it cannot."""
-    label = caption_of(hit.fields, hit.text) or hit.id[:12]
+def _search_with_hit(kind: str, hit: Hit) -> bool:
+    """Search for more like a hit, or add it to the search; return whether the search changed."""
     weight = -0.5 if kind == "minus" else 1.0
+    label = caption(hit) or hit.id[:12]
     term = Term(label, item_id=hit.id, weight=weight, thumbnail=hit.thumbnail)
     if kind != "like":
-        return add(term)
-    st.session_state.terms = [term]
-    st.session_state.clear_words = True
+        return add_term(term)
+    replace_terms(term)
     return True
 
 
 def _start_page(collection: Collection) -> None:
     if not collection.item_count:
         st.info(
-            f"**{plain(collection.name)}** is empty. Drop pictures into it under *Add*, or run "
-            f"`sentinel index FOLDER --collection {collection.name}`.",
+            f"**{escape_markdown(collection.name)}** is empty. Drop images on the *Add* tab, or "
+            f"run `sentinel index FOLDER --collection {collection.name}`.",
             icon=":material/add_photo_alternate:",
         )
         return
     st.html(
-        f'<div class="start"><p>{collection.item_count:,} pictures and texts</p>'
-        "Ask in plain words or with a picture, then mix in what you like: each hit has "
-        "<b>≈</b> for more of its kind, <b>+</b> and <b>−</b>.</div>"  # noqa: RUF001
+        f'<div class="start"><p>{collection.item_count:,} images and texts</p>'
+        "Search by text, by image, or by part of an image. On each hit, "
+        "<b>≈</b> finds more like it, <b>+</b> adds it to the search, "
+        "and <b>−</b> subtracts it.</div>"  # noqa: RUF001
     )
 
 
-def _first_collection(connection: Backend) -> None:
+def _create_first_collection(backend: Backend) -> None:
     st.markdown("### :material/travel_explore: Welcome to Sentinel")
     st.markdown(
-        "There is no collection yet. Make one here and drop pictures into it, or index a whole "
-        "folder by command line: `sentinel index FOLDER`."
+        "There is no collection yet. Create one here and add images, or index a folder from the "
+        "command line: `sentinel index FOLDER`."
     )
     with st.form("first", border=False):
         name = st.text_input("Name", "photos", max_chars=128)
-        if st.form_submit_button("Make it", type="primary"):
+        if st.form_submit_button("Create", type="primary"):
             try:
-                connection.call(connection.client.create_collection(name, _FIELDS))
+                backend.call(backend.client.create_collection(name, _FIELDS))
             except SentinelError as error:
-                problems.show(error, connection.client.address)
+                show_error(error, backend.client.address)
             else:
                 st.rerun()
 

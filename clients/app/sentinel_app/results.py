@@ -1,4 +1,4 @@
-"""The hits, as they come."""
+"""Show the hits of a search while they arrive, with timings, errors and retries."""
 
 from __future__ import annotations
 
@@ -7,92 +7,131 @@ from itertools import count
 
 import streamlit as st
 
-from sentinel_app import problems
 from sentinel_app.components import component, data_uri
-from sentinel_app.details import caption_of
-from sentinel_app.searching import SearchJob
-from sentinel_app.waiting import after
-from sentinel_client import Hit, SearchTimings
+from sentinel_app.errors import rerun_after, retry_delay, show_error
+from sentinel_app.formatting import caption
+from sentinel_app.search_job import SearchJob
+from sentinel_client import Hit, SearchTimings, SentinelError
 
-_POLL_S = 0.15
-# Most searches take less, and are drawn once then.
-_PATIENCE_S = 0.2
-_MOST_RETRIES = 5
-# Streamlit calls the grid for data that changed only: with a number of its own, at each look, so
-# that the grid asks for what it misses for as long as it misses it.
-_looks = count(1)
-
-# What was pressed, and the place of the hit that it was pressed on.
-Act = Callable[[str, int], None]
+_POLL_INTERVAL_S = 0.15
+# Most searches end within this time. They are drawn only once.
+_WAIT_S = 0.2
+_MAX_RETRIES = 5
+# Streamlit updates the grid only when its data changed. A new number each time makes it update
+# always, so that it reports missing hits until it has them.
+_updates = count(1)
 
 
-def results(job: SearchJob, *, address: str, captions: bool, tile: int, act: Act) -> None:
-    """Draw the hits of a search; while it runs, again and again.
+def show_results(
+    job: SearchJob,
+    *,
+    address: str,
+    captions: bool,
+    tile_width: int,
+    on_action: Callable[[str, int], None],
+) -> None:
+    """Draw the hits of a search; while it runs, draw them again every 0.15 s.
 
     Args:
         job: The search.
-        address: Of the gateway, for what is said when it is away.
-        captions: Whether pictures carry their captions.
-        tile: Least width of a picture, in CSS pixels.
-        act: Called with what was pressed (open, like, plus, minus) and the place of the hit.
+        address: Of the gateway, for error messages.
+        captions: Whether to show captions on images.
+        tile_width: Minimum width of an image, in CSS pixels.
+        on_action: Called with an action (open, like, plus, minus) and the position of the hit.
     """
-    polled = not job.wait(_PATIENCE_S)
+    polling = not job.wait(_WAIT_S)
 
-    @st.fragment(run_every=_POLL_S if polled else None)
+    @st.fragment(run_every=_POLL_INTERVAL_S if polling else None)
     def draw() -> None:
-        running = job.running
-        job.seen()
-        _line(job)
-        start, hits = _unsent(job)
-        pressed = component("grid")(
-            key="grid",
-            data={
-                "look": next(_looks),
-                "search": job.number,
-                "captions": captions,
-                "tile": tile,
-                "start": start,
-                "hits": [_card(hit) for hit in hits],
-            },
-            on_action_change=lambda: None,
-            on_have_change=_send_again,
-        )
-        if pressed.action:
+        running = job.running  # before the hits are read: the last ones may arrive meanwhile
+        job.viewed()
+        _summary_line(job)
+        action = _grid(job, captions=captions, tile_width=tile_width)
+        if action:
             ids = [hit.id for hit in job.hits]
-            if pressed.action["id"] in ids:
-                act(pressed.action["kind"], ids.index(pressed.action["id"]))
+            if action["id"] in ids:
+                on_action(action["kind"], ids.index(action["id"]))
         if job.error is not None:
-            problems.show(job.error, address)
+            show_error(job.error, address)
         elif job.abandoned:
-            st.warning("This search was ended since nobody looked; there may be more hits.")
+            st.warning("This search was stopped because the page was closed. Hits may be missing.")
         elif not job.hits and not running:
-            st.info("Nothing found. Ask for less: a lower score, fewer filters.")
-        if polled and not running:
-            st.rerun()  # without the clock
+            st.info("Nothing found. Lower the minimum score, or remove filters.")
+        if polling and not running:
+            st.rerun()  # without the timer
 
     draw()
     if job.abandoned and st.button("Search again", icon=":material/refresh:"):
-        _restart()
+        _restart(job)
     if job.error is not None and not job.hits:
-        _try_again(job)
+        _offer_retry(job, job.error)
 
 
-def _unsent(job: SearchJob) -> tuple[int, list[Hit]]:
-    """Return the hits that the browser may not have, and the place of the first of them.
+def _summary_line(job: SearchJob) -> None:
+    """Show the number of hits and where the time went."""
+    hits = "1 hit" if len(job.hits) == 1 else f"{len(job.hits):,} hits"
+    if job.running or job.abandoned or job.error is not None:
+        if job.hits or job.running:
+            st.caption(f"{hits} so far" + (" …" if job.running else ""))
+        return
+    stages = _stages(job.timings) if job.timings is not None else []
+    st.caption(" · ".join([f"**{hits}** in {_milliseconds(job.seconds)}", *stages]))
 
-    Thumbnails are large: all hits anew at each look would be megabytes. What was sent last is sent
-    once more, for Streamlit drops a message that the next one overtakes.
+
+def _stages(timings: SearchTimings) -> list[str]:
+    stages = [f"gateway {_milliseconds(timings.total)}"]
+    if timings.embed_cached:
+        stages.append("embedding cached")
+    for name, seconds in (
+        ("queue", timings.embed_queue),
+        ("inference", timings.embed_inference),
+        ("Milvus", timings.vector_search),
+    ):
+        if seconds is not None:
+            stages.append(f"{name} {_milliseconds(seconds)}")
+    return stages
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.1f} ms" if seconds < 0.1 else f"{seconds * 1000:,.0f} ms"
+
+
+def _grid(job: SearchJob, *, captions: bool, tile_width: int) -> dict[str, str] | None:
+    """Draw the grid; return the action of a click, with the id of its hit."""
+    start, hits = _unsent_hits(job)
+    grid = component("grid")(
+        key="grid",
+        data={
+            "update": next(_updates),
+            "search": job.number,
+            "captions": captions,
+            "tile": tile_width,
+            "start": start,
+            "hits": [_card(hit) for hit in hits],
+        },
+        on_action_change=lambda: None,
+        on_have_change=_resend,
+    )
+    action: dict[str, str] | None = grid.action
+    return action
+
+
+def _unsent_hits(job: SearchJob) -> tuple[int, list[Hit]]:
+    """Return the hits that the browser may not have, and the position of the first of them.
+
+    Sending all thumbnails each time would be megabytes. The hits that were sent last are sent once
+    more, because Streamlit drops a message when the next one overtakes it.
     """
-    search, before, sent = st.session_state.get("sent", (0, 0, 0))
+    search, start, sent = st.session_state.get("sent", (0, 0, 0))
     if search != job.number:
-        before = sent = 0
-    hits = job.hits[before:]
-    st.session_state.sent = (job.number, sent, before + len(hits))
-    return before, hits
+        start = sent = 0
+    hits = job.hits[start:]
+    st.session_state.sent = (job.number, sent, start + len(hits))
+    return start, hits
 
 
-def _send_again() -> None:
-    """Note what the grid says it has: it was drawn anew, or did not see every message."""
+def _resend() -> None:
+    """Continue after the hits that the grid has: it was drawn anew, or missed a message."""
     have = st.session_state.grid.have
     st.session_state.sent = (have["search"], have["count"], have["count"])
 
@@ -102,60 +141,26 @@ def _card(hit: Hit) -> dict[str, str]:
         "id": hit.id,
         "image": data_uri(hit.thumbnail),
         "text": hit.text,
-        "caption": caption_of(hit.fields, hit.text),
+        "caption": caption(hit),
         "score": f"{hit.score:.2f}",
     }
 
 
-def _line(job: SearchJob) -> None:
-    """Say how many hits there are and where the time went."""
-    counted = "1 hit" if len(job.hits) == 1 else f"{len(job.hits):,} hits"
-    if job.running or job.abandoned or job.error is not None:
-        if job.hits or job.running:
-            st.caption(f"{counted} so far" + (" …" if job.running else ""))
+def _offer_retry(job: SearchJob, error: SentinelError) -> None:
+    """Search again after the delay that the server asks for, or when the button is pressed."""
+    delay = retry_delay(error)
+    if delay is None:
         return
-    parts = [f"**{counted}** in {_ms(job.seconds)}"]
-    if job.timings is not None:
-        parts += _stages(job.timings)
-    st.caption(" · ".join(parts))
-
-
-def _stages(timings: SearchTimings) -> list[str]:
-    stages = [f"gateway {_ms(timings.total)}"]
-    if timings.embed_cached:
-        stages.append("embedding from the cache")
-    if timings.embed_queue is not None:
-        stages.append(f"queue {_ms(timings.embed_queue)}")
-    if timings.embed_inference is not None:
-        stages.append(f"inference {_ms(timings.embed_inference)}")
-    if timings.vector_search is not None:
-        stages.append(f"Milvus {_ms(timings.vector_search)}")
-    return stages
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:,.1f} ms" if seconds < 0.1 else f"{seconds * 1000:,.0f} ms"
-
-
-def _try_again(job: SearchJob) -> None:
-    """Search again after the pause that the server asks for, or when the button is pressed."""
-    assert job.error is not None
-    pause = problems.pause_of(job.error)
-    if pause is None:
-        return
-    tries = st.session_state.get("tries", 0)
     if st.button("Try again", icon=":material/refresh:"):
-        st.session_state.tries = 0
-        _restart()
-    if tries < _MOST_RETRIES:
-        after(pause, f"Trying again in {pause:.1f} s …", _next_try)
+        _restart(job)
+
+    def retry() -> None:
+        st.session_state.search_job = job.restart(job.retries + 1)
+
+    if job.retries < _MAX_RETRIES:
+        rerun_after(delay, f"Trying again in {delay:.1f} s …", retry)
 
 
-def _next_try() -> None:
-    st.session_state.tries = st.session_state.get("tries", 0) + 1
-    st.session_state.job = None
-
-
-def _restart() -> None:
-    st.session_state.job = None
+def _restart(job: SearchJob) -> None:
+    st.session_state.search_job = job.restart()
     st.rerun()

@@ -1,7 +1,8 @@
-// The terms of a query as chips. Sends the weights that are left, by key: {t1: 1, t2: -0.5}.
+// The terms of a query as chips. Sends the new weights by key, without removed terms:
+// {t1: 1, t2: -0.5}.
 const STEP = 0.25;
-const LEAST = 0.25;
-const MOST = 3;
+const MIN = 0.25;
+const MAX = 3;
 
 function element(tag, className, text = "") {
   const made = document.createElement(tag);
@@ -27,24 +28,24 @@ export default function ({ data, parentElement, setTriggerValue }) {
     setTriggerValue("weights", weights);
   };
   const chip = (term) => {
-    const against = term.weight < 0;
+    const negative = term.weight < 0;
     const size = Math.abs(term.weight);
-    const sized = (value) => Math.sign(term.weight) * Math.min(MOST, Math.max(LEAST, value));
+    const sized = (value) => Math.sign(term.weight) * Math.min(MAX, Math.max(MIN, value));
     const set = (value) => () => send((weights) => (weights[term.key] = value));
-    const made = element("div", against ? "chip minus" : "chip");
+    const made = element("div", negative ? "chip minus" : "chip");
     made.setAttribute("role", "listitem");
-    const turn = against ? `Look for ${term.label}` : `Steer away from ${term.label}`;
-    made.append(button("sign", against ? "−" : "+", turn, set(-term.weight)));
+    const flip = negative ? `Add ${term.label}` : `Subtract ${term.label}`;
+    made.append(button("sign", negative ? "−" : "+", flip, set(-term.weight)));
     if (term.image) {
-      const picture = document.createElement("img");
-      picture.src = term.image;
-      picture.alt = "";
-      made.append(picture);
+      const image = document.createElement("img");
+      image.src = term.image;
+      image.alt = "";
+      made.append(image);
     }
     made.append(element("span", "label", term.label));
-    made.append(button("less", "‹", `Less of ${term.label}`, set(sized(size - STEP))));
+    made.append(button("less", "‹", `Less weight for ${term.label}`, set(sized(size - STEP))));
     made.append(element("span", "weight", size.toFixed(2).replace(/\.?0+$/, "")));
-    made.append(button("more", "›", `More of ${term.label}`, set(sized(size + STEP))));
+    made.append(button("more", "›", `More weight for ${term.label}`, set(sized(size + STEP))));
     const drop = () => send((weights) => delete weights[term.key]);
     made.append(button("remove", "×", `Remove ${term.label}`, drop));
     return made;

@@ -1,33 +1,34 @@
-// A picture with a box to drag. Keeps `box`, [left, top, right, bottom] in fractions of the picture.
-const LEAST = 0.05;
-const NUDGE = 0.02;
+// An image with a box to drag. Its state `box` is [left, top, right, bottom], as fractions of the
+// image.
+const MIN_SIDE = 0.05;
+const KEY_STEP = 0.02;
 const SIDES = ["left", "top", "right", "bottom"];
 
-const within = (value, low, high) => Math.min(high, Math.max(low, value));
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 function moved(box, x, y) {
   const width = box.right - box.left;
   const height = box.bottom - box.top;
-  const left = within(box.left + x, 0, 1 - width);
-  const top = within(box.top + y, 0, 1 - height);
+  const left = clamp(box.left + x, 0, 1 - width);
+  const top = clamp(box.top + y, 0, 1 - height);
   return { left, top, right: left + width, bottom: top + height };
 }
 
 function resized(box, corner, x, y) {
   const next = { ...box };
-  if (corner.includes("left")) next.left = within(box.left + x, 0, box.right - LEAST);
-  if (corner.includes("right")) next.right = within(box.right + x, box.left + LEAST, 1);
-  if (corner.includes("top")) next.top = within(box.top + y, 0, box.bottom - LEAST);
-  if (corner.includes("bottom")) next.bottom = within(box.bottom + y, box.top + LEAST, 1);
+  if (corner.includes("left")) next.left = clamp(box.left + x, 0, box.right - MIN_SIDE);
+  if (corner.includes("right")) next.right = clamp(box.right + x, box.left + MIN_SIDE, 1);
+  if (corner.includes("top")) next.top = clamp(box.top + y, 0, box.bottom - MIN_SIDE);
+  if (corner.includes("bottom")) next.bottom = clamp(box.bottom + y, box.top + MIN_SIDE, 1);
   return next;
 }
 
 export default function ({ data, parentElement, setStateValue }) {
   const stage = parentElement.querySelector(".stage");
   const frame = parentElement.querySelector(".box");
-  const picture = parentElement.querySelector("img");
-  if (picture.src !== data.image) {
-    picture.src = data.image;
+  const image = parentElement.querySelector("img");
+  if (image.src !== data.image) {
+    image.src = data.image;
     stage.box = { left: 0, top: 0, right: 1, bottom: 1 };
   }
   const draw = () => {
@@ -58,7 +59,7 @@ export default function ({ data, parentElement, setStateValue }) {
   };
   frame.onkeydown = (event) => {
     const steps = {
-      ArrowLeft: [-NUDGE, 0], ArrowRight: [NUDGE, 0], ArrowUp: [0, -NUDGE], ArrowDown: [0, NUDGE],
+      ArrowLeft: [-KEY_STEP, 0], ArrowRight: [KEY_STEP, 0], ArrowUp: [0, -KEY_STEP], ArrowDown: [0, KEY_STEP],
     };
     const step = steps[event.key];
     if (step === undefined) return;

@@ -1,15 +1,15 @@
-// Hits as a grid that fits the width. Sends `action`, {kind, id}: open, like, plus or minus; and
-// `have`, {search, count}, when hits are missing before those that came.
+// A grid of hits. Sends `action`, {kind, id}, with the kind open, like, plus or minus, and
+// `have`, {search, count}, when the hits before the new ones are missing.
 const ACTIONS = [
   ["like", "≈", "More like this"],
   ["plus", "+", "Add to the search"],
-  ["minus", "−", "Steer away from this"],
+  ["minus", "−", "Subtract from the search"],
 ];
 
 function element(tag, className, text = "") {
   const made = document.createElement(tag);
   made.className = className;
-  made.textContent = text; // never as HTML: captions are other people's
+  made.textContent = text; // not as HTML: captions are other people's text
   return made;
 }
 
@@ -28,11 +28,11 @@ function card(hit) {
   made.dataset.id = hit.id;
   const open = button("open", "", `${hit.caption || hit.id}, score ${hit.score}`);
   if (hit.image) {
-    const picture = document.createElement("img");
-    picture.src = hit.image;
-    picture.alt = hit.caption;
-    picture.loading = "lazy";
-    open.append(picture);
+    const image = document.createElement("img");
+    image.src = hit.image;
+    image.alt = hit.caption;
+    image.loading = "lazy";
+    open.append(image);
   } else {
     open.append(element("span", "words", hit.text || hit.caption || hit.id));
   }
@@ -43,7 +43,7 @@ function card(hit) {
   return made;
 }
 
-function neighbour(cards, from, key) {
+function neighbor(cards, from, key) {
   const columns = cards.filter((one) => one.offsetTop === cards[0].offsetTop).length;
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[key];
   return step === undefined ? undefined : cards[from + step];
@@ -56,8 +56,8 @@ function focusOn(card) {
   card.scrollIntoView({ block: "nearest" });
 }
 
-// Keys that arrive outside of the grid: from the search box into it, and from picture to picture.
-function keysOfThePage(grid) {
+// Keys outside of the grid: from the search box into it, and between the images of the dialog.
+function pageKeys(grid) {
   return (event) => {
     const dialog = document.querySelector("[role=dialog]");
     if (dialog !== null) {
@@ -75,11 +75,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const grid = parentElement.querySelector(".grid");
   grid.style.setProperty("--tile", `${data.tile}px`);
   grid.classList.toggle("captions", data.captions);
+  grid.dataset.update = data.update;
   if (grid.dataset.search !== String(data.search)) {
     grid.replaceChildren();
     grid.dataset.search = data.search;
   }
-  // Hits only ever follow those that are there, and come once.
+  // New hits always follow those that are in the grid.
   const have = grid.children.length;
   if (data.start > have) setTriggerValue("have", { search: data.search, count: have });
   else for (const hit of data.hits.slice(have - data.start)) grid.append(card(hit));
@@ -94,15 +95,15 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const cards = [...grid.children];
     const at = cards.indexOf(event.target.closest(".card"));
     if (at < 0) return;
-    const next = neighbour(cards, at, event.key);
+    const next = neighbor(cards, at, event.key);
     if (next !== undefined) focusOn(next);
     else if (event.key === "ArrowUp") searchBox()?.focus();
     else return;
     event.preventDefault();
   };
-  // Before the dialog, which keeps keys to itself. Called at every drawing: one listener stays.
+  // In the capture phase, since the dialog stops key events. Keep one listener over all updates.
   document.removeEventListener("keydown", grid.listener, true);
-  grid.listener = keysOfThePage(grid);
+  grid.listener = pageKeys(grid);
   document.addEventListener("keydown", grid.listener, true);
   return () => document.removeEventListener("keydown", grid.listener, true);
 }

@@ -1,4 +1,4 @@
-"""Pictures that people search with: shown small, refused with a reason."""
+"""Images that people search with: shown small, refused with a reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sentinel_app.pictures import PictureError, preview
+from sentinel_app.uploads import ImageRefused, preview
 from tests import photos
 
 PICTURE = photos.photo("rocket").read_bytes()
@@ -26,13 +26,13 @@ def png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"plain text, named .png", "not a picture"),
-        (PICTURE[:5_000], "not a picture"),
+        (b"plain text, named .png", "not a readable image"),
+        (PICTURE[:5_000], "not a readable image"),
         (bytes(50 * 1024 * 1024), "50 MB"),
     ],
 )
 def test_a_picture_to_search_with_is_checked(data: bytes, says: str) -> None:
-    with pytest.raises(PictureError, match=says):
+    with pytest.raises(ImageRefused, match=says):
         preview(data, 64)
 
 
@@ -54,12 +54,12 @@ def test_a_picture_of_many_pixels_is_taken_up_to_our_own_limit() -> None:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(10_000, 10_500), (20_000, 10_000)])  # Pillow refuses at 179
 def test_one_of_too_many_pixels_is_refused_as_such(size: tuple[int, int]) -> None:
-    with pytest.raises(PictureError, match="too many pixels"):
+    with pytest.raises(ImageRefused, match="too many pixels"):
         preview(png(*size), 64)
 
 
 def test_one_of_too_many_pixels_is_refused_where_warnings_are_errors() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(PictureError, match="too many pixels"):
+        with pytest.raises(ImageRefused, match="too many pixels"):
             preview(png(10_000, 10_500), 64)

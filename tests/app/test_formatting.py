@@ -5,25 +5,25 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sentinel_app.details import caption_of, fields_table, human_size, shown
-from sentinel_app.markdown import plain
+from sentinel_app.formatting import caption, escape_markdown, field_value, html_table, human_size
+from sentinel_client import Hit
 
 ODD = "IMG_*a*"
 
 
 def test_markdown_in_names_is_escaped() -> None:
-    assert plain(ODD) == r"IMG\_\*a\*"
-    assert "](" not in plain("![](http://x)")
-    assert "://" not in plain("http://x")  # no link of its own
-    assert ":material/" not in plain(":material/home:")
-    assert plain("two\n\nparagraphs") == "two paragraphs"
+    assert escape_markdown(ODD) == r"IMG\_\*a\*"
+    assert "](" not in escape_markdown("![](http://x)")
+    assert "://" not in escape_markdown("http://x")  # no link of its own
+    assert ":material/" not in escape_markdown(":material/home:")
+    assert escape_markdown("two\n\nparagraphs") == "two paragraphs"
 
 
 def _error() -> None:
-    from sentinel_app import problems
+    from sentinel_app.errors import show_error
     from sentinel_client import InvalidArgument
 
-    problems.show(InvalidArgument("X", "IMG_*a* ![](http://x)"), "there:1")
+    show_error(InvalidArgument("X", "IMG_*a* ![](http://x)"), "there:1")
 
 
 def test_error_messages_are_shown_as_they_are() -> None:
@@ -32,7 +32,7 @@ def test_error_messages_are_shown_as_they_are() -> None:
 
 
 def test_fields_are_escaped_as_html() -> None:
-    table = fields_table({"caption": ODD, "<b>": "<img src=x onerror=alert(1)>"})
+    table = html_table({"caption": ODD, "<b>": "<img src=x onerror=alert(1)>"})
     assert f"<dd>{ODD}</dd>" in table
     assert "<img" not in table
     assert "<b>" not in table
@@ -49,7 +49,7 @@ def test_fields_are_escaped_as_html() -> None:
     ],
 )
 def test_values_are_shown_for_people(name: str, value: object, says: str) -> None:
-    assert shown(name, value) == says
+    assert field_value(name, value) == says
 
 
 def test_sizes_have_units() -> None:
@@ -62,5 +62,5 @@ def test_sizes_have_units() -> None:
 
 
 def test_the_best_words_stand_for_an_item() -> None:
-    assert caption_of({"captions": ["one", "two"]}, "") == "one"
-    assert caption_of({"path": "a/b.jpg"}, "") == "b.jpg"
+    assert caption(Hit(id="id", rank=1, score=0.5, fields={"captions": ["one", "two"]})) == "one"
+    assert caption(Hit(id="id", rank=1, score=0.5, fields={"path": "a/b.jpg"})) == "b.jpg"
