@@ -1,4 +1,4 @@
-"""Entry point of `sentinel-gateway`: says in one line what to install when an extra is missing."""
+"""Start `sentinel-gateway`, or print what to install if the extra is missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the gateway until SIGTERM or SIGINT, or the one command it has besides."""
+    """Run the gateway until SIGTERM or SIGINT, or run its command `collect-orphans`."""
     try:
         if sys.argv[1:2] == ["collect-orphans"]:
             from search_server.maintenance import collect_orphans  # noqa: PLC0415 - needs the extra

@@ -1,11 +1,13 @@
-"""Composition root of the gateway: settings → parts → server → lifecycle. No logic."""
+"""Build a gateway from its settings, run it, and close it. No logic."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
@@ -53,106 +55,121 @@ async def running_gateway(
 
     It answers health checks from the start, and is SERVING while Milvus and a worker are up.
     """
-    metrics = ServerMetrics("gateway", registry or CollectorRegistry())
-    pool = EmbedderPool(settings.worker_entries(), settings.max_message_bytes)
-    store = SearchStore(
-        settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_threads
-    )
-    objects = ObjectStore(settings.object_store_uri, presign_seconds=settings.presign_seconds)
-    collections = Collections(store, pool)
-    fetcher = Fetcher(_fetch_limits(settings), metrics)
-    embeddings = EmbeddingCache(pool, settings.query_cache_entries, metrics)
-    queries = QueryVectors(embeddings, fetcher, store, metrics)
-    searcher = Searcher(collections, queries, store, objects, metrics)
-    reindexer = Reindexer(
-        collections, pool, store, objects, call_timeout_s=settings.write_timeout_seconds
-    )
+    parts = _parts(settings, ServerMetrics("gateway", registry or CollectorRegistry()))
     ingest = Ingest(
-        pool,
-        fetcher,
-        store,
-        objects,
-        metrics,
-        mirrors=Mirrors(collections),
+        parts.pool,
+        parts.fetcher,
+        parts.store,
+        parts.objects,
+        parts.metrics,
+        mirrors=Mirrors(parts.collections),
         max_image_bytes=settings.max_image_bytes,
         thumbnail_side=settings.thumbnail_side,
     )
-    streams = IngestCalls(ingest, collections, pool, _stream_limits(settings))
-    reader = Reader(store, objects, max_page_bytes=settings.max_message_bytes // 2)
-    server = GrpcServer(
-        settings,
-        metrics,
-        _services(
-            settings,
-            collections=collections,
-            reindexer=reindexer,
-            searcher=searcher,
-            ingest=ingest,
-            reader=reader,
-            streams=streams,
-        ),
-        on_drain=streams.draining.set,
-    )
+    streams = IngestCalls(ingest, parts.collections, parts.pool, _stream_limits(settings))
+    services = [
+        _search_service(parts),
+        _item_service(parts, ingest, streams),
+        _collection_service(parts, streams.draining),
+    ]
+    server = GrpcServer(settings, parts.metrics, services, on_drain=streams.draining.set)
     await server.start()
-    lifecycle.spawn(pool.run(), "worker health checks")
-    lifecycle.spawn(store.run(), "milvus lite flushes")
-    lifecycle.spawn(health.watch(server, pool, store), "readiness")
+    lifecycle.spawn(parts.pool.run(), "worker health checks")
+    lifecycle.spawn(parts.store.run(), "milvus lite flushes")
+    lifecycle.spawn(health.watch(server, parts.pool, parts.store), "readiness")
     try:
         yield server
     finally:
         await server.stop()
         await lifecycle.cancel_tasks()
-        await embeddings.close()
-        await fetcher.close()
-        await pool.close()
-        await store.close()
-        objects.close()
+        await parts.close()
 
 
-def _services(
-    settings: GatewaySettings,
-    *,
-    collections: Collections,
-    reindexer: Reindexer,
-    searcher: Searcher,
-    ingest: Ingest,
-    reader: Reader,
-    streams: IngestCalls,
-) -> list[Service]:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the services share."""
+
+    settings: GatewaySettings
+    metrics: ServerMetrics
+    pool: EmbedderPool
+    store: SearchStore
+    objects: ObjectStore
+    fetcher: Fetcher
+    embeddings: EmbeddingCache
+    collections: Collections
+    tokens: PageTokens
+
+    async def close(self) -> None:
+        await self.embeddings.close()
+        await self.fetcher.close()
+        await self.pool.close()
+        await self.store.close()
+        self.objects.close()
+
+
+def _parts(settings: GatewaySettings, metrics: ServerMetrics) -> _Parts:
     if settings.page_tokens_can_be_forged():
         logger.warning(
-            "page tokens can be forged by whoever knows milvus_uri; give --page-token-secret, the "
-            "same to all gateways behind one address"
+            "anyone who knows milvus_uri can forge page tokens; set --page-token-secret to the "
+            "same value for all gateways behind one address"
         )
-    tokens = PageTokens(settings.page_token_key(), settings.page_token_seconds)
-    read_timeout_s = settings.search_timeout_seconds
-    write_timeout_s = settings.write_timeout_seconds
-    return [
-        Service(
-            "sentinel.search.v1.SearchService",
-            search_service_pb2_grpc.add_SearchServiceServicer_to_server,
-            SearchService(searcher, tokens, read_timeout_s),
-        ),
-        Service(
-            "sentinel.search.v1.ItemService",
-            item_service_pb2_grpc.add_ItemServiceServicer_to_server,
-            ItemService(
-                ingest,
-                collections,
-                reader,
-                streams,
-                tokens,
-                read_timeout_s=read_timeout_s,
-                write_timeout_s=write_timeout_s,
-                max_items=settings.max_items_per_upsert,
-            ),
-        ),
-        Service(
-            "sentinel.search.v1.CollectionService",
-            collection_service_pb2_grpc.add_CollectionServiceServicer_to_server,
-            CollectionService(collections, reindexer, tokens, write_timeout_s, streams.draining),
-        ),
-    ]
+    pool = EmbedderPool(settings.worker_entries(), settings.max_message_bytes)
+    store = SearchStore(
+        settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_threads
+    )
+    return _Parts(
+        settings=settings,
+        metrics=metrics,
+        pool=pool,
+        store=store,
+        objects=ObjectStore(settings.object_store_uri, presign_seconds=settings.presign_seconds),
+        fetcher=Fetcher(_fetch_limits(settings), metrics),
+        embeddings=EmbeddingCache(pool, settings.query_cache_entries, metrics),
+        collections=Collections(store, pool),
+        tokens=PageTokens(settings.page_token_key(), settings.page_token_seconds),
+    )
+
+
+def _search_service(parts: _Parts) -> Service:
+    query_vectors = QueryVectors(parts.embeddings, parts.fetcher, parts.store, parts.metrics)
+    searcher = Searcher(parts.collections, query_vectors, parts.store, parts.objects, parts.metrics)
+    return Service(
+        "sentinel.search.v1.SearchService",
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server,
+        SearchService(searcher, parts.tokens, parts.settings.search_timeout_seconds),
+    )
+
+
+def _item_service(parts: _Parts, ingest: Ingest, streams: IngestCalls) -> Service:
+    settings = parts.settings
+    reader = Reader(parts.store, parts.objects, max_page_bytes=settings.max_message_bytes // 2)
+    servicer = ItemService(
+        ingest,
+        parts.collections,
+        reader,
+        streams,
+        parts.tokens,
+        read_timeout_s=settings.search_timeout_seconds,
+        write_timeout_s=settings.write_timeout_seconds,
+        max_items=settings.max_items_per_upsert,
+    )
+    return Service(
+        "sentinel.search.v1.ItemService",
+        item_service_pb2_grpc.add_ItemServiceServicer_to_server,
+        servicer,
+    )
+
+
+def _collection_service(parts: _Parts, draining: asyncio.Event) -> Service:
+    timeout_s = parts.settings.write_timeout_seconds
+    reindexer = Reindexer(
+        parts.collections, parts.pool, parts.store, parts.objects, call_timeout_s=timeout_s
+    )
+    return Service(
+        "sentinel.search.v1.CollectionService",
+        collection_service_pb2_grpc.add_CollectionServiceServicer_to_server,
+        CollectionService(parts.collections, reindexer, parts.tokens, timeout_s, draining),
+    )
 
 
 def _fetch_limits(settings: GatewaySettings) -> FetchLimits:
@@ -160,7 +177,7 @@ def _fetch_limits(settings: GatewaySettings) -> FetchLimits:
         places=settings.uri_places(),
         allow_private=settings.image_uri_private,
         max_image_bytes=settings.max_image_bytes,
-        # What a request could have brought along by itself.
+        # No more than a request could have sent itself.
         max_call_bytes=settings.max_message_bytes,
         timeout_s=settings.image_uri_timeout_seconds,
         max_redirects=settings.image_uri_redirects,
@@ -173,7 +190,7 @@ def _stream_limits(settings: GatewaySettings) -> StreamLimits:
         max_items=settings.max_items_per_upsert,
         max_bytes=settings.max_message_bytes,
         batch_timeout_s=settings.write_timeout_seconds,
-        # What is left of the drain is for the batches that were read.
+        # The rest of the drain is for the batches that were read.
         drain_grace_s=settings.drain_seconds / 4,
     )
 

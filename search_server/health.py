@@ -1,4 +1,4 @@
-"""Whether the gateway can answer: its health status, and in the log why it cannot."""
+"""Set the gateway's health status, and log why it is not serving."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 0.5
 _PING_TIMEOUT_S = 2.0
-# While the same thing is missing it is said again this often, for whoever reads the log's end.
+# Log the same reason again after this time, for readers of the log's end.
 _REMIND_S = 30.0
 
 
 async def watch(server: GrpcServer, pool: EmbedderPool, store: MilvusStore) -> None:
-    """Keep the health status true, for ever: SERVING while Milvus answers and a worker is up."""
-    said, said_at = "", 0.0
+    """Update the health status for ever: SERVING while Milvus answers and a worker is up."""
+    logged, logged_at = "", 0.0
     while True:
-        missing = await _what_is_missing(pool, store)
-        await server.set_serving(missing is None)
-        if missing is None:
-            said = ""
-        elif missing.message != said or time.monotonic() - said_at > _REMIND_S:
-            said, said_at = missing.message, time.monotonic()
-            logger.warning("not serving", extra={"reason": missing.reason, "why": said})
+        problem = await _find_problem(pool, store)
+        await server.set_serving(problem is None)
+        if problem is None:
+            logged = ""
+        elif problem.message != logged or time.monotonic() - logged_at > _REMIND_S:
+            logged, logged_at = problem.message, time.monotonic()
+            logger.warning("not serving", extra={"reason": problem.reason, "why": logged})
         await asyncio.sleep(_INTERVAL_S)
 
 
-async def _what_is_missing(pool: EmbedderPool, store: MilvusStore) -> SentinelError | None:
+async def _find_problem(pool: EmbedderPool, store: MilvusStore) -> SentinelError | None:
     try:
         await store.ping(Deadline.after(None, default_s=_PING_TIMEOUT_S))
         pool.model()  # raises when no worker is up

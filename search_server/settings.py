@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from sentinel_core.settings import ServerSettings
 from sentinel_store.settings import StoreSettings
 
-# Of this process alone.
+# Known to this process only.
 _RANDOM_KEY = secrets.token_bytes(32)
 _WORKER = re.compile(r"(dns:///[^/:\s]+|\[[0-9a-fA-F:]+\]|[^/:\s\[\]]+):([0-9]{1,5})")
 
@@ -22,7 +22,7 @@ def _check_workers(value: str) -> str:
         found = _WORKER.fullmatch(entry)
         if found is None or not 0 < int(found[2]) < 65536:
             raise ValueError(
-                f"{entry!r} is no worker; say host:port, or dns:///name:port for one worker at "
+                f"{entry!r} is not a worker; use host:port, or dns:///name:port for one worker at "
                 "each address of the name"
             )
     return value
@@ -33,7 +33,7 @@ def _entries(workers: str) -> list[str]:
 
 
 class GatewaySettings(ServerSettings, StoreSettings):
-    """Everything a gateway process can be told."""
+    """All settings of a gateway process."""
 
     # The flags' form of `ServerSettings`: the last base sets what it does not name to defaults.
     model_config = ServerSettings.model_config | SettingsConfigDict(
@@ -50,8 +50,8 @@ class GatewaySettings(ServerSettings, StoreSettings):
         3600,
         ge=0,
         le=604_800,
-        description="How long the presigned URL of a picture can be read, in seconds, where the "
-        "object store can make one; 0: its plain URI.",
+        description="How long a presigned image URL is valid, in seconds, if the object store can "
+        "presign; 0: return the plain URI.",
     )
     search_timeout_seconds: float = Field(
         30.0, gt=0, le=600, description="Longest time a search or read may take, in seconds."
@@ -65,54 +65,57 @@ class GatewaySettings(ServerSettings, StoreSettings):
     query_cache_entries: int = Field(
         10_000,
         ge=0,
-        description="Embeddings of text queries to keep, at 4 bytes a dimension each; 0: none.",
+        description="Most cached embeddings of text queries, 4 bytes per dimension each; 0: none.",
     )
     image_uri_places: str = Field(
         "",
-        description="Places that images named by URI are fetched from, separated by commas: "
+        description="Places from which images may be fetched by URI, separated by commas: "
         "https://host/folder/, s3://bucket/prefix/, file:///folder/. Empty: none.",
     )
     image_uri_private: bool = Field(
         False,
-        description="Whether hosts of those places may have private or loopback addresses.",
+        description="Whether the hosts of these places may have private or loopback addresses.",
     )
     image_uri_timeout_seconds: float = Field(
-        10.0, gt=0, le=600, description="Longest time that fetching one image may take, in seconds."
+        10.0, gt=0, le=600, description="Longest time to fetch one image, in seconds."
     )
     image_uri_redirects: int = Field(
-        3, ge=0, le=10, description="Most HTTP redirects of one image, each to a listed place."
+        3,
+        ge=0,
+        le=10,
+        description="Most HTTP redirects for one image; each must lead to a listed place.",
     )
     image_uri_fetches: int = Field(
-        16, ge=1, le=256, description="Most images being fetched at once; further ones wait."
+        16, ge=1, le=256, description="Most images fetched at once; further ones wait."
     )
-
-    def uri_places(self) -> list[str]:
-        """Return the places that images may be fetched from."""
-        return [place.strip() for place in self.image_uri_places.split(",") if place.strip()]
 
     page_token_secret: SecretStr = Field(
         SecretStr(""),
-        description="Key that page tokens are sealed with; the same for all gateways behind one "
-        "address. Empty: a random one on Milvus Lite; on a server derived from milvus_uri and "
-        "milvus_token, so give those alike, and a secret where there is no milvus_token: who "
-        "knows the URI could forge page tokens.",
+        description="Key that signs page tokens; the same for all gateways behind one address. "
+        "Empty: a random key on Milvus Lite; on a Milvus server, a key derived from milvus_uri and "
+        "milvus_token, which must then be the same for all gateways. Set it if there is no "
+        "milvus_token: anyone who knows the URI could forge page tokens.",
     )
     page_token_seconds: float = Field(
-        3600.0, gt=0, le=86_400, description="How long a page token can be used, in seconds."
+        3600.0, gt=0, le=86_400, description="How long a page token is valid, in seconds."
     )
 
     def page_token_key(self) -> bytes:
-        """Return what page tokens are sealed with."""
+        """Return the key that signs page tokens."""
         secret = self.page_token_secret.get_secret_value()
         if not secret and "://" not in self.milvus_uri:
-            return _RANDOM_KEY  # nobody else reads the file, so no replica has to know it
+            return _RANDOM_KEY  # only this process opens the file, so no replica needs the key
         return (secret or f"{self.milvus_uri}\0{self.milvus_token.get_secret_value()}").encode()
 
     def page_tokens_can_be_forged(self) -> bool:
-        """Tell whether the key can be guessed: on a server, without token and secret."""
+        """Tell whether the key can be guessed: on a Milvus server, without token and secret."""
         secret = self.page_token_secret or self.milvus_token
         return "://" in self.milvus_uri and not secret.get_secret_value()
 
     def worker_entries(self) -> list[str]:
-        """Return what `workers` lists, each `host:port` or `dns:///name:port`."""
+        """Return the entries of `workers`, each `host:port` or `dns:///name:port`."""
         return _entries(self.workers)
+
+    def uri_places(self) -> list[str]:
+        """Return the places from which images may be fetched."""
+        return [place.strip() for place in self.image_uri_places.split(",") if place.strip()]
