@@ -110,8 +110,8 @@ class _Parts:
 def _parts(settings: GatewaySettings, metrics: ServerMetrics) -> _Parts:
     if settings.page_tokens_can_be_forged():
         logger.warning(
-            "anyone who knows milvus_uri can forge page tokens; set --page-token-secret to the "
-            "same value for all gateways behind one address"
+            "page tokens can be forged by anyone who knows milvus_uri; set --page-token-secret to "
+            "the same value for all gateways behind one address"
         )
     pool = EmbedderPool(settings.worker_entries(), settings.max_message_bytes)
     store = SearchStore(

@@ -1,1 +1,1 @@
-"""The embedder workers, from the gateway's side."""
+"""The gateway's view of the embedder workers."""

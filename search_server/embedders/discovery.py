@@ -1,8 +1,8 @@
-"""Which workers there are: addresses as given, and names that stand for every address they have.
+"""Find the addresses of the embedder workers: given ones, and every address of a DNS name.
 
-`host:port` is one worker. `dns:///name:port` is as many as the name has addresses: the replicas of
-a Compose service, the pods behind a headless Service of Kubernetes. Names are resolved anew every
-few seconds, so workers that are added get work and those that are gone cost nothing.
+`host:port` is one worker. `dns:///name:port` is one worker for each address of the name: the
+replicas of a Compose service, or the pods behind a headless Service of Kubernetes. The pool
+resolves names again every few seconds, so that new workers get work and removed ones get none.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _DNS = "dns:///"
 
 
 class Directory:
-    """The addresses behind a list of entries. Use inside one event loop.
+    """The addresses of a list of entries. Use inside one event loop.
 
     Args:
-        entries: `host:port` or `dns:///name:port`, as the settings check them.
+        entries: `host:port` or `dns:///name:port`, already checked.
     """
 
     def __init__(self, entries: Sequence[str]) -> None:
@@ -31,15 +31,15 @@ class Directory:
 
     @property
     def addresses(self) -> list[str]:
-        """Every address that is known now, once, in the order of the entries."""
+        """The addresses known now, each once, in the order of the entries."""
         known: dict[str, None] = {}
         for entry in self.entries:
-            found = self._resolved.get(entry, []) if entry.startswith(_DNS) else [entry]
-            known.update(dict.fromkeys(found))
+            addresses = self._resolved.get(entry, []) if entry.startswith(_DNS) else [entry]
+            known.update(dict.fromkeys(addresses))
         return list(known)
 
     async def refresh(self) -> None:
-        """Resolve every name; one that cannot be resolved keeps the addresses it had."""
+        """Resolve every name; keep the old addresses of a name that cannot be resolved."""
         names = [entry for entry in self.entries if entry.startswith(_DNS)]
         await asyncio.gather(*(self._resolve(entry) for entry in names))
 
@@ -50,13 +50,13 @@ class Directory:
         try:
             answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            # The name is gone while no replica runs, or the resolver is; health checks tell which
-            # of the workers known so far still live.
+            # Either no replica runs, or the resolver fails. Health checks find out which of the
+            # known workers still run.
             if known is None:
                 logger.warning("no worker has this name yet", extra={"entry": entry, "why": error})
                 self._resolved[entry] = []
             return
-        # One family only: a replica with an IPv4 and an IPv6 address is one worker, not two.
+        # One address family only: a replica with an IPv4 and an IPv6 address is one worker.
         family = answers[0][0]
         found = sorted({_joined(str(a[4][0]), port) for a in answers if a[0] == family})
         if found != known:

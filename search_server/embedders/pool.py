@@ -1,7 +1,4 @@
-"""The embedder workers as one: picks the least loaded, checks health, fails over.
-
-Which worker gets the next call: pure choice, no I/O.
-"""
+"""The embedder workers as one: choose the least loaded, check health, fail over."""
 
 from __future__ import annotations
 
@@ -10,10 +7,9 @@ import logging
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 from search_server.embedders.discovery import Directory
-from search_server.embedders.worker import Embedded, Worker
+from search_server.embedders.worker import Embedded, ServedModel, Worker
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import (
     FailedPrecondition,
@@ -33,12 +29,12 @@ _RESOLVE_INTERVAL_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the healthy workers of one model can take, as they say themselves.
+    """What the healthy workers of one model can take, by their own limits.
 
     Attributes:
-        workers: How many there are; may be 0, and the rest 0 with it.
-        max_contents: Most contents in one call that each of them takes.
-        max_queue_items: Contents that may wait in all of them together.
+        workers: Number of workers; if it is 0, so are the others.
+        max_contents: Most contents in one call that every worker accepts.
+        max_queue_items: Contents that may wait in all workers together.
     """
 
     workers: int = 0
@@ -47,7 +43,7 @@ class Capacity:
 
 
 class EmbedderPool:
-    """Use inside one event loop. `run` must be running for health to be known.
+    """Use inside one event loop. Health is known only while `run` runs.
 
     Args:
         entries: `host:port`, or `dns:///name:port` for one worker per address of the name.
@@ -63,7 +59,7 @@ class EmbedderPool:
         self._follow_directory()
 
     async def run(self) -> None:
-        """Look up names and check every worker's health, for ever."""
+        """Resolve names and check every worker's health, for ever."""
         async with asyncio.TaskGroup() as tasks:
             if self._directory.has_names:
                 tasks.create_task(self._resolve_for_ever())
@@ -80,7 +76,7 @@ class EmbedderPool:
             await asyncio.sleep(_RESOLVE_INTERVAL_S)
 
     async def resolve(self) -> None:
-        """Look up every name once; take in the workers that came, let go of those that went."""
+        """Resolve every name once; add new workers and retire those that are gone."""
         await self._directory.refresh()
         self._follow_directory()
 
@@ -105,53 +101,47 @@ class EmbedderPool:
         return any(worker.healthy for worker in self._workers)
 
     def model(self, wanted: ModelRef | None = None) -> tuple[ModelRef, int]:
-        """Return a served model and its dimensions, the first or the one that matches `wanted`.
+        """Return a served model and its dimensions: the first, or the one that matches `wanted`.
 
         Raises:
-            Unavailable: No worker is up.
-            FailedPrecondition: None of those that are up serves what is wanted.
+            Unavailable: No worker is healthy.
+            FailedPrecondition: No healthy worker serves `wanted`.
         """
-        served = [worker for worker in self._workers if worker.healthy and worker.model]
-        if not served:
-            raise self._nobody()
-        for worker in served:
-            assert worker.model is not None
-            if wanted is None or matches(worker.model, wanted):
-                return worker.model, worker.dimensions
-        assert wanted is not None
+        served = self._served()
+        for one in served:
+            if wanted is None or matches(one.model, wanted):
+                return one.model, one.dimensions
+        if wanted is None or not served:
+            raise self._no_healthy_worker()
         raise self._mismatch(wanted.fingerprint or wanted.model)
 
     def model_besides(self, fingerprint: str, wanted: ModelRef | None) -> tuple[ModelRef, int]:
-        """Return the one served model that is not `fingerprint` and its dimensions.
+        """Return the only served model other than `fingerprint`, and its dimensions.
 
         Args:
             fingerprint: The model to leave out.
             wanted: Chooses among the others; None: there must be only one.
 
         Raises:
-            Unavailable: No worker is up.
-            FailedPrecondition: None of those that are up serves what is wanted, or more than one
-                model is.
+            Unavailable: No worker is healthy.
+            FailedPrecondition: No healthy worker serves such a model, or they serve several.
         """
-        served = {
-            worker.model.fingerprint: (worker.model, worker.dimensions)
-            for worker in self._workers
-            if worker.healthy and worker.model
-        }
+        served = {one.model.fingerprint: one for one in self._served()}
         if not served:
-            raise self._nobody()
+            raise self._no_healthy_worker()
         others = [
-            (model, dimensions)
-            for model, dimensions in served.values()
-            if model.fingerprint != fingerprint and (wanted is None or matches(model, wanted))
+            (one.model, one.dimensions)
+            for one in served.values()
+            if one.model.fingerprint != fingerprint
+            and (wanted is None or matches(one.model, wanted))
         ]
         if len(others) == 1:
             return others[0]
         raise FailedPrecondition(
             "MODEL_MISMATCH",
-            "the workers serve no such model besides the collection's own; start one that does"
+            "no worker serves such a model besides the collection's own; start one that does"
             if not others
-            else "the workers serve several models besides the collection's own; say which, by "
+            else "the workers serve several models besides the collection's own; choose one by "
             "its fingerprint",
             field="model_version",
             expected=(wanted.fingerprint or wanted.model) if wanted else "",
@@ -160,14 +150,18 @@ class EmbedderPool:
 
     def capacity(self, fingerprint: str) -> Capacity:
         """Return what the healthy workers of this model can take."""
-        able = [w for w in self._workers if w.healthy and w.fingerprint == fingerprint]
+        able = [one for one in self._served() if one.model.fingerprint == fingerprint]
         if not able:
             return Capacity()
         return Capacity(
             len(able),
-            min(worker.max_contents for worker in able),
-            sum(worker.max_queue_items for worker in able),
+            min(one.max_contents for one in able),
+            sum(one.max_queue_items for one in able),
         )
+
+    def _served(self) -> list[ServedModel]:
+        """Return the model of each healthy worker."""
+        return [worker.served for worker in self._workers if worker.healthy and worker.served]
 
     async def embed(
         self,
@@ -178,18 +172,20 @@ class EmbedderPool:
         bulk: bool = False,
         thumbnail_side: int = 0,
     ) -> Embedded:
-        """Embed a batch, in one call unless it is more than a worker takes in one.
+        """Embed a batch, in one call unless a worker takes less in one call.
 
         Raises:
             FailedPrecondition: No worker serves this model.
-            Unavailable: None of those that serve it is up.
-            ResourceExhausted: Every one of them is full.
+            Unavailable: No worker that serves it is healthy.
+            ResourceExhausted: All of them are full.
             DeadlineExceeded: Time ran out.
         """
-        most = min(
-            (worker.max_contents for worker in self._workers if worker.fingerprint == fingerprint),
-            default=len(contents),
+        limits = (
+            worker.served.max_contents
+            for worker in self._workers
+            if worker.served and worker.served.model.fingerprint == fingerprint
         )
+        most = min(limits, default=len(contents))
         parts = split(contents, most, self._max_call_bytes)
         answers = await asyncio.gather(
             *(self._embed_part(part, fingerprint, deadline, bulk, thumbnail_side) for part in parts)
@@ -211,7 +207,7 @@ class EmbedderPool:
         bulk: bool,
         thumbnail_side: int,
     ) -> Embedded:
-        """Embed on the least loaded worker of this model; on another if that one is lost."""
+        """Embed on the least loaded worker of this model; if it fails, on another one."""
         tried: list[Worker] = []
         last: SentinelError | None = None
         while True:
@@ -228,24 +224,24 @@ class EmbedderPool:
                 )
             except (Unavailable, ResourceExhausted, Internal) as error:
                 logger.warning(
-                    "worker gave up a batch",
+                    "worker failed a batch",
                     extra={"worker": worker.address, "reason": error.reason},
                 )
                 last = error
                 continue
             if embedded.fingerprint == fingerprint:
                 return embedded
-            # It was restarted with another model between two health checks.
+            # The worker was restarted with another model between two health checks.
             worker.healthy = False
             last = None
 
     def _no_worker_for(self, fingerprint: str) -> SentinelError:
         known = any(worker.fingerprint == fingerprint for worker in self._workers)
         if known or not self.any_healthy:
-            return self._nobody()
+            return self._no_healthy_worker()
         return self._mismatch(fingerprint)
 
-    def _nobody(self) -> Unavailable:
+    def _no_healthy_worker(self) -> Unavailable:
         configured = ", ".join(self._directory.entries)
         return Unavailable(
             "NO_HEALTHY_WORKER",
@@ -256,8 +252,8 @@ class EmbedderPool:
         actual = sorted({worker.fingerprint or "" for worker in self._workers if worker.healthy})
         return FailedPrecondition(
             "MODEL_MISMATCH",
-            "the workers serve another model than this collection was made with; start a worker "
-            "with its model, or index into a new collection",
+            "the workers serve another model than the collection's; start a worker with its model, "
+            "or index into a new collection",
             expected=expected,
             actual=",".join(actual),
         )
@@ -271,7 +267,10 @@ class EmbedderPool:
 
 
 def split(contents: Sequence[Content], most_items: int, most_bytes: int) -> list[Sequence[Content]]:
-    """Cut `contents` into runs of at most so many items and, where one is not more, bytes."""
+    """Split `contents` into parts of at most `most_items` items and `most_bytes` bytes.
+
+    A content of more bytes is a part of its own.
+    """
     if len(contents) <= most_items and sum(len(one.data) for one in contents) <= most_bytes:
         return [contents]
     parts: list[list[Content]] = []
@@ -286,37 +285,23 @@ def split(contents: Sequence[Content], most_items: int, most_bytes: int) -> list
 
 
 def matches(model: ModelRef, wanted: ModelRef) -> bool:
-    """Tell whether a caller who asked for `wanted` by fingerprint or name means `model`."""
+    """Tell whether `model` has the fingerprint of `wanted`, or its name if that has none."""
     if wanted.fingerprint:
         return model.fingerprint == wanted.fingerprint
     return not wanted.model or model.model == wanted.model
 
 
-class Candidate(Protocol):
-    """What the choice needs to know of a worker."""
+def choose(
+    workers: Iterable[Worker], fingerprint: str, excluded: Sequence[Worker] = ()
+) -> Worker | None:
+    """Return the healthy worker of this model with the fewest items in flight; None if none.
 
-    @property
-    def healthy(self) -> bool: ...
-    @property
-    def fingerprint(self) -> str | None: ...
-    @property
-    def items_in_flight(self) -> int: ...
-
-
-C = TypeVar("C", bound=Candidate)
-
-
-def choose(workers: Sequence[C], fingerprint: str, excluded: Iterable[C] = ()) -> C | None:
-    """Return the healthy worker of this model with the fewest items in flight.
-
-    Ties are broken at random, so that several gateways do not all pick the same one.
-    Returns None when nobody qualifies.
+    Ties are broken at random, so that several gateways do not choose the same one.
     """
-    barred = {id(worker) for worker in excluded}
     able = [
         worker
         for worker in workers
-        if worker.healthy and worker.fingerprint == fingerprint and id(worker) not in barred
+        if worker.healthy and worker.fingerprint == fingerprint and worker not in excluded
     ]
     if not able:
         return None

@@ -1,7 +1,7 @@
-"""Embeddings of text queries that were asked for before, or are being asked for right now.
+"""Embed queries; cache the embeddings of texts, and share the calls of equal texts in flight.
 
-A key holds the model's fingerprint and all that decides the vector, so an entry can never be
-stale: another model has other keys. Ingest does not come here; it would only push queries out.
+A key has the model's fingerprint and everything else that decides the vector, so an entry is never
+stale. Writes do not use the cache: they would only evict queries.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from sentinel_store.values import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class TextKey:
-    """What decides a text's vector; queries are embedded with the worker's default options."""
+    """What decides a text's vector; queries use the worker's default options."""
 
     fingerprint: str
-    digest: bytes  # and not the text, which may be long
+    digest: bytes  # not the text, which may be long
 
 
 @dataclass(frozen=True, slots=True)
 class QueryEmbedding:
-    """What became of one content of a query.
+    """The embedding of one content of a query, or its error.
 
     Attributes:
-        vector: float32 `[dimensions]`, L2-normalised, read-only; None with `error`.
-        error: Why this content could not be embedded; shared by all who asked for it.
-        cached: Whether it was there already.
+        vector: float32 `[dimensions]`, L2-normalised, read-only; None if `error` is set.
+        error: Why this content could not be embedded; all callers share the object.
+        cached: Whether the cache had it.
     """
 
     vector: FloatArray | None = None
@@ -47,7 +47,7 @@ class QueryEmbedding:
 
 @dataclass(slots=True)
 class QueryEmbeddings:
-    """One embedding per content, in order; seconds on the worker, None when it was not asked."""
+    """One embedding per content, in order; seconds on the worker, None if none was called."""
 
     items: list[QueryEmbedding]
     queue_s: float | None = None
@@ -55,8 +55,8 @@ class QueryEmbeddings:
 
 
 @dataclass(slots=True)
-class _Landed:
-    """What an Embed call brought, by key."""
+class _Results:
+    """The results of Embed calls, by key."""
 
     items: dict[Hashable, QueryEmbedding] = field(default_factory=dict)
     queue_s: float | None = None
@@ -64,11 +64,11 @@ class _Landed:
 
 
 @dataclass(slots=True, eq=False)
-class _Flight:
-    """One Embed call under way, and how many callers wait for it."""
+class _EmbedCall:
+    """An Embed call in flight, and the number of callers that wait for it."""
 
     keys: list[Hashable]
-    task: asyncio.Task[_Landed]
+    task: asyncio.Task[_Results]
     waiters: int = 0
 
 
@@ -76,18 +76,18 @@ class EmbeddingCache:
     """Embeds queries. Use inside one event loop."""
 
     def __init__(self, pool: EmbedderPool, max_entries: int, metrics: ServerMetrics) -> None:
-        """Begin empty.
+        """Start empty.
 
         Args:
-            pool: Embeds what is not there.
-            max_entries: Vectors to keep; the least recently used goes first. 0: none, and equal
-                queries are embedded each for itself.
-            metrics: Tells hits, misses and entries.
+            pool: Embeds what is not cached.
+            max_entries: Vectors to keep; the least recently used goes first. 0 keeps none, and
+                does not share calls.
+            metrics: Counts hits, misses and entries.
         """
         self._pool = pool
         self._max_entries = max_entries
         self._entries: OrderedDict[Hashable, FloatArray] = OrderedDict()
-        self._flying: dict[Hashable, _Flight] = {}
+        self._in_flight: dict[Hashable, _EmbedCall] = {}
         prefix = f"sentinel_{metrics.process}_embedding_cache"
         self._lookups = Counter(
             f"{prefix}_lookups_total",
@@ -103,14 +103,14 @@ class EmbeddingCache:
     async def embed(
         self, contents: Sequence[Content], *, fingerprint: str, deadline: Deadline
     ) -> QueryEmbeddings:
-        """Return the embeddings of `contents`; what is not known is embedded in one call.
+        """Return the embeddings of `contents`; embed what is not cached in one call.
 
-        What that call raises (`EmbedderPool.embed`) is the error of every content in it, and not
-        of those that were known. Nothing is kept of a failure.
+        An error of that call (`EmbedderPool.embed`) is the error of every content in it, but not
+        of the cached ones. Errors are not cached.
         """
         keys = [self._key(content, fingerprint) for content in contents]
         wanted = dict(zip(keys, contents, strict=True))
-        answer = _Landed(self._known(wanted))
+        answer = _Results(self._cached(wanted))
         while missing := {key: wanted[key] for key in wanted if key not in answer.items}:
             await self._fill(answer, missing, fingerprint, deadline)
         return QueryEmbeddings(
@@ -118,8 +118,8 @@ class EmbeddingCache:
         )
 
     async def close(self) -> None:
-        """End the calls under way."""
-        tasks = {flight.task for flight in self._flying.values()}
+        """Cancel the calls in flight."""
+        tasks = {call.task for call in self._in_flight.values()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -127,78 +127,78 @@ class EmbeddingCache:
     def _key(self, content: Content, fingerprint: str) -> Hashable:
         if content.kind is Kind.TEXT and self._max_entries:
             return TextKey(fingerprint, hashlib.sha256(content.data).digest())
-        return object()  # equal to no other
+        return object()  # equal to no other key
 
-    def _known(self, wanted: Mapping[Hashable, Content]) -> dict[Hashable, QueryEmbedding]:
-        known: dict[Hashable, QueryEmbedding] = {}
+    def _cached(self, wanted: Mapping[Hashable, Content]) -> dict[Hashable, QueryEmbedding]:
+        cached: dict[Hashable, QueryEmbedding] = {}
         for key in wanted:
             vector = self._entries.get(key)
             if vector is not None:
                 self._entries.move_to_end(key)
                 self._lookups.labels("hit").inc()
-                known[key] = QueryEmbedding(vector, cached=True)
-        return known
+                cached[key] = QueryEmbedding(vector, cached=True)
+        return cached
 
     async def _fill(
         self,
-        answer: _Landed,
+        answer: _Results,
         missing: Mapping[Hashable, Content],
         fingerprint: str,
         deadline: Deadline,
     ) -> None:
-        """Add to `answer` what the calls bring that are under way, and one for all the rest."""
-        own = self._begin(missing, fingerprint, deadline)
-        flights = {self._flying[key] for key in missing}
-        for flight in flights:
-            flight.waiters += 1
+        """Add to `answer` the results of calls in flight, and of a new call for the rest."""
+        own = self._start(missing, fingerprint, deadline)
+        calls = {self._in_flight[key] for key in missing}
+        for call in calls:
+            call.waiters += 1
         try:
-            for flight in flights:
-                mine = [key for key in flight.keys if key in missing]
+            for call in calls:
+                mine = [key for key in call.keys if key in missing]
                 try:
-                    landed = await _landing(flight, deadline)
+                    results = await _wait(call, deadline)
                 except SentinelError as error:
-                    late = isinstance(error, DeadlineExceeded) and flight.task.done()
-                    if flight is own or not late:
+                    late = isinstance(error, DeadlineExceeded) and call.task.done()
+                    if call is own or not late:
                         answer.items |= {key: QueryEmbedding(error=error) for key in mine}
-                    # Else whoever began it had less time than we have, and it is begun anew.
+                    # Else the caller who started it had less time than we have: start it again.
                     continue
-                answer.items |= {key: landed.items[key] for key in mine}
-                answer.queue_s, answer.inference_s = landed.queue_s, landed.inference_s
+                answer.items |= {key: results.items[key] for key in mine}
+                answer.queue_s, answer.inference_s = results.queue_s, results.inference_s
         finally:
-            for flight in flights:
-                self._leave(flight)
+            for call in calls:
+                self._leave(call)
 
-    def _begin(
+    def _start(
         self, missing: Mapping[Hashable, Content], fingerprint: str, deadline: Deadline
-    ) -> _Flight | None:
-        """Begin a call for what is not under way yet; None when all of it is."""
-        new = {key: content for key, content in missing.items() if key not in self._flying}
+    ) -> _EmbedCall | None:
+        """Start a call for the keys that are in no call yet; return None if all of them are."""
+        new = {key: content for key, content in missing.items() if key not in self._in_flight}
         texts = sum(isinstance(key, TextKey) for key in new)
         self._lookups.labels("joined").inc(len(missing) - len(new))
         self._lookups.labels("miss").inc(texts)
         if not new:
             return None
-        # A task of its own, so that it outlives the caller who began it while others wait.
+        # A task, so that it outlives the caller who started it while others wait.
         task = asyncio.create_task(self._embed(new, fingerprint, deadline))
-        flight = _Flight(list(new), task)
-        self._flying |= dict.fromkeys(new, flight)
-        task.add_done_callback(lambda _: self._end(flight))
-        return flight
+        call = _EmbedCall(list(new), task)
+        self._in_flight |= dict.fromkeys(new, call)
+        task.add_done_callback(lambda _: self._on_end(call))
+        return call
 
     async def _embed(
         self, new: Mapping[Hashable, Content], fingerprint: str, deadline: Deadline
-    ) -> _Landed:
+    ) -> _Results:
         answer = await self._pool.embed(
             list(new.values()), fingerprint=fingerprint, deadline=deadline
         )
-        landed = _Landed({}, answer.queue_s, answer.inference_s)
+        results = _Results({}, answer.queue_s, answer.inference_s)
         for key, item in zip(new, answer.items, strict=True):
-            landed.items[key] = QueryEmbedding(item.vector, item.error)
+            results.items[key] = QueryEmbedding(item.vector, item.error)
             if item.vector is not None:
                 item.vector.setflags(write=False)
                 if isinstance(key, TextKey):
                     self._keep(key, item.vector)
-        return landed
+        return results
 
     def _keep(self, key: TextKey, vector: FloatArray) -> None:
         self._entries[key] = vector
@@ -206,26 +206,26 @@ class EmbeddingCache:
             self._entries.popitem(last=False)
         self._size.set(len(self._entries))
 
-    def _end(self, flight: _Flight) -> None:
-        self._forget(flight)
-        if not flight.task.cancelled():
-            flight.task.exception()  # read, even if everybody who waited has left
+    def _on_end(self, call: _EmbedCall) -> None:
+        self._forget(call)
+        if not call.task.cancelled():
+            call.task.exception()  # read, even if all callers have left
 
-    def _forget(self, flight: _Flight) -> None:
-        for key in flight.keys:
-            if self._flying.get(key) is flight:
-                del self._flying[key]
+    def _forget(self, call: _EmbedCall) -> None:
+        for key in call.keys:
+            if self._in_flight.get(key) is call:
+                del self._in_flight[key]
 
-    def _leave(self, flight: _Flight) -> None:
-        flight.waiters -= 1
-        if not flight.waiters and not flight.task.done():
-            flight.task.cancel()
-            self._forget(flight)  # now, or the next caller would board it
+    def _leave(self, call: _EmbedCall) -> None:
+        call.waiters -= 1
+        if not call.waiters and not call.task.done():
+            call.task.cancel()
+            self._forget(call)  # now, or the next caller would join it
 
 
-async def _landing(flight: _Flight, deadline: Deadline) -> _Landed:
-    # Not awaited directly: a caller who leaves must not take the call down with it.
-    done, _ = await asyncio.wait({flight.task}, timeout=deadline.for_next_hop("embed"))
+async def _wait(call: _EmbedCall, deadline: Deadline) -> _Results:
+    # Not awaited directly: a caller who leaves must not cancel the call.
+    done, _ = await asyncio.wait({call.task}, timeout=deadline.for_next_hop("embed"))
     if not done:
         raise DeadlineExceeded(
             "OUT_OF_TIME",
@@ -233,6 +233,6 @@ async def _landing(flight: _Flight, deadline: Deadline) -> _Landed:
             stage="embed",
         )
     try:
-        return flight.task.result()
+        return call.task.result()
     except SentinelError as error:
-        raise error.at(error.field) from error  # each caller its own
+        raise error.at(error.field) from error  # a copy for each caller

@@ -1,6 +1,6 @@
-"""One embedder worker as the gateway sees it: its channel, its health, its load.
+"""Call one embedder worker, and track its health and load.
 
-The only file of the gateway that calls another gRPC server.
+The gateway's only file that calls another gRPC server of ours.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from sentinel_store.values import FloatArray, ModelRef
 logger = logging.getLogger(__name__)
 
 _SERVICE = "sentinel.embedding.v1.EmbeddingService"
-# A worker that cannot say it is well within this time is not the one to send work to.
+# A worker that does not answer a health check within this time gets no work.
 _HEALTH_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedItem:
-    """What a worker made of one content.
+    """The embedding of one content, or its error.
 
     Attributes:
-        vector: float32 `[dimensions]`, L2-normalised; None when `error` is set.
-        thumbnail: WebP; empty for text or when none was asked for.
-        error: Why this content, and only this one, could not be embedded.
+        vector: float32 `[dimensions]`, L2-normalised; None if `error` is set.
+        thumbnail: WebP; empty for text, or if no thumbnail was requested.
+        error: Why this content could not be embedded; the others are not affected.
     """
 
     vector: FloatArray | None
@@ -49,7 +49,7 @@ class EmbeddedItem:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A worker's answer: one item per content, in order, and where its time went, in seconds."""
+    """A worker's answer: one item per content, in order, and its seconds by stage."""
 
     items: list[EmbeddedItem]
     fingerprint: str
@@ -57,16 +57,28 @@ class Embedded:
     inference_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that a worker serves, and what the worker accepts."""
+
+    model: ModelRef
+    dimensions: int
+    max_contents: int
+    max_queue_items: int
+
+
 class Worker:
-    """One endpoint. Use inside one event loop; the pool owns and closes it."""
+    """One worker. Use inside one event loop; the pool owns and closes it.
+
+    Attributes:
+        served: The model it served at the last health check; None before the first one.
+        items_in_flight: Contents sent and not answered yet.
+    """
 
     def __init__(self, address: str, max_message_bytes: int) -> None:
         self.address = address
         self.healthy = False
-        self.model: ModelRef | None = None
-        self.dimensions = 0
-        self.max_contents = 1
-        self.max_queue_items = 0
+        self.served: ServedModel | None = None
         self.items_in_flight = 0
         self._calls = 0
         self._idle = asyncio.Event()
@@ -78,10 +90,10 @@ class Worker:
 
     @property
     def fingerprint(self) -> str | None:
-        return self.model.fingerprint if self.model else None
+        return self.served.model.fingerprint if self.served else None
 
     async def check(self) -> None:
-        """Ask the worker how it is and, when it has just come up, what it serves."""
+        """Check the worker's health; if it has just become healthy, ask which model it serves."""
         if self._retired:
             return
         try:
@@ -91,18 +103,20 @@ class Worker:
                 )
                 serving = answer.status == health_pb2.HealthCheckResponse.SERVING
                 if serving and not self.healthy:
-                    await self._learn_model()
+                    self.served = await self._get_model()
         except grpc.aio.AioRpcError:
             serving = False
         self._set_healthy(serving)
 
-    async def _learn_model(self) -> None:
+    async def _get_model(self) -> ServedModel:
         answer = await self._stub.GetModel(pb.GetModelRequest(), timeout=_HEALTH_TIMEOUT_S)
-        version = answer.model.version
-        self.model = ModelRef(version.model, version.revision, version.fingerprint)
-        self.dimensions = answer.model.dimensions
-        self.max_contents = max(1, answer.model.limits.max_contents_per_request)
-        self.max_queue_items = answer.model.limits.max_queue_items
+        version, limits = answer.model.version, answer.model.limits
+        return ServedModel(
+            ModelRef(version.model, version.revision, version.fingerprint),
+            answer.model.dimensions,
+            max(1, limits.max_contents_per_request),
+            limits.max_queue_items,
+        )
 
     def _set_healthy(self, healthy: bool) -> None:
         if healthy != self.healthy:
@@ -120,11 +134,11 @@ class Worker:
         """Embed a batch on this worker.
 
         Raises:
-            SentinelError: The worker's own error; Unavailable also marks it unhealthy until its
-                next good health check.
+            SentinelError: The worker's own error. Unavailable also marks it unhealthy until a
+                health check succeeds.
         """
         request = pb.EmbedRequest(
-            contents=[_to_wire(content) for content in contents],
+            contents=[_to_message(content) for content in contents],
             options=pb.EmbedOptions(
                 priority=pb.PRIORITY_BULK if bulk else pb.PRIORITY_INTERACTIVE,
                 thumbnail_side=thumbnail_side,
@@ -140,7 +154,7 @@ class Worker:
         if len(answer.results) != len(contents):
             raise Internal("MODEL_FAILED", f"worker {self.address} answered a wrong-sized batch")
         return Embedded(
-            items=[_from_wire(result) for result in answer.results],
+            items=[_from_message(result) for result in answer.results],
             fingerprint=answer.model_version.fingerprint,
             queue_s=answer.timings.queue.ToNanoseconds() / 1e9,
             inference_s=answer.timings.inference.ToNanoseconds() / 1e9,
@@ -176,7 +190,7 @@ class Worker:
         return Internal("MODEL_FAILED", f"{where} failed with {code.name}")
 
     async def retire(self) -> None:
-        """Close the channel once what is in flight has ended; start nothing from here on."""
+        """Close the channel once the calls in flight have ended; start no new ones."""
         self._retired = True
         try:
             await self._idle.wait()
@@ -188,7 +202,7 @@ class Worker:
         await self._channel.close()
 
 
-def _to_wire(content: Content) -> content_pb2.Content:
+def _to_message(content: Content) -> content_pb2.Content:
     if content.kind is Kind.TEXT:
         return content_pb2.Content(text=content.text)
     image = content_pb2.Image(data=content.data)
@@ -198,7 +212,7 @@ def _to_wire(content: Content) -> content_pb2.Content:
     return content_pb2.Content(image=image)
 
 
-def _from_wire(result: pb.EmbedResult) -> EmbeddedItem:
+def _from_message(result: pb.EmbedResult) -> EmbeddedItem:
     if result.WhichOneof("outcome") == "error":
         return EmbeddedItem(vector=None, error=from_status(result.error))
     vector = np.frombuffer(result.vector.data, dtype="<f4").astype(np.float32, copy=False)
@@ -211,8 +225,8 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        # The pool fails over by itself and at once; a hidden second try on the dead worker
-        # would only use up the caller's time.
+        # The pool fails over at once; a hidden retry on the dead worker would only use up the
+        # caller's time.
         ("grpc.enable_retries", 0),
         # Reconnect soon after a worker restart; the default backs off to two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
