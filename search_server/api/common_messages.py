@@ -57,7 +57,7 @@ _FIELD_TYPES_TO_WIRE = {ours: theirs for theirs, ours in _FIELD_TYPES.items()}
 
 
 def filter_from(message: filter_pb2.Filter, depth: int = 1) -> Filter:
-    """Read a filter; whether its fields exist is for the use case to check."""
+    """Read a filter; the search checks whether its fields exist."""
     kind = message.WhichOneof("kind")
     if kind is None:
         raise _bad_filter("a filter sets one of comparison, all_of, any_of or none_of")
@@ -154,13 +154,11 @@ def schema_to(
 
 
 def consistency_from(message: search_service_pb2.Consistency, where: str) -> Consistency | None:
-    """Read how fresh a read is to be; None where it is not said."""
+    """Read how fresh a read must be; None if the request does not set it."""
     if message == search_service_pb2.CONSISTENCY_UNSPECIFIED:
         return None
     if message not in _CONSISTENCIES:
-        raise InvalidArgument(
-            "PARAMETER_OUT_OF_RANGE", f"there is no consistency {message}", field=where
-        )
+        raise out_of_range(f"there is no consistency {message}", where)
     return _CONSISTENCIES[message]
 
 
@@ -189,11 +187,11 @@ def model_to(model: ModelRef) -> content_pb2.ModelVersion:
 
 
 def whole_content_from(content: content_pb2.Content, where: str) -> Content:
-    """Read a text or a picture that is to be stored, and therefore whole."""
+    """Read a text or an image to store; a stored image has no crop."""
     if content.image.HasField("crop"):
         raise InvalidArgument(
             "CROP_INVALID",
-            "pictures are stored as a whole; send the part as a picture, or crop in queries",
+            "images are stored as a whole; send the part as an image, or crop in queries",
             field=f"{where}.image.crop",
         )
     return content_from(content, where)
@@ -230,14 +228,15 @@ def _image_from(image: content_pb2.Image, where: str) -> Content:
 
 
 def vector_from(vector: content_pb2.Vector, where: str) -> FloatArray:
-    """Read a vector's elements; what they must be is for the use case to check."""
+    """Read a vector; the caller checks its elements against the collection."""
     known = (content_pb2.ELEMENT_TYPE_UNSPECIFIED, content_pb2.ELEMENT_TYPE_FLOAT32)
     if vector.element_type not in known:
         raise InvalidArgument("VECTOR_INVALID", "element_type must be FLOAT32", field=where)
     if len(vector.data) != 4 * vector.dimensions:
         raise InvalidArgument(
             "VECTOR_INVALID",
-            f"{len(vector.data)} bytes are not {vector.dimensions} dimensions of 4 bytes each",
+            f"{vector.dimensions} dimensions need {4 * vector.dimensions} bytes, not "
+            f"{len(vector.data)}",
             field=where,
         )
     return np.frombuffer(vector.data, dtype="<f4").astype(np.float32, copy=False)

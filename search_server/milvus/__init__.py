@@ -1,1 +1,1 @@
-"""Search in Milvus: vectors, words, filters, aliases."""
+"""Search Milvus: vectors, words, filters, aliases."""

@@ -1,10 +1,10 @@
-"""Typed filters to Milvus expressions; checks of field names and values against a collection.
+"""Compile typed filters to Milvus expressions, and check their fields and values.
 
-Every declared scalar field has a Milvus column, and an absent value is stored there as a
-marker that no caller may use (columns.py). Milvus versions disagree about null, about missing
-JSON keys under `not`, about how LIKE is escaped and about `exists`; they agree on `==`, `!=`,
-`<`, `in`, `and`, `or` over plain columns. So expressions are made of nothing else: negation is
-pushed down to the comparisons, and a prefix is a range of code points.
+Every declared scalar field has a Milvus column. An absent value is stored there as a marker that
+callers may not use (sentinel_store/milvus/schema.py). Milvus versions disagree about null, about
+missing JSON keys under `not`, about the escaping of LIKE and about `exists`. They agree on `==`,
+`!=`, `<`, `in`, `and`, `or` over plain columns. So expressions use nothing else: negation is pushed
+down to the comparisons, and a prefix is a range of code points.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def compile_filter(filter_: Filter | None, fields: Mapping[str, FieldType]) -> s
     """Return the Milvus expression of `filter_`; empty for None.
 
     Raises:
-        InvalidArgument: It names a field that is not declared, compares one with an operator or
-            a value its type does not have, or is too large.
+        InvalidArgument: A field is not declared, its type does not allow the operator or the
+            value, or the filter is too large.
     """
     if filter_ is None:
         return ""
-    if _size(filter_) > MAX_COMPARISONS:
+    if _count_values(filter_) > MAX_COMPARISONS:
         raise InvalidArgument(
             "FILTER_INVALID",
             f"the filter compares more than {MAX_COMPARISONS} values",
@@ -60,10 +60,10 @@ def compile_filter(filter_: Filter | None, fields: Mapping[str, FieldType]) -> s
     return _compile(filter_, fields, negated=False)
 
 
-def _size(filter_: Filter) -> int:
+def _count_values(filter_: Filter) -> int:
     if isinstance(filter_, Comparison):
         return max(1, len(filter_.values))
-    return sum(_size(inner) for inner in filter_.filters)
+    return sum(_count_values(inner) for inner in filter_.filters)
 
 
 def _compile(filter_: Filter, fields: Mapping[str, FieldType], *, negated: bool) -> str:
@@ -85,14 +85,17 @@ def _checked_values(comparison: Comparison, fields: Mapping[str, FieldType]) -> 
     if operator not in OPERATORS_OF[field_type]:
         raise InvalidArgument(
             "FIELD_TYPE",
-            f"field {name!r} is a {field_type}, which has no operator {operator}",
+            f"field {name!r} is a {field_type}, which does not support operator {operator}",
             field="filter",
             name=name,
         )
-    wanted = {Operator.EXISTS: 0, Operator.IN: None, Operator.NOT_IN: None}.get(operator, 1)
     count = len(comparison.values)
-    if count != wanted and (wanted is not None or count == 0):
-        takes = "at least one value" if wanted is None else f"{wanted} value(s)"
+    if operator in (Operator.IN, Operator.NOT_IN):
+        valid, takes = count > 0, "at least one value"
+    else:
+        wanted = 0 if operator is Operator.EXISTS else 1
+        valid, takes = count == wanted, f"{wanted} value(s)"
+    if not valid:
         raise InvalidArgument(
             "FILTER_INVALID", f"{operator} on {name!r} takes {takes}, not {count}", field="filter"
         )
@@ -121,14 +124,14 @@ def _comparison(
     else:
         operator = _OPPOSITES[operator] if negated else operator
         matching = _plain(column, operator, stored)
-    # An absent field matches NOT_EQUAL and NOT_IN, and the negation of everything else.
+    # An absent field matches NOT_EQUAL and NOT_IN, and the negation of any other operator.
     if (comparison.operator in (Operator.NOT_EQUAL, Operator.NOT_IN)) != negated:
         return f"({absent} or {matching})"
     return f"({present} and {matching})"
 
 
 def _list_comparison(comparison: Comparison, values: Sequence[FieldValue], *, negated: bool) -> str:
-    """Lists have no column of their own: they are looked for in the JSON of all fields."""
+    """Compile a list comparison on the JSON of all fields: lists have no column."""
     path = f'fields["{comparison.field}"]'  # declared, hence an identifier
     if comparison.operator is Operator.EXISTS:
         return f"(not (exists {path}))" if negated else f"(exists {path})"
@@ -156,7 +159,7 @@ def _prefix(column: str, prefix: str, *, negated: bool) -> str:
 
 
 def _successor(prefix: str) -> str:
-    """Return the least string greater than all that begin with `prefix`; empty if there is none."""
+    """Return the least string above all that begin with `prefix`; empty if there is none."""
     head = prefix.rstrip(_LAST_CHAR)
     if not head:
         return ""

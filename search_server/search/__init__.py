@@ -1,1 +1,1 @@
-"""From a query to ranked hits."""
+"""Turn queries into ranked hits."""
