@@ -21,7 +21,7 @@ from bulk_indexer.run_folder import BulkError, Run, RunFolder, read_entries, sha
 from bulk_indexer.shard_embedder import ShardEmbedder, ShardRows
 from embedder_server.in_process import InProcessEmbedder
 from embedder_server.settings import EmbedderSettings
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ async def _start(embedder: InProcessEmbedder, job: Job) -> ShardEmbedder:
     await embedder.start(_on_failure)
     return ShardEmbedder(
         embedder,
-        ObjectStore(job.run.object_store_uri),
+        ImageStore(job.run.object_store_uri),
         FileReader(job.max_image_bytes),
         job.run.info,
         thumbnail_side=job.run.thumbnail_side,

@@ -19,9 +19,9 @@ from embedder_server.in_process import ImageFile, InProcessEmbedder, ItemResult
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import Internal, InvalidArgument, SentinelError, Unavailable, first_error
 from sentinel_store.collections import CollectionInfo
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Item, Kind, Row
-from sentinel_store.prepared_item import Draft, make_draft
+from sentinel_store.prepared_item import PreparedItem, prepare_item
 
 _SLICE_ENTRIES = 32
 # Enough that the device finds a batch ready while other slices are read and stored.
@@ -73,7 +73,7 @@ class ShardEmbedder:
     def __init__(
         self,
         embedder: InProcessEmbedder,
-        objects: ObjectStore,
+        objects: ImageStore,
         reader: FileReader,
         info: CollectionInfo,
         *,
@@ -123,28 +123,27 @@ class ShardEmbedder:
     ) -> list[Row | Failure]:
         """Embed a slice and store its images; return one outcome per entry."""
         prepared = await asyncio.gather(*(self._prepare(entry) for entry in entries))
-        drafts = [draft for draft in prepared if isinstance(draft, Draft)]
-        results = iter(await self._embed(drafts))
+        items = [item for item in prepared if isinstance(item, PreparedItem)]
+        results = iter(await self._embed(items))
         outcomes: list[Row | Failure] = []
         images: list[tuple[str, bytes, bytes]] = []
-        for entry, draft in zip(entries, prepared, strict=True):
-            if isinstance(draft, Failure):
-                outcomes.append(draft)
+        for entry, item in zip(entries, prepared, strict=True):
+            if isinstance(item, Failure):
+                outcomes.append(item)
                 continue
             result = next(results)
             if isinstance(result.outcome, SentinelError):
                 outcomes.append(_failure(entry, result.outcome))
                 continue
-            draft.row.vector = result.outcome
-            outcomes.append(draft.row)
-            if result.image is not None and draft.content is not None:
-                images.append((draft.row.image, draft.content.data, result.image.thumbnail))
+            outcomes.append(item.row(result.outcome))
+            if result.image is not None and item.content is not None:
+                images.append((item.image, item.content.data, result.image.thumbnail))
         if images:
             await self._objects.put_images(images, _deadline())
             shard.image_bytes += sum(len(data) for _, data, _ in images)
         return outcomes
 
-    async def _prepare(self, entry: DatasetEntry) -> Draft | Failure:
+    async def _prepare(self, entry: DatasetEntry) -> PreparedItem | Failure:
         """Read an entry's content and check it."""
         try:
             if entry.error:
@@ -160,17 +159,17 @@ class ShardEmbedder:
             else:
                 content = Content(Kind.TEXT, entry.text.encode())
             item = Item(entry.id, content, fields=typed_fields(values, self._info.fields))
-            return make_draft(item, self._info, "item", self._max_image_bytes)
+            return prepare_item(item, self._info, "item", max_image_bytes=self._max_image_bytes)
         except SentinelError as error:
             return _failure(entry, error)
 
-    async def _embed(self, drafts: Sequence[Draft]) -> list[ItemResult]:
-        """Return one result per draft.
+    async def _embed(self, items: Sequence[PreparedItem]) -> list[ItemResult]:
+        """Return one result per item.
 
         Raises:
             Internal: All of several contents failed, so the device or the model is at fault.
         """
-        contents = [_content(draft.content) for draft in drafts if draft.content is not None]
+        contents = [_content(item.content) for item in items if item.content is not None]
         if not contents:
             return []
         results = await self._call(contents)

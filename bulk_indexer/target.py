@@ -97,7 +97,7 @@ class Target:
         if self._store is None:
             return Delivery()
         if self._is_new:
-            index = indexes.chosen(None, entries, is_lite=self._store.is_lite)
+            index = indexes.choose_index(None, entries, is_lite=self._store.is_lite)
             info = replace(info, index=index, expected_item_count=entries)
             await self._store.create_collection(info, deadline())
         if self._imports is None:

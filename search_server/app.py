@@ -15,18 +15,18 @@ from pydantic import ValidationError
 import sentinel_core.logging
 from search_server import health
 from search_server.api.collection_service import CollectionService
-from search_server.api.item_service import IngestCalls, ItemService
+from search_server.api.item_service import ItemService, WriteStreams
 from search_server.api.page_tokens import PageTokens
 from search_server.api.search_service import SearchService
-from search_server.collections.catalog import Collections
+from search_server.collections.catalog import Catalog
 from search_server.collections.reindexer import Reindexer
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import EmbeddingCache
 from search_server.image_uris.fetcher import Fetcher, FetchLimits
-from search_server.items.dual_write import Mirrors
-from search_server.items.reader import Reader
+from search_server.items.dual_write import DualWrite
+from search_server.items.reader import ItemReader
 from search_server.items.write_stream import StreamLimits
-from search_server.items.writer import Ingest
+from search_server.items.writer import ItemWriter
 from search_server.milvus.search_store import SearchStore
 from search_server.search.query_vectors import QueryVectors
 from search_server.search.searcher import Searcher
@@ -42,7 +42,7 @@ from sentinel_core.metrics import ServerMetrics
 from sentinel_core.runtime import Lifecycle
 from sentinel_core.server import GrpcServer, Service
 from sentinel_core.settings import print_settings_errors
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 
 logger = logging.getLogger(__name__)
 
@@ -56,20 +56,20 @@ async def running_gateway(
     It answers health checks from the start, and is SERVING while Milvus and a worker are up.
     """
     parts = _parts(settings, ServerMetrics("gateway", registry or CollectorRegistry()))
-    ingest = Ingest(
+    writer = ItemWriter(
         parts.pool,
         parts.fetcher,
         parts.store,
-        parts.objects,
+        parts.images,
         parts.metrics,
-        mirrors=Mirrors(parts.collections),
+        dual_write=DualWrite(parts.catalog),
         max_image_bytes=settings.max_image_bytes,
         thumbnail_side=settings.thumbnail_side,
     )
-    streams = IngestCalls(ingest, parts.collections, parts.pool, _stream_limits(settings))
+    streams = WriteStreams(writer, parts.catalog, parts.pool, _stream_limits(settings))
     services = [
         _search_service(parts),
-        _item_service(parts, ingest, streams),
+        _item_service(parts, writer, streams),
         _collection_service(parts, streams.draining),
     ]
     server = GrpcServer(settings, parts.metrics, services, on_drain=streams.draining.set)
@@ -93,10 +93,10 @@ class _Parts:
     metrics: ServerMetrics
     pool: EmbedderPool
     store: SearchStore
-    objects: ObjectStore
+    images: ImageStore
     fetcher: Fetcher
     embeddings: EmbeddingCache
-    collections: Collections
+    catalog: Catalog
     tokens: PageTokens
 
     async def close(self) -> None:
@@ -104,7 +104,7 @@ class _Parts:
         await self.fetcher.close()
         await self.pool.close()
         await self.store.close()
-        self.objects.close()
+        self.images.close()
 
 
 def _parts(settings: GatewaySettings, metrics: ServerMetrics) -> _Parts:
@@ -122,17 +122,17 @@ def _parts(settings: GatewaySettings, metrics: ServerMetrics) -> _Parts:
         metrics=metrics,
         pool=pool,
         store=store,
-        objects=ObjectStore(settings.object_store_uri, presign_seconds=settings.presign_seconds),
+        images=ImageStore(settings.object_store_uri, presign_seconds=settings.presign_seconds),
         fetcher=Fetcher(_fetch_limits(settings), metrics),
         embeddings=EmbeddingCache(pool, settings.query_cache_entries, metrics),
-        collections=Collections(store, pool),
+        catalog=Catalog(store, pool),
         tokens=PageTokens(settings.page_token_key(), settings.page_token_seconds),
     )
 
 
 def _search_service(parts: _Parts) -> Service:
     query_vectors = QueryVectors(parts.embeddings, parts.fetcher, parts.store, parts.metrics)
-    searcher = Searcher(parts.collections, query_vectors, parts.store, parts.objects, parts.metrics)
+    searcher = Searcher(parts.catalog, query_vectors, parts.store, parts.images, parts.metrics)
     return Service(
         "sentinel.search.v1.SearchService",
         search_service_pb2_grpc.add_SearchServiceServicer_to_server,
@@ -140,18 +140,16 @@ def _search_service(parts: _Parts) -> Service:
     )
 
 
-def _item_service(parts: _Parts, ingest: Ingest, streams: IngestCalls) -> Service:
+def _item_service(parts: _Parts, writer: ItemWriter, streams: WriteStreams) -> Service:
     settings = parts.settings
-    reader = Reader(parts.store, parts.objects, max_page_bytes=settings.max_message_bytes // 2)
+    reader = ItemReader(parts.store, parts.images, max_page_bytes=settings.max_message_bytes // 2)
     servicer = ItemService(
-        ingest,
-        parts.collections,
+        writer,
         reader,
         streams,
+        parts.catalog,
         parts.tokens,
-        read_timeout_s=settings.search_timeout_seconds,
-        write_timeout_s=settings.write_timeout_seconds,
-        max_items=settings.max_items_per_upsert,
+        settings=settings,
     )
     return Service(
         "sentinel.search.v1.ItemService",
@@ -163,12 +161,12 @@ def _item_service(parts: _Parts, ingest: Ingest, streams: IngestCalls) -> Servic
 def _collection_service(parts: _Parts, draining: asyncio.Event) -> Service:
     timeout_s = parts.settings.write_timeout_seconds
     reindexer = Reindexer(
-        parts.collections, parts.pool, parts.store, parts.objects, call_timeout_s=timeout_s
+        parts.catalog, parts.pool, parts.store, parts.images, call_timeout_s=timeout_s
     )
     return Service(
         "sentinel.search.v1.CollectionService",
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server,
-        CollectionService(parts.collections, reindexer, parts.tokens, timeout_s, draining),
+        CollectionService(parts.catalog, reindexer, parts.tokens, timeout_s, draining),
     )
 
 

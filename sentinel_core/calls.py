@@ -85,8 +85,12 @@ class Deadline:
 
         No work runs without a deadline: a caller that sets none gets `default_s`.
         """
-        left = default_s if seconds is None else min(seconds, default_s)
-        return cls(time.monotonic() + left)
+        return cls.within(default_s if seconds is None else min(seconds, default_s))
+
+    @classmethod
+    def within(cls, seconds: float) -> Deadline:
+        """Return the deadline that is `seconds` away."""
+        return cls(time.monotonic() + seconds)
 
     def remaining(self) -> float:
         """Return the seconds left, never negative."""

@@ -1,4 +1,1 @@
-"""Collections, items and images, and how they are stored.
-
-Shared by the gateway and the bulk indexer.
-"""
+"""Collections, items and images, and their stores; shared by the gateway and the bulk indexer."""

@@ -1,4 +1,4 @@
-"""What a collection is, what a caller wants one to be, and where it stands between two models."""
+"""Describe collections: fields, model, index, and the state of a reindex; check their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sentinel_store.values import Consistency, FieldType, ModelRef
 
 
 class IndexKind(enum.StrEnum):
-    """Kind of an index over vectors, by Milvus's name."""
+    """Kind of a vector index, by Milvus's name."""
 
     FLAT = "FLAT"
     AUTOINDEX = "AUTOINDEX"
@@ -27,7 +27,7 @@ class VectorIndex:
     """The index over a collection's vectors.
 
     Attributes:
-        params: Build parameters by Milvus's names; which there are, indexes.py knows.
+        params: Build parameters by Milvus's names; milvus/indexes.py lists them.
     """
 
     kind: IndexKind = IndexKind.AUTOINDEX
@@ -35,7 +35,7 @@ class VectorIndex:
 
 
 class OriginState(enum.StrEnum):
-    """How far a collection is that is made of another one (reindex.py)."""
+    """How far a reindex has filled its target."""
 
     COPYING = "copying"
     VERIFIED = "verified"
@@ -44,7 +44,7 @@ class OriginState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The collection that another one was made of, by its own name."""
+    """The source of the reindex that made a collection, by its own name, and how far it is."""
 
     source: str
     state: OriginState
@@ -52,32 +52,32 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class ReindexMark:
-    """What a collection is being embedded again into.
+    """The reindex that reads a collection.
 
     Attributes:
-        target: The other collection, by its own name.
-        runner: The call that is at it; a later one takes over.
-        mirrored: Whether every write has to reach the target, too, before it is acknowledged.
+        target: The collection that it fills, by its own name.
+        runner: The run that works on it; a later run takes over.
+        dual_write: Whether a write must also reach the target before it is acknowledged.
     """
 
     target: str
     runner: str
-    mirrored: bool
+    dual_write: bool
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """What a collection is: its space and the fields its items may carry.
+    """The description of a collection: its model and the fields of its items.
 
     Attributes:
-        name: Its own name, whatever alias it was found by.
-        asked: The name it was found by.
-        origin: What it was made of; None: of nothing.
-        reindex: What is being made of it; None: nothing.
-        indexed: Those of the fields that Milvus keeps a scalar index of.
-        full_text: Those of the fields whose words can be searched.
-        expected_item_count: What the index was chosen for; 0 where nobody said.
-        consistency: How fresh searches are that do not say.
+        name: Its own name, even if it was found by an alias.
+        requested_name: The name or alias that it was found by.
+        origin: The collection that it was made from; None: no other.
+        reindex: The reindex that reads it; None: none.
+        indexed: The fields that have a scalar index.
+        full_text: The fields whose words can be searched.
+        expected_item_count: The number that its index was chosen for; 0: unknown.
+        consistency: Default consistency of searches.
     """
 
     name: str
@@ -89,22 +89,22 @@ class CollectionInfo:
     index: VectorIndex = field(default_factory=VectorIndex)
     expected_item_count: int = 0
     consistency: Consistency = Consistency.SESSION
-    asked: str = ""
+    requested_name: str = ""
     origin: Origin | None = None
     reindex: ReindexMark | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NewCollection:
-    """What a caller wants a new collection to be.
+    """A request for a new collection.
 
     Attributes:
-        model: Chooses among the workers' models; None takes theirs.
-        indexed: Those of the fields to keep a scalar index of.
-        full_text: Those of the fields whose words are to be searched.
-        index: None leaves the choice to us; empty `params` take our defaults.
+        model: Chooses among the workers' models; None takes the first.
+        indexed: The fields that get a scalar index.
+        full_text: The fields whose words can be searched.
+        index: None chooses by size; empty `params` take our defaults.
         expected_item_count: How many items it will hold; 0: unknown.
-        consistency: How fresh searches are that do not say.
+        consistency: Default consistency of searches.
     """
 
     name: str
@@ -118,19 +118,13 @@ class NewCollection:
 
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
 _MAX_NAME_CHARS = 128
-
-
 _MAX_FIELD_NAME_CHARS = 64
-
-
-_MAX_FIELDS = 56  # Milvus allows 64 columns; rows.py has six of its own
+_MAX_FIELDS = 56  # Milvus allows 64 columns; up to eight are our own
 
 
 def check_declaration(name: str, fields: Mapping[str, FieldType]) -> None:
-    """Raise InvalidArgument unless a collection can be made with this name and these fields."""
+    """Raise InvalidArgument unless a collection can be created with this name and these fields."""
     check_collection_name(name, "collection.name")
     if len(fields) > _MAX_FIELDS:
         raise InvalidArgument(
@@ -139,20 +133,20 @@ def check_declaration(name: str, fields: Mapping[str, FieldType]) -> None:
             field="collection.fields",
         )
     for index, field_name in enumerate(fields):
-        check_name(field_name, _MAX_FIELD_NAME_CHARS, f"collection.fields[{index}].name")
+        _check_name(field_name, _MAX_FIELD_NAME_CHARS, f"collection.fields[{index}].name")
 
 
 def check_collection_name(name: str, field: str) -> None:
     """Raise InvalidArgument unless `name` can name a collection or an alias."""
-    check_name(name, _MAX_NAME_CHARS, field)
+    _check_name(name, _MAX_NAME_CHARS, field)
 
 
-def check_name(name: str, longest: int, field: str) -> None:
+def _check_name(name: str, longest: int, field: str) -> None:
     """Raise InvalidArgument unless `name` is an identifier of at most `longest` characters."""
     if not _NAME.fullmatch(name) or len(name) > longest:
         raise InvalidArgument(
             "NAME_INVALID",
-            f"{name[:50]!r}: a letter or underscore, then letters, digits and underscores, at "
-            f"most {longest} characters",
+            f"{name[:50]!r} is no valid name; use a letter or underscore, then letters, digits and "
+            f"underscores, at most {longest} characters",
             field=field,
         )

@@ -1,4 +1,4 @@
-"""An item before and after it is stored: content, item, row."""
+"""Items before and after they are stored: content, item, row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sentinel_store.values import Fields, FloatArray
 
 
 class Kind(enum.StrEnum):
-    """What a content is."""
+    """Kind of a content."""
 
     IMAGE = "image"
     TEXT = "text"
@@ -17,7 +17,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A part of a picture; edges in fractions of its size, unchecked: the worker checks them."""
+    """A part of an image; edges as fractions of its size. The worker checks them."""
 
     left: float
     top: float
@@ -31,8 +31,8 @@ class Content:
 
     Attributes:
         data: UTF-8, or the encoded file; empty while the image at `uri` is not fetched.
-        crop: The part of the picture to embed; None is all of it.
-        uri: Where the image came or has to come from; empty when its bytes came along.
+        crop: The part of the image to embed; None: all of it.
+        uri: Where to fetch the image; empty if the request has its bytes.
     """
 
     kind: Kind
@@ -47,14 +47,14 @@ class Content:
 
 @dataclass(slots=True)
 class Row:
-    """One stored item, as it lies in Milvus.
+    """One stored item, as Milvus holds it.
 
     Attributes:
-        digest: Hex SHA-256 of the content and of the vector that came with it, if one did;
-            equal digests have equal vectors.
+        digest: Hex SHA-256 of the content and of the caller's vector, if any; equal digests have
+            equal vectors.
         image: Image items: hex SHA-256 of the image bytes, their name in the object store.
         text: Text items: the text.
-        vector: float32 `[dimensions]`; None where it was not asked for.
+        vector: float32 `[dimensions]`, L2-normalised; None if it was not read.
     """
 
     id: str

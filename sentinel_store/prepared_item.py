@@ -1,6 +1,6 @@
-"""One item on its way to becoming a row: its checks, its digests, what a worker has to see.
+"""Check an item against its collection and prepare it for embedding and storing.
 
-Checks on vectors that callers bring along.
+The gateway and the bulk indexer prepare every item here, so both store equal rows for equal items.
 """
 
 from __future__ import annotations
@@ -16,78 +16,120 @@ from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Content, Item, Kind, Row
 from sentinel_store.milvus import schema
-from sentinel_store.values import FloatArray
+from sentinel_store.values import Fields, FloatArray
 
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 60_000
 MAX_FIELDS_BYTES = 60_000
 
 
-@dataclass(slots=True)
-class Draft:
-    """An item that passed its checks, on its way to becoming a row.
+@dataclass(frozen=True, slots=True)
+class PreparedItem:
+    """An item that passed its checks and is not embedded yet.
 
     Attributes:
-        where: Path of the item in its request.
+        path: Path of the item in its request, for errors.
+        digest: Hex SHA-256 of the content and of the caller's vector; see `Row`.
+        image: Hex SHA-256 of the image bytes; empty unless the content is an image.
+        content: None for an item that is a vector only.
+        vector: The caller's vector, float32 `[dimensions]`, L2-normalised; None: embed the content.
     """
 
-    where: str
-    row: Row
+    path: str
+    id: str
+    digest: str
+    image: str
+    fields: Fields
     content: Content | None
     vector: FloatArray | None
-    thumbnail: bytes = b""
-    unchanged: bool = False
 
     @property
     def to_embed(self) -> Content | None:
-        """What a worker has to see: content without a vector, and any image for its thumbnail."""
-        if self.unchanged or self.content is None:
-            return None
-        if self.vector is not None and self.content.kind is Kind.TEXT:
+        """The content that a worker has to process.
+
+        That is content without a vector, and every image, for its thumbnail.
+        """
+        if self.content is None or (self.vector is not None and self.content.kind is Kind.TEXT):
             return None
         return self.content
 
+    def row(self, vector: FloatArray | None) -> Row:
+        """Return the row to store.
 
-def make_draft(item: Item, info: CollectionInfo, where: str, max_image_bytes: int) -> Draft:
-    """Check one item and return it as a row without, as yet, its vector.
+        Args:
+            vector: The embedding of the content; ignored if the caller sent a vector.
+        """
+        content = self.content
+        return Row(
+            id=self.id,
+            digest=self.digest,
+            image=self.image,
+            text=content.text if content is not None and content.kind is Kind.TEXT else "",
+            fields=self.fields,
+            vector=vector if self.vector is None else self.vector,
+        )
+
+
+def prepare_item(
+    item: Item, info: CollectionInfo, path: str, *, max_image_bytes: int
+) -> PreparedItem:
+    """Check one item and compute its digests.
 
     Args:
-        item: As it came.
+        item: As the caller sent it.
         info: The collection it is for.
-        where: Path of the item in its request, for errors.
+        path: Path of the item in its request, for errors.
         max_image_bytes: Larger images are refused.
 
     Raises:
         InvalidArgument: The item cannot be stored.
     """
-    if item.content is None and item.vector is None:
+    content = item.content
+    if content is None and item.vector is None:
         raise InvalidArgument(
-            "CONTENT_MISSING", "an item needs a text, an image or a vector", field=where
+            "CONTENT_MISSING", "an item needs a text, an image or a vector", field=path
         )
-    schema.check_values(item.fields, info.fields, where)
-    if len(json.dumps(item.fields).encode()) > MAX_FIELDS_BYTES:
+    fields = _checked_fields(item, info, path)
+    vector = None
+    if item.vector is not None:
+        vector = check_vector(item.vector, info, f"{path}.vector")
+    if content is not None:
+        _check_content(content, path, max_image_bytes)
+    data = content.data if content else b""
+    content_digest = hashlib.sha256(data).hexdigest()
+    item_id = item.id or (content_digest if content else "")
+    _check_id(item_id, f"{path}.id")
+    return PreparedItem(
+        path=path,
+        id=item_id,
+        digest=hashlib.sha256(data + vector.tobytes()).hexdigest()
+        if vector is not None
+        else content_digest,
+        image=content_digest if content and content.kind is Kind.IMAGE else "",
+        fields=fields,
+        content=content,
+        vector=vector,
+    )
+
+
+def _checked_fields(item: Item, info: CollectionInfo, path: str) -> Fields:
+    fields = schema.checked_fields(item.fields, info.fields, f"{path}.fields")
+    if len(json.dumps(fields).encode()) > MAX_FIELDS_BYTES:
         raise InvalidArgument(
             "PARAMETER_OUT_OF_RANGE",
             f"the fields are more than {MAX_FIELDS_BYTES} bytes as JSON",
-            field=f"{where}.fields",
+            field=f"{path}.fields",
             limit=MAX_FIELDS_BYTES,
         )
-    vector = None
-    if item.vector is not None:
-        vector = check_vector(item.vector, info, f"{where}.vector")
-    if item.content is not None:
-        _check_content(item.content, where, max_image_bytes)
-    row = _row(item, vector)
-    _check_id(row.id, f"{where}.id")
-    return Draft(where, row, item.content, vector)
+    return fields
 
 
-def _check_content(content: Content, where: str, max_image_bytes: int) -> None:
+def _check_content(content: Content, path: str, max_image_bytes: int) -> None:
     if content.kind is Kind.TEXT and len(content.data) > MAX_TEXT_BYTES:
         raise InvalidArgument(
             "TEXT_TOO_LONG",
             f"the text has {len(content.data)} bytes; at most {MAX_TEXT_BYTES} are stored",
-            field=f"{where}.content.text",
+            field=f"{path}.content.text",
             limit=MAX_TEXT_BYTES,
         )
     if content.kind is Kind.IMAGE and len(content.data) > max_image_bytes:
@@ -95,16 +137,15 @@ def _check_content(content: Content, where: str, max_image_bytes: int) -> None:
             "IMAGE_TOO_LARGE",
             f"the image has {len(content.data)} bytes, the limit is {max_image_bytes}; "
             "send a smaller version",
-            field=f"{where}.content.image.data",
+            field=f"{path}.content.image.data",
             limit=max_image_bytes,
         )
 
 
 def _check_id(item_id: str, field: str) -> None:
-    """Raise InvalidArgument unless `item_id` can be stored and printed."""
     if not item_id:
         raise InvalidArgument(
-            "NAME_INVALID", "an item that is a bare vector needs an id", field=field
+            "NAME_INVALID", "an item that is a vector only needs an id", field=field
         )
     if len(item_id.encode()) > MAX_ID_BYTES or any(map(_is_control, item_id)):
         raise InvalidArgument(
@@ -114,30 +155,15 @@ def _check_id(item_id: str, field: str) -> None:
         )
 
 
-def _row(item: Item, vector: FloatArray | None) -> Row:
-    content = item.content
-    data = content.data if content else b""
-    content_digest = hashlib.sha256(data).hexdigest()
-    given = vector.tobytes() if vector is not None else b""
-    return Row(
-        id=item.id or (content_digest if content else ""),
-        digest=hashlib.sha256(data + given).hexdigest(),
-        image=content_digest if content and content.kind is Kind.IMAGE else "",
-        text=content.text if content and content.kind is Kind.TEXT else "",
-        fields=item.fields,
-        vector=vector,
-    )
-
-
 def _is_control(char: str) -> bool:
     return unicodedata.category(char) == "Cc"
 
 
 def check_vector(vector: FloatArray, collection: CollectionInfo, field: str) -> FloatArray:
-    """Return `vector` L2-normalised.
+    """Return `vector` L2-normalised, float32 `[dimensions]`.
 
     Raises:
-        InvalidArgument: Its dimensions are not the collection's, or it has no direction.
+        InvalidArgument: It does not have the collection's dimensions, is not finite, or is zero.
     """
     if len(vector) != collection.dimensions:
         raise InvalidArgument(

@@ -1,4 +1,4 @@
-"""Where collections and images are kept, as gateway and bulk indexer are told it."""
+"""Settings of the stores, shared by the gateway and the bulk indexer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class StoreSettings(BaseSettings):
-    """Settings of the gateway that the bulk indexer shares; both read the gateway's variables."""
+    """Where collections and images are kept; both programs read the gateway's variables."""
 
     model_config = SettingsConfigDict(
         env_prefix="SENTINEL_GATEWAY_", env_file=".env", env_ignore_empty=True, extra="ignore"
@@ -39,6 +39,6 @@ class StoreSettings(BaseSettings):
         16,
         ge=1,
         le=256,
-        description="Most blocking calls of Milvus at once; further ones wait. Reads of a Milvus "
-        "server do not block and are not counted.",
+        description="Most blocking calls of Milvus at once; further calls wait. Reads of a Milvus "
+        "server do not block and do not count.",
     )

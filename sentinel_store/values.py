@@ -1,4 +1,4 @@
-"""Small values of every layer: what fields hold, which model made a vector, how fresh reads are."""
+"""Plain values that all layers share: field values, model references, consistency levels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FieldType(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """The model that made a set of vectors; equal fingerprints are comparable."""
+    """The model that made a vector; vectors of equal fingerprints are comparable."""
 
     model: str
     revision: str
@@ -33,7 +33,7 @@ class ModelRef:
 
 
 class Consistency(enum.StrEnum):
-    """How fresh a read is, from the fastest to the strictest."""
+    """How fresh a read is, from fastest to strictest."""
 
     EVENTUAL = "eventual"
     BOUNDED = "bounded"

@@ -1,4 +1,4 @@
-"""Between the contract's collections and the gateway's plain types."""
+"""Convert collections and reindexes between messages and our types."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from search_server.api.common_messages import (
     schema_from,
     schema_to,
 )
-from search_server.collections.reindex_copier import Progress
-from search_server.collections.reindexer import Reindexing
+from search_server.collections.reindex_copier import ReindexProgress
+from search_server.collections.reindexer import ReindexRequest
 from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import CollectionInfo, IndexKind, NewCollection, VectorIndex
@@ -31,7 +31,7 @@ _INDEX_KINDS_TO_WIRE = {ours: theirs for theirs, ours in _INDEX_KINDS.items()}
 
 
 def new_collection_from(message: pb.Collection) -> NewCollection:
-    """Read what a new collection is to be."""
+    """Convert the description of a new collection."""
     if message.metric not in (pb.Collection.METRIC_UNSPECIFIED, pb.Collection.METRIC_COSINE):
         raise out_of_range(f"there is no metric {message.metric}", "collection.metric")
     if message.expected_item_count < 0:
@@ -54,24 +54,24 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
 
 
 def _indexed_from(schemas: Iterable[pb.FieldSchema]) -> tuple[str, ...]:
-    for place, schema in enumerate(schemas):
+    for position, schema in enumerate(schemas):
         if schema.indexed and schema.type == pb.FieldSchema.TYPE_STRING_LIST:
             raise InvalidArgument(
                 "FIELD_TYPE",
                 f"field {schema.name[:200]!r} is a {FieldType.STRING_LIST}, which has no index",
-                field=f"collection.fields[{place}].indexed",
+                field=f"collection.fields[{position}].indexed",
                 name=schema.name[:200],
             )
     return tuple(schema.name for schema in schemas if schema.indexed)
 
 
 def _full_text_from(schemas: Iterable[pb.FieldSchema]) -> tuple[str, ...]:
-    for place, schema in enumerate(schemas):
+    for position, schema in enumerate(schemas):
         if schema.full_text and schema.type != pb.FieldSchema.TYPE_STRING:
             raise InvalidArgument(
                 "FIELD_TYPE",
-                f"field {schema.name[:200]!r} is no {FieldType.STRING}, which has words",
-                field=f"collection.fields[{place}].full_text",
+                f"field {schema.name[:200]!r} has no full text: it is not a {FieldType.STRING}",
+                field=f"collection.fields[{position}].full_text",
                 name=schema.name[:200],
             )
     return tuple(schema.name for schema in schemas if schema.full_text)
@@ -81,7 +81,7 @@ def _index_from(message: pb.VectorIndex) -> VectorIndex | None:
     if message.type == pb.VectorIndex.TYPE_UNSPECIFIED:
         if message.params:
             raise out_of_range(
-                "parameters belong to a type of index; say which", "collection.index.params"
+                "parameters need a type of index; set one", "collection.index.params"
             )
         return None
     if message.type not in _INDEX_KINDS:
@@ -90,6 +90,7 @@ def _index_from(message: pb.VectorIndex) -> VectorIndex | None:
 
 
 def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str]) -> pb.Collection:
+    """Convert the description of a collection."""
     return pb.Collection(
         name=info.name,
         model_version=common_messages.model_to(info.model),
@@ -104,9 +105,9 @@ def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str])
     )
 
 
-def reindexing_from(message: pb.ReindexCollectionRequest) -> Reindexing:
-    """Read what is to be embedded again."""
-    return Reindexing(
+def reindex_request_from(message: pb.ReindexCollectionRequest) -> ReindexRequest:
+    """Convert the request of a reindex."""
+    return ReindexRequest(
         source=message.source,
         target=message.target,
         alias=message.alias,
@@ -114,8 +115,8 @@ def reindexing_from(message: pb.ReindexCollectionRequest) -> Reindexing:
     )
 
 
-def progress_to(progress: Progress, *, done: bool = False) -> pb.ReindexCollectionResponse:
-    """Tell how far a reindexing is; its failures once it is done."""
+def progress_to(progress: ReindexProgress, *, done: bool = False) -> pb.ReindexCollectionResponse:
+    """Convert the progress of a reindex; its failures only once it is done."""
     return pb.ReindexCollectionResponse(
         done_count=progress.done,
         total_count=progress.total,

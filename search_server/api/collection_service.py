@@ -1,4 +1,4 @@
-"""CollectionService: messages in, use case, messages out."""
+"""CollectionService: convert requests, call the catalog or the reindexer, convert the results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import grpc
 
 from search_server.api import collection_messages
 from search_server.api.page_tokens import PageTokens, page_size
-from search_server.collections.catalog import Collections
-from search_server.collections.reindex_copier import Progress
+from search_server.collections.catalog import Catalog
+from search_server.collections.reindex_copier import ReindexProgress
 from search_server.collections.reindexer import Reindexer
 from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel.search.v1 import collection_service_pb2_grpc as pb_grpc
@@ -20,10 +20,10 @@ from sentinel_core.errors import Unavailable
 from sentinel_store.collections import CollectionInfo
 
 _DEFAULT_PAGE = 100
-_TELL_EVERY_S = 1.0
+_PROGRESS_INTERVAL_S = 1.0
 _MAX_PAGE = 1_000
-# What a page token of ListCollections belongs to: the call has no other parameters.
-_LISTING = b"ListCollections"
+# The request that a page token of ListCollections is bound to: it has no other parameters.
+_LIST_IDENTITY = b"ListCollections"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,14 +33,14 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
 
     def __init__(
         self,
-        collections: Collections,
+        catalog: Catalog,
         reindexer: Reindexer,
         tokens: PageTokens,
         timeout_s: float,
         draining: asyncio.Event,
     ) -> None:
-        """Remember the use cases; once `draining` is set, reindexings end, to go on elsewhere."""
-        self._collections = collections
+        """Keep the collaborators; setting `draining` ends reindexes, which continue elsewhere."""
+        self._catalog = catalog
         self._reindexer = reindexer
         self._draining = draining
         self._tokens = tokens
@@ -49,8 +49,8 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
-        wanted = collection_messages.new_collection_from(request.collection)
-        info = await self._collections.create(wanted, self._deadline(context))
+        new = collection_messages.new_collection_from(request.collection)
+        info = await self._catalog.create(new, self._deadline(context))
         return pb.CreateCollectionResponse(
             collection=collection_messages.collection_to(info, item_count=0, aliases=())
         )
@@ -59,72 +59,70 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         self, request: pb.GetCollectionRequest, context: Context
     ) -> pb.GetCollectionResponse:
         deadline = self._deadline(context)
-        info = await self._collections.get(request.name, deadline)
-        return pb.GetCollectionResponse(collection=await self._described(info, deadline))
+        info = await self._catalog.get(request.name, deadline)
+        return pb.GetCollectionResponse(collection=await self._with_counts(info, deadline))
 
     async def ListCollections(
         self, request: pb.ListCollectionsRequest, context: Context
     ) -> pb.ListCollectionsResponse:
         size = page_size(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
-        last_name = self._tokens.read(request.page_token, _LISTING).decode()
+        last_name = self._tokens.read(request.page_token, _LIST_IDENTITY).decode()
         deadline = self._deadline(context)
-        infos, more = await self._collections.list_after(last_name, size, deadline)
+        infos, more = await self._catalog.list_after(last_name, size, deadline)
         response = pb.ListCollectionsResponse(
-            collections=[await self._described(info, deadline) for info in infos]
+            collections=[await self._with_counts(info, deadline) for info in infos]
         )
         if more:
-            response.next_page_token = self._tokens.make(infos[-1].name.encode(), _LISTING)
+            response.next_page_token = self._tokens.make(infos[-1].name.encode(), _LIST_IDENTITY)
         return response
 
     async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: Context
     ) -> pb.DeleteCollectionResponse:
-        await self._collections.delete(request.name, self._deadline(context))
+        await self._catalog.delete(request.name, self._deadline(context))
         return pb.DeleteCollectionResponse()
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
-        await self._collections.set_alias(
-            request.alias, request.collection, self._deadline(context)
-        )
+        await self._catalog.set_alias(request.alias, request.collection, self._deadline(context))
         return pb.SetAliasResponse()
 
     async def DeleteAlias(
         self, request: pb.DeleteAliasRequest, context: Context
     ) -> pb.DeleteAliasResponse:
-        await self._collections.delete_alias(request.alias, self._deadline(context))
+        await self._catalog.delete_alias(request.alias, self._deadline(context))
         return pb.DeleteAliasResponse()
 
     async def ReindexCollection(
         self, request: pb.ReindexCollectionRequest, context: Context
     ) -> AsyncIterator[pb.ReindexCollectionResponse]:
-        progress = Progress()
-        wanted = collection_messages.reindexing_from(request)
-        work = asyncio.create_task(self._reindexer.run(wanted, progress))
+        progress = ReindexProgress()
+        reindex = collection_messages.reindex_request_from(request)
+        work = asyncio.create_task(self._reindexer.run(reindex, progress))
         stop = asyncio.create_task(self._draining.wait())
         try:
             while not work.done():
                 await asyncio.wait(
-                    {work, stop}, timeout=_TELL_EVERY_S, return_when=asyncio.FIRST_COMPLETED
+                    {work, stop}, timeout=_PROGRESS_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
                 )
                 if stop.done() and not work.done():
                     raise Unavailable(
-                        "DRAINING", "this process is shutting down; go on with another one"
+                        "DRAINING", "this process is shutting down; repeat the call on another one"
                     )
                 if not work.done():
                     yield collection_messages.progress_to(progress)
             await work
             yield collection_messages.progress_to(progress, done=True)
         finally:
-            # Also when the caller has left.
+            # Also runs when the caller leaves.
             stop.cancel()
             work.cancel()
             await asyncio.gather(work, stop, return_exceptions=True)
 
-    async def _described(self, info: CollectionInfo, deadline: Deadline) -> pb.Collection:
+    async def _with_counts(self, info: CollectionInfo, deadline: Deadline) -> pb.Collection:
         return collection_messages.collection_to(
             info,
-            await self._collections.count(info, deadline),
-            await self._collections.aliases(info, deadline),
+            await self._catalog.count(info, deadline),
+            await self._catalog.aliases(info, deadline),
         )
 
     def _deadline(self, context: Context) -> Deadline:

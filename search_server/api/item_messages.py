@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from search_server.api.common_messages import (
     fields_from,
     fields_to,
@@ -9,15 +11,8 @@ from search_server.api.common_messages import (
     vector_to,
     whole_content_from,
 )
-from search_server.types.items import (
-    ItemOutcome,
-    Outcome,
-    StoredItem,
-    UnreadableItem,
-)
-from sentinel.search.v1 import (
-    item_service_pb2,
-)
+from search_server.types.items import ItemOutcome, Outcome, StoredItem, UnreadableItem
+from sentinel.search.v1 import item_service_pb2
 from sentinel_core.errors import SentinelError
 from sentinel_core.status import to_status
 from sentinel_store.items import Item
@@ -29,9 +24,13 @@ _OUTCOMES = {
 }
 
 
-def item_from(item: item_service_pb2.Item, place: int) -> Item | UnreadableItem:
-    """Read one item; what is wrong with it is its own result and nobody else's."""
-    where = f"items[{place}]"
+def items_from(items: Iterable[item_service_pb2.Item]) -> list[Item | UnreadableItem]:
+    """Convert the items of a batch; an error in one fails that item only."""
+    return [_item_from(item, position) for position, item in enumerate(items)]
+
+
+def _item_from(item: item_service_pb2.Item, position: int) -> Item | UnreadableItem:
+    where = f"items[{position}]"
     try:
         return Item(
             id=item.id,
@@ -46,13 +45,15 @@ def item_from(item: item_service_pb2.Item, place: int) -> Item | UnreadableItem:
 
 
 def item_result_to(outcome: ItemOutcome) -> item_service_pb2.ItemResult:
+    """Convert the result for one item."""
     result = item_service_pb2.ItemResult(id=outcome.id, outcome=_OUTCOMES[outcome.outcome])
-    if isinstance(outcome.error, SentinelError):
+    if outcome.error is not None:
         result.error.CopyFrom(to_status(outcome.error))
     return result
 
 
 def item_to(item: StoredItem) -> item_service_pb2.Item:
+    """Convert one item that was read back."""
     message = item_service_pb2.Item(
         id=item.row.id,
         fields=fields_to(item.row.fields),

@@ -1,4 +1,4 @@
-"""ItemService: convert messages, call the use case, convert the answer. Streams of batches, too."""
+"""ItemService: convert requests, call the writer or the reader, convert the results."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import grpc
 
 from search_server.api import common_messages, item_messages
 from search_server.api.page_tokens import PageTokens, page_size
-from search_server.collections.catalog import Collections
+from search_server.collections.catalog import Catalog
 from search_server.embedders.pool import EmbedderPool
-from search_server.items.reader import Reader
-from search_server.items.write_stream import Ack, Advice, Batch, IngestStream, StreamLimits
-from search_server.items.writer import Ingest
-from search_server.milvus import filters
-from search_server.types.items import Outcome
+from search_server.items.reader import ItemReader
+from search_server.items.write_stream import Ack, Advice, Batch, StreamLimits, WriteStream
+from search_server.items.writer import ItemWriter
+from search_server.settings import GatewaySettings
+from search_server.types.items import ItemIds, Outcome, Projection, Selector
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc as pb_grpc
 from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items
 from sentinel_core.errors import InvalidArgument, Unavailable
-from sentinel_store.milvus import schema
 
 _MAX_IDS = 1_000
 _DEFAULT_PAGE = 100
@@ -36,34 +35,32 @@ class ItemService(pb_grpc.ItemServiceServicer):
 
     def __init__(
         self,
-        ingest: Ingest,
-        collections: Collections,
-        reader: Reader,
-        streams: IngestCalls,
+        writer: ItemWriter,
+        reader: ItemReader,
+        streams: WriteStreams,
+        catalog: Catalog,
         tokens: PageTokens,
         *,
-        read_timeout_s: float,
-        write_timeout_s: float,
-        max_items: int,
+        settings: GatewaySettings,
     ) -> None:
-        self._ingest = ingest
-        self._collections = collections
+        self._writer = writer
         self._reader = reader
         self._streams = streams
+        self._catalog = catalog
         self._tokens = tokens
-        self._read_timeout_s = read_timeout_s
-        self._write_timeout_s = write_timeout_s
-        self._max_items = max_items
+        self._read_timeout_s = settings.search_timeout_seconds
+        self._write_timeout_s = settings.write_timeout_seconds
+        self._max_items = settings.max_items_per_upsert
 
     async def UpsertItems(
         self, request: pb.UpsertItemsRequest, context: Context
     ) -> pb.UpsertItemsResponse:
         note_items(len(request.items))
         check_count(len(request.items), self._max_items, "items")
-        deadline = Deadline.after(context.time_remaining(), default_s=self._write_timeout_s)
-        info = await self._collections.get(request.collection, deadline)
-        items = [item_messages.item_from(item, place) for place, item in enumerate(request.items)]
-        outcomes = await self._ingest.upsert(info, items, deadline)
+        deadline = self._write_deadline(context)
+        info = await self._catalog.get(request.collection, deadline)
+        items = item_messages.items_from(request.items)
+        outcomes = await self._writer.upsert(info, items, deadline)
         return pb.UpsertItemsResponse(
             results=[item_messages.item_result_to(outcome) for outcome in outcomes]
         )
@@ -77,18 +74,11 @@ class ItemService(pb_grpc.ItemServiceServicer):
     async def GetItems(self, request: pb.GetItemsRequest, context: Context) -> pb.GetItemsResponse:
         note_items(len(request.ids))
         check_count(len(request.ids), _MAX_IDS, "ids")
-        deadline = Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
-        info = await self._collections.get(request.collection, deadline)
-        found = await self._ingest.get(
-            info,
-            request.ids,
-            deadline,
-            output_fields=request.output_fields,
-            include_vectors=request.include_vectors,
-            include_thumbnails=request.include_thumbnails,
-        )
-        there = {item.row.id for item in found}
-        missing = [item_id for item_id in dict.fromkeys(request.ids) if item_id not in there]
+        deadline = self._read_deadline(context)
+        info = await self._catalog.get(request.collection, deadline)
+        found = await self._reader.get(info, request.ids, deadline, _projection(request))
+        found_ids = {item.row.id for item in found}
+        missing = [item_id for item_id in dict.fromkeys(request.ids) if item_id not in found_ids]
         return pb.GetItemsResponse(
             items=[item_messages.item_to(item) for item in found], missing_ids=missing
         )
@@ -99,18 +89,15 @@ class ItemService(pb_grpc.ItemServiceServicer):
         size = page_size(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
         identity = _list_identity(request)
         last_id = self._tokens.read(request.page_token, identity).decode()
-        deadline = Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
-        info = await self._collections.get(request.collection, deadline)
-        wanted = common_messages.filter_from(request.filter) if request.HasField("filter") else None
+        deadline = self._read_deadline(context)
+        info = await self._catalog.get(request.collection, deadline)
         items, more = await self._reader.page(
             info,
-            filters.compile_filter(wanted, info.fields),
+            common_messages.filter_from(request.filter) if request.HasField("filter") else None,
             last_id=last_id,
             size=size,
             deadline=deadline,
-            output_fields=request.output_fields,
-            include_vectors=request.include_vectors,
-            include_thumbnails=request.include_thumbnails,
+            projection=_projection(request),
         )
         note_items(len(items))
         response = pb.ListItemsResponse(items=[item_messages.item_to(item) for item in items])
@@ -121,8 +108,8 @@ class ItemService(pb_grpc.ItemServiceServicer):
     async def DownloadImage(
         self, request: pb.DownloadImageRequest, context: Context
     ) -> AsyncIterator[pb.DownloadImageResponse]:
-        deadline = Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
-        info = await self._collections.get(request.collection, deadline)
+        deadline = self._read_deadline(context)
+        info = await self._catalog.get(request.collection, deadline)
         async for chunk in self._reader.image(info, request.id, deadline):
             yield pb.DownloadImageResponse(
                 data=chunk.data, media_type=chunk.media_type, total_bytes=chunk.total_bytes
@@ -131,29 +118,43 @@ class ItemService(pb_grpc.ItemServiceServicer):
     async def DeleteItems(
         self, request: pb.DeleteItemsRequest, context: Context
     ) -> pb.DeleteItemsResponse:
-        deadline = Deadline.after(context.time_remaining(), default_s=self._write_timeout_s)
-        info = await self._collections.get(request.collection, deadline)
-        match request.WhichOneof("selector"):
-            case "ids":
-                note_items(len(request.ids.ids))
-                check_count(len(request.ids.ids), _MAX_IDS, "ids")
-                expression = schema.with_ids(request.ids.ids)
-            case "filter":
-                expression = filters.compile_filter(
-                    common_messages.filter_from(request.filter), info.fields
-                )
-            case _:
-                raise InvalidArgument(
-                    "BATCH_EMPTY", "say what to delete: ids or a filter", field="selector"
-                )
-        count = await self._ingest.delete(info, expression, deadline, dry_run=request.dry_run)
+        deadline = self._write_deadline(context)
+        info = await self._catalog.get(request.collection, deadline)
+        selector = _selector(request)
+        count = await self._writer.delete(info, selector, deadline, dry_run=request.dry_run)
         return pb.DeleteItemsResponse(deleted_count=count)
+
+    def _read_deadline(self, context: Context) -> Deadline:
+        return Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
+
+    def _write_deadline(self, context: Context) -> Deadline:
+        return Deadline.after(context.time_remaining(), default_s=self._write_timeout_s)
+
+
+def _projection(request: pb.GetItemsRequest | pb.ListItemsRequest) -> Projection:
+    return Projection(
+        tuple(request.output_fields), request.include_vectors, request.include_thumbnails
+    )
+
+
+def _selector(request: pb.DeleteItemsRequest) -> Selector:
+    match request.WhichOneof("selector"):
+        case "ids":
+            note_items(len(request.ids.ids))
+            check_count(len(request.ids.ids), _MAX_IDS, "ids")
+            return ItemIds(tuple(request.ids.ids))
+        case "filter":
+            return common_messages.filter_from(request.filter)
+        case _:
+            raise InvalidArgument(
+                "BATCH_EMPTY", "say what to delete: ids or a filter", field="selector"
+            )
 
 
 def _list_identity(request: pb.ListItemsRequest) -> bytes:
-    """Return what a page token of this request belongs to: all that chooses and shapes its items.
+    """Return the parts of the request that a page token is bound to: all but token and page size.
 
-    How many stand on a page may change from one to the next.
+    The page size may change from one page to the next.
     """
     same = pb.ListItemsRequest()
     same.CopyFrom(request)
@@ -162,18 +163,18 @@ def _list_identity(request: pb.ListItemsRequest) -> bytes:
     return b"ListItems" + same.SerializeToString(deterministic=True)
 
 
-class IngestCalls:
-    """Serves the streams.
+class WriteStreams:
+    """Converts the messages of IngestItems; one `WriteStream` per call stores the batches.
 
     Attributes:
-        draining: Set it to let streams end after what they have read.
+        draining: Set it to end streams after the batches that they have read.
     """
 
     def __init__(
-        self, ingest: Ingest, collections: Collections, pool: EmbedderPool, limits: StreamLimits
+        self, writer: ItemWriter, catalog: Catalog, pool: EmbedderPool, limits: StreamLimits
     ) -> None:
-        self._ingest = ingest
-        self._collections = collections
+        self._writer = writer
+        self._catalog = catalog
         self._pool = pool
         self._limits = limits
         self.draining = asyncio.Event()
@@ -181,11 +182,11 @@ class IngestCalls:
     async def serve(
         self, messages: AsyncIterator[pb.IngestItemsRequest], context: Context
     ) -> AsyncIterator[pb.IngestItemsResponse]:
-        """Answer one stream."""
-        collection = await self._start(messages)
-        stream = IngestStream(
-            self._ingest,
-            self._collections,
+        """Yield the responses of one stream."""
+        collection = await self._read_start(messages)
+        stream = WriteStream(
+            self._writer,
+            self._catalog,
             self._pool,
             self._limits,
             collection=collection,
@@ -206,7 +207,7 @@ class IngestCalls:
                 yield pb.IngestItemsResponse(ack=ack)
         yield pb.IngestItemsResponse(summary=summary)
 
-    async def _start(self, messages: AsyncIterator[pb.IngestItemsRequest]) -> str:
+    async def _read_start(self, messages: AsyncIterator[pb.IngestItemsRequest]) -> str:
         stop = asyncio.ensure_future(self.draining.wait())
         try:
             read = await next_or_stop(messages, stop)
@@ -232,7 +233,7 @@ class IngestCalls:
                 )
             last = batch.sequence
             check_count(len(batch.items), self._limits.max_items, "batch.items")
-            items = [item_messages.item_from(item, place) for place, item in enumerate(batch.items)]
+            items = item_messages.items_from(batch.items)
             yield Batch(batch.sequence, items, batch.ByteSize())
 
 
@@ -250,7 +251,7 @@ def _advice_to(advice: Advice) -> pb.IngestAdvice:
 
 def _ack_to(ack: Ack) -> pb.IngestAck:
     message = pb.IngestAck(sequence=ack.sequence)
-    for place, outcome in enumerate(ack.outcomes):
+    for position, outcome in enumerate(ack.outcomes):
         match outcome.outcome:
             case Outcome.STORED:
                 message.stored_count += 1
@@ -258,5 +259,5 @@ def _ack_to(ack: Ack) -> pb.IngestAck:
                 message.unchanged_count += 1
             case Outcome.FAILED:
                 message.failures.append(item_messages.item_result_to(outcome))
-                message.failure_places.append(place)
+                message.failure_places.append(position)
     return message

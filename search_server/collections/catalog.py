@@ -1,4 +1,4 @@
-"""Use case: collections, and the model each one is tied to."""
+"""Create, describe, name and delete collections; cache what they are."""
 
 from __future__ import annotations
 
@@ -17,87 +17,82 @@ from sentinel_store.collections import (
 )
 from sentinel_store.milvus import indexes
 
-# How long another gateway's change of an alias or a collection may go unnoticed here. A search
-# that meets the new one with the old one's model fails; it never mixes spaces unless both models
-# have equal dimensions, hence seconds and not minutes.
+# How long this gateway may use an old description after another gateway changed an alias or a
+# collection. A search of the new collection with the old one's model fails. Only if both models
+# have equal dimensions could it mix vector spaces, so this is seconds and not minutes.
 CACHE_S = 2.0
 
 
-class Collections:
+class Catalog:
     """Creates, describes, names and deletes collections.
 
-    A name that callers use is a collection's own or an alias. It is looked up once per request;
-    from there on the `CollectionInfo` found is what the request is about, its own name and its
-    model together, wherever the alias points meanwhile.
+    Callers use a collection's own name or an alias. A request resolves it once. From then on it
+    uses this `CollectionInfo`, with the collection's own name and model, even if the alias moves.
     """
 
     def __init__(self, store: SearchStore, pool: EmbedderPool) -> None:
         self._store = store
         self._pool = pool
         self._cache: dict[str, tuple[float, CollectionInfo]] = {}
-        self._naming = asyncio.Lock()  # or an alias could be given to what is just deleted
+        # Or an alias could be set on a collection that is being deleted.
+        self._naming = asyncio.Lock()
 
-    async def create(self, wanted: NewCollection, deadline: Deadline) -> CollectionInfo:
-        """Make an empty collection in the space of the workers' model.
+    async def create(self, new: NewCollection, deadline: Deadline) -> CollectionInfo:
+        """Create an empty collection for vectors of the workers' model.
 
         Raises:
-            InvalidArgument: A name that is not allowed, too many fields, a parameter of the index.
-            AlreadyExists: There is a collection or an alias of this name.
-            Unavailable: No worker is up to say what the model is.
-            FailedPrecondition: No worker serves the model wanted, or Milvus has no such index or
-                no full-text search.
+            InvalidArgument: A name is invalid, there are too many fields, or an index parameter
+                is out of range.
+            AlreadyExists: A collection or an alias has this name.
+            Unavailable: No worker is up, so the model is unknown.
+            FailedPrecondition: No worker serves the requested model, or Milvus lacks the index or
+                full-text search.
         """
-        check_declaration(wanted.name, wanted.fields)
-        index = indexes.chosen(
-            wanted.index, wanted.expected_item_count, is_lite=self._store.is_lite
+        check_declaration(new.name, new.fields)
+        index = indexes.choose_index(
+            new.index, new.expected_item_count, is_lite=self._store.is_lite
         )
-        model, dimensions = self._pool.model(wanted.model)
+        model, dimensions = self._pool.model(new.model)
         info = CollectionInfo(
-            name=wanted.name,
+            name=new.name,
             model=model,
             dimensions=dimensions,
-            fields=wanted.fields,
-            indexed=wanted.indexed,
-            full_text=wanted.full_text,
+            fields=new.fields,
+            indexed=new.indexed,
+            full_text=new.full_text,
             index=index,
-            expected_item_count=wanted.expected_item_count,
-            consistency=wanted.consistency,
+            expected_item_count=new.expected_item_count,
+            consistency=new.consistency,
         )
         async with self._naming:
             await self._store.create_collection(info, deadline)
         return info
 
     async def get(self, name: str, deadline: Deadline) -> CollectionInfo:
-        """Return what the collection of this name or alias is.
-
-        It was so at most two seconds ago.
+        """Return the description of a collection by its name or alias, at most two seconds old.
 
         Raises:
-            NotFound: There is none of this name.
+            NotFound: Neither a collection nor an alias has this name.
             FailedPrecondition: The Milvus collection of this name is not Sentinel's.
         """
-        known = self._cache.get(name)
-        if known is not None and time.monotonic() - known[0] < CACHE_S:
-            return known[1]
-        return await self.get_now(name, deadline)
+        cached = self._cache.get(name)
+        if cached is not None and time.monotonic() - cached[0] < CACHE_S:
+            return cached[1]
+        return await self.get_fresh(name, deadline)
 
-    async def get_now(self, name: str, deadline: Deadline) -> CollectionInfo:
-        """Return what the collection of this name or alias is just now; errors as `get`."""
+    async def get_fresh(self, name: str, deadline: Deadline) -> CollectionInfo:
+        """Return the current description, without the cache; errors as `get`."""
         self._cache.pop(name, None)
         check_collection_name(name, "collection")
-        asked_at = time.monotonic()
+        read_at = time.monotonic()
         info = await self._store.describe_collection(name, deadline)
         if info is None:
-            raise NotFound(
-                "COLLECTION_NOT_FOUND",
-                f"no collection {name!r}",
-                collection=name,
-            )
-        self._cache[name] = (asked_at, info)
+            raise NotFound("COLLECTION_NOT_FOUND", f"no collection {name!r}", collection=name)
+        self._cache[name] = (read_at, info)
         return info
 
     async def find(self, name: str, deadline: Deadline) -> CollectionInfo | None:
-        """Return what `get` returns, or None where there is no such collection."""
+        """Return what `get` returns, or None if there is no such collection."""
         try:
             return await self.get(name, deadline)
         except NotFound:
@@ -131,14 +126,14 @@ class Collections:
         """Drop a collection and its items. Image bytes stay: other collections may use them.
 
         Raises:
-            NotFound: There is none of this name.
-            FailedPrecondition: It is not Sentinel's to drop, an alias, or has one.
+            NotFound: No collection has this name.
+            FailedPrecondition: It is not Sentinel's, the name is an alias, or it has an alias.
         """
         async with self._naming:
             info = await self._by_own_name(name, "name", deadline)
             aliases = await self._store.aliases.of(name, deadline)
             if aliases:
-                # Whoever uses them would find nothing, at best; Milvus would drop them, too.
+                # Milvus would drop the aliases too, and their users would find nothing.
                 raise FailedPrecondition(
                     "COLLECTION_ALIASED",
                     f"{', '.join(aliases)} point at {name!r}; point them elsewhere or delete them "
@@ -148,14 +143,14 @@ class Collections:
                 )
             await self._store.drop_collection(info.name, deadline)
             self.forget(info.name)
-            await self._end_reindex_into(info, deadline)
+            await self._end_reindex_to(info, deadline)
 
     async def set_alias(self, alias: str, name: str, deadline: Deadline) -> None:
         """Point an alias at the collection `name`; other gateways notice within two seconds.
 
         Raises:
-            InvalidArgument: A name that is not allowed.
-            NotFound: There is no collection of this name.
+            InvalidArgument: A name is invalid.
+            NotFound: No collection has this name.
             AlreadyExists: `alias` is the name of a collection.
             FailedPrecondition: `name` is an alias, or not Sentinel's.
         """
@@ -173,25 +168,25 @@ class Collections:
         self._cache.pop(alias, None)
 
     async def _by_own_name(self, name: str, field: str, deadline: Deadline) -> CollectionInfo:
-        info = await self.get_now(name, deadline)
+        info = await self.get_fresh(name, deadline)
         if info.name != name:
             raise FailedPrecondition(
                 "COLLECTION_ALIASED",
-                f"{name!r} is an alias of {info.name!r}; say the collection's own name",
+                f"{name!r} is an alias of {info.name!r}; use the collection's own name",
                 field=field,
                 collection=info.name,
             )
         return info
 
-    async def _end_reindex_into(self, dropped: CollectionInfo, deadline: Deadline) -> None:
-        """Clear the mark of what `dropped` was being made of; writers ignore it in any case."""
+    async def _end_reindex_to(self, dropped: CollectionInfo, deadline: Deadline) -> None:
+        """Clear the reindex mark of the source of `dropped`; writers ignore the mark anyway."""
         if dropped.origin is None:
             return
         source = await self.find(dropped.origin.source, deadline)
         if source and source.reindex and source.reindex.target == dropped.name:
-            await self._store.properties.set_reindex(source.name, None, deadline)
+            await self._store.set_reindex(source.name, None, deadline)
             self.forget(source.name)
 
     def forget(self, name: str) -> None:
-        """Look a collection up anew the next time, under whatever name."""
-        self._cache = {key: known for key, known in self._cache.items() if known[1].name != name}
+        """Read a collection anew the next time, under any name."""
+        self._cache = {key: one for key, one in self._cache.items() if one[1].name != name}

@@ -1,12 +1,12 @@
-"""Makes one collection hold what another one holds, in the space of its own model.
+"""Make one collection hold the items of another one, in the vector space of its own model.
 
-It walks through both by id and compares: content and fields, not vectors. What differs is
-embedded anew and written, what is too much is deleted, and then *the source is read again*, until
-a read finds nothing to do. That order is what makes it safe beside writers:
+A pass reads both collections by id and compares content and fields, not vectors. It embeds and
+writes what differs, deletes what the source lacks, and then *reads the source again*, until a read
+finds nothing to do. That order makes it safe beside writers:
 
-* A writer that reaches the source only is seen by that read, or by a later walk.
-* One that reaches the source and then the target (mirrors.py) may be overwritten in the target by
-  something older; it was in the source before that, so the read after it finds the difference.
+* A write that reaches only the source is seen by that read, or by a later pass.
+* A dual write may reach the target and then be overwritten there with something older. It was in
+  the source before that, so the read after it finds the difference.
 """
 
 from __future__ import annotations
@@ -21,13 +21,9 @@ from typing import TypeVar
 from search_server.embedders.pool import EmbedderPool
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import (
-    DeadlineExceeded,
-    ResourceExhausted,
-    Unavailable,
-)
+from sentinel_core.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from sentinel_store.collections import CollectionInfo
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Kind, Row
 from sentinel_store.milvus import schema
 
@@ -40,19 +36,19 @@ _PAGE = 256
 _BATCH = 32
 _BATCHES_AT_ONCE = 4
 _MAX_CALL_BYTES = 16 * 1024 * 1024
-# A restart of a worker, of Milvus or of the object store fits in here.
-_PATIENCE_S = 60.0
-_RETRY_S = 1.0
+# Long enough for a restart of a worker, of Milvus or of the object store.
+_RETRY_FOR_S = 60.0
+_RETRY_INTERVAL_S = 1.0
 _MAX_FAILURES = 100
 _TRIES = 3
 
 
 @dataclass(slots=True)
-class Progress:
-    """How far it is; changes while it runs.
+class ReindexProgress:
+    """How far a reindex is; changes while it runs.
 
     Attributes:
-        done: Items that are in the target as they are in the source.
+        done: Items that are equal in source and target.
         total: Items in the source.
         failed: Items that cannot be embedded again.
         failures: Ids and reasons of the first 100 of them.
@@ -66,8 +62,8 @@ class Progress:
     alias_swapped: bool = False
 
 
-class Copier:
-    """Copies one collection into another; one walk at a time, inside one event loop."""
+class ReindexCopier:
+    """Copies one collection to another; one pass at a time, inside one event loop."""
 
     def __init__(
         self,
@@ -75,62 +71,61 @@ class Copier:
         target: CollectionInfo,
         *,
         store: SearchStore,
-        objects: ObjectStore,
+        images: ImageStore,
         pool: EmbedderPool,
         call_timeout_s: float,
-        progress: Progress,
+        progress: ReindexProgress,
     ) -> None:
         self._source = source
         self._target = target
         self._store = store
-        self._objects = objects
+        self._images = images
         self._pool = pool
         self._call_timeout_s = call_timeout_s
         self._progress = progress
-        # Content that no worker could embed, by id and digest: not tried again.
+        # Reasons why content cannot be embedded, by id and digest: not tried again.
         self._unusable: dict[tuple[str, str], str] = {}
         self._limit = asyncio.Semaphore(_BATCHES_AT_ONCE)
 
-    async def walk(self, check: Callable[[], Awaitable[None]], *, mirrored: bool = False) -> int:
-        """Compare the two collections once and make the target as the source is.
+    async def copy_differences(
+        self, check: Callable[[], Awaitable[None]], *, dual_write: bool = False
+    ) -> int:
+        """Compare the two collections once and make the target equal to the source.
 
         Args:
-            check: Awaited before every page; what it raises ends the walk.
-            mirrored: Whether writers write both. Then no item is left before it is the same, as
-                there may be no other walk; otherwise those that change all the time are.
+            check: Awaited before every page; an error from it ends the pass.
+            dual_write: Whether writers write to both. Then repeat each item until it is equal,
+                since this may be the last pass; otherwise skip items that keep changing.
 
         Returns:
             How many items differed.
 
         Raises:
-            SentinelError: A part was away for a minute, or a collection is gone.
+            SentinelError: A service was unavailable for a minute, or a collection was deleted.
         """
         progress = self._progress
-        progress.total = await self._patiently(
+        progress.total = await self._retry(
             lambda deadline: self._store.count(self._source, "", deadline)
         )
-        differed, seen, after = 0, 0, ""
+        differed, seen, failed, after = 0, 0, 0, ""
         failures: list[tuple[str, str]] = []
-        failed = 0
         while True:
             await check()
-            rows, there, last = await self._page(after)
+            wanted, present, last = await self._page(after)
             differing = [
                 item_id
-                for item_id in rows.keys() | there.keys()
-                if self._differs(rows.get(item_id), there.get(item_id))
+                for item_id in wanted.keys() | present.keys()
+                if self._differs(wanted.get(item_id), present.get(item_id))
             ]
             async with asyncio.TaskGroup() as group:
                 for start in range(0, len(differing), _BATCH):
                     part = differing[start : start + _BATCH]
-                    group.create_task(self._settle(part, rows, there, mirrored=mirrored))
-            unable = [(row.id, why) for row in rows.values() if (why := self._why_not(row))]
+                    group.create_task(self._copy_until_equal(part, wanted, present, dual_write))
+            unable = [(row.id, why) for row in wanted.values() if (why := self._why_not(row))]
             failures += unable[: _MAX_FAILURES - len(failures)]
-            differed, failed, seen = (
-                differed + len(differing),
-                failed + len(unable),
-                seen + len(rows),
-            )
+            differed += len(differing)
+            failed += len(unable)
+            seen += len(wanted)
             progress.done = max(progress.done, seen - failed)
             progress.failed = max(progress.failed, failed)
             if last is None:
@@ -141,57 +136,62 @@ class Copier:
         return differed
 
     async def _page(self, after: str) -> tuple[dict[str, Row], dict[str, Row], str | None]:
-        """Return the source's next rows and the target's up to the same id, and that id.
+        """Return the source's next rows, the target's rows up to the same id, and that id.
 
-        The last page ends with None and has all of the target's rows that follow.
+        The last page ends with None and has all remaining rows of the target.
         """
         page = await self._rows_after(self._source, "", after)
         last = page[-1].id if len(page) == _PAGE else None
         expression = schema.up_to_id(last) if last is not None else ""
-        there: list[Row] = []
+        present: list[Row] = []
         while True:
             part = await self._rows_after(self._target, expression, after)
-            there += part
+            present += part
             if len(part) < _PAGE:
-                return _by_id(page), _by_id(there), last
+                return _by_id(page), _by_id(present), last
             after = part[-1].id
 
     async def _rows_after(self, info: CollectionInfo, expression: str, after: str) -> list[Row]:
-        return await self._patiently(
+        return await self._retry(
             lambda deadline: self._store.page(info, expression, after, _PAGE, deadline)
         )
 
-    async def _settle(
-        self, ids: Sequence[str], rows: dict[str, Row], there: dict[str, Row], *, mirrored: bool
+    async def _copy_until_equal(
+        self,
+        ids: Sequence[str],
+        wanted: dict[str, Row],
+        present: dict[str, Row],
+        dual_write: bool,
     ) -> None:
-        """Make the target's items of these ids as the source's, until reading both confirms it."""
+        """Copy these items until reading both collections finds them equal."""
         async with self._limit:
             tries = 0
-            while ids and (mirrored or tries < _TRIES):
+            while ids and (dual_write or tries < _TRIES):
                 tries += 1
-                await self._make_same(ids, rows, there)
-                rows, there = await asyncio.gather(
+                await self._copy_or_delete(ids, wanted, present)
+                wanted, present = await asyncio.gather(
                     self._read(self._source, ids), self._read(self._target, ids)
                 )
-                ids = [i for i in ids if self._differs(rows.get(i), there.get(i))]
+                ids = [i for i in ids if self._differs(wanted.get(i), present.get(i))]
 
-    async def _make_same(
-        self, ids: Sequence[str], rows: dict[str, Row], there: dict[str, Row]
+    async def _copy_or_delete(
+        self, ids: Sequence[str], wanted: dict[str, Row], present: dict[str, Row]
     ) -> None:
-        wanted = [rows[i] for i in ids if i in rows and not self._why_not(rows[i])]
-        stored = await self._copy(wanted)
-        surplus = [i for i in ids if i in there and i not in stored]
+        stored = await self._copy(
+            [wanted[i] for i in ids if i in wanted and not self._why_not(wanted[i])]
+        )
+        surplus = [i for i in ids if i in present and i not in stored]
         if surplus:
             expression = schema.with_ids(surplus)
-            await self._patiently(
+            await self._retry(
                 lambda deadline: self._store.delete(self._target, expression, deadline)
             )
 
     async def _read(self, info: CollectionInfo, ids: Sequence[str]) -> dict[str, Row]:
-        return _by_id(await self._patiently(lambda deadline: self._store.get(info, ids, deadline)))
+        return _by_id(await self._retry(lambda deadline: self._store.get(info, ids, deadline)))
 
     async def _copy(self, rows: Sequence[Row]) -> set[str]:
-        """Embed rows and write them to the target; return the ids of those that could be."""
+        """Embed rows and write them to the target; return the ids of the rows that succeeded."""
         stored: set[str] = set()
         batch: list[tuple[Row, Content]] = []
         size = 0
@@ -207,7 +207,7 @@ class Copier:
         return stored | (await self._copy_batch(batch) if batch else set())
 
     async def _copy_batch(self, batch: Sequence[tuple[Row, Content]]) -> set[str]:
-        embedded = await self._patiently(
+        embedded = await self._retry(
             lambda deadline: self._pool.embed(
                 [content for _, content in batch],
                 fingerprint=self._target.model.fingerprint,
@@ -215,57 +215,60 @@ class Copier:
                 bulk=True,
             )
         )
-        made = []
+        copies = []
         for (row, _), item in zip(batch, embedded.items, strict=True):
             if item.error is not None:
                 self._unusable[row.id, row.digest] = item.error.message
             else:
-                made.append(replace(row, digest=_target_digest(row), vector=item.vector))
-        if made:
-            await self._patiently(lambda deadline: self._store.upsert(self._target, made, deadline))
-        return {row.id for row in made}
+                copies.append(replace(row, digest=_target_digest(row), vector=item.vector))
+        if copies:
+            await self._retry(lambda deadline: self._store.upsert(self._target, copies, deadline))
+        return {row.id for row in copies}
 
     async def _content(self, row: Row) -> Content | None:
         if row.text:
             return Content(Kind.TEXT, row.text.encode())
-        data = await self._patiently(lambda _: self._image(row.image))
+        data = await self._retry(lambda _: self._image(row.image))
         if data is None:
-            self._unusable[row.id, row.digest] = "its picture is gone from the object store"
+            self._unusable[row.id, row.digest] = "its image bytes are gone from the object store"
             return None
         return Content(Kind.IMAGE, data)
 
     async def _image(self, digest: str) -> bytes | None:
-        image = await self._objects.find_image(digest)
+        image = await self._images.find_image(digest)
         if image is None:
             return None
-        return await self._objects.read_image(image, 0, image.size)
+        return await self._images.read_image(image, 0, image.size)
 
     def _why_not(self, row: Row) -> str:
-        """Return why a row cannot be embedded again; empty if nothing is known against it."""
+        """Return why a row cannot be embedded again; empty if no reason is known."""
         if not row.image and not row.text:
-            return "a bare vector, of which no content is stored"
+            return "a vector without content, which another model cannot embed"
         return self._unusable.get((row.id, row.digest), "")
 
-    def _differs(self, row: Row | None, there: Row | None) -> bool:
-        if row is None or self._why_not(row):
-            return there is not None
-        return there is None or (there.digest, there.fields) != (_target_digest(row), row.fields)
+    def _differs(self, wanted: Row | None, present: Row | None) -> bool:
+        if wanted is None or self._why_not(wanted):
+            return present is not None
+        return present is None or (present.digest, present.fields) != (
+            _target_digest(wanted),
+            wanted.fields,
+        )
 
-    async def _patiently(self, call: Callable[[Deadline], Awaitable[T]]) -> T:
-        """Make a call again while what it needs is away or busy, for a minute."""
-        until = Deadline.after(None, default_s=_PATIENCE_S)
+    async def _retry(self, call: Callable[[Deadline], Awaitable[T]]) -> T:
+        """Repeat a call while the service it needs is unavailable or busy, for a minute."""
+        until = Deadline.within(_RETRY_FOR_S)
         while True:
             try:
-                return await call(Deadline.after(None, default_s=self._call_timeout_s))
+                return await call(Deadline.within(self._call_timeout_s))
             except (Unavailable, ResourceExhausted, DeadlineExceeded) as error:
                 if until.remaining() == 0:
                     raise
                 logger.info("reindex waits", extra={"reason": error.reason})
-                await asyncio.sleep(error.retry_after_s or _RETRY_S)
+                await asyncio.sleep(error.retry_after_s or _RETRY_INTERVAL_S)
 
 
 def _target_digest(row: Row) -> str:
-    """Return the digest of a row's content alone: in the new space no caller brought a vector."""
+    """Return the digest of the row's content alone: the target has no vectors from callers."""
     return row.image or hashlib.sha256(row.text.encode()).hexdigest()
 
 

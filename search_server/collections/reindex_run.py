@@ -1,15 +1,15 @@
-"""One run of a reindexing, from wherever the last one got to.
+"""One run of a reindex, from wherever an earlier run ended.
 
-    1  copy       walks bring the source's items over; writers write the source alone
-    2  mirror     the source is marked, and `SETTLE_S` later every gateway knows: from then on a
-                  write is acknowledged only once it is in both
-    3  verify     walks until one finds nothing to do; the two are the same now and stay so
-    4  swap       the alias is pointed at the target
-    5  finish     `SETTLE_S` later nobody goes by the alias's old meaning; the mark is cleared, and
-                  `SETTLE_S` later no write to the source reaches the target
+    1  copy        copy the source's items to the target; writers write to the source only
+    2  dual write  mark the source; after `SETTLE_S` every gateway knows the mark and acknowledges
+                   a write only once it is in both collections
+    3  verify      compare until nothing differs; from then on the two stay equal
+    4  swap        point the alias at the target
+    5  finish      after `SETTLE_S` nobody uses the alias's old meaning: clear the mark; another
+                   `SETTLE_S` later no write to the source reaches the target
 
-All that another run needs to go on lies in Milvus: the target's origin says how far it is, the
-source's mark who is at it, and walks find by themselves what is left to do.
+Milvus holds everything that another run needs to continue: the target's origin says how far it
+is, the source's mark names the run that works on it, and a comparison finds the rest of the work.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import uuid
 from contextlib import suppress
 from dataclasses import replace
 
-from search_server.collections.catalog import CACHE_S, Collections
-from search_server.collections.reindex_copier import Copier, Progress
+from search_server.collections.catalog import CACHE_S, Catalog
+from search_server.collections.reindex_copier import ReindexCopier, ReindexProgress
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition, SentinelError
@@ -29,22 +29,22 @@ from sentinel_store.collections import CollectionInfo, Origin, OriginState, Rein
 
 logger = logging.getLogger(__name__)
 
-# After it every gateway knows what was changed: their caches, and room for a slow answer.
+# After this time every gateway knows a change: their caches, and a margin for a slow answer.
 SETTLE_S = CACHE_S + 0.5
-# So few differences that the walk beside mirrored writes is not much more than the comparison.
+# With so few differences, a pass during dual writes costs little more than the comparison.
 _FEW = 1_000
-_MOST_WALKS = 5
+_MAX_PASSES = 5
 _CALL_TIMEOUT_S = 30.0
-# Each of the three calls that swap an alias; together less than a run waits that takes over.
+# Each of the three calls that swap an alias; together shorter than `_TAKE_OVER_S`.
 _SWAP_TIMEOUT_S = 2.0
 _TAKE_OVER_S = 8.0
 
-# Ends of runs that nobody waits for any more; held, since the loop itself would forget them.
+# The last steps of runs whose callers have left; the event loop alone would not keep them alive.
 _finishing: set[asyncio.Task[None]] = set()
 
 
-class ReindexJob:
-    """Used once, inside one event loop, by the only call that works on this source here."""
+class ReindexRun:
+    """Use it once, inside one event loop; this gateway has one run per source at a time."""
 
     def __init__(
         self,
@@ -52,30 +52,30 @@ class ReindexJob:
         target: CollectionInfo,
         alias: str,
         *,
-        copier: Copier,
-        collections: Collections,
+        copier: ReindexCopier,
+        catalog: Catalog,
         store: SearchStore,
-        progress: Progress,
+        progress: ReindexProgress,
         gateway: str,
     ) -> None:
-        """Remember what to do; `gateway` is the name of this process in marks."""
+        """Keep what to do; `gateway` names this process in marks."""
         self._source = source
         self._target = target
         self._alias = alias
         self._copier = copier
-        self._collections = collections
+        self._catalog = catalog
         self._store = store
         self._progress = progress
         self._gateway = gateway
-        self._mark = ReindexMark(target.name, f"{gateway}/{uuid.uuid4().hex}", mirrored=False)
+        self._mark = ReindexMark(target.name, f"{gateway}/{uuid.uuid4().hex}", dual_write=False)
 
     async def run(self) -> None:
-        """Go through what is left of the five steps.
+        """Do the steps that are left.
 
         Raises:
             FailedPrecondition: Another run took over, or an alias already points at the target.
             NotFound: The source or the target was deleted.
-            SentinelError: Something needed is away.
+            SentinelError: A service that it needs is unavailable.
         """
         await self._take_over()
         if not await self._is_swapped():
@@ -84,13 +84,13 @@ class ReindexJob:
                 await self._copy_and_verify()
                 await self._swap()
             except BaseException:
-                await self._stop_mirroring()
+                await self._stop_dual_write()
                 raise
         else:
             total = await self._store.count(self._target, "", _deadline())
             self._progress.done = self._progress.total = total
         self._progress.alias_swapped = bool(self._alias)
-        # To its end even if the caller leaves: the alias has moved, writers must follow.
+        # Finish even if the caller leaves: the alias has moved, so writers must follow.
         finishing = asyncio.create_task(self._finish())
         _finishing.add(finishing)
         finishing.add_done_callback(_finishing.discard)
@@ -98,49 +98,49 @@ class ReindexJob:
         await asyncio.shield(finishing)
 
     async def _take_over(self) -> None:
-        """Become the one run that works on the source, whichever gateway had one before."""
+        """Mark this run as the one that works on the source, whichever gateway had it before."""
         before = self._source.reindex
-        mirrored = before is not None and before.mirrored
-        await self._set_mark(replace(self._mark, mirrored=mirrored))
+        dual_write = before is not None and before.dual_write
+        await self._set_mark(replace(self._mark, dual_write=dual_write))
         others = before is not None and not before.runner.startswith(f"{self._gateway}/")
-        if others and not self._store.is_lite:  # which has one gateway at a time
-            # It may be alive, and past its last look at the mark: let it end its swap.
+        if others and not self._store.is_lite:  # Lite has one gateway at a time
+            # The other run may be alive and past its last check of the mark: let its swap end.
             await asyncio.sleep(_TAKE_OVER_S)
-            self._target = await self._collections.get_now(self._target.name, _deadline())
+            self._target = await self._catalog.get_fresh(self._target.name, _deadline())
 
     async def _is_swapped(self) -> bool:
-        """Tell whether an earlier run got as far as the swap, so that the target leads now."""
+        """Tell whether an earlier run swapped the alias, so that callers use the target now."""
         aliases = await self._store.aliases.of(self._target.name, _deadline())
         if not aliases:
             return False
         origin = self._target.origin
         if origin and origin.state is not OriginState.COPYING and self._alias in aliases:
             return True
-        raise conflict(
+        raise reindex_conflict(
             f"{', '.join(aliases)} points at {self._target.name!r}, which is not complete; point "
             "it back at the source first",
             "alias",
         )
 
     async def _copy_and_verify(self) -> None:
-        if self._mark.mirrored:  # by a run that was cut short
-            await self._set_mark(replace(self._mark, mirrored=False))
-        for _ in range(_MOST_WALKS):
-            if await self._copier.walk(self._check_mark) <= _FEW:
+        if self._mark.dual_write:  # left on by a run that was interrupted
+            await self._set_mark(replace(self._mark, dual_write=False))
+        for _ in range(_MAX_PASSES):
+            if await self._copier.copy_differences(self._check_mark) <= _FEW:
                 break
-        await self._set_mark(replace(self._mark, mirrored=True))
+        await self._set_mark(replace(self._mark, dual_write=True))
         await asyncio.sleep(SETTLE_S)
-        for _ in range(_MOST_WALKS):
-            if await self._copier.walk(self._check_mark, mirrored=True) == 0:
-                break  # else only writers in the middle of their two writes
+        for _ in range(_MAX_PASSES):
+            if await self._copier.copy_differences(self._check_mark, dual_write=True) == 0:
+                break  # else only writers between their two writes
 
     async def _swap(self) -> None:
         await self._set_state(OriginState.VERIFIED)
         await self._check_mark()
         if self._alias:
-            deadline = Deadline.after(None, default_s=_SWAP_TIMEOUT_S)
+            deadline = Deadline.within(_SWAP_TIMEOUT_S)
             await self._store.aliases.point(self._alias, self._target.name, deadline)
-            self._collections.forget(self._source.name)
+            self._catalog.forget(self._source.name)
 
     async def _finish(self) -> None:
         if self._alias:
@@ -150,35 +150,35 @@ class ReindexJob:
         await self._set_state(OriginState.COMPLETE)
 
     async def _check_mark(self) -> None:
-        """Raise FailedPrecondition if this run is not the one that works on the source."""
-        now = await self._collections.get_now(self._source.name, _deadline())
+        """Raise FailedPrecondition if another run has taken over the source."""
+        now = await self._catalog.get_fresh(self._source.name, _deadline())
         if now.reindex != self._mark:
-            raise conflict(f"another call has taken over reindexing {now.name!r}", "source")
+            raise reindex_conflict(f"another call has taken over reindexing {now.name!r}", "source")
 
-    async def _stop_mirroring(self) -> None:
-        """Let writers write the source alone again; if it cannot be said, they go on as they do."""
-        if self._mark.mirrored:
+    async def _stop_dual_write(self) -> None:
+        """Let writers write to the source only again; on an error they keep writing to both."""
+        if self._mark.dual_write:
             with suppress(SentinelError):
                 await self._check_mark()
-                await self._set_mark(replace(self._mark, mirrored=False))
+                await self._set_mark(replace(self._mark, dual_write=False))
 
     async def _set_mark(self, mark: ReindexMark | None) -> None:
-        await self._store.properties.set_reindex(self._source.name, mark, _deadline())
-        self._collections.forget(self._source.name)
+        await self._store.set_reindex(self._source.name, mark, _deadline())
+        self._catalog.forget(self._source.name)
         if mark is not None:
             self._mark = mark
 
     async def _set_state(self, state: OriginState) -> None:
         origin = Origin(self._source.name, state)
-        await self._store.properties.set_origin(self._target.name, origin, _deadline())
-        self._collections.forget(self._target.name)
+        await self._store.set_origin(self._target.name, origin, _deadline())
+        self._catalog.forget(self._target.name)
         logger.info("reindex", extra={"target": self._target.name, "state": str(state)})
 
 
-def conflict(message: str, field: str) -> FailedPrecondition:
-    """Return the error of a reindexing that another one, or its own end, is in the way of."""
+def reindex_conflict(message: str, field: str) -> FailedPrecondition:
+    """Return the error of a reindex that conflicts with another one or with an earlier result."""
     return FailedPrecondition("REINDEX_CONFLICT", message, field=field)
 
 
 def _deadline() -> Deadline:
-    return Deadline.after(None, default_s=_CALL_TIMEOUT_S)
+    return Deadline.within(_CALL_TIMEOUT_S)

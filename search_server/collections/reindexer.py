@@ -1,7 +1,7 @@
-"""Use case: a collection changes its model without stopping.
+"""Reindex: move a collection to another model without stopping searches or writes.
 
-Checks what is asked for, finds or makes the target, and lets one call at a time work on a source;
-the work itself is in reindex_job.py. Why it is done this way: docs/adr/0011.
+Checks the request, finds or creates the target, and lets one call at a time work on a source. The
+work itself is in `reindex_run.py`. Why it is done this way: docs/adr/0011.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, replace
 
-from search_server.collections.catalog import Collections
-from search_server.collections.reindex_copier import Copier, Progress
-from search_server.collections.reindex_run import ReindexJob, conflict
+from search_server.collections.catalog import Catalog
+from search_server.collections.reindex_copier import ReindexCopier, ReindexProgress
+from search_server.collections.reindex_run import ReindexRun, reindex_conflict
 from search_server.embedders.pool import EmbedderPool, matches
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import AlreadyExists, FailedPrecondition, NotFound, first_error
 from sentinel_store.collections import CollectionInfo, Origin, OriginState, check_collection_name
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 from sentinel_store.values import ModelRef
 
 
 @dataclass(frozen=True, slots=True)
-class Reindexing:
-    """What a caller wants: `source` embedded again into `target`, then `alias` pointed at that.
+class ReindexRequest:
+    """Embed the items of `source` again into `target`, then point `alias` at the target.
 
     Attributes:
         source: Name or alias.
-        alias: Empty: none is pointed.
-        model: Chooses the new model; None: the one that is not the source's.
+        alias: Empty: point no alias.
+        model: Chooses the new model; None: the only served model that is not the source's.
     """
 
     source: str
@@ -38,132 +38,135 @@ class Reindexing:
 
 
 class Reindexer:
-    """Runs reindexings, each of another source. Use from one event loop."""
+    """Runs reindexes, one per source. Use from one event loop."""
 
     def __init__(
         self,
-        collections: Collections,
+        catalog: Catalog,
         pool: EmbedderPool,
         store: SearchStore,
-        objects: ObjectStore,
+        images: ImageStore,
         *,
         call_timeout_s: float,
     ) -> None:
-        """Remember the parts; `call_timeout_s` bounds each call of one of them."""
-        self._collections = collections
+        """Keep the collaborators; `call_timeout_s` limits each call to one of them."""
+        self._catalog = catalog
         self._pool = pool
         self._store = store
-        self._objects = objects
+        self._images = images
         self._call_timeout_s = call_timeout_s
         self._running: set[str] = set()
         self._gateway = uuid.uuid4().hex
 
-    async def run(self, wanted: Reindexing, progress: Progress) -> None:
-        """Do all of it, or what is left of it; after any failure the same call goes on.
+    async def run(self, request: ReindexRequest, progress: ReindexProgress) -> None:
+        """Do all of it, or the rest of it: after any failure the same call continues.
 
         Raises:
-            InvalidArgument: A name that is not allowed.
-            NotFound: There is no such source.
+            InvalidArgument: A name is invalid.
+            NotFound: The source does not exist.
             AlreadyExists: A collection has the alias's name.
-            FailedPrecondition: Another reindexing is in the way, or no worker serves the model.
-            Unavailable: Something needed was away for a minute.
+            FailedPrecondition: Another reindex is in the way, or no worker serves the model.
+            Unavailable: A service that it needs was unavailable for a minute.
         """
-        source = await self._collections.get_now(wanted.source, self._deadline())
+        source = await self._catalog.get_fresh(request.source, self._deadline())
         if source.name in self._running:
-            raise conflict(f"another call is reindexing {source.name!r} just now", "source")
+            raise reindex_conflict(f"another call is reindexing {source.name!r}", "source")
         self._running.add(source.name)
         try:
-            await self._run(source, wanted, progress)
+            await self._run(source, request, progress)
         except BaseExceptionGroup as group:
             raise first_error(group) from None
         finally:
             self._running.discard(source.name)
 
-    async def _run(self, source: CollectionInfo, wanted: Reindexing, progress: Progress) -> None:
-        await self._check(source, wanted)
-        target = await self._target(source, wanted)
+    async def _run(
+        self, source: CollectionInfo, request: ReindexRequest, progress: ReindexProgress
+    ) -> None:
+        await self._check(source, request)
+        target = await self._target(source, request)
         if target.origin == Origin(source.name, OriginState.COMPLETE):
-            await self._report(target, wanted, progress)
+            await self._report_complete(target, request, progress)
             return
-        copier = Copier(
+        copier = ReindexCopier(
             source,
             target,
             store=self._store,
-            objects=self._objects,
+            images=self._images,
             pool=self._pool,
             call_timeout_s=self._call_timeout_s,
             progress=progress,
         )
-        job = ReindexJob(
+        run = ReindexRun(
             source,
             target,
-            wanted.alias,
+            request.alias,
             copier=copier,
-            collections=self._collections,
+            catalog=self._catalog,
             store=self._store,
             progress=progress,
             gateway=self._gateway,
         )
-        await job.run()
+        await run.run()
 
-    async def _check(self, source: CollectionInfo, wanted: Reindexing) -> None:
-        """Refuse at once what could not be ended after hours."""
+    async def _check(self, source: CollectionInfo, request: ReindexRequest) -> None:
+        """Refuse at once what could otherwise fail after hours."""
         deadline = self._deadline()
-        check_collection_name(wanted.target, "target")
-        if wanted.alias:
-            check_collection_name(wanted.alias, "alias")
-            now = await self._store.aliases.resolve(wanted.alias, deadline)
-            if wanted.alias in (wanted.target, now):
+        check_collection_name(request.target, "target")
+        if request.alias:
+            check_collection_name(request.alias, "alias")
+            current = await self._store.aliases.resolve(request.alias, deadline)
+            if request.alias in (request.target, current):
                 raise AlreadyExists(
                     "COLLECTION_EXISTS",
-                    f"{wanted.alias!r} is the name of a collection; an alias needs one of its own",
+                    f"{request.alias!r} is the name of a collection; an alias needs one of its own",
                     field="alias",
-                    collection=wanted.alias,
+                    collection=request.alias,
                 )
         mark = source.reindex
-        if mark is None or mark.target == wanted.target:
+        if mark is None or mark.target == request.target:
             return
-        other = await self._collections.find(mark.target, deadline)
+        other = await self._catalog.find(mark.target, deadline)
         if other and other.origin and other.origin.source == source.name:
-            raise conflict(
-                f"{source.name!r} is being embedded again into {mark.target!r}; go on with that, "
-                "or delete it first",
+            raise reindex_conflict(
+                f"{source.name!r} is being reindexed into {mark.target!r}; continue with that "
+                "one, or delete it first",
                 "target",
             )
 
-    async def _target(self, source: CollectionInfo, wanted: Reindexing) -> CollectionInfo:
+    async def _target(self, source: CollectionInfo, request: ReindexRequest) -> CollectionInfo:
+        """Return the target of an earlier call for the same reindex, or create a new one."""
         deadline = self._deadline()
         try:
-            found = await self._collections.get_now(wanted.target, deadline)
+            found = await self._catalog.get_fresh(request.target, deadline)
         except NotFound:
-            return await self._made(source, wanted, deadline)
-        if found.name != wanted.target:
+            return await self._create_target(source, request, deadline)
+        if found.name != request.target:
             raise FailedPrecondition(
                 "COLLECTION_ALIASED",
-                f"{wanted.target!r} is an alias of {found.name!r}; the target needs its own name",
+                f"{request.target!r} is an alias of {found.name!r}; the target needs its own name",
                 field="target",
                 collection=found.name,
             )
         ours = found.origin is not None and found.origin.source == source.name
-        if not ours or (wanted.model and not matches(found.model, wanted.model)):
-            raise conflict(
-                f"collection {wanted.target!r} is there and was not made of {source.name!r} with "
+        if not ours or (request.model and not matches(found.model, request.model)):
+            raise reindex_conflict(
+                f"collection {request.target!r} exists and was not made from {source.name!r} with "
                 "this model; use another name, or delete it first",
                 "target",
             )
-        if await self._store.is_whole(found.name, deadline):
+        if await self._store.is_complete(found.name, deadline):
             return found
-        await self._store.drop_collection(found.name, deadline)  # has nothing in it yet
-        return await self._made(source, wanted, deadline)
+        await self._store.drop_collection(found.name, deadline)  # it has no items yet
+        return await self._create_target(source, request, deadline)
 
-    async def _made(
-        self, source: CollectionInfo, wanted: Reindexing, deadline: Deadline
+    async def _create_target(
+        self, source: CollectionInfo, request: ReindexRequest, deadline: Deadline
     ) -> CollectionInfo:
-        model, dimensions = self._pool.model_besides(source.model.fingerprint, wanted.model)
+        model, dimensions = self._pool.model_besides(source.model.fingerprint, request.model)
         target = replace(
             source,
-            name=wanted.target,
-            asked=wanted.target,
+            name=request.target,
+            requested_name=request.target,
             model=model,
             dimensions=dimensions,
             origin=Origin(source.name, OriginState.COPYING),
@@ -172,18 +175,20 @@ class Reindexer:
         await self._store.create_collection(target, deadline)
         return target
 
-    async def _report(self, target: CollectionInfo, wanted: Reindexing, progress: Progress) -> None:
-        """Answer a call for what was done long ago."""
-        if wanted.alias:
-            now = await self._store.aliases.resolve(wanted.alias, self._deadline())
-            if now != target.name:
-                raise conflict(
-                    f"{target.name!r} was completed without {wanted.alias!r} pointing at it, and "
-                    "has not followed its source since; use SetAlias if that is right",
+    async def _report_complete(
+        self, target: CollectionInfo, request: ReindexRequest, progress: ReindexProgress
+    ) -> None:
+        """Answer a call for a reindex that was completed before."""
+        if request.alias:
+            current = await self._store.aliases.resolve(request.alias, self._deadline())
+            if current != target.name:
+                raise reindex_conflict(
+                    f"{target.name!r} was completed without {request.alias!r} pointing at it, and "
+                    "has not received its source's writes since; use SetAlias if that is right",
                     "alias",
                 )
             progress.alias_swapped = True
-        progress.done = progress.total = await self._collections.count(target, self._deadline())
+        progress.done = progress.total = await self._catalog.count(target, self._deadline())
 
     def _deadline(self) -> Deadline:
-        return Deadline.after(None, default_s=self._call_timeout_s)
+        return Deadline.within(self._call_timeout_s)

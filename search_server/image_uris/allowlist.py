@@ -1,7 +1,7 @@
-"""Which URIs may be fetched: those in a place that the operator lists.
+"""Decide which URIs the gateway may fetch: those below a prefix that the operator lists.
 
-A URI is taken apart once, here, and what is compared with the list is what is opened later: two
-parsers that read one URI in two ways are how such lists are got round.
+Each URI is parsed once, here. The parts that are compared with the list are the parts that are
+opened later: two parsers that read one URI in two ways are the usual way around such lists.
 """
 
 from __future__ import annotations
@@ -23,31 +23,36 @@ _MAX_URI_CHARS = 8_192
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A URI taken apart.
+class ParsedUri:
+    """A URI in parts.
 
     Attributes:
         scheme: In lower case.
-        authority: http and https: host and port as they will be asked; file: empty; otherwise
-            what stands there, such as a bucket.
-        path: Its segments, decoded where the scheme has them encoded.
-        url: http and https: what will be asked for.
+        authority: http and https: host and port of the request; file: empty; otherwise the part
+            after `://`, such as a bucket.
+        path: Its segments, decoded where the scheme encodes them.
     """
 
     scheme: str
     authority: str
     path: tuple[str, ...]
-    url: URL | None = None
 
     @property
     def printable(self) -> str:
-        """The URI for messages and logs, without its query: that may hold a signature."""
+        """The URI for messages and logs, without its query, which may hold a signature."""
         return f"{self.scheme}://{self.authority}/{'/'.join(self.path)}"[:200]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place of the list; whatever lies below its path may be fetched.
+class HttpUri(ParsedUri):
+    """An http or https URI; `url` is what the gateway requests."""
+
+    url: URL
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedPrefix:
+    """One entry of the list; URIs at or below its path may be fetched.
 
     Attributes:
         uri: As the operator wrote it.
@@ -58,45 +63,44 @@ class Place:
     authority: str
     path: tuple[str, ...]
 
-    def holds(self, target: Target) -> bool:
-        """Return whether `target` is this place or below it, segment by segment."""
-        return (self.scheme, self.authority) == (
-            target.scheme,
-            target.authority,
-        ) and target.path[: len(self.path)] == self.path
+    def covers(self, uri: ParsedUri) -> bool:
+        """Return whether `uri` is this prefix or below it, segment by segment."""
+        return (self.scheme, self.authority) == (uri.scheme, uri.authority) and (
+            uri.path[: len(self.path)] == self.path
+        )
 
 
-class Places:
-    """The operator's list. Immutable."""
+class Allowlist:
+    """The operator's list of prefixes. Immutable."""
 
     def __init__(self, uris: Sequence[str]) -> None:
-        """Read the list.
+        """Parse the list.
 
         Raises:
-            InvalidArgument: One of them is no place.
+            InvalidArgument: An entry is not a valid prefix.
         """
-        self.every = [_read_place(uri) for uri in uris]
+        self.prefixes = [_parse_prefix(uri) for uri in uris]
 
-    def find(self, target: Target) -> Place:
-        """Return the place that `target` lies in.
+    def find(self, uri: ParsedUri) -> AllowedPrefix:
+        """Return the prefix that covers `uri`.
 
         Raises:
-            PermissionDenied: It lies in none.
+            PermissionDenied: No prefix covers it.
         """
-        for place in self.every:
-            if place.holds(target):
-                return place
+        for prefix in self.prefixes:
+            if prefix.covers(uri):
+                return prefix
         raise _forbidden(
-            f"{target.printable} is in none of the places that this gateway fetches from; send "
+            f"{uri.printable} is in none of the places that this gateway fetches from; send "
             "the bytes, or have the place added to --image-uri-places"
         )
 
 
-def read_target(uri: str) -> Target:
-    """Take a caller's URI apart.
+def parse_uri(uri: str) -> ParsedUri:
+    """Parse a caller's URI; http and https give an `HttpUri`.
 
     Raises:
-        PermissionDenied: It is malformed, or written so that it could be read in two ways.
+        PermissionDenied: It is malformed, or can be read in two ways.
     """
     if len(uri) > _MAX_URI_CHARS or _FORBIDDEN_CHARS.search(uri):
         raise _forbidden(
@@ -108,32 +112,30 @@ def read_target(uri: str) -> Target:
         raise _forbidden(f"{uri[:50]!r} is no URI with a scheme, such as https://")
     if scheme in HTTP_SCHEMES:
         try:
-            return http_target(read_url(uri))
+            return parse_http(to_url(uri))
         except ValueError as error:
             raise _forbidden(f"{uri[:50]!r} is no URL: {error}") from error
     authority, _, raw_path = rest.partition("/")
     if scheme == "file":
         if authority not in ("", "localhost"):
             raise _forbidden("a file URI has three slashes: file:///folder/picture.jpg")
-        authority, path = "", _segments(raw_path, encoded=True)
-    else:
-        path = _segments(raw_path, encoded=False)
-    return Target(scheme, authority, path)
+        return ParsedUri(scheme, "", _segments(raw_path, encoded=True))
+    return ParsedUri(scheme, authority, _segments(raw_path, encoded=False))
 
 
-def read_url(text: str) -> URL:
-    """Return an http URL or a relative reference, encoded as it came if it is encoded at all.
+def to_url(text: str) -> URL:
+    """Return an http URL or a relative reference; keep its encoding if it has one.
 
-    To encode it anew could break a signature in its query.
+    Encoding it again could break a signature in its query.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a URL.
     """
     return URL(text, encoded=text.isascii() and " " not in text)
 
 
-def http_target(url: URL) -> Target:
-    """Take an http or https URL apart, a caller's or one that a server redirects to.
+def parse_http(url: URL) -> HttpUri:
+    """Parse an http or https URL: a caller's, or the target of a redirect.
 
     Raises:
         PermissionDenied: It holds a user name or password, or no host.
@@ -144,13 +146,13 @@ def http_target(url: URL) -> Target:
         raise _forbidden("a URL must not hold a user name or a password")
     if not url.raw_host:
         raise _forbidden("the URL has no host")
-    host = url.raw_host.lower()
+    authority = f"{url.raw_host.lower()}:{url.port}"
     path = _segments(url.raw_path.removeprefix("/"), encoded=True)
-    return Target(url.scheme, f"{host}:{url.port}", path, url.with_fragment(None))
+    return HttpUri(url.scheme, authority, path, url.with_fragment(None))
 
 
 def _segments(raw_path: str, *, encoded: bool) -> tuple[str, ...]:
-    """Split a path; refuse one whose meaning changes when it is decoded once more."""
+    """Split a path; refuse one whose meaning changes if somebody decodes it again."""
     decoded = raw_path
     while (again := unquote(decoded)) != decoded:
         decoded = again
@@ -163,21 +165,21 @@ def _segments(raw_path: str, *, encoded: bool) -> tuple[str, ...]:
     return tuple((unquote(raw_path) if encoded else raw_path).split("/"))
 
 
-def _read_place(uri: str) -> Place:
+def _parse_prefix(uri: str) -> AllowedPrefix:
     try:
-        target = read_target(uri)
+        parsed = parse_uri(uri)
     except PermissionDenied as error:
-        raise _bad_place(uri, error.message) from error
-    if target.url is not None and (target.url.query_string or target.url.raw_fragment):
-        raise _bad_place(uri, "it has a query")
-    if target.scheme != "file" and not target.authority:
-        raise _bad_place(uri, "it names no host or bucket")
-    # `https://host/photos` and `https://host/photos/` are one place, `…/photos2` is another.
-    path = target.path[:-1] if target.path[-1] == "" else target.path
-    return Place(uri, target.scheme, target.authority, path)
+        raise _bad_prefix(uri, error.message) from error
+    if isinstance(parsed, HttpUri) and (parsed.url.query_string or parsed.url.raw_fragment):
+        raise _bad_prefix(uri, "it has a query")
+    if parsed.scheme != "file" and not parsed.authority:
+        raise _bad_prefix(uri, "it names no host or bucket")
+    # `https://host/photos` and `https://host/photos/` are one prefix, `…/photos2` is another.
+    path = parsed.path[:-1] if parsed.path[-1] == "" else parsed.path
+    return AllowedPrefix(uri, parsed.scheme, parsed.authority, path)
 
 
-def _bad_place(uri: str, why: str) -> InvalidArgument:
+def _bad_prefix(uri: str, why: str) -> InvalidArgument:
     return InvalidArgument(
         "PARAMETER_OUT_OF_RANGE",
         f"--image-uri-places: {uri[:100]!r} is no place ({why}); write https://host/folder/, "

@@ -1,7 +1,4 @@
-"""Fetches images that requests name by URI: many at once, within bounds, each failing alone.
-
-Items to store whose images are named by URI.
-"""
+"""Fetch the images that a request names by URI: concurrently, within limits, each failing alone."""
 
 from __future__ import annotations
 
@@ -12,7 +9,14 @@ from dataclasses import dataclass, replace
 
 from aiohttp.abc import AbstractResolver
 
-from search_server.image_uris.allowlist import HTTP_SCHEMES, Place, Places, Target, read_target
+from search_server.image_uris.allowlist import (
+    HTTP_SCHEMES,
+    AllowedPrefix,
+    Allowlist,
+    HttpUri,
+    ParsedUri,
+    parse_uri,
+)
 from search_server.image_uris.readers import FolderReader, HttpReader, StoreReader, unavailable
 from search_server.types.items import UnreadableItem
 from sentinel_core.calls import Deadline
@@ -23,16 +27,16 @@ from sentinel_store.items import Content, Item
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """What a fetch may do and cost.
+    """What may be fetched, and at what cost.
 
     Attributes:
-        places: URIs of the places that may be fetched from; none by default.
+        places: URI prefixes that may be fetched from; see `Allowlist`.
         allow_private: Whether hosts may have addresses that are not public.
         max_image_bytes: Largest file.
         max_call_bytes: Most bytes for one request of ours, all its files together.
         timeout_s: Longest time for one file, in seconds.
         max_redirects: Most http redirects of one file.
-        concurrency: Most files being fetched at once.
+        concurrency: Most files at once.
     """
 
     places: Sequence[str]
@@ -45,7 +49,7 @@ class FetchLimits:
 
 
 class Fetcher:
-    """Use from one event loop, and make it there; close it at the end."""
+    """Create and use it inside one event loop; close it at the end."""
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class Fetcher:
         metrics: ServerMetrics,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        """Read the list of places and open nothing yet.
+        """Parse the allowlist; open no connection yet.
 
         Args:
             limits: What may be fetched.
@@ -61,20 +65,20 @@ class Fetcher:
             resolver: Resolves host names; the system's when None.
 
         Raises:
-            InvalidArgument: An entry of the list is no place.
-            Unavailable: A package that a place needs is not installed.
+            InvalidArgument: An entry of the list is not a valid prefix.
+            Unavailable: A package that a prefix needs is not installed.
         """
         self._limits = limits
         self._metrics = metrics
-        self._places = Places(limits.places)
-        self._readers: dict[Place, FolderReader | StoreReader] = {}
-        for place in self._places.every:
-            if place.scheme == "file":
-                self._readers[place] = FolderReader(place)
-            elif place.scheme not in HTTP_SCHEMES:
-                self._readers[place] = StoreReader(place)
+        self._allowlist = Allowlist(limits.places)
+        self._readers: dict[AllowedPrefix, FolderReader | StoreReader] = {}
+        for prefix in self._allowlist.prefixes:
+            if prefix.scheme == "file":
+                self._readers[prefix] = FolderReader(prefix)
+            elif prefix.scheme not in HTTP_SCHEMES:
+                self._readers[prefix] = StoreReader(prefix)
         self._http = HttpReader(
-            self._places,
+            self._allowlist,
             allow_private=limits.allow_private,
             max_redirects=limits.max_redirects,
             resolver=resolver,
@@ -82,70 +86,92 @@ class Fetcher:
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._executor = ThreadPoolExecutor(limits.concurrency, thread_name_prefix="fetch")
 
-    async def fill(
+    async def fetch_items(
+        self, items: Sequence[Item | UnreadableItem], deadline: Deadline
+    ) -> list[Item | UnreadableItem]:
+        """Return the items with their images' bytes; a failed fetch gives an UnreadableItem."""
+        fetched = list(items)
+        waiting = [
+            (place, item, item.content)
+            for place, item in enumerate(items)
+            if isinstance(item, Item) and item.content is not None and item.content.uri
+        ]
+        answers = await self.fetch([content for _, _, content in waiting], deadline)
+        for (place, item, _), answer in zip(waiting, answers, strict=True):
+            if isinstance(answer, SentinelError):
+                error = answer.at(f"items[{place}].content.image.uri")
+                fetched[place] = UnreadableItem(item.id, error)
+            else:
+                fetched[place] = replace(item, content=answer)
+        return fetched
+
+    async def fetch(
         self, contents: Sequence[Content], deadline: Deadline
     ) -> list[Content | SentinelError]:
-        """Return the contents of one request with the bytes of those that are named by URI.
+        """Return the contents of one request, with the bytes of images that are named by URI.
 
-        What could not be fetched is an error in its place, without a field.
+        A failed fetch gives its error, without a field path, in place of the content.
         """
-        # Each once, however often it is named.
+        # Fetch each URI once, however often it is named.
         uris = list(dict.fromkeys(content.uri for content in contents if content.uri))
         if not uris:
             return list(contents)
-        # Half of the time is kept for what comes after: a place that never answers must not
-        # cost the request's other items theirs.
+        # Keep half of the time for the later stages: a host that never answers must not cost the
+        # request's other items theirs.
         ends = asyncio.get_running_loop().time() + deadline.remaining() / 2
-        budget = _Budget(self._limits.max_call_bytes)
+        budget = _ByteBudget(self._limits.max_call_bytes)
         with self._metrics.stage("fetch"):
-            answers = await asyncio.gather(*(self._fetch(uri, ends, budget) for uri in uris))
-        found = dict(zip(uris, answers, strict=True))
-        for answer in found.values():
+            answers = await asyncio.gather(*(self._fetch_one(uri, ends, budget) for uri in uris))
+        by_uri = dict(zip(uris, answers, strict=True))
+        for answer in answers:
             outcome = answer.reason.lower() if isinstance(answer, SentinelError) else "ok"
             self._metrics.items.labels("fetch", outcome).inc()
-        return [_filled(content, found) for content in contents]
+        return [_with_bytes(content, by_uri) for content in contents]
 
-    async def _fetch(self, uri: str, ends: float, budget: _Budget) -> bytes | SentinelError:
+    async def _fetch_one(
+        self, text: str, ends: float, budget: _ByteBudget
+    ) -> bytes | SentinelError:
         try:
-            target = read_target(uri)
-            place = self._places.find(target)
+            uri = parse_uri(text)
+            prefix = self._allowlist.find(uri)
         except SentinelError as error:
             return error
         try:
             async with asyncio.timeout_at(ends), self._slots:
                 budget.spend(0)
                 async with asyncio.timeout(self._limits.timeout_s):
-                    data = await self._read(place, target)
+                    data = await self._read(prefix, uri)
                 budget.spend(len(data))
                 return data
         except TimeoutError:
-            return unavailable(target, "it took too long")
+            return unavailable(uri, "it took too long")
         except SentinelError as error:
             return error
 
-    async def _read(self, place: Place, target: Target) -> bytes:
+    async def _read(self, prefix: AllowedPrefix, uri: ParsedUri) -> bytes:
         most = self._limits.max_image_bytes
-        reader = self._readers.get(place)
-        if reader is None:
-            return await self._http.read(target, most)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, reader.read, target, most)
+        if isinstance(uri, HttpUri):
+            return await self._http.read(uri, most)
+        read = self._readers[prefix].read
+        return await asyncio.get_running_loop().run_in_executor(self._executor, read, uri, most)
 
     async def close(self) -> None:
-        """Close connections; wait for the reads in progress."""
+        """Close the connections; wait for the reads in progress."""
         await self._http.close()
         await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
 
-def _filled(content: Content, found: dict[str, bytes | SentinelError]) -> Content | SentinelError:
+def _with_bytes(
+    content: Content, by_uri: dict[str, bytes | SentinelError]
+) -> Content | SentinelError:
     if not content.uri:
         return content
-    answer = found[content.uri]
+    answer = by_uri[content.uri]
     return answer if isinstance(answer, SentinelError) else replace(content, data=answer)
 
 
-class _Budget:
-    """How many bytes one request may still have fetched."""
+class _ByteBudget:
+    """How many bytes one request may still fetch."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -155,7 +181,7 @@ class _Budget:
         """Take `count` bytes.
 
         Raises:
-            InvalidArgument: They are not left, or it was overspent before.
+            InvalidArgument: The budget is exceeded now, or was before.
         """
         self._spent += count
         if self._spent > self._max_bytes:
@@ -165,23 +191,3 @@ class _Budget:
                 "together; send fewer of them at once",
                 limit=self._max_bytes,
             )
-
-
-async def fetch_items(
-    fetcher: Fetcher, items: Sequence[Item | UnreadableItem], deadline: Deadline
-) -> list[Item | UnreadableItem]:
-    """Return the items with their images' bytes, those that are not to be had as unreadable."""
-    filled = list(items)
-    waiting = [
-        (place, item, item.content)
-        for place, item in enumerate(items)
-        if isinstance(item, Item) and item.content is not None and item.content.uri
-    ]
-    answers = await fetcher.fill([content for _, _, content in waiting], deadline)
-    for (place, item, _), answer in zip(waiting, answers, strict=True):
-        if isinstance(answer, SentinelError):
-            error = answer.at(f"items[{place}].content.image.uri")
-            filled[place] = UnreadableItem(item.id, error)
-        else:
-            filled[place] = replace(item, content=answer)
-    return filled

@@ -1,8 +1,8 @@
-"""The ways in which a fetch can fail, worded alike for every kind of place.
+"""Read one image by URI: from a local folder, from a file system of fsspec, or over http.
 
-Reads images from local folders and from whatever fsspec can open. Blocking: run in threads.
-
-Reads images over http and https. The only file that makes requests to servers of others.
+All three fail with the same errors, which the functions at the top make. `FolderReader` and
+`StoreReader` block: run them in threads. `HttpReader` is the only code of the gateway that sends
+requests to servers outside of this installation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ import aiohttp
 import fsspec
 from aiohttp.abc import AbstractResolver
 
-from search_server.image_uris.allowlist import Place, Places, Target, http_target, read_url
+from search_server.image_uris.allowlist import (
+    AllowedPrefix,
+    Allowlist,
+    HttpUri,
+    ParsedUri,
+    parse_http,
+    to_url,
+)
 from search_server.image_uris.ssrf_guard import AddressGuard
 from sentinel_core.errors import (
     InvalidArgument,
@@ -27,90 +34,88 @@ from sentinel_core.errors import (
 )
 
 
-def forbidden(target: Target, why: str) -> PermissionDenied:
-    """Return the error for what the place, or a rule, does not hand out."""
-    return PermissionDenied("URI_FORBIDDEN", f"{target.printable} {why}; send the bytes instead")
+def forbidden(uri: ParsedUri, why: str) -> PermissionDenied:
+    """Return the error for a file that its owner, or a rule of ours, does not give out."""
+    return PermissionDenied("URI_FORBIDDEN", f"{uri.printable} {why}; send the bytes instead")
 
 
-def not_found(target: Target, why: str) -> NotFound:
-    """Return the error for what is not there."""
-    return NotFound("URI_NOT_FOUND", f"there is no file at {target.printable} ({why})")
+def not_found(uri: ParsedUri, why: str) -> NotFound:
+    """Return the error for a file that does not exist."""
+    return NotFound("URI_NOT_FOUND", f"there is no file at {uri.printable} ({why})")
 
 
-def unavailable(target: Target, why: str) -> Unavailable:
-    """Return the error for a place that does not answer as it should."""
-    return Unavailable(
-        "URI_UNAVAILABLE", f"{target.printable} could not be read ({why}); try again"
-    )
+def unavailable(uri: ParsedUri, why: str) -> Unavailable:
+    """Return the error for a source that does not answer correctly now."""
+    return Unavailable("URI_UNAVAILABLE", f"{uri.printable} could not be read ({why}); try again")
 
 
-def too_large(target: Target, max_bytes: int) -> InvalidArgument:
+def too_large(uri: ParsedUri, max_bytes: int) -> InvalidArgument:
     """Return the error for a file of more than `max_bytes`."""
     return InvalidArgument(
         "IMAGE_TOO_LARGE",
-        f"the file at {target.printable} has more than {max_bytes} bytes; use a smaller version",
+        f"the file at {uri.printable} has more than {max_bytes} bytes; use a smaller version",
         limit=max_bytes,
     )
 
 
-def empty(target: Target) -> InvalidArgument:
+def empty(uri: ParsedUri) -> InvalidArgument:
     """Return the error for a file without bytes."""
-    return InvalidArgument("IMAGE_EMPTY", f"the file at {target.printable} is empty")
+    return InvalidArgument("IMAGE_EMPTY", f"the file at {uri.printable} is empty")
 
 
 class FolderReader:
     """Reads files below one local folder.
 
-    The folder itself may be reached through symbolic links; below it none is followed, so nothing
-    outside it can be read, whoever may write into it.
+    The path to the folder may contain symbolic links. Below the folder none is followed, so
+    nothing outside can be read, whoever can write into it.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._depth = len(place.path)
-        self._root = "/" + "/".join(place.path)
+    def __init__(self, prefix: AllowedPrefix) -> None:
+        self._depth = len(prefix.path)
+        self._root = "/" + "/".join(prefix.path)
 
-    def read(self, target: Target, max_bytes: int) -> bytes:
-        """Return the bytes of the file at `target`.
+    def read(self, uri: ParsedUri, max_bytes: int) -> bytes:
+        """Return the bytes of the file at `uri`.
 
         Raises:
             SentinelError: URI_FORBIDDEN, URI_NOT_FOUND, URI_UNAVAILABLE, IMAGE_TOO_LARGE or
                 IMAGE_EMPTY.
         """
-        names = [name for name in target.path[self._depth :] if name]
+        names = [name for name in uri.path[self._depth :] if name]
         try:
             with ExitStack() as opened:
                 folder = _opened(opened, self._root, None, os.O_DIRECTORY)
                 for name in names[:-1]:
-                    _refuse_link(name, folder, target)
+                    _refuse_link(name, folder, uri)
                     folder = _opened(opened, name, folder, os.O_DIRECTORY | os.O_NOFOLLOW)
-                return _read_regular(opened, names, folder, target, max_bytes)
+                return _read_regular(opened, names, folder, uri, max_bytes)
         except PermissionError as error:
-            raise forbidden(target, "may not be read by the gateway") from error
+            raise forbidden(uri, "may not be read by the gateway") from error
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise not_found(target, error.strerror or "no such file") from error
+            raise not_found(uri, error.strerror or "no such file") from error
         except OSError as error:
-            raise unavailable(target, error.strerror or type(error).__name__) from error
+            raise unavailable(uri, error.strerror or type(error).__name__) from error
 
 
 def _read_regular(
-    opened: ExitStack, names: list[str], folder: int, target: Target, max_bytes: int
+    opened: ExitStack, names: list[str], folder: int, uri: ParsedUri, max_bytes: int
 ) -> bytes:
     if not names:
-        raise not_found(target, "it is the folder itself")
-    _refuse_link(names[-1], folder, target)
+        raise not_found(uri, "it is the folder itself")
+    _refuse_link(names[-1], folder, uri)
     # Not blocking, or opening a named pipe would wait for its writer.
     descriptor = _opened(opened, names[-1], folder, os.O_NOFOLLOW | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise not_found(target, "it is no regular file")
+        raise not_found(uri, "it is no regular file")
     if status.st_size > max_bytes:
-        raise too_large(target, max_bytes)
+        raise too_large(uri, max_bytes)
     with os.fdopen(os.dup(descriptor), "rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise too_large(target, max_bytes)
+        raise too_large(uri, max_bytes)
     if not data:
-        raise empty(target)
+        raise empty(uri)
     return data
 
 
@@ -120,64 +125,64 @@ def _opened(opened: ExitStack, name: str, folder: int | None, flags: int) -> int
     return descriptor
 
 
-def _refuse_link(name: str, folder: int, target: Target) -> None:
-    """Say clearly what `O_NOFOLLOW` would refuse anyway, in words that differ by system."""
+def _refuse_link(name: str, folder: int, uri: ParsedUri) -> None:
+    """Raise a clear error; `O_NOFOLLOW` refuses links too, with a different text per system."""
     if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-        raise forbidden(target, "is reached through a symbolic link")
+        raise forbidden(uri, "is reached through a symbolic link")
 
 
 class StoreReader:
-    """Reads objects below one place of a file system that fsspec knows.
+    """Reads objects below one prefix of a file system that fsspec supports.
 
-    The file system is opened with the operator's URI and its path alone comes from callers, so no
-    caller can choose options, endpoints or another file system.
+    The operator's URI opens the file system; callers provide a path only. So no caller can choose
+    options, endpoints or another file system.
     """
 
-    def __init__(self, place: Place) -> None:
-        """Remember the place; the first read opens it.
+    def __init__(self, prefix: AllowedPrefix) -> None:
+        """Keep the prefix; the first read opens the file system.
 
         Raises:
-            Unavailable: What its scheme needs is not installed.
+            Unavailable: The package for its scheme is not installed.
         """
         try:
-            fsspec.get_filesystem_class(place.scheme)
+            fsspec.get_filesystem_class(prefix.scheme)
         except (ImportError, ValueError) as error:
             raise Unavailable(
-                "URI_UNAVAILABLE", f"cannot fetch from {place.uri}: {error}"
+                "URI_UNAVAILABLE", f"cannot fetch from {prefix.uri}: {error}"
             ) from error
-        self._uri = place.uri
-        self._depth = len(place.path)
+        self._uri = prefix.uri
+        self._depth = len(prefix.path)
 
-    def read(self, target: Target, max_bytes: int) -> bytes:
-        """Return the bytes of the object at `target`.
+    def read(self, uri: ParsedUri, max_bytes: int) -> bytes:
+        """Return the bytes of the object at `uri`.
 
         Raises:
             SentinelError: URI_FORBIDDEN, URI_NOT_FOUND, URI_UNAVAILABLE, IMAGE_TOO_LARGE or
                 IMAGE_EMPTY.
         """
         try:
-            return self._read(target, max_bytes)
+            return self._read(uri, max_bytes)
         except SentinelError:
             raise
         except FileNotFoundError as error:
-            raise not_found(target, "the store has no such object") from error
+            raise not_found(uri, "the store has no such object") from error
         except PermissionError as error:
-            raise forbidden(target, "may not be read by the gateway") from error
+            raise forbidden(uri, "may not be read by the gateway") from error
         except Exception as error:  # each file system raises its own kinds
-            raise unavailable(target, type(error).__name__) from error
+            raise unavailable(uri, type(error).__name__) from error
 
-    def _read(self, target: Target, max_bytes: int) -> bytes:
+    def _read(self, uri: ParsedUri, max_bytes: int) -> bytes:
         file_system, root = fsspec.core.url_to_fs(self._uri)  # one instance for equal URIs
-        path = "/".join([root.rstrip("/"), *target.path[self._depth :]])
+        path = "/".join([root.rstrip("/"), *uri.path[self._depth :]])
         found: dict[str, Any] = file_system.info(path)
         if found["type"] != "file":
-            raise not_found(target, "it is no object")
+            raise not_found(uri, "it is no object")
         size = int(found["size"])
         if size > max_bytes:
-            raise too_large(target, max_bytes)
+            raise too_large(uri, max_bytes)
         if size == 0:
-            raise empty(target)
-        # Not beyond its size of a moment ago: it may have been replaced by a larger one.
+            raise empty(uri)
+        # At most the size of a moment ago: somebody may have replaced it by a larger object.
         return bytes(file_system.cat_file(path, start=0, end=size))
 
 
@@ -188,34 +193,34 @@ _LATER = (408, 425, 429)
 
 
 class HttpReader:
-    """Use from one event loop, and make it there. Waits without end: callers set a timeout."""
+    """Create and use it inside one event loop. It has no timeout: callers set one."""
 
     def __init__(
         self,
-        places: Places,
+        allowlist: Allowlist,
         *,
         allow_private: bool,
         max_redirects: int,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        """Open nothing yet.
+        """Open no connection yet.
 
         Args:
-            places: Where it may go, checked again at each redirect.
+            allowlist: Checked again at each redirect.
             allow_private: Whether it may connect to addresses that are not public.
             max_redirects: Most redirects of one request.
             resolver: Resolves host names; the system's when None.
         """
-        self._places = places
+        self._allowlist = allowlist
         self._max_redirects = max_redirects
         self._guard = AddressGuard(
             resolver or aiohttp.ThreadedResolver(), allow_private=allow_private
         )
         self._session = aiohttp.ClientSession(
-            # No cache of names: each new connection is made to addresses that were just checked.
+            # No DNS cache: each new connection goes to addresses that were checked just before.
             connector=aiohttp.TCPConnector(resolver=self._guard, use_dns_cache=False, limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            # Pictures are compressed as they are; anything else here would be a bomb.
+            # Image files are compressed already; compressed content here would be a bomb.
             auto_decompress=False,
             headers={"Accept-Encoding": "identity", "User-Agent": "sentinel-gateway"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -223,33 +228,31 @@ class HttpReader:
             trust_env=False,
         )
 
-    async def read(self, target: Target, max_bytes: int) -> bytes:
-        """Return the body at `target`, which the caller found in a place of the list.
+    async def read(self, uri: HttpUri, max_bytes: int) -> bytes:
+        """Return the body at `uri`, which the allowlist covers.
 
         Raises:
             SentinelError: URI_FORBIDDEN, URI_NOT_FOUND, URI_UNAVAILABLE, IMAGE_TOO_LARGE or
                 IMAGE_EMPTY.
         """
         for _ in range(self._max_redirects + 1):
-            assert target.url is not None
-            self._guard.check_literal(target.url.raw_host or "")
+            self._guard.check_literal(uri.url.raw_host or "")
             try:
-                async with self._session.get(target.url, allow_redirects=False) as response:
+                async with self._session.get(uri.url, allow_redirects=False) as response:
                     if response.status not in _REDIRECTS:
-                        return await _body(response, target, max_bytes)
+                        return await _body(response, uri, max_bytes)
                     following = response.headers.get("Location", "")
             except (aiohttp.ClientError, OSError) as error:
-                raise unavailable(target, type(error).__name__) from error
-            target = self._redirected(target, following)
-        raise forbidden(target, f"follows more than {self._max_redirects} redirects")
+                raise unavailable(uri, type(error).__name__) from error
+            uri = self._redirected(uri, following)
+        raise forbidden(uri, f"follows more than {self._max_redirects} redirects")
 
-    def _redirected(self, target: Target, location: str) -> Target:
-        assert target.url is not None
+    def _redirected(self, uri: HttpUri, location: str) -> HttpUri:
         try:
-            following = http_target(target.url.join(read_url(location)))
+            following = parse_http(uri.url.join(to_url(location)))
         except ValueError as error:
-            raise unavailable(target, "a redirect to no URL") from error
-        self._places.find(following)
+            raise unavailable(uri, "a redirect to no URL") from error
+        self._allowlist.find(following)
         return following
 
     async def close(self) -> None:
@@ -257,21 +260,21 @@ class HttpReader:
         await self._session.close()
 
 
-async def _body(response: aiohttp.ClientResponse, target: Target, max_bytes: int) -> bytes:
+async def _body(response: aiohttp.ClientResponse, uri: ParsedUri, max_bytes: int) -> bytes:
     status = response.status
     if status in _REFUSED:
-        raise forbidden(target, f"answers the gateway with {status}")
+        raise forbidden(uri, f"answers the gateway with {status}")
     if status in _LATER or status >= 500:
-        raise unavailable(target, f"HTTP {status}")
+        raise unavailable(uri, f"HTTP {status}")
     if status != 200:
-        raise not_found(target, f"HTTP {status}")
+        raise not_found(uri, f"HTTP {status}")
     if (response.content_length or 0) > max_bytes:
-        raise too_large(target, max_bytes)
+        raise too_large(uri, max_bytes)
     data = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         data += chunk
         if len(data) > max_bytes:
-            raise too_large(target, max_bytes)
+            raise too_large(uri, max_bytes)
     if not data:
-        raise empty(target)
+        raise empty(uri)
     return bytes(data)

@@ -1,4 +1,4 @@
-"""Which network addresses may be connected to, whatever name led to them."""
+"""Guard against requests to private networks (SSRF): check each address before connecting."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class AddressGuard(AbstractResolver):
-    """A resolver that answers with addresses that may be connected to, or not at all.
+    """A resolver that returns allowed addresses only, and fails if a name has others.
 
-    The connection is made to the very addresses it returned, so a name that resolves to another
-    address a moment later gains nothing.
+    aiohttp connects to exactly the addresses that this returns, so a name that resolves to
+    another address a moment later gains nothing.
     """
 
     def __init__(self, inner: AbstractResolver, *, allow_private: bool) -> None:
@@ -31,7 +31,7 @@ class AddressGuard(AbstractResolver):
 
         Raises:
             OSError: It has none.
-            PermissionDenied: One of them must not be connected to.
+            PermissionDenied: One of them is not allowed.
         """
         found = await self._inner.resolve(host, port, family)
         for result in found:
@@ -39,16 +39,16 @@ class AddressGuard(AbstractResolver):
         return found
 
     def check_literal(self, host: str) -> None:
-        """Check a host that is an address itself: aiohttp asks no resolver for those.
+        """Check a host that is an IP address: aiohttp does not resolve those.
 
         Raises:
-            PermissionDenied: It must not be connected to, or is an address in odd spelling.
+            PermissionDenied: It is not allowed, or is an address in an unusual notation.
         """
         if ":" in host or host.replace(".", "").isdigit():
             self.check(host.partition("%")[0], host)
 
     def check(self, address: str, host: str) -> None:
-        """Raise PermissionDenied unless `address` may be connected to."""
+        """Raise PermissionDenied unless `address` is allowed."""
         try:
             allowed = is_allowed(address, allow_private=self._allow_private)
         except ValueError:
@@ -63,25 +63,25 @@ class AddressGuard(AbstractResolver):
 
 
 def is_allowed(address: str, *, allow_private: bool) -> bool:
-    """Return whether an IP address may be connected to.
+    """Return whether the gateway may connect to an IP address.
 
-    Link-local addresses, where clouds keep their credentials, and those of no single host are
+    Link-local addresses, where clouds serve credentials, and addresses of no single host are
     refused even where private ones are allowed.
 
     Raises:
-        ValueError: It is no IP address.
+        ValueError: It is not an IP address.
     """
     ip = _reached(ip_address(address))
     if ip.is_loopback:
         return allow_private
     if ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
         return False
-    site_local = isinstance(ip, IPv6Address) and ip.is_site_local  # global to Python 3.11
+    site_local = isinstance(ip, IPv6Address) and ip.is_site_local  # Python 3.11 calls it global
     return allow_private or (ip.is_global and not site_local)
 
 
 def _reached(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return the IPv4 address that an IPv6 address stands for, if it does for one."""
+    """Return the IPv4 address that an IPv6 address embeds; otherwise the address itself."""
     if isinstance(ip, IPv4Address):
         return ip
     if ip in _NAT64:

@@ -1,35 +1,39 @@
-"""What a found row needs to be shown: the asked-for fields, its picture's URI, a thumbnail."""
+"""Add to found rows what callers see of them: requested fields, image URI and thumbnail.
+
+One file and a room of its own, because search and item reads share it and neither owns it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from search_server.types.items import StoredItem
-from search_server.types.searches import Hit
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
+from sentinel_store.items import Row
 
 
-async def illustrate(
-    found: Sequence[Hit | StoredItem],
-    objects: ObjectStore,
+async def present(
+    rows: Sequence[Row],
+    images: ImageStore,
     *,
     output_fields: Sequence[str],
     include_thumbnails: bool,
-) -> None:
-    """Fill in hits or items in place; no `output_fields` keeps all fields.
+) -> list[StoredItem]:
+    """Return one item per row, in order; empty `output_fields` keeps all fields.
 
     Raises:
         Unavailable: The object store cannot be read.
     """
     if output_fields:
-        wanted = set(output_fields)
-        for one in found:
-            one.row.fields = {k: v for k, v in one.row.fields.items() if k in wanted}
-    pictures = [one for one in found if one.row.image]
-    digests = [picture.row.image for picture in pictures]
-    for picture, uri in zip(pictures, await objects.image_uris(digests), strict=True):
-        picture.image_uri = uri
-    if include_thumbnails:
-        thumbnails = await objects.get_thumbnails(digests)
-        for picture, thumbnail in zip(pictures, thumbnails, strict=True):
-            picture.thumbnail = thumbnail
+        names = set(output_fields)
+        rows = [
+            replace(row, fields={k: v for k, v in row.fields.items() if k in names}) for row in rows
+        ]
+    digests = [row.image for row in rows if row.image]
+    uris = iter(await images.image_uris(digests))
+    thumbnails = iter(await images.get_thumbnails(digests) if include_thumbnails else ())
+    return [
+        StoredItem(row, next(uris), next(thumbnails, b"")) if row.image else StoredItem(row)
+        for row in rows
+    ]

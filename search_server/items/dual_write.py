@@ -1,67 +1,71 @@
-"""Where else a write has to go while a collection moves to another model (reindex.py).
+"""During a reindex, find the target that a write must also reach.
 
-A write looks here after it is done, not before: one that has waited for a worker for a minute may
-end in another world than it began in. What it finds is at most `CACHE_S` old, so whoever changes
-where writes go and then waits a little longer knows that every write that ends from then on goes
-there, too.
-
-
-What a collection of another model takes over of a batch, as a mirror (mirrors.py).
+Writers ask here after each write, not before: a write that waits a minute for a worker may begin
+before the reindex starts and end during it. The answer is at most `CACHE_S` old. So a reindex that
+changes where writes go, and then waits a little longer, knows that every write which ends from
+then on also reaches the target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 
-from search_server.collections.catalog import Collections
+from search_server.collections.catalog import Catalog
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import FailedPrecondition, SentinelError
+from sentinel_core.errors import FailedPrecondition, NotFound, SentinelError
 from sentinel_store.collections import CollectionInfo, OriginState
-from sentinel_store.items import Item
-from sentinel_store.prepared_item import Draft
 
 
-class Mirrors:
-    """Tells writers about the collections made of the one that they write to."""
+class DualWrite:
+    """Finds the other collections that a write to one collection must reach."""
 
-    def __init__(self, collections: Collections) -> None:
-        self._collections = collections
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
 
-    async def next(
+    async def next_target(
         self, info: CollectionInfo, written: Collection[str], deadline: Deadline
     ) -> CollectionInfo | None:
-        """Return a collection that a write to `info` has to reach before it is acknowledged.
+        """Return a collection that a write to `info` must reach before it is acknowledged.
 
-        That is what `info` is mirrored to; or what its alias means by now, if made of `info`.
+        That is the target of `info`'s reindex, or the collection that the alias points to by now,
+        if it was made from `info`.
 
         Args:
             info: The collection that the write was for.
-            written: Names of those that it has reached.
+            written: Names of the collections that it has reached.
             deadline: Of the write.
 
         Raises:
-            NotFound: There is no collection of that name any more.
+            NotFound: The collection was deleted.
         """
-        now = await self._collections.get(info.asked or info.name, deadline)
+        now = await self._catalog.get(info.requested_name or info.name, deadline)
         other: CollectionInfo | None = now
         if now.name == info.name:
-            if now.reindex is None or not now.reindex.mirrored:
+            if now.reindex is None or not now.reindex.dual_write:
                 return None
             if now.reindex.target in written:
                 return None
-            other = await self._collections.find(now.reindex.target, deadline)
+            other = await self._catalog.find(now.reindex.target, deadline)
         if other is None or other.name in written or other.origin is None:
             return None
         return other if other.origin.source == info.name else None
 
-    async def is_gone(self, other: CollectionInfo, deadline: Deadline) -> bool:
-        """Tell whether a collection that `next` returned was deleted; then nothing is missed."""
-        self._collections.forget(other.name)
-        return await self._collections.find(other.name, deadline) is None
+    @asynccontextmanager
+    async def unless_deleted(
+        self, target: CollectionInfo, deadline: Deadline
+    ) -> AsyncIterator[None]:
+        """Ignore NotFound from the block if somebody deleted `target`: nothing is missing then."""
+        try:
+            yield
+        except NotFound:
+            self._catalog.forget(target.name)
+            if await self._catalog.find(target.name, deadline) is not None:
+                raise
 
 
 def check_writable(info: CollectionInfo) -> None:
-    """Raise FailedPrecondition for a collection that is still being filled from another one."""
+    """Raise FailedPrecondition for a collection that a reindex is still copying to."""
     if info.origin is not None and info.origin.state is OriginState.COPYING:
         raise FailedPrecondition(
             "REINDEX_CONFLICT",
@@ -71,26 +75,10 @@ def check_writable(info: CollectionInfo) -> None:
         )
 
 
-def items_of(drafts: Iterable[Draft]) -> dict[str, Item]:
-    """Return drafts as items of another space, by id: without vectors. Storing uses drafts up."""
-    return {
-        draft.row.id: Item(draft.row.id, draft.content, fields=draft.row.fields) for draft in drafts
-    }
-
-
-def refused(info: CollectionInfo, items: Mapping[str, Item]) -> dict[str, SentinelError]:
-    """Return why items cannot be written while `info` is mirrored, by id: bare vectors."""
-    if info.reindex is None or not info.reindex.mirrored:
-        return {}
-    return {
-        item_id: bare(info.reindex.target) for item_id, item in items.items() if not item.content
-    }
-
-
-def bare(target: str) -> SentinelError:
-    """Return the error of a bare vector that a space of another model cannot take."""
+def vector_only_error(target: str) -> SentinelError:
+    """Return the error for an item without content: another model cannot embed it."""
     return FailedPrecondition(
         "REINDEX_CONFLICT",
-        f"the collection is about to become {target!r}, whose model cannot take over a bare "
-        "vector; send its content, or wait until ReindexCollection is done",
+        f"the collection is being reindexed into {target!r}, whose model cannot use a vector "
+        "without content; send the content, or wait until ReindexCollection is done",
     )

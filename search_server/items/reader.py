@@ -1,21 +1,20 @@
-"""Use case: walk through the items of a collection, and hand out their pictures.
-
-What kind of file some bytes are, by the bytes alone.
-"""
+"""Read items: by id, page by page, and their images."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from search_server.images.presentation import illustrate
+from search_server.images.presentation import present
+from search_server.milvus import filters
 from search_server.milvus.search_store import SearchStore
-from search_server.types.items import StoredItem
+from search_server.types.items import Projection, StoredItem
+from search_server.types.queries import Filter
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import NotFound
 from sentinel_core.image_formats import image_format
 from sentinel_store.collections import CollectionInfo
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Row
 from sentinel_store.milvus import schema
 
@@ -26,70 +25,98 @@ _ITEM_OVERHEAD_BYTES = 2_000
 
 @dataclass(frozen=True, slots=True)
 class ImageChunk:
-    """A piece of a picture; the first one says what the whole is, in bytes and kind."""
+    """Part of an image; the first part has the media type and the size of the whole in bytes."""
 
     data: bytes
     media_type: str = ""
     total_bytes: int = 0
 
 
-class Reader:
+class ItemReader:
     """Reads items. Stateless; any number of calls run at once."""
 
-    def __init__(self, store: SearchStore, objects: ObjectStore, *, max_page_bytes: int) -> None:
-        """Remember where items are; a page ends early before it is over `max_page_bytes`."""
+    def __init__(self, store: SearchStore, images: ImageStore, *, max_page_bytes: int) -> None:
+        """Keep the stores; a page ends early rather than exceed `max_page_bytes`."""
         self._store = store
-        self._objects = objects
+        self._images = images
         self._max_page_bytes = max_page_bytes
 
-    async def page(
+    async def get(
         self,
         info: CollectionInfo,
-        expression: str,
-        *,
-        last_id: str,
-        size: int,
+        ids: Sequence[str],
         deadline: Deadline,
-        output_fields: Sequence[str] = (),
-        include_vectors: bool = False,
-        include_thumbnails: bool = False,
-    ) -> tuple[list[StoredItem], bool]:
-        """Return up to `size` items after `last_id`, by id, and whether more follow.
+        projection: Projection,
+    ) -> list[StoredItem]:
+        """Return the items that exist, in the order of `ids`, each once.
 
         Raises:
             InvalidArgument: An output field is not declared.
             Unavailable: Milvus or the object store cannot be read.
         """
-        schema.check_names(output_fields, info.fields, "output_fields")
+        schema.check_names(projection.output_fields, info.fields, "output_fields")
+        rows = await self._store.get(
+            info, ids, deadline, include_vectors=projection.include_vectors
+        )
+        by_id = {row.id: row for row in rows}
+        found = [by_id[item_id] for item_id in dict.fromkeys(ids) if item_id in by_id]
+        return await self._presented(found, projection)
+
+    async def page(
+        self,
+        info: CollectionInfo,
+        filter_: Filter | None,
+        *,
+        last_id: str,
+        size: int,
+        deadline: Deadline,
+        projection: Projection,
+    ) -> tuple[list[StoredItem], bool]:
+        """Return up to `size` items after `last_id`, by id, and whether more follow.
+
+        Raises:
+            InvalidArgument: The filter does not fit the collection, or an output field is not
+                declared.
+            Unavailable: Milvus or the object store cannot be read.
+        """
+        expression = filters.compile_filter(filter_, info.fields)
+        schema.check_names(projection.output_fields, info.fields, "output_fields")
         rows = await self._store.page(
-            info, expression, last_id, size + 1, deadline, include_vectors=include_vectors
+            info,
+            expression,
+            last_id,
+            size + 1,
+            deadline,
+            include_vectors=projection.include_vectors,
         )
-        items = [StoredItem(row) for row in rows[:size]]
-        await illustrate(
-            items,
-            self._objects,
-            output_fields=output_fields,
-            include_thumbnails=include_thumbnails,
-        )
+        items = await self._presented(rows[:size], projection)
         fitting = self._fitting(items)
         return items[:fitting], fitting < len(rows)
+
+    async def _presented(self, rows: Sequence[Row], projection: Projection) -> list[StoredItem]:
+        return await present(
+            rows,
+            self._images,
+            output_fields=projection.output_fields,
+            include_thumbnails=projection.include_thumbnails,
+        )
 
     def _fitting(self, items: Sequence[StoredItem]) -> int:
         """Return how many items fit in a message, at least one."""
         total = 0
-        for place, item in enumerate(items):
+        for position, item in enumerate(items):
             total += _bytes_of(item.row) + len(item.thumbnail)
-            if total > self._max_page_bytes and place:
-                return place
+            if total > self._max_page_bytes and position:
+                return position
         return len(items)
 
     async def image(
         self, info: CollectionInfo, item_id: str, deadline: Deadline
     ) -> AsyncIterator[ImageChunk]:
-        """Yield the picture of an item in pieces of at most 1 MiB, read as they are taken.
+        """Yield the image of an item in parts of at most 1 MiB; each part is read on demand.
 
         Raises:
-            NotFound: There is no such item, it is no picture, or its bytes are gone.
+            NotFound: The item does not exist, has no image, or its image bytes are missing.
             Unavailable: Milvus or the object store cannot be read.
         """
         rows = await self._store.get(info, [item_id], deadline)
@@ -98,15 +125,15 @@ class Reader:
                 "ITEM_NOT_FOUND", f"no item {item_id[:200]!r} in {info.name!r}", id=item_id
             )
         if not rows[0].image:
-            raise NotFound("IMAGE_NOT_FOUND", "the item has no picture, only text or a vector")
-        image = await self._objects.find_image(rows[0].image)
+            raise NotFound("IMAGE_NOT_FOUND", "the item has no image, only text or a vector")
+        image = await self._images.find_image(rows[0].image)
         if image is None:
-            raise _gone()
+            raise _missing()
         for start in range(0, image.size, _CHUNK_BYTES):
             end = min(start + _CHUNK_BYTES, image.size)
-            data = await self._objects.read_image(image, start, end)
+            data = await self._images.read_image(image, start, end)
             if data is None:
-                raise _gone()
+                raise _missing()
             yield ImageChunk(data) if start else ImageChunk(data, _media_type(data), image.size)
 
 
@@ -117,7 +144,7 @@ def _bytes_of(row: Row) -> int:
 
 
 def _value_bytes(value: object) -> int:
-    """Return what a field takes in a message, at most: a character is up to 4 bytes."""
+    """Return the most bytes that a field's value takes in a message; a character takes up to 4."""
     if isinstance(value, str):
         return 16 + 4 * len(value)
     if isinstance(value, list):
@@ -125,10 +152,10 @@ def _value_bytes(value: object) -> int:
     return 16
 
 
-def _gone() -> NotFound:
+def _missing() -> NotFound:
     return NotFound(
         "IMAGE_NOT_FOUND",
-        "the picture is gone from the object store; delete the item and store it anew",
+        "the image bytes are missing in the object store; delete the item and store it again",
     )
 
 

@@ -1,8 +1,7 @@
-"""Use case: batches in, acknowledgements out, in order and each only once its batch is durable.
+"""Store a stream of batches: acknowledge each in order, once it is durable.
 
-Several batches are in work at once, so that one is written while the next is embedded. A batch
-waits for an earlier one only where both name the same item; what is stored at the end is what
-storing them one after the other would have left.
+Several batches run at once, so that one is written while the next is embedded. A batch waits for
+an earlier one only if both name the same item. The result equals storing them one after another.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from search_server.collections.catalog import Collections
+from search_server.collections.catalog import Catalog
 from search_server.embedders.pool import Capacity, EmbedderPool
-from search_server.items.writer import Ingest
+from search_server.items.writer import ItemWriter
 from search_server.types.items import ItemOutcome, UnreadableItem
 from sentinel_core.calls import Deadline, next_or_stop
 from sentinel_core.errors import SentinelError, Unavailable, first_error
@@ -24,17 +23,18 @@ from sentinel_store.items import Item
 
 # Enough for the largest batches a model runs, and for one write to Milvus to be worth it.
 _BATCH_ITEMS = 64
-# Per worker: one at the device, one decoded behind it, one looked up, one written.
+# Per worker: one on the device, one being decoded, one being looked up, one being written.
 _BATCHES_PER_WORKER = 4
 # Workers come and go at health checks, a second apart.
-_ADVISE_EVERY_S = 1.0
+_ADVICE_INTERVAL_S = 1.0
 
-_Stored = list[ItemOutcome] | Exception
+# The outcomes of a batch, or the error that failed it.
+_Result = list[ItemOutcome] | Exception
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch as it came; `size` is its bytes on the wire."""
+    """One batch as the caller sent it; `size` is its bytes on the wire."""
 
     sequence: int
     items: list[Item | UnreadableItem]
@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """How the caller should send; `draining`: no more, the process is about to stop."""
+    """How the caller should send; `draining` means: stop, this process is shutting down."""
 
     batch_items: int
     batches_in_flight: int
@@ -52,7 +52,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """A durable batch, and what became of its items, in order."""
+    """A durable batch and the outcomes of its items, in order."""
 
     sequence: int
     outcomes: list[ItemOutcome]
@@ -64,8 +64,8 @@ class StreamLimits:
 
     Attributes:
         max_items: Most items in a batch.
-        max_bytes: With this many bytes of batches in work nothing more is read.
-        batch_timeout_s: Longest time that storing one batch may take.
+        max_bytes: Reading pauses while batches of this many bytes are running.
+        batch_timeout_s: Longest time to store one batch.
         drain_grace_s: How long batches are still read after the advice to drain.
     """
 
@@ -76,30 +76,31 @@ class StreamLimits:
 
 
 def advise(capacity: Capacity, max_items: int) -> Advice:
-    """Return what keeps these workers busy with half of their queues left to others."""
+    """Return the sizes that keep these workers busy and half of their queues free for others."""
     items = min(_BATCH_ITEMS, max_items, capacity.max_contents or _BATCH_ITEMS)
-    wanted = _BATCHES_PER_WORKER * max(1, capacity.workers)
-    room = capacity.max_queue_items // (2 * items) if capacity.workers else wanted
-    return Advice(items, max(1, min(wanted, room)))
+    batches = _BATCHES_PER_WORKER * max(1, capacity.workers)
+    if capacity.workers:
+        batches = min(batches, capacity.max_queue_items // (2 * items))
+    return Advice(items, max(1, batches))
 
 
-class IngestStream:
-    """One stream, used once, inside one event loop.
+class WriteStream:
+    """One stream; use it once, inside one event loop.
 
     Args:
-        ingest: Stores the batches.
-        collections: Asked for each batch what the collection is.
-        pool: The workers that advice is made from.
+        writer: Stores the batches.
+        catalog: Resolves the collection anew for each batch.
+        pool: The workers whose capacity decides the advice.
         limits: Bounds of the stream.
-        collection: Where the items go.
-        draining: Set when the process is told to stop.
+        collection: Name or alias of the collection to write to.
+        draining: Set when the process begins to shut down.
         time_left: Seconds until the caller's own deadline; None if it has none.
     """
 
     def __init__(
         self,
-        ingest: Ingest,
-        collections: Collections,
+        writer: ItemWriter,
+        catalog: Catalog,
         pool: EmbedderPool,
         limits: StreamLimits,
         *,
@@ -107,8 +108,8 @@ class IngestStream:
         draining: asyncio.Event,
         time_left: Callable[[], float | None],
     ) -> None:
-        self._ingest = ingest
-        self._collections = collections
+        self._writer = writer
+        self._catalog = catalog
         self._pool = pool
         self._limits = limits
         self._collection = collection
@@ -116,29 +117,29 @@ class IngestStream:
         self._time_left = time_left
         self._advice = Advice(0, 1)
         self._fingerprint = ""
-        self._sizes: deque[int] = deque()  # of the batches in work, oldest first
+        self._sizes: deque[int] = deque()  # of the running batches, oldest first
         self._room = asyncio.Event()
-        # Of each item that a batch in work names: set when the last such batch is stored.
-        self._writers: dict[str, asyncio.Event] = {}
-        self._registered = asyncio.Event()  # the items of the newest batch stand in `_writers`
+        # By item id: set when the newest running batch with this item is stored.
+        self._last_writes: dict[str, asyncio.Event] = {}
+        self._registered = asyncio.Event()  # the newest batch's items are in `_last_writes`
         self._registered.set()
-        self._accepted: asyncio.Queue[tuple[int, asyncio.Task[_Stored]] | None] = asyncio.Queue()
-        self._outbox: asyncio.Queue[Advice | Ack | None] = asyncio.Queue()
-        self._refusal: SentinelError | None = None
+        self._accepted: asyncio.Queue[tuple[int, asyncio.Task[_Result]] | None] = asyncio.Queue()
+        self._events: asyncio.Queue[Advice | Ack | None] = asyncio.Queue()
+        self._read_error: SentinelError | None = None
 
     async def run(self, batches: AsyncIterator[Batch]) -> AsyncGenerator[Advice | Ack]:
         """Yield advice first, then an acknowledgement for each batch; end after the last one.
 
         Raises:
-            SentinelError: The collection cannot be written, reading `batches` raised it, or a
-                whole batch failed. Everything acknowledged before is durable.
+            SentinelError: The collection cannot be written, reading `batches` failed, or a whole
+                batch failed. Every batch acknowledged before is durable.
         """
-        work = asyncio.create_task(self._work(batches))
+        work = asyncio.create_task(self._run(batches))
         try:
-            while (event := await self._outbox.get()) is not None:
+            while (event := await self._events.get()) is not None:
                 yield event
                 if isinstance(event, Ack):
-                    # It has been sent: gRPC asks for the next one only then.
+                    # gRPC asks for the next event only after it has sent this one.
                     self._sizes.popleft()
                     self._room.set()
             await work
@@ -146,43 +147,43 @@ class IngestStream:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
-    async def _work(self, batches: AsyncIterator[Batch]) -> None:
+    async def _run(self, batches: AsyncIterator[Batch]) -> None:
         try:
-            await self._collection_now()
-            self._tell_advice()
+            await self._current_collection()
+            self._send_advice()
             async with asyncio.TaskGroup() as group:
-                advising = group.create_task(self._keep_advising())
+                advising = group.create_task(self._update_advice())
                 group.create_task(self._read(batches, group))
                 await self._acknowledge()
                 advising.cancel()
         except BaseExceptionGroup as errors:
             raise first_error(errors) from None
         finally:
-            self._outbox.put_nowait(None)
+            self._events.put_nowait(None)
 
     async def _read(self, batches: AsyncIterator[Batch], group: asyncio.TaskGroup) -> None:
-        stop = asyncio.ensure_future(self._time_to_stop())
+        stop = asyncio.ensure_future(self._drain_grace_over())
         try:
-            await self._until_room()
+            await self._wait_for_room()
             while (read := await next_or_stop(batches, stop)) is not None:
                 await self._accept(read[0], group)
-                await self._until_room()
+                await self._wait_for_room()
             if stop.done():
-                self._refusal = Unavailable(
+                self._read_error = Unavailable(
                     "DRAINING",
-                    "this gateway shuts down; send what it did not acknowledge to another one",
+                    "this gateway is shutting down; send the unacknowledged batches to another one",
                 )
         except SentinelError as error:
-            self._refusal = error  # told once everything accepted before is acknowledged
+            self._read_error = error  # raised after the accepted batches are acknowledged
         finally:
             stop.cancel()
             self._accepted.put_nowait(None)
 
-    async def _time_to_stop(self) -> None:
+    async def _drain_grace_over(self) -> None:
         await self._draining.wait()
         await asyncio.sleep(self._limits.drain_grace_s)
 
-    async def _until_room(self) -> None:
+    async def _wait_for_room(self) -> None:
         while len(self._sizes) >= self._advice.batches_in_flight or (
             sum(self._sizes) >= self._limits.max_bytes
         ):
@@ -190,65 +191,68 @@ class IngestStream:
             await self._room.wait()
 
     async def _accept(self, batch: Batch, group: asyncio.TaskGroup) -> None:
-        info = await self._collection_now()
-        before, self._registered = self._registered, asyncio.Event()
-        task = group.create_task(self._store(info, batch, before, self._registered))
+        info = await self._current_collection()
+        previous, self._registered = self._registered, asyncio.Event()
+        task = group.create_task(self._store(info, batch, previous, self._registered))
         self._sizes.append(batch.size)
         self._accepted.put_nowait((batch.sequence, task))
 
     async def _store(
-        self, info: CollectionInfo, batch: Batch, before: asyncio.Event, registered: asyncio.Event
-    ) -> _Stored:
-        """Store a batch; a failure is returned, to be told in order.
+        self, info: CollectionInfo, batch: Batch, previous: asyncio.Event, registered: asyncio.Event
+    ) -> _Result:
+        """Store a batch; return a failure, so that `_acknowledge` raises it in order.
 
-        What waits for a batch that failed waits until the stream has ended.
+        Batches that wait for a failed one wait until the stream ends.
         """
         try:
-            checked = await self._ingest.prepare(info, batch.items, self._deadline())
-            await before.wait()  # until the items of every batch before this one are known
-            done = asyncio.Event()
-            earlier = {self._writers[key] for key in checked.drafts if key in self._writers}
-            self._writers.update(dict.fromkeys(checked.drafts, done))
+            prepared = await self._writer.prepare(info, batch.items, self._deadline())
+            await previous.wait()  # until the items of all earlier batches are registered
+            stored = asyncio.Event()
+            ids = prepared.items.keys()
+            earlier = {self._last_writes[key] for key in ids if key in self._last_writes}
+            self._last_writes.update(dict.fromkeys(ids, stored))
             registered.set()
-            for writer in earlier:
-                await writer.wait()
-            outcomes = await self._ingest.store(info, checked, self._deadline(), patient=True)
+            for write in earlier:
+                await write.wait()
+            outcomes = await self._writer.store(
+                info, prepared, self._deadline(), retry_full_queues=True
+            )
         except Exception as error:
             return error
-        done.set()
-        for key in checked.drafts:
-            if self._writers[key] is done:
-                del self._writers[key]
+        stored.set()
+        for key in ids:
+            if self._last_writes[key] is stored:
+                del self._last_writes[key]
         return outcomes
 
     async def _acknowledge(self) -> None:
         while (accepted := await self._accepted.get()) is not None:
             sequence, task = accepted
-            stored = await task
-            if isinstance(stored, Exception):
-                raise stored
-            self._outbox.put_nowait(Ack(sequence, stored))
-        if self._refusal is not None:
-            raise self._refusal
+            result = await task
+            if isinstance(result, Exception):
+                raise result
+            self._events.put_nowait(Ack(sequence, result))
+        if self._read_error is not None:
+            raise self._read_error
 
-    async def _keep_advising(self) -> None:
+    async def _update_advice(self) -> None:
         while not self._draining.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(_ADVISE_EVERY_S):
+                async with asyncio.timeout(_ADVICE_INTERVAL_S):
                     await self._draining.wait()
-            self._tell_advice()
+            self._send_advice()
 
-    def _tell_advice(self) -> None:
+    def _send_advice(self) -> None:
         advice = advise(self._pool.capacity(self._fingerprint), self._limits.max_items)
         advice = replace(advice, draining=self._draining.is_set())
         if advice != self._advice:
             self._advice = advice
-            self._outbox.put_nowait(advice)
-            self._room.set()  # there may be more of it now
+            self._events.put_nowait(advice)
+            self._room.set()  # the limit may be higher now
 
-    async def _collection_now(self) -> CollectionInfo:
-        """Return what the collection is; a long stream may see an alias move on."""
-        info = await self._collections.get(self._collection, self._deadline())
+    async def _current_collection(self) -> CollectionInfo:
+        """Resolve the collection; its alias may move during a long stream."""
+        info = await self._catalog.get(self._collection, self._deadline())
         self._fingerprint = info.model.fingerprint
         return info
 

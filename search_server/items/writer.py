@@ -1,71 +1,91 @@
-"""Use case: store, read and delete items.
+"""Store and delete items.
 
-The order of an upsert is its safety: image bytes first, rows second, the answer last. A crash
-between two steps leaves at worst image bytes that no row names; a retry finds them and goes on.
+The order of the steps makes an upsert safe: image bytes first, rows second, the answer last. After
+a crash between two steps there may be image bytes that no row names; a retry uses them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.worker import EmbeddedItem
-from search_server.image_uris.fetcher import Fetcher, fetch_items
-from search_server.images.presentation import illustrate
-from search_server.items import dual_write
-from search_server.items.dual_write import Mirrors, check_writable
+from search_server.image_uris.fetcher import Fetcher
+from search_server.items.dual_write import DualWrite, check_writable, vector_only_error
+from search_server.milvus import filters
 from search_server.milvus.search_store import SearchStore
-from search_server.types.items import ItemOutcome, Outcome, StoredItem, UnreadableItem
+from search_server.types.items import ItemOutcome, Outcome, Selector, UnreadableItem
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import NotFound, ResourceExhausted, SentinelError
+from sentinel_core.errors import ResourceExhausted, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
-from sentinel_store.images.image_store import ObjectStore
-from sentinel_store.items import Content, Item, Kind
-from sentinel_store.milvus import schema
-from sentinel_store.prepared_item import Draft, make_draft
+from sentinel_store.images.image_store import ImageStore
+from sentinel_store.items import Content, Item
+from sentinel_store.prepared_item import PreparedItem, prepare_item
+from sentinel_store.values import FloatArray
 
 
-@dataclass(slots=True)
-class Checked:
-    """A batch that passed the checks that need nobody else.
+@dataclass(frozen=True, slots=True)
+class PreparedBatch:
+    """A batch whose items were fetched and checked; nothing is looked up or embedded yet.
 
     Attributes:
         size: How many items the batch has.
-        drafts: By id, what is to be stored; of equal ids the last one.
-        places: Id by place in the batch, for those that are to be stored.
-        refused: Outcome by place, for the others.
+        items: The items to store, by id; the last of equal ids.
+        ids: The id of each item to store, by its position in the batch.
+        failed: The errors of the other items, by position, each with the item's id.
     """
 
     size: int
-    drafts: dict[str, Draft]
-    places: dict[int, str]
-    refused: dict[int, ItemOutcome]
+    items: dict[str, PreparedItem]
+    ids: dict[int, str]
+    failed: dict[int, UnreadableItem]
 
 
-class Ingest:
-    """Writes and reads items. Stateless; any number of calls run at once."""
+@dataclass(frozen=True, slots=True)
+class _StoredBefore:
+    """What Milvus already has of a batch.
+
+    Attributes:
+        unchanged: Ids of items that are stored exactly as they are.
+        vectors: By id, the vectors of items whose content is stored, but with other fields.
+    """
+
+    unchanged: frozenset[str] = frozenset()
+    vectors: Mapping[str, FloatArray | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """The result of writing to one collection: unchanged ids, and the errors of failed items."""
+
+    unchanged: frozenset[str] = frozenset()
+    failed: Mapping[str, SentinelError] = field(default_factory=dict)
+
+
+class ItemWriter:
+    """Writes and deletes items. Stateless; any number of calls run at once."""
 
     def __init__(
         self,
         pool: EmbedderPool,
         fetcher: Fetcher,
         store: SearchStore,
-        objects: ObjectStore,
+        images: ImageStore,
         metrics: ServerMetrics,
         *,
-        mirrors: Mirrors,
+        dual_write: DualWrite,
         max_image_bytes: int,
         thumbnail_side: int,
     ) -> None:
-        self._mirrors = mirrors
         self._pool = pool
         self._fetcher = fetcher
         self._store = store
-        self._objects = objects
+        self._images = images
         self._metrics = metrics
+        self._dual_write = dual_write
         self._max_image_bytes = max_image_bytes
         self._thumbnail_side = thumbnail_side
 
@@ -81,228 +101,222 @@ class Ingest:
 
     async def prepare(
         self, info: CollectionInfo, items: Sequence[Item | UnreadableItem], deadline: Deadline
-    ) -> Checked:
+    ) -> PreparedBatch:
         """Fetch images that are named by URI, check every item and hash its content."""
-        fetched = await fetch_items(self._fetcher, items, deadline)
-        return await asyncio.to_thread(self._checked, info, fetched)
+        fetched = await self._fetcher.fetch_items(items, deadline)
+        return await asyncio.to_thread(self._prepared, info, fetched)
 
-    def _checked(self, info: CollectionInfo, items: Sequence[Item | UnreadableItem]) -> Checked:
-        checked = Checked(len(items), {}, {}, {})
-        for place, item in enumerate(items):
+    def _prepared(
+        self, info: CollectionInfo, items: Sequence[Item | UnreadableItem]
+    ) -> PreparedBatch:
+        batch = PreparedBatch(len(items), {}, {}, {})
+        for position, item in enumerate(items):
             if isinstance(item, UnreadableItem):
-                checked.refused[place] = ItemOutcome(item.id, Outcome.FAILED, item.error)
+                batch.failed[position] = item
                 continue
             try:
-                draft = make_draft(item, info, f"items[{place}]", self._max_image_bytes)
+                prepared = prepare_item(
+                    item, info, f"items[{position}]", max_image_bytes=self._max_image_bytes
+                )
             except SentinelError as error:
-                checked.refused[place] = ItemOutcome(item.id, Outcome.FAILED, error)
+                batch.failed[position] = UnreadableItem(item.id, error)
                 continue
-            checked.drafts[draft.row.id] = draft
-            checked.places[place] = draft.row.id
-        return checked
+            batch.items[prepared.id] = prepared
+            batch.ids[position] = prepared.id
+        return batch
 
     async def store(
-        self, info: CollectionInfo, checked: Checked, deadline: Deadline, *, patient: bool = False
+        self,
+        info: CollectionInfo,
+        batch: PreparedBatch,
+        deadline: Deadline,
+        *,
+        retry_full_queues: bool = False,
     ) -> list[ItemOutcome]:
-        """Store a checked batch; return one outcome per item, in order.
+        """Store a prepared batch; return one outcome per item, in order.
 
-        While the collection moves to another model, an item counts as stored once it is in both.
+        During a reindex, an item counts as stored once it is in both collections.
 
         Args:
-            info: The collection it was checked for.
-            checked: The batch.
+            info: The collection that the batch was prepared for.
+            batch: What to store.
             deadline: For all of it.
-            patient: Wait for workers whose queues are full instead of refusing.
+            retry_full_queues: Wait for workers whose queues are full instead of failing.
 
         Raises:
             SentinelError: As `upsert`.
         """
         check_writable(info)
-        outcomes = dict(checked.refused)
-        items = dual_write.items_of(checked.drafts.values())
-        failed = dual_write.refused(info, items)
-        drafts = {key: draft for key, draft in checked.drafts.items() if key not in failed}
-        failed |= await self._store_drafts(info, drafts, deadline, patient=patient)
-        written = {info.name}
-        while (other := await self._mirrors.next(info, written, deadline)) is not None:
-            carried = [item for item_id, item in items.items() if item_id not in failed]
-            try:
-                failed |= await self._carry_over(other, carried, deadline, patient=patient)
-            except NotFound:
-                if not await self._mirrors.is_gone(other, deadline):
-                    raise
-            written.add(other.name)
-        for place, item_id in checked.places.items():
-            outcomes[place] = _outcome(checked.drafts[item_id], failed.get(item_id))
+        failed = _vector_only_errors(info, batch.items)
+        items = {key: item for key, item in batch.items.items() if key not in failed}
+        written = await self._write(info, items, deadline, retry_full_queues)
+        failed |= written.failed
+        reached = {info.name}
+        # During a reindex, also write to the target.
+        while target := await self._dual_write.next_target(info, reached, deadline):
+            items = {key: item for key, item in batch.items.items() if key not in failed}
+            async with self._dual_write.unless_deleted(target, deadline):
+                failed |= await self._write_to_target(target, items, deadline, retry_full_queues)
+            reached.add(target.name)
+        outcomes = {
+            position: ItemOutcome(item.id, Outcome.FAILED, item.error)
+            for position, item in batch.failed.items()
+        }
+        for position, item_id in batch.ids.items():
+            error = failed.get(item_id)
+            if error is not None:
+                error = error.at(f"{batch.items[item_id].path}.content")
+                outcomes[position] = ItemOutcome(item_id, Outcome.FAILED, error)
+            elif item_id in written.unchanged:
+                outcomes[position] = ItemOutcome(item_id, Outcome.UNCHANGED)
+            else:
+                outcomes[position] = ItemOutcome(item_id, Outcome.STORED)
         for outcome in outcomes.values():
-            self._metrics.items.labels("upsert", _label(outcome)).inc()
-        return [outcomes[place] for place in range(checked.size)]
+            label = outcome.error.reason.lower() if outcome.error else str(outcome.outcome)
+            self._metrics.items.labels("upsert", label).inc()
+        return [outcomes[position] for position in range(batch.size)]
 
-    async def _carry_over(
-        self, other: CollectionInfo, items: Sequence[Item], deadline: Deadline, *, patient: bool
+    async def _write_to_target(
+        self,
+        target: CollectionInfo,
+        items: Mapping[str, PreparedItem],
+        deadline: Deadline,
+        retry_full_queues: bool,
     ) -> dict[str, SentinelError]:
-        """Store items in a collection of another model; return those that could not be."""
-        failed = {item.id: dual_write.bare(other.name) for item in items if item.content is None}
-        checked = self._checked(other, [item for item in items if item.content is not None])
-        for refused in checked.refused.values():
-            assert isinstance(refused.error, SentinelError)
-            failed[refused.id] = refused.error
-        return failed | await self._store_drafts(other, checked.drafts, deadline, patient=patient)
+        """Store items in a collection of another model; return the errors by id."""
+        failed = {
+            item_id: vector_only_error(target.name)
+            for item_id, item in items.items()
+            if item.content is None
+        }
+        # Without the callers' vectors, which belong to the other model.
+        contents = [
+            Item(item_id, item.content, fields=item.fields)
+            for item_id, item in items.items()
+            if item.content is not None
+        ]
+        batch = self._prepared(target, contents)
+        failed |= {item.id: item.error for item in batch.failed.values()}
+        written = await self._write(target, batch.items, deadline, retry_full_queues)
+        return failed | dict(written.failed)
 
-    async def _store_drafts(
+    async def _write(
         self,
         info: CollectionInfo,
-        drafts: dict[str, Draft],
+        items: Mapping[str, PreparedItem],
         deadline: Deadline,
-        *,
-        patient: bool,
-    ) -> dict[str, SentinelError]:
-        if not drafts:
-            return {}
-        await self._reuse_what_is_there(info, drafts, deadline)
-        failed = await self._embed(info, list(drafts.values()), deadline, patient=patient)
-        changed = [
-            draft
-            for item_id, draft in drafts.items()
-            if item_id not in failed and not draft.unchanged
+        retry_full_queues: bool,
+    ) -> _Written:
+        """Write prepared items to one collection: look up, embed, store images, store rows."""
+        if not items:
+            return _Written()
+        before = await self._stored_before(info, items, deadline)
+        new = [
+            item
+            for item_id, item in items.items()
+            if item_id not in before.unchanged and item_id not in before.vectors
         ]
-        images = [
-            (draft.row.image, draft.content.data, draft.thumbnail)
-            for draft in changed
-            if draft.content is not None and draft.content.kind is Kind.IMAGE
-        ]
+        embedded = await self._embed(info, new, deadline, retry_full_queues)
+        rows = [items[item_id].row(vector) for item_id, vector in before.vectors.items()]
+        images: list[tuple[str, bytes, bytes]] = []
+        failed: dict[str, SentinelError] = {}
+        for item in new:
+            result = embedded.get(item.id)
+            if result is not None and result.error is not None:
+                failed[item.id] = result.error
+                continue
+            rows.append(item.row(result.vector if result is not None else None))
+            if result is not None and item.image and item.content is not None:
+                images.append((item.image, item.content.data, result.thumbnail))
         if images:
             with self._metrics.stage("object_store"):
-                await self._objects.put_images(images, deadline)
-        if changed:
+                await self._images.put_images(images, deadline)
+        if rows:
             with self._metrics.stage("milvus_upsert"):
-                await self._store.upsert(info, [draft.row for draft in changed], deadline)
-        return failed
+                await self._store.upsert(info, rows, deadline)
+        return _Written(before.unchanged, failed)
 
-    async def _reuse_what_is_there(
-        self, info: CollectionInfo, drafts: dict[str, Draft], deadline: Deadline
-    ) -> None:
-        """Mark what is stored already, and take over vectors of content that did not change."""
+    async def _stored_before(
+        self, info: CollectionInfo, items: Mapping[str, PreparedItem], deadline: Deadline
+    ) -> _StoredBefore:
         with self._metrics.stage("milvus_lookup"):
-            there = await self._store.get(info, list(drafts), deadline)
-        same_content = []  # only their fields are new
-        for row in there:
-            draft = drafts[row.id]
-            if row.digest != draft.row.digest:
-                continue
-            draft.unchanged = row.fields == draft.row.fields
-            if not draft.unchanged:
-                same_content.append(row.id)
-        if not same_content:
-            return
-        for row in await self._store.get(info, same_content, deadline, include_vectors=True):
-            draft = drafts[row.id]
-            # Looked at again: another caller may have written between the two reads.
-            if row.digest == draft.row.digest:
-                # The image and its thumbnail were stored before the row was.
-                draft.row.vector, draft.content = row.vector, None
+            rows = await self._store.get(info, list(items), deadline)
+        same_content = [row for row in rows if row.digest == items[row.id].digest]
+        unchanged = frozenset(row.id for row in same_content if row.fields == items[row.id].fields)
+        new_fields = [row.id for row in same_content if row.id not in unchanged]
+        if not new_fields:
+            return _StoredBefore(unchanged)
+        rows = await self._store.get(info, new_fields, deadline, include_vectors=True)
+        # Compare again: another caller may have written between the two reads.
+        vectors = {row.id: row.vector for row in rows if row.digest == items[row.id].digest}
+        return _StoredBefore(unchanged, vectors)
 
     async def _embed(
-        self, info: CollectionInfo, drafts: Sequence[Draft], deadline: Deadline, *, patient: bool
-    ) -> dict[str, SentinelError]:
-        """Fill in vectors and thumbnails; return the items that could not be embedded."""
-        failed: dict[str, SentinelError] = {}
-        waiting = [draft for draft in drafts if draft.to_embed is not None]
-        if not waiting:
-            return failed
-        self._metrics.batch_size.labels("embed").observe(len(waiting))
-        with self._metrics.stage("embed"):
-            embedded = await self._embedded(
-                [draft.to_embed for draft in waiting if draft.to_embed is not None],
-                info.model.fingerprint,
-                deadline,
-                patient=patient,
-            )
-        for draft, one in zip(waiting, embedded, strict=True):
-            if one.error is not None:
-                failed[draft.row.id] = one.error
-            else:
-                _fill(draft, one)
-        return failed
-
-    async def _embedded(
-        self, contents: Sequence[Content], fingerprint: str, deadline: Deadline, *, patient: bool
-    ) -> list[EmbeddedItem]:
-        while True:
-            try:
-                answer = await self._pool.embed(
-                    contents,
-                    fingerprint=fingerprint,
-                    deadline=deadline,
-                    bulk=True,
-                    thumbnail_side=self._thumbnail_side,
-                )
-            except ResourceExhausted as error:
-                wait_s = error.retry_after_s
-                if not patient or wait_s is None or wait_s >= deadline.remaining():
-                    raise
-                await asyncio.sleep(wait_s)
-            else:
-                return answer.items
-
-    async def get(
         self,
         info: CollectionInfo,
-        ids: Sequence[str],
+        items: Sequence[PreparedItem],
         deadline: Deadline,
-        *,
-        output_fields: Sequence[str] = (),
-        include_vectors: bool = False,
-        include_thumbnails: bool = False,
-    ) -> list[StoredItem]:
-        """Return the items that are there, in the order of `ids`, each once."""
-        schema.check_names(output_fields, info.fields, "output_fields")
-        rows = await self._store.get(info, ids, deadline, include_vectors=include_vectors)
-        by_id = {row.id: row for row in rows}
-        found = [StoredItem(by_id[item_id]) for item_id in dict.fromkeys(ids) if item_id in by_id]
-        await illustrate(
-            found,
-            self._objects,
-            output_fields=output_fields,
-            include_thumbnails=include_thumbnails,
-        )
-        return found
+        retry_full_queues: bool,
+    ) -> dict[str, EmbeddedItem]:
+        """Return the workers' results by id, for the items that a worker has to see."""
+        ids, contents = list[str](), list[Content]()
+        for item in items:
+            if item.to_embed is not None:
+                ids.append(item.id)
+                contents.append(item.to_embed)
+        if not contents:
+            return {}
+        self._metrics.batch_size.labels("embed").observe(len(contents))
+        with self._metrics.stage("embed"):
+            while True:
+                try:
+                    answer = await self._pool.embed(
+                        contents,
+                        fingerprint=info.model.fingerprint,
+                        deadline=deadline,
+                        bulk=True,
+                        thumbnail_side=self._thumbnail_side,
+                    )
+                except ResourceExhausted as error:
+                    wait_s = error.retry_after_s
+                    if not retry_full_queues or wait_s is None or wait_s >= deadline.remaining():
+                        raise
+                    await asyncio.sleep(wait_s)
+                else:
+                    return dict(zip(ids, answer.items, strict=True))
 
     async def delete(
-        self, info: CollectionInfo, expression: str, deadline: Deadline, *, dry_run: bool
+        self, info: CollectionInfo, selector: Selector, deadline: Deadline, *, dry_run: bool
     ) -> int:
-        """Remove what `expression` selects; return how many items that is."""
+        """Delete the selected items; return how many there are.
+
+        Raises:
+            InvalidArgument: The filter does not fit the collection.
+        """
+        expression = filters.compile_selector(selector, info.fields)
         count = await self._store.count(info, expression, deadline)
         if dry_run:
             return count
         check_writable(info)
         if count:
             await self._store.delete(info, expression, deadline)
-        written = {info.name}
-        while (other := await self._mirrors.next(info, written, deadline)) is not None:
-            try:
-                await self._store.delete(other, expression, deadline)
-            except NotFound:
-                if not await self._mirrors.is_gone(other, deadline):
-                    raise
-            written.add(other.name)
+        reached = {info.name}
+        # During a reindex, also delete from the target.
+        while target := await self._dual_write.next_target(info, reached, deadline):
+            async with self._dual_write.unless_deleted(target, deadline):
+                await self._store.delete(target, expression, deadline)
+            reached.add(target.name)
         return count
 
 
-def _fill(draft: Draft, embedded: EmbeddedItem) -> None:
-    draft.thumbnail = embedded.thumbnail
-    if draft.vector is None:
-        draft.row.vector = embedded.vector
-
-
-def _outcome(draft: Draft, error: SentinelError | None) -> ItemOutcome:
-    if error is not None:
-        return ItemOutcome(draft.row.id, Outcome.FAILED, error.at(f"{draft.where}.content"))
-    outcome = Outcome.UNCHANGED if draft.unchanged else Outcome.STORED
-    return ItemOutcome(draft.row.id, outcome)
-
-
-def _label(outcome: ItemOutcome) -> str:
-    if isinstance(outcome.error, SentinelError):
-        return outcome.error.reason.lower()
-    return str(outcome.outcome)
+def _vector_only_errors(
+    info: CollectionInfo, items: Mapping[str, PreparedItem]
+) -> dict[str, SentinelError]:
+    """Return the errors of items that a running reindex cannot embed for its target, by id."""
+    if info.reindex is None or not info.reindex.dual_write:
+        return {}
+    return {
+        item_id: vector_only_error(info.reindex.target)
+        for item_id, item in items.items()
+        if item.content is None
+    }

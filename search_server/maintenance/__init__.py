@@ -1,1 +1,1 @@
-"""Clean up what nobody uses any more."""
+"""Delete stored images that no item uses."""

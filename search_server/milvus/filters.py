@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from search_server.types.items import ItemIds, Selector
 from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.milvus import schema
@@ -60,6 +61,13 @@ def compile_filter(filter_: Filter | None, fields: Mapping[str, FieldType]) -> s
     return _compile(filter_, fields, negated=False)
 
 
+def compile_selector(selector: Selector, fields: Mapping[str, FieldType]) -> str:
+    """Return the Milvus expression of ids or of a filter; errors as `compile_filter`."""
+    if isinstance(selector, ItemIds):
+        return schema.with_ids(selector.ids)
+    return compile_filter(selector, fields)
+
+
 def _count_values(filter_: Filter) -> int:
     if isinstance(filter_, Comparison):
         return max(1, len(filter_.values))
@@ -100,7 +108,7 @@ def _checked_values(comparison: Comparison, fields: Mapping[str, FieldType]) -> 
             "FILTER_INVALID", f"{operator} on {name!r} takes {takes}, not {count}", field="filter"
         )
     element_type = FieldType.STRING if field_type is FieldType.STRING_LIST else field_type
-    return [schema.checked(value, element_type, name) for value in comparison.values]
+    return [schema.checked_value(value, element_type, name) for value in comparison.values]
 
 
 def _comparison(

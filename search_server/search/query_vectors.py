@@ -120,7 +120,7 @@ class QueryVectors:
         failed: _Results = {}
         remote = {part: content for part, content in contents.items() if content.uri}
         if remote:
-            answers = await self._fetcher.fill(list(remote.values()), deadline)
+            answers = await self._fetcher.fetch(list(remote.values()), deadline)
             for part, answer in zip(remote, answers, strict=True):
                 if isinstance(answer, SentinelError):
                     failed[part] = answer.at(f"{part.path}.content.image.uri")

@@ -11,8 +11,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
 
-from search_server.collections.catalog import Collections
-from search_server.images.presentation import illustrate
+from search_server.collections.catalog import Catalog
+from search_server.images.presentation import present
 from search_server.milvus import filters, vector_search
 from search_server.milvus.search_store import SearchStore
 from search_server.search import paging
@@ -25,7 +25,7 @@ from search_server.types.searches import Hit, Search, SearchTimings, Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import SentinelError
 from sentinel_core.metrics import ServerMetrics
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 from sentinel_store.milvus import schema
 
 # Thumbnails held in memory at once, besides those of the message that is being filled.
@@ -47,15 +47,15 @@ class Searcher:
 
     def __init__(
         self,
-        collections: Collections,
+        catalog: Catalog,
         query_vectors: QueryVectors,
         store: SearchStore,
-        objects: ObjectStore,
+        images: ImageStore,
         metrics: ServerMetrics,
     ) -> None:
-        self._collections = collections
+        self._catalog = catalog
         self._query_vectors = query_vectors
-        self._objects = objects
+        self._images = images
         self._metrics = metrics
         self._retrieval = Retrieval(store, metrics)
         self._first_pages = FirstPages(store, metrics)
@@ -90,7 +90,7 @@ class Searcher:
     async def _check(self, spec: SearchSpec, deadline: Deadline) -> _CheckedSearch | SentinelError:
         started = perf_counter()
         try:
-            collection = await self._collections.get(spec.collection, deadline)
+            collection = await self._catalog.get(spec.collection, deadline)
             schema.check_names(spec.output_fields, collection.fields, "params.output_fields")
             vector_search.check_index_params(spec.index_params)
             if spec.is_reranked:
@@ -172,13 +172,16 @@ class Searcher:
         """Yield a block's hits with image URIs and, if the search wants them, thumbnails."""
         for start in range(0, len(block), _SHOWN_AT_ONCE):
             part = block[start : start + _SHOWN_AT_ONCE]
-            await illustrate(
-                part,
-                self._objects,
+            items = await present(
+                [hit.row for hit in part],
+                self._images,
                 output_fields=search.spec.output_fields,
                 include_thumbnails=search.spec.include_thumbnails,
             )
-            yield part
+            yield [
+                Hit(item.row, hit.rank, hit.score, item.image_uri, item.thumbnail)
+                for hit, item in zip(part, items, strict=True)
+            ]
 
     def finish(self, search: Search) -> SearchTimings:
         """Record the total time of a search, and return its times."""

@@ -1,41 +1,72 @@
-"""The results of writing and reading items, one value per item."""
+"""Items: how a caller selects them, and the results of writing and reading them."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
 
+from search_server.types.queries import Filter
+from sentinel_core.errors import SentinelError
 from sentinel_store.items import Row
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class UnreadableItem:
-    """An item whose message is invalid, and why."""
+    """An item that cannot be read from its message or fetched by its URI, and why."""
 
     id: str
-    error: Exception
+    error: SentinelError
 
 
 class Outcome(enum.StrEnum):
-    """The outcome of one item of an upsert."""
+    """What happened to one item of an upsert."""
 
     STORED = "stored"
     UNCHANGED = "unchanged"
     FAILED = "failed"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ItemOutcome:
-    """The result for one item; `error` only with FAILED."""
+    """The result for one item; `error` is set only with FAILED."""
 
     id: str
     outcome: Outcome
-    error: Exception | None = None
+    error: SentinelError | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class ItemIds:
+    """Selects items by id."""
+
+    ids: tuple[str, ...]
+
+
+# Which items a call is about.
+Selector = ItemIds | Filter
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Which parts of an item a caller wants back.
+
+    Attributes:
+        output_fields: Names of fields; empty means all of them.
+    """
+
+    output_fields: tuple[str, ...] = ()
+    include_vectors: bool = False
+    include_thumbnails: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StoredItem:
-    """One item read back."""
+    """One item read back.
+
+    Attributes:
+        image_uri: Where its image can be read; empty without an image.
+        thumbnail: WebP; empty where there is none or it was not requested.
+    """
 
     row: Row
     image_uri: str = ""

@@ -1,12 +1,12 @@
-"""Image bytes and thumbnails, content-addressed, in a folder or in any place fsspec can write.
+"""Store image bytes and thumbnails by their digest, in a local folder or through fsspec.
 
-    images/ab/abcdef…           the encoded file as it came, named by its SHA-256
+    images/ab/abcdef…           the encoded file as it was sent, named by its SHA-256
     thumbnails/ab/abcdef….webp  its thumbnail
-    aside/…                     what no row named, on its way out (orphans.py)
+    aside/…                     files that no row names, until they are deleted (orphans.py)
     drafts/…                    local disks only: files that are being written
 
-A name says what the bytes are, so a write that is repeated changes nothing and two writers of
-the same image cannot disturb each other.
+The name follows from the bytes. So a repeated write changes nothing, and two writers of the same
+image cannot damage each other's file.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ _THREADS = 16
 _ASIDE = "aside"
 _KINDS = ("images", "thumbnails")
 _NAMED = re.compile(r"(?:.*/)?([0-9a-f]{64})(?:\.webp)?")
-# The two hex digits that files are spread over folders by.
+# Files are spread over 256 folders by their first two hex digits.
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image that is there: its name below the root, and its size in bytes."""
+    """An existing image: its name below the root, and its size in bytes."""
 
     name: str
     size: int
 
 
-class ObjectStore:
-    """Use from one event loop; the blocking calls run in threads it owns."""
+class ImageStore:
+    """Use from one event loop; the blocking calls run in threads that it owns."""
 
     def __init__(self, uri: str, *, presign_seconds: int = 3600) -> None:
-        """Open the store; when it is local, make its folder and try to write there.
+        """Open the store; create a local store's folder and try to write to it.
 
-        A remote store is not asked for anything yet: its keys, endpoint and region come from its
-        own environment variables (for S3 AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and the like).
+        A remote store is not contacted yet. Its keys, endpoint and region come from its own
+        environment variables (for S3 AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on).
 
         Args:
             uri: A folder, or an fsspec URI such as s3://bucket/prefix.
-            presign_seconds: How long a presigned `image_uri` can be read; 0 for none.
+            presign_seconds: How long a presigned `image_uri` is valid; 0 returns plain URIs.
 
         Raises:
-            Unavailable: The place cannot be opened, or nothing can be written to it.
+            Unavailable: The store cannot be opened or written to.
         """
         try:
             self._files = _open(uri, presign_seconds)
@@ -91,9 +91,9 @@ class ObjectStore:
     async def put_images(
         self, images: Sequence[tuple[str, bytes, bytes]], deadline: Deadline
     ) -> None:
-        """Store (digest, image, thumbnail) triples; when it returns, all of them are durable.
+        """Store (digest, image, thumbnail) triples; they are durable when it returns.
 
-        An empty thumbnail is none.
+        An empty thumbnail is not stored.
 
         Raises:
             Unavailable: The store refused a write; some of the others may be stored.
@@ -104,7 +104,7 @@ class ObjectStore:
         parts = [files[start :: self._files.writers] for start in range(self._files.writers)]
         try:
             async with asyncio.timeout(deadline.for_next_hop("object_store")):
-                # All of them end, even if one fails: nothing is being written behind an error.
+                # Wait for all, even if one fails: after an error no write may still be running.
                 ended = await asyncio.gather(
                     *(self._run(self._files.write, part) for part in parts if part),
                     return_exceptions=True,
@@ -118,20 +118,20 @@ class ObjectStore:
                 raise failure
 
     async def get_thumbnails(self, digests: Sequence[str]) -> list[bytes]:
-        """Return the WebP thumbnails in order; empty for one that is not there."""
+        """Return the WebP thumbnails, in order; empty for missing ones."""
         found = await self._run(
             self._files.read_many, [_name("thumbnails", digest) for digest in digests]
         )
-        missing = [place for place, data in enumerate(found) if not data]
+        missing = [position for position, data in enumerate(found) if not data]
         if missing:
-            names = [f"{_ASIDE}/{_name('thumbnails', digests[place])}" for place in missing]
+            names = [f"{_ASIDE}/{_name('thumbnails', digests[position])}" for position in missing]
             aside = await self._run(self._files.read_many, names)
-            for place, data in zip(missing, aside, strict=True):
-                found[place] = data
+            for position, data in zip(missing, aside, strict=True):
+                found[position] = data
         return found
 
     async def find_image(self, digest: str) -> StoredImage | None:
-        """Return an image's place and size; None if its bytes are not there.
+        """Return an image's name and size; None if its bytes are missing.
 
         Raises:
             Unavailable: The store cannot be read.
@@ -139,34 +139,34 @@ class ObjectStore:
         return await self._run(self._find_image, digest)
 
     async def read_image(self, image: StoredImage, start: int, end: int) -> bytes | None:
-        """Return the bytes from `start` to before `end`; None if the image vanished.
+        """Return the bytes from `start` up to `end`, exclusive; None if the image was deleted.
 
         Raises:
             Unavailable: The store cannot be read.
         """
-        return await self._run(_unless_gone, self._files.read, image.name, start, end)
+        return await self._run(_unless_missing, self._files.read, image.name, start, end)
 
     async def list_shard(self, shard: str, *, aside: bool = False) -> list[StoredFile]:
-        """Return the images and thumbnails of one of `SHARDS`, or what is set aside of them."""
+        """Return the images and thumbnails of one of `SHARDS`; with `aside`, those set aside."""
         return await self._run(self._list_shard, shard, f"{_ASIDE}/" if aside else "")
 
-    async def list_drafts(self) -> list[StoredFile]:
-        """Return what is being written just now, and what crashed writers left."""
-        return await self._run(lambda: list(self._files.drafts()))
+    async def list_unfinished(self) -> list[StoredFile]:
+        """Return files that are being written, and files that crashed writers left."""
+        return await self._run(lambda: list(self._files.unfinished()))
 
     async def set_aside(self, name: str) -> bool:
-        """Move a file out of the way and make it young; readers still find it.
+        """Move a file aside and set its time to now; readers still find it.
 
-        Returns False if it was not there any more.
+        Returns False if it does not exist any more.
         """
         return await self._run(self._move, name, f"{_ASIDE}/{name}")
 
     async def bring_back(self, name: str) -> bool:
-        """Undo `set_aside`, given the name that the file has aside."""
+        """Undo `set_aside`, given the current name of the file."""
         return await self._run(self._move, name, name.removeprefix(f"{_ASIDE}/"))
 
     async def remove(self, names: Sequence[str]) -> None:
-        """Remove files for good."""
+        """Delete files."""
         await self._run(self._files.remove, names)
 
     def close(self) -> None:
@@ -195,18 +195,18 @@ class ObjectStore:
 
     def _find_image(self, digest: str) -> StoredImage | None:
         name = _name("images", digest)
-        # Looked for aside, too: a row may have come just when its picture was taken for an orphan.
-        for place in (name, f"{_ASIDE}/{name}"):
-            size = _unless_gone(self._files.size, place)
+        # Also look aside: a row may have been written just after its image was set aside.
+        for path in (name, f"{_ASIDE}/{name}"):
+            size = _unless_missing(self._files.size, path)
             if size is not None:
-                return StoredImage(place, size)
-        if not self._files.is_there():
+                return StoredImage(path, size)
+        if not self._files.exists():
             raise FileNotFoundError("the whole store")
         return None
 
 
 def digest_of(name: str) -> str | None:
-    """Return the SHA-256 that a file is named by; None if somebody else put it there."""
+    """Return the SHA-256 in a file's name; None for files that are not ours."""
     matched = _NAMED.fullmatch(name)
     return matched[1] if matched else None
 
@@ -217,7 +217,7 @@ def _name(kind: str, digest: str) -> str:
 
 
 def _open(uri: str, presign_seconds: int) -> Files:
-    # No listings kept, and no instance shared: what others write or set must be seen.
+    # Neither cache listings nor share the instance: we must see what others write or configure.
     file_system, root = fsspec.core.url_to_fs(
         uri, use_listings_cache=False, skip_instance_cache=True
     )
@@ -226,7 +226,7 @@ def _open(uri: str, presign_seconds: int) -> Files:
     return RemoteFiles(file_system, root, presign_seconds)
 
 
-def _unless_gone(function: Callable[..., T], *arguments: Any) -> T | None:
+def _unless_missing(function: Callable[..., T], *arguments: Any) -> T | None:
     try:
         return function(*arguments)
     except FileNotFoundError:
@@ -236,10 +236,10 @@ def _unless_gone(function: Callable[..., T], *arguments: Any) -> T | None:
 def _unavailable(error: Exception, what: str) -> Unavailable:
     match error:
         case PermissionError():
-            # Some stores say so of a bucket that is not there, too.
+            # Some stores also answer this for a missing bucket.
             why = "access is denied; check its keys, permissions and bucket"
         case FileNotFoundError():
-            why = "its folder or bucket is not there; make it, or correct the URI"
+            why = "its folder or bucket does not exist; create it, or correct the URI"
         case OSError(errno=number) if number in _FULL:
             why = "it is full; make room"
         case _:

@@ -1,10 +1,7 @@
-"""Files on a disk of this machine: written whole, durable, never seen half.
+"""Read and write files on a local disk; readers never see part of a file.
 
-A file is written under `drafts/`, synced, renamed into place, and its folder synced. A crash at
-any moment leaves the whole file or none, and at worst a draft that nobody reads.
-
-
-What a listing of the object store says of one file.
+A file is written under `drafts/`, synced and renamed into place; then its folder is synced. A
+crash at any moment leaves the whole file or none, and at worst an unfinished file in `drafts/`.
 """
 
 from __future__ import annotations
@@ -20,68 +17,83 @@ from pathlib import Path
 _DRAFTS = "drafts"
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file of a listing, local or remote.
+
+    Attributes:
+        name: Path below the store's root, with slashes.
+        size: In bytes.
+        changed: When it was last written or touched, in UTC.
+    """
+
+    name: str
+    size: int
+    changed: datetime
+
+
 class LocalFiles:
     """A folder. Every method blocks; any number of threads may call them.
 
     Attributes:
-        writers: Into how many parts a batch of writes is best divided.
+        writers: How many threads should write one batch.
     """
 
     writers = 8
 
     def __init__(self, root: str) -> None:
-        """Make the folder unless it is there, and try to write into it.
+        """Create the folder if it does not exist, and try to write to it.
 
         Raises:
-            OSError: It cannot be made, or nothing can be written to it.
+            OSError: It cannot be created or written to.
         """
         self._root = Path(root)
         (self._root / _DRAFTS).mkdir(parents=True, exist_ok=True)
-        # Now rather than in somebody's first upsert: a volume that belongs to another user.
+        # Fail now rather than in the first upsert, for example on a volume of another user.
         probe = self._root / _DRAFTS / uuid.uuid4().hex
         probe.touch()
         probe.unlink()
 
-    def is_there(self) -> bool:
-        """Tell whether the store as a whole is there, whatever it holds."""
+    def exists(self) -> bool:
+        """Tell whether the store itself exists."""
         return self._root.is_dir()
 
     def uris(self, names: Sequence[str]) -> list[str]:
-        """Return where these files are, for people and programs on this machine."""
+        """Return the file URIs, which work on this machine."""
         return [(self._root / name).absolute().as_uri() for name in names]
 
     def write(self, files: Sequence[tuple[str, bytes]]) -> None:
-        """Write (name, bytes) pairs; a file that is there with as many bytes is only made young.
+        """Write (name, bytes) pairs; touch a file that exists with the same size.
 
-        The names say what the bytes are, so bytes of equal name and size are equal.
+        Names follow from the bytes, so files of equal name and size are equal.
         """
         changed: set[Path] = set()
         for name, data in files:
             path = self._root / name
-            if not _refreshed(path, len(data)):
+            if not _touched(path, len(data)):
                 self._write_one(path, data, changed)
             changed.add(path.parent)
         for folder in changed:
             _sync(folder)
 
     def _write_one(self, path: Path, data: bytes, changed: set[Path]) -> None:
-        draft = self._root / _DRAFTS / uuid.uuid4().hex
+        temporary = self._root / _DRAFTS / uuid.uuid4().hex
         try:
-            with draft.open("wb") as file:
+            with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             if not path.parent.is_dir():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 changed.update((path.parent.parent, self._root))
-            draft.replace(path)
+            temporary.replace(path)
         except OSError:
             with suppress(OSError):
-                draft.unlink()  # a full disk should not fill further
+                temporary.unlink()  # free the space on a full disk
             raise
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
-        """Return the files' bytes, in order; empty for one that is not there."""
+        """Return the files' bytes, in order; empty for missing ones."""
         return [self._read_or_empty(name) for name in names]
 
     def _read_or_empty(self, name: str) -> bytes:
@@ -91,34 +103,38 @@ class LocalFiles:
             return b""
 
     def size(self, name: str) -> int:
-        """Return a file's size in bytes; FileNotFoundError if it is not there."""
+        """Return a file's size in bytes.
+
+        Raises:
+            FileNotFoundError: It does not exist.
+        """
         return (self._root / name).stat().st_size
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Return the bytes from `start` to before `end`; FileNotFoundError if it is gone."""
+        """Return the bytes from `start` up to `end`, exclusive; raises as `size`."""
         with (self._root / name).open("rb") as file:
             file.seek(start)
             return file.read(end - start)
 
     def list_folder(self, folder: str) -> Iterator[StoredFile]:
-        """Yield the files of one folder, without its subfolders; none if it is not there."""
+        """Yield the files of one folder, without its subfolders; nothing if it does not exist."""
         try:
             entries = os.scandir(self._root / folder)
         except FileNotFoundError:
             return
         with entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # removed meanwhile
+                with suppress(FileNotFoundError):  # deleted in between
                     facts = entry.stat()
                     changed = datetime.fromtimestamp(facts.st_mtime, UTC)
                     yield StoredFile(f"{folder}/{entry.name}", facts.st_size, changed)
 
-    def drafts(self) -> Iterator[StoredFile]:
-        """Yield what writers left that never came to an end, and what they are writing now."""
+    def unfinished(self) -> Iterator[StoredFile]:
+        """Yield files that are being written, and files that crashed writers left."""
         return self.list_folder(_DRAFTS)
 
     def move(self, name: str, target: str) -> None:
-        """Move a file and make it young; FileNotFoundError if it is not there."""
+        """Move a file and set its time to now; raises as `size`."""
         source, goal = self._root / name, self._root / target
         goal.parent.mkdir(parents=True, exist_ok=True)
         os.utime(source)
@@ -127,13 +143,13 @@ class LocalFiles:
         _sync(source.parent)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files; one that is not there is no error."""
+        """Delete files; ignore missing ones."""
         for name in names:
             (self._root / name).unlink(missing_ok=True)
 
 
-def _refreshed(path: Path, size: int) -> bool:
-    """Make a file young if it is there with this size; tell whether it is."""
+def _touched(path: Path, size: int) -> bool:
+    """Set a file's time to now if it exists with this size; tell whether it does."""
     try:
         if path.stat().st_size != size:
             return False
@@ -144,7 +160,7 @@ def _refreshed(path: Path, size: int) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
+    """Make the names in a folder durable, where the system supports it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -152,18 +168,3 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """One file.
-
-    Attributes:
-        name: Path below the store's root, with slashes.
-        size: In bytes.
-        changed: When it was last written or refreshed, in UTC.
-    """
-
-    name: str
-    size: int
-    changed: datetime

@@ -1,4 +1,4 @@
-"""Files in any store that fsspec can reach, S3 above all: one PUT, whole or not at all."""
+"""Read and write files in S3 or another store that fsspec supports; each write is atomic."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ class RemoteFiles:
     """A prefix of a bucket. Every method blocks; any number of threads may call them.
 
     Attributes:
-        writers: Into how many parts a batch of writes is best divided; the file system sends
-            what it is given concurrently by itself.
+        writers: How many threads should write one batch. The file system itself sends the files
+            of one call concurrently.
     """
 
     writers = 1
 
     def __init__(self, file_system: Any, root: str, presign_seconds: int) -> None:
-        """Remember where the files are; nothing is asked of the store yet.
+        """Keep the location; do not contact the store yet.
 
         Args:
             file_system: An fsspec file system that keeps no listings.
             root: Bucket and prefix.
-            presign_seconds: How long the URLs in `uris` let anybody read; 0 for plain URIs.
+            presign_seconds: How long the URLs of `uris` are valid; 0 returns plain URIs.
         """
         self._fs = file_system
         self._root = root.rstrip("/")
         self._presign_seconds = presign_seconds
 
-    def is_there(self) -> bool:
-        """Tell whether the bucket is there, whatever it holds."""
+    def exists(self) -> bool:
+        """Tell whether the bucket exists."""
         return bool(self._fs.exists(self._root.split("/", 1)[0]))
 
     def uris(self, names: Sequence[str]) -> list[str]:
-        """Return presigned URLs where the store can make them, its plain URIs otherwise."""
+        """Return presigned URLs if the store supports them, otherwise plain URIs."""
         paths = [self._path(name) for name in names]
         if self._presign_seconds:
             try:
@@ -46,48 +46,52 @@ class RemoteFiles:
         return [str(self._fs.unstrip_protocol(path)) for path in paths]
 
     def write(self, files: Sequence[tuple[str, bytes]]) -> None:
-        """Write (name, bytes) pairs, also over what is there: that makes it young."""
+        """Write (name, bytes) pairs, also over existing files: that sets their time to now."""
         self._fs.pipe({self._path(name): data for name, data in files})
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
-        """Return the files' bytes, in order; empty for one that is not there."""
+        """Return the files' bytes, in order; empty for missing ones."""
         paths = [self._path(name) for name in names]
         if not paths:
             return []
-        # A mapping, whatever the number of paths: repeated ones are asked for once.
+        # A list gives a mapping even for one path; request repeated paths once.
         found = self._fs.cat(list(dict.fromkeys(paths)), on_error="return")
         return [_bytes_or_empty(found[path]) for path in paths]
 
     def size(self, name: str) -> int:
-        """Return a file's size in bytes; FileNotFoundError if it is not there."""
+        """Return a file's size in bytes.
+
+        Raises:
+            FileNotFoundError: It does not exist.
+        """
         return int(self._fs.info(self._path(name))["size"])
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Return the bytes from `start` to before `end`; FileNotFoundError if it is gone."""
+        """Return the bytes from `start` up to `end`, exclusive; raises as `size`."""
         return bytes(self._fs.cat_file(self._path(name), start=start, end=end))
 
     def list_folder(self, folder: str) -> Iterator[StoredFile]:
-        """Yield the files of one folder, without its subfolders; none if it is not there."""
+        """Yield the files of one folder, without its subfolders; nothing if it does not exist."""
         try:
             entries = self._fs.ls(self._path(folder), detail=True)
         except FileNotFoundError:
             return
         for entry in entries:
             base = entry["name"].rsplit("/", 1)[-1]
-            if entry["type"] == "file" and base:  # some stores list the folder itself, too
+            if entry["type"] == "file" and base:  # some stores also list the folder itself
                 yield StoredFile(f"{folder}/{base}", int(entry["size"]), _changed(entry))
 
-    def drafts(self) -> Iterator[StoredFile]:
-        """Yield nothing: what a writer does not finish never becomes a file."""
+    def unfinished(self) -> Iterator[StoredFile]:
+        """Yield nothing: an unfinished write leaves no file."""
         return iter(())
 
     def move(self, name: str, target: str) -> None:
-        """Copy, then remove the original; FileNotFoundError if it is not there."""
+        """Copy, then delete the original; raises as `size`."""
         self._fs.cp_file(self._path(name), self._path(target))
         self._fs.rm_file(self._path(name))
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files; one that is not there is no error."""
+        """Delete files; ignore missing ones."""
         for name in names:
             try:
                 self._fs.rm_file(self._path(name))
@@ -107,7 +111,7 @@ def _bytes_or_empty(found: Any) -> bytes:
 
 
 def _changed(entry: dict[str, Any]) -> datetime:
-    # Each file system has its own name for it; one without any never looks old.
+    # File systems name this differently; a file without any such time never looks old.
     for key in ("LastModified", "mtime", "updated", "last_modified", "created"):
         value = entry.get(key)
         if isinstance(value, datetime):

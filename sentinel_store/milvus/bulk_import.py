@@ -1,7 +1,7 @@
-"""Files that a Milvus server imports by itself. Used by the bulk indexer; the gateway writes rows.
+"""Have a Milvus server import Parquet files; the bulk indexer uses it instead of upserts.
 
-An import only ever adds rows, it replaces none: whoever imports sees to it that no row of the
-file is there already.
+An import only adds rows and never replaces any. The caller must ensure that no row of the file
+exists already.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _MOST_LISTED = 1024
 
 @dataclass(frozen=True, slots=True)
 class ImportState:
-    """How far an import is.
+    """The state of an import.
 
     Attributes:
-        done: Its rows are there and indexed.
-        failure: Why it never will be; empty otherwise.
+        done: Its rows are imported and indexed.
+        failure: Why it failed; empty if it did not.
     """
 
     done: bool
@@ -32,19 +32,19 @@ class ImportState:
 
 
 class MilvusImports:
-    """Use from one event loop. Only a server can import; Milvus Lite refuses."""
+    """Use from one event loop. Milvus Lite cannot import; only a server can."""
 
     def __init__(self, uri: str, token: str) -> None:
-        """Remember where Milvus is; the first call connects."""
+        """Keep the address; the first call connects."""
         self._milvus = MilvusConnection(uri, token, threads=2)
 
     async def start(self, collection: str, file: str, deadline: Deadline) -> int:
-        """Begin to import a Parquet file; return the import's number.
+        """Start the import of a Parquet file; return the number of the import.
 
         Args:
-            collection: Its layout is the file's.
+            collection: The file has its columns.
             file: Path in Milvus's own bucket.
-            deadline: Of the call, not of the import.
+            deadline: Of this call, not of the import.
         """
 
         def start(client: MilvusClient, timeout: float) -> int:
@@ -53,7 +53,7 @@ class MilvusImports:
         return await self._milvus.run(start, deadline)
 
     async def state(self, number: int, deadline: Deadline) -> ImportState:
-        """Return how far an import is."""
+        """Return the state of an import."""
 
         def ask(client: MilvusClient, timeout: float) -> ImportState:
             return _state(_handler(client).get_bulk_insert_state(number, timeout=timeout))
@@ -61,24 +61,20 @@ class MilvusImports:
         return await self._milvus.run(ask, deadline)
 
     async def running(self, collection: str, deadline: Deadline) -> list[int]:
-        """Return the imports into a collection that are neither done nor failed."""
+        """Return the numbers of the running imports into a collection."""
 
         def ask(client: MilvusClient, timeout: float) -> list[int]:
             tasks = _handler(client).list_bulk_insert_tasks(
                 _MOST_LISTED, collection, timeout=timeout
             )
             states = {int(task.task_id): _state(task) for task in tasks}
-            return [number for number, it in states.items() if not it.done and not it.failure]
+            return [number for number, one in states.items() if not one.done and not one.failure]
 
         return await self._milvus.run(ask, deadline)
 
     async def show(self, collection: str, deadline: Deadline) -> None:
-        """Let searches find what was imported; they would by themselves, but later."""
-        await self._milvus.write(
-            collection,
-            lambda client, timeout: client.refresh_load(collection, timeout=timeout),
-            deadline,
-        )
+        """Let searches find the imported rows now; without it they would find them later."""
+        await self._milvus.write("refresh_load", collection, deadline)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -86,13 +82,13 @@ class MilvusImports:
 
 
 def _handler(client: MilvusClient) -> Any:
-    # The calls that every server has from 2.3 on. MilvusClient offers none, `utility`'s are gone
-    # from pymilvus 3.1, and the REST calls of `bulk_writer` need a server of 2.4.
+    # The calls that every server from 2.3 on supports. MilvusClient has none, pymilvus 3.1 removed
+    # those of `utility`, and the REST calls of `bulk_writer` need a server 2.4.
     return client._get_connection()
 
 
-def _state(told: BulkInsertState) -> ImportState:
+def _state(answer: BulkInsertState) -> ImportState:
     failure = ""
-    if told.state in _FAILED:
-        failure = told.failed_reason or "no reason given"
-    return ImportState(told.state == BulkInsertState.ImportCompleted, failure)
+    if answer.state in _FAILED:
+        failure = answer.failed_reason or "no reason given"
+    return ImportState(answer.state == BulkInsertState.ImportCompleted, failure)

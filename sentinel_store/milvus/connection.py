@@ -1,9 +1,7 @@
-"""The connection to Milvus: opened on first use, never waited for beyond a deadline.
+"""The connection to Milvus: opened on first use; every call ends by its deadline.
 
-Writes, and all calls of Milvus Lite, block and run in threads; reads of a server do not.
-
-
-Reads of a Milvus server, without threads: a caller who leaves ends them in Milvus, too.
+Writes, and all calls of Milvus Lite, block and run in threads. Reads of a server run on the event
+loop, so that a caller who leaves also cancels the read in Milvus (docs/adr/0014).
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pymilvus import AsyncMilvusClient, MilvusClient
 
@@ -39,14 +37,17 @@ Call = Callable[[MilvusClient, float], T]
 
 
 class MilvusConnection:
-    """Use from one event loop; pymilvus's blocking calls run in threads this object owns.
+    """Use from one event loop; pymilvus's blocking calls run in threads that this object owns.
+
+    `search`, `query` and `write` load the collection and repeat the call if it is not loaded.
+    That happens after a restart of the server, or after somebody released the collection.
 
     Attributes:
         is_lite: Whether Milvus is a file in this process and not a server.
     """
 
     def __init__(self, uri: str, token: str, threads: int) -> None:
-        """Remember where Milvus is; the first call connects.
+        """Keep the address; the first call connects.
 
         Args:
             uri: A path ending in `.db` for Milvus Lite, or http(s)://host:port.
@@ -58,7 +59,7 @@ class MilvusConnection:
         self._token = token
         self._client: MilvusClient | None = None
         self._server_reads: ServerReads | None = None  # of a server, once connected
-        self._connecting: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[MilvusClient] | None = None
         self._last_failure = ""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
         self._lite_gate = LiteGate()
@@ -79,10 +80,7 @@ class MilvusConnection:
         consistency: Consistency | None = None,
         **request: Any,
     ) -> Any:
-        """Call pymilvus's `query`; load the collection first if it is not loaded.
-
-        It is not after a restart of the server, or after somebody released it. On Lite no write
-        runs meanwhile. Raises as `run` does.
+        """Call pymilvus's `query`. On Lite no write runs meanwhile. Raises as `run` does.
 
         Args:
             collection: Its own name.
@@ -99,41 +97,52 @@ class MilvusConnection:
     ) -> Any:
         client = await self._connected(deadline)
 
-        def read(client: Any, timeout: float | None) -> Any:
-            return getattr(client, method)(collection, timeout=timeout, **request)
-
-        def gated(client: MilvusClient, timeout: float) -> Any:
+        def read_alone(client: MilvusClient, timeout: float) -> Any:
             try:
                 with self._lite_gate.reading(timeout):
                     left = deadline.for_next_hop("milvus")
-                    return _loaded(client, collection, read, left, deadline)
+                    return getattr(client, method)(collection, timeout=left, **request)
             except TimeoutError as error:
                 raise errors.out_of_time() from error
 
         with _our_errors(deadline):
             if self._server_reads is not None:
-                return await self._server_reads.run(collection, read, deadline)
-            return await self._in_thread(client, gated, deadline)
+                return await self._server_reads.call(method, collection, request, deadline)
+            return await _loading_if_needed(
+                lambda: self._in_thread(client, read_alone, deadline),
+                lambda: self._load(client, collection, deadline),
+            )
 
-    async def write(self, collection: str, call: Call[T], deadline: Deadline) -> T:
-        """Run a call that changes rows and needs the collection loaded; load it first if need be.
+    async def write(
+        self,
+        method: Literal["upsert", "delete", "refresh_load"],
+        collection: str,
+        deadline: Deadline,
+        **request: Any,
+    ) -> None:
+        """Call a method of pymilvus that changes rows, with `request` as its arguments.
 
         Raises as `run` does.
         """
-        return await self.run(
-            lambda client, timeout: _loaded(client, collection, call, timeout, deadline),
-            deadline,
-            writes=True,
-        )
+
+        def write(client: MilvusClient, timeout: float) -> None:
+            getattr(client, method)(collection, timeout=timeout, **request)
+
+        client = await self._connected(deadline)
+        with _our_errors(deadline):
+            await _loading_if_needed(
+                lambda: self._run(client, write, deadline, writes=True),
+                lambda: self._load(client, collection, deadline),
+            )
 
     async def run(self, call: Call[T], deadline: Deadline, *, writes: bool = False) -> T:
-        """Run a call; what Milvus raises becomes one of our errors where it has one.
+        """Run a call in a thread; convert its errors to ours.
 
         Args:
             call: What to do.
-            deadline: When its answer is of no use any more.
+            deadline: When the answer must be there.
             writes: Whether it changes or flushes rows. On Lite such calls run one at a time, and
-                no `read` beside them.
+                no read runs beside them.
 
         Raises:
             Unavailable: Milvus does not answer, or its file is in use.
@@ -142,27 +151,32 @@ class MilvusConnection:
         """
         client = await self._connected(deadline)
         with _our_errors(deadline):
-            if writes and self.is_lite:
-                return await self._run_alone(client, call, deadline)
-            return await self._in_thread(client, call, deadline)
+            return await self._run(client, call, deadline, writes=writes)
+
+    async def _run(
+        self, client: MilvusClient, call: Call[T], deadline: Deadline, *, writes: bool
+    ) -> T:
+        if writes and self.is_lite:
+            return await self._run_alone(client, call, deadline)
+        return await self._in_thread(client, call, deadline)
 
     async def _in_thread(self, client: MilvusClient, call: Call[T], deadline: Deadline) -> T:
         def timed() -> T:
-            # Asked for in the thread, since the call may have waited for one.
+            # Computed in the thread, since the call may have waited for one.
             return call(client, deadline.for_next_hop("milvus"))
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
 
     async def _run_alone(self, client: MilvusClient, call: Call[T], deadline: Deadline) -> T:
-        """Run a write on Milvus Lite when every one before it has ended.
+        """Run a write on Milvus Lite after all earlier ones have ended.
 
         Lite 3.2.2 has no lock around its write-ahead log: two writes at once, or a write and a
-        flush, leave rows that it has acknowledged out of it, and a crash loses them.
+        flush, leave out rows that it has acknowledged, and a crash loses them.
         """
 
         def timed() -> T:
-            deadline.for_next_hop("milvus")  # or it is not even begun
-            # It has to end, whoever still waits for it: the next one must not begin before.
+            deadline.for_next_hop("milvus")  # do not start it too late
+            # It must end even if nobody waits for it: the next one must not start before.
             with self._lite_gate.writing():
                 return call(client, _LITE_WRITE_TIMEOUT_S)
 
@@ -174,28 +188,31 @@ class MilvusConnection:
         except TimeoutError as error:
             raise errors.out_of_time() from error
 
-    async def _connected(self, deadline: Deadline) -> MilvusClient:
-        if self._client is None:
-            if self._connecting is None:
-                self._connecting = asyncio.create_task(self._connect())
-                # Read, even if everybody who waited for it has left.
-                self._connecting.add_done_callback(
-                    lambda task: task.cancelled() or task.exception()
-                )
-            # Shielded: a caller who leaves or runs out of time does not end it for the others.
-            waiting = asyncio.shield(self._connecting)
-            try:
-                async with asyncio.timeout(deadline.for_next_hop("milvus")):
-                    await waiting
-            except TimeoutError as error:
-                # What the last attempt met says more than that this one is not over.
-                if self._last_failure:
-                    raise Unavailable("STORE_UNAVAILABLE", self._last_failure) from error
-                raise errors.unavailable("Milvus is not connected yet") from error
-        assert self._client is not None
-        return self._client
+    async def _load(self, client: MilvusClient, collection: str, deadline: Deadline) -> None:
+        await self._in_thread(
+            client,
+            lambda client, timeout: client.load_collection(collection, timeout=timeout),
+            deadline,
+        )
 
-    async def _connect(self) -> None:
+    async def _connected(self, deadline: Deadline) -> MilvusClient:
+        if self._client is not None:
+            return self._client
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            # Retrieve its exception, even if all who waited for it have left.
+            self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            async with asyncio.timeout(deadline.for_next_hop("milvus")):
+                # Shielded: a caller who leaves or runs out of time does not end it for the others.
+                return await asyncio.shield(self._connecting)
+        except TimeoutError as error:
+            # The failure of the last attempt says more than that this one is not over.
+            if self._last_failure:
+                raise Unavailable("STORE_UNAVAILABLE", self._last_failure) from error
+            raise errors.unavailable("Milvus is not connected yet") from error
+
+    async def _connect(self) -> MilvusClient:
         try:
             client = await asyncio.to_thread(self._open)
             if not self.is_lite:
@@ -206,11 +223,12 @@ class MilvusConnection:
             if isinstance(error, OSError):
                 failure = errors.unavailable(f"Milvus cannot be opened: {error}")
             else:
-                failure = errors.converted(error, Deadline.after(None, default_s=1.0))
+                failure = errors.converted(error, Deadline.within(1.0))
             self._last_failure = failure.message
             raise failure from error
         finally:
             self._connecting = None
+        return client
 
     def _open(self) -> MilvusClient:
         if not self.is_lite:
@@ -218,7 +236,7 @@ class MilvusConnection:
         Path(self._uri).parent.mkdir(parents=True, exist_ok=True)
         client = MilvusClient(self._uri)
         try:
-            # Now rather than in somebody's first search: Lite loads nothing by itself.
+            # Now rather than in the first search: Lite loads nothing by itself.
             for name in client.list_collections(timeout=_CONNECT_TIMEOUT_S):
                 client.load_collection(name, timeout=_LOAD_TIMEOUT_S)
         except BaseException:
@@ -246,30 +264,8 @@ class MilvusConnection:
             self._client = None
 
 
-@contextmanager
-def _our_errors(deadline: Deadline) -> Iterator[None]:
-    """Raise what pymilvus raises in the block as one of our errors, where it has one."""
-    try:
-        yield
-    except errors.FOREIGN as error:
-        raise errors.converted(error, deadline) from error
-
-
-def _loaded(
-    client: MilvusClient, collection: str, call: Call[T], timeout: float, deadline: Deadline
-) -> T:
-    """Make a call; load the collection and make it again if it was not loaded."""
-    try:
-        return call(client, timeout)
-    except errors.FOREIGN as error:
-        if not errors.is_not_loaded(error):
-            raise
-    client.load_collection(collection, timeout=deadline.for_next_hop("milvus"))
-    return call(client, deadline.for_next_hop("milvus"))
-
-
 class ServerReads:
-    """A connection of its own, used from the event loop it was opened on (docs/adr/0014)."""
+    """Reads of a Milvus server on the event loop, over a connection of their own."""
 
     def __init__(self, client: AsyncMilvusClient) -> None:
         self._client = client
@@ -279,42 +275,62 @@ class ServerReads:
         """Connect.
 
         Raises:
-            MilvusException, grpc.RpcError: Milvus does not let us in, or does not answer.
+            MilvusException, grpc.RpcError: Milvus refuses us, or does not answer.
         """
         # Not shared: pymilvus keeps shared ones for ever, by the address of an event loop that may
         # be gone by then.
         client = AsyncMilvusClient(uri, token=token, timeout=timeout_s, dedicated=True)
         return cls(await client.__aenter__())
 
-    async def run(
-        self, collection: str, call: Callable[[Any, None], Awaitable[T]], deadline: Deadline
-    ) -> T:
-        """Run `call`; load the collection first if it turns out not to be. Errors are Milvus's.
+    async def call(
+        self, method: str, collection: str, request: Mapping[str, Any], deadline: Deadline
+    ) -> Any:
+        """Call `search` or `query`. Other errors are Milvus's own.
 
         Raises:
             DeadlineExceeded: It took too long.
             Unavailable: The connection was closed meanwhile.
         """
-        # Our timeout ends it, in Milvus, too. pymilvus's is not minded while it connects again, its
-        # error does not say what happened, and on Python 3.11 it makes a task of each call.
+        # Our timeout cancels the call in Milvus too. pymilvus ignores its own timeout while it
+        # reconnects, gives an error that does not say what happened, and on Python 3.11 needs a
+        # task per call.
         try:
             async with asyncio.timeout(deadline.for_next_hop("milvus")):
-                try:
-                    return await call(self._client, None)
-                except errors.FOREIGN as error:
-                    if not errors.is_not_loaded(error):
-                        raise
-                await self._client.load_collection(collection)
-                return await call(self._client, None)
+                return await _loading_if_needed(
+                    lambda: getattr(self._client, method)(collection, timeout=None, **request),
+                    lambda: self._client.load_collection(collection),
+                )
         except TimeoutError as error:
             raise errors.out_of_time() from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Nobody left: gRPC says so of calls whose channel is closed under them.
+            # Nobody left: gRPC cancels calls whose channel is closed.
             raise errors.unavailable("the connection to Milvus was lost") from error
 
     async def close(self) -> None:
-        """Close the connection; what still runs on it fails."""
+        """Close the connection; calls in progress fail."""
         await self._client.close()
+
+
+async def _loading_if_needed(
+    call: Callable[[], Awaitable[T]], load: Callable[[], Awaitable[None]]
+) -> T:
+    """Await a call; if its collection is not loaded, load it and repeat the call."""
+    try:
+        return await call()
+    except errors.FOREIGN as error:
+        if not errors.is_not_loaded(error):
+            raise
+    await load()
+    return await call()
+
+
+@contextmanager
+def _our_errors(deadline: Deadline) -> Iterator[None]:
+    """Convert errors of pymilvus in the block to ours."""
+    try:
+        yield
+    except errors.FOREIGN as error:
+        raise errors.converted(error, deadline) from error

@@ -1,4 +1,4 @@
-"""The index over the vectors: which one, its parameters, and how thoroughly it is searched.
+"""Choose and build indexes: the kind of vector index, its parameters and search parameters.
 
     kind        build parameters        search parameter
     FLAT        -                       -               exact; cost grows with the rows
@@ -8,11 +8,11 @@
     IVF_SQ8     nlist                   nprobe          clusters, one byte per element
     DISKANN     -                       search_list     graph on disk
 
-Left to themselves, Milvus's search defaults find about nine of the ten nearest (0.91 of the top
-20 with HNSW, 0.93 with AUTOINDEX: 20,000 clustered vectors of 128 dimensions, server 2.3.5), so
-none is left to itself. With those chosen here it is 0.98 or more (test_indexes.py),
-except that IVF_SQ8 cannot tell apart what its byte per element rounds to the same: 0.976 to 0.985
-of the top 20 there, however many clusters are searched.
+Milvus's default search parameters find about nine of the ten nearest (0.91 of the top 20 with
+HNSW, 0.93 with AUTOINDEX: 20,000 clustered vectors of 128 dimensions, server 2.3.5), so we set
+them all. Ours find 0.98 or more (test_indexes.py). Only IVF_SQ8 cannot separate vectors that its
+one byte per element rounds to the same values: it finds 0.976 to 0.985 of the top 20, however many
+clusters are searched.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ _BUILD: dict[IndexKind, dict[str, _Parameter]] = {
     IndexKind.DISKANN: {},
 }
 
-# On a server, by the items expected. What decides is memory for whole vectors: at 768 dimensions
-# ten million take 31 GB, which one node still holds beside a graph; a hundred million in a byte
-# per element 77 GB; beyond, only what stays on disk is affordable.
+# On a server, by the expected number of items. Memory decides: ten million vectors of 768
+# dimensions take 31 GB, which fits on one node beside a graph. A hundred million with one byte per
+# element take 77 GB. Beyond that, only an index on disk is affordable.
 _SERVER_KINDS = (
     (1_000_000, IndexKind.AUTOINDEX),
     (10_000_000, IndexKind.HNSW),
     (100_000_000, IndexKind.IVF_SQ8),
 )
 
-# Milvus Lite takes any name for an index and says it has built it; these it has code for.
+# Milvus Lite accepts any name of an index and claims to have built it; it supports these.
 _LITE_KINDS = frozenset(IndexKind) - {IndexKind.DISKANN}
 
-# Text queries lie off the pictures that they are compared with, and a graph finds its way to their
+# Text vectors are far from the image vectors that they are compared with, and a graph finds their
 # neighbours less well. Of the top 20 for queries of cosine 0.45 to their source, and for random
-# ones: 0.992 and 0.73 with 128, 0.995 and 0.88 with 256, for half a millisecond more (31,796 rows
-# of 768 dimensions around 100 centres, server 2.3.5).
+# queries: 0.992 and 0.73 with ef 128, 0.995 and 0.88 with 256, for half a millisecond more (31,796
+# rows of 768 dimensions around 100 centres, server 2.3.5).
 _LEAST_EF, _MOST_EF = 256, 32_768
 _LEAST_SEARCH_LIST, _MOST_SEARCH_LIST = 100, 65_535
 _LEAST_NPROBE = 16
 
-# Scalar indexes by the versions that know them: INVERTED from 2.4 on and Lite, the others before.
+# Scalar indexes by version: INVERTED from 2.4 on and on Lite, the others before.
 _SCALAR_KINDS: dict[FieldType, tuple[str, ...]] = {
     FieldType.STRING: ("INVERTED", "Trie"),
     FieldType.INT64: ("INVERTED", "STL_SORT"),
@@ -75,31 +75,33 @@ _SCALAR_KINDS: dict[FieldType, tuple[str, ...]] = {
 }
 
 
-def chosen(asked: VectorIndex | None, expected_item_count: int, *, is_lite: bool) -> VectorIndex:
+def choose_index(
+    requested: VectorIndex | None, expected_item_count: int, *, is_lite: bool
+) -> VectorIndex:
     """Return the index to build, with all of its parameters.
 
     Args:
-        asked: What the caller wants; None for a choice by size.
-        expected_item_count: Items it will hold; 0: unknown.
-        is_lite: Whether Milvus is the embedded one, where FLAT is exact and no slower than the
-            others (docs/adr/0004).
+        requested: The caller's choice; None chooses by size.
+        expected_item_count: Items that the collection will hold; 0: unknown.
+        is_lite: Whether Milvus is embedded; there FLAT is exact and no slower than the others
+            (docs/adr/0004).
 
     Raises:
-        InvalidArgument: A parameter that this kind does not have, or out of its range.
+        InvalidArgument: This kind does not have a parameter, or its value is out of range.
         FailedPrecondition: Milvus Lite does not have this kind.
     """
-    if asked is None:
-        asked = VectorIndex(_by_size(expected_item_count, is_lite=is_lite))
-    if is_lite and asked.kind not in _LITE_KINDS:
-        raise _unsupported(f"Milvus Lite has no {asked.kind} index", "collection.index.type")
-    known = _BUILD[asked.kind]
-    for name, value in asked.params.items():
+    if requested is None:
+        requested = VectorIndex(_by_size(expected_item_count, is_lite=is_lite))
+    if is_lite and requested.kind not in _LITE_KINDS:
+        raise _unsupported(f"Milvus Lite has no {requested.kind} index", "collection.index.type")
+    known = _BUILD[requested.kind]
+    for name, value in requested.params.items():
         where = f"collection.index.params[{name[:50]}]"
         if name not in known:
-            there = ", ".join(known) or "none"
+            names = ", ".join(known) or "none"
             raise InvalidArgument(
                 "PARAMETER_OUT_OF_RANGE",
-                f"a {asked.kind} index has no parameter {name[:50]!r}; it has: {there}",
+                f"a {requested.kind} index has no parameter {name[:50]!r}; it has: {names}",
                 field=where,
             )
         if not known[name].least <= value <= known[name].most:
@@ -109,7 +111,7 @@ def chosen(asked: VectorIndex | None, expected_item_count: int, *, is_lite: bool
                 field=where,
             )
     defaults = {name: parameter.default for name, parameter in known.items()}
-    return VectorIndex(asked.kind, defaults | asked.params)
+    return VectorIndex(requested.kind, defaults | requested.params)
 
 
 def _by_size(expected_item_count: int, *, is_lite: bool) -> IndexKind:
@@ -121,11 +123,11 @@ def _by_size(expected_item_count: int, *, is_lite: bool) -> IndexKind:
     return IndexKind.DISKANN
 
 
-def build(client: MilvusClient, info: CollectionInfo, timeout: float) -> None:
-    """Tell Milvus which indexes a new collection is to have.
+def build_indexes(client: MilvusClient, info: CollectionInfo, timeout: float) -> None:
+    """Have Milvus build the indexes of a new collection.
 
     Raises:
-        FailedPrecondition: This Milvus does not have one of them.
+        FailedPrecondition: This Milvus does not support one of them.
     """
     for name in info.indexed:
         if not any(
@@ -133,7 +135,7 @@ def build(client: MilvusClient, info: CollectionInfo, timeout: float) -> None:
             for kind in _SCALAR_KINDS[info.fields[name]]
         ):
             raise _unsupported(f"this Milvus has no index for field {name!r}", "collection.fields")
-    # Last: where it is, the others are, too.
+    # Last: if it exists, the others exist too.
     index = client.prepare_index_params()
     index.add_index(
         "vector",
@@ -153,7 +155,7 @@ def _scalar(client: MilvusClient, name: str, kind: str) -> object:
 
 
 def _built(client: MilvusClient, name: str, index: object, timeout: float) -> bool:
-    """Return whether Milvus took the index; there is nothing in it to wait for."""
+    """Return whether Milvus accepted the index; an empty one needs no wait."""
     try:
         client.create_index(name, index, timeout=timeout, sync=False)
     except errors.FOREIGN as error:
@@ -170,8 +172,8 @@ def search_params(index: VectorIndex, depth: int) -> dict[str, int]:
             return {"ef": min(max(_LEAST_EF, 2 * depth), _MOST_EF)}
         case IndexKind.IVF_FLAT | IndexKind.IVF_SQ8:
             nlist = index.params["nlist"]
-            # An eighth of the clusters. For deep results more, since in a small collection a
-            # cluster has some 40 rows and the nearest are spread over several times depth / 40.
+            # An eighth of the clusters. More for deep results: in a small collection a cluster has
+            # about 40 rows, and the nearest are spread over several times depth / 40 clusters.
             return {"nprobe": min(max(_LEAST_NPROBE, nlist // 8, depth // 5), nlist)}
         case IndexKind.DISKANN:
             return {"search_list": min(max(_LEAST_SEARCH_LIST, 2 * depth), _MOST_SEARCH_LIST)}
@@ -181,5 +183,5 @@ def search_params(index: VectorIndex, depth: int) -> dict[str, int]:
 
 def _unsupported(what: str, field: str) -> FailedPrecondition:
     return FailedPrecondition(
-        "INDEX_UNSUPPORTED", f"{what}; choose another one, or leave the choice to us", field=field
+        "INDEX_UNSUPPORTED", f"{what}; choose another one, or none for our choice", field=field
     )

@@ -1,13 +1,10 @@
-"""What the embedded Milvus leaves to its user: when to flush.
+"""What Milvus Lite, the embedded Milvus, needs from its user: flushes, and writes kept apart.
 
-Milvus Lite searches rows that are not flushed yet in plain Python, at about 40 ms per 1,000 rows,
-and flushes by itself only after 128 MiB. They are durable either way, in its write-ahead log.
+*Flushes.* Lite searches unflushed rows in plain Python, at about 40 ms per 1,000 rows, and flushes
+by itself only after 128 MiB. Rows are durable either way, in its write-ahead log.
 
-
-Who may use Milvus Lite's rows at the same time: reads together, each write alone.
-
-Lite 3.2.2 looks into its segments first and into memory second, and a flush takes rows from memory
-to a segment. A search, count or look-up that a flush begins in the middle of finds them in neither.
+*Writes.* Lite 3.2.2 reads its segments first and its memory second, and a flush moves rows from
+memory to a segment. A search, count or lookup that a flush interrupts finds them in neither.
 """
 
 from __future__ import annotations
@@ -46,15 +43,15 @@ class LiteFlusher:
         self._pending.pop(collection, None)
 
     async def run(self) -> None:
-        """Flush what is due, for ever."""
+        """Flush collections when they are due, for ever."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             for collection in self._due():
-                # Forgotten first, so that rows written during the flush are counted anew.
+                # Forget it first, so that rows written during the flush count again.
                 self.forget(collection)
                 try:
                     await self._flush(collection)
-                except SentinelError as error:  # it only costs speed, until the next write
+                except SentinelError as error:  # searches stay slow until the next write
                     logger.warning("flush failed", extra={"reason": error.reason})
 
     def _due(self) -> list[str]:
@@ -67,10 +64,10 @@ class LiteFlusher:
 
 
 class LiteGate:
-    """Use from threads, one of them at most writing.
+    """A lock that many readers share and one writer has alone; use it from threads.
 
-    Neither waits for ever: a write that waits goes before reads that come later, and reads that
-    waited for a write go before the next one.
+    Nobody waits for ever: a waiting write goes before later reads, and reads that waited for a
+    write go before the next write. At most one thread may write.
     """
 
     def __init__(self) -> None:
@@ -83,7 +80,7 @@ class LiteGate:
 
     @contextmanager
     def reading(self, timeout_s: float) -> Iterator[None]:
-        """Wait until nothing is written; nothing will be until the end of the block.
+        """Wait until no write runs; none starts before the end of the block.
 
         Raises:
             TimeoutError: It took longer than `timeout_s`.
@@ -107,7 +104,7 @@ class LiteGate:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Wait until nothing is read; nothing will be until the end of the block."""
+        """Wait until no read runs; none starts before the end of the block."""
         with self._changed:
             self._write_waits = True
             self._changed.wait_for(self._may_write)
@@ -124,5 +121,5 @@ class LiteGate:
         return not self._is_writing and (not self._write_waits or self._reads_first > 0)
 
     def _may_write(self) -> bool:
-        # Of the reads that go first, some may have given up.
+        # Some of the reads that go first may have timed out.
         return not self._reading and (not self._reads_first or not self._reads_waiting)

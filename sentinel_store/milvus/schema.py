@@ -1,18 +1,25 @@
-"""Rows to and from what Milvus holds.
+"""The Milvus table of a collection: its columns, its properties, and expressions over them.
 
-Declared fields as Milvus columns, and the checks a value passes before it becomes one.
+    id      VARCHAR, primary key
+    vector  FLOAT_VECTOR, metric COSINE
+    digest  VARCHAR   what the vector was made from; see `Row`
+    image   VARCHAR   name of the image in the object store, or empty
+    text    VARCHAR   the text of a text item, or empty
+    fields  JSON      all fields, as callers get them back
+    f_…     one typed column per declared scalar field, for filters
+    full_text        VARCHAR              only with full-text fields: their texts, one per line
+    full_text_words  SPARSE_FLOAT_VECTOR  their words, which Milvus extracts
 
-A row keeps all its fields in one JSON column, which is what callers get back. Beside it, every
-declared scalar field has a typed column of its own that filters compare: on Milvus Lite that is
-25 to 50 times faster than a path into the JSON, and a server can index it. A field that an item
-lacks is stored in its column as a marker value that callers may not use.
+Filters compare the typed columns: on Milvus Lite that is 25 to 50 times faster than a path into
+the JSON, and a server can index them. If an item lacks a field, its column holds a marker value
+that callers may not use.
 
+The properties of the table describe the collection, so all gateways share the description, and it
+is dropped with the collection:
 
-What a collection is, as its Milvus properties hold it, shared by all gateways.
-
-    sentinel.collection   what it was made as; never changes
-    sentinel.origin       what it was made of, if of another collection
-    sentinel.reindex      what is being made of it, if anything; empty: nothing
+    sentinel.collection   how it was created; never changes
+    sentinel.origin       the collection that it was made from, if any
+    sentinel.reindex      the reindex that reads it, if any; empty: none
 
 Milvus 2.3 cannot remove a property, only change it; hence "empty".
 """
@@ -20,14 +27,13 @@ Milvus 2.3 cannot remove a property, only change it; hence "empty".
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from pymilvus import DataType, Function, FunctionType, MilvusClient
 
-from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import (
     CollectionInfo,
@@ -38,33 +44,119 @@ from sentinel_store.collections import (
     VectorIndex,
 )
 from sentinel_store.items import Row
-from sentinel_store.milvus.connection import MilvusConnection
 from sentinel_store.values import Consistency, Fields, FieldType, FieldValue, ModelRef
 
-_FIELDS = ["id", "digest", "image", "text", "fields"]
+FULL_TEXT = "full_text"
+FULL_TEXT_WORDS = "full_text_words"
+COLLECTION = "sentinel.collection"
+ORIGIN = "sentinel.origin"
+REINDEX = "sentinel.reindex"
+
+_ROW_FIELDS = ["id", "digest", "image", "text", "fields"]
+_ID_LENGTH = 256
+_TEXT_LENGTH = 65_535
+_HEX_SHA256_LENGTH = 64
+_COLUMN_TYPES: dict[FieldType, tuple[DataType, dict[str, int]]] = {
+    FieldType.STRING: (DataType.VARCHAR, {"max_length": _TEXT_LENGTH}),
+    FieldType.INT64: (DataType.INT64, {}),
+    FieldType.DOUBLE: (DataType.DOUBLE, {}),
+    FieldType.BOOL: (DataType.INT8, {}),
+}
+# The least int64 cannot be written in a Milvus expression; the next one is our marker.
+_ABSENT_INT64 = -(2**63 - 1)
+# The least finite double, written so that every parser reads it back exactly.
+_ABSENT_DOUBLE = -1.7976931348623157e308
+_ABSENT_STRING = "\x7fabsent\x7f"
+_ABSENT: dict[FieldType, FieldValue] = {
+    FieldType.STRING: _ABSENT_STRING,
+    FieldType.INT64: _ABSENT_INT64,
+    FieldType.DOUBLE: _ABSENT_DOUBLE,
+    FieldType.BOOL: -1,
+}
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+# Tables
+
+
+def table_schema(info: CollectionInfo) -> Any:
+    """Return the pymilvus schema of a new collection."""
+    table = MilvusClient.create_schema(enable_dynamic_field=False)
+    table.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_ID_LENGTH)
+    table.add_field("vector", DataType.FLOAT_VECTOR, dim=info.dimensions)
+    table.add_field("digest", DataType.VARCHAR, max_length=_HEX_SHA256_LENGTH)
+    table.add_field("image", DataType.VARCHAR, max_length=_HEX_SHA256_LENGTH)
+    table.add_field("text", DataType.VARCHAR, max_length=_TEXT_LENGTH)
+    table.add_field("fields", DataType.JSON)
+    for name, field_type in info.fields.items():
+        if field_type in _COLUMN_TYPES:
+            column_type, parameters = _COLUMN_TYPES[field_type]
+            table.add_field(column_of(name), column_type, **parameters)
+    if info.full_text:
+        add_full_text_columns(table)
+    return table
+
+
+def add_full_text_columns(table: Any) -> None:
+    """Add the two full-text columns to a pymilvus schema."""
+    table.add_field(
+        FULL_TEXT,
+        DataType.VARCHAR,
+        max_length=_TEXT_LENGTH,
+        enable_analyzer=True,
+        analyzer_params={"type": "standard"},
+    )
+    table.add_field(FULL_TEXT_WORDS, DataType.SPARSE_FLOAT_VECTOR)
+    table.add_function(
+        Function(
+            name="full_text_bm25",
+            function_type=FunctionType.BM25,
+            input_field_names=[FULL_TEXT],
+            output_field_names=[FULL_TEXT_WORDS],
+        )
+    )
+
+
+def build_full_text_index(client: MilvusClient, name: str, timeout: float) -> None:
+    """Have Milvus index the words of a new collection."""
+    index = client.prepare_index_params()
+    index.add_index(FULL_TEXT_WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+    client.create_index(name, index, timeout=timeout, sync=False)
+
+
+# Rows
 
 
 def output_fields(include_vectors: bool) -> list[str]:
     """Return the columns that `from_entity` reads."""
-    return [*_FIELDS, "vector"] if include_vectors else _FIELDS
+    return [*_ROW_FIELDS, "vector"] if include_vectors else _ROW_FIELDS
 
 
 def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
-    """Return what is written for `row`."""
-    return {
+    """Convert a row to a Milvus entity."""
+    entity: dict[str, Any] = {
         "id": row.id,
         "vector": row.vector,
         "digest": row.digest,
         "image": row.image,
         "text": row.text,
         "fields": row.fields,
-        **columns_of(row.fields, info.fields),
-        **full_text_of(row.fields, info.full_text),
     }
+    for name, field_type in info.fields.items():
+        if field_type is not FieldType.STRING_LIST:
+            entity[column_of(name)] = (
+                to_column(row.fields[name], field_type)
+                if name in row.fields
+                else absent_marker(field_type)
+            )
+    if info.full_text:
+        texts = [str(row.fields[name]) for name in info.full_text if name in row.fields]
+        entity[FULL_TEXT] = "\n".join(texts)
+    return entity
 
 
-def from_entity(entity: dict[str, Any]) -> Row:
-    """Return the row that was read."""
+def from_entity(entity: Mapping[str, Any]) -> Row:
+    """Convert a Milvus entity to a row."""
     vector = entity.get("vector")
     return Row(
         id=entity["id"],
@@ -76,82 +168,43 @@ def from_entity(entity: dict[str, Any]) -> Row:
     )
 
 
-# Python's int64 ends; the least one cannot be written in a Milvus expression, the next is ours.
-_INT64_MAX = 2**63 - 1
-_ABSENT_INT64 = -_INT64_MAX
-# The least finite double, written so that every parser reads it back exactly.
-_ABSENT_DOUBLE = -1.7976931348623157e308
-_ABSENT_STRING = "\x7fabsent\x7f"
-_ABSENT_BOOL = -1
-
-_ABSENT: dict[FieldType, FieldValue] = {
-    FieldType.STRING: _ABSENT_STRING,
-    FieldType.INT64: _ABSENT_INT64,
-    FieldType.DOUBLE: _ABSENT_DOUBLE,
-    FieldType.BOOL: _ABSENT_BOOL,
-}
-
-# The texts of the full-text fields, which Milvus finds the words of (full_text.py).
-FULL_TEXT = "full_text"
-FULL_TEXT_WORDS = "full_text_words"
-
-
 def column_of(name: str) -> str:
-    """Return the column of a declared field; the prefix keeps clear of our own columns."""
+    """Return the column of a declared field; the prefix keeps it apart from our own columns."""
     return f"f_{name}"
 
 
 def absent_marker(field_type: FieldType) -> FieldValue:
-    """Return what stands in the column of an item that lacks the field."""
+    """Return the value of a column whose item lacks the field."""
     return _ABSENT[field_type]
 
 
 def to_column(value: FieldValue, field_type: FieldType) -> FieldValue:
-    """Return a checked value as its column holds it: a bool as 0 or 1, the rest as it is."""
+    """Return a checked value as its column holds it: a bool as 0 or 1, others unchanged."""
     return int(value) if field_type is FieldType.BOOL and isinstance(value, bool) else value
 
 
-def columns_of(values: Fields, fields: Mapping[str, FieldType]) -> dict[str, FieldValue]:
-    """Return the columns of a row with these checked values."""
+# Checks of fields
+
+
+def check_names(names: Iterable[str], fields: Mapping[str, FieldType], path: str) -> None:
+    """Raise InvalidArgument if a name is not a declared field."""
+    for name in names:
+        type_of(name, fields, path)
+
+
+def checked_fields(values: Fields, fields: Mapping[str, FieldType], path: str) -> Fields:
+    """Return an item's fields as they are stored: integers of DOUBLE fields become floats.
+
+    Raises:
+        InvalidArgument: A field is not declared, or its value has another type.
+    """
     return {
-        column_of(name): to_column(values[name], field_type)
-        if name in values
-        else absent_marker(field_type)
-        for name, field_type in fields.items()
-        if field_type is not FieldType.STRING_LIST
+        name: checked_value(value, type_of(name, fields, path), name)
+        for name, value in values.items()
     }
 
 
-def full_text_of(values: Fields, names: Sequence[str]) -> dict[str, str]:
-    """Return the full-text column of a row with these checked values: a text to a line.
-
-    Args:
-        values: The row's fields.
-        names: The collection's full-text fields, which are strings; without any, there is no
-            such column.
-    """
-    texts = [str(values[name]) for name in names if name in values]
-    return {FULL_TEXT: "\n".join(texts)} if names else {}
-
-
-def check_names(names: Iterable[str], fields: Mapping[str, FieldType], where: str) -> None:
-    """Raise InvalidArgument if a name is not a declared field."""
-    for name in names:
-        type_of(name, fields, where)
-
-
-def check_values(values: Fields, fields: Mapping[str, FieldType], where: str) -> None:
-    """Check an item's fields in place: declared, of their type, integers widened to doubles.
-
-    Raises:
-        InvalidArgument: One is not declared or of another type.
-    """
-    for name, value in values.items():
-        field_type = type_of(name, fields, f"{where}.fields")
-        values[name] = checked(value, field_type, name)
-
-
-def type_of(name: str, fields: Mapping[str, FieldType], where: str) -> FieldType:
+def type_of(name: str, fields: Mapping[str, FieldType], path: str) -> FieldType:
     """Return the type of a declared field.
 
     Raises:
@@ -162,23 +215,23 @@ def type_of(name: str, fields: Mapping[str, FieldType], where: str) -> FieldType
         raise InvalidArgument(
             "FIELD_UNKNOWN",
             f"the collection does not declare field {name[:200]!r}; it declares: {declared}",
-            field=where,
+            field=path,
             name=name[:200],
         )
     return fields[name]
 
 
-def checked(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:
+def checked_value(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:
     """Return `value` as `field_type` stores it.
 
     Raises:
-        InvalidArgument: It is of another type.
+        InvalidArgument: It has another type.
     """
     match field_type, value:
         case FieldType.BOOL, bool():
             return value
         case ((FieldType.INT64 | FieldType.DOUBLE), bool()):
-            pass  # a bool is an int to Python, not to us
+            pass  # in Python a bool is an int
         case FieldType.INT64, int() if value > _ABSENT_INT64:
             return value
         case FieldType.DOUBLE, int() | float() if value != _ABSENT_DOUBLE:
@@ -195,89 +248,7 @@ def checked(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:
     )
 
 
-COLLECTION = "sentinel.collection"
-_ORIGIN = "sentinel.origin"
-_REINDEX = "sentinel.reindex"
-
-
-class Properties:
-    """Changes what may change of a collection. Use from one event loop."""
-
-    def __init__(self, milvus: MilvusConnection) -> None:
-        self._milvus = milvus
-
-    async def set_origin(self, collection: str, origin: Origin, deadline: Deadline) -> None:
-        """Note what a collection was made of and how far it is."""
-        await self._set(collection, _ORIGIN, _dumped(origin), deadline)
-
-    async def set_reindex(
-        self, collection: str, mark: ReindexMark | None, deadline: Deadline
-    ) -> None:
-        """Note what is being made of a collection; None: nothing any more."""
-        await self._set(collection, _REINDEX, _dumped(mark), deadline)
-
-    async def _set(self, collection: str, key: str, value: str, deadline: Deadline) -> None:
-        await self._milvus.run(
-            lambda client, timeout: client.alter_collection_properties(
-                collection, {key: value}, timeout=timeout
-            ),
-            deadline,
-        )
-
-
-def of_info(info: CollectionInfo) -> dict[str, str]:
-    """Return the properties of a collection that is `info`."""
-    collection = json.dumps(
-        {
-            "model": info.model.model,
-            "revision": info.model.revision,
-            "fingerprint": info.model.fingerprint,
-            "dimensions": info.dimensions,
-            "fields": {name: str(field_type) for name, field_type in info.fields.items()},
-            "indexed": info.indexed,
-            "index": str(info.index.kind),
-            "index_params": info.index.params,
-            "expected_item_count": info.expected_item_count,
-            "consistency": str(info.consistency),
-            "full_text": info.full_text,
-        }
-    )
-    return {
-        COLLECTION: collection,
-        _ORIGIN: _dumped(info.origin),
-        _REINDEX: _dumped(info.reindex),
-    }
-
-
-def to_info(name: str, asked: str, properties: Mapping[str, str]) -> CollectionInfo:
-    """Return what the collection `name`, found as `asked`, is by its properties."""
-    data = json.loads(properties[COLLECTION])
-    origin, reindex = properties.get(_ORIGIN), properties.get(_REINDEX)
-    return CollectionInfo(
-        name=name,
-        model=ModelRef(data["model"], data["revision"], data["fingerprint"]),
-        dimensions=data["dimensions"],
-        fields={key: FieldType(value) for key, value in data["fields"].items()},
-        # Collections of before these could be chosen do not say.
-        indexed=tuple(data.get("indexed", ())),
-        index=VectorIndex(
-            IndexKind(data.get("index", IndexKind.AUTOINDEX)), data.get("index_params", {})
-        ),
-        expected_item_count=data.get("expected_item_count", 0),
-        consistency=Consistency(data.get("consistency", Consistency.SESSION)),
-        full_text=tuple(data.get("full_text", ())),
-        asked=asked,
-        origin=_origin(json.loads(origin)) if origin else None,
-        reindex=ReindexMark(**json.loads(reindex)) if reindex else None,
-    )
-
-
-def _origin(data: dict[str, str]) -> Origin:
-    return Origin(data["source"], OriginState(data["state"]))
-
-
-def _dumped(value: Origin | ReindexMark | None) -> str:
-    return json.dumps(asdict(value)) if value is not None else ""
+# Expressions
 
 
 def literal(value: FieldValue) -> str:
@@ -304,7 +275,7 @@ def excluding(expression: str, item_id: str) -> str:
 
 
 def after_id(expression: str, last_id: str) -> str:
-    """Return `expression` for items whose id sorts after `last_id` only."""
+    """Return `expression`, limited to items whose id sorts after `last_id`."""
     after = f"id > {literal(last_id)}"
     return f"{after} and ({expression})" if expression else after
 
@@ -315,41 +286,78 @@ def up_to_id(last_id: str) -> str:
 
 
 def with_images(digests: Iterable[str]) -> str:
-    """Return the expression that selects the items of these pictures."""
+    """Return the expression that selects the items of these images."""
     return f"image in {literals(digests)}"
 
 
-_TEXT_LENGTH = 65_535
+# Properties
 
 
-_ANALYZER = {"type": "standard"}
-
-
-def add_columns(schema: Any) -> None:
-    """Add the columns to a Milvus schema."""
-    schema.add_field(
-        FULL_TEXT,
-        DataType.VARCHAR,
-        max_length=_TEXT_LENGTH,
-        enable_analyzer=True,
-        analyzer_params=_ANALYZER,
+def to_properties(info: CollectionInfo) -> dict[str, str]:
+    """Return the properties that describe a collection."""
+    collection = json.dumps(
+        {
+            "model": info.model.model,
+            "revision": info.model.revision,
+            "fingerprint": info.model.fingerprint,
+            "dimensions": info.dimensions,
+            "fields": {name: str(field_type) for name, field_type in info.fields.items()},
+            "indexed": info.indexed,
+            "index": str(info.index.kind),
+            "index_params": info.index.params,
+            "expected_item_count": info.expected_item_count,
+            "consistency": str(info.consistency),
+            "full_text": info.full_text,
+        }
     )
-    schema.add_field(FULL_TEXT_WORDS, DataType.SPARSE_FLOAT_VECTOR)
-    schema.add_function(
-        Function(
-            name="full_text_bm25",
-            function_type=FunctionType.BM25,
-            input_field_names=[FULL_TEXT],
-            output_field_names=[FULL_TEXT_WORDS],
-        )
+    return {
+        COLLECTION: collection,
+        ORIGIN: origin_property(info.origin),
+        REINDEX: reindex_property(info.reindex),
+    }
+
+
+def from_properties(
+    name: str, requested_name: str, properties: Mapping[str, str]
+) -> CollectionInfo:
+    """Return the description of the collection `name`, which was found by `requested_name`."""
+    data = json.loads(properties[COLLECTION])
+    origin, reindex = properties.get(ORIGIN), properties.get(REINDEX)
+    return CollectionInfo(
+        name=name,
+        model=ModelRef(data["model"], data["revision"], data["fingerprint"]),
+        dimensions=data["dimensions"],
+        fields={key: FieldType(value) for key, value in data["fields"].items()},
+        # Old collections lack the properties that did not exist yet.
+        indexed=tuple(data.get("indexed", ())),
+        index=VectorIndex(
+            IndexKind(data.get("index", IndexKind.AUTOINDEX)), data.get("index_params", {})
+        ),
+        expected_item_count=data.get("expected_item_count", 0),
+        consistency=Consistency(data.get("consistency", Consistency.SESSION)),
+        full_text=tuple(data.get("full_text", ())),
+        requested_name=requested_name,
+        origin=_origin(json.loads(origin)) if origin else None,
+        reindex=_mark(json.loads(reindex)) if reindex else None,
     )
 
 
-def build_index(client: MilvusClient, name: str, timeout: float) -> None:
-    """Have Milvus index the words of a new collection."""
-    index = client.prepare_index_params()
-    index.add_index(FULL_TEXT_WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
-    client.create_index(name, index, timeout=timeout, sync=False)
+def origin_property(origin: Origin | None) -> str:
+    """Return an origin as its property holds it."""
+    return json.dumps(asdict(origin)) if origin is not None else ""
 
 
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+def reindex_property(mark: ReindexMark | None) -> str:
+    """Return a reindex mark as its property holds it."""
+    if mark is None:
+        return ""
+    # Stored under the name that it had first.
+    return json.dumps({"target": mark.target, "runner": mark.runner, "mirrored": mark.dual_write})
+
+
+def _origin(data: Mapping[str, str]) -> Origin:
+    return Origin(data["source"], OriginState(data["state"]))
+
+
+def _mark(data: Mapping[str, Any]) -> ReindexMark:
+    return ReindexMark(data["target"], data["runner"], data["mirrored"])

@@ -1,18 +1,6 @@
-"""Milvus: the only file that imports pymilvus, and the only place rows are kept.
+"""Keep collections and rows in Milvus: create, describe, write, read by id, count, delete.
 
-One schema for every collection and every Milvus, from the embedded file to a cluster:
-
-    id      VARCHAR, primary key
-    vector  FLOAT_VECTOR, metric COSINE
-    digest  VARCHAR   what the vector was made from (types.items.Row)
-    image   VARCHAR   name of the image in the object store, or empty
-    text    VARCHAR   the text of a text item, or empty
-    fields  JSON      the fields, as callers get them back
-    f_…     one typed column per declared scalar field, for filters (columns.py)
-    full_text, full_text_words, where there are full-text fields (full_text.py)
-
-What a collection is (model, fields) lies in its Milvus properties (properties.py), so that gateways
-share it and it is dropped with the collection.
+The gateway's `SearchStore` adds searches. `schema.py` describes the table of a collection.
 """
 
 from __future__ import annotations
@@ -20,56 +8,42 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
-from pymilvus import DataType, MilvusClient
+from pymilvus import MilvusClient
 
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import AlreadyExists, FailedPrecondition
-from sentinel_store.collections import CollectionInfo
+from sentinel_store.collections import CollectionInfo, Origin, ReindexMark
 from sentinel_store.items import Row
 from sentinel_store.milvus import indexes, schema
 from sentinel_store.milvus.connection import MilvusConnection
 from sentinel_store.milvus.lite import LiteFlusher
-from sentinel_store.milvus.schema import Properties
-from sentinel_store.values import Consistency, FieldType
+from sentinel_store.values import Consistency
 
 logger = logging.getLogger(__name__)
 
-_ID_LENGTH = 256
-_TEXT_LENGTH = 65_535
-_HEX_SHA256_LENGTH = 64
 _MAX_ROWS = 16_384  # of one Milvus query
-_COLUMN_TYPES: dict[FieldType, tuple[DataType, dict[str, int]]] = {
-    FieldType.STRING: (DataType.VARCHAR, {"max_length": _TEXT_LENGTH}),
-    FieldType.INT64: (DataType.INT64, {}),
-    FieldType.DOUBLE: (DataType.DOUBLE, {}),
-    FieldType.BOOL: (DataType.INT8, {}),
-}
+_FLUSH_TIMEOUT_S = 60.0
 
 
 class MilvusStore:
-    """Use from one event loop.
-
-    Nothing here waits longer than the deadline it is given: pymilvus by itself knows none.
+    """Use from one event loop. No method runs longer than its deadline.
 
     Attributes:
-        connection: To the same Milvus, for those who build on this store.
-        properties: Records what happens to a collection.
+        connection: The connection to Milvus, for classes that extend this store.
     """
 
     def __init__(self, uri: str, token: str, threads: int) -> None:
-        """Remember where Milvus is; the first call connects.
+        """Keep the address; the first call connects.
 
         Args:
             uri: A path ending in `.db` for Milvus Lite, or http(s)://host:port.
             token: `user:password` or an API key; empty for none.
-            threads: Most calls at once.
+            threads: Most blocking calls at once.
         """
         self.connection = MilvusConnection(uri, token, threads)
         self._creating = asyncio.Lock()
         self._flusher = LiteFlusher(self.flush)
-        self.properties = Properties(self.connection)
 
     @property
     def is_lite(self) -> bool:
@@ -77,7 +51,7 @@ class MilvusStore:
         return self.connection.is_lite
 
     async def run(self) -> None:
-        """Do what Milvus Lite leaves to its user, for ever; nothing for a server."""
+        """Flush what was written to Milvus Lite, for ever; a server flushes by itself."""
         await self._flusher.run()
 
     async def ping(self, deadline: Deadline) -> None:
@@ -85,12 +59,12 @@ class MilvusStore:
         await self.list_collections(deadline)
 
     async def create_collection(self, info: CollectionInfo, deadline: Deadline) -> None:
-        """Make an empty collection, ready to search.
+        """Create an empty collection, ready to search.
 
         Raises:
-            AlreadyExists: There is a collection or an alias of this name.
-            FailedPrecondition: This Milvus does not have one of its indexes, or no
-                full-text search where there are full-text fields.
+            AlreadyExists: A collection or an alias has this name.
+            FailedPrecondition: This Milvus lacks one of its indexes, or lacks full-text search
+                and the collection has full-text fields.
         """
 
         def create(client: MilvusClient, timeout: float) -> None:
@@ -103,58 +77,74 @@ class MilvusStore:
                 )
             client.create_collection(
                 info.name,
-                schema=_schema(info),
+                schema=schema.table_schema(info),
                 consistency_level="Session",  # a gateway finds what it wrote
-                properties=schema.of_info(info),
+                properties=schema.to_properties(info),
                 timeout=timeout,
             )
             try:
                 if info.full_text:
-                    schema.build_index(client, info.name, timeout)
-                indexes.build(client, info, timeout)
+                    schema.build_full_text_index(client, info.name, timeout)
+                indexes.build_indexes(client, info, timeout)
                 client.load_collection(info.name, timeout=timeout)
             except BaseException:
-                # Without its index it would never load; the name must be free again.
+                # Without its indexes it could not be loaded; free the name.
                 client.drop_collection(info.name, timeout=timeout)
                 raise
 
         async with self._creating:  # or two callers would both find the name free
             await self.connection.run(create, deadline)
 
-    async def is_whole(self, name: str, deadline: Deadline) -> bool:
-        """Tell whether a collection was created to the end; a crash may have cut it short."""
+    async def is_complete(self, name: str, deadline: Deadline) -> bool:
+        """Tell whether a collection was created completely, or a crash interrupted it."""
         names: list[str] = await self.connection.run(
             lambda client, timeout: client.list_indexes(name, timeout=timeout), deadline
         )
-        return "vector" in names  # which is built last
+        return "vector" in names  # built last
 
     async def describe_collection(
         self, name: str, deadline: Deadline, *, foreign_ok: bool = False
     ) -> CollectionInfo | None:
-        """Return what the collection of this name or alias is; None if there is none.
+        """Return the description of a collection by its name or alias; None if there is none.
 
         Raises:
-            FailedPrecondition: Sentinel did not make it; with `foreign_ok` None is returned.
+            FailedPrecondition: Sentinel did not create it; with `foreign_ok` it returns None.
         """
 
         def describe(client: MilvusClient, timeout: float) -> CollectionInfo | None:
             if not client.has_collection(name, timeout=timeout):
                 return None
-            # One answer tells the own name and the model: of an alias that is pointed elsewhere
-            # meanwhile, both are from before or both from after.
+            # One answer has the own name and the model. If the alias moves meanwhile, both are
+            # from before or both from after.
             found = client.describe_collection(name, timeout=timeout)
-            noted = found.get("properties", {})
-            if schema.COLLECTION in noted:
-                return schema.to_info(found["collection_name"], name, noted)
+            properties = found.get("properties", {})
+            if schema.COLLECTION in properties:
+                return schema.from_properties(found["collection_name"], name, properties)
             if foreign_ok:
                 return None
             raise FailedPrecondition(
                 "COLLECTION_FOREIGN",
-                f"Milvus collection {name!r} was not made by Sentinel; use another name",
+                f"Milvus collection {name!r} was not created by Sentinel; use another name",
                 collection=name,
             )
 
         return await self.connection.run(describe, deadline)
+
+    async def set_origin(self, name: str, origin: Origin, deadline: Deadline) -> None:
+        """Record the collection that `name` was made from, and how far it is."""
+        await self._set_property(name, schema.ORIGIN, schema.origin_property(origin), deadline)
+
+    async def set_reindex(self, name: str, mark: ReindexMark | None, deadline: Deadline) -> None:
+        """Record the reindex that reads the collection `name`; None: none."""
+        await self._set_property(name, schema.REINDEX, schema.reindex_property(mark), deadline)
+
+    async def _set_property(self, name: str, key: str, value: str, deadline: Deadline) -> None:
+        await self.connection.run(
+            lambda client, timeout: client.alter_collection_properties(
+                name, {key: value}, timeout=timeout
+            ),
+            deadline,
+        )
 
     async def list_collections(self, deadline: Deadline) -> list[str]:
         """Return the names of all collections in Milvus, sorted."""
@@ -172,16 +162,13 @@ class MilvusStore:
             writes=True,
         )
 
-    async def upsert(
-        self, info: CollectionInfo, new_rows: Sequence[Row], deadline: Deadline
-    ) -> None:
-        """Write rows of different ids over those of equal id; on return they are durable."""
-        entities = [schema.to_entity(row, info) for row in new_rows]
-        await self.connection.write(
-            info.name,
-            lambda client, timeout: client.upsert(info.name, entities, timeout=timeout),
-            deadline,
-        )
+    async def upsert(self, info: CollectionInfo, rows: Sequence[Row], deadline: Deadline) -> None:
+        """Insert rows, or replace those of equal id; they are durable when it returns.
+
+        The ids must be different.
+        """
+        entities = [schema.to_entity(row, info) for row in rows]
+        await self.connection.write("upsert", info.name, deadline, data=entities)
         if self.connection.is_lite:
             self._flusher.note(info.name, len(entities))
 
@@ -194,10 +181,10 @@ class MilvusStore:
         include_vectors: bool = False,
         consistency: Consistency = Consistency.STRONG,
     ) -> list[Row]:
-        """Return the rows with these ids that are there, in no particular order.
+        """Return the existing rows with these ids, in no particular order.
 
-        Strongly consistent unless told otherwise: an upsert relies on it, since what it takes for
-        unchanged must not be deleted.
+        Strongly consistent by default: an upsert skips rows that it finds unchanged, so they must
+        not be deleted already.
         """
         found = await self.connection.query(
             info.name,
@@ -218,13 +205,13 @@ class MilvusStore:
         *,
         include_vectors: bool = False,
     ) -> list[Row]:
-        """Return the `limit` rows with the least ids above `last_id` that match, by id.
+        """Return the first `limit` matching rows after `last_id`, sorted by the UTF-8 bytes of ids.
 
-        Ids sort by their bytes in UTF-8. Reads what any gateway wrote before the call.
+        Includes everything that any gateway wrote before the call.
         """
         if not self.connection.is_lite:
-            # The query below has no consistency of its own, being an iterator's to Milvus; a
-            # strong read before it waits until the rows have reached the node that reads.
+            # Milvus takes the query below for an iterator's, which cannot choose its consistency.
+            # A strong read before it waits until the rows have reached the node that reads.
             await self.get(info, [last_id], deadline)
         found = await self.connection.query(
             info.name,
@@ -232,7 +219,7 @@ class MilvusStore:
             filter=schema.after_id(expression, last_id),
             output_fields=schema.output_fields(include_vectors),
             limit=limit,
-            # What pymilvus's own iterator sends, for rows in the order of their ids.
+            # As pymilvus's own iterator does, to get rows sorted by id.
             iterator="True",
             reduce_stop_for_best="True",
         )
@@ -241,20 +228,20 @@ class MilvusStore:
     async def named_images(
         self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline
     ) -> set[str]:
-        """Return those of `digests` that rows of the collection name as their picture."""
+        """Return the `digests` that rows of the collection name as their image."""
         left, named = set(digests), set[str]()
         while left:
             found = await self._images_among(info, sorted(left), deadline)
             named.update(found)
             left -= named
             if len(found) < _MAX_ROWS:
-                break  # else one picture of very many rows may hide the others
+                break  # otherwise one image of very many rows may hide the others
         return named
 
     async def _images_among(
         self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline
     ) -> list[str]:
-        """Return the pictures of up to `_MAX_ROWS` rows that name one of `digests`."""
+        """Return the images of up to `_MAX_ROWS` rows that name one of `digests`."""
         found = await self.connection.query(
             info.name,
             deadline,
@@ -273,7 +260,7 @@ class MilvusStore:
         *,
         consistency: Consistency = Consistency.STRONG,
     ) -> int:
-        """Return how many rows match `expression`; all of them for the empty one."""
+        """Return how many rows match `expression`; an empty one matches all."""
         found = await self.connection.query(
             info.name,
             deadline,
@@ -284,12 +271,8 @@ class MilvusStore:
         return int(found[0]["count(*)"])
 
     async def delete(self, info: CollectionInfo, expression: str, deadline: Deadline) -> None:
-        """Delete the rows that match `expression`; on return searches no longer find them."""
-        await self.connection.write(
-            info.name,
-            lambda client, timeout: client.delete(info.name, filter=expression, timeout=timeout),
-            deadline,
-        )
+        """Delete the rows that match `expression`; searches after it do not find them."""
+        await self.connection.write("delete", info.name, deadline, filter=expression)
         # Session consistency covers upserts but not deletes (seen with Milvus 2.3.5). A strong
         # read waits until the deletion has reached the node that searches.
         await self.count(info, expression, deadline)
@@ -299,25 +282,8 @@ class MilvusStore:
         await self.connection.close()
 
     async def flush(self, name: str) -> None:
-        """Have Milvus put what was written into segments, which it searches faster."""
-        deadline = Deadline.after(None, default_s=60.0)
+        """Have Milvus move new rows into segments, which it searches faster."""
+        deadline = Deadline.within(_FLUSH_TIMEOUT_S)
         await self.connection.run(
             lambda client, timeout: client.flush(name, timeout=timeout), deadline, writes=True
         )
-
-
-def _schema(info: CollectionInfo) -> Any:
-    table = MilvusClient.create_schema(enable_dynamic_field=False)
-    table.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_ID_LENGTH)
-    table.add_field("vector", DataType.FLOAT_VECTOR, dim=info.dimensions)
-    table.add_field("digest", DataType.VARCHAR, max_length=_HEX_SHA256_LENGTH)
-    table.add_field("image", DataType.VARCHAR, max_length=_HEX_SHA256_LENGTH)
-    table.add_field("text", DataType.VARCHAR, max_length=_TEXT_LENGTH)
-    table.add_field("fields", DataType.JSON)
-    for name, field_type in info.fields.items():
-        if field_type in _COLUMN_TYPES:
-            column_type, parameters = _COLUMN_TYPES[field_type]
-            table.add_field(schema.column_of(name), column_type, **parameters)
-    if info.full_text:
-        schema.add_columns(table)
-    return table

@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from fsspec.implementations.memory import MemoryFileSystem
 from prometheus_client import CollectorRegistry
 
-from search_server.image_uris.allowlist import Places
+from search_server.image_uris.allowlist import Allowlist
 from search_server.image_uris.fetcher import Fetcher, FetchLimits
 from search_server.image_uris.ssrf_guard import is_allowed
 from sentinel_core.calls import Deadline
@@ -83,7 +83,7 @@ async def fetching(
 async def fetch(fetcher: Fetcher, *uris: str) -> list[bytes | str]:
     """Return the bytes at each URI, or the reason why there are none."""
     contents = [Content(Kind.IMAGE, b"", uri=uri) for uri in uris]
-    answers = await fetcher.fill(contents, Deadline.after(None, default_s=30.0))
+    answers = await fetcher.fetch(contents, Deadline.after(None, default_s=30.0))
     for answer in answers:
         assert not isinstance(answer, SentinelError) or len(answer.message) > 10
     return [
@@ -341,7 +341,7 @@ async def test_a_place_that_stalls_leaves_half_of_the_time_for_the_rest(host: Im
         slow, cat = f"{photos_of(host)}slow.jpg", f"{photos_of(host)}cat.jpg"
         deadline = Deadline.after(None, default_s=2.0)
         contents = [Content(Kind.IMAGE, b"", uri=uri) for uri in (slow, cat)]
-        answers = await fetcher.fill(contents, deadline)
+        answers = await fetcher.fetch(contents, deadline)
         # The second one had to wait for the only slot, and ran out of time in the queue.
         assert [getattr(answer, "reason", "") for answer in answers] == ["URI_UNAVAILABLE"] * 2
         deadline.for_next_hop("embed")
@@ -484,7 +484,7 @@ async def test_object_stores_are_read_below_their_prefix_only(
 )  # fmt: skip
 def test_a_list_that_cannot_be_meant_is_refused_at_the_start(place: str) -> None:
     with pytest.raises(InvalidArgument, match="image-uri-places"):
-        Places([place])
+        Allowlist([place])
 
 
 async def test_a_scheme_that_nobody_knows_is_refused_at_the_start() -> None:

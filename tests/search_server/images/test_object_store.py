@@ -18,7 +18,7 @@ import pytest
 
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 from sentinel_store.images.local_files import StoredFile
 from tests.s3_server import S3Server
 
@@ -43,16 +43,16 @@ def deadline() -> Deadline:
     return Deadline.after(None, default_s=30.0)
 
 
-async def put(store: ObjectStore, *pictures: bytes, thumbnail: bytes = b"small") -> None:
+async def put(store: ImageStore, *pictures: bytes, thumbnail: bytes = b"small") -> None:
     await store.put_images([(digest(data), data, thumbnail) for data in pictures], deadline())
 
 
-async def read(store: ObjectStore, data: bytes) -> bytes | None:
+async def read(store: ImageStore, data: bytes) -> bytes | None:
     found = await store.find_image(digest(data))
     return None if found is None else await store.read_image(found, 0, found.size)
 
 
-async def files_of(store: ObjectStore, data: bytes) -> list[StoredFile]:
+async def files_of(store: ImageStore, data: bytes) -> list[StoredFile]:
     """Return the files in the two folders that a picture and its thumbnail belong into."""
     return await store.list_shard(digest(data)[:2])
 
@@ -75,13 +75,13 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def store(uri: str) -> Iterator[ObjectStore]:
-    opened = ObjectStore(uri)
+def store(uri: str) -> Iterator[ImageStore]:
+    opened = ImageStore(uri)
     yield opened
     opened.close()
 
 
-async def test_what_was_put_comes_back(store: ObjectStore) -> None:
+async def test_what_was_put_comes_back(store: ImageStore) -> None:
     await put(store, CAT, DOG)
     assert await read(store, CAT) == CAT
     found = await store.find_image(digest(CAT))
@@ -98,7 +98,7 @@ async def test_what_was_put_comes_back(store: ObjectStore) -> None:
 
 
 async def test_a_picture_that_vanishes_between_finding_and_reading_is_none(
-    store: ObjectStore,
+    store: ImageStore,
 ) -> None:
     await put(store, CAT)
     found = await store.find_image(digest(CAT))
@@ -108,7 +108,7 @@ async def test_a_picture_that_vanishes_between_finding_and_reading_is_none(
     await store.remove([found.name])
 
 
-async def test_the_uri_of_a_picture_can_be_read(store: ObjectStore) -> None:
+async def test_the_uri_of_a_picture_can_be_read(store: ImageStore) -> None:
     await put(store, CAT)
     [uri] = await store.image_uris([digest(CAT)])
     if urlparse(uri).scheme == "file":
@@ -126,7 +126,7 @@ async def test_presigned_urls_end_and_can_be_turned_off(
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     place = f"s3://{s3.bucket()}"
-    short, plain = ObjectStore(place, presign_seconds=1), ObjectStore(place, presign_seconds=0)
+    short, plain = ImageStore(place, presign_seconds=1), ImageStore(place, presign_seconds=0)
     await put(short, CAT)
     [uri] = await short.image_uris([digest(CAT)])
     assert http_get(uri) == CAT
@@ -140,7 +140,7 @@ async def test_presigned_urls_end_and_can_be_turned_off(
     plain.close()
 
 
-async def test_putting_again_makes_young(store: ObjectStore, uri: str) -> None:
+async def test_putting_again_makes_young(store: ImageStore, uri: str) -> None:
     await put(store, CAT)
     before = {file.name: file.changed for file in await files_of(store, CAT)}
     assert len(before) == 2
@@ -155,7 +155,7 @@ async def test_putting_again_makes_young(store: ObjectStore, uri: str) -> None:
     assert all(after[name] > before[name] for name in after)
 
 
-async def test_what_is_set_aside_is_still_found_and_comes_back(store: ObjectStore) -> None:
+async def test_what_is_set_aside_is_still_found_and_comes_back(store: ImageStore) -> None:
     await put(store, CAT)
     names = [file.name for file in await files_of(store, CAT)]
     assert [await store.set_aside(name) for name in names] == [True, True]
@@ -186,7 +186,7 @@ async def test_a_bucket_that_is_missing_and_a_wrong_key_are_told(
 ) -> None:
     for name, value in s3.environment(secret).items():
         monkeypatch.setenv(name, value)
-    store = ObjectStore(f"s3://{bucket or s3.bucket()}/x")
+    store = ImageStore(f"s3://{bucket or s3.bucket()}/x")
     for call in (
         lambda: put(store, CAT),
         lambda: store.find_image(digest(CAT)),
@@ -200,7 +200,7 @@ async def test_a_bucket_that_is_missing_and_a_wrong_key_are_told(
 async def test_a_store_that_is_not_there_any_more_is_not_an_image_that_is_missing(
     tmp_path: Path,
 ) -> None:
-    store = ObjectStore(str(tmp_path / "o"))
+    store = ImageStore(str(tmp_path / "o"))
     await put(store, CAT)
     (tmp_path / "o").rename(tmp_path / "away")
     with pytest.raises(Unavailable, match="not there"):
@@ -210,7 +210,7 @@ async def test_a_store_that_is_not_there_any_more_is_not_an_image_that_is_missin
 
 async def test_a_kind_of_store_that_is_not_installed_or_known_is_told() -> None:
     with pytest.raises(Unavailable, match="cannot be opened"):
-        ObjectStore("nosuchstore://bucket/x")
+        ImageStore("nosuchstore://bucket/x")
 
 
 @pytest.fixture
@@ -239,13 +239,13 @@ def all_whole(root: Path) -> bool:
 
 
 async def test_a_full_disk_takes_nothing_and_shows_no_half_files(small_disk: Path) -> None:
-    store = ObjectStore(str(small_disk))
+    store = ImageStore(str(small_disk))
     fits = os.urandom(20_000)
     await put(store, fits)
     with pytest.raises(Unavailable, match="full"):
         await put(store, *(os.urandom(60_000) for _ in range(8)))
     assert all_whole(small_disk)
-    assert await store.list_drafts() == []
+    assert await store.list_unfinished() == []
     assert await read(store, fits) == fits
     await put(store, fits)  # there already: needs no room
     store.close()
@@ -254,7 +254,7 @@ async def test_a_full_disk_takes_nothing_and_shows_no_half_files(small_disk: Pat
 async def test_a_file_is_synced_before_it_is_seen_and_its_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = ObjectStore(str(tmp_path))
+    store = ImageStore(str(tmp_path))
     steps: list[str] = []
     sync, replace = os.fsync, Path.replace
 
@@ -281,5 +281,5 @@ async def test_a_file_is_synced_before_it_is_seen_and_its_folder_after(
         await put(store, DOG)
     monkeypatch.undo()
     assert await store.find_image(digest(DOG)) is None
-    assert await store.list_drafts() == []
+    assert await store.list_unfinished() == []
     store.close()

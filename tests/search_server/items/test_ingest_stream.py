@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from search_server.embedders.pool import Capacity
-from search_server.items.write_stream import Ack, Advice, Batch, IngestStream, StreamLimits, advise
-from search_server.items.writer import Checked
+from search_server.items.write_stream import Ack, Advice, Batch, StreamLimits, WriteStream, advise
+from search_server.items.writer import PreparedBatch
 from search_server.types.items import ItemOutcome, Outcome
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel_core.errors import Unavailable
@@ -236,16 +236,23 @@ class Workshop:
     def capacity(self, fingerprint: str) -> Capacity:
         return self.capacity_now
 
-    async def prepare(self, info: CollectionInfo, items: list[str], deadline: object) -> Checked:
+    async def prepare(
+        self, info: CollectionInfo, items: list[str], deadline: object
+    ) -> PreparedBatch:
         if self.slow_to_fetch in items:
             await settle()
-        drafts: Any = dict.fromkeys(items)
-        return Checked(len(items), drafts, {}, {})
+        prepared: Any = dict.fromkeys(items)
+        return PreparedBatch(len(items), prepared, {}, {})
 
     async def store(
-        self, info: CollectionInfo, checked: Checked, deadline: object, *, patient: bool
+        self,
+        info: CollectionInfo,
+        batch: PreparedBatch,
+        deadline: object,
+        *,
+        retry_full_queues: bool,
     ) -> list[ItemOutcome]:
-        [name, *_] = checked.drafts
+        [name, *_] = batch.items
         self.started.append(name)
         await self.finish.setdefault(name, asyncio.Event()).wait()
         if name in self.fails:
@@ -256,8 +263,8 @@ class Workshop:
         self.finish.setdefault(name, asyncio.Event()).set()
 
 
-def stream_of(workshop: Any, *, max_bytes: int = 10**6) -> IngestStream:
-    return IngestStream(
+def stream_of(workshop: Any, *, max_bytes: int = 10**6) -> WriteStream:
+    return WriteStream(
         workshop,
         workshop,
         workshop,

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from search_server.collections.catalog import Collections
+from search_server.collections.catalog import Catalog
 from search_server.embedders.worker import Embedded, EmbeddedItem
-from search_server.items.dual_write import Mirrors
-from search_server.items.writer import Ingest
+from search_server.items.dual_write import DualWrite
+from search_server.items.writer import ItemWriter
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import Outcome
 from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Item, Kind
 from sentinel_store.values import FieldType, ModelRef
 from tests.search_server.image_uris.test_fetching import fetching
@@ -48,31 +48,31 @@ def test_a_vector_is_only_taken_over_from_equal_content(tmp_path: Path) -> None:
     async def run() -> None:
         store = SearchStore(str(tmp_path / "milvus.db"), "", 4)
         metrics = ServerMetrics("gateway", CollectorRegistry())
-        objects = ObjectStore(str(tmp_path / "objects"))
+        objects = ImageStore(str(tmp_path / "objects"))
         workers: Any = Workers()
         async with fetching() as fetcher:
-            ingest = Ingest(
+            writer = ItemWriter(
                 workers,
                 fetcher,
                 store,
                 objects,
                 metrics,
-                mirrors=Mirrors(Collections(store, workers)),
+                dual_write=DualWrite(Catalog(store, workers)),
                 max_image_bytes=1000,
                 thumbnail_side=16,
             )
             await store.create_collection(INFO, deadline())
-            await ingest.upsert(INFO, [item("a cat", 1)], deadline())
+            await writer.upsert(INFO, [item("a cat", 1)], deadline())
             read = store.get
 
             async def get_after_another_write(*arguments: Any, **options: Any) -> Any:
                 if options.get("include_vectors"):  # the second look of the upsert under test
                     store.get = read  # type: ignore[method-assign]
-                    await ingest.upsert(INFO, [item("a bicycle", 1)], deadline())
+                    await writer.upsert(INFO, [item("a bicycle", 1)], deadline())
                 return await read(*arguments, **options)
 
             store.get = get_after_another_write  # type: ignore[method-assign]
-            outcomes = await ingest.upsert(INFO, [item("a cat", 2)], deadline())
+            outcomes = await writer.upsert(INFO, [item("a cat", 2)], deadline())
             assert outcomes[0].outcome is Outcome.STORED
             row = (await store.get(INFO, ["x"], deadline(), include_vectors=True))[0]
             assert row.text == "a cat"

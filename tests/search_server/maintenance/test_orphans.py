@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from search_server.collections.catalog import Collections
+from search_server.collections.catalog import Catalog
 from search_server.embedders.worker import Embedded, EmbeddedItem
-from search_server.items.dual_write import Mirrors
-from search_server.items.writer import Ingest
+from search_server.items.dual_write import DualWrite
+from search_server.items.writer import ItemWriter
 from search_server.maintenance.orphans import OrphanCollector, OrphanReport
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import Outcome
@@ -26,7 +26,7 @@ from sentinel_core.errors import FailedPrecondition
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images import image_store as layout
-from sentinel_store.images.image_store import ObjectStore
+from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Item, Kind
 from sentinel_store.milvus import schema
 from sentinel_store.values import ModelRef
@@ -62,9 +62,9 @@ class Workers:
 class NoFetcher:
     """Pictures come along here."""
 
-    async def fill(self, contents: Sequence[Content], deadline: Deadline) -> list[Any]:
-        assert not contents
-        return []
+    async def fetch_items(self, items: Sequence[Item], deadline: Deadline) -> list[Item]:
+        assert not any(item.content and item.content.uri for item in items)
+        return list(items)
 
 
 @dataclass
@@ -72,12 +72,12 @@ class Parts:
     """A gateway's parts for storing, without its network."""
 
     store: SearchStore
-    objects: ObjectStore
-    ingest: Ingest
+    objects: ImageStore
+    writer: ItemWriter
 
     async def upsert(self, collection: str, *numbers: int) -> None:
         items = [Item("", Content(Kind.IMAGE, picture(number))) for number in numbers]
-        outcomes = await self.ingest.upsert(info(collection), items, deadline())
+        outcomes = await self.writer.upsert(info(collection), items, deadline())
         assert {outcome.outcome for outcome in outcomes} <= {Outcome.STORED, Outcome.UNCHANGED}
 
     async def delete(self, collection: str, *numbers: int) -> None:
@@ -111,21 +111,21 @@ async def parts(
         # A listing takes a while there, and the other folders are empty.
         used = tuple({digest(number)[:2] for number in range(20)})
         monkeypatch.setattr(layout, "SHARDS", used)
-    store, objects = SearchStore(str(tmp_path / "milvus.db"), "", 4), ObjectStore(uri)
+    store, objects = SearchStore(str(tmp_path / "milvus.db"), "", 4), ImageStore(uri)
     metrics = ServerMetrics("gateway", CollectorRegistry())
     workers: Any = Workers()
     fetcher: Any = NoFetcher()
-    ingest = Ingest(
+    writer = ItemWriter(
         workers,
         fetcher,
         store,
         objects,
         metrics,
-        mirrors=Mirrors(Collections(store, workers)),
+        dual_write=DualWrite(Catalog(store, workers)),
         max_image_bytes=1000,
         thumbnail_side=16,
     )
-    yield Parts(store, objects, ingest)
+    yield Parts(store, objects, writer)
     await store.close()
     objects.close()
 

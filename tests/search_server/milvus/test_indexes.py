@@ -53,8 +53,8 @@ def make(gateway: Gateway, **collection: Any) -> pb.Collection:
     ],
 )
 def test_the_size_chooses_the_index(expected_item_count: int, on_server: IndexKind) -> None:
-    assert indexes.chosen(None, expected_item_count, is_lite=False).kind is on_server
-    assert indexes.chosen(None, expected_item_count, is_lite=True).kind is IndexKind.FLAT
+    assert indexes.choose_index(None, expected_item_count, is_lite=False).kind is on_server
+    assert indexes.choose_index(None, expected_item_count, is_lite=True).kind is IndexKind.FLAT
 
 
 def test_a_collection_tells_the_index_chosen_for_its_size(
@@ -180,7 +180,7 @@ def test_recall_at_20(bench: Bench, kind: IndexKind, least: float) -> None:
     rng = np.random.default_rng(5)
     centres = rng.standard_normal((50, DIMENSIONS)).astype(np.float32)
     vectors, queries = clustered(rng, centres, ROWS), clustered(rng, centres, QUERIES)
-    index = indexes.chosen(VectorIndex(kind), 0, is_lite=bench.store.is_lite)
+    index = indexes.choose_index(VectorIndex(kind), 0, is_lite=bench.store.is_lite)
     info = described(index)
     bench.run(bench.store.create_collection(info, deadline()))
     for start in range(0, ROWS, 1_000):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,53 +100,63 @@ async def test_a_full_disk_under_lite_loses_nothing_that_was_acknowledged(small_
         assert len(await store.get(info, stored, deadline())) == len(stored)
 
 
-async def test_a_connection_that_is_closed_under_a_read_cancels_nobody() -> None:
-    async def closed(client: object, seconds: None) -> None:
+def reading(seconds: float) -> Coroutine[Any, Any, Any]:
+    """A query of a server."""
+    return ServerReads(AsyncMilvusClient()).call("query", "c", {}, Deadline.within(seconds))
+
+
+async def test_a_connection_that_is_closed_under_a_read_cancels_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def closed(self: AsyncMilvusClient, collection: str, **options: None) -> None:
         raise asyncio.CancelledError  # what grpc.aio makes of it
 
+    monkeypatch.setattr(AsyncMilvusClient, "query", closed)
     with pytest.raises(Unavailable) as caught:
-        await ServerReads(AsyncMilvusClient()).run("c", closed, Deadline.after(5, default_s=5))
+        await reading(5)
     assert caught.value.reason == "STORE_UNAVAILABLE"
 
 
-async def test_a_caller_that_leaves_a_read_is_cancelled() -> None:
-    async def forever(client: object, seconds: None) -> None:
+async def test_a_caller_that_leaves_a_read_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forever(self: AsyncMilvusClient, collection: str, **options: None) -> None:
         await asyncio.Event().wait()
 
-    reads = ServerReads(AsyncMilvusClient())
-    reading = asyncio.create_task(reads.run("c", forever, Deadline.after(5, default_s=5)))
+    monkeypatch.setattr(AsyncMilvusClient, "query", forever)
+    task = asyncio.create_task(reading(5))
     await asyncio.sleep(0)
-    reading.cancel()
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await reading
+        await task
 
 
-async def test_a_read_that_takes_too_long_is_out_of_time() -> None:
+async def test_a_read_that_takes_too_long_is_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
 
-    async def slow(client: object, seconds: None) -> None:
-        assert seconds is None  # pymilvus's own would end it with an error that says less
+    async def slow(self: AsyncMilvusClient, collection: str, **options: None) -> None:
+        assert options == {
+            "timeout": None
+        }  # pymilvus's own would end it with an error that says less
         try:
             await asyncio.Event().wait()
         finally:
             ended.append("read")  # which cancels the call in Milvus
 
+    monkeypatch.setattr(AsyncMilvusClient, "query", slow)
     with pytest.raises(DeadlineExceeded) as caught:
-        await ServerReads(AsyncMilvusClient()).run("c", slow, Deadline.after(0.1, default_s=5))
+        await reading(0.1)
     assert caught.value.reason == "OUT_OF_TIME"
     assert ended == ["read"]
 
 
 async def test_a_load_that_takes_too_long_is_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def not_loaded(client: object, seconds: None) -> None:
+    async def not_loaded(self: AsyncMilvusClient, collection: str, **options: None) -> None:
         raise MilvusException(code=101, message="collection not loaded")
 
     async def load(self: AsyncMilvusClient, collection: str) -> None:
         await asyncio.Event().wait()
 
+    monkeypatch.setattr(AsyncMilvusClient, "query", not_loaded)
     monkeypatch.setattr(AsyncMilvusClient, "load_collection", load)
     with pytest.raises(DeadlineExceeded) as caught:
-        await ServerReads(AsyncMilvusClient()).run(
-            "c", not_loaded, Deadline.after(0.1, default_s=5)
-        )
+        await reading(0.1)
     assert caught.value.reason == "OUT_OF_TIME"

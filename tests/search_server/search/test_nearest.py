@@ -60,7 +60,7 @@ class Table:
             ModelRef("m", "r", "f"),
             DIMENSIONS,
             {"number": FieldType.INT64},
-            index=indexes.chosen(None, 0, is_lite=uri.endswith(".db")),
+            index=indexes.choose_index(None, 0, is_lite=uri.endswith(".db")),
         )
         self.store = self.run(self._make(uri))
         self.retrieval = Retrieval(self.store, self.metrics)
