@@ -1,7 +1,7 @@
-"""`make demo`: index real photos and ask for them in plain words, over gRPC, on this machine.
+"""`make demo`: index real photos on this machine and search them by text and by image.
 
-Starts `sentinel up` on free ports, types the commands a user would type, shows what they print,
-stops everything. What it keeps lies under demo-out/; a second run finds it and embeds nothing.
+It starts `sentinel up` on free ports, runs the commands that a user would type, shows their
+output, and stops everything. It keeps its data in demo-out/, so a second run embeds nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SENTINEL = Path(sys.executable).parent / "sentinel"
 
-# Photos that scikit-image and scikit-learn carry in their wheels.
+# Photos in the wheels of scikit-image and scikit-learn.
 SKIMAGE_PHOTOS = """
     astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png coins.png
     grass.png gravel.png horse.png hubble_deep_field.jpg moon.png motorcycle_left.png page.png
@@ -39,7 +39,7 @@ QUERIES = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, help="a folder of your own photos")
-    parser.add_argument("--out", type=Path, default=ROOT / "demo-out", help="keep everything here")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo-out", help="folder for all output")
     arguments = parser.parse_args()
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def main() -> None:
         example = next((path for path in pictures if path.stem == "coffee"), pictures[0])
         sentinel("search", "--image", example, "--collection", collection, "--limit", 3)
     print(f"\nDone in {time.monotonic() - started:.0f} s. The hits as a page: {shown(sheet)}\n")
-    print("Go on with it:")
+    print("Try it yourself:")
     print(f"  {shown(SENTINEL)} up --data {shown(out / 'data')}     # leave it running")
     print(f'  {shown(SENTINEL)} search "something to drink" --collection {collection}')
     print("  make demo PHOTOS=~/Pictures                  # the same with your own photos")
@@ -82,7 +82,7 @@ def sample_photos(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def sentinel_up(data: Path) -> Iterator[str]:
-    """Run `sentinel up` on free ports, show what it prints; yield the gateway's address."""
+    """Run `sentinel up` on free ports and show its output; yield the gateway's address."""
     command = [str(SENTINEL), "up", "--data", str(data), "--port", "0"]
     print(f"$ sentinel {' '.join(shown(word) for word in command[1:])} &", flush=True)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -93,7 +93,7 @@ def sentinel_up(data: Path) -> Iterator[str]:
         if line.startswith("gateway"):
             address = line.split()[1]
         if line.strip().startswith("sentinel search"):
-            break  # the last of what it prints once it serves
+            break  # its last line after it has started
     if not address:
         sys.exit("sentinel up did not start; see above")
     try:
@@ -105,7 +105,7 @@ def sentinel_up(data: Path) -> Iterator[str]:
 
 
 def sentinel(*arguments: object) -> None:
-    """Show a command, run it, and stop the demo when it fails."""
+    """Show a command and run it; end the demo if it fails."""
     words = [str(argument) for argument in arguments]
     typed = " ".join(f'"{word}"' if " " in word else shown(word) for word in words)
     print(f"\n$ sentinel {typed}", flush=True)
@@ -114,7 +114,7 @@ def sentinel(*arguments: object) -> None:
 
 
 def shown(path: object) -> str:
-    """Return a path as one would type it from the repository."""
+    """Return a path relative to the current folder, if it is inside."""
     text = str(path)
     return text.removeprefix(f"{Path.cwd()}{os.sep}")
 

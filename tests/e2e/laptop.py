@@ -1,4 +1,4 @@
-"""`sentinel up` and the other commands, as the processes they are."""
+"""Run `sentinel up` and the other commands as processes."""
 
 from __future__ import annotations
 

@@ -40,23 +40,14 @@ _MAX_EXAMPLES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportPlan:
-    """What to import.
-
-    Attributes:
-        options: The address of the gateway.
-        collection: Where to store the items; created if missing.
-        read_dataset: Reads the layout of the dataset; blocks.
-        noun: Name of the entries in messages: pictures, rows.
-        refresh: Whether to send stored items again.
-        report: File for the failures, or None.
-    """
+    """What to import."""
 
     options: Options
-    collection: str
-    read_dataset: Callable[[], Dataset]
-    noun: str
-    refresh: bool
-    report: Path | None
+    collection: str  # created if missing
+    read_dataset: Callable[[], Dataset]  # reads the layout only; blocks
+    noun: str  # name of the entries in messages: pictures, rows
+    refresh: bool  # whether to send stored items again
+    report: Path | None  # file for the failures
 
 
 def run_import(plan: ImportPlan) -> None:

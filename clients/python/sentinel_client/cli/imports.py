@@ -87,19 +87,6 @@ def _import_command(
         collection: Default of --collection; None: it is required.
         noun: Name of the entries in messages.
     """
-    # Not `default=None`, which newer releases of click show as a default.
-    default: dict[str, Any] = {"required": True}
-    if collection is not None:
-        default = {"default": collection, "show_default": True}
-    shared: list[Decorator] = [
-        click.option("--collection", "-c", help="Created if missing.", **default),
-        click.option("--refresh", is_flag=True, help="Send stored items again."),
-        click.option(
-            "--report",
-            type=click.Path(dir_okay=False, writable=True, path_type=Path),
-            help="Write the failures to this file, one JSON object each.",
-        ),
-    ]
 
     def decorate(reader: Callable[..., Reader]) -> Callable[..., None]:
         @functools.wraps(reader)
@@ -125,11 +112,27 @@ def _import_command(
             )
 
         command: Callable[..., Any] = callback
-        for parameter in reversed([*parameters, *shared]):
+        for parameter in reversed([*parameters, *_shared_options(collection)]):
             command = parameter(command)
         return command
 
     return decorate
+
+
+def _shared_options(collection: str | None) -> list[Decorator]:
+    # Not `default=None`, which newer releases of click show as a default.
+    default: dict[str, Any] = {"required": True}
+    if collection is not None:
+        default = {"default": collection, "show_default": True}
+    return [
+        click.option("--collection", "-c", help="Created if missing.", **default),
+        click.option("--refresh", is_flag=True, help="Send stored items again."),
+        click.option(
+            "--report",
+            type=click.Path(dir_okay=False, writable=True, path_type=Path),
+            help="Write the failures to this file, one JSON object each.",
+        ),
+    ]
 
 
 @click.command()

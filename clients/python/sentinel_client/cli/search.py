@@ -182,8 +182,7 @@ def search(
         conditions=conditions,
         options=_search_options(include_thumbnails=sheet is not None, **given),
     )
-    output = _Output(as_json=as_json, sheet=sheet, single=len(queries) == 1)
-    raise SystemExit(asyncio.run(_run(options, search, output)))
+    raise SystemExit(asyncio.run(_run(options, search, as_json=as_json, sheet=sheet)))
 
 
 def _search_options(
@@ -267,29 +266,11 @@ class _Search:
             return error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Output:
-    """How to show the hits; `single` is whether there is only one query."""
-
-    as_json: bool
-    sheet: Path | None
-    single: bool
-
-    def show(self, query: Query, result: SearchResult) -> None:
-        """Print the hits of one query, unless they are only for the contact sheet."""
-        if self.as_json:
-            for line in _search_results.json_lines(query, result):
-                click.echo(line)
-        elif self.sheet is None or self.single:
-            out().print(_search_results.result_table(query, result))
-            out().print(_search_results.timing_line(result.timings), style="dim")
-            remember_ids([hit.id for hit in result])
-
-
-async def _run(options: Options, search: _Search, output: _Output) -> int:
+async def _run(options: Options, search: _Search, *, as_json: bool, sheet: Path | None) -> int:
     """Search and show the hits; return exit code 1 if some of several queries failed."""
     failed = False
     on_sheet: list[tuple[Query, SearchResult]] = []
+    as_table = not as_json and (sheet is None or len(search.queries) == 1)
     async with (
         options.open_async_client() as client,
         aclosing(search.results(client)) as results,
@@ -299,11 +280,17 @@ async def _run(options: Options, search: _Search, output: _Output) -> int:
                 failed = True
                 err().print(f"{query.title}: {explain(result)}", style="red", markup=False)
                 continue
-            output.show(query, result)
-            if output.sheet is not None:
+            if as_json:
+                for line in _search_results.json_lines(query, result):
+                    click.echo(line)
+            if as_table:
+                out().print(_search_results.result_table(query, result))
+                out().print(_search_results.timing_line(result.timings), style="dim")
+                remember_ids([hit.id for hit in result])
+            if sheet is not None:
                 on_sheet.append((query, result))
-    if output.sheet is not None:
+    if sheet is not None:
         page = await asyncio.to_thread(_search_results.contact_sheet, on_sheet, search.collection)
-        await asyncio.to_thread(output.sheet.write_text, page, encoding="utf-8")
-        err().print(f"Contact sheet: {output.sheet}", markup=False, soft_wrap=True)
+        await asyncio.to_thread(sheet.write_text, page, encoding="utf-8")
+        err().print(f"Contact sheet: {sheet}", markup=False, soft_wrap=True)
     return 1 if failed else 0
