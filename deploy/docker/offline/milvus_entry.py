@@ -19,7 +19,7 @@ def main() -> None:
     text = config.read_text()
     if os.environ.get("COMMON_SECURITY_AUTHORIZATIONENABLED") == "true":
         text = text.replace("authorizationEnabled: false", "authorizationEnabled: true")
-    # Else a killed server keeps the restarted one from loading for the 30 s of its lease; seconds.
+    # Seconds. With the default lease, a killed server blocks loading in the next one for 30 s.
     text = re.sub(r"(\n  session:\n(?:    .*\n)*?    ttl: )\d+", r"\g<1>10", text)
     config.write_text(text)
     (BASE / "run").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-# A stand-in for Prometheus's image: Debian's binary, which verify.sh puts beside this file.
+# A replacement for Prometheus's image: Debian's binary, which verify.sh copies beside this file.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 COPY prometheus /bin/prometheus
