@@ -49,6 +49,28 @@ def test_links_lead_to_files_and_headings(document: Path) -> None:
     assert not broken
 
 
+FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]*\.(?:py|proto|sh|yaml|toml|md|txt)|(?:[\w.-]+/)+)`")
+PLACES = ("", "clients/python", "clients/app")
+
+
+@pytest.mark.parametrize(
+    "document",
+    # Left out: files of the past, of other projects, and of benchmarks, which make some of theirs.
+    [
+        path
+        for path in DOCUMENTS
+        if path.stem not in {"CHANGELOG", "comparison", "benchmarks", "benchmarks-method"}
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_files_of_ours_that_a_document_names_exist(document: Path) -> None:
+    names = FILE.findall(document.read_text())
+    tops = {path.name for place in PLACES for path in (ROOT / place).iterdir()}
+    ours = [name for name in names if name.split("/")[0] in tops]
+    missing = [name for name in ours if not any((ROOT / p / name).exists() for p in PLACES)]
+    assert not missing
+
+
 def test_the_documents_are_found() -> None:
     assert ROOT / "README.md" in DOCUMENTS
     assert ROOT / "docs" / "architecture.md" in DOCUMENTS
