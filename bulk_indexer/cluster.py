@@ -12,11 +12,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from bulk_indexer.run_folder import BulkError
 from bulk_indexer.shard_actor import Job, ShardActor, ShardReport
@@ -94,7 +93,7 @@ def plan_layout(
     return Layout(actors or room(cpus), cpus, 1 if on_gpu else 0)
 
 
-class Cluster:
+class Cluster(AbstractContextManager["Cluster"]):
     """A connection to Ray, or a local Ray. Starts at its first use and ends with the block.
 
     Use from one thread.
@@ -110,15 +109,7 @@ class Cluster:
         self._temporary = ""
         self._started = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._started:
             ray.shutdown()
         if self._temporary:

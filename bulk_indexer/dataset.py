@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import fsspec
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem, make_path_posix
 from fsspec.utils import get_protocol
 
@@ -177,19 +176,9 @@ def _absolute(uri: str, base: str) -> str:
     return str(make_path_posix(posixpath.normpath(posixpath.join(base, uri))))
 
 
-def _csv_rows(file: IO[bytes], _: ManifestColumns) -> Iterator[TableRow | RowError]:
-    return read_csv(file)
-
-
-def _json_rows(file: IO[bytes], _: ManifestColumns) -> Iterator[TableRow | RowError]:
-    return read_json_lines(file)
-
-
 def _parquet_rows(file: IO[bytes], columns: ManifestColumns) -> Iterator[TableRow]:
-    manifest = pq.ParquetFile(file)
-    wanted = {columns.id, columns.text, *columns.fields, *columns.uri_columns}
-    names = [name for name in manifest.schema_arrow.names if name in wanted]
-    for row in read_parquet(manifest, names, first_number=1, batch_rows=_PARQUET_BATCH_ROWS):
+    names = {columns.id, columns.text, *columns.fields, *columns.uri_columns}
+    for row in read_parquet(file, names, first_number=1, batch_rows=_PARQUET_BATCH_ROWS):
         if isinstance(row, RowError):
             # The error may be the network's. A plan never changes, so it must not miss these rows.
             raise ValueError(row.message)
@@ -206,8 +195,8 @@ def _list_rows(file: IO[bytes], columns: ManifestColumns) -> Iterator[TableRow |
 
 _READERS: dict[str, Callable[[IO[bytes], ManifestColumns], Iterator[TableRow | RowError]]] = {
     ".parquet": _parquet_rows,
-    ".csv": _csv_rows,
-    ".jsonl": _json_rows,
-    ".ndjson": _json_rows,
+    ".csv": lambda file, _: read_csv(file),
+    ".jsonl": lambda file, _: read_json_lines(file),
+    ".ndjson": lambda file, _: read_json_lines(file),
     ".txt": _list_rows,
 }

@@ -160,7 +160,7 @@ def test_shards_that_are_none_are_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="no file"):
         importers.webdataset([str(tmp_path / "*.tar")])
     (tmp_path / "x.tar").write_bytes(gzip.compress(b"no archive"))
-    with pytest.raises(LayoutError, match="no pictures"):
+    with pytest.raises(LayoutError, match="no images"):
         importers.webdataset([str(tmp_path / "x.tar")])
 
 

@@ -135,13 +135,13 @@ def flickr30k(root: Path, *, by_name: bool = False, full_text: bool = False) -> 
 
 
 def coco(
-    annotations: Path, pictures: Path, *, by_name: bool = False, full_text: bool = False
+    annotations: Path, image_folder: Path, *, by_name: bool = False, full_text: bool = False
 ) -> Dataset:
     """Return a COCO captions dataset. Blocking: reads the whole annotations file.
 
     Args:
         annotations: A file such as `captions_val2017.json`.
-        pictures: The folder of its images.
+        image_folder: The folder of its images.
         by_name: As for `flickr8k`.
         full_text: As for `flickr8k`.
 
@@ -162,7 +162,7 @@ def coco(
                 yield BrokenEntry(f"{annotations}#images[{index}]", "ROW_INVALID", message)
                 continue
             yield _captioned_image(
-                pictures.absolute() / name,
+                image_folder.absolute() / name,
                 captions.by_image.get(str(image["id"]), []),
                 split=split,
                 id=name if by_name else "",

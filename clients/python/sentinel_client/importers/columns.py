@@ -108,12 +108,7 @@ def field_name(column: str) -> str:
 def field_columns(
     columns: Iterable[Column], infer: Callable[[str], FieldType | None]
 ) -> list[FieldColumn]:
-    """Return the columns with their fields.
-
-    Args:
-        columns: Columns that should become fields.
-        infer: Returns the type of a column; None: no field can hold it, so it is left out.
-    """
+    """Return the columns with their fields; leave out those for which `infer` returns no type."""
     kinds = ((one, one.type or infer(one.column)) for one in columns)
     return [(one.column, FieldSchema(one.field, kind)) for one, kind in kinds if kind is not None]
 

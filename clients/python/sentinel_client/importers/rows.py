@@ -10,12 +10,9 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile
+from typing import IO, Any
 
 _NOT_UTF8 = "not UTF-8"
 
@@ -46,7 +43,7 @@ def csv_header(file: IO[bytes], delimiter: str = ",") -> list[str]:
 
 
 def read_csv(
-    file: IO[bytes], delimiter: str = ",", *, allow_short: bool = False
+    file: IO[bytes], delimiter: str = ",", *, allow_short: bool = False, strip: bool = False
 ) -> Iterator[TableRow | RowError]:
     """Yield the rows of a CSV file, numbered by line. Empty lines are skipped.
 
@@ -54,6 +51,7 @@ def read_csv(
         file: In UTF-8. Its first line names the columns.
         delimiter: Separates the cells.
         allow_short: Accept rows with fewer cells than columns; the last columns are left out.
+        strip: Remove white space around cells.
 
     Raises:
         ValueError: The first line is not CSV.
@@ -75,10 +73,11 @@ def read_csv(
         if len(cells) > len(header) or (len(cells) < len(header) and not allow_short):
             message = f"the row has {len(cells)} columns, the header {len(header)}"
             yield RowError(number, message)
-        elif _is_unicode(cells):
-            yield TableRow(number, dict(zip(header, cells, strict=False)))
-        else:
+        elif not _is_unicode(cells):
             yield RowError(number, _NOT_UTF8)
+        else:
+            values = map(str.strip, cells) if strip else cells
+            yield TableRow(number, dict(zip(header, values, strict=False)))
 
 
 def _open_csv(file: IO[bytes], delimiter: str) -> tuple[list[str], Any]:
@@ -125,22 +124,26 @@ def read_lines(file: IO[bytes]) -> Iterator[tuple[int, str | None]]:
 
 
 def read_parquet(
-    file: ParquetFile, columns: Sequence[str], *, first_number: int, batch_rows: int
+    file: IO[bytes], columns: Collection[str], *, first_number: int, batch_rows: int
 ) -> Iterator[TableRow | RowError]:
-    """Yield the rows of a Parquet file. A damaged row group costs its own rows: one `RowError`.
+    """Yield the rows of a Parquet file, with those of `columns` that it has. Needs pyarrow.
 
-    Args:
-        file: Open.
-        columns: The columns to read.
-        first_number: Number of the first row.
-        batch_rows: Rows in memory at once.
+    At most `batch_rows` rows are in memory. The rows of a damaged row group are one `RowError`.
+
+    Raises:
+        ValueError: The file is not Parquet.
+        OSError: The file cannot be read.
     """
+    from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - an extra
+
+    table = ParquetFile(file)
+    names = [name for name in table.schema_arrow.names if name in columns]
     first = first_number
-    for group in range(file.metadata.num_row_groups):
-        end = first + file.metadata.row_group(group).num_rows
+    for group in range(table.metadata.num_row_groups):
+        end = first + table.metadata.row_group(group).num_rows
         number = first
         try:
-            for batch in file.iter_batches(batch_rows, row_groups=[group], columns=columns):
+            for batch in table.iter_batches(batch_rows, row_groups=[group], columns=names):
                 for cells in batch.to_pylist():
                     yield TableRow(number, cells)
                     number += 1

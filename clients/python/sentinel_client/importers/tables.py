@@ -6,11 +6,11 @@ from the first 1,000 rows of a text file. A row that does not fit is broken; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from sentinel_client._types import FieldSchema, FieldType
 from sentinel_client.importers.columns import (
@@ -41,8 +41,8 @@ _SAMPLE_ROWS = 1_000
 # Small, since rows are large when the images are in the table.
 _PARQUET_BATCH_ROWS = 64
 
-# Reads a file: those columns, if the format allows to skip the others.
-_Read: TypeAlias = Callable[[Path, Sequence[str]], Iterator[TableRow | RowError]]
+# Reads an open file; of Parquet, only those columns.
+_Read: TypeAlias = Callable[[IO[bytes], Collection[str]], Iterator[TableRow | RowError]]
 
 
 def csv_table(file: Path, columns: Columns, *, delimiter: str | None = None) -> Dataset:
@@ -59,21 +59,15 @@ def csv_table(file: Path, columns: Columns, *, delimiter: str | None = None) -> 
     """
     separator = delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
 
-    def read(path: Path, _: Sequence[str] = ()) -> Iterator[TableRow | RowError]:
-        with path.open("rb") as data:
-            for row in read_csv(data, separator, allow_short=True):
-                if isinstance(row, TableRow):
-                    cells = {name: cell.strip() for name, cell in row.cells.items()}
-                    yield TableRow(row.number, cells)
-                else:
-                    yield row
+    def read(data: IO[bytes], _: Collection[str]) -> Iterator[TableRow | RowError]:
+        return read_csv(data, separator, allow_short=True, strip=True)
 
     with file.open("rb") as data:
         try:
             names = csv_header(data, separator)
         except ValueError as error:
             raise LayoutError(f"{file}: {error}") from None
-    sample = [{name: guess(cell) for name, cell in row.items()} for row in _sample(read(file))]
+    sample = [{name: guess(cell) for name, cell in row.items()} for row in _sample(file, read)]
     return _dataset([file], columns, names, partial(common_type, sample), read)
 
 
@@ -85,11 +79,10 @@ def json_lines_table(file: Path, columns: Columns) -> Dataset:
         OSError: The file cannot be read.
     """
 
-    def read(path: Path, _: Sequence[str] = ()) -> Iterator[TableRow | RowError]:
-        with path.open("rb") as data:
-            yield from read_json_lines(data)
+    def read(data: IO[bytes], _: Collection[str]) -> Iterator[TableRow | RowError]:
+        return read_json_lines(data)
 
-    sample = _sample(read(file))
+    sample = _sample(file, read)
     names = list(dict.fromkeys(name for row in sample for name in row))
     return _dataset([file], columns, names, partial(common_type, sample), read)
 
@@ -120,20 +113,21 @@ def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
     def infer(column: str) -> FieldType | None:
         return _field_type(schema.field(column).type)
 
-    def read(path: Path, names: Sequence[str]) -> Iterator[TableRow | RowError]:
-        with ParquetFile(path) as table:
-            for row in read_parquet(table, names, first_number=0, batch_rows=_PARQUET_BATCH_ROWS):
-                if isinstance(row, TableRow) and columns.image is not None:
-                    image = _unwrapped(row.cells[columns.image])
-                    yield TableRow(row.number, {**row.cells, columns.image: image})
-                else:
-                    yield row
+    def read(data: IO[bytes], names: Collection[str]) -> Iterator[TableRow | RowError]:
+        for row in read_parquet(data, names, first_number=0, batch_rows=_PARQUET_BATCH_ROWS):
+            if columns.image and isinstance(row, TableRow) and columns.image in row.cells:
+                image = _unwrapped(row.cells[columns.image])
+                yield TableRow(row.number, {**row.cells, columns.image: image})
+            else:
+                yield row
 
     return _dataset(files, columns, schema.names, infer, read, total=_row_count(files))
 
 
-def _sample(rows: Iterable[TableRow | RowError]) -> list[Mapping[str, Any]]:
-    return [row.cells for row in islice(rows, _SAMPLE_ROWS) if isinstance(row, TableRow)]
+def _sample(file: Path, read: _Read) -> list[Mapping[str, Any]]:
+    with file.open("rb") as data:
+        rows = islice(read(data, ()), _SAMPLE_ROWS)
+        return [row.cells for row in rows if isinstance(row, TableRow)]
 
 
 def _dataset(
@@ -145,16 +139,7 @@ def _dataset(
     *,
     total: int | None = None,
 ) -> Dataset:
-    """Return the dataset of tables.
-
-    Args:
-        files: Of one layout.
-        columns: What the columns hold.
-        names: All columns of the first file.
-        infer: Returns the type of a column; None if no field can hold it.
-        read: Reads one file.
-        total: Number of rows, if it is known.
-    """
+    """Return the rows of tables with the columns `names`; `infer` returns a column's type."""
     columns.check(names, files[0])
     candidates = columns.candidates(names)
     fields = field_columns(candidates, infer)
@@ -191,14 +176,15 @@ def _entries(
     paths: Sequence[Path], columns: Columns, fields: Sequence[FieldColumn], read: _Read
 ) -> Iterator[ImportEntry]:
     special = [columns.image, columns.text, columns.id]
-    names = [name for name in (*special, *(column for column, _ in fields)) if name is not None]
+    names = {name for name in (*special, *(column for column, _ in fields)) if name is not None}
     for path in paths:
         try:
-            for row in read(path, list(dict.fromkeys(names))):
-                if isinstance(row, TableRow):
-                    yield row_item(path, row, columns, fields)
-                else:
-                    yield BrokenEntry(f"{path}#{row.number}", "ROW_INVALID", row.message)
+            with path.open("rb") as data:
+                for row in read(data, names):
+                    if isinstance(row, TableRow):
+                        yield row_item(path, row, columns, fields)
+                    else:
+                        yield BrokenEntry(f"{path}#{row.number}", "ROW_INVALID", row.message)
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
             yield unreadable(str(path), error)
 

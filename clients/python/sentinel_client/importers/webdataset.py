@@ -79,7 +79,7 @@ def webdataset(
     shards = [Path(name).absolute() for pattern in patterns for name in _expand(pattern)]
     first = [one for one in itertools.islice(_samples(shards), _SAMPLE) if isinstance(one, _Sample)]
     if not any(one.image is not None for one in first):
-        raise LayoutError(f"{shards[0]} has no pictures in the layout of webdataset")
+        raise LayoutError(f"{shards[0]} has no images in the layout of webdataset")
     names = dict.fromkeys(name for one in first for name in one.values)
     columns = [Column(name, field_name(name)) for name in names]
     fields = field_columns(columns, partial(common_type, [one.values for one in first]))
@@ -100,7 +100,7 @@ def webdataset(
 
 def _entry(sample: _Sample, fields: Sequence[FieldColumn], *, by_name: bool) -> ImportEntry:
     if sample.problem or sample.image is None:
-        return BrokenEntry(sample.key, "ROW_INVALID", sample.problem or "no picture")
+        return BrokenEntry(sample.key, "ROW_INVALID", sample.problem or "no image")
     try:
         values = field_values(sample.values, fields)
     except ValueError as error:
