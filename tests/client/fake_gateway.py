@@ -1,7 +1,7 @@
-"""A gateway without search or store: real gRPC on a real port, answers on order.
+"""A gateway without search and store: a real gRPC server with scripted answers.
 
-It runs on threads, so that clients under test have the process's only event loop. Failures are
-made by `sentinel_core.status`, as the real gateway makes them.
+It runs on threads, so that the client under test has the only event loop of the process. Errors
+come from `sentinel_core.status`, as in the real gateway.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class FakeGateway:
             self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     def stall(self) -> None:
-        """Answer no call until the end."""
+        """Answer no further call until `close`."""
         self.stalled.clear()
 
     def add_collection(self, name: str, /, **fields: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
+from typing import Any
 
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel_client import _messages, _rpcs
@@ -191,18 +192,18 @@ class ItemCalls(ServiceCalls):
         """
         if (ids is None) == (filter is None):
             raise TypeError("give exactly one of ids and filter")
-        request = item_pb.DeleteItemsRequest(collection=collection, dry_run=dry_run)
+        selections: list[dict[str, Any]] = [
+            {"ids": item_pb.ItemIds(ids=part)} for part in _pages_of(ids or ())
+        ]
         if filter is not None:
-            request.filter.CopyFrom(_messages.filter_to_proto(filter))
-            return int(
-                (await self._connection.unary(_rpcs.DELETE_ITEMS, request, timeout)).deleted_count
-            )
+            selections = [{"filter": _messages.filter_to_proto(filter)}]
         deleted = 0
-        for part in _pages_of(ids or ()):
-            request.ids.ids[:] = part
-            deleted += (
-                await self._connection.unary(_rpcs.DELETE_ITEMS, request, timeout)
-            ).deleted_count
+        for selection in selections:
+            request = item_pb.DeleteItemsRequest(
+                collection=collection, dry_run=dry_run, **selection
+            )
+            response = await self._connection.unary(_rpcs.DELETE_ITEMS, request, timeout)
+            deleted += response.deleted_count
         return deleted
 
     async def _upsert_batch(
