@@ -83,7 +83,7 @@ class Process:
 class Server:
     """One running process."""
 
-    process: Process
+    process: Process | subprocess.Popen[bytes]
     address: str
     metrics_address: str
     log: Path
@@ -114,13 +114,8 @@ def start(
     arguments = ["--address-file", str(address_file), *flags]
     if not any(flag.startswith("--port") for flag in flags):
         arguments += ["--port", "0"]
-    request = {
-        "module": module,
-        "flags": arguments,
-        "environment": {**os.environ, **(environment or {})},
-        "log": str(log),
-    }
-    process = Process(shared.once("launcher", _start_launcher), request)
+    variables = {**os.environ, **(environment or {})}
+    process = _launched(module, arguments, variables, log)
     end = time.monotonic() + _START_TIMEOUT_S
     while not address_file.exists():
         if process.poll() is not None or time.monotonic() > end:
@@ -133,6 +128,23 @@ def start(
         server.kill()
         raise RuntimeError(f"{module} is not SERVING: {log.read_text()[-3000:]}")
     return server
+
+
+def _launched(
+    module: str, arguments: list[str], environment: dict[str, str], log: Path
+) -> Process | subprocess.Popen[bytes]:
+    """Start `python -m module`: in a test run by a fork, which costs a tenth."""
+    if shared.VARIABLE in os.environ:
+        request = {
+            "module": module,
+            "flags": arguments,
+            "environment": environment,
+            "log": str(log),
+        }
+        return Process(shared.once("launcher", _start_launcher), request)
+    command = [sys.executable, "-m", module, *arguments]
+    with log.open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
 
 def _start_launcher(folder: Path) -> str:

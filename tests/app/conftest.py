@@ -149,9 +149,8 @@ class Visitor:
 
 
 @pytest.fixture(scope="session")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Server]:
-    with processes.running(tmp_path_factory.mktemp("worker"), "embedder_server") as server:
-        yield server
+def worker(default_worker: processes.Server) -> processes.Server:
+    return default_worker
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -35,10 +34,9 @@ def no_pause(_: float) -> None:
     """Wait for nothing."""
 
 
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Server]:
-    with processes.running(tmp_path_factory.mktemp("worker"), "embedder_server") as server:
-        yield server
+@pytest.fixture(scope="session")
+def worker(default_worker: processes.Server) -> processes.Server:
+    return default_worker
 
 
 def online(worker: processes.Server, *contents: content_pb2.Content) -> list[pb.EmbedResult]:

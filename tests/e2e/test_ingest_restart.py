@@ -17,10 +17,9 @@ pytestmark = pytest.mark.timeout(180)
 TOTAL = 600
 
 
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with processes.running(tmp_path_factory.mktemp("worker"), "embedder_server") as server:
-        yield server.address
+@pytest.fixture
+def worker(default_worker: processes.Server) -> str:
+    return default_worker.address
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])

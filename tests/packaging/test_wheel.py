@@ -49,6 +49,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         "sentinel_app",
         "sentinel_client",
         "sentinel_core",
+        "sentinel_store",
     }
     assert "sentinel_client/py.typed" in names
     assert "embedder_server/models/builtin/conse_data/class_matrix.npy" in names
