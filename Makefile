@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
 # The folder of photos that `make demo` indexes; empty: a few that come with Python packages.
 PHOTOS ?=
-# What `make test PYTEST="-m 'not milvus' -k filters"` hands to pytest; `-n 0`: one test at a time.
+# `make test PYTEST="-k filters"` hands this to pytest; `-n 0`: one test at a time.
 PYTEST ?=
+# Tests wait for servers half of the time, so three at a time keep two cores busy.
+WORKERS ?= -n 3 --dist worksteal
 CODE := bulk_indexer embedder_server search_server sentinel_core sentinel_store clients deploy scripts tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format types imports proto models bench lock lock-images clean
+.PHONY: help demo up test test-slow lint format types imports proto models bench lock lock-images clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -21,8 +23,11 @@ demo: $(VENV)/.demo ## Index real photos and ask for them in plain words (PHOTOS
 up: $(VENV)/.demo ## Run a worker and a gateway on this machine until Ctrl-C
 	@$(BIN)/sentinel up
 
-test: $(VENV)/.dev ## Run the tests: real servers, real Milvus, real model, real photos
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+test: $(VENV)/.dev ## Run the tests: real servers, real Milvus, real model, real photos; 10 minutes
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(PYTEST)
+
+test-slow: $(VENV)/.dev ## Run the slow tests: kills, packaging, whole benchmarks, what `make models` adds
+	$(BIN)/python -m pytest $(WORKERS) -m slow $(PYTEST)
 
 lint: $(VENV)/.dev $(PROTO_VENV)/.installed ## Check style, types, import rules, contract, generated files
 	$(BIN)/ruff check $(CODE)

@@ -31,6 +31,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[_REAPER].finish()
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow on a real server only."""
+    for item in items:
+        if item.get_closest_marker("slow_on_server") and item.get_closest_marker("milvus"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def milvus_server_uri() -> str:
     """The URI of a real Milvus server, started on first use, one for the whole run."""

@@ -18,7 +18,7 @@ from PIL import Image
 from tests import photos, processes
 from tests.bulk_indexer.conftest import deadline, open_store
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 _PATIENCE_S = 240.0
 
 

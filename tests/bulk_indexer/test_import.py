@@ -21,7 +21,7 @@ from tests import milvus_server, s3_server
 from tests.bulk_indexer.conftest import deadline, open_store
 from tests.bulk_indexer.test_delivery import finish, made, vector_of
 
-pytestmark = [pytest.mark.milvus, pytest.mark.s3, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.milvus, pytest.mark.s3, pytest.mark.timeout(180)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,4 +69,5 @@ def test_calls_go_to_every_replica_and_to_none_that_drains(tmp_path: Path) -> No
 
         until(spared)  # the watch of the channel hears of it when it does
         assert one.process.poll() is None
-        one.kill()
+        for server in (one, two):
+            server.kill()  # it would drain for as long

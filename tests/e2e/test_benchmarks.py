@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(700)
+@pytest.mark.slow
 def test_all_systems_are_measured_in_one_run_and_written_with_machine_and_commit(
     tmp_path: Path,
 ) -> None:

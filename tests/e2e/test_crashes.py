@@ -135,6 +135,7 @@ def every_id(gateway: Gateway) -> list[str]:
 
 
 @pytest.mark.timeout(120 + 60 * CRASHES)
+@pytest.mark.slow
 def test_sigkill_at_random_moments_of_an_import(system: System) -> None:
     chance = random.Random(20)
     system.up().create(crash_client.COLLECTION)

@@ -66,6 +66,7 @@ def test_flickr30k_with_captions_and_a_broken_row(address: str, tmp_path: Path) 
     assert "0 stored, 3 unchanged, 1 failed" in imported(address, *command)
 
 
+@pytest.mark.slow
 def test_the_documented_way_to_flickr30k_takes_four_commands(address: str, tmp_path: Path) -> None:
     """As written, but for ports, in the layout of the archive that Kaggle serves."""
     guide = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()

@@ -85,6 +85,7 @@ def test_a_second_up_on_the_same_data_is_refused(tmp_path: Path) -> None:
         assert "sentinel up" in second.stderr
 
 
+@pytest.mark.slow
 def test_sigkill_of_the_gateway_during_index_loses_and_doubles_nothing(
     tmp_path: Path, folder: Path
 ) -> None:
@@ -140,6 +141,7 @@ def wait_for_rows(data: Path, address: str) -> None:
     raise TimeoutError(address)
 
 
+@pytest.mark.slow
 def test_the_demo_runs_twice_and_embeds_once(tmp_path: Path) -> None:
     """`make demo` itself, but for setting up the environment."""
     runs = [

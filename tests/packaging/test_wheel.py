@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.packaging, pytest.mark.timeout(300)]
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:

@@ -212,6 +212,7 @@ def test_a_collection_changes_its_model(shared: Gateway) -> None:
     assert {result.outcome for result in again} == {Result.OUTCOME_UNCHANGED}
 
 
+@pytest.mark.slow_on_server
 def test_once_done_the_two_live_apart_and_the_call_again_changes_nothing(shared: Gateway) -> None:
     create_old(shared, "apart")
     shared.upsert("apart", caption("a", "red"), caption("b", "blue"))
@@ -233,6 +234,7 @@ def test_once_done_the_two_live_apart_and_the_call_again_changes_nothing(shared:
     assert contents(shared, "apart_now")["b"] == ("lime", "", 16)
 
 
+@pytest.mark.slow_on_server
 def test_without_an_alias_none_is_pointed(shared: Gateway) -> None:
     create_old(shared, "alone")
     shared.upsert("alone", caption("a", "red"))
@@ -362,6 +364,7 @@ class Traffic:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow_on_server
 def test_searches_and_writes_go_on_all_the_while(place: Place) -> None:
     """No search fails or mixes spaces, and every acknowledged write is in the new collection."""
     with place.gateway() as server:
@@ -408,6 +411,7 @@ def test_a_second_gateway_that_has_not_heard_loses_nothing(place: Place, milvus_
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_after_a_crash_the_same_call_goes_on(place: Place) -> None:
     """SIGKILL at three moments; writes and deletions in between are caught up with."""
     expected: dict[str, str] = {}

@@ -187,6 +187,7 @@ def trees() -> st.SearchStrategy[Filter]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(filter_=trees())
+@pytest.mark.slow_on_server
 def test_milvus_selects_what_the_filter_means(table: Table, filter_: Filter) -> None:
     expected = {row_id for row_id, fields in table.rows.items() if matches(filter_, fields)}
     assert table.select(filter_) == expected

@@ -176,6 +176,7 @@ def bench(milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         (IndexKind.IVF_SQ8, 0.96),  # its vectors are rounded; store/indexes.py
     ],
 )
+@pytest.mark.slow
 def test_recall_at_20(bench: Bench, kind: IndexKind, least: float) -> None:
     rng = np.random.default_rng(5)
     centres = rng.standard_normal((50, DIMENSIONS)).astype(np.float32)

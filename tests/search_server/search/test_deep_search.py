@@ -77,6 +77,7 @@ def hits_in(events: Iterator[search_service_pb2.SearchResponse]) -> list[search_
     return [hit for event in events for hit in event.chunk.hits]
 
 
+@pytest.mark.slow_on_server
 def test_a_stream_of_ten_thousand_is_in_exact_rank_order(
     gateway: Gateway, gateway_process: processes.Server, deep: Deep
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_stream_of_ten_thousand_is_in_exact_rank_order(
     deep.check(hits)
 
 
+@pytest.mark.slow_on_server
 def test_a_client_that_goes_away_stops_the_fetching(
     gateway: Gateway, gateway_process: processes.Server, deep: Deep
 ) -> None:
@@ -104,6 +106,7 @@ def test_a_client_that_goes_away_stops_the_fetching(
     assert row_fetches(gateway_process) - before < 20
 
 
+@pytest.mark.slow_on_server
 def test_pages_reach_as_deep_as_the_stream(gateway: Gateway, deep: Deep) -> None:
     request = search_service_pb2.SearchPageRequest(params=deep.request(1).params, page_size=1_000)
     hits: list[search_service_pb2.Hit] = []
@@ -117,6 +120,7 @@ def test_pages_reach_as_deep_as_the_stream(gateway: Gateway, deep: Deep) -> None
     deep.check(hits)
 
 
+@pytest.mark.slow_on_server
 def test_no_message_outgrows_its_limit(gateway: Gateway) -> None:
     """600 items of 110 kB: a page of all of them would be 66 MB."""
     name = gateway.create()

@@ -25,6 +25,7 @@ NOT_PHOTOS = {"cartoon", "symbols", "flags", "roadsigns"}
 BATCH = 32
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.quality,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
