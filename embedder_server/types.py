@@ -41,11 +41,7 @@ class Element(enum.StrEnum):
 class Crop:
     """A part of an upright image, in fractions of its width and height.
 
-    Attributes:
-        left: 0 or more, below `right`.
-        top: 0 or more, below `bottom`.
-        right: At most 1.
-        bottom: At most 1.
+    0 <= left < right <= 1 and 0 <= top < bottom <= 1.
     """
 
     left: float

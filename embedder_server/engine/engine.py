@@ -30,7 +30,6 @@ from embedder_server.types import (
     ImageFile,
     ItemResult,
     Modality,
-    ModelInfo,
     Priority,
 )
 from sentinel_core.calls import Deadline
@@ -70,6 +69,8 @@ class Engine:
         on_failure: Called if the device thread dies. The engine is then useless.
 
     Attributes:
+        info: The served model.
+        busy_seconds: Returns for how long the running batch has been on the device; 0 when idle.
         stalled: Set it while the device does not return from a batch; new requests are refused.
     """
 
@@ -80,6 +81,7 @@ class Engine:
         metrics: EmbedderMetrics,
         on_failure: Callable[[BaseException], None],
     ) -> None:
+        self.info = model.info
         self._model = model
         self._admission = Admission(settings.max_queue_items, metrics)
         self._outcomes = OutcomeCounter(metrics)
@@ -92,6 +94,7 @@ class Engine:
             metrics=metrics,
             on_failure=on_failure,
         )
+        self.busy_seconds = self._device.busy_seconds
         self._texts = TextLane(model, self._device, max_chars=settings.max_text_chars)
         self._images = ImageLane(
             model,
@@ -104,15 +107,6 @@ class Engine:
             threads=settings.effective_decode_threads,
             budgets=budgets[Modality.IMAGE],
         )
-
-    @property
-    def info(self) -> ModelInfo:
-        """The served model."""
-        return self._model.info
-
-    def busy_seconds(self) -> float:
-        """Return for how long the running batch has been on the device; 0 when idle."""
-        return self._device.busy_seconds()
 
     async def start(self) -> None:
         """Start the device thread and warm the model up: runtimes make kernels for each size.
@@ -156,7 +150,7 @@ class Engine:
         counts = _counts(contents)
         request = RequestState(options, deadline.at - _ANSWER_MARGIN_S)
         try:
-            self._check_begin(deadline)
+            self._check_begin(request)
             with self._admission.admit(counts):
                 results = await self._embed_in_time(request, contents)
         except SentinelError as error:
@@ -180,16 +174,16 @@ class Engine:
             modality=modality,
         )
 
-    def _check_begin(self, deadline: Deadline) -> None:
+    def _check_begin(self, request: RequestState) -> None:
         """Refuse a request that can only fail, before it costs anything."""
         if self.stalled:
-            seconds = int(self._device.busy_seconds())
+            seconds = int(self.busy_seconds())
             raise Unavailable(
                 "DEVICE_STALLED",
                 f"this worker's device has been at one batch for {seconds} s; retry on another one",
                 seconds=seconds,
             )
-        if deadline.remaining() <= _ANSWER_MARGIN_S:
+        if request.answer_by <= time.monotonic():
             raise _out_of_time("admission")
 
     async def _embed_in_time(

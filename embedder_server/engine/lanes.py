@@ -12,6 +12,7 @@ import logging
 import math
 import queue
 import threading
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from embedder_server.engine.batching import Budget, DeviceResult, WorkGroup
 from embedder_server.engine.device_loop import DeviceLoop
 from embedder_server.images.decoder import ImageDecoder
 from embedder_server.models.base import EmbeddingModel
-from embedder_server.texts.tokenizer import TokenizedText, clean_text
+from embedder_server.texts.tokenizer import TokenizedText
 from embedder_server.types import (
     Crop,
     EmbedOptions,
@@ -39,6 +40,8 @@ from sentinel_core.errors import InvalidArgument, SentinelError, hide
 
 logger = logging.getLogger(__name__)
 
+# Space, line and paragraph separators, control and format characters: nothing to embed.
+_BLANK = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
 # Decoded images that may wait for the device, in batches. More would only cost memory.
 _BATCHES_AHEAD = 3
 # A round trip to a thread costs about 0.1 ms on both sides, so a text that needs less time than
@@ -189,6 +192,28 @@ class TextLane:
                 limit=limit,
             )
         return tokens
+
+
+def clean_text(text: str, max_chars: int) -> str:
+    """Return `text` in a form that any tokenizer accepts: no NUL, no lone surrogates.
+
+    Raises:
+        InvalidArgument: TEXT_TOO_LONG or TEXT_EMPTY.
+    """
+    if len(text) > max_chars:
+        raise InvalidArgument(
+            "TEXT_TOO_LONG",
+            f"the text has {len(text)} characters; the limit is {max_chars}. "
+            "Split it into passages.",
+            limit=max_chars,
+        )
+    # Nearly every text begins with a letter or a digit, and then is not blank.
+    if not text[:1].isalnum() and all(unicodedata.category(char) in _BLANK for char in text):
+        raise InvalidArgument("TEXT_EMPTY", "the text is empty or blank; omit it")
+    if not text.isascii():
+        # Protobuf allows no lone surrogate, but a caller in this process might send one.
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    return text.replace("\0", " ")
 
 
 def _text_result(tokens: TokenizedText, embedded: DeviceResult) -> ItemResult:

@@ -5,9 +5,6 @@ A family is imported only when it is chosen, so a worker needs the packages of o
 
 from __future__ import annotations
 
-import importlib
-from typing import cast
-
 from embedder_server.devices import check_device
 from embedder_server.models.base import EmbeddingModel, ModelChoice
 from embedder_server.models.builtin.parts import INSTALL_HINT
@@ -17,12 +14,6 @@ from embedder_server.types import ModelLoadError
 
 DEFAULT_MODEL = "conse-minilm-lite0"
 
-# Name -> "module:Class" of a class with `load(choice)`. Strings, because a reference to the class
-# would import it.
-_BUILT_IN: dict[str, str] = {
-    DEFAULT_MODEL: "embedder_server.models.builtin.conse:ConseModel",
-}
-
 
 def load_model(choice: ModelChoice) -> EmbeddingModel:
     """Load a model. This blocks for seconds, or for minutes if it must be exported first.
@@ -31,14 +22,14 @@ def load_model(choice: ModelChoice) -> EmbeddingModel:
         ModelLoadError: The model cannot be served. The message says what to do.
     """
     check_device(choice.device)
-    if choice.name not in _BUILT_IN and not is_model_source(choice.name):
+    if choice.name != DEFAULT_MODEL and not is_model_source(choice.name):
         raise ModelLoadError(
-            f"unknown model {choice.name!r}; available: {', '.join(available_models())}, a folder, "
-            "or a hub id owner/name"
+            f"unknown model {choice.name!r}; available: {DEFAULT_MODEL}, a folder, or a hub id "
+            "owner/name"
         )
     try:
         with memory_as_load_error(choice.device):
-            if choice.name in _BUILT_IN:
+            if choice.name == DEFAULT_MODEL:
                 return _load_built_in(choice)
             from embedder_server.models.hub.hub_model import load_hub_model
 
@@ -57,11 +48,6 @@ def _load_built_in(choice: ModelChoice) -> EmbeddingModel:
         raise ModelLoadError(
             f"{name} runs on onnxruntime only, not {choice.runtime}: omit --runtime"
         )
-    module_name, class_name = _BUILT_IN[name].split(":")
-    family = getattr(importlib.import_module(module_name), class_name)
-    return cast("EmbeddingModel", family.load(choice))
+    from embedder_server.models.builtin.conse import ConseModel
 
-
-def available_models() -> tuple[str, ...]:
-    """Return the names of the built-in models, sorted."""
-    return tuple(sorted(_BUILT_IN))
+    return ConseModel.load(choice)

@@ -1,1 +1,1 @@
-"""Check texts and turn them into token ids."""
+"""Turn texts into token ids, and token ids into batches."""

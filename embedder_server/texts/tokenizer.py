@@ -1,4 +1,4 @@
-"""Clean texts and turn them into token ids with a model's own tokenizer, at a bounded cost.
+"""Turn texts into token ids with a model's own tokenizer, at a bounded cost for any text.
 
 Needs only the `tokenizers` package. Where a repository has no `tokenizer.json`, the same tokenizer
 is built from `vocab.txt` (BERT) or from `vocab.json` and `merges.txt` (CLIP).
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import string
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
 from embedder_server.types import ModelLoadError
-from sentinel_core.errors import InvalidArgument
 
-# Space, line and paragraph separators, control and format characters: nothing to embed.
-_BLANK = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
 # Tokenize this many characters first. If they fill the model, count the rest at their rate.
 # At least 64 characters a token, so that the ids are exact.
 _COUNTED_CHARS = 16_384
@@ -107,28 +103,6 @@ class TextTokenizer:
             [self._clean(text)], add_special_tokens=False
         )
         return list(encoding.ids)
-
-
-def clean_text(text: str, max_chars: int) -> str:
-    """Return `text` in a form that any tokenizer accepts: no NUL, no lone surrogates.
-
-    Raises:
-        InvalidArgument: TEXT_TOO_LONG or TEXT_EMPTY.
-    """
-    if len(text) > max_chars:
-        raise InvalidArgument(
-            "TEXT_TOO_LONG",
-            f"the text has {len(text)} characters; the limit is {max_chars}. "
-            "Split it into passages.",
-            limit=max_chars,
-        )
-    # Nearly every text begins with a letter or a digit, and then is not blank.
-    if not text[:1].isalnum() and all(unicodedata.category(char) in _BLANK for char in text):
-        raise InvalidArgument("TEXT_EMPTY", "the text is empty or blank; omit it")
-    if not text.isascii():
-        # Protobuf allows no lone surrogate, but a caller in this process might send one.
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    return text.replace("\0", " ")
 
 
 def canonical(text: str) -> str:

@@ -129,7 +129,8 @@ class ConseModel:
         self._text = text
         self._image = image
         self._class_matrix = class_matrix
-        self._info = info
+        self.info = info
+        self.tokenize = text.tokenize
         self._recipe = recipe
 
     @classmethod
@@ -161,13 +162,6 @@ class ConseModel:
             info,
             recipe,
         )
-
-    @property
-    def info(self) -> ModelInfo:
-        return self._info
-
-    def tokenize(self, text: str) -> TokenizedText:
-        return self._text.tokenize(text)
 
     def preprocess(self, image: Image.Image) -> npt.NDArray[np.generic]:
         """Return float32 `[3, 224, 224]` for one RGB image of any size."""

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
 
 from embedder_server.models.base import ModelChoice
 from embedder_server.models.hub import families
@@ -25,16 +21,8 @@ from embedder_server.models.runtimes.selection import (
     make_probe,
     open_explicit,
 )
-from embedder_server.texts.tokenizer import (
-    TextTokenizer,
-    TokenizedText,
-    canonical,
-    read_tokenizer,
-)
-from embedder_server.types import FloatArray, ModelInfo
-
-if TYPE_CHECKING:
-    from PIL import Image
+from embedder_server.texts.tokenizer import TextTokenizer, canonical, read_tokenizer
+from embedder_server.types import ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -51,29 +39,13 @@ class DualEncoder:
     def __init__(
         self, recipe: Recipe, tokenizer: TextTokenizer, towers: TwoTowers, info: ModelInfo
     ) -> None:
-        self._image = recipe.image
-        self._tokenizer = tokenizer
+        self.info = info
+        self.tokenize = tokenizer.tokenize
+        self.preprocess = recipe.image.pixels
+        self.embed_texts = towers.embed_texts
+        self.embed_images = towers.embed_images
+        self.close = towers.close
         self._towers = towers
-        self._info = info
-
-    @property
-    def info(self) -> ModelInfo:
-        return self._info
-
-    def tokenize(self, text: str) -> TokenizedText:
-        return self._tokenizer.tokenize(text)
-
-    def preprocess(self, image: Image.Image) -> npt.NDArray[np.generic]:
-        return self._image.pixels(image)
-
-    def embed_texts(self, texts: Sequence[TokenizedText]) -> FloatArray:
-        return self._towers.embed_texts(texts)
-
-    def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
-        return self._towers.embed_images(images)
-
-    def close(self) -> None:
-        self._towers.close()
 
 
 def load_hub_model(choice: ModelChoice) -> DualEncoder:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedder_server.texts.tokenizer import clean_text
+from embedder_server.engine.lanes import clean_text
 from sentinel_core.errors import InvalidArgument
 
 
