@@ -148,9 +148,9 @@ class DeviceLoop:
         try:
             self._warm_up(warm_up)
         except Exception as error:
-            self._post(_set_exception, ready, error)
+            self._post(settle, ready, None, error)
             return
-        self._post(_set_result, ready)
+        self._post(settle, ready, None, None)
         try:
             while (taken := self._next()) is not None:
                 modality, batch = taken
@@ -269,13 +269,13 @@ def _finish(results: Sequence[tuple[WorkItem, DeviceResult]]) -> None:
         item.group.finish(item, result)
 
 
-def _set_result(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _set_exception(future: asyncio.Future[None], error: Exception) -> None:
-    if not future.done():
+def settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    """Give a future its result or its error, unless its caller left."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
         future.set_exception(error)
 
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from embedder_server.engine.batching import Budget, DeviceResult, WorkGroup
-from embedder_server.engine.device_loop import DeviceLoop
+from embedder_server.engine.device_loop import DeviceLoop, settle
 from embedder_server.images.decoder import ImageDecoder
 from embedder_server.models.base import EmbeddingModel
 from embedder_server.texts.tokenizer import TokenizedText
@@ -383,16 +383,7 @@ class WorkerPool:
         except BaseException as caught:
             error = caught
         try:
-            self._loop.call_soon_threadsafe(_set, future, result, error)
+            self._loop.call_soon_threadsafe(settle, future, result, error)
         except RuntimeError:
             return False
         return True
-
-
-def _set(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)

@@ -73,89 +73,82 @@ def build_graph(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:
     graph = _GraphBuilder(weights)
     x = graph.conv("pixels", "_conv_stem", "_bn0", stride=2)
     for index, stride in enumerate(_BLOCK_STRIDES):
-        x = _add_block(graph, x, f"_blocks.{index}", stride)
+        x = graph.block(x, f"_blocks.{index}", stride)
     x = graph.conv(x, "_conv_head", "_bn1")
     x = graph.node("GlobalAveragePool", [x])
     x = graph.node("Flatten", [x])
-    weight = graph.constant("_fc.weight", weights["_fc.weight"])
-    bias = graph.constant("_fc.bias", weights["_fc.bias"])
-    graph.node("Gemm", [x, weight, bias], output="logits", transB=1)
-    return graph.serialise()
-
-
-def _add_block(graph: _GraphBuilder, x: str, name: str, stride: int) -> str:
-    """Append one inverted-residual block; return the name of its output."""
-    shortcut = x
-    if f"{name}._expand_conv.weight" in graph.weights:
-        x = graph.conv(x, f"{name}._expand_conv", f"{name}._bn0")
-    x = graph.conv(x, f"{name}._depthwise_conv", f"{name}._bn1", stride=stride)
-    x = graph.conv(x, f"{name}._project_conv", f"{name}._bn2", activation=False)
-    project = graph.weights[f"{name}._project_conv.weight"]
-    expand = graph.weights.get(f"{name}._expand_conv.weight")
-    width_in = project.shape[1] if expand is None else expand.shape[1]
-    if stride == 1 and width_in == project.shape[0]:
-        x = graph.node("Add", [x, shortcut])
-    return x
+    head = [graph.constant(name, weights[name]) for name in ("_fc.weight", "_fc.bias")]
+    graph.node("Gemm", [x, *head], output="logits", transB=1)
+    float32, side = onnx.TensorProto.FLOAT, IMAGE_SIZE
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "efficientnet-lite0",
+            [helper.make_tensor_value_info("pixels", float32, ["batch", 3, side, side])],
+            [helper.make_tensor_value_info("logits", float32, ["batch", CLASS_COUNT])],
+            graph.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+    )
+    return model.SerializeToString()
 
 
 class _GraphBuilder:
-    """Collects nodes and constants, and names the tensors."""
+    """Collects nodes and constants, and names the tensors. Every method returns such a name."""
 
     def __init__(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        self.weights = weights
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
+        self._weights = weights
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
         self._six = self.constant("six", np.float32(6))
         self._zero = self.constant("zero", np.float32(0))
 
     def constant(self, name: str, value: npt.NDArray[Any] | np.float32) -> str:
-        array = np.asarray(value, dtype=np.float32)
-        self._constants.append(numpy_helper.from_array(array, name))
+        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=np.float32), name))
         return name
 
     def node(self, kind: str, inputs: Sequence[str], *, output: str = "", **attributes: Any) -> str:
-        name = output or f"{kind}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        name = output or f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
+
+    def block(self, x: str, name: str, stride: int) -> str:
+        """Append one inverted-residual block."""
+        shortcut = x
+        expand = self._weights.get(f"{name}._expand_conv.weight")
+        if expand is not None:
+            x = self.conv(x, f"{name}._expand_conv", f"{name}._bn0")
+        x = self.conv(x, f"{name}._depthwise_conv", f"{name}._bn1", stride=stride)
+        x = self.conv(x, f"{name}._project_conv", f"{name}._bn2", activation=False)
+        project = self._weights[f"{name}._project_conv.weight"]
+        width_in = project.shape[1] if expand is None else expand.shape[1]
+        if stride == 1 and width_in == project.shape[0]:
+            x = self.node("Add", [x, shortcut])
+        return x
 
     def conv(
         self, x: str, conv: str, norm: str, *, stride: int = 1, activation: bool = True
     ) -> str:
         """Append a convolution with folded batch normalisation, then ReLU6 if `activation`."""
-        kernel = self.weights[f"{conv}.weight"].astype(np.float64)
-        variance = self.weights[f"{norm}.running_var"].astype(np.float64)
-        scale = self.weights[f"{norm}.weight"] / np.sqrt(variance + _BATCH_NORM_EPSILON)
-        shift = self.weights[f"{norm}.bias"] - self.weights[f"{norm}.running_mean"] * scale
-        # One input channel per filter: depthwise. The stem has three.
-        groups = kernel.shape[0] if kernel.shape[1] == 1 else 1
+        weights = self._weights
+        kernel = weights[f"{conv}.weight"].astype(np.float64)
+        variance = weights[f"{norm}.running_var"].astype(np.float64)
+        scale = weights[f"{norm}.weight"] / np.sqrt(variance + _BATCH_NORM_EPSILON)
+        shift = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
         side = kernel.shape[2]
-        folded = self.constant(f"{conv}.weight", kernel * scale[:, None, None, None])
-        bias = self.constant(f"{conv}.bias", shift)
         x = self.node(
             "Conv",
-            [x, folded, bias],
+            [
+                x,
+                self.constant(f"{conv}.weight", kernel * scale[:, None, None, None]),
+                self.constant(f"{conv}.bias", shift),
+            ],
             kernel_shape=[side, side],
             strides=[stride, stride],
-            group=groups,
+            # One input channel per filter: depthwise. The stem has three.
+            group=kernel.shape[0] if kernel.shape[1] == 1 else 1,
             # TensorFlow's padding, used in training: the odd pixel goes right and below.
             auto_pad="SAME_UPPER",
         )
         return self.node("Clip", [x, self._zero, self._six]) if activation else x
-
-    def serialise(self) -> bytes:
-        side = IMAGE_SIZE
-        pixels = helper.make_tensor_value_info(
-            "pixels", onnx.TensorProto.FLOAT, ["batch", 3, side, side]
-        )
-        logits = helper.make_tensor_value_info(
-            "logits", onnx.TensorProto.FLOAT, ["batch", CLASS_COUNT]
-        )
-        graph = helper.make_graph(
-            self._nodes, "efficientnet-lite0", [pixels], [logits], self._constants
-        )
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", _OPSET)],
-            ir_version=_IR_VERSION,
-        )
-        return model.SerializeToString()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,7 @@ def read_recipe(folder: ModelFolder) -> Recipe:
             f"{folder.name} has the architecture {folder.model_type or 'unknown'!r}; served are "
             f"{', '.join(readers)}"
         )
-    check_file(folder.path / "preprocessor_config.json")
-    try:
-        return reader(folder)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise ModelLoadError(
-            f"{folder.path}/config.json is not that of a {folder.model_type} model: {exc!r}"
-        ) from exc
+    return _read(reader, folder)
 
 
 def read_remote_recipe(folder: ModelFolder, revision: str | None) -> Recipe:
@@ -137,18 +131,13 @@ def read_remote_recipe(folder: ModelFolder, revision: str | None) -> Recipe:
             f"{folder.name} takes its code from {', '.join(elsewhere)}, which --revision does not "
             "pin: download that code into the model's folder and change auto_map"
         )
+    return _read(_remote, folder)
+
+
+def _read(reader: Callable[[ModelFolder], Recipe], folder: ModelFolder) -> Recipe:
     check_file(folder.path / "preprocessor_config.json")
-    text = _text_config(folder)
     try:
-        return Recipe(
-            family="remote",
-            dimensions=int(folder.config["projection_dim"]),
-            max_text_tokens=int(text.get("max_position_embeddings", 77)),
-            padding=Padding.LONGEST,
-            pad_id=int(text.get("pad_token_id") or 0),
-            needs_mask=True,
-            image=read_image_recipe(folder.read_json("preprocessor_config.json")),
-        )
+        return reader(folder)
     except (KeyError, TypeError, ValueError) as exc:
         raise ModelLoadError(
             f"{folder.path}/config.json lacks what a dual encoder needs: {exc!r}"
@@ -291,6 +280,19 @@ def _jina_clip(folder: ModelFolder) -> Recipe:
         pad_id=_pad_id(folder, 0),
         image=read_image_recipe(folder.read_json("preprocessor_config.json")),
         logit_scale=2.718281828459045**scale,
+    )
+
+
+def _remote(folder: ModelFolder) -> Recipe:
+    text = _text_config(folder)
+    return Recipe(
+        family="remote",
+        dimensions=int(folder.config["projection_dim"]),
+        max_text_tokens=int(text.get("max_position_embeddings", 77)),
+        padding=Padding.LONGEST,
+        pad_id=int(text.get("pad_token_id") or 0),
+        needs_mask=True,
+        image=read_image_recipe(folder.read_json("preprocessor_config.json")),
     )
 
 
