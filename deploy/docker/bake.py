@@ -1,7 +1,7 @@
-"""Puts a model into an image while it is built: downloads it, and exports it if it needs that.
+"""Add a model to a container image while it is built: download it, and export it if needed.
 
-Usage: bake.py MODEL REVISION. The worker then finds both under /models/baked, and needs neither a
-network nor torch.
+Usage: bake.py MODEL REVISION. The worker finds both in /models/baked and needs no network and no
+torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from embedder_server.types import ModelLoadError
 
 
 def main() -> None:
-    """Load the model once, which leaves everything it needs in the cache."""
+    """Load the model once, which puts everything it needs into the cache."""
     name, revision = sys.argv[1:]
     if not name:
         sys.exit("name the model: --build-arg MODEL=owner/name, or /models/folder")
@@ -31,8 +31,8 @@ def main() -> None:
             )
         )
     except ModelLoadError as error:
-        sys.exit(f"cannot bake {name} in: {error}")
-    print(f"baked {name} in, fingerprint {model.info.fingerprint}")
+        sys.exit(f"cannot add {name} to the image: {error}")
+    print(f"added {name} to the image, fingerprint {model.info.fingerprint}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tests.fakes.fake_model import FakeModel
 def model() -> Iterator[FakeModel]:
     model = FakeModel()
     yield model
-    model.does.gate.set()  # lets a device thread that a test stalled end
+    model.faults.gate.set()  # lets a device thread that a test stalled end
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def worker(model: FakeModel, settings: EmbedderSettings) -> AsyncIterator[
     async with running_worker(settings, model=model) as worker:
         model.batches.clear()  # those of the warm-up
         yield worker
-        model.does.gate.set()
+        model.faults.gate.set()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A model that costs nothing, always gives the same vectors, and misbehaves on command.
+"""A model that costs nothing, always returns the same vectors, and fails when a test says so.
 
 Text and images share one space: a text that names a colour, and a picture of that colour, are
 close; any other word or pixel only adds its own direction.
@@ -26,8 +26,8 @@ _OWN_SHARE = 0.1
 
 
 @dataclass(slots=True)
-class Misbehaviour:
-    """What the next calls do wrong; change it while the model is in use.
+class Faults:
+    """Faults of the next calls. Tests change them while the model is in use.
 
     Attributes:
         error: Raised by every forward pass, if set.
@@ -35,7 +35,7 @@ class Misbehaviour:
         nan_for: Payloads whose text is among these get NaN; `zero_for` a zero vector.
         max_batch: Larger batches raise `memory_error`; 0: none do.
         seconds_per_batch: Time every forward pass takes.
-        seconds_per_item: Time it takes for each payload besides.
+        seconds_per_item: Additional time for each payload.
         gate: A forward pass waits until it is set.
     """
 
@@ -70,7 +70,7 @@ class FakeModel:
     Its vectors are not of length 1: a text's is the sum of its words'.
 
     Attributes:
-        does: Its misbehaviour; `does.gate` is open.
+        faults: Faults of the next calls; the gate is open.
         batches: Every batch it was called with, in order.
         threads: Names of the threads that called a tower.
         closed: Whether it was closed.
@@ -100,8 +100,8 @@ class FakeModel:
             supported_dimensions=supported_dimensions,
             runtime_choice="the only one",
         )
-        self.does = Misbehaviour()
-        self.does.gate.set()
+        self.faults = Faults()
+        self.faults.gate.set()
         self.batches: list[Batch] = []
         self.threads: set[str] = set()
         self.closed = False
@@ -145,20 +145,20 @@ class FakeModel:
     def _forward(self, modality: Modality, names: list[str], rows: Any) -> FloatArray:
         self.threads.add(threading.current_thread().name)
         self.batches.append(Batch(modality, tuple(names)))
-        does = self.does
-        does.gate.wait()
-        time.sleep(does.seconds_per_batch + does.seconds_per_item * len(names))
-        if does.error is not None:
-            raise does.error
-        if does.max_batch and len(names) > does.max_batch:
-            raise does.memory_error
+        faults = self.faults
+        faults.gate.wait()
+        time.sleep(faults.seconds_per_batch + faults.seconds_per_item * len(names))
+        if faults.error is not None:
+            raise faults.error
+        if faults.max_batch and len(names) > faults.max_batch:
+            raise faults.memory_error
         vectors = np.asarray(rows, dtype=np.float32)
         for index, name in enumerate(names):
-            if name in does.nan_for:
+            if name in faults.nan_for:
                 vectors[index, 0] = np.nan
-            if name in does.zero_for:
+            if name in faults.zero_for:
                 vectors[index] = 0
-        return vectors[: len(vectors) - does.wrong_rows]
+        return vectors[: len(vectors) - faults.wrong_rows]
 
 
 def _word_id(word: str) -> int:

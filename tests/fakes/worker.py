@@ -20,10 +20,10 @@ async def main() -> None:
         int(os.environ.get("FAKE_DIMENSIONS", "16")),
         name=os.environ.get("FAKE_NAME", "fake-model"),
     )
-    model.does.seconds_per_batch = float(os.environ.get("FAKE_SECONDS_PER_BATCH", "0"))
+    model.faults.seconds_per_batch = float(os.environ.get("FAKE_SECONDS_PER_BATCH", "0"))
     async with running_worker(EmbedderSettings(_cli_parse_args=True), model=model) as worker:
         if "FAKE_STUCK" in os.environ:
-            model.does.seconds_per_batch = 600.0
+            model.faults.seconds_per_batch = 600.0
         worker.lifecycle.install_signal_handlers()
         await worker.lifecycle.wait()
 

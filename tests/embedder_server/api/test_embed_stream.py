@@ -80,7 +80,7 @@ async def test_a_fast_sender_is_slowed_down(
 ) -> None:
     """More than the queue holds goes through one stream, and nothing is refused."""
     settings = make_settings(max_queue_items=40, max_contents_per_request=8, max_stream_items=16)
-    model.does.seconds_per_batch = 0.001
+    model.faults.seconds_per_batch = 0.001
     async with (
         running_worker(settings, model=model) as worker,
         grpc.aio.insecure_channel(worker.address) as channel,
@@ -100,12 +100,12 @@ def queued_texts(worker: Worker) -> float | None:
 async def test_what_a_stream_has_in_work_is_bounded(
     stub: pb_grpc.EmbeddingServiceStub, worker: Worker, model: FakeModel
 ) -> None:
-    model.does.gate.clear()
+    model.faults.gate.clear()
     task = asyncio.create_task(answers(stub, messages(*[request(*[text("x")] * 64)] * 20)))
     await eventually(lambda: queued_texts(worker) == 256)
     await asyncio.sleep(0.2)
     assert queued_texts(worker) == 256
-    model.does.gate.set()
+    model.faults.gate.set()
     assert len(await task) == 20
 
 
@@ -113,7 +113,7 @@ async def test_a_caller_who_leaves_frees_everything(
     stub: pb_grpc.EmbeddingServiceStub, worker: Worker, model: FakeModel
 ) -> None:
     sample = worker.metrics.registry.get_sample_value
-    model.does.gate.clear()
+    model.faults.gate.clear()
     call = stub.EmbedStream(iter(messages(*(request(text(f"gone{n}")) for n in range(50)))))
     await until_busy(model)
     await eventually(lambda: sample("sentinel_embedder_requests_in_flight"))
@@ -121,7 +121,7 @@ async def test_a_caller_who_leaves_frees_everything(
     # While the device works.
     await eventually(lambda: not sample("sentinel_embedder_requests_in_flight"))
     running = [content for batch in model.batches for content in batch.contents]
-    model.does.gate.set()
+    model.faults.gate.set()
     await stub.Embed(request(text("next")))
     assert sample("sentinel_embedder_queue_items", {"modality": "text"}) == 0
     assert sample("sentinel_embedder_requests_in_flight") == 0
@@ -144,13 +144,13 @@ async def test_draining_answers_what_was_read_and_ends_the_stream(
         grpc.aio.insecure_channel(worker.address) as channel,
     ):
         model.batches.clear()
-        model.does.gate.clear()
+        model.faults.gate.clear()
         call = pb_grpc.EmbeddingServiceStub(channel).EmbedStream(endless())
         await until_busy(model)
         await eventually(lambda: queued_texts(worker) == 10)
         stopping = asyncio.create_task(worker.stop())
         await asyncio.sleep(0.05)
-        model.does.gate.set()
+        model.faults.gate.set()
         got = [(await call.read()).sequence for _ in range(10)]
         assert sorted(got) == list(range(10))
         error, info = await failure(call.read())

@@ -172,12 +172,12 @@ async def test_get_model(stub: pb_grpc.EmbeddingServiceStub, model: FakeModel) -
 async def test_model_failure_is_the_item_s(
     stub: pb_grpc.EmbeddingServiceStub, model: FakeModel
 ) -> None:
-    model.does.error = RuntimeError("secret")
+    model.faults.error = RuntimeError("secret")
     [result] = (await stub.Embed(request(text("x")))).results
     assert result.error.code == grpc.StatusCode.INTERNAL.value[0]
     assert item_reason(result.error) == "MODEL_FAILED"
     assert "secret" not in result.error.message
-    model.does.error = None
+    model.faults.error = None
     [result] = (await stub.Embed(request(text("x")))).results
     assert result.HasField("vector")
 
@@ -192,11 +192,11 @@ async def test_a_full_queue_says_when_to_come_back(
     ):
         stub = pb_grpc.EmbeddingServiceStub(channel)
         model.batches.clear()
-        model.does.gate.clear()
+        model.faults.gate.clear()
         held = stub.Embed(request(text("a"), text("b")))
         await until_busy(model)
         error, info = await failure(stub.Embed(request(text("c")), timeout=5))
-        model.does.gate.set()
+        model.faults.gate.set()
         await held
     assert (error.code().name, info.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
     retry = detail(call_details(error), error_details_pb2.RetryInfo)
@@ -206,13 +206,13 @@ async def test_a_full_queue_says_when_to_come_back(
 async def test_a_deadline_is_answered_with_its_stage(
     stub: pb_grpc.EmbeddingServiceStub, model: FakeModel
 ) -> None:
-    model.does.gate.clear()
+    model.faults.gate.clear()
     held = stub.Embed(request(text("first")))
     await until_busy(model)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Embed(request(text("late")), timeout=0.2)
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    model.does.gate.set()
+    model.faults.gate.set()
     await held
     await stub.Embed(request(text("next")))
     assert ("late",) not in [batch.contents for batch in model.batches]
@@ -225,10 +225,10 @@ async def test_the_server_s_own_limit_has_a_reason(
         running_worker(make_settings(max_call_seconds=0.1), model=model) as worker,
         grpc.aio.insecure_channel(worker.address) as channel,
     ):
-        model.does.gate.clear()
+        model.faults.gate.clear()
         call = pb_grpc.EmbeddingServiceStub(channel).Embed(request(text("slow")))
         error, info = await failure(call)
-        model.does.gate.set()
+        model.faults.gate.set()
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert (info.reason, dict(info.metadata)) == ("OUT_OF_TIME", {"stage": "inference"})
 
@@ -236,7 +236,7 @@ async def test_the_server_s_own_limit_has_a_reason(
 async def test_a_cancelled_call_costs_no_compute(
     stub: pb_grpc.EmbeddingServiceStub, worker: Worker, model: FakeModel
 ) -> None:
-    model.does.gate.clear()
+    model.faults.gate.clear()
     held = stub.Embed(request(text("first")))
     await until_busy(model)
     in_flight = "sentinel_embedder_requests_in_flight"
@@ -245,7 +245,7 @@ async def test_a_cancelled_call_costs_no_compute(
     await eventually(lambda: sample(in_flight) == 2)
     gone.cancel()
     await eventually(lambda: sample(in_flight) == 1)
-    model.does.gate.set()
+    model.faults.gate.set()
     await held
     await stub.Embed(request(text("next")))
     assert ("gone",) not in [batch.contents for batch in model.batches]
@@ -281,7 +281,7 @@ async def test_health_follows_the_model(cold_worker: Worker, model: FakeModel) -
         await worker.load(model)
         assert [await status(name) for name in ("", SERVICE)] == [SERVING] * 2
 
-        model.does.error = SystemExit("the runtime gave up")
+        model.faults.error = SystemExit("the runtime gave up")
         await stub.Embed(request(text("last")))
         await asyncio.wait_for(worker.lifecycle.wait(), 5)
         assert isinstance(worker.lifecycle.failure, SystemExit)
@@ -292,7 +292,7 @@ async def test_health_follows_the_model(cold_worker: Worker, model: FakeModel) -
 async def test_health_never_queues_behind_work(
     stub: pb_grpc.EmbeddingServiceStub, worker: Worker, model: FakeModel
 ) -> None:
-    model.does.gate.clear()
+    model.faults.gate.clear()
     calls = [stub.Embed(request(*[text(f"t{n}")] * 32)) for n in range(20)]
     await until_busy(model)
     async with grpc.aio.insecure_channel(worker.address) as channel:
@@ -300,7 +300,7 @@ async def test_health_never_queues_behind_work(
             health_pb2.HealthCheckRequest(), timeout=1
         )
     assert answer.status == SERVING
-    model.does.gate.set()
+    model.faults.gate.set()
     await asyncio.gather(*calls)
 
 
@@ -342,7 +342,7 @@ async def test_metrics(stub: pb_grpc.EmbeddingServiceStub, worker: Worker) -> No
 async def test_draining_answers_everything_it_accepted(
     cold_worker: Worker, model: FakeModel
 ) -> None:
-    model.does.seconds_per_batch = 0.02
+    model.faults.seconds_per_batch = 0.02
     answered = refused = 0
     stopping = asyncio.Event()
 
@@ -367,14 +367,14 @@ async def test_draining_answers_everything_it_accepted(
         callers = [asyncio.create_task(caller(stub, n)) for n in range(16)]
         await eventually(lambda: answered > 16)
         # The device waits, so that calls are in work until one more was refused.
-        model.does.gate.clear()
+        model.faults.gate.clear()
         sample = worker.metrics.registry.get_sample_value
         await eventually(lambda: sample("sentinel_embedder_requests_in_flight") == 16)
         draining = asyncio.create_task(worker.stop())
         while not refused:
             callers.append(asyncio.create_task(caller(stub, len(callers))))
             await asyncio.sleep(0.01)
-        model.does.gate.set()
+        model.faults.gate.set()
         await draining
         stopping.set()
         await asyncio.gather(*callers)

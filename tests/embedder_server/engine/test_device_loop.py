@@ -54,8 +54,8 @@ class Device:
         await until_busy(self.model)
 
 
-async def results(*submissions: WorkGroup) -> list[DeviceResult]:
-    return [one for submission in submissions for one in await submission.results()]
+async def results(*groups: WorkGroup) -> list[DeviceResult]:
+    return [one for group in groups for one in await group.results()]
 
 
 def reason(embedded: DeviceResult) -> str:
@@ -68,11 +68,11 @@ async def device(model: FakeModel) -> AsyncIterator[Device]:
     await device.loop.start([(Modality.TEXT, [model.tokenize("warm")])])
     model.batches.clear()
     yield device
-    model.does.gate.set()
+    model.faults.gate.set()
     await device.loop.close(5)
 
 
-async def test_a_lone_entry_runs_at_once(device: Device) -> None:
+async def test_a_lone_item_runs_at_once(device: Device) -> None:
     several = [one for _ in range(10) for one in await device.embed("red")]
     assert [one.batch_size for one in several] == [1] * 10
     assert min(one.queue_s for one in several) < 0.005  # a busy machine delays some of them
@@ -83,23 +83,23 @@ async def test_a_lone_entry_runs_at_once(device: Device) -> None:
 
 
 async def test_what_arrives_during_a_batch_shares_the_next_one(device: Device) -> None:
-    device.model.does.gate.clear()
+    device.model.faults.gate.clear()
     first = device.submit("one")
     await device.until_busy()
     rest = [device.submit(word) for word in ("two", "three", "four")]
-    device.model.does.gate.set()
+    device.model.faults.gate.set()
     await results(first)
-    sizes = [embedded.batch_size for entries in rest for embedded in await results(entries)]
+    sizes = [embedded.batch_size for items in rest for embedded in await results(items)]
     assert sizes == [3, 3, 3]
     assert device.model.threads == {"device"}
 
 
 async def test_interactive_waits_for_at_most_one_bulk_batch(device: Device) -> None:
-    device.model.does.gate.clear()
+    device.model.faults.gate.clear()
     bulk = device.submit(*(f"bulk{n}" for n in range(6)), priority=Priority.BULK)
     await device.until_busy()
     interactive = device.submit("urgent")
-    device.model.does.gate.set()
+    device.model.faults.gate.set()
     await results(bulk, interactive)
     order = [batch.contents for batch in device.model.batches]
     assert order == [
@@ -108,24 +108,24 @@ async def test_interactive_waits_for_at_most_one_bulk_batch(device: Device) -> N
 
 
 async def test_who_left_costs_no_compute(device: Device) -> None:
-    device.model.does.gate.clear()
+    device.model.faults.gate.clear()
     first = device.submit("first")
     await device.until_busy()
     gone, stays = device.submit("gone"), device.submit("stays")
     gone.future.cancel()
-    device.model.does.gate.set()
+    device.model.faults.gate.set()
     await results(first, stays)
     assert device.model.batches[-1].contents == ("stays",)
     assert device.count("dropped_items_total", modality="text", cause="caller_left") == 1
 
 
 async def test_who_is_late_costs_no_compute_and_is_told(device: Device) -> None:
-    device.model.does.gate.clear()
+    device.model.faults.gate.clear()
     first = device.submit("first")
     await device.until_busy()
     late = device.submit("late", seconds=0.01)
     await asyncio.sleep(0.02)
-    device.model.does.gate.set()
+    device.model.faults.gate.set()
     await results(first)
     [embedded] = await results(late)
     assert isinstance(embedded.vector, DeadlineExceeded)
@@ -137,19 +137,19 @@ async def test_who_is_late_costs_no_compute_and_is_told(device: Device) -> None:
 @pytest.mark.parametrize("fault", ["raises", "mis-sizes"])
 async def test_a_failing_batch_fails_its_callers_only(device: Device, fault: str) -> None:
     if fault == "raises":
-        device.model.does.error = RuntimeError("secret internals")
+        device.model.faults.error = RuntimeError("secret internals")
     else:
-        device.model.does.wrong_rows = 1
+        device.model.faults.wrong_rows = 1
     failed = await device.embed("one", "two")
     assert [reason(one) for one in failed] == ["MODEL_FAILED"] * 2
     assert "secret" not in str(failed[0].vector)
-    device.model.does.error, device.model.does.wrong_rows = None, 0
+    device.model.faults.error, device.model.faults.wrong_rows = None, 0
     assert [reason(one) for one in await device.embed("three")] == ["ok"]
     assert device.failures == []
 
 
 async def test_unusable_rows_fail_alone(device: Device) -> None:
-    device.model.does.nan_for, device.model.does.zero_for = {"nan"}, {"zero"}
+    device.model.faults.nan_for, device.model.faults.zero_for = {"nan"}, {"zero"}
     embedded = await device.embed("good", "nan", "zero", "fine")
     assert [reason(one) for one in embedded] == ["ok", "MODEL_FAILED", "MODEL_FAILED", "ok"]
     assert device.count("unusable_vectors_total", modality="text") == 2
@@ -166,7 +166,7 @@ async def test_unusable_rows_fail_alone(device: Device) -> None:
     ids=["MemoryError", "CUDA", "cuBLAS", "cuDNN"],
 )
 async def test_a_batch_too_big_for_memory_is_halved(device: Device, error: Exception) -> None:
-    device.model.does.max_batch, device.model.does.memory_error = 2, error
+    device.model.faults.max_batch, device.model.faults.memory_error = 2, error
     embedded = await device.embed(*"abcdefg")
     assert [reason(one) for one in embedded] == ["ok"] * 7
     assert max(one.batch_size for one in embedded) == 2
@@ -198,8 +198,8 @@ async def test_a_batch_that_failed_holds_no_memory_while_its_halves_run(model: F
     assert await device.loop.close(5)
 
 
-async def test_an_entry_too_big_for_memory_alone_fails_alone(device: Device) -> None:
-    device.model.does.error = MemoryError()
+async def test_an_item_too_big_for_memory_alone_fails_alone(device: Device) -> None:
+    device.model.faults.error = MemoryError()
     assert [reason(one) for one in await device.embed("a", "b")] == ["MODEL_FAILED"] * 2
 
 
@@ -213,12 +213,12 @@ async def test_vectors_do_not_depend_on_the_batch(device: Device) -> None:
 
 
 async def test_a_dead_thread_is_reported_and_answers_everybody(device: Device) -> None:
-    device.model.does.gate.clear()
+    device.model.faults.gate.clear()
     running = device.submit("running")
     await device.until_busy()
     waiting = device.submit("waiting", priority=Priority.BULK)
-    device.model.does.error = SystemExit("the runtime gave up")
-    device.model.does.gate.set()
+    device.model.faults.error = SystemExit("the runtime gave up")
+    device.model.faults.gate.set()
     assert [reason(one) for one in await results(running)] == ["MODEL_FAILED"]
     assert [reason(one) for one in await results(waiting)] == ["INTERNAL"]
     assert [type(error) for error in device.failures] == [SystemExit]
@@ -227,7 +227,7 @@ async def test_a_dead_thread_is_reported_and_answers_everybody(device: Device) -
 
 
 async def test_a_model_that_cannot_embed_a_sample_does_not_start(model: FakeModel) -> None:
-    model.does.error = RuntimeError("no kernel image")
+    model.faults.error = RuntimeError("no kernel image")
     device = Device(model)
     with pytest.raises(RuntimeError, match="no kernel image"):
         await device.loop.start([(Modality.TEXT, [model.tokenize("warm")])])
@@ -235,13 +235,13 @@ async def test_a_model_that_cannot_embed_a_sample_does_not_start(model: FakeMode
 
 
 async def test_the_warm_up_forgives_a_lack_of_memory_to_batches_only(model: FakeModel) -> None:
-    model.does.max_batch = 4
+    model.faults.max_batch = 4
     device = Device(model)
     sample = model.tokenize("warm")
     await device.loop.start([(Modality.TEXT, [sample] * size) for size in (1, 4, 8)])
     assert [len(batch.contents) for batch in model.batches] == [1, 4, 8]
     assert await device.loop.close(1)
-    model.does.error = MemoryError()
+    model.faults.error = MemoryError()
     with pytest.raises(MemoryError):
         await Device(model).loop.start([(Modality.TEXT, [sample])])
 
@@ -250,7 +250,7 @@ async def test_a_slow_device_warms_up_with_single_contents(
     model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_loop, "_WARM_UP_S", 0.01)
-    model.does.seconds_per_batch = 0.02
+    model.faults.seconds_per_batch = 0.02
     device = Device(model)
     sample = model.tokenize("warm")
     await device.loop.start([(Modality.TEXT, [sample] * size) for size in (1, 8, 1)])
@@ -259,7 +259,7 @@ async def test_a_slow_device_warms_up_with_single_contents(
 
 
 async def test_close_answers_what_waits_and_refuses_what_comes(device: Device) -> None:
-    device.model.does.gate.clear()
+    device.model.faults.gate.clear()
     running = device.submit("running")
     await device.until_busy()
     waiting = device.submit("waiting")
@@ -267,25 +267,25 @@ async def test_close_answers_what_waits_and_refuses_what_comes(device: Device) -
     assert [reason(one) for one in await results(waiting)] == ["DRAINING"]
     with pytest.raises(Unavailable):
         device.submit("after")
-    device.model.does.gate.set()
+    device.model.faults.gate.set()
     assert [reason(one) for one in await results(running)] == ["ok"]
     assert await closing is True
 
 
 async def test_it_tells_how_long_the_running_batch_takes(device: Device) -> None:
     assert device.loop.busy_seconds() == 0
-    device.model.does.gate.clear()
+    device.model.faults.gate.clear()
     running = device.submit("running")
     await device.until_busy()
     await asyncio.sleep(0.02)
     assert device.loop.busy_seconds() > 0.01
-    device.model.does.gate.set()
+    device.model.faults.gate.set()
     await results(running)
     assert device.loop.busy_seconds() == 0
 
 
 async def test_close_gives_up_on_a_stalled_model(device: Device) -> None:
-    device.model.does.gate.clear()
+    device.model.faults.gate.clear()
     device.submit("stalled")
     await device.until_busy()
     assert await device.loop.close(0.05) is False

@@ -54,7 +54,7 @@ async def make_engine(
         return engine
 
     yield make
-    model.does.gate.set()
+    model.faults.gate.set()
     for engine in engines:
         await engine.close()
 
@@ -132,12 +132,12 @@ async def test_image_facts_and_thumbnail(engine: Engine) -> None:
 
 async def embed_behind_one(engine: Engine, model: FakeModel, count: int) -> list[EmbedResults]:
     """Embed `count` texts of as many callers, all queued while the device is at another one."""
-    model.does.gate.clear()
+    model.faults.gate.clear()
     first = asyncio.create_task(embed(engine, "first"))
     await until_busy(model)
     others = [asyncio.create_task(embed(engine, f"text {n}")) for n in range(count)]
     await asyncio.sleep(0.05)
-    model.does.gate.set()
+    model.faults.gate.set()
     await first
     return await asyncio.gather(*others)
 
@@ -164,13 +164,13 @@ async def test_on_a_cpu_a_large_batch_of_texts_leaves_as_many_waiting(
 
 
 async def test_interactive_text_overtakes_bulk_images(engine: Engine, model: FakeModel) -> None:
-    model.does.gate.clear()
+    model.faults.gate.clear()
     images = [encode(noise((20, 20), seed), "PNG") for seed in range(40)]
     bulk = asyncio.create_task(embed(engine, *images, options=BULK))
     await until_busy(model)
     text = asyncio.create_task(embed(engine, "urgent"))
     await asyncio.sleep(0.05)
-    model.does.gate.set()
+    model.faults.gate.set()
     await text
     assert not bulk.done()
     await bulk
@@ -181,7 +181,7 @@ async def test_a_full_queue_refuses_whole_requests(
     make_engine: Callable[..., Any], model: FakeModel
 ) -> None:
     engine = await make_engine(max_queue_items=4, max_contents_per_request=4)
-    model.does.gate.clear()
+    model.faults.gate.clear()
     held = asyncio.create_task(embed(engine, "a", "b", "c"))
     await until_busy(model)
     with pytest.raises(ResourceExhausted) as caught:
@@ -190,7 +190,7 @@ async def test_a_full_queue_refuses_whole_requests(
     assert caught.value.retry_after_s is not None
     fits = asyncio.create_task(embed(engine, "f"))
     await asyncio.sleep(0.01)
-    model.does.gate.set()
+    model.faults.gate.set()
     assert outcomes(await held) == ["ok"] * 3
     assert outcomes(await fits) == ["ok"]
 
@@ -201,7 +201,7 @@ async def test_out_of_time_names_the_stage(
 ) -> None:
     # In place of 5 ms, which a busy machine may be late by.
     monkeypatch.setattr("embedder_server.engine.engine._ANSWER_MARGIN_S", 0.5)
-    model.does.gate.clear()
+    model.faults.gate.clear()
     held = None
     if stage == "queue":
         held = asyncio.create_task(embed(engine, "first"))
@@ -211,7 +211,7 @@ async def test_out_of_time_names_the_stage(
         await embed(engine, "late", seconds=1.0)
     assert 0.4 < time.perf_counter() - start < 1.0  # in time for the answer to arrive
     assert (caught.value.reason, caught.value.metadata) == ("OUT_OF_TIME", {"stage": stage})
-    model.does.gate.set()
+    model.faults.gate.set()
     if held is not None:
         await held
         assert outcomes(await embed(engine, "next")) == ["ok"]
@@ -222,7 +222,7 @@ async def test_a_cancelled_request_frees_its_place_and_costs_nothing(
     make_engine: Callable[..., Any], model: FakeModel
 ) -> None:
     engine = await make_engine(max_queue_items=3, max_contents_per_request=3)
-    model.does.gate.clear()
+    model.faults.gate.clear()
     held = asyncio.create_task(embed(engine, "first"))
     await until_busy(model)
     gone = asyncio.create_task(embed(engine, "gone", "gone too"))
@@ -232,7 +232,7 @@ async def test_a_cancelled_request_frees_its_place_and_costs_nothing(
     assert gone.cancelled()
     again = asyncio.create_task(embed(engine, "again", "and again"))
     await asyncio.sleep(0.02)
-    model.does.gate.set()
+    model.faults.gate.set()
     await asyncio.gather(held, again)
     assert [batch.contents for batch in model.batches] == [("first",), ("again", "and again")]
 
@@ -250,18 +250,18 @@ async def test_decoded_images_wait_in_bounded_number(engine: Engine, model: Fake
 
     ahead = threading.Event()
     model.preprocess = counting  # type: ignore[method-assign]
-    model.does.gate.clear()
+    model.faults.gate.clear()
     data = encode(flat(), "PNG")
     task = asyncio.create_task(embed(engine, *[data] * 200, options=BULK))
     assert await asyncio.to_thread(ahead.wait, 20)
     await asyncio.sleep(0.3)
     assert prepared <= 2 + 3 * 8
-    model.does.gate.set()
+    model.faults.gate.set()
     assert outcomes(await task) == ["ok"] * 200
 
 
 async def test_timings(engine: Engine, model: FakeModel) -> None:
-    model.does.seconds_per_batch = 0.02
+    model.faults.seconds_per_batch = 0.02
     timings = (await embed(engine, "red", encode(flat(), "PNG"))).timings
     assert 0.02 <= timings.inference < timings.total
     assert timings.decode > 0
@@ -295,7 +295,7 @@ async def test_a_closed_engine_refuses(engine: Engine, model: FakeModel) -> None
 async def test_a_device_without_memory_for_one_content_does_not_start(
     model: FakeModel, settings: EmbedderSettings
 ) -> None:
-    model.does.error = RuntimeError("CUDA out of memory")
+    model.faults.error = RuntimeError("CUDA out of memory")
     engine = Engine(model, settings, EmbedderMetrics(CollectorRegistry()), on_failure=pytest.fail)
     with pytest.raises(ModelLoadError, match="does not fit into the memory of cpu"):
         await engine.start()

@@ -40,13 +40,13 @@ async def test_a_stalled_device_turns_health_and_refuses_calls(
     ):
         model.batches.clear()
         stub = pb_grpc.EmbeddingServiceStub(channel)
-        model.does.gate.clear()
+        model.faults.gate.clear()
         held = stub.Embed(request(text("stalled")))
         await until_health(channel, HEALTH.NOT_SERVING)
         error, info = await failure(stub.Embed(request(text("new"))))
         assert (error.code(), info.reason) == (grpc.StatusCode.UNAVAILABLE, "DEVICE_STALLED")
         assert worker.metrics.registry.get_sample_value("sentinel_embedder_device_stalled") == 1
-        model.does.gate.set()
+        model.faults.gate.set()
         await until_health(channel, HEALTH.SERVING)
         assert (await held).results[0].HasField("vector")  # it was accepted
         assert (await stub.Embed(request(text("new")))).results[0].HasField("vector")
@@ -56,7 +56,7 @@ async def test_a_stalled_device_turns_health_and_refuses_calls(
 async def test_nan_fails_its_item_and_is_counted(
     stub: pb_grpc.EmbeddingServiceStub, worker: Worker, model: FakeModel
 ) -> None:
-    model.does.nan_for = {"bad"}
+    model.faults.nan_for = {"bad"}
     answer = await stub.Embed(request(text("good"), text("bad"), text("fine")))
     kinds = [result.WhichOneof("outcome") for result in answer.results]
     assert kinds == ["vector", "error", "vector"]
@@ -68,8 +68,8 @@ async def test_nan_fails_its_item_and_is_counted(
 async def test_out_of_memory_is_not_seen_by_callers(
     stub: pb_grpc.EmbeddingServiceStub, model: FakeModel
 ) -> None:
-    model.does.max_batch = 3
-    model.does.memory_error = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+    model.faults.max_batch = 3
+    model.faults.memory_error = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
     answer = await stub.Embed(request(*(text(f"t{n}") for n in range(30))))
     assert all(result.HasField("vector") for result in answer.results)
 
@@ -105,7 +105,7 @@ class Turnstile(threading.Event):
 async def test_a_caller_who_disconnects_in_the_middle_of_a_batch_harms_nobody(
     worker: Worker, model: FakeModel
 ) -> None:
-    model.does.gate = gate = Turnstile()
+    model.faults.gate = gate = Turnstile()
     async with grpc.aio.insecure_channel(worker.address) as stays:
         async with grpc.aio.insecure_channel(worker.address) as leaves:
             await leaves.channel_ready()

@@ -72,7 +72,7 @@ async def running(max_entries: int) -> AsyncIterator[Bench]:
         try:
             yield Bench(cache, model, pool, registry)
         finally:
-            model.does.gate.set()
+            model.faults.gate.set()
             await cache.close()
             await pool.close()
 
@@ -120,17 +120,17 @@ async def test_a_caller_cannot_spoil_what_is_kept(bench: Bench) -> None:
 
 
 async def test_equal_queries_in_flight_are_one(bench: Bench) -> None:
-    bench.model.does.gate.clear()
+    bench.model.faults.gate.clear()
     callers = [asyncio.create_task(bench.embed("red")) for _ in range(20)]
     await eventually(lambda: bench.lookups("joined") == 19, 10)
-    bench.model.does.gate.set()
+    bench.model.faults.gate.set()
     vectors = [(await caller)[0].vector for caller in callers]
     assert all(np.array_equal(vectors[0], vector) for vector in vectors)
     assert bench.texts_embedded() == ["red"]
 
 
 async def test_the_first_caller_who_leaves_takes_nobody_along(bench: Bench) -> None:
-    bench.model.does.gate.clear()
+    bench.model.faults.gate.clear()
     first = asyncio.create_task(bench.embed("red"))
     await eventually(lambda: bench.lookups("miss") == 1, 10)
     others = [asyncio.create_task(bench.embed("red")) for _ in range(3)]
@@ -139,41 +139,41 @@ async def test_the_first_caller_who_leaves_takes_nobody_along(bench: Bench) -> N
     with suppress(asyncio.CancelledError):
         await first
     assert first.cancelled()
-    bench.model.does.gate.set()
+    bench.model.faults.gate.set()
     assert [(await other)[0].error for other in others] == [None] * 3
     assert bench.texts_embedded() == ["red"]
 
 
 async def test_a_first_caller_in_a_hurry_takes_nobody_along(bench: Bench) -> None:
-    bench.model.does.gate.clear()
+    bench.model.faults.gate.clear()
     hasty = asyncio.create_task(bench.embed("red", seconds=0.5))
     await eventually(lambda: bench.lookups("miss") == 1, 10)
     patient = asyncio.create_task(bench.embed("red"))
     assert isinstance((await hasty)[0].error, DeadlineExceeded)
-    bench.model.does.gate.set()
+    bench.model.faults.gate.set()
     [answer] = await patient
     assert answer.vector is not None
 
 
 async def test_a_later_caller_in_a_hurry_does_not_wait_for_the_first(bench: Bench) -> None:
-    bench.model.does.gate.clear()
+    bench.model.faults.gate.clear()
     first = asyncio.create_task(bench.embed("red"))
     await eventually(lambda: bench.lookups("miss") == 1, 10)
     assert isinstance((await bench.embed("red", seconds=0.3))[0].error, DeadlineExceeded)
-    bench.model.does.gate.set()
+    bench.model.faults.gate.set()
     assert (await first)[0].error is None
 
 
 async def test_what_is_known_is_answered_though_the_rest_fails(bench: Bench) -> None:
     await bench.embed("red")
-    bench.model.does.error = RuntimeError("broken")
+    bench.model.faults.error = RuntimeError("broken")
     red, blue = await bench.embed("red", "blue")
     assert red.cached
     assert isinstance(blue.error, SentinelError)
 
 
 async def test_a_call_that_nobody_waits_for_ends_and_is_begun_anew(bench: Bench) -> None:
-    bench.model.does.gate.clear()
+    bench.model.faults.gate.clear()
     lonely = asyncio.create_task(bench.embed("red"))
     await eventually(lambda: bench.lookups("miss") == 1, 10)
     lonely.cancel()
@@ -181,30 +181,30 @@ async def test_a_call_that_nobody_waits_for_ends_and_is_begun_anew(bench: Bench)
         await lonely
     again = asyncio.create_task(bench.embed("red"))
     await eventually(lambda: bench.lookups("miss") == 2, 10)
-    bench.model.does.gate.set()
+    bench.model.faults.gate.set()
     assert (await again)[0].vector is not None
 
 
 async def test_an_error_reaches_everybody_and_is_not_kept(bench: Bench) -> None:
-    bench.model.does.gate.clear()
-    bench.model.does.error = RuntimeError("broken")
+    bench.model.faults.gate.clear()
+    bench.model.faults.error = RuntimeError("broken")
     callers = [asyncio.create_task(bench.embed("red")) for _ in range(3)]
     await eventually(lambda: bench.lookups("joined") == 2, 10)
-    bench.model.does.gate.set()
+    bench.model.faults.gate.set()
     failures = [(await caller)[0].error for caller in callers]
     assert all(isinstance(failure, SentinelError) for failure in failures)
-    bench.model.does.error = None
+    bench.model.faults.error = None
     [answer] = await bench.embed("red")
     assert answer.vector is not None
     assert not answer.cached
 
 
 async def test_a_text_that_cannot_be_embedded_is_asked_for_again(bench: Bench) -> None:
-    bench.model.does.nan_for = {"red"}
+    bench.model.faults.nan_for = {"red"}
     good, bad = await bench.embed("blue", "red")
     assert good.error is None
     assert bad.error is not None
-    bench.model.does.nan_for = set()
+    bench.model.faults.nan_for = set()
     [again] = await bench.embed("red")
     assert (again.error, again.cached) == (None, False)
 
