@@ -156,9 +156,7 @@ def transformers_texts(folder: ModelFolder, model: Any, texts: Sequence[str]) ->
     siglip = folder.model_type.startswith("siglip")
     if siglip:
         options |= {"padding": "max_length", "max_length": longest or 64}
-        if (
-            "Siglip" not in type(tokenizer).__name__
-        ):  # SigLIP 2's Gemma tokenizer does not lower the case
+        if "Siglip" not in type(tokenizer).__name__:  # Gemma's keeps upper case
             texts = [text.lower() for text in texts]
     else:
         options["max_length"] = 52 if folder.model_type == "chinese_clip" else longest or 77
