@@ -2,7 +2,7 @@
 
     python -m benchmarks.search [--quick] [--only SECTION ...] [--json FILE]
 
-What is measured, what is not, and how to read it: docs/benchmarks.md.
+What is measured, what is not, and how to read it: docs/benchmarks-method.md.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import random_clip, report
-from benchmarks.gateway import ingesting, searching
+from benchmarks.gateway import ingest_overhead, search_overhead
 from benchmarks.gateway.embedded_defaults import embedded
-from benchmarks.gateway.searching import Filled
+from benchmarks.gateway.search_overhead import FilledStack
 from benchmarks.load.agents import agent
 from benchmarks.report import Row
 from benchmarks.servers import Server, sentinel, worker
@@ -95,13 +95,13 @@ def _searches(
     with _servers(scratch, milvus, "--model", str(model)) as (embedder, gateway):
         vectors = _fill(gateway, "photos", plan.rows, 768)
         milvus_server.wait_for_indexes(milvus, "photos", timeout_s=600)
-        filled = Filled(embedder, gateway, milvus, "photos", vectors, scratch)
+        filled = FilledStack(embedder, gateway, milvus, "photos", vectors, scratch)
         if "latency" in only:
-            yield "latency", searching.latency(filled, plan.queries)
+            yield "latency", search_overhead.latency(filled, plan.queries)
         if "callers" in only:
-            yield "callers", searching.many_callers(filled, plan.rounds, plan.seconds)
+            yield "callers", search_overhead.many_callers(filled, plan.rounds, plan.seconds)
         if "recall" in only:
-            yield "recall", searching.recall(filled, plan.queries)
+            yield "recall", search_overhead.recall(filled, plan.queries)
 
 
 def _ingests(
@@ -110,12 +110,12 @@ def _ingests(
     model = random_clip.cached("base32", cache.resolve())
     with (
         _servers(scratch, milvus, "--model", str(model)) as (embedder, gateway),
-        agent("benchmarks.load.generator") as load,
+        agent("benchmarks.load.embed_generator") as load,
     ):
         if "ingest" in only:
             yield (
                 "ingest",
-                ingesting.rates(
+                ingest_overhead.rates(
                     embedder,
                     gateway,
                     milvus,
@@ -126,7 +126,7 @@ def _ingests(
                 ),
             )
         if "again" in only:
-            yield "again", ingesting.twice(gateway, scratch, plan.folder)
+            yield "again", ingest_overhead.twice(gateway, scratch, plan.folder)
 
 
 def _lite(rows: int, plan: Plan) -> list[Row]:

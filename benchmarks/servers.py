@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +98,7 @@ def sentinel(folder: Path, module: str, *flags: str) -> Server:
 
 @contextmanager
 def bare(folder: Path, name: str, *arguments: str) -> Iterator[Server]:
-    """Run a server of this package that does next to nothing, such as `embedder.grpc_floor`."""
+    """Run a server of this package that does next to nothing, such as `embedder.empty_calls`."""
     address_file = folder / f"{name}.addr"
     address_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", f"benchmarks.{name}", str(address_file), *arguments]
@@ -140,35 +137,6 @@ def _is_serving(health: health_pb2_grpc.HealthStub) -> bool:
     except grpc.RpcError:
         return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-@contextmanager
-def infinity(folder: Path, venv: Path, model: Path, device: str) -> Iterator[Server]:
-    """Run infinity-emb from its own virtual environment, at its defaults."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    host, port = address.split(":")
-    command = [str(venv / "bin/infinity_emb"), "v2", "--model-id", str(model)]
-    command += ["--host", host, "--port", port, "--device", device.partition(":")[0]]
-    # BetterTransformer, on by default, is gone from the transformers that it starts with.
-    command += ["--batch-size", "32", "--no-bettertransformer"]
-    quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
-    server = spawn(folder, "infinity", command, quiet)
-    try:
-        server.wait_until(lambda: _answers(f"http://{address}/health"))
-        server.address = address
-        yield server
-    finally:
-        server.stop()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @contextmanager

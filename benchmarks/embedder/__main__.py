@@ -2,7 +2,7 @@
 
     python -m benchmarks.embedder [--quick] [--only SECTION ...] [--json FILE]
 
-What is measured, what is not, and how to read it: docs/benchmarks.md.
+What is measured, what is not, and how to read it: docs/benchmarks-method.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import random_clip, report
-from benchmarks.embedder import endurance, latency, networks, throughput
+from benchmarks.embedder import latency, networks, stress, throughput
 from benchmarks.embedder.context import FULL, QUICK, Bench, Choice
 from benchmarks.load.agents import agent
 from benchmarks.report import Row
@@ -39,7 +39,7 @@ def main() -> None:
     what |= {"device": arguments.device, "threads": arguments.threads}
     what |= {"runtime": arguments.runtime, "flags": arguments.flag}
     path = arguments.json or _HERE / "results" / f"embedder-{facts['commit']}.json"
-    with tempfile.TemporaryDirectory() as scratch, agent("benchmarks.load.generator") as load:
+    with tempfile.TemporaryDirectory() as scratch, agent("benchmarks.load.embed_generator") as load:
         plan = QUICK if arguments.quick else FULL
         bench = Bench(plan, _choice(arguments), Path(scratch), load, console)
         rows: dict[str, list[Row]] = {}
@@ -71,9 +71,9 @@ def measure(bench: Bench, only: list[str]) -> Iterator[tuple[str, list[Row]]]:
             if "priority" in only:
                 yield "priority", latency.priority(bench, server)
     alone: dict[str, Callable[[Bench], list[Row]]] = {
-        "overload": endurance.overload,
-        "memory": endurance.memory,
-        "starts": endurance.starts,
+        "overload": stress.overload,
+        "memory": stress.memory,
+        "starts": stress.starts,
     }
     for name, section in alone.items():
         if name in only:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.load.agents import Agent, agent
-from benchmarks.load.generator import MAX_RATE
+from benchmarks.load.embed_generator import MAX_RATE
 from benchmarks.servers import Server, worker
 
 CALLERS = 32
@@ -119,5 +119,5 @@ class Bench:
     @contextlib.contextmanager
     def another_load(self) -> Iterator[Agent]:
         """Run a second load generator."""
-        with agent("benchmarks.load.generator") as extra:
+        with agent("benchmarks.load.embed_generator") as extra:
             yield extra

@@ -30,7 +30,7 @@ def lone_text(bench: Bench, server: Server, direct: Agent) -> list[Row]:
     cold: list[float] = []
     totals: list[float] = []
     passes: list[float] = []
-    with bare(bench.scratch, "embedder.grpc_floor") as prepared:
+    with bare(bench.scratch, "embedder.empty_calls") as prepared:
         for number in range(bench.plan.lone_calls // _BLOCK + 1):
             answer = bench.lone(server, "sentinel", "text", calls=_BLOCK)
             called = direct.call("lone", calls=_BLOCK)

@@ -9,10 +9,11 @@ from typing import Any
 import grpc
 
 from benchmarks.embedder.context import CALLERS, Bench
-from benchmarks.embedder.grpc_floor import beside_empty_calls
+from benchmarks.embedder.empty_calls import beside_empty_calls
 from benchmarks.load.agents import Agent, agent
+from benchmarks.peers.infinity import infinity
 from benchmarks.report import Row, median, median_ratio, skipped
-from benchmarks.servers import Server, bare, gpu_utilisation, infinity
+from benchmarks.servers import Server, bare, gpu_utilisation
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 
@@ -89,7 +90,7 @@ def throughput(bench: Bench, server: Server, direct: Agent) -> list[Row]:
     """Let the systems take turns and compare them within each round."""
     best = sweep(bench, direct)
     with contextlib.ExitStack() as stack:
-        echo = stack.enter_context(bare(bench.scratch, "embedder.grpc_floor"))
+        echo = stack.enter_context(bare(bench.scratch, "embedder.empty_calls"))
         rates: dict[str, float] = {}
 
         def sentinel(kind: str) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _add_infinity(
     if folder is None:
         return {"infinity": "not a transformers model"}
     if not (venv / "bin/infinity_emb").exists():
-        return {"infinity": f"not installed in {venv}, see docs/benchmarks.md"}
+        return {"infinity": f"not installed in {venv}, see docs/benchmarks-method.md"}
     bench.say("starting infinity")
     peer = stack.enter_context(infinity(bench.scratch, venv, folder, bench.choice.device))
 

@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 from pymilvus import AsyncMilvusClient
 
-from benchmarks.gateway.searching import milvus_arguments, read_found
+from benchmarks.load.search_generator import milvus_arguments, read_found
 from benchmarks.servers import tell_address
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from pymilvus import MilvusClient
 
-from benchmarks.gateway.searching import TOP
 from benchmarks.load import contents
+from benchmarks.load.search_generator import TOP
 from benchmarks.report import Row, median
 from embedder_server.models.base import ModelChoice
 from embedder_server.models.registry import load_model

@@ -1,7 +1,7 @@
-"""A search through the gateway against the same steps called directly: alone, and by many callers.
+"""Compare searches through the gateway with the same steps called directly.
 
-The steps are one Embed call to the worker and one pymilvus search that asks for the same rows.
-Gateway and Milvus are asked for every query in turn, so that drift of the machine cancels.
+The steps are an Embed call to the worker and a pymilvus search for the same rows. Every query goes
+both ways before the next one, so that a change of the machine's speed affects both.
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ from pymilvus import MilvusClient
 from benchmarks import servers
 from benchmarks.load import contents
 from benchmarks.load.agents import agent
+from benchmarks.load.search_generator import (
+    TOP,
+    Found,
+    milvus_arguments,
+    read_found,
+    read_message,
+    request_of,
+)
 from benchmarks.report import Row, median, median_ratio
 from benchmarks.servers import Server
 from sentinel.common.v1 import content_pb2 as common
@@ -31,37 +39,16 @@ from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 from sentinel_client import SentinelClient
 
-TOP = 20
 CALLERS = 32
 _CACHED_TEXTS = 64
-# What the gateway chooses for the top 20 of an AUTOINDEX (search_server/store/indexes.py).
-_EF = 256
-
-
-def milvus_arguments() -> dict[str, Any]:
-    """Return what a search by hand passes to pymilvus to get what the gateway gets."""
-    return {
-        "limit": TOP,
-        "output_fields": ["id", "digest", "image", "text", "fields"],
-        "search_params": {"metric_type": "COSINE", "params": {"ef": _EF}},
-        "consistency_level": "Session",
-        "timeout": 60,
-    }
-
-
-def request_of(collection: str, text: str) -> pb.SearchRequest:
-    """Return a search by words."""
-    params = pb.SearchParams(collection=collection)
-    params.query.content.text = text
-    return pb.SearchRequest(params=params, limit=TOP)
 
 
 @dataclass(frozen=True)
-class Filled:
-    """A stack whose collection holds random vectors.
+class FilledStack:
+    """Worker, gateway and Milvus, with a collection of random vectors.
 
     Attributes:
-        worker: The worker that embeds queries.
+        worker: It embeds queries.
         gateway: The gateway's `host:port`.
         milvus: URI of the Milvus server.
         collection: Its name.
@@ -77,21 +64,8 @@ class Filled:
     scratch: Path
 
 
-Read = list[tuple[str, float, str]]
-
-
-def read_found(found: Any) -> Read:
-    """Return id, score and text of the hits of one search by pymilvus, which decodes them now."""
-    return [(hit["id"], hit["distance"], hit["entity"]["text"]) for hit in found[0]]
-
-
-def read_message(message: pb.SearchResponse) -> Read:
-    """Return the same of the hits in one of the gateway's messages."""
-    return [(hit.id, hit.score, hit.text) for hit in message.chunk.hits]
-
-
 class _Gateway:
-    """A gateway asked for one text after another."""
+    """Searches through a gateway, one after the other."""
 
     def __init__(self, address: str, collection: str) -> None:
         # Without this option grpc's synchronous client starts a thread for every stream.
@@ -100,20 +74,20 @@ class _Gateway:
         self._stub = pb_grpc.SearchServiceStub(self._channel)
         self._collection = collection
 
-    def __call__(self, text: str) -> tuple[Read, pb.SearchSummary]:
-        read: Read = []
+    def __call__(self, text: str) -> tuple[Found, pb.SearchSummary]:
+        found: Found = []
         for message in self._stub.Search(request_of(self._collection, text), timeout=60):
-            read += read_message(message)
-        return read, message.summary
+            found += read_message(message)
+        return found, message.summary
 
     def close(self) -> None:
         self._channel.close()
 
 
 class _Direct:
-    """The steps of a search by hand: an Embed call and a search by pymilvus."""
+    """The steps of a search called directly: an Embed call and a pymilvus search."""
 
-    def __init__(self, filled: Filled) -> None:
+    def __init__(self, filled: FilledStack) -> None:
         self._collection = filled.collection
         self._milvus = MilvusClient(filled.milvus)
         self._channel = grpc.insecure_channel(filled.worker.address)
@@ -125,7 +99,7 @@ class _Direct:
         vector: list[float] = np.frombuffer(answer.results[0].vector.data, "<f4").tolist()
         return vector
 
-    def search(self, vector: list[float]) -> Read:
+    def search(self, vector: list[float]) -> Found:
         found = self._milvus.search(self._collection, [vector], **milvus_arguments())
         return read_found(found)
 
@@ -134,8 +108,8 @@ class _Direct:
         self._channel.close()
 
 
-def latency(filled: Filled, queries: int) -> list[Row]:
-    """Measure single searches: of new texts, and of one that is cached."""
+def latency(filled: FilledStack, queries: int) -> list[Row]:
+    """Measure single searches, of new texts and of a cached one."""
     times: dict[str, list[float]] = {
         name: [] for name in ("new", "embed", "milvus", "cached", "bare")
     }
@@ -167,29 +141,31 @@ def latency(filled: Filled, queries: int) -> list[Row]:
                 values.append(getattr(timings, name).ToNanoseconds() / 1e6)
             vector = timed("embed", partial(direct.embed, text + " "))
             timed("milvus", partial(direct.search, vector))
-            for name in sorted(gateways, reverse=bool(number % 2)):  # neither always comes second
+            for name in sorted(
+                gateways, reverse=bool(number % 2)
+            ):  # so that neither always comes second
                 timed(name, partial(gateways[name], known))
     kept = {name: values[9:] for name, values in times.items()}  # the first ones warm up
     return _latency_rows(kept, {name: median(values[9:]) for name, values in stages.items()})
 
 
 def _latency_rows(times: dict[str, list[float]], stages: dict[str, float]) -> list[Row]:
-    by_hand = [a + b for a, b in zip(times["embed"], times["milvus"], strict=True)]
+    direct_ms = [a + b for a, b in zip(times["embed"], times["milvus"], strict=True)]
     new, cached, milvus, bare = (median(times[n]) for n in ("new", "cached", "milvus", "bare"))
     gateway = ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
     note = f"embed {median(times['embed']):.1f} + Milvus {milvus:.1f}"
-    of_pairs = median_ratio(times["new"], by_hand)
+    of_pairs = median_ratio(times["new"], direct_ms)
     return [
-        Row("new text, through the gateway, p50", new, "ms", note=f"its own account: {gateway}"),
-        Row("Embed call + Milvus search, called directly, p50", median(by_hand), "ms", note=note),
+        Row("new text, through the gateway, p50", new, "ms", note=f"its own timings: {gateway}"),
+        Row("Embed call + Milvus search, called directly, p50", median(direct_ms), "ms", note=note),
         Row("cached text, through the gateway, p50", cached, "ms"),
         Row("through a gateway without logic, p50", bare, "ms", note="grpc.aio and pymilvus alone"),
         Row(
             f"new text, top {TOP}: gateway ÷ called directly, p50",
-            new / median(by_hand),
+            new / median(direct_ms),
             "x",
             at_most=1.15,
-            note=f"{len(by_hand)} queries in turn; of pairs {of_pairs:.2f}",
+            note=f"{len(direct_ms)} queries in turn; of pairs {of_pairs:.2f}",
             detail={**times, "stages_ms": stages},
         ),
         Row(
@@ -208,8 +184,8 @@ def _latency_rows(times: dict[str, list[float]], stages: dict[str, float]) -> li
     ]
 
 
-def many_callers(filled: Filled, rounds: int, seconds: float) -> list[Row]:
-    """Let 32 callers search, of cached texts through the gateway and by pymilvus, in turn."""
+def many_callers(filled: FilledStack, rounds: int, seconds: float) -> list[Row]:
+    """Run 32 callers in turns: cached texts through the gateway, and vectors by pymilvus."""
     texts = contents.texts(_CACHED_TEXTS, seed=12)
     with contextlib.closing(_Direct(filled)) as direct:
         vectors = [direct.embed(text) for text in texts]
@@ -219,7 +195,7 @@ def many_callers(filled: Filled, rounds: int, seconds: float) -> list[Row]:
     kinds = {"gateway": filled.gateway, "pymilvus": filled.milvus, "pymilvus_async": filled.milvus}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     tails: dict[str, list[float]] = {kind: [] for kind in kinds}
-    with agent("benchmarks.load.search_callers") as load:
+    with agent("benchmarks.load.search_generator") as load:
         load.call("prepare", texts=texts, vectors=vectors)
         for number in range(rounds + 1):
             for kind, address in kinds.items():
@@ -249,19 +225,23 @@ def many_callers(filled: Filled, rounds: int, seconds: float) -> list[Row]:
     return rows
 
 
-def recall(filled: Filled, queries: int) -> list[Row]:
+def recall(filled: FilledStack, queries: int) -> list[Row]:
     """Compare the gateway's hits with exact search.
 
-    Queries have a cosine of about 0.9 to a row, as pictures do to their like, or 0.45, since texts
-    lie off the pictures; random ones are at home nowhere, and what no model does to its users.
+    Queries have a cosine of about 0.9 to a row, like an image to a similar one, or 0.45, like a
+    text to an image. Random queries are far from every row; no model makes such queries.
     """
     rng = np.random.default_rng(5)
     rows = filled.vectors[rng.integers(len(filled.vectors), size=queries)]
     noise = rng.normal(size=rows.shape).astype(np.float32) / rows.shape[1] ** 0.5
-    asked = {"near a row": rows + 0.5 * noise, "off the rows": rows + 2 * noise, "random": noise}
+    queries_by_kind = {
+        "near a row": rows + 0.5 * noise,
+        "off the rows": rows + 2 * noise,
+        "random": noise,
+    }
     shares: dict[str, float] = {}
     with SentinelClient(filled.gateway) as client:
-        for name, vectors in asked.items():
+        for name, vectors in queries_by_kind.items():
             found = 0
             for vector in vectors:
                 scores = filled.vectors @ vector

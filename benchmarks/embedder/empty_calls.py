@@ -1,14 +1,10 @@
-"""What gRPC by itself takes from a model on the same cores.
+"""Measure what gRPC alone costs: calls to a server that returns a prepared answer.
 
-The model is called directly in a process of its own while a server that computes nothing (`echo`)
-answers as many of the worker's calls as wanted. What the model then still does is about what a
-worker would reach that had no work of its own.
+`beside_empty_calls` runs the model in its process while such calls are made, as many as the worker
+answered. The result is about the rate of a worker without any work of its own.
 
-
-A gRPC server that knows its answer: what a call costs before anything is computed.
-
-It offers the worker's Embed on grpc.aio and the same event loop, without interceptors, and sends
-a prepared answer, of the size of the worker's, whatever it is asked.
+As a program, this is the server: Embed on grpc.aio and the worker's event loop, without
+interceptors. Answers have the size of the worker's.
 """
 
 from __future__ import annotations
@@ -28,6 +24,8 @@ from sentinel.common.v1 import content_pb2 as common
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel_core import runtime
 
+_DIMENSIONS = 512
+
 
 def beside_empty_calls(
     bench: Bench,
@@ -42,32 +40,29 @@ def beside_empty_calls(
 ) -> dict[str, Any]:
     """Run the model for a turn beside empty calls.
 
-    Returns:
-        What `direct` answers, and under `offered` the calls a second that were really made: the
-        client may not keep up, and then the floor is too high.
-
     Args:
         bench: The run.
-        direct: The model, loaded.
-        echo: The server that computes nothing.
+        direct: The loaded model.
+        echo: The server of this module.
         kind: `text` or `image`, of the model's items and of the requests.
         calls_per_second: Rate of the open loop.
         per_request: Contents of each request.
         batch: Items of one forward pass.
-        overlap: Whether the next batch is prepared meanwhile.
+        overlap: Whether to prepare the next batch during a pass.
+
+    Returns:
+        The answer of `direct`, and as `offered` the calls a second that were made. If the client
+        was too slow for `calls_per_second`, the measured floor is too high.
     """
     seconds = bench.plan.seconds
     direct.start("throughput", kind=kind, batch=batch, overlap=overlap, seconds=seconds)
-    asked = bench.open(
+    calls = bench.open(
         echo, "sentinel", kind, rate=calls_per_second, per_request=per_request, seconds=seconds
     )
     answer = direct.answer()
-    if not asked["items"]:
-        raise SystemExit(f"no empty call was answered: {asked['failed']}")
-    return {**answer, "offered": asked["offered"]}
-
-
-_DIMENSIONS = 512
+    if not calls["items"]:
+        raise SystemExit(f"no empty call was answered: {calls['failed']}")
+    return {**answer, "offered": calls["offered"]}
 
 
 def _result() -> pb.EmbedResult:

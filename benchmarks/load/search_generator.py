@@ -1,8 +1,9 @@
-"""Searches by many callers at once: through a gateway, or by pymilvus. An agent (see `agents`).
+"""The load generator for searches, an agent (see `agents`), and the searches that it makes.
 
-Both send the same queries for the same hits and read all of them. The gateway is asked over one
-channel with the generated stubs, Milvus by pymilvus's asynchronous client or by its synchronous one
-in threads. Bounded in callers and time, loopback only, as `load` is.
+Many callers search through a gateway, or directly with pymilvus, for the same hits, and read all of
+them. The gateway gets its calls over one channel with the generated stubs; Milvus gets them from
+pymilvus's asynchronous client, or from its synchronous client in threads. Callers and time are
+limited, and connections go to this machine only.
 """
 
 from __future__ import annotations
@@ -17,16 +18,49 @@ import grpc
 import numpy as np
 from pymilvus import AsyncMilvusClient, MilvusClient
 
-from benchmarks.gateway.searching import milvus_arguments, read_found, read_message, request_of
 from benchmarks.load import agents
-from benchmarks.load.generator import MAX_CALLERS, MAX_SECONDS
+from benchmarks.load.embed_generator import MAX_CALLERS, MAX_SECONDS
+from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 
-Ask = Callable[[int], Awaitable[int]]
+TOP = 20
+# The gateway chooses this for the top 20 of an AUTOINDEX (sentinel_store/milvus/indexes.py).
+_EF = 256
+# Id, score and text of each hit.
+Found = list[tuple[str, float, str]]
+_Search = Callable[[int], Awaitable[int]]
 
 
-class SearchLoad:
-    """Keeps the queries from one command to the next."""
+def milvus_arguments() -> dict[str, Any]:
+    """Return the arguments of a pymilvus search that finds what the gateway finds."""
+    return {
+        "limit": TOP,
+        "output_fields": ["id", "digest", "image", "text", "fields"],
+        "search_params": {"metric_type": "COSINE", "params": {"ef": _EF}},
+        "consistency_level": "Session",
+        "timeout": 60,
+    }
+
+
+def request_of(collection: str, text: str) -> pb.SearchRequest:
+    """Return a search by text."""
+    params = pb.SearchParams(collection=collection)
+    params.query.content.text = text
+    return pb.SearchRequest(params=params, limit=TOP)
+
+
+def read_found(found: Any) -> Found:
+    """Return the hits of one pymilvus search, which decodes them now."""
+    return [(hit["id"], hit["distance"], hit["entity"]["text"]) for hit in found[0]]
+
+
+def read_message(message: pb.SearchResponse) -> Found:
+    """Return the hits in one message of the gateway."""
+    return [(hit.id, hit.score, hit.text) for hit in message.chunk.hits]
+
+
+class SearchLoadGenerator:
+    """Runs many callers; keeps the queries between commands."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
@@ -34,17 +68,17 @@ class SearchLoad:
         self._vectors: list[list[float]] = []
 
     def prepare(self, *, texts: list[str], vectors: list[list[float]]) -> dict[str, Any]:
-        """Take the queries: a text and its vector each."""
+        """Set the queries: texts, and the vector of each."""
         self._texts, self._vectors = texts, vectors
         return {}
 
     def closed(
         self, *, kind: str, address: str, collection: str, callers: int, seconds: float
     ) -> dict[str, Any]:
-        """Let N callers search until time is up; return the rate and every latency."""
+        """Run N callers until the time is up; return the rate and percentiles of the latency."""
         host = address.removeprefix("http://").rpartition(":")[0]
         if host != "127.0.0.1" or callers > MAX_CALLERS or seconds > MAX_SECONDS:
-            raise ValueError("the load is above the bounds of benchmarks/load.py")
+            raise ValueError("the load is above the limits of benchmarks/load/embed_generator.py")
         if kind == "pymilvus":
             return self._threads(address, collection, callers, seconds)
         run = self._through_gateway if kind == "gateway" else self._asynchronously
@@ -57,24 +91,24 @@ class SearchLoad:
         async with grpc.aio.insecure_channel(address) as channel:
             stub = pb_grpc.SearchServiceStub(channel)
 
-            async def ask(number: int) -> int:
+            async def search(number: int) -> int:
                 events = stub.Search(requests[number % len(requests)], timeout=60)
                 return sum([len(read_message(event)) async for event in events])
 
-            return await _drive(ask, callers, seconds)
+            return await _drive(search, callers, seconds)
 
     async def _asynchronously(
         self, address: str, collection: str, callers: int, seconds: float
     ) -> dict[str, Any]:
         client = AsyncMilvusClient(address)
 
-        async def ask(number: int) -> int:
+        async def search(number: int) -> int:
             vector = self._vectors[number % len(self._vectors)]
             found = await client.search(collection, [vector], **milvus_arguments())
             return len(read_found(found))
 
         try:
-            return await _drive(ask, callers, seconds)
+            return await _drive(search, callers, seconds)
         finally:
             await client.close()
 
@@ -102,13 +136,13 @@ class SearchLoad:
         return _summary(latencies, elapsed)
 
 
-async def _drive(ask: Ask, callers: int, seconds: float) -> dict[str, Any]:
+async def _drive(search: _Search, callers: int, seconds: float) -> dict[str, Any]:
     latencies: list[float] = []
     start = time.perf_counter()
 
     async def caller(number: int) -> None:
         while (began := time.perf_counter()) < start + seconds:
-            if not await ask(number):
+            if not await search(number):
                 raise RuntimeError("a search without hits")
             latencies.append(time.perf_counter() - began)
             number += callers
@@ -127,7 +161,7 @@ def _summary(latencies: list[float], elapsed: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    load = SearchLoad()
+    load = SearchLoadGenerator()
     agents.serve({"prepare": load.prepare, "closed": load.closed})
 
 

@@ -1,16 +1,11 @@
-"""Whom the load generator asks, and how: Sentinel over gRPC, infinity over HTTP.
+"""Clients of the load generator: what one offers, and Sentinel's Embed call over gRPC.
 
-Requests are built and serialised beforehand, so that the client costs as little as possible of
-the machine that it shares with the server. Sentinel's answers are parsed; infinity's are only
-read and their status checked, which is to its advantage.
+Requests are built and serialised before a measurement, because the client shares the machine with
+the server. Answers are parsed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import ipaddress
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -30,8 +25,8 @@ _CHANNEL_OPTIONS = [
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-_TEXTS = 2048
-_IMAGES = 128
+TEXTS = 2048
+IMAGES = 128
 _PRIORITIES = {
     "interactive": pb.PRIORITY_INTERACTIVE,
     "bulk": pb.PRIORITY_BULK,
@@ -40,13 +35,13 @@ _PRIORITIES = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one call gave.
+    """The result of one call.
 
     Attributes:
         code: `OK`, or the status.
-        items: Vectors in the answer.
-        item_errors: Contents that failed by themselves.
-        timings_ms: The server's own account; may be empty.
+        items: Number of vectors in the answer.
+        item_errors: Number of contents that failed.
+        timings_ms: The timings that the server measured; may be empty.
     """
 
     code: str
@@ -58,36 +53,20 @@ class Outcome:
 Send = Callable[[bytes], Awaitable[Outcome]]
 
 
-class Target(Protocol):
-    """A server to ask."""
+class EmbedClient(Protocol):
+    """A client of an embedding server."""
 
     def payloads(self, content: str, per_request: int, priority: str) -> list[bytes]:
-        """Return requests, ready to be sent, to go round in."""
+        """Return serialised requests, to be sent in a cycle."""
         ...
 
     async def sends(self, callers: int) -> list[Send]:
-        """Return a function for each caller that sends one request and waits for the answer."""
+        """Return a function for each caller; it sends one request and waits for the answer."""
         ...
 
 
-def target_for(kind: str, address: str) -> Target:
-    """Return the target at a loopback address.
-
-    Raises:
-        ValueError: It is not on this machine.
-    """
-    host = address.rpartition(":")[0].strip("[]")
-    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
-        raise ValueError(f"load goes to loopback addresses only, not to {address}")
-    targets: dict[str, Callable[[str], Target]] = {
-        "sentinel": SentinelTarget,
-        "infinity": InfinityTarget,
-    }
-    return targets[kind](address)
-
-
-class SentinelTarget:
-    """A worker's EmbeddingService; all callers share one HTTP/2 connection."""
+class SentinelEmbedClient:
+    """A client of a worker's EmbeddingService; all callers share one HTTP/2 connection."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -104,7 +83,7 @@ class SentinelTarget:
         return _sentinel_payloads(content, per_request, priority, thumbnail_side)
 
     async def sends(self, callers: int) -> list[Send]:
-        if self._embed is None:  # a channel belongs to the loop that it is made in
+        if self._embed is None:  # a channel belongs to its event loop
             channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
             await channel.channel_ready()
             self._embed = _embed_method(channel)
@@ -118,7 +97,7 @@ class SentinelTarget:
         return _outcome(response)
 
     def send_and_wait(self, payload: bytes) -> Outcome:
-        """Ask with gRPC's blocking stub, over a connection of its own."""
+        """Send a request with gRPC's blocking stub, over a separate connection."""
         if self._blocking is None:
             channel = grpc.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
             grpc.channel_ready_future(channel).result(_CALL_TIMEOUT_S)
@@ -157,18 +136,20 @@ def _sentinel_payloads(
 ) -> list[bytes]:
     options = pb.EmbedOptions(priority=_PRIORITIES[priority], thumbnail_side=thumbnail_side)
     if content == "mixed":
-        groups = _mixed_groups()
+        request_contents = _mixed_groups()
     else:
-        groups = _groups(_text_contents() if content == "text" else _image_contents(), per_request)
-    requests = [pb.EmbedRequest(contents=group, options=options) for group in groups]
+        request_contents = groups(
+            _text_contents() if content == "text" else _image_contents(), per_request
+        )
+    requests = [pb.EmbedRequest(contents=group, options=options) for group in request_contents]
     return [request.SerializeToString() for request in requests]
 
 
 def _text_contents() -> list[common.Content]:
-    return [common.Content(text=text) for text in contents.texts(_TEXTS)]
+    return [common.Content(text=text) for text in contents.texts(TEXTS)]
 
 
-def _image_contents(side: int = contents.SIDE, count: int = _IMAGES) -> list[common.Content]:
+def _image_contents(side: int = contents.SIDE, count: int = IMAGES) -> list[common.Content]:
     return [_image(data) for data in contents.jpegs(count, side)]
 
 
@@ -176,12 +157,12 @@ def _image(data: bytes) -> common.Content:
     return common.Content(image=common.Image(data=data))
 
 
-def _groups(items: list[Any], size: int) -> list[list[Any]]:
+def groups(items: list[Any], size: int) -> list[list[Any]]:
     return [items[first : first + size] for first in range(0, len(items) - size + 1, size)]
 
 
 def _mixed_groups(count: int = 1000, seed: int = 7) -> list[list[common.Content]]:
-    """Return what a worker meets in a day: mostly texts, some images, batches, broken files."""
+    """Return a typical mix: mostly texts, some images, batches and broken files."""
     rng = np.random.default_rng(seed)
     texts = [
         common.Content(text=contents.texts(1, int(words), seed=index)[0])
@@ -206,67 +187,3 @@ def _mixed_groups(count: int = 1000, seed: int = 7) -> list[list[common.Content]
     ]
     chosen = rng.choice(len(kinds), size=count, p=[0.76, 0.05, 0.1, 0.04, 0.03, 0.02])
     return [kinds[kind]() for kind in chosen]
-
-
-class InfinityTarget:
-    """infinity's /embeddings; every caller has a connection of its own."""
-
-    def __init__(self, address: str) -> None:
-        self._host, _, port = address.rpartition(":")
-        self._port = int(port)
-        self._connections: list[_Connection] = []
-
-    def payloads(
-        self, content: str, per_request: int = 1, priority: str = "interactive"
-    ) -> list[bytes]:
-        del priority  # it has none
-        return _infinity_payloads(content, per_request)
-
-    async def sends(self, callers: int) -> list[Send]:
-        for connection in self._connections:  # the server drops those that were idle for 5 s
-            connection.close()
-        self._connections = [
-            _Connection(*await asyncio.open_connection(self._host, self._port, limit=2**22))
-            for _ in range(callers)
-        ]
-        return [connection.send for connection in self._connections]
-
-
-@cache
-def _infinity_payloads(content: str, per_request: int) -> list[bytes]:
-    if content == "text":
-        inputs = contents.texts(_TEXTS)
-    else:
-        files = contents.jpegs(_IMAGES)
-        inputs = ["data:image/jpeg;base64," + base64.b64encode(file).decode() for file in files]
-    payloads = []
-    for group in _groups(inputs, per_request):
-        fields = {"input": group, "modality": content, "encoding_format": "float"}
-        body = json.dumps(fields).encode()
-        head = (
-            "POST /embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nX-Items: {len(group)}\r\n\r\n"
-        )
-        payloads.append(head.encode() + body)
-    return payloads
-
-
-class _Connection:
-    """One HTTP/1.1 connection that is kept open."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def close(self) -> None:
-        self._writer.close()
-
-    async def send(self, payload: bytes) -> Outcome:
-        self._writer.write(payload)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        length = int(head.partition("content-length:")[2].partition("\r\n")[0])
-        body = await self._reader.readexactly(length)
-        status = head.split()[1]
-        if status != "200":
-            return Outcome(f"HTTP {status} {body[:200].decode(errors='replace')}")
-        return Outcome("OK", int(payload.partition(b"X-Items: ")[2].partition(b"\r")[0]))

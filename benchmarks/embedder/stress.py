@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from benchmarks.embedder.context import CALLERS, Bench
-from benchmarks.embedder.grpc_floor import beside_empty_calls
+from benchmarks.embedder.empty_calls import beside_empty_calls
 from benchmarks.embedder.throughput import direct_model
 from benchmarks.load.agents import Agent
 from benchmarks.report import Row, median, percentile
@@ -37,7 +37,7 @@ def overload(bench: Bench) -> list[Row]:
     with (
         bench.worker(*_QUEUE_FLAGS) as server,
         direct_model(bench, server) as direct,
-        bare(bench.scratch, "embedder.grpc_floor") as echo,
+        bare(bench.scratch, "embedder.empty_calls") as echo,
     ):
         for kind, size in _SHAPES:
             name = kind if size == 1 else f"{kind}, requests of {size}"

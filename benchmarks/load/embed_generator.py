@@ -1,15 +1,18 @@
-"""The load generator: a process of its own that other processes command (see `agents`).
+"""The load generator for embedding servers, an agent (see `agents`).
 
-Closed loop: N callers, each of which asks again once it has its answer; alone, one that blocks
-meanwhile. Open loop: requests at fixed moments, whether or not earlier ones are answered; latency
-counts from the moment a request was due, so that a slow server cannot slow down the measurement.
-Every loop is bounded in count and time, and talks to this machine only.
+* Closed loop: each of N callers sends its next request when it has an answer.
+* Lone: one caller with a blocking stub.
+* Open loop: requests leave at a fixed rate. Latency counts from the moment a request was due, so
+  that a slow server cannot slow down the measurement.
+
+Every loop is limited in number and time, and connects to this machine only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import ipaddress
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load import agents
-from benchmarks.load.targets import Outcome, Send, SentinelTarget, Target, target_for
+from benchmarks.load.embed_clients import EmbedClient, Outcome, Send, SentinelEmbedClient
+from benchmarks.peers.infinity import InfinityEmbedClient
 
 MAX_SECONDS = 600.0
 MAX_REQUESTS = 100_000
@@ -30,7 +34,7 @@ MAX_IN_FLIGHT = 4_096
 
 @dataclass
 class Tally:
-    """What came of the calls of one loop; times in seconds on the loop's clock."""
+    """The calls of one loop; times in seconds of `time.perf_counter`."""
 
     due: list[float] = field(default_factory=list)
     done: list[float] = field(default_factory=list)
@@ -42,7 +46,7 @@ class Tally:
         self.outcomes.append(outcome)
 
     def summary(self, since: float, until: float) -> dict[str, Any]:
-        """Return rate of what was done, and latency of what was due, in a window of time."""
+        """Return the rate of calls that ended, and the latency of calls due, in a time window."""
         done = zip(self.done, self.outcomes, strict=True)
         items = sum(outcome.items for at, outcome in done if since <= at <= until)
         due = list(zip(self.due, self.done, self.outcomes, strict=True))
@@ -68,10 +72,10 @@ def _server_medians(timings: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 class LoadGenerator:
-    """Keeps connections and prepared requests from one command to the next."""
+    """Runs loops of calls; keeps connections and requests between commands."""
 
     def __init__(self) -> None:
-        self._targets: dict[tuple[str, str], Target] = {}
+        self._clients: dict[tuple[str, str], EmbedClient] = {}
         self._runner = asyncio.Runner()
 
     def closed(
@@ -84,26 +88,26 @@ class LoadGenerator:
         seconds: float = MAX_SECONDS,
         max_requests: int = MAX_REQUESTS,
     ) -> dict[str, Any]:
-        """Run N callers until time is up or enough is asked; all that was asked is waited for."""
-        _bound(callers <= MAX_CALLERS and seconds <= MAX_SECONDS and max_requests <= MAX_REQUESTS)
-        target = self._target(kind, address)
-        payloads = target.payloads(**requests)
-        return self._runner.run(_closed(target, payloads, callers, seconds, max_requests))
+        """Run N callers until the time or the requests are used up; wait for every answer."""
+        _require(callers <= MAX_CALLERS and seconds <= MAX_SECONDS and max_requests <= MAX_REQUESTS)
+        client = self._client(kind, address)
+        payloads = client.payloads(**requests)
+        return self._runner.run(_closed(client, payloads, callers, seconds, max_requests))
 
     def lone(
         self, *, kind: str, address: str, requests: dict[str, Any], calls: int
     ) -> dict[str, Any]:
-        """Ask one request after the other with gRPC's blocking stub, as a script does."""
-        _bound(calls <= MAX_REQUESTS)
-        target = self._target(kind, address)
-        if not isinstance(target, SentinelTarget):
+        """Send one request after the other with gRPC's blocking stub, as a script does."""
+        _require(calls <= MAX_REQUESTS)
+        client = self._client(kind, address)
+        if not isinstance(client, SentinelEmbedClient):
             raise ValueError(f"{kind} has no blocking stub")
-        payloads = target.payloads(**requests)
+        payloads = client.payloads(**requests)
         tally = Tally()
         start = time.perf_counter()
         for number in range(calls):
             due = time.perf_counter()
-            tally.add(due, target.send_and_wait(payloads[number % len(payloads)]))
+            tally.add(due, client.send_and_wait(payloads[number % len(payloads)]))
         return tally.summary(start, time.perf_counter())
 
     def open(
@@ -116,23 +120,29 @@ class LoadGenerator:
         seconds: float,
         warm_seconds: float = 0.0,
     ) -> dict[str, Any]:
-        """Ask at a constant rate; report what happened after the first `warm_seconds`."""
-        _bound(rate <= MAX_RATE and seconds <= MAX_SECONDS and rate * seconds <= MAX_REQUESTS)
-        target = self._target(kind, address)
-        payloads = target.payloads(**requests)
-        return self._runner.run(_open(target, payloads, rate, seconds, warm_seconds))
+        """Send requests at a constant rate; report on the time after `warm_seconds`."""
+        _require(rate <= MAX_RATE and seconds <= MAX_SECONDS and rate * seconds <= MAX_REQUESTS)
+        client = self._client(kind, address)
+        payloads = client.payloads(**requests)
+        return self._runner.run(_open(client, payloads, rate, seconds, warm_seconds))
 
-    def _target(self, kind: str, address: str) -> Target:
+    def _client(self, kind: str, address: str) -> EmbedClient:
         key = (kind, address)
-        if key not in self._targets:
-            self._targets[key] = target_for(kind, address)
-        return self._targets[key]
+        if key not in self._clients:
+            host = address.rpartition(":")[0].strip("[]")
+            if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+                raise ValueError(f"load goes to loopback addresses only, not to {address}")
+            infinity = kind == "infinity"
+            self._clients[key] = (
+                InfinityEmbedClient(address) if infinity else SentinelEmbedClient(address)
+            )
+        return self._clients[key]
 
 
 async def _closed(
-    target: Target, payloads: list[bytes], callers: int, seconds: float, max_requests: int
+    client: EmbedClient, payloads: list[bytes], callers: int, seconds: float, max_requests: int
 ) -> dict[str, Any]:
-    sends = await target.sends(callers)
+    sends = await client.sends(callers)
     tally = Tally()
     numbers = iter(range(max_requests))
     gc.collect()
@@ -147,15 +157,15 @@ async def _closed(
             tally.add(began, await send(payloads[number % len(payloads)]))
 
     await asyncio.gather(*(caller(send) for send in sends))
-    # To the last answer: servers answer in lumps of a batch, and a lump that is cut off by
-    # the end of the window would be a large part of a short one.
+    # Up to the last answer: answers arrive in batches, and a batch that is cut off would be a
+    # large part of a short window.
     return tally.summary(start, time.perf_counter())
 
 
 async def _open(
-    target: Target, payloads: list[bytes], rate: float, seconds: float, warm_seconds: float
+    client: EmbedClient, payloads: list[bytes], rate: float, seconds: float, warm_seconds: float
 ) -> dict[str, Any]:
-    [send] = await target.sends(1)
+    [send] = await client.sends(1)
     tally = Tally()
     tasks: set[asyncio.Task[None]] = set()
     unsent, lags = 0, []
@@ -168,7 +178,7 @@ async def _open(
 
     for number in range(int(rate * seconds)):
         due = start + number / rate
-        # Late or not, answers must be read.
+        # Sleep even if it is late, so that answers are read.
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         lags.append(time.perf_counter() - due)
         if len(tasks) >= MAX_IN_FLIGHT:
@@ -179,16 +189,16 @@ async def _open(
         task.add_done_callback(tasks.discard)
     end = time.perf_counter()
     await asyncio.gather(*tasks)
-    # `end` is later than planned if the client could not keep up.
+    # `end` is later than planned if the client was too slow.
     summary = tally.summary(start + warm_seconds, end)
     offered = len(lags) / (end - start)
     lag = float(np.percentile(lags, 99)) * 1000
     return {**summary, "offered": offered, "unsent": unsent, "lag_ms_p99": lag}
 
 
-def _bound(within: bool) -> None:
+def _require(within: bool) -> None:
     if not within:
-        raise ValueError("the load is above the bounds of benchmarks/load.py")
+        raise ValueError("the load is above the limits of benchmarks/load/embed_generator.py")
 
 
 def main() -> None:
