@@ -1,13 +1,13 @@
-"""How long the search page takes from the address in the browser to 30 pictures on the screen.
+"""Measure the time from the address in the browser to 30 images on the search page.
 
-    python benchmarks/page_load.py [--runs 5]
-    python benchmarks/page_load.py --gateway HOST:PORT --collection photos --query "a cat"
+    python -m benchmarks.gateway.page_load [--runs 5]
+    python -m benchmarks.gateway.page_load --gateway HOST:PORT --collection photos --query "a cat"
 
-Starts a worker, a gateway with the 48 pictures of tests/app/album.py, and the page; or takes a
-gateway that runs, and a collection of it with 30 pictures or more. Needs Chromium.
+Starts a worker, a gateway with the 48 images of tests/app/album.py, and the page. Or uses a running
+gateway and one of its collections with 30 images or more. Needs Chromium.
 
-Each load is by a new visitor with an empty cache, so it includes all of the page's own scripts, the
-search itself and the decoding of the thumbnails. The goal is below 2 s.
+Each load is a new visitor with an empty cache. It includes the page's scripts, the search and the
+decoding of the thumbnails. The goal is below 2 s.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.app import album
 
 _HITS = 30
 _GOAL_S = 2.0
-# True when every picture is decoded; the grid lies in a shadow root.
+# True when every image is decoded; the grid is in a shadow root.
 _DECODED = """async (count) => {
   const roots = [...document.querySelectorAll('*')].map((one) => one.shadowRoot ?? one);
   const all = roots.flatMap((one) => [...one.querySelectorAll?.('article.card img') ?? []]);
@@ -46,17 +46,17 @@ _DECODED = """async (count) => {
 
 
 @click.command()
-@click.option("--gateway", metavar="HOST:PORT", help="One that runs; else one is started.")
+@click.option("--gateway", metavar="HOST:PORT", help="A running gateway. Default: start one.")
 @click.option("--collection", default="album", show_default=True)
 @click.option("--query", default="a cat", show_default=True)
 @click.option("--runs", default=5, show_default=True)
 def main(gateway: str | None, collection: str, query: str, runs: int) -> None:
-    """Load the page again and again; print each time and their median."""
-    asked = urllib.parse.urlencode({"collection": collection, "q": query})
+    """Load the page several times; print each time and the median."""
+    parameters = urllib.parse.urlencode({"collection": collection, "q": query})
     with ExitStack() as stack:
         address = gateway or stack.enter_context(_album(collection))
         port = stack.enter_context(_page(address))
-        seconds = _loads(f"http://127.0.0.1:{port}/?{asked}", runs)
+        seconds = _loads(f"http://127.0.0.1:{port}/?{parameters}", runs)
     each = ", ".join(f"{one:.2f}" for one in seconds)
     median = statistics.median(seconds)
     click.echo(f"{_HITS} hits decoded after {each} s; median {median:.2f} s, goal {_GOAL_S:g} s")
