@@ -16,7 +16,7 @@ from sentinel_core import errors
 from tests import processes
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVERS = ("embedder_server", "search_server", "sentinel_core")
+SERVERS = ("embedder_server", "search_server", "sentinel_core", "sentinel_store")
 ERROR_NAMES = {cls.__name__ for cls in errors.SentinelError.__subclasses__()}
 
 
