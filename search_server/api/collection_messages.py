@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from search_server.api import common_messages
-from search_server.api.common_messages import (
-    consistency_from,
-    consistency_to,
-    out_of_range,
-    schema_from,
-    schema_to,
-)
+from search_server.api.common_messages import CONSISTENCIES_TO_WIRE, enum_table, out_of_range
 from search_server.collections.reindex_copier import ReindexProgress
 from search_server.collections.reindexer import ReindexRequest
 from sentinel.search.v1 import collection_service_pb2 as pb
@@ -19,15 +13,10 @@ from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import CollectionInfo, IndexKind, NewCollection, VectorIndex
 from sentinel_store.values import Consistency, FieldType
 
-_INDEX_KINDS = {
-    pb.VectorIndex.TYPE_FLAT: IndexKind.FLAT,
-    pb.VectorIndex.TYPE_AUTOINDEX: IndexKind.AUTOINDEX,
-    pb.VectorIndex.TYPE_HNSW: IndexKind.HNSW,
-    pb.VectorIndex.TYPE_IVF_FLAT: IndexKind.IVF_FLAT,
-    pb.VectorIndex.TYPE_IVF_SQ8: IndexKind.IVF_SQ8,
-    pb.VectorIndex.TYPE_DISKANN: IndexKind.DISKANN,
-}
+_INDEX_KINDS = enum_table(pb.VectorIndex.Type, "TYPE", IndexKind)
 _INDEX_KINDS_TO_WIRE = {ours: theirs for theirs, ours in _INDEX_KINDS.items()}
+_FIELD_TYPES = enum_table(pb.FieldSchema.Type, "TYPE", FieldType)
+_FIELD_TYPES_TO_WIRE = {ours: theirs for theirs, ours in _FIELD_TYPES.items()}
 
 
 def new_collection_from(message: pb.Collection) -> NewCollection:
@@ -39,42 +28,47 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
             f"expected_item_count is {message.expected_item_count}; use 0 where it is unknown",
             "collection.expected_item_count",
         )
-    fields = schema_from(message.fields)
     return NewCollection(
         name=message.name,
-        fields=fields,
+        fields=_fields_from(message.fields),
         model=common_messages.model_from(message.model_version),
-        indexed=_indexed_from(message.fields),
-        full_text=_full_text_from(message.fields),
+        indexed=tuple(schema.name for schema in message.fields if schema.indexed),
+        full_text=tuple(schema.name for schema in message.fields if schema.full_text),
         index=_index_from(message.index),
         expected_item_count=message.expected_item_count,
-        consistency=consistency_from(message.default_consistency, "collection.default_consistency")
+        consistency=common_messages.consistency_from(
+            message.default_consistency, "collection.default_consistency"
+        )
         or Consistency.SESSION,
     )
 
 
-def _indexed_from(schemas: Iterable[pb.FieldSchema]) -> tuple[str, ...]:
+def _fields_from(schemas: Iterable[pb.FieldSchema]) -> dict[str, FieldType]:
+    """Read declared fields, and check what is declared about them."""
+    fields: dict[str, FieldType] = {}
     for position, schema in enumerate(schemas):
-        if schema.indexed and schema.type == pb.FieldSchema.TYPE_STRING_LIST:
+        where = f"collection.fields[{position}]"
+        if schema.type not in _FIELD_TYPES:
+            raise out_of_range(f"field {schema.name!r} needs a type", where)
+        if schema.name in fields:
+            raise out_of_range(f"field {schema.name!r} is declared twice", where)
+        fields[schema.name] = field_type = _FIELD_TYPES[schema.type]
+        name = schema.name[:200]
+        if schema.indexed and field_type is FieldType.STRING_LIST:
             raise InvalidArgument(
                 "FIELD_TYPE",
-                f"field {schema.name[:200]!r} is a {FieldType.STRING_LIST}, which has no index",
-                field=f"collection.fields[{position}].indexed",
-                name=schema.name[:200],
+                f"field {name!r} is a {field_type}, which has no index",
+                field=f"{where}.indexed",
+                name=name,
             )
-    return tuple(schema.name for schema in schemas if schema.indexed)
-
-
-def _full_text_from(schemas: Iterable[pb.FieldSchema]) -> tuple[str, ...]:
-    for position, schema in enumerate(schemas):
-        if schema.full_text and schema.type != pb.FieldSchema.TYPE_STRING:
+        if schema.full_text and field_type is not FieldType.STRING:
             raise InvalidArgument(
                 "FIELD_TYPE",
-                f"field {schema.name[:200]!r} has no full text: it is not a {FieldType.STRING}",
-                field=f"collection.fields[{position}].full_text",
-                name=schema.name[:200],
+                f"field {name!r} has no full text: it is not a {FieldType.STRING}",
+                field=f"{where}.full_text",
+                name=name,
             )
-    return tuple(schema.name for schema in schemas if schema.full_text)
+    return fields
 
 
 def _index_from(message: pb.VectorIndex) -> VectorIndex | None:
@@ -96,12 +90,20 @@ def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str])
         model_version=common_messages.model_to(info.model),
         dimensions=info.dimensions,
         metric=pb.Collection.METRIC_COSINE,
-        fields=schema_to(info.fields, info.indexed, info.full_text),
+        fields=[
+            pb.FieldSchema(
+                name=name,
+                type=_FIELD_TYPES_TO_WIRE[field_type],
+                indexed=name in info.indexed,
+                full_text=name in info.full_text,
+            )
+            for name, field_type in info.fields.items()
+        ],
         item_count=item_count,
         aliases=aliases,
         index=pb.VectorIndex(type=_INDEX_KINDS_TO_WIRE[info.index.kind], params=info.index.params),
         expected_item_count=info.expected_item_count,
-        default_consistency=consistency_to(info.consistency),
+        default_consistency=CONSISTENCIES_TO_WIRE[info.consistency],
     )
 
 

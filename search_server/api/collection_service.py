@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
-
-import grpc
 
 from search_server.api import collection_messages
+from search_server.api.common_messages import Context
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.collections.catalog import Catalog
 from search_server.collections.reindex_copier import ReindexProgress
@@ -24,8 +22,6 @@ _PROGRESS_INTERVAL_S = 1.0
 _MAX_PAGE = 1_000
 # The request that a page token of ListCollections is bound to: it has no other parameters.
 _LIST_IDENTITY = b"ListCollections"
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CollectionService(pb_grpc.CollectionServiceServicer):

@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
 
+import grpc
 import numpy as np
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.message import Message
 
-from search_server.types.queries import (
-    Comparison,
-    Filter,
-    Group,
-    Junction,
-    Operator,
-)
+from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
 from sentinel.common.v1 import content_pb2
-from sentinel.search.v1 import (
-    collection_service_pb2,
-    filter_pb2,
-    search_service_pb2,
-)
+from sentinel.search.v1 import filter_pb2, search_service_pb2
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.items import Content, Crop, Kind
-from sentinel_store.values import Consistency, Fields, FieldType, FieldValue, FloatArray, ModelRef
+from sentinel_store.values import Consistency, Fields, FieldValue, FloatArray, ModelRef
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_Ours = TypeVar("_Ours", bound=enum.Enum)
+_Number = TypeVar("_Number", bound=float | None)
 
 _MAX_FILTER_DEPTH = 32
 
-_OPERATORS = {
-    filter_pb2.Comparison.OPERATOR_EQUAL: Operator.EQUAL,
-    filter_pb2.Comparison.OPERATOR_NOT_EQUAL: Operator.NOT_EQUAL,
-    filter_pb2.Comparison.OPERATOR_LESS: Operator.LESS,
-    filter_pb2.Comparison.OPERATOR_LESS_OR_EQUAL: Operator.LESS_OR_EQUAL,
-    filter_pb2.Comparison.OPERATOR_GREATER: Operator.GREATER,
-    filter_pb2.Comparison.OPERATOR_GREATER_OR_EQUAL: Operator.GREATER_OR_EQUAL,
-    filter_pb2.Comparison.OPERATOR_IN: Operator.IN,
-    filter_pb2.Comparison.OPERATOR_NOT_IN: Operator.NOT_IN,
-    filter_pb2.Comparison.OPERATOR_PREFIX: Operator.PREFIX,
-    filter_pb2.Comparison.OPERATOR_EXISTS: Operator.EXISTS,
-    filter_pb2.Comparison.OPERATOR_LIST_CONTAINS: Operator.LIST_CONTAINS,
-}
-_FIELD_TYPES = {
-    collection_service_pb2.FieldSchema.TYPE_STRING: FieldType.STRING,
-    collection_service_pb2.FieldSchema.TYPE_INT64: FieldType.INT64,
-    collection_service_pb2.FieldSchema.TYPE_DOUBLE: FieldType.DOUBLE,
-    collection_service_pb2.FieldSchema.TYPE_BOOL: FieldType.BOOL,
-    collection_service_pb2.FieldSchema.TYPE_STRING_LIST: FieldType.STRING_LIST,
-}
-_CONSISTENCIES = {
-    search_service_pb2.CONSISTENCY_EVENTUAL: Consistency.EVENTUAL,
-    search_service_pb2.CONSISTENCY_BOUNDED: Consistency.BOUNDED,
-    search_service_pb2.CONSISTENCY_SESSION: Consistency.SESSION,
-    search_service_pb2.CONSISTENCY_STRONG: Consistency.STRONG,
-}
-_CONSISTENCIES_TO_WIRE = {ours: theirs for theirs, ours in _CONSISTENCIES.items()}
-_FIELD_TYPES_TO_WIRE = {ours: theirs for theirs, ours in _FIELD_TYPES.items()}
+
+def enum_table(wire: EnumTypeWrapper, prefix: str, ours: type[_Ours]) -> dict[Any, _Ours]:
+    """Map the values of a contract's enum to the members of ours; only the prefix differs."""
+    return {wire.Value(f"{prefix}_{member.name}"): member for member in ours}
+
+
+_OPERATORS = enum_table(filter_pb2.Comparison.Operator, "OPERATOR", Operator)
+_CONSISTENCIES = enum_table(search_service_pb2.Consistency, "CONSISTENCY", Consistency)
+CONSISTENCIES_TO_WIRE = {ours: theirs for theirs, ours in _CONSISTENCIES.items()}
 
 
 def filter_from(message: filter_pb2.Filter, depth: int = 1) -> Filter:
@@ -124,35 +105,6 @@ def fields_to(fields: Fields) -> dict[str, filter_pb2.FieldValue]:
     return {name: _value_to(value) for name, value in fields.items()}
 
 
-def schema_from(
-    schemas: Iterable[collection_service_pb2.FieldSchema],
-) -> dict[str, FieldType]:
-    """Read declared fields."""
-    fields: dict[str, FieldType] = {}
-    for index, schema in enumerate(schemas):
-        where = f"collection.fields[{index}]"
-        if schema.type not in _FIELD_TYPES:
-            raise out_of_range(f"field {schema.name!r} needs a type", where)
-        if schema.name in fields:
-            raise out_of_range(f"field {schema.name!r} is declared twice", where)
-        fields[schema.name] = _FIELD_TYPES[schema.type]
-    return fields
-
-
-def schema_to(
-    fields: Mapping[str, FieldType], indexed: Container[str], full_text: Container[str]
-) -> list[collection_service_pb2.FieldSchema]:
-    return [
-        collection_service_pb2.FieldSchema(
-            name=name,
-            type=_FIELD_TYPES_TO_WIRE[field_type],
-            indexed=name in indexed,
-            full_text=name in full_text,
-        )
-        for name, field_type in fields.items()
-    ]
-
-
 def consistency_from(message: search_service_pb2.Consistency, where: str) -> Consistency | None:
     """Read how fresh a read must be; None if the request does not set it."""
     if message == search_service_pb2.CONSISTENCY_UNSPECIFIED:
@@ -160,10 +112,6 @@ def consistency_from(message: search_service_pb2.Consistency, where: str) -> Con
     if message not in _CONSISTENCIES:
         raise out_of_range(f"there is no consistency {message}", where)
     return _CONSISTENCIES[message]
-
-
-def consistency_to(consistency: Consistency) -> search_service_pb2.Consistency:
-    return _CONSISTENCIES_TO_WIRE[consistency]
 
 
 def vector_to(vector: FloatArray) -> content_pb2.Vector:
@@ -240,6 +188,28 @@ def vector_from(vector: content_pb2.Vector, where: str) -> FloatArray:
             field=where,
         )
     return np.frombuffer(vector.data, dtype="<f4").astype(np.float32, copy=False)
+
+
+def optional(
+    message: Message, name: str, default: _Number, allowed: tuple[float, float], parent: str = ""
+) -> _Number:
+    """Return the number in an optional field, or `default` if the message does not set it.
+
+    Args:
+        message: Has the field.
+        name: Of the field.
+        default: May be outside the range.
+        allowed: The least and the greatest number that the message may set.
+        parent: Path of `message` in the request, with a dot at its end; empty for the request.
+
+    Raises:
+        InvalidArgument: The number is out of range.
+    """
+    if not message.HasField(name):
+        return default
+    value = getattr(message, name)
+    check_range(value, *allowed, f"{parent}{name}")
+    return cast(_Number, value)
 
 
 def check_range(value: float, least: float, most: float, field: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from search_server.api.common_messages import (
+    enum_table,
     fields_from,
     fields_to,
     vector_from,
@@ -12,24 +13,22 @@ from search_server.api.common_messages import (
     whole_content_from,
 )
 from search_server.types.items import ItemOutcome, Outcome, StoredItem, UnreadableItem
-from sentinel.search.v1 import item_service_pb2
+from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel_core.errors import SentinelError
 from sentinel_core.status import to_status
 from sentinel_store.items import Item
 
 _OUTCOMES = {
-    Outcome.STORED: item_service_pb2.ItemResult.OUTCOME_STORED,
-    Outcome.UNCHANGED: item_service_pb2.ItemResult.OUTCOME_UNCHANGED,
-    Outcome.FAILED: item_service_pb2.ItemResult.OUTCOME_FAILED,
+    ours: theirs for theirs, ours in enum_table(pb.ItemResult.Outcome, "OUTCOME", Outcome).items()
 }
 
 
-def items_from(items: Iterable[item_service_pb2.Item]) -> list[Item | UnreadableItem]:
+def items_from(items: Iterable[pb.Item]) -> list[Item | UnreadableItem]:
     """Convert the items of a batch; an error in one fails that item only."""
     return [_item_from(item, position) for position, item in enumerate(items)]
 
 
-def _item_from(item: item_service_pb2.Item, position: int) -> Item | UnreadableItem:
+def _item_from(item: pb.Item, position: int) -> Item | UnreadableItem:
     where = f"items[{position}]"
     try:
         return Item(
@@ -44,17 +43,17 @@ def _item_from(item: item_service_pb2.Item, position: int) -> Item | UnreadableI
         return UnreadableItem(item.id, error)
 
 
-def item_result_to(outcome: ItemOutcome) -> item_service_pb2.ItemResult:
+def item_result_to(outcome: ItemOutcome) -> pb.ItemResult:
     """Convert the result for one item."""
-    result = item_service_pb2.ItemResult(id=outcome.id, outcome=_OUTCOMES[outcome.outcome])
+    result = pb.ItemResult(id=outcome.id, outcome=_OUTCOMES[outcome.outcome])
     if outcome.error is not None:
         result.error.CopyFrom(to_status(outcome.error))
     return result
 
 
-def item_to(item: StoredItem) -> item_service_pb2.Item:
+def item_to(item: StoredItem) -> pb.Item:
     """Convert one item that was read back."""
-    message = item_service_pb2.Item(
+    message = pb.Item(
         id=item.row.id,
         fields=fields_to(item.row.fields),
         image_uri=item.image_uri,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
-
-import grpc
 
 from search_server.api import common_messages, item_messages
+from search_server.api.common_messages import Context
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.collections.catalog import Catalog
 from search_server.embedders.pool import EmbedderPool
@@ -27,8 +25,6 @@ _MAX_IDS = 1_000
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1_000
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class ItemService(pb_grpc.ItemServiceServicer):
     """Writes, reads and deletes items."""
@@ -37,20 +33,30 @@ class ItemService(pb_grpc.ItemServiceServicer):
         self,
         writer: ItemWriter,
         reader: ItemReader,
-        streams: WriteStreams,
         catalog: Catalog,
+        pool: EmbedderPool,
         tokens: PageTokens,
         *,
+        draining: asyncio.Event,
         settings: GatewaySettings,
     ) -> None:
+        """Keep the collaborators; setting `draining` ends streams after the batches they read."""
         self._writer = writer
         self._reader = reader
-        self._streams = streams
         self._catalog = catalog
+        self._pool = pool
         self._tokens = tokens
+        self._draining = draining
         self._read_timeout_s = settings.search_timeout_seconds
         self._write_timeout_s = settings.write_timeout_seconds
         self._max_items = settings.max_items_per_upsert
+        self._stream_limits = StreamLimits(
+            max_items=settings.max_items_per_upsert,
+            max_bytes=settings.max_message_bytes,
+            batch_timeout_s=settings.write_timeout_seconds,
+            # The rest of the drain is for the batches that were read.
+            drain_grace_s=settings.drain_seconds / 4,
+        )
 
     async def UpsertItems(
         self, request: pb.UpsertItemsRequest, context: Context
@@ -68,8 +74,29 @@ class ItemService(pb_grpc.ItemServiceServicer):
     async def IngestItems(
         self, request_iterator: AsyncIterator[pb.IngestItemsRequest], context: Context
     ) -> AsyncIterator[pb.IngestItemsResponse]:
-        async for response in self._streams.serve(request_iterator, context):
-            yield response
+        collection = await self._read_start(request_iterator)
+        stream = WriteStream(
+            self._writer,
+            self._catalog,
+            self._pool,
+            self._stream_limits,
+            collection=collection,
+            draining=self._draining,
+            time_left=context.time_remaining,
+        )
+        summary = pb.IngestSummary()
+        async with aclosing(stream.run(self._batches(request_iterator))) as events:
+            async for event in events:
+                if isinstance(event, Advice):
+                    yield pb.IngestItemsResponse(advice=_advice_to(event))
+                    continue
+                ack = _ack_to(event)
+                summary.stored_count += ack.stored_count
+                summary.unchanged_count += ack.unchanged_count
+                summary.failed_count += len(ack.failures)
+                note_items(summary.stored_count + summary.unchanged_count + summary.failed_count)
+                yield pb.IngestItemsResponse(ack=ack)
+        yield pb.IngestItemsResponse(summary=summary)
 
     async def GetItems(self, request: pb.GetItemsRequest, context: Context) -> pb.GetItemsResponse:
         note_items(len(request.ids))
@@ -124,6 +151,35 @@ class ItemService(pb_grpc.ItemServiceServicer):
         count = await self._writer.delete(info, selector, deadline, dry_run=request.dry_run)
         return pb.DeleteItemsResponse(deleted_count=count)
 
+    async def _read_start(self, messages: AsyncIterator[pb.IngestItemsRequest]) -> str:
+        stop = asyncio.ensure_future(self._draining.wait())
+        try:
+            read = await next_or_stop(messages, stop)
+        finally:
+            stop.cancel()
+        if read is None and self._draining.is_set():
+            raise Unavailable("DRAINING", "this process is shutting down; retry on another one")
+        if read is None or read[0].WhichOneof("message") != "start":
+            raise _out_of_order("a stream begins with `start`")
+        return read[0].start.collection
+
+    async def _batches(
+        self, messages: AsyncIterator[pb.IngestItemsRequest]
+    ) -> AsyncIterator[Batch]:
+        last: int | None = None
+        async for message in messages:
+            if message.WhichOneof("message") != "batch":
+                raise _out_of_order("after `start` a stream has batches only")
+            batch = message.batch
+            if last is not None and batch.sequence <= last:
+                raise _out_of_order(
+                    f"batch {batch.sequence} came after batch {last}; sequence numbers rise"
+                )
+            last = batch.sequence
+            check_count(len(batch.items), self._max_items, "batch.items")
+            items = item_messages.items_from(batch.items)
+            yield Batch(batch.sequence, items, batch.ByteSize())
+
     def _read_deadline(self, context: Context) -> Deadline:
         return Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
 
@@ -161,80 +217,6 @@ def _list_identity(request: pb.ListItemsRequest) -> bytes:
     same.ClearField("page_token")
     same.ClearField("page_size")
     return b"ListItems" + same.SerializeToString(deterministic=True)
-
-
-class WriteStreams:
-    """Converts the messages of IngestItems; one `WriteStream` per call stores the batches.
-
-    Attributes:
-        draining: Set it to end streams after the batches that they have read.
-    """
-
-    def __init__(
-        self, writer: ItemWriter, catalog: Catalog, pool: EmbedderPool, limits: StreamLimits
-    ) -> None:
-        self._writer = writer
-        self._catalog = catalog
-        self._pool = pool
-        self._limits = limits
-        self.draining = asyncio.Event()
-
-    async def serve(
-        self, messages: AsyncIterator[pb.IngestItemsRequest], context: Context
-    ) -> AsyncIterator[pb.IngestItemsResponse]:
-        """Yield the responses of one stream."""
-        collection = await self._read_start(messages)
-        stream = WriteStream(
-            self._writer,
-            self._catalog,
-            self._pool,
-            self._limits,
-            collection=collection,
-            draining=self.draining,
-            time_left=context.time_remaining,
-        )
-        summary = pb.IngestSummary()
-        async with aclosing(stream.run(self._batches(messages))) as events:
-            async for event in events:
-                if isinstance(event, Advice):
-                    yield pb.IngestItemsResponse(advice=_advice_to(event))
-                    continue
-                ack = _ack_to(event)
-                summary.stored_count += ack.stored_count
-                summary.unchanged_count += ack.unchanged_count
-                summary.failed_count += len(ack.failures)
-                note_items(summary.stored_count + summary.unchanged_count + summary.failed_count)
-                yield pb.IngestItemsResponse(ack=ack)
-        yield pb.IngestItemsResponse(summary=summary)
-
-    async def _read_start(self, messages: AsyncIterator[pb.IngestItemsRequest]) -> str:
-        stop = asyncio.ensure_future(self.draining.wait())
-        try:
-            read = await next_or_stop(messages, stop)
-        finally:
-            stop.cancel()
-        if read is None and self.draining.is_set():
-            raise Unavailable("DRAINING", "this process is shutting down; retry on another one")
-        if read is None or read[0].WhichOneof("message") != "start":
-            raise _out_of_order("a stream begins with `start`")
-        return read[0].start.collection
-
-    async def _batches(
-        self, messages: AsyncIterator[pb.IngestItemsRequest]
-    ) -> AsyncIterator[Batch]:
-        last: int | None = None
-        async for message in messages:
-            if message.WhichOneof("message") != "batch":
-                raise _out_of_order("after `start` a stream has batches only")
-            batch = message.batch
-            if last is not None and batch.sequence <= last:
-                raise _out_of_order(
-                    f"batch {batch.sequence} came after batch {last}; sequence numbers rise"
-                )
-            last = batch.sequence
-            check_count(len(batch.items), self._limits.max_items, "batch.items")
-            items = item_messages.items_from(batch.items)
-            yield Batch(batch.sequence, items, batch.ByteSize())
 
 
 def _out_of_order(message: str) -> InvalidArgument:

@@ -12,11 +12,20 @@ from search_server.api.common_messages import (
     content_from,
     fields_to,
     filter_from,
+    optional,
     out_of_range,
     vector_from,
     vector_to,
 )
-from search_server.types.queries import Diversity, Grouping, Hybrid, Query, SearchSpec, Term
+from search_server.types.queries import (
+    LEAST_SCORE,
+    Diversity,
+    Grouping,
+    Hybrid,
+    Query,
+    SearchSpec,
+    Term,
+)
 from search_server.types.searches import Hit, SearchTimings
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument
@@ -31,9 +40,7 @@ _MAX_GROUP_SIZE = 100
 
 def spec_from(params: pb.SearchParams) -> SearchSpec:
     """Read everything about a search except its delivery."""
-    min_score = params.min_score if params.HasField("min_score") else None
-    if min_score is not None:
-        check_range(min_score, -1, 1, "params.min_score")
+    min_score = optional(params, "min_score", LEAST_SCORE, (-1, 1), "params.")
     return SearchSpec(
         collection=params.collection,
         query=_query_from(params.query, "params.query"),
@@ -50,10 +57,7 @@ def spec_from(params: pb.SearchParams) -> SearchSpec:
     )
 
 
-def add_hits(
-    message: pb.HitChunk | pb.SearchPageResponse,
-    hits: Iterable[Hit],
-) -> None:
+def add_hits(message: pb.HitChunk | pb.SearchPageResponse, hits: Iterable[Hit]) -> None:
     """Append hits to `message`; they are made in place, not copied."""
     for hit in hits:
         row = hit.row
@@ -91,19 +95,9 @@ def _duration(seconds: float | None) -> Duration | None:
 
 
 def _query_from(query: pb.Query, where: str) -> Query:
-    match query.WhichOneof("kind"):
-        case "content":
-            return Query(content=content_from(query.content, f"{where}.content"))
-        case "vector":
-            return Query(vector=vector_from(query.vector, f"{where}.vector"))
-        case "item_id":
-            return Query(item_id=query.item_id)
-        case "composite":
-            return Query(terms=_terms_from(query.composite, f"{where}.composite.terms"))
-        case _:
-            raise InvalidArgument(
-                "QUERY_MISSING", "set one of content, vector, item_id or composite", field=where
-            )
+    if query.WhichOneof("kind") == "composite":
+        return Query(_terms_from(query.composite, f"{where}.composite.terms"), is_composite=True)
+    return Query((_term_from(query, 1.0, where, "content, vector, item_id or composite"),))
 
 
 def _terms_from(composite: pb.CompositeQuery, where: str) -> tuple[Term, ...]:
@@ -118,27 +112,26 @@ def _terms_from(composite: pb.CompositeQuery, where: str) -> tuple[Term, ...]:
             field=where,
             limit=_MAX_TERMS,
         )
-    return tuple(
-        _term_from(term, f"{where}[{index}]") for index, term in enumerate(composite.terms)
-    )
+    terms = []
+    for index, term in enumerate(composite.terms):
+        path = f"{where}[{index}]"
+        weight = optional(term, "weight", 1.0, (-_MAX_TERM_WEIGHT, _MAX_TERM_WEIGHT), f"{path}.")
+        if weight == 0:
+            raise out_of_range("it must not be 0", f"{path}.weight")
+        terms.append(_term_from(term, weight, path, "content, vector or item_id"))
+    return tuple(terms)
 
 
-def _term_from(term: pb.WeightedTerm, where: str) -> Term:
-    weight = term.weight if term.HasField("weight") else 1.0
-    check_range(weight, -_MAX_TERM_WEIGHT, _MAX_TERM_WEIGHT, f"{where}.weight")
-    if weight == 0:
-        raise out_of_range("it must not be 0", f"{where}.weight")
-    match term.WhichOneof("kind"):
+def _term_from(message: pb.Query | pb.WeightedTerm, weight: float, where: str, kinds: str) -> Term:
+    match message.WhichOneof("kind"):
         case "content":
-            return Term(content=content_from(term.content, f"{where}.content"), weight=weight)
+            return Term(content=content_from(message.content, f"{where}.content"), weight=weight)
         case "vector":
-            return Term(vector=vector_from(term.vector, f"{where}.vector"), weight=weight)
+            return Term(vector=vector_from(message.vector, f"{where}.vector"), weight=weight)
         case "item_id":
-            return Term(item_id=term.item_id, weight=weight)
+            return Term(item_id=message.item_id, weight=weight)
         case _:
-            raise InvalidArgument(
-                "QUERY_MISSING", "set one of content, vector or item_id", field=where
-            )
+            raise InvalidArgument("QUERY_MISSING", f"set one of {kinds}", field=where)
 
 
 def _hybrid_from(params: pb.SearchParams) -> Hybrid | None:
@@ -149,34 +142,24 @@ def _hybrid_from(params: pb.SearchParams) -> Hybrid | None:
             raise out_of_range(
                 f"hybrid and {other} cannot be combined; leave one of them out", "params.hybrid"
             )
-    message = params.hybrid
-    hybrid = Hybrid(
-        text=message.text,
-        rrf_k=message.rrf_k or _DEFAULT_RRF_K,
-        vector_weight=message.vector_weight if message.HasField("vector_weight") else 1.0,
-        text_weight=message.text_weight if message.HasField("text_weight") else 1.0,
-    )
-    check_range(hybrid.rrf_k, 1, _MAX_RRF_K, "params.hybrid.rrf_k")
-    check_range(hybrid.vector_weight, 0, _MAX_RANKING_WEIGHT, "params.hybrid.vector_weight")
-    check_range(hybrid.text_weight, 0, _MAX_RANKING_WEIGHT, "params.hybrid.text_weight")
-    if hybrid.vector_weight == hybrid.text_weight == 0:
+    message, parent = params.hybrid, "params.hybrid."
+    rrf_k = message.rrf_k or _DEFAULT_RRF_K
+    check_range(rrf_k, 1, _MAX_RRF_K, "params.hybrid.rrf_k")
+    vector_weight = optional(message, "vector_weight", 1.0, (0, _MAX_RANKING_WEIGHT), parent)
+    text_weight = optional(message, "text_weight", 1.0, (0, _MAX_RANKING_WEIGHT), parent)
+    if vector_weight == text_weight == 0:
         raise out_of_range("both weights are 0; give one ranking some weight", "params.hybrid")
-    return hybrid
+    return Hybrid(message.text, rrf_k, vector_weight, text_weight)
 
 
 def _diversity_from(params: pb.SearchParams) -> Diversity | None:
     if not params.HasField("diversity"):
         return None
-    message = params.diversity
-    threshold = message.duplicate_threshold if message.HasField("duplicate_threshold") else None
-    mmr_lambda = message.mmr_lambda if message.HasField("mmr_lambda") else None
-    if threshold is not None:
-        field = "params.diversity.duplicate_threshold"
-        check_range(threshold, 0, 1, field)
-        if threshold == 0:
-            raise out_of_range("it must be above 0", field)
-    if mmr_lambda is not None:
-        check_range(mmr_lambda, 0, 1, "params.diversity.mmr_lambda")
+    message, parent = params.diversity, "params.diversity."
+    threshold: float | None = optional(message, "duplicate_threshold", None, (0, 1), parent)
+    if threshold == 0:
+        raise out_of_range("it must be above 0", "params.diversity.duplicate_threshold")
+    mmr_lambda: float | None = optional(message, "mmr_lambda", None, (0, 1), parent)
     if threshold is None and mmr_lambda is None:
         return None
     return Diversity(threshold, mmr_lambda)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
-
-import grpc
 
 from search_server.api import common_messages, search_messages
+from search_server.api.common_messages import Context
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.search import paging
 from search_server.search.batch_search import BatchSearcher, Page, PageRequest
@@ -28,8 +26,6 @@ _MAX_CHUNK = 1_000
 _MAX_PAGE = 1_000
 _MAX_SEARCHES = 64
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class SearchService(pb_grpc.SearchServiceServicer):
     """Streams and pages of ranked hits."""
@@ -43,13 +39,10 @@ class SearchService(pb_grpc.SearchServiceServicer):
     async def Search(
         self, request: pb.SearchRequest, context: Context
     ) -> AsyncIterator[pb.SearchResponse]:
-        limit, chunk_size = _DEFAULT_LIMIT, _DEFAULT_CHUNK
-        if request.HasField("limit"):
-            limit = request.limit
-            common_messages.check_range(limit, 1, MAX_HITS, "limit")
-        if request.HasField("chunk_size"):
-            chunk_size = request.chunk_size
-            common_messages.check_range(chunk_size, 1, _MAX_CHUNK, "chunk_size")
+        limit = common_messages.optional(request, "limit", _DEFAULT_LIMIT, (1, MAX_HITS))
+        chunk_size = common_messages.optional(
+            request, "chunk_size", _DEFAULT_CHUNK, (1, _MAX_CHUNK)
+        )
         spec = search_messages.spec_from(request.params)
         search = await self._searcher.prepare(spec, self._deadline(context))
         # The header goes with the first hits, since a stream can be retried until its first

@@ -17,6 +17,7 @@ from time import perf_counter
 from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.paging import START, Position
+from search_server.types.queries import LEAST_SCORE
 from search_server.types.searches import Hit, ScoredId, Search
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Row
@@ -83,7 +84,7 @@ class Retrieval:
         self, search: Search, count: int, position: Position
     ) -> tuple[list[ScoredId], bool]:
         """Return the next `count` ids and scores after `position`, and whether more may follow."""
-        least = -1.0 if search.spec.min_score is None else search.spec.min_score
+        least = search.spec.min_score
         limit = position.rank + count + (_INSERTED if position.rank else 0)
         while True:
             limit = min(limit, _MAX_LIMIT)
@@ -129,10 +130,10 @@ def rank(found: Sequence[tuple[Row, float]], offset: int = 0) -> list[Hit]:
     return [Hit(row, offset + number, score) for number, (row, score) in enumerate(found, 1)]
 
 
-def at_least(hits: Sequence[Hit], min_score: float | None) -> list[Hit]:
-    """Return the leading hits that score `min_score` or more; all of them for None."""
-    if min_score is None:
-        return list(hits)
+def at_least(hits: list[Hit], min_score: float) -> list[Hit]:
+    """Return the leading hits that score `min_score` or more."""
+    if min_score <= LEAST_SCORE:
+        return hits
     return list(takewhile(lambda hit: hit.score >= min_score, hits))
 
 

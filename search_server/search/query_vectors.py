@@ -181,12 +181,12 @@ def _groups(parts: Iterable[_Part], key: Callable[[_Part], str]) -> list[list[_P
 
 
 def _parts_of(query: Query, collection: CollectionInfo) -> list[_Part]:
-    if query.terms:
-        return [
-            _Part(term, collection, f"{_PATH}.composite.terms[{index}]")
-            for index, term in enumerate(query.terms)
-        ]
-    return [_Part(Term(query.content, query.vector, query.item_id), collection, _PATH)]
+    if not query.is_composite:
+        return [_Part(query.terms[0], collection, _PATH)]
+    return [
+        _Part(term, collection, f"{_PATH}.composite.terms[{index}]")
+        for index, term in enumerate(query.terms)
+    ]
 
 
 def _given(parts: Sequence[_Part]) -> _Results:

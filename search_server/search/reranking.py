@@ -110,9 +110,8 @@ class Reranker:
     async def _vector_ranking(self, search: Search, hybrid: Hybrid) -> list[str]:
         if hybrid.vector_weight == 0:  # it would not change the result
             return []
-        least = _least_score(search.spec)
         found = await self._candidates(search, _FUSED)
-        return [candidate.id for candidate in found if candidate.score >= least]
+        return [candidate.id for candidate in found if candidate.score >= search.spec.min_score]
 
     async def _text_ranking(self, search: Search, hybrid: Hybrid) -> list[str]:
         if hybrid.text_weight == 0:
@@ -135,7 +134,7 @@ class Reranker:
         while True:
             with self._retrieval.stage(search, "milvus_search"):
                 found = await self._candidates(search, limit)
-            least = _least_score(search.spec)
+            least = search.spec.min_score
             candidates = [candidate for candidate in found if candidate.score >= least]
             # In a thread: with the most candidates this takes some tenths of a second.
             ranking = await asyncio.to_thread(_ranked, search.spec, candidates, end)
@@ -212,10 +211,6 @@ def _adds_at_end(spec: SearchSpec) -> bool:
     return spec.grouping is None or spec.grouping.size == 1
 
 
-def _least_score(spec: SearchSpec) -> float:
-    return -1.0 if spec.min_score is None else spec.min_score
-
-
 def _check_grouping(spec: SearchSpec, collection: CollectionInfo) -> None:
     if spec.grouping is None:
         return
@@ -237,9 +232,9 @@ def _text_of(hybrid: Hybrid, query: Query) -> str:
     Raises:
         InvalidArgument: There are none, or too many.
     """
-    text = hybrid.text
-    if not text and query.content is not None and query.content.kind is Kind.TEXT:
-        text = query.content.text
+    text, content = hybrid.text, query.terms[0].content
+    if not text and not query.is_composite and content and content.kind is Kind.TEXT:
+        text = content.text
     if not text.strip():
         raise InvalidArgument(
             "TEXT_EMPTY",

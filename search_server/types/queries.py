@@ -9,13 +9,19 @@ from dataclasses import dataclass, field
 from sentinel_store.items import Content
 from sentinel_store.values import Consistency, FieldValue, FloatArray
 
+# No hit scores less: the least cosine, and less than any fused score.
+LEAST_SCORE = -1.0
 # The deepest hit a search can reach; Milvus returns at most 16,384 rows per call.
 MAX_HITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part of a composite query: a content, a vector or an item id, and its weight."""
+    """One part of a query: exactly one of a content, a vector and an item id; and its weight.
+
+    Attributes:
+        vector: float32 `[dimensions]`, of any length except zero.
+    """
 
     content: Content | None = None
     vector: FloatArray | None = None
@@ -25,23 +31,16 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to search for; exactly one of the four is set.
+    """What to search for: the terms of a composite query, or the only term of a plain one."""
 
-    Attributes:
-        vector: float32 `[dimensions]`, of any length except zero.
-        terms: Parts of a composite query.
-    """
-
-    content: Content | None = None
-    vector: FloatArray | None = None
-    item_id: str | None = None
-    terms: tuple[Term, ...] = ()
+    terms: tuple[Term, ...]
+    is_composite: bool = False
 
     @property
     def item_ids(self) -> list[str]:
         """The items that the query names, each once; a search does not return them."""
-        named = [self.item_id, *(term.item_id for term in self.terms)]
-        return list(dict.fromkeys(item_id for item_id in named if item_id is not None))
+        ids = (term.item_id for term in self.terms)
+        return list(dict.fromkeys(item_id for item_id in ids if item_id is not None))
 
 
 class Operator(enum.StrEnum):
@@ -141,7 +140,7 @@ class SearchSpec:
     output_fields: tuple[str, ...] = ()
     include_vectors: bool = False
     include_thumbnails: bool = False
-    min_score: float | None = None
+    min_score: float = LEAST_SCORE
     consistency: Consistency | None = None
     index_params: Mapping[str, int] = field(default_factory=dict)
     hybrid: Hybrid | None = None

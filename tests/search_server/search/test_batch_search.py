@@ -359,7 +359,7 @@ async def test_the_items_of_all_queries_are_read_at_once(
         asked_ = [
             (query, info)
             for info in infos
-            for query in (SearchQuery(item_id="3"), SearchQuery(terms=terms))
+            for query in (SearchQuery((Term(item_id="3"),)), SearchQuery(terms, is_composite=True))
         ]
         found = await QueryVectors(cache, fetcher, store, metrics).find(asked_, deadline)
     assert sorted(reads) == ["one", "two"]

@@ -15,7 +15,7 @@ from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.batch_search import BatchSearcher, PageRequest
 from search_server.search.nearest import FirstPages
 from search_server.search.paging import START
-from search_server.types.queries import Query, SearchSpec
+from search_server.types.queries import Query, SearchSpec, Term
 from search_server.types.searches import Hit, Search
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.milvus import schema
@@ -65,8 +65,8 @@ def searches(table: Table, count: int, *, by_item: bool) -> list[Search]:
     made = []
     for number in range(count):
         row_id = f"row{number * 7}"
-        query = Query(item_id=row_id) if by_item else Query(vector=table.vectors[row_id])
-        spec = SearchSpec(table.info.name, query)
+        term = Term(item_id=row_id) if by_item else Term(vector=table.vectors[row_id])
+        spec = SearchSpec(table.info.name, Query((term,)))
         expression = schema.excluding("", row_id) if by_item else ""
         made.append(search_of(spec, table.info, table.vectors[row_id], expression))
     return made
@@ -136,7 +136,7 @@ class _Searcher:
 
 async def test_a_batch_of_different_large_pages_goes_in_turns() -> None:
     searcher = _Searcher()
-    spec = SearchSpec("c", Query(item_id="x"))
+    spec = SearchSpec("c", Query((Term(item_id="x"),)))
     entries = [
         PageRequest(replace(spec, collection=f"c{n}"), 1_000, START) for n in range(SEARCHES)
     ]

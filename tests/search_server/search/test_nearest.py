@@ -18,7 +18,7 @@ from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.nearest import Retrieval
 from search_server.search.paging import START, Position
-from search_server.types.queries import Query, SearchSpec
+from search_server.types.queries import Query, SearchSpec, Term
 from search_server.types.searches import Hit, Search, SearchTimings, Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
@@ -97,7 +97,7 @@ class Table:
             del self.vectors[row_id]
 
     def search(self, expression: str = "", **spec: Any) -> Search:
-        made = SearchSpec(self.info.name, Query(vector=self.query), **spec)
+        made = SearchSpec(self.info.name, Query((Term(vector=self.query),)), **spec)
         return search_of(made, self.info, self.query, expression)
 
     def hits(self, search: Search, count: int, after: Position = START) -> list[Hit]:
