@@ -197,7 +197,7 @@ def _content(content: Content) -> str | ImageFile:
 
 
 def _deadline() -> Deadline:
-    return Deadline.after(None, default_s=_TIMEOUT_S)
+    return Deadline.within(_TIMEOUT_S)
 
 
 def _failure(entry: DatasetEntry, error: SentinelError) -> Failure:

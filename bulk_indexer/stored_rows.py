@@ -138,7 +138,7 @@ async def with_retries(call: Callable[[], Awaitable[T]]) -> T:
 
 def deadline() -> Deadline:
     """Return the deadline of one Milvus call that starts now."""
-    return Deadline.after(None, default_s=_CALL_TIMEOUT_S)
+    return Deadline.within(_CALL_TIMEOUT_S)
 
 
 async def _in_parts(

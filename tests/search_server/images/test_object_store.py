@@ -191,7 +191,7 @@ async def test_a_bucket_that_is_missing_and_a_wrong_key_are_told(
         lambda: put(store, CAT),
         lambda: store.find_image(digest(CAT)),
     ):
-        with pytest.raises(Unavailable, match=r"access is denied|not there") as caught:
+        with pytest.raises(Unavailable, match=r"access is denied|does not exist") as caught:
             await call()
         assert caught.value.reason == "OBJECT_STORE_UNAVAILABLE"
     store.close()
@@ -203,7 +203,7 @@ async def test_a_store_that_is_not_there_any_more_is_not_an_image_that_is_missin
     store = ImageStore(str(tmp_path / "o"))
     await put(store, CAT)
     (tmp_path / "o").rename(tmp_path / "away")
-    with pytest.raises(Unavailable, match="not there"):
+    with pytest.raises(Unavailable, match="does not exist"):
         await store.find_image(digest(CAT))
     store.close()
 
