@@ -42,18 +42,12 @@ class Connection:
     async def unary(
         self, rpc: Rpc[RequestT, ResponseT], request: RequestT, timeout: float | None
     ) -> ResponseT:
-        """Return the response.
-
-        Raises:
-            SentinelError: The last attempt failed.
-        """
+        """Return the response; raise the SentinelError of the last attempt."""
         attempts = self._attempts(rpc, timeout)
         call = self._callable(rpc, "unary_unary")
         while True:
             try:
-                response: ResponseT = await call(
-                    request, timeout=attempts.remaining(), metadata=_metadata(attempts)
-                )
+                response: ResponseT = await call(request, **attempts.call_options())
             except grpc.aio.AioRpcError as error:
                 await attempts.pause_or_raise(self.convert(error, attempts))
             else:
@@ -64,15 +58,14 @@ class Connection:
     ) -> AsyncGenerator[ResponseT, None]:
         """Yield the messages of a response stream; closing the iterator cancels the call.
 
-        Raises:
-            SentinelError: The last attempt failed. There is no retry after the first message,
-                because the caller may have used it.
+        After the first message, a failure is raised and not retried, because the caller may have
+        used that message.
         """
         attempts = self._attempts(rpc, timeout)
         open_call = self._callable(rpc, "unary_stream")
         started = False
         while True:
-            call = open_call(request, timeout=attempts.remaining(), metadata=_metadata(attempts))
+            call = open_call(request, **attempts.call_options())
             try:
                 async for message in call:
                     started = True
@@ -91,9 +84,8 @@ class Connection:
         self, rpc: Rpc[RequestT, ResponseT], attempts: Attempts
     ) -> grpc.aio.StreamStreamCall[RequestT, ResponseT]:
         """Return a new bidirectional call; the caller must end it."""
-        call: grpc.aio.StreamStreamCall[RequestT, ResponseT] = self._callable(rpc, "stream_stream")(
-            timeout=attempts.remaining(), metadata=_metadata(attempts)
-        )
+        call: grpc.aio.StreamStreamCall[RequestT, ResponseT]
+        call = self._callable(rpc, "stream_stream")(**attempts.call_options())
         return call
 
     def convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
@@ -161,12 +153,17 @@ class Attempts:
             return None
         return max(0.0, self._deadline - self._clock())
 
-    async def pause_or_raise(self, error: SentinelError) -> None:
-        """Wait until the next attempt should start.
+    def call_options(self) -> dict[str, Any]:
+        """Return the deadline and the metadata of the next attempt, for grpc.aio."""
+        return {
+            "timeout": self.remaining(),
+            "metadata": ((_REQUEST_ID_KEY, self.request_id),),
+        }
 
-        Raises:
-            SentinelError: `error`, if there is no further attempt. DEADLINE_EXCEEDED has the
-                failure of the attempt before as its cause.
+    async def pause_or_raise(self, error: SentinelError) -> None:
+        """Wait until the next attempt should start; raise `error` if there is none.
+
+        DEADLINE_EXCEEDED has the failure of the attempt before as its cause.
         """
         self._made += 1
         if isinstance(error, DeadlineExceeded):
@@ -201,10 +198,6 @@ class ServiceCalls:
 
     _config: ClientConfig
     _connection: Connection
-
-
-def _metadata(attempts: Attempts) -> tuple[tuple[str, str], ...]:
-    return ((_REQUEST_ID_KEY, attempts.request_id),)
 
 
 def _open(address: str, config: ClientConfig) -> grpc.aio.Channel:

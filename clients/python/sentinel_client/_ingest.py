@@ -98,14 +98,7 @@ class _State:
 
 
 class IngestJob:
-    """One call of `ingest`. Run it once.
-
-    Args:
-        connection: An open connection.
-        config: Sizes and retries.
-        collection: Where to store the items.
-        ack_timeout: Most seconds to wait for an acknowledgement.
-    """
+    """One call of `ingest`. Run it once."""
 
     def __init__(
         self, connection: Connection, config: ClientConfig, collection: str, *, ack_timeout: float
@@ -252,11 +245,7 @@ class IngestJob:
             self._change.notify()
 
     async def _read(self, call: Any) -> Any:
-        """Return the next message; the timeout counts only while batches are in flight.
-
-        Raises:
-            DeadlineExceeded: No acknowledgement came in time.
-        """
+        """Return the next message; the timeout counts only while batches are in flight."""
         # Not wait_for: cancelling a read ends the call.
         reading = asyncio.ensure_future(call.read())
         try:
@@ -355,11 +344,7 @@ class ItemBatcher:
     async def batches(
         self, items: Iterable[Item] | AsyncIterable[Item]
     ) -> AsyncGenerator[Batch, None]:
-        """Yield batches; blocking work runs in a thread.
-
-        Raises:
-            Exception: What `items` raised, after the items before it.
-        """
+        """Yield batches, then raise what `items` raised. Blocking work runs in a thread."""
         batch = Batch()
         async for item, message in self._messages(items):
             size = batch.size + _bytes(message)

@@ -14,56 +14,33 @@ from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import filter_pb2
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
-from sentinel_client import _errors
+from sentinel_client import _errors, _types
 from sentinel_client._filters import Comparison, FieldValue, Filter, Group
 from sentinel_client._query import Box, Term
-from sentinel_client._types import (
-    Collection,
-    CollectionOptions,
-    Consistency,
-    Diversity,
-    FieldSchema,
-    FieldType,
-    GroupBy,
-    Hit,
-    Hybrid,
-    ImageUri,
-    IndexType,
-    Item,
-    ItemResult,
-    ModelVersion,
-    Outcome,
-    ReindexProgress,
-    SearchPage,
-    SearchTimings,
-    Vector,
-    VectorIndex,
-)
 
 # An image as it is sent: its bytes, or the URI that the gateway fetches.
-LoadedImage: TypeAlias = bytes | ImageUri
+LoadedImage: TypeAlias = bytes | _types.ImageUri
 
 _FLOAT32_LE = np.dtype("<f4")
 # The servers' limit, checked here too: protobuf cannot serialize a message of 100 levels.
 _MAX_FILTER_DEPTH = 32
 
-_FIELD_TYPES = {collection_pb.FieldSchema.Type.Value(f"TYPE_{one.name}"): one for one in FieldType}
-_INDEX_TYPES = {collection_pb.VectorIndex.Type.Value(f"TYPE_{one.name}"): one for one in IndexType}
+_FIELD_TYPES = {
+    collection_pb.FieldSchema.Type.Value(f"TYPE_{one.name}"): one for one in _types.FieldType
+}
+_INDEX_TYPES = {
+    collection_pb.VectorIndex.Type.Value(f"TYPE_{one.name}"): one for one in _types.IndexType
+}
 _CONSISTENCIES = {
-    search_pb.Consistency.Value(f"CONSISTENCY_{one.name}"): one for one in Consistency
+    search_pb.Consistency.Value(f"CONSISTENCY_{one.name}"): one for one in _types.Consistency
 }
 _OUTCOMES = {
-    item_pb.ItemResult.OUTCOME_STORED: Outcome.STORED,
-    item_pb.ItemResult.OUTCOME_UNCHANGED: Outcome.UNCHANGED,
+    item_pb.ItemResult.OUTCOME_STORED: _types.Outcome.STORED,
+    item_pb.ItemResult.OUTCOME_UNCHANGED: _types.Outcome.UNCHANGED,
 }
 
 
 def vector_to_proto(vector: npt.ArrayLike) -> content_pb2.Vector:
-    """Convert a one-dimensional vector to little-endian float32.
-
-    Raises:
-        ValueError: It does not have exactly one dimension.
-    """
     array = np.ascontiguousarray(vector, dtype=_FLOAT32_LE)
     if np.ndim(vector) != 1:
         raise ValueError(f"a vector has one dimension, not shape {np.shape(vector)}")
@@ -74,12 +51,8 @@ def vector_to_proto(vector: npt.ArrayLike) -> content_pb2.Vector:
     )
 
 
-def vector_from_proto(message: content_pb2.Vector) -> Vector:
-    """Convert to a float32 array `[dimensions]` that owns its memory.
-
-    Raises:
-        Internal: The bytes do not match the type and dimensions that the server sent.
-    """
+def vector_from_proto(message: content_pb2.Vector) -> _types.Vector:
+    """Convert to a float32 array `[dimensions]` that owns its memory."""
     known = (content_pb2.ELEMENT_TYPE_UNSPECIFIED, content_pb2.ELEMENT_TYPE_FLOAT32)
     if (
         message.element_type not in known
@@ -90,11 +63,6 @@ def vector_from_proto(message: content_pb2.Vector) -> Vector:
 
 
 def field_value(value: object) -> filter_pb2.FieldValue:
-    """Convert one value of a field.
-
-    Raises:
-        TypeError: No field has values of this type.
-    """
     if isinstance(value, np.generic):
         value = value.item()
     # bool before int: in Python, True is an int.
@@ -112,7 +80,7 @@ def field_value(value: object) -> filter_pb2.FieldValue:
 
 
 def fields_from_proto(fields: Mapping[str, filter_pb2.FieldValue]) -> dict[str, FieldValue]:
-    """Convert fields to Python values, by name; leave out kinds that this client does not know."""
+    """Convert fields; leave out kinds that this client does not know."""
     values: dict[str, FieldValue] = {}
     for name in sorted(fields):
         kind = fields[name].WhichOneof("kind")
@@ -124,12 +92,7 @@ def fields_from_proto(fields: Mapping[str, filter_pb2.FieldValue]) -> dict[str, 
 
 
 def filter_to_proto(condition: Filter, depth: int = 1) -> filter_pb2.Filter:
-    """Convert a filter that is `depth` levels deep in another.
-
-    Raises:
-        InvalidArgument: It nests too deep.
-        TypeError: It is not a filter, or compares with a value that no field can have.
-    """
+    """Convert a filter that is `depth` levels deep in another."""
     if depth > _MAX_FILTER_DEPTH:
         raise _errors.InvalidArgument(
             "FILTER_INVALID",
@@ -158,13 +121,12 @@ def filter_to_proto(condition: Filter, depth: int = 1) -> filter_pb2.Filter:
 def content_to_proto(
     text: str | None, image: LoadedImage | None, crop: Box | None = None
 ) -> content_pb2.Content | None:
-    """Convert a text or an image; return None for neither."""
     if text is not None:
         return content_pb2.Content(text=text)
     if image is None:
         return None
     message = content_pb2.Image()
-    if isinstance(image, ImageUri):
+    if isinstance(image, _types.ImageUri):
         message.uri = image.uri
     else:
         message.data = image
@@ -173,12 +135,8 @@ def content_to_proto(
     return content_pb2.Content(image=message)
 
 
-def item_to_proto(item: Item, image: LoadedImage | None) -> item_pb.Item:
-    """Convert an item; `image` is the loaded image source.
-
-    Raises:
-        TypeError: It has both a text and an image, or a field of an unknown type.
-    """
+def item_to_proto(item: _types.Item, image: LoadedImage | None) -> item_pb.Item:
+    """Convert an item; `image` is the loaded image source."""
     if item.text is not None and image is not None:
         raise TypeError("an item is a text or an image, not both")
     return item_pb.Item(
@@ -189,9 +147,9 @@ def item_to_proto(item: Item, image: LoadedImage | None) -> item_pb.Item:
     )
 
 
-def item_from_proto(message: item_pb.Item) -> Item:
+def item_from_proto(message: item_pb.Item) -> _types.Item:
     """Convert a stored item; the server does not send its image bytes."""
-    return Item(
+    return _types.Item(
         id=message.id,
         text=message.content.text if message.content.WhichOneof("kind") == "text" else None,
         vector=vector_from_proto(message.vector) if message.HasField("vector") else None,
@@ -201,25 +159,22 @@ def item_from_proto(message: item_pb.Item) -> Item:
     )
 
 
-def item_result_from_proto(message: item_pb.ItemResult) -> ItemResult:
+def item_result_from_proto(message: item_pb.ItemResult) -> _types.ItemResult:
     """Convert the result of an upsert; an unknown outcome counts as a failure."""
-    outcome = _OUTCOMES.get(message.outcome, Outcome.FAILED)
-    error = _errors.from_status(message.error) if outcome is Outcome.FAILED else None
-    return ItemResult(message.id, outcome, error)
+    outcome = _OUTCOMES.get(message.outcome, _types.Outcome.FAILED)
+    error = _errors.from_status(message.error) if outcome is _types.Outcome.FAILED else None
+    return _types.ItemResult(message.id, outcome, error)
 
 
-def model_to_proto(model: ModelVersion | None) -> content_pb2.ModelVersion | None:
-    """Convert a model; None stays None."""
+def model_to_proto(model: _types.ModelVersion | None) -> content_pb2.ModelVersion | None:
     return None if model is None else content_pb2.ModelVersion(**asdict(model))
 
 
-def model_from_proto(message: content_pb2.ModelVersion) -> ModelVersion:
-    """Convert a model."""
-    return ModelVersion(message.model, message.revision, message.fingerprint)
+def model_from_proto(message: content_pb2.ModelVersion) -> _types.ModelVersion:
+    return _types.ModelVersion(message.model, message.revision, message.fingerprint)
 
 
-def field_schema_to_proto(schema: FieldSchema) -> collection_pb.FieldSchema:
-    """Convert the declaration of a field."""
+def field_schema_to_proto(schema: _types.FieldSchema) -> collection_pb.FieldSchema:
     return collection_pb.FieldSchema(
         name=schema.name,
         type=f"TYPE_{schema.type.name}",
@@ -228,20 +183,14 @@ def field_schema_to_proto(schema: FieldSchema) -> collection_pb.FieldSchema:
     )
 
 
-def consistency_to_proto(consistency: Consistency | None) -> str:
-    """Return the contract's name; None is "the default"."""
+def consistency_to_proto(consistency: _types.Consistency | None) -> str:
     return f"CONSISTENCY_{'UNSPECIFIED' if consistency is None else consistency.name}"
 
 
 def collection_to_proto(
-    name: str, fields: Iterable[FieldSchema], options: CollectionOptions
+    name: str, fields: Iterable[_types.FieldSchema], options: _types.CollectionOptions
 ) -> collection_pb.Collection:
-    """Convert the description of a collection to create.
-
-    Raises:
-        TypeError: `CollectionOptions` has no such option.
-    """
-    unknown = set(options) - set(CollectionOptions.__annotations__)
+    unknown = set(options) - set(_types.CollectionOptions.__annotations__)
     if unknown:
         raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
     index = options.get("index")
@@ -255,25 +204,27 @@ def collection_to_proto(
     )
 
 
-def _index_to_proto(index: VectorIndex) -> collection_pb.VectorIndex:
+def _index_to_proto(index: _types.VectorIndex) -> collection_pb.VectorIndex:
     name = "UNSPECIFIED" if index.type is None else index.type.name
     return collection_pb.VectorIndex(type=f"TYPE_{name}", params=index.params)
 
 
-def collection_from_proto(message: collection_pb.Collection) -> Collection:
+def collection_from_proto(message: collection_pb.Collection) -> _types.Collection:
     """Convert a collection; leave out field types that this client does not know."""
-    return Collection(
+    return _types.Collection(
         name=message.name,
         model=model_from_proto(message.model_version),
         dimensions=message.dimensions,
         item_count=message.item_count,
         fields=tuple(
-            FieldSchema(schema.name, _FIELD_TYPES[schema.type], schema.indexed, schema.full_text)
+            _types.FieldSchema(
+                schema.name, _FIELD_TYPES[schema.type], schema.indexed, schema.full_text
+            )
             for schema in message.fields
             if schema.type in _FIELD_TYPES
         ),
         aliases=tuple(message.aliases),
-        index=VectorIndex(_INDEX_TYPES.get(message.index.type), dict(message.index.params)),
+        index=_types.VectorIndex(_INDEX_TYPES.get(message.index.type), dict(message.index.params)),
         default_consistency=_CONSISTENCIES.get(message.default_consistency),
         expected_item_count=message.expected_item_count,
     )
@@ -281,9 +232,8 @@ def collection_from_proto(message: collection_pb.Collection) -> Collection:
 
 def reindex_progress_from_proto(
     message: collection_pb.ReindexCollectionResponse,
-) -> ReindexProgress:
-    """Convert one progress report."""
-    return ReindexProgress(
+) -> _types.ReindexProgress:
+    return _types.ReindexProgress(
         done_count=message.done_count,
         total_count=message.total_count,
         failed_count=message.failed_count,
@@ -324,17 +274,12 @@ def search_params(
     min_score: float | None = None,
     include_thumbnails: bool = False,
     include_vectors: bool = False,
-    consistency: Consistency | None = None,
-    hybrid: Hybrid | None = None,
-    diversity: Diversity | None = None,
-    group_by: GroupBy | None = None,
+    consistency: _types.Consistency | None = None,
+    hybrid: _types.Hybrid | None = None,
+    diversity: _types.Diversity | None = None,
+    group_by: _types.GroupBy | None = None,
     index_params: Mapping[str, int] | None = None,
 ) -> search_pb.SearchParams:
-    """Convert the options that all kinds of search share.
-
-    Raises:
-        TypeError: `output_fields` is one string.
-    """
     if isinstance(output_fields, str):
         raise TypeError("output_fields is a list of names, not one string")
     return search_pb.SearchParams(
@@ -354,9 +299,8 @@ def search_params(
     )
 
 
-def hit_from_proto(message: search_pb.Hit) -> Hit:
-    """Convert one hit."""
-    return Hit(
+def hit_from_proto(message: search_pb.Hit) -> _types.Hit:
+    return _types.Hit(
         id=message.id,
         rank=message.rank,
         score=message.score,
@@ -368,16 +312,15 @@ def hit_from_proto(message: search_pb.Hit) -> Hit:
     )
 
 
-def page_from_proto(message: search_pb.SearchPageResponse) -> SearchPage:
-    """Convert one page of hits."""
-    return SearchPage(
+def page_from_proto(message: search_pb.SearchPageResponse) -> _types.SearchPage:
+    return _types.SearchPage(
         hits=tuple(map(hit_from_proto, message.hits)),
         next_page_token=message.next_page_token,
         timings=timings_from_proto(message.summary),
     )
 
 
-def timings_from_proto(message: search_pb.SearchSummary) -> SearchTimings:
+def timings_from_proto(message: search_pb.SearchSummary) -> _types.SearchTimings:
     """Convert the durations of a search to seconds."""
 
     def seconds(name: str) -> float | None:
@@ -386,7 +329,7 @@ def timings_from_proto(message: search_pb.SearchSummary) -> SearchTimings:
         duration: Any = getattr(message, name)
         return float(duration.ToNanoseconds()) / 1e9
 
-    return SearchTimings(
+    return _types.SearchTimings(
         total=seconds("total") or 0.0,
         embed=seconds("embed"),
         embed_queue=seconds("embed_queue"),

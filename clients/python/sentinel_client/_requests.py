@@ -62,11 +62,7 @@ async def gather_bounded(
 
 
 def load_image(source: ImageSource) -> bytes | ImageUri:
-    """Read an image from its path; return bytes and URIs unchanged. Blocking.
-
-    Raises:
-        OSError: The path cannot be read.
-    """
+    """Read an image from its path; return bytes and URIs unchanged. Blocking."""
     return source if isinstance(source, bytes | ImageUri) else Path(source).read_bytes()
 
 
@@ -89,11 +85,7 @@ def estimate_bytes(item: Item) -> int:
 
 
 def item_message(item: Item, max_bytes: int) -> item_pb.Item | InvalidArgument:
-    """Return the item's message, or the error if its file cannot be read or sent. Blocking.
-
-    Raises:
-        TypeError: The item has both text and image, or a field of an unknown type.
-    """
+    """Return the item's message, or the error if its file cannot be read or sent. Blocking."""
     try:
         image = None if item.image is None else load_image(item.image)
     except OSError as error:

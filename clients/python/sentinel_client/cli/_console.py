@@ -56,11 +56,7 @@ class Options:
     address: str
 
     def open_client(self, *, max_attempts: int = 3) -> SentinelClient:
-        """Return a client; by default one that soon fails if no gateway answers.
-
-        Raises:
-            Failure: The address is invalid.
-        """
+        """Return a client; by default one that soon fails if no gateway answers."""
         return _open(SentinelClient, self.address, max_attempts)
 
     def open_async_client(self, *, max_attempts: int = 3) -> AsyncSentinelClient:
@@ -94,11 +90,7 @@ def explain(error: SentinelError) -> str:
 
 
 def require_modules(names: Sequence[str], subject: str, extra: str) -> None:
-    """Check that an optional part of Sentinel is installed.
-
-    Raises:
-        Failure: One of the modules is missing.
-    """
+    """Fail if an optional part of Sentinel is not installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise Failure(

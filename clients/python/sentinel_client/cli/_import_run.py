@@ -162,15 +162,7 @@ class _RateColumn(TextColumn):
 
 
 class _Failures:
-    """The entries that could not be stored; printed as they occur and summarized at the end.
-
-    Args:
-        console: Where to print them.
-        report: A file for all of them, one JSON object each, or None.
-
-    Raises:
-        Failure: The file cannot be written.
-    """
+    """The entries that could not be stored: printed as they occur, summarized at the end."""
 
     def __init__(self, console: Console, report: Path | None) -> None:
         self._console = console
@@ -185,7 +177,6 @@ class _Failures:
                 raise Failure(f"cannot write {report}: {error.strerror}") from error
 
     def add(self, failure: BrokenEntry) -> None:
-        """Print and count one failure."""
         before = self._counts.total()
         self._counts[failure.reason] += 1
         key = valid_text(failure.key)
@@ -220,7 +211,6 @@ class _Failures:
             self._console.print(f"All failures: {self._path}", markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Close the report."""
         if self._report is not None:
             self._report.close()
             self._report = None

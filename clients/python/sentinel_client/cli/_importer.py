@@ -60,26 +60,19 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Entries that have a result."""
         return self.stored + self.unchanged + self.duplicates + self.failed
 
     @property
     def seconds(self) -> float:
-        """Time since the start."""
         return time.monotonic() - self.started
 
 
 class Importer:
     """Imports one dataset into one collection. Run it once; `tally` is always up to date.
 
-    Args:
-        client: An open client.
-        collection: The collection; fields that it does not declare are left out.
-        dataset: What to import.
-        journal: The results of earlier imports.
-        on_done: Called with the number of entries that now have a result, for a progress bar.
-        on_failed: Called with each entry that could not be stored.
-        refresh: Whether to send stored items again.
+    Fields that the collection does not declare are left out. `on_done` gets the number of entries
+    that now have a result, `on_failed` each entry that could not be stored. `refresh` sends stored
+    items again.
     """
 
     def __init__(
@@ -114,11 +107,7 @@ class Importer:
         self.tally = Tally()
 
     async def run(self) -> None:
-        """Import the dataset.
-
-        Raises:
-            SentinelError: A call failed and retries did not help; stored items stay stored.
-        """
+        """Import the dataset. If it raises SentinelError, stored items stay stored."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._find_missing())
@@ -337,7 +326,6 @@ class Journal:
                     )
 
     def close(self) -> None:
-        """Close the file."""
         with self._lock:
             if self._database is not None:
                 self._database.close()
@@ -345,11 +333,7 @@ class Journal:
 
 
 def content_hash(item: ImportItem) -> str:
-    """Return the hex SHA-256 of the item's image or text. Blocking.
-
-    Raises:
-        OSError: The image cannot be read.
-    """
+    """Return the hex SHA-256 of the item's image or text. Blocking."""
     if isinstance(item.image, Path):
         with item.image.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

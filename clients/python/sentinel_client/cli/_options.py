@@ -34,7 +34,6 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 
 
 def collection_option(text: str) -> Decorator:
-    """Return the option --collection."""
     return click.option("--collection", "-c", default="photos", show_default=True, help=text)
 
 
@@ -46,18 +45,15 @@ def where_option(text: str) -> Decorator:
 
 
 def json_option(noun: str) -> Decorator:
-    """Return the flag --json."""
     return click.option("--json", "as_json", is_flag=True, help=f"One JSON object per {noun}.")
 
 
 def consistency_option(text: str) -> Decorator:
-    """Return the option --consistency."""
     names = [level.value for level in Consistency]
     return click.option("--consistency", type=click.Choice(names), help=text)
 
 
 def index_param_option(text: str) -> Decorator:
-    """Return the option --index-param."""
     return click.option(
         "--index-param",
         "index_params",
@@ -85,11 +81,7 @@ def remember_ids(ids: Sequence[str]) -> None:
 
 
 def full_id(given: str) -> str:
-    """Return the one recent id that begins with `given`, else `given` itself.
-
-    Raises:
-        click.UsageError: Several recent ids begin with it.
-    """
+    """Return the one recent id that begins with `given`, else `given` itself."""
     recent = _recent_ids()
     if given in recent:
         return given
@@ -111,11 +103,7 @@ def _recent_ids_file() -> Path:
 
 
 def parse_filter(conditions: Sequence[str], collection: Collection) -> Filter:
-    """Join one or more conditions such as `year>=2020`; read values as the declared type.
-
-    Raises:
-        click.UsageError: A condition is invalid, or its field is not declared.
-    """
+    """Join one or more conditions such as `year>=2020`; read values as the declared type."""
     return reduce(lambda a, b: a & b, [_comparison(one, collection) for one in conditions])
 
 

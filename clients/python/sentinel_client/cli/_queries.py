@@ -40,7 +40,6 @@ class Query:
 
 
 def text_query(text: str) -> Query:
-    """Return a query for a text."""
     text = valid_text(text)
     return Query("text", text, text, Q(text))
 
@@ -54,7 +53,6 @@ def image_query(image: Path | ImageUri, crop: Box | None) -> Query:
 
 
 def item_query(item_id: str) -> Query:
-    """Return a query for a stored item."""
     return Query("item", item_id, f"like item {item_id[:16]}", Q(item_id=item_id))
 
 

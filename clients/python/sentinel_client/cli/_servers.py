@@ -8,8 +8,8 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from sentinel_client import (
     AsyncSentinelClient,
@@ -33,9 +33,6 @@ def locked_folder(data: Path) -> Iterator[int]:
     The kernel releases the lock (`flock`) when the last process with this descriptor ends. So no
     stale lock remains, and the folder stays locked while a server uses it, even if `sentinel up`
     was killed. The library filelock keeps its descriptor private and cannot name the owner.
-
-    Raises:
-        Failure: Another process has the lock.
     """
     import fcntl  # noqa: PLC0415 - not on Windows, where the other commands still work
 
@@ -73,10 +70,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """The addresses of a server."""
-
+class Addresses(NamedTuple):
     grpc: str
     metrics: str
 
@@ -86,67 +80,47 @@ class ServerDied(Exception):
 
 
 class Server:
-    """One server process, its log and its address file.
+    """One server process, its log and its address file. A wait raises ServerDied if it ends."""
 
-    Attributes:
-        name: Its name in messages.
-        log: Its output; the log of the run before is kept as `.log.1`.
-    """
-
-    def __init__(self, name: str, module: str, arguments: Sequence[str], data: Path) -> None:
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, log: Path, address_file: Path
+    ) -> None:
         self.name = name
-        self.log = data / "logs" / f"{name}.log"
-        self._address_file = data / "run" / f"{name}.address"
-        self._command = [
-            *(sys.executable, "-P", "-m", module),
-            *("--address-file", str(self._address_file)),
-            *arguments,
-        ]
-        self._process: asyncio.subprocess.Process | None = None
+        self._process = process
+        self._log = log
+        self._address_file = address_file
 
-    async def start(self, lock: int) -> None:
+    @classmethod
+    async def start(
+        cls, name: str, module: str, arguments: Sequence[str], data: Path, lock: int
+    ) -> Server:
         """Start it in its own process group, so that Ctrl-C reaches only `sentinel up`."""
-        output = await asyncio.to_thread(self._open_log)
-        try:
-            self._process = await asyncio.create_subprocess_exec(
+        log, address_file = data / "logs" / f"{name}.log", data / "run" / f"{name}.address"
+        with await asyncio.to_thread(_open_log, log, address_file) as output:
+            process = await asyncio.create_subprocess_exec(
                 # -I: otherwise Python would import our collections.py as the standard module.
                 *(sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())),
-                *self._command,
+                *(sys.executable, "-P", "-m", module, "--address-file", str(address_file)),
+                *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(lock,),
             )
-        finally:
-            os.close(output)
-
-    def _open_log(self) -> int:
-        self._address_file.unlink(missing_ok=True)
-        if self.log.exists():
-            self.log.replace(self.log.with_suffix(".log.1"))
-        return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        return cls(name, process, log, address_file)
 
     async def listening(self) -> Addresses:
-        """Wait for its address file and return the addresses.
-
-        Raises:
-            ServerDied: It ended before.
-        """
+        """Wait for its address file and return the addresses."""
         while True:
             with suppress(FileNotFoundError):
                 text = await asyncio.to_thread(self._address_file.read_text)
-                grpc_address, metrics_address = text.split()
-                return Addresses(grpc_address, metrics_address)
+                return Addresses(*text.split())
             self._check()
             await asyncio.sleep(_POLL_S)
 
     async def serving(self, address: str) -> None:
-        """Wait until its health check says SERVING.
-
-        Raises:
-            ServerDied: It ended before.
-        """
+        """Wait until its health check says SERVING."""
         config = ClientConfig(retry=RetryPolicy(max_attempts=1))
         async with AsyncSentinelClient(address, config=config) as client:
             while True:
@@ -158,37 +132,24 @@ class Server:
                 await asyncio.sleep(_POLL_S)
 
     async def ended(self) -> None:
-        """Wait until it ends.
-
-        Raises:
-            ServerDied: It ended.
-        """
-        if self._process is not None:
-            await self._process.wait()
+        """Wait until it ends, then raise ServerDied."""
+        await self._process.wait()
         self._check()
 
     def _check(self) -> None:
-        if self._process is not None and self._process.returncode is not None:
-            raise ServerDied(self._describe_exit(self._process.returncode))
-
-    def _describe_exit(self, code: int) -> str:
+        code = self._process.returncode
+        if code is None:
+            return
         how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        lines = self._tail()
+        with self._log.open("rb") as file:
+            file.seek(max(0, self._log.stat().st_size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
         last = "\n".join(f"  {line}" for line in lines) or "  (empty)"
-        return f"{self.name} ended by itself ({how}). The end of {self.log}:\n{last}"
-
-    def _tail(self) -> list[str]:
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
+        raise ServerDied(f"{self.name} ended by itself ({how}). The end of {self._log}:\n{last}")
 
     async def stop(self, wait_s: float) -> bool:
-        """Ask it to end; kill it and its children after `wait_s` seconds.
-
-        Returns:
-            Whether it ended without being killed.
-        """
-        if self._process is None or self._process.returncode is not None:
+        """Ask it to end; kill it after `wait_s` seconds. Return whether it ended by itself."""
+        if self._process.returncode is not None:
             return True
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
@@ -203,6 +164,14 @@ class Server:
 
     def kill(self) -> None:
         """Kill it and its children."""
-        if self._process is not None and self._process.returncode is None:
+        if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _open_log(log: Path, address_file: Path) -> IO[bytes]:
+    """Remove the address of the run before; keep its log as `.log.1`."""
+    address_file.unlink(missing_ok=True)
+    if log.exists():
+        log.replace(log.with_suffix(".log.1"))
+    return log.open("ab")

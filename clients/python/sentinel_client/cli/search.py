@@ -199,11 +199,7 @@ def _search_options(
     consistency: str | None,
     index_params: tuple[tuple[str, int], ...],
 ) -> SearchOptions:
-    """Convert the options of the command line to those of the client.
-
-    Raises:
-        click.UsageError: Some of them exclude each other.
-    """
+    """Convert the options of the command line to those of the client."""
     if not hybrid and (keywords is not None or text_weight is not None):
         raise click.UsageError("--keywords and --text-weight are for --hybrid")
     diverse = collapse is not None or diversity is not None

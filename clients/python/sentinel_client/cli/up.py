@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -34,15 +33,6 @@ _SERVER_MODULES = (
     "pymilvus",
     "milvus_lite",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What to start: the data folder, and the flags of each server."""
-
-    data: Path
-    embedders: list[list[str]]
-    gateway: list[str]
 
 
 def _parse_workers(text: str) -> int | None:
@@ -108,40 +98,37 @@ def up(
         if value is not None
         for word in (f"--{flag}", value)
     ]
-    plan = _Plan(
-        data=data,
-        embedders=[
-            ["--port", str(worker_port and worker_port + number), "--device", name, *model_flags]
-            for number, name in enumerate(devices_for(workers, device))
-        ],
-        gateway=[
-            *("--host", host, "--port", str(port)),
-            *("--milvus-uri", milvus_uri or str(data / "milvus.db")),
-            *("--object-store-uri", str(data / "objects")),
-        ],
-    )
+    embedders = [
+        ["--port", str(worker_port and worker_port + number), "--device", name, *model_flags]
+        for number, name in enumerate(devices_for(workers, device))
+    ]
+    gateway = [
+        *("--host", host, "--port", str(port)),
+        *("--milvus-uri", milvus_uri or str(data / "milvus.db")),
+        *("--object-store-uri", str(data / "objects")),
+    ]
     try:
         for name in ("run", "logs", "objects"):
             (data / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Failure(f"cannot use {data}: {error.strerror}") from error
     with locked_folder(data) as lock:
-        raise SystemExit(asyncio.run(_Up(plan, lock).run()))
+        raise SystemExit(asyncio.run(_Up(data, lock).run(embedders, gateway)))
 
 
 class _Up:
     """The processes of one `sentinel up`."""
 
-    def __init__(self, plan: _Plan, lock: int) -> None:
-        self._plan = plan
+    def __init__(self, data: Path, lock: int) -> None:
+        self._data = data
         self._lock = lock
         self._err = err()
         self._servers: list[Server] = []  # in the order of their start
         self._stop = asyncio.Event()
         self._killed = False
 
-    async def run(self) -> int:
-        """Start the servers, wait, stop them; return the exit code."""
+    async def run(self, embedders: list[list[str]], gateway: list[str]) -> int:
+        """Start servers with these flags, wait, stop them; return the exit code."""
         loop = asyncio.get_running_loop()
         # SIGINT even if the parent ignores it, as CI runners and `sh -c "sentinel up &"` do: it
         # is the documented way to stop. The servers start with the default again, because exec
@@ -151,7 +138,7 @@ class _Up:
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it on purpose
             loop.add_signal_handler(signal.SIGHUP, self._on_signal)
         stopping = asyncio.create_task(self._stop.wait())
-        work = asyncio.create_task(self._start_and_watch())
+        work = asyncio.create_task(self._start_and_watch(embedders, gateway))
         try:
             await asyncio.wait((stopping, work), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -161,7 +148,7 @@ class _Up:
             click.secho(str(death), fg="red", err=True)
             return 1
         except TimeoutError:
-            logs = self._plan.data / "logs"
+            logs = self._data / "logs"
             click.secho(f"Not serving after {_START_TIMEOUT_S:.0f} s; see {logs}", err=True)
             return 1
         finally:
@@ -177,33 +164,26 @@ class _Up:
                 server.kill()
         self._stop.set()
 
-    async def _start_and_watch(self) -> None:
-        plan = self._plan
+    async def _start_and_watch(self, embedders: list[list[str]], gateway: list[str]) -> None:
         async with asyncio.timeout(_START_TIMEOUT_S):
             with self._err.status("starting the embedder") as status:
-                several = len(plan.embedders) > 1
+                several = len(embedders) > 1
                 workers = []
-                for number, flags in enumerate(plan.embedders, 1):
+                for number, flags in enumerate(embedders, 1):
                     name = f"embedder-{number}" if several else "embedder"
                     workers.append(await self._start(name, "embedder_server", flags))
                 status.update("starting the gateway")
-                flags = [*plan.gateway, "--workers", ",".join(one.grpc for one in workers)]
-                gateway = await self._start("gateway", "search_server", flags)
+                flags = [*gateway, "--workers", ",".join(one.grpc for one in workers)]
+                addresses = await self._start("gateway", "search_server", flags)
                 status.update("loading the model")
-                for server, addresses in zip(self._servers, [*workers, gateway], strict=True):
-                    await server.serving(addresses.grpc)
-        _print_addresses(out(), plan, gateway, workers)
-        endings = [asyncio.create_task(server.ended()) for server in self._servers]
-        try:
-            await asyncio.gather(*endings)
-        finally:
-            for ending in endings:
-                ending.cancel()
+                for server, one in zip(self._servers, [*workers, addresses], strict=True):
+                    await server.serving(one.grpc)
+        _print_addresses(out(), self._data, addresses, workers)
+        await asyncio.gather(*(server.ended() for server in self._servers))
 
     async def _start(self, name: str, module: str, flags: list[str]) -> Addresses:
-        server = Server(name, module, flags, self._plan.data)
+        server = await Server.start(name, module, flags, self._data, self._lock)
         self._servers.append(server)
-        await server.start(self._lock)
         return await server.listening()
 
     async def _stop_all(self) -> None:
@@ -217,7 +197,7 @@ class _Up:
 
 
 def _print_addresses(
-    console: Console, plan: _Plan, gateway: Addresses, workers: list[Addresses]
+    console: Console, data: Path, gateway: Addresses, workers: list[Addresses]
 ) -> None:
     table = Table.grid(padding=(0, 2))
     servers = {"gateway": gateway}
@@ -226,7 +206,7 @@ def _print_addresses(
     for name, addresses in servers.items():
         metrics = escape(f"http://{addresses.metrics}/metrics")
         table.add_row(f"[bold]{name}[/]", escape(addresses.grpc), f"[dim]{metrics}[/]")
-    table.add_row("[bold]data[/]", escape(str(plan.data)), "")
+    table.add_row("[bold]data[/]", escape(str(data)), "")
     console.print("[green]Sentinel is up.[/] Ctrl-C stops it.\n")
     console.print(table)
     console.print("\nNext, in another terminal:")
@@ -239,10 +219,7 @@ def _print_addresses(
 def devices_for(workers: int | None, device: str) -> list[str]:
     """Return the device of each embedder to start.
 
-    Args:
-        workers: Number of embedders on `device`; None: one on each GPU, or one on `device` if
-            the machine has no GPU.
-        device: The device of a given number of embedders.
+    `workers` None means one on each GPU, or one on `device` if the machine has no GPU.
     """
     if workers is not None:
         return [device] * workers

@@ -275,11 +275,7 @@ def _find_file(root: Path, names: Iterable[str]) -> Path | None:
 
 
 def _find_images(root: Path, names: Sequence[str]) -> Path:
-    """Return the folder of one of these names, `root` included, that holds images.
-
-    Raises:
-        LayoutError: There is none.
-    """
+    """Return the folder of one of these names, `root` included, that holds images."""
     for folder in _folders(root):
         if folder.name in names and any(is_image_name(one.name) for one in os.scandir(folder)):
             return folder

@@ -155,11 +155,7 @@ def _dataset(
 
 
 def _declared(columns: Columns, fields: tuple[FieldSchema, ...]) -> tuple[FieldSchema, ...]:
-    """Return the fields, and the path of local images.
-
-    Raises:
-        LayoutError: Two columns would be one field.
-    """
+    """Return the fields, and the path of local images."""
     names = [schema.name for schema in fields]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:

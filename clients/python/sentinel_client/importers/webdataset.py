@@ -196,11 +196,7 @@ def _is_plain(shard: Path) -> bool:
 
 
 def _expand(pattern: str) -> list[str]:
-    """Return the paths that match a pattern with braces and wildcards.
-
-    Raises:
-        LayoutError: No file matches.
-    """
+    """Return the paths that match a pattern with braces and wildcards."""
     found = [
         path
         for name in _expand_braces(pattern)
