@@ -1,1 +1,1 @@
-"""Decode pictures and prepare them for a model."""
+"""Decode images and prepare them for a model."""

@@ -50,4 +50,4 @@ def _load_built_in(choice: ModelChoice) -> EmbeddingModel:
         )
     from embedder_server.models.builtin.conse import ConseModel
 
-    return ConseModel.load(choice)
+    return ConseModel(choice)

@@ -118,32 +118,16 @@ class MiniLmTower:
 class ConseModel:
     """`EmbeddingModel` of MiniLM and EfficientNet-Lite0, 384-d, English."""
 
-    def __init__(
-        self,
-        text: MiniLmTower,
-        image: lite0.Lite0Tower,
-        class_matrix: FloatArray,
-        info: ModelInfo,
-        recipe: ConseRecipe,
-    ) -> None:
-        self._text = text
-        self._image = image
-        self._class_matrix = class_matrix
-        self.info = info
-        self.tokenize = text.tokenize
-        self._recipe = recipe
-
-    @classmethod
-    def load(cls, choice: ModelChoice) -> ConseModel:
+    def __init__(self, choice: ModelChoice) -> None:
         """Load the model. This takes about a second.
 
         Raises:
             ModelLoadError: A part is missing or altered, or the device is not usable.
         """
         device, threads = choice.device, choice.threads
-        recipe = ConseRecipe(max_text_tokens=choice.text_limit(MAX_TOKENS))
+        self._recipe = recipe = ConseRecipe(max_text_tokens=choice.text_limit(MAX_TOKENS))
         packaged = [part for part in PART_FILES if part.distribution]
-        info = ModelInfo(
+        self.info = ModelInfo(
             name=NAME,
             revision="+".join(f"{part.distribution}-{part.version}" for part in packaged),
             fingerprint=recipe.fingerprint(),
@@ -155,20 +139,15 @@ class ConseModel:
             device=device,
             dtype="float32",
         )
-        return cls(
-            MiniLmTower(device, threads, recipe.max_text_tokens),
-            lite0.Lite0Tower(device, threads),
-            _read_class_matrix(),
-            info,
-            recipe,
-        )
+        self._text = MiniLmTower(device, threads, recipe.max_text_tokens)
+        self._image = lite0.Lite0Tower(device, threads)
+        self._class_matrix = _read_class_matrix()
+        self.tokenize = self._text.tokenize
+        self.embed_texts = self._text.vectors
 
     def preprocess(self, image: Image.Image) -> npt.NDArray[np.generic]:
         """Return float32 `[3, 224, 224]` for one RGB image of any size."""
         return lite0.preprocess(image)
-
-    def embed_texts(self, texts: Sequence[TokenizedText]) -> FloatArray:
-        return self._text.vectors(texts)
 
     def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
         weights = class_weights(self._image.logits(images), self._recipe)

