@@ -40,7 +40,7 @@ def run() -> int:
     core_logging.configure(settings.log_level, settings.log_style)
     start = time.monotonic()
     try:
-        summary, delivered = asyncio.run(bulk_index(settings))
+        summary, delivered = asyncio.run(_stoppable(settings))
     except (BulkError, SentinelError) as error:
         print(f"sentinel bulk-index: {error}", file=sys.stderr)
         return _STOPPED
@@ -48,6 +48,13 @@ def run() -> int:
         print("sentinel bulk-index: stopped; run it again to continue", file=sys.stderr)
         return _INTERRUPTED
     return _print_result(settings, summary, delivered, time.monotonic() - start)
+
+
+async def _stoppable(settings: BulkSettings) -> tuple[Summary, Delivered]:
+    """Run the job; SIGTERM stops it like Ctrl-C, ends Ray's processes and closes connections."""
+    job = asyncio.create_task(bulk_index(settings))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, job.cancel)
+    return await job
 
 
 async def bulk_index(settings: BulkSettings) -> tuple[Summary, Delivered]:
@@ -62,10 +69,6 @@ async def bulk_index(settings: BulkSettings) -> tuple[Summary, Delivered]:
     storage = settings.storage()
     storage.object_store_uri = _absolute(storage.object_store_uri)
     folder = RunFolder(_absolute(settings.run))
-    main_task = asyncio.current_task()
-    assert main_task is not None
-    # SIGTERM acts like Ctrl-C: it ends Ray's processes and closes connections.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main_task.cancel)
     with Cluster(settings.ray_address) as cluster:
         bulk_run = BulkRun(settings, storage, folder, cluster)
         async with open_target(settings, storage) as target:
