@@ -1,10 +1,10 @@
-"""`sentinel bulk-index` for real: thousands of pictures by an object store into a Milvus server.
+"""Measure `sentinel bulk-index`: thousands of images, from an object store into Milvus.
 
     python -m benchmarks.bulk [--pictures 5000] [--model conse-minilm-lite0] [--json FILE]
 
-Everything is real and on this machine: SeaweedFS holds pictures, run folder and Milvus's own files;
-Ray embeds in its local mode; the server imports the row files. Prints what docs/scale.md reckons
-with: pictures per second, bytes per row and per picture, rows imported per second.
+Everything runs on this machine: SeaweedFS holds images, run folder and Milvus's files; Ray embeds
+in local mode; the Milvus server imports the row files. Prints the figures for docs/scale.md: images
+per second, bytes per row and per image, rows imported per second.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _measure(
 ) -> list[Row]:
     s3 = store.file_system()
     files = contents.jpegs(pictures, seed=31)
-    different = len(set(files))  # a few of the cuts are the same, as in any dataset
+    different = len(set(files))  # a few are equal, as in any dataset
     for number, data in enumerate(files):
         s3.pipe_file(f"{bucket}/photos/{number:06}.jpg", data)
     environment = {**os.environ, **store.environment(), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -88,13 +88,13 @@ def _measure(
         return time.perf_counter() - start, done.stdout
 
     embedding, _ = job("--deliver", "files")
-    importing, said = job("--deliver", "import", "--import-uri", f"s3://{bucket}/imports")
+    importing, output = job("--deliver", "import", "--import-uri", f"s3://{bucket}/imports")
     again, _ = job("--deliver", "import", "--import-uri", f"s3://{bucket}/imports")
     client = MilvusClient(milvus)
-    there = client.query("bulk", filter="", output_fields=["count(*)"])[0]["count(*)"]
+    count = client.query("bulk", filter="", output_fields=["count(*)"])[0]["count(*)"]
     client.close()
-    if there != different or f"{different:,} stored" not in said:
-        raise SystemExit(f"{there} of {different} pictures are there: {said}")
+    if count != different or f"{different:,} stored" not in output:
+        raise SystemExit(f"{count} of {different} images are in the collection: {output}")
     return _rows(s3, bucket, pictures, seconds=(embedding, importing, again))
 
 
@@ -109,8 +109,8 @@ def _rows(
         Row("read, embedded and written as rows", pictures / embedding, "images/s", note=start),
         Row("imported by the server", pictures / importing, "rows/s", note=f"{importing:.0f} s"),
         Row("the same command once more", again, "s", note="nothing left to do"),
-        Row("of a row file, per picture", row_bytes / pictures, "bytes"),
-        Row("of picture and thumbnail in the object store", object_bytes / pictures, "bytes"),
+        Row("of a row file, per image", row_bytes / pictures, "bytes"),
+        Row("of image and thumbnail in the object store", object_bytes / pictures, "bytes"),
     ]
 
 
@@ -119,7 +119,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=5_000)
     parser.add_argument(
         "--model", default="conse-minilm-lite0",
-        help=f"what a worker's --model takes, or random weights: {', '.join(random_clip.SHAPES)}",
+        help=f"as of a worker's --model, or random weights: {', '.join(random_clip.SHAPES)}",
     )  # fmt: skip
     parser.add_argument("--cache", type=Path, default=_HERE / ".cache", help="for random weights")
     parser.add_argument("--json", type=Path, help="where to write; default benchmarks/results/")

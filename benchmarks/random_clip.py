@@ -1,11 +1,11 @@
-"""Write a CLIP model folder in transformers' format: the real architecture, random weights.
+"""Write a CLIP model in transformers' format, with the real architecture and random weights.
 
-Speed and memory depend on the architecture, not on what a model learned, and no model hub is
-reachable from every machine. The answers mean nothing.
+Speed and memory depend on the architecture, not on the weights, and not every machine can reach a
+model hub. The vectors mean nothing.
 
     python -m benchmarks.random_clip base32 FOLDER [--seed 0]
 
-Needs torch, transformers and tokenizers. A folder that is complete is left alone.
+Needs torch, transformers and tokenizers. Does nothing if the folder exists.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ SHAPES = {
 
 
 def cached(size: str, cache: Path, seed: int = 0) -> Path:
-    """Return the folder of this model below `cache`, made if it is not there.
+    """Return the folder of this model in `cache`; make it if it does not exist.
 
-    A process of its own makes it: the caller's stays free of torch.
+    A separate process makes it, so that the caller does not import torch.
     """
     folder = cache / f"random-clip-{size}-seed{seed}"
     if not folder.exists():
@@ -60,19 +60,19 @@ def cached(size: str, cache: Path, seed: int = 0) -> Path:
 
 
 def write(size: str, folder: Path, seed: int) -> None:
-    """Write the model to `folder`, which appears only once it is complete."""
+    """Write the model to `folder`, which appears only when it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        draft = Path(scratch) / folder.name
-        draft.mkdir()
-        _write_tokenizer(draft)
-        _write_image_processor(draft, SHAPES[size].side)
-        _write_weights(draft, SHAPES[size], seed)
-        shutil.move(draft, folder)
+        unfinished = Path(scratch) / folder.name
+        unfinished.mkdir()
+        _write_tokenizer(unfinished)
+        _write_image_processor(unfinished, SHAPES[size].side)
+        _write_weights(unfinished, SHAPES[size], seed)
+        shutil.move(unfinished, folder)
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """Train a byte-pair vocabulary on the words in use and fill it up to the real size."""
+    """Train a byte-pair vocabulary on the words of `contents`, and pad it to the real size."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers  # noqa: PLC0415
     from transformers import CLIPTokenizer  # noqa: PLC0415
 
@@ -101,7 +101,7 @@ def _write_tokenizer(folder: Path) -> None:
 
 
 def _write_image_processor(folder: Path, side: int) -> None:
-    """Write what OpenAI's CLIP folders say, in the form that every transformers release reads."""
+    """Write the settings of OpenAI's CLIP, in a form that every transformers release reads."""
     processor = {
         "crop_size": {"height": side, "width": side},
         "do_center_crop": True,

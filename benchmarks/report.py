@@ -1,4 +1,4 @@
-"""What a run hands on: rows with their targets, as a table and as JSON with machine and commit."""
+"""Report measurements with targets: as tables, and as JSON with machine and commit."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _PACKAGES = (
     "sentinel-retrieval", "grpcio", "protobuf", "numpy", "pillow", "tokenizers", "onnxruntime",
     "openvino", "torch", "transformers", "pymilvus", "milvus-lite",
 )  # fmt: skip
-# Of the processor's flags, those that decide how fast a model runs.
+# The processor flags that decide how fast a model runs.
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """One measurement.
 
     Attributes:
         name: What was measured.
-        value: In `unit`; None if it could not be.
+        value: In `unit`; None if it was not measured.
         unit: For example `x`, `ms`, `items/s`.
-        at_least: Target; None: none.
-        at_most: Target; None: none.
-        note: How it came about, in a few words; why it is missing.
-        detail: What it was made from.
+        at_least: Lower target, if any.
+        at_most: Upper target, if any.
+        note: How it was measured, or why it was not.
+        detail: The values it was computed from.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def target(self) -> str:
-        """The target as people write it."""
+        """The target as text; empty without one."""
         if self.at_least is not None:
             return f"≥ {self.at_least:.4g} {self.unit}"
         return f"≤ {self.at_most:.4g} {self.unit}" if self.at_most is not None else ""
@@ -75,7 +75,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """Return the median over rounds of the ratio within a round: drift of the machine cancels."""
+    """Return the median of the ratios within a round, which the machine's drift hardly changes."""
     return median([a / b for a, b in zip(above, below, strict=True)])
 
 
@@ -84,7 +84,7 @@ def percentile(values: Sequence[float], which: float) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return facts about this machine that the figures depend on."""
     return {
         "processor": _processor(),
         "flags": [flag for flag in _FLAGS if flag in _cpuinfo("flags").split()],
@@ -99,7 +99,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of what matters."""
+    """Return the installed versions of the packages that matter."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -110,7 +110,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the commit that was measured, marked if files differ from it."""
+    """Return the measured commit, with a mark if files differ from it."""
     return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*")
 
 
@@ -137,15 +137,15 @@ def _output(*command: str) -> str:
 
 
 def print_report(sections: dict[str, Sequence[Row]], console: Console) -> None:
-    """Print the figures of each section, then everything that has a target."""
-    aims: list[Row] = []
+    """Print the rows of each section, then all rows with a target or without a value."""
+    with_target: list[Row] = []
     for title, rows in sections.items():
         figures = [row for row in rows if row.value is not None and not row.target]
-        aims += [row for row in rows if row not in figures]
+        with_target += [row for row in rows if row not in figures]
         if figures:
             _print_table(title, figures, console)
-    if aims:
-        _print_table("targets", aims, console)
+    if with_target:
+        _print_table("targets", with_target, console)
 
 
 def _print_table(title: str, rows: Sequence[Row], console: Console) -> None:
@@ -159,13 +159,13 @@ def _print_table(title: str, rows: Sequence[Row], console: Console) -> None:
     verdicts = {True: "[green]met[/]", False: "[red]not met[/]", None: ""}
     for row in rows:
         value = "-" if row.value is None else f"{row.value:.4g} {row.unit}"
-        aim = (row.target, verdicts[row.met]) if title == "targets" else ()
-        table.add_row(row.name, value, *aim, row.note)
+        target = (row.target, verdicts[row.met]) if title == "targets" else ()
+        table.add_row(row.name, value, *target, row.note)
     console.print(table)
 
 
 def write_json(path: Path, sections: Mapping[str, Sequence[Row]], **facts: Any) -> None:
-    """Write everything."""
+    """Write all rows and facts to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

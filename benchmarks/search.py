@@ -1,8 +1,8 @@
-"""The gateway against model and Milvus called directly, in one run: searching and storing.
+"""Compare the gateway with the model and Milvus called directly: search and ingest.
 
     python -m benchmarks.search [--quick] [--only SECTION ...] [--json FILE]
 
-What is measured, what is not, and how to read it: docs/benchmarks-method.md.
+What it measures, what it does not, and how to read it: docs/benchmarks-method.md.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from tests import milvus_server
 
 _HERE = Path(__file__).resolve().parent
 SECTIONS = ("latency", "callers", "recall", "ingest", "again", "embedded")
-_SEARCHES = {"latency", "callers", "recall"}
-# Of the original system's collection, Flickr30k with its 31,796 images.
+_SEARCH_SECTIONS = {"latency", "callers", "recall"}
+# The size of the original system's collection: Flickr30k with 31,796 images.
 _ROWS = 31_796
 _CENTRES, _SPREAD = 100, 0.7
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured."""
+    """The size of a run."""
 
     rows: int
     queries: int
@@ -77,18 +77,21 @@ def main() -> None:
 def measure(
     plan: Plan, only: set[str], scratch: Path, cache: Path
 ) -> Iterator[tuple[str, list[Row]]]:
-    """Yield the sections asked for, by name, as they are done."""
+    """Measure the selected sections; yield the name and rows of each when it is done."""
     if only - {"embedded"}:
         with milvus_server.running(scratch / "milvus") as milvus:
-            if only & _SEARCHES:
-                yield from _searches(plan, only, scratch, cache, milvus)
-            if only - _SEARCHES - {"embedded"}:
-                yield from _ingests(plan, only, scratch, cache, milvus)
+            if only & _SEARCH_SECTIONS:
+                yield from _search_sections(plan, only, scratch, cache, milvus)
+            if only - _SEARCH_SECTIONS - {"embedded"}:
+                yield from _ingest_sections(plan, only, scratch, cache, milvus)
     if "embedded" in only:
-        yield "embedded", [row for count in plan.embedded_rows for row in _lite(count, plan)]
+        yield (
+            "embedded",
+            [row for count in plan.embedded_rows for row in _embedded_section(count, plan)],
+        )
 
 
-def _searches(
+def _search_sections(
     plan: Plan, only: set[str], scratch: Path, cache: Path, milvus: str
 ) -> Iterator[tuple[str, list[Row]]]:
     model = random_clip.cached("jina16", cache.resolve())
@@ -104,7 +107,7 @@ def _searches(
             yield "recall", search_overhead.recall(filled, plan.queries)
 
 
-def _ingests(
+def _ingest_sections(
     plan: Plan, only: set[str], scratch: Path, cache: Path, milvus: str
 ) -> Iterator[tuple[str, list[Row]]]:
     model = random_clip.cached("base32", cache.resolve())
@@ -129,12 +132,12 @@ def _ingests(
             yield "again", ingest_overhead.twice(gateway, scratch, plan.folder)
 
 
-def _lite(rows: int, plan: Plan) -> list[Row]:
+def _embedded_section(rows: int, plan: Plan) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "milvus.db"
         with _servers(Path(folder), str(file)) as (_, gateway):
             _fill(gateway, "photos", rows, 384)
-            time.sleep(2)  # it flushes half a second after the last write
+            time.sleep(2)  # Milvus Lite is flushed half a second after the last write
             return embedded(gateway, file, "photos", plan.queries // 3)
 
 

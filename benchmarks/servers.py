@@ -1,4 +1,4 @@
-"""Starting, watching and stopping the servers under test. Loopback only."""
+"""Start, watch and stop the servers under test. They listen on loopback addresses only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLL_S = 0.01
 
 
 class Server:
-    """One server process: its address, its memory, its CPU time."""
+    """A server process, with its address, memory and CPU time."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -30,7 +30,7 @@ class Server:
         self._started = time.perf_counter()
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Wait until `ready`, and note how long it took since the process was started."""
+        """Wait until `ready` returns True; record the time since the start of the process."""
         while not ready():
             if self.process.poll() is not None:
                 sys.exit(f"{self.name} ended with {self.process.returncode}: {self.log_tail()}")
@@ -56,7 +56,7 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
-        """End the process, by force if it does not listen."""
+        """Terminate the process; kill it after 30 s."""
         self.process.terminate()
         try:
             self.process.wait(timeout=30)
@@ -68,9 +68,9 @@ class Server:
 def spawn(
     folder: Path, name: str, command: Sequence[str], extra: dict[str, str] | None = None
 ) -> Server:
-    """Start a process with its log in `folder`, which is also where it runs.
+    """Start a process in `folder`, with its log there.
 
-    Sentinel's variables and a `.env` of the caller's would change what is measured.
+    It does not get the caller's SENTINEL_ variables or `.env`, which would change the measurement.
     """
     environment = {key: value for key, value in os.environ.items() if "SENTINEL_" not in key}
     path = folder / f"{name}.log"
@@ -98,7 +98,7 @@ def sentinel(folder: Path, module: str, *flags: str) -> Server:
 
 @contextmanager
 def bare(folder: Path, name: str, *arguments: str) -> Iterator[Server]:
-    """Run a server of this package that does next to nothing, such as `embedder.empty_calls`."""
+    """Run a minimal server of this package, such as `embedder.empty_calls`."""
     address_file = folder / f"{name}.addr"
     address_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", f"benchmarks.{name}", str(address_file), *arguments]
@@ -111,16 +111,16 @@ def bare(folder: Path, name: str, *arguments: str) -> Iterator[Server]:
         server.stop()
 
 
-def tell_address(address_file: Path, port: int) -> None:
-    """Say, from such a server, where it listens."""
-    draft = address_file.with_suffix(".tmp")
-    draft.write_text(f"127.0.0.1:{port}\n")
-    draft.replace(address_file)
+def write_address(address_file: Path, port: int) -> None:
+    """Write the address of a minimal server for `bare`, which waits for the file."""
+    partial = address_file.with_suffix(".tmp")
+    partial.write_text(f"127.0.0.1:{port}\n")
+    partial.replace(address_file)
 
 
 @contextmanager
 def worker(folder: Path, *flags: str) -> Iterator[Server]:
-    """Run a worker that is SERVING; `start_seconds` is how long that took from nothing."""
+    """Run a worker; yield it when it is SERVING, with the time that took in `start_seconds`."""
     server = sentinel(folder, "embedder_server", *flags)
     try:
         with grpc.insecure_channel(server.address) as channel:
@@ -141,7 +141,7 @@ def _is_serving(health: health_pb2_grpc.HealthStub) -> bool:
 
 @contextmanager
 def gpu_utilisation(device: str) -> Iterator[list[int]]:
-    """Collect the utilisation of a GPU in percent, five times a second; nothing without one."""
+    """Sample the utilisation of a GPU in percent, five times a second; empty without a GPU."""
     samples: list[int] = []
     if not device.startswith("cuda") or shutil.which("nvidia-smi") is None:
         yield samples

@@ -1,1 +1,1 @@
-"""The embedder worker against its limit, the original system and a peer."""
+"""Benchmarks of the embedder worker."""

@@ -1,8 +1,8 @@
-"""The embedder worker against its limit, the original system's way and a peer, in one run.
+"""Compare the embedder worker with its limit, the original system and a peer, in one run.
 
     python -m benchmarks.embedder [--quick] [--only SECTION ...] [--json FILE]
 
-What is measured, what is not, and how to read it: docs/benchmarks-method.md.
+What it measures, what it does not, and how to read it: docs/benchmarks-method.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
         rows: dict[str, list[Row]] = {}
         for name, measured in measure(bench, arguments.only):
             rows[name] = measured
-            # At once: a later section that fails must not take an earlier one with it.
+            # After each section, so that a later failure does not lose it.
             report.print_report({name: measured}, console)
             report.write_json(path, rows, **facts, measured=what, seconds=_since(started))
     console.print(f"{_since(started)} s; written to {path}")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measure(bench: Bench, only: list[str]) -> Iterator[tuple[str, list[Row]]]:
-    """Yield the sections asked for, by name, as they are done."""
+    """Measure the selected sections; yield the name and rows of each when it is done."""
     if {"throughput", "towers", "latency", "priority"} & set(only):
         with bench.worker() as server:
             if {"throughput", "towers", "latency"} & set(only):
@@ -65,7 +65,7 @@ def measure(bench: Bench, only: list[str]) -> Iterator[tuple[str, list[Row]]]:
                     if "throughput" in only:
                         yield "throughput", throughput.throughput(bench, server, direct)
                     if "towers" in only:
-                        yield "towers", networks.towers(bench, server, direct)
+                        yield "towers", networks.compare_networks(bench, server, direct)
                     if "latency" in only:
                         yield "latency", latency.lone_text(bench, server, direct)
             if "priority" in only:
@@ -92,12 +92,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--model", default=_RANDOM,
-        help=f"what a worker's --model takes; default {_RANDOM}: CLIP with random weights",
+        help=f"as of a worker's --model; default {_RANDOM}: CLIP with random weights",
     )  # fmt: skip
     parser.add_argument(
         "--size", choices=random_clip.SHAPES, default="base32", help=f"of {_RANDOM}"
     )
-    parser.add_argument("--device", default="cpu", help="of every system: cpu or cuda:N")
+    parser.add_argument("--device", default="cpu", help="for every system: cpu or cuda:N")
     parser.add_argument("--runtime", default="auto", help="of worker and limit; default auto")
     parser.add_argument("--threads", type=int, default=0, help="of a forward pass; 0: all cores")
     parser.add_argument(
@@ -106,7 +106,7 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--infinity-venv", type=Path, default=_HERE / ".infinity-venv",
-        help="where infinity-emb is installed; skipped if it is not there",
+        help="where infinity-emb is installed; if it is not, it is skipped",
     )  # fmt: skip
     parser.add_argument("--cache", type=Path, default=_HERE / ".cache", help="for random weights")
     parser.add_argument("--json", type=Path, help="where to write; default benchmarks/results/")
@@ -119,7 +119,7 @@ def _choice(arguments: argparse.Namespace) -> Choice:
     if model == _RANDOM:
         model = str(random_clip.cached(arguments.size, arguments.cache.resolve()))
     elif Path(model).is_dir():
-        model = str(Path(model).resolve())  # workers run in a folder of their own
+        model = str(Path(model).resolve())  # workers run in another folder
     return Choice(
         model=model,
         folder=Path(model) if (Path(model) / "config.json").exists() else None,

@@ -1,4 +1,4 @@
-"""What every section of the embedder's benchmark works with."""
+"""The context of a run: its size, the systems' settings, and calls to the load generator."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ CALLERS = 32
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured.
+    """The size of a run.
 
     Attributes:
-        rounds: How often the systems take turns.
+        rounds: Turns of each system that count.
         seconds: Length of a turn.
-        lone_calls: Single texts, of each kind.
-        priority_seconds: Length of a turn without and of one with bulk load.
-        overload_seconds: Length of a turn of overload, once the queue is full.
-        memory_requests: After how many requests memory is read.
+        lone_calls: Single texts of each kind of call.
+        priority_seconds: Length of a turn, with and without bulk load.
+        overload_seconds: Length of a turn of overload, after the queue is full.
+        memory_requests: Numbers of requests after which memory is read.
         starts: Starts of each worker.
     """
 
@@ -46,16 +46,16 @@ QUICK = Plan(2, 1.5, 60, 4.0, 3.0, (100, 500), 1)
 
 @dataclass(frozen=True)
 class Choice:
-    """What is measured.
+    """The model and its settings.
 
     Attributes:
-        model: What a worker's `--model` takes.
-        folder: The model in transformers' format; None: not a transformers model.
-        runtime: What a worker's `--runtime` takes.
-        flags: Further ones of every worker of this model.
+        model: As of a worker's `--model`.
+        folder: The model in transformers' format; None if it is another one.
+        runtime: As of a worker's `--runtime`.
+        flags: Further flags of every worker of this model.
         threads: CPU threads of a forward pass; 0: all cores.
         device: Device of a forward pass.
-        infinity_venv: Where infinity is installed; may not exist.
+        infinity_venv: Virtual environment of infinity; may not exist.
     """
 
     model: str
@@ -69,7 +69,7 @@ class Choice:
 
 @dataclass
 class Bench:
-    """One run."""
+    """A run: its settings and its load generator."""
 
     plan: Plan
     choice: Choice
@@ -78,36 +78,36 @@ class Bench:
     console: Console
 
     def say(self, text: str) -> None:
-        """Tell how far the run is."""
+        """Print the progress of the run."""
         self.console.print(f"[dim]{text}[/]")
 
     @contextlib.contextmanager
     def worker(self, *flags: str, model: str | None = None) -> Iterator[Server]:
-        """Run a worker of the model under test, or of another one."""
+        """Run a worker with the model under test, or with another one."""
         choice = self.choice
         flags = (*flags, "--threads", str(choice.threads), "--device", choice.device)
         if model is None:
             flags = ("--model", choice.model, "--runtime", choice.runtime, *choice.flags, *flags)
-        else:  # the other flags may not suit it
+        else:  # the other flags may not fit
             flags = ("--model", model, *flags)
         with worker(self.scratch, *flags) as server:
             yield server
 
     def closed(self, server: Server, kind: str, content: str, **arguments: Any) -> dict[str, Any]:
-        """Run a closed loop against a server."""
-        return self._ask("closed", server, kind, content, **arguments)
+        """Run a closed loop of calls to a server."""
+        return self._call("closed", server, kind, content, **arguments)
 
     def lone(self, server: Server, kind: str, content: str, *, calls: int) -> dict[str, Any]:
-        """Ask a server one request after the other, with gRPC's blocking stub."""
-        return self._ask("lone", server, kind, content, calls=calls)
+        """Send one request after the other with gRPC's blocking stub."""
+        return self._call("lone", server, kind, content, calls=calls)
 
     def open(
         self, server: Server, kind: str, content: str, *, rate: float, **arguments: Any
     ) -> dict[str, Any]:
-        """Run an open loop against a server, at what the load generator can make of `rate`."""
-        return self._ask("open", server, kind, content, rate=min(MAX_RATE, rate), **arguments)
+        """Run an open loop of calls to a server, at `rate` or the load generator's maximum."""
+        return self._call("open", server, kind, content, rate=min(MAX_RATE, rate), **arguments)
 
-    def _ask(
+    def _call(
         self, loop: str, server: Server, kind: str, content: str, **arguments: Any
     ) -> dict[str, Any]:
         requests = {"content": content, "per_request": arguments.pop("per_request", 1)}

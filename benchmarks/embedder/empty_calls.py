@@ -19,7 +19,7 @@ import grpc
 
 from benchmarks.embedder.context import Bench
 from benchmarks.load.agents import Agent
-from benchmarks.servers import Server, tell_address
+from benchmarks.servers import Server, write_address
 from sentinel.common.v1 import content_pb2 as common
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel_core import runtime
@@ -94,7 +94,7 @@ async def _serve(address_file: Path) -> None:
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    tell_address(address_file, port)
+    write_address(address_file, port)
     await server.wait_for_termination()
 
 

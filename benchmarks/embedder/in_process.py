@@ -1,7 +1,7 @@
-"""The limit: the worker's own model and runtime called in this process, with no server around.
+"""The limit: the worker's model and runtime, called in a process without a server.
 
-An agent (see `agents`). Images are decoded and preprocessed by as many threads as the worker
-has; with `overlap` the next batch is prepared while the device computes, as a good caller would.
+An agent (see `benchmarks.load.agents`). As many threads as in the worker decode and preprocess
+images. With `overlap` they prepare the next batch during a forward pass, as a good caller would.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_BYTES, _MAX_PIXELS = 2**24, 10**8
 
 
 class Direct:
-    """One loaded model."""
+    """A loaded model."""
 
     def __init__(self) -> None:
         self._cores = len(os.sched_getaffinity(0))
@@ -33,7 +33,7 @@ class Direct:
         }
 
     def load(self, *, model: str, device: str, threads: int, runtime: str) -> dict[str, Any]:
-        """Load the model; say what it runs on."""
+        """Load the model; return its runtime and element type."""
         start = time.perf_counter()
         self._model = load_model(
             ModelChoice(model, device, threads or self._cores, runtime=runtime)
@@ -85,7 +85,7 @@ class Direct:
         return {"rate": batch * agents.calls_per_second(prepare, seconds)}
 
     def lone(self, *, calls: int) -> dict[str, Any]:
-        """Return the time of single texts: tokens and forward pass, nothing else."""
+        """Return the times of single texts, in ms: tokenizing and forward pass."""
         times = []
         for text in islice(self._source["text"], calls):
             start = time.perf_counter()
@@ -99,7 +99,7 @@ class Direct:
     def _prepare(self, kind: str, batch: int) -> list[Future[list[Any]]]:
         raw = list(islice(self._source[kind], batch))
         if kind == "text":
-            # A hop to another thread costs as much as tokenizing.
+            # One task: handing each text to a thread costs as much as tokenizing it.
             return [self._pool.submit(lambda: [self._model.tokenize(text) for text in raw])]
         shares = [raw[first :: self._cores] for first in range(min(batch, self._cores))]
         return [self._pool.submit(self._decode, share) for share in shares]

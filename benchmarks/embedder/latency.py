@@ -1,4 +1,4 @@
-"""What one caller waits for: alone, and while bulk work saturates the worker."""
+"""Measure the latency of one caller: alone, and while bulk requests saturate the worker."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SETTLE_S = 1.0
 
 
 def lone_text(bench: Bench, server: Server, direct: Agent) -> list[Row]:
-    """Compare single texts through gRPC, in-process, and calls of no content, ten in turn.
+    """Compare single texts through gRPC and in-process with empty calls, in turns of ten.
 
-    Empty calls are measured once more, each right after a pass of the model in another process: a
-    pass leaves none of gRPC's code and data in the caches, and every real call follows one.
+    Empty calls are measured again, each right after a pass of the model in another process: a pass
+    drives gRPC's code and data out of the caches, and every real call follows a pass.
     """
     through: list[float] = []
     looped: list[float] = []
@@ -112,7 +112,12 @@ def _priority_rows(idle: list[float], loaded: list[float], batch: float, rate: f
     detail = {"idle_ms": idle, "loaded_ms": loaded, "bulk_batch_ms": batch, "bulk_rate": rate}
     return [
         Row("interactive text on an idle worker, p99", quiet, "ms", note=idle_note),
-        Row(f"one bulk batch of {_BULK_BATCH} images", batch, "ms", note="p50, as the worker says"),
+        Row(
+            f"one bulk batch of {_BULK_BATCH} images",
+            batch,
+            "ms",
+            note="p50, as the worker reports",
+        ),
         Row(
             "interactive text while bulk images saturate the worker, p99",
             busy,

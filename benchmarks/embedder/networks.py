@@ -1,4 +1,4 @@
-"""The networks alone: the worker's runtime beside a plain torch call, by batch size."""
+"""Compare the networks alone in the worker's runtime and in plain torch, by batch size."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from benchmarks.report import Row, skipped
 from benchmarks.servers import Server
 
 
-def towers(bench: Bench, server: Server, direct: Agent) -> list[Row]:
-    """Call both with prepared items, in turn, at every batch size, in the worker's precision."""
+def compare_networks(bench: Bench, server: Server, direct: Agent) -> list[Row]:
+    """Call both with prepared items, in turns, at every batch size, in the worker's precision."""
     if bench.choice.folder is None:
         return [skipped("tower ÷ raw torch call", "not a transformers model")]
     dtype = model_of(server).dtype
-    if dtype == "int8":  # torch has no such networks of these models
+    if dtype == "int8":  # torch has no int8 networks of these models
         dtype = "float32"
     rows = []
     with agent("benchmarks.peers.original") as raw:

@@ -1,4 +1,4 @@
-"""Too much load, long load, and coming up: overload, memory, start."""
+"""Measure a worker under overload, its memory over time, and its start."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from benchmarks.load.agents import Agent
 from benchmarks.report import Row, median, percentile
 from benchmarks.servers import Server, bare
 
-# Small, so that the queue fills up soon and what is measured is the steady state.
+# Small, so that the queue is soon full and the steady state is measured.
 _QUEUE_ITEMS = 128
 _QUEUE_FLAGS = ("--max-queue-items", str(_QUEUE_ITEMS), "--max-contents-per-request", "32")
 _EXCESS = 3
 _DIRECT_BATCH = 16
-# Single texts at three times the capacity cost the client much of a small machine; in requests of
-# eight it costs next to nothing. Both are told.
+# Single texts at three times the capacity cost the client much of a small machine. Requests of
+# eight cost it little. Both are measured.
 _SHAPES = (("text", 1), ("text", 8), ("image", 1))
 _DEFAULT_MODEL = "conse-minilm-lite0"
 _SETTLE_S = 2.0
@@ -28,10 +28,10 @@ _MIXED_RUN = 2_000
 
 
 def overload(bench: Bench) -> list[Row]:
-    """Offer three times what a worker can do, in an open loop; its peak is taken in turns.
+    """Offer three times a worker's peak in an open loop, in turns with measuring the peak.
 
     The floor of the goodput is the same ratio of the model called directly, beside as many empty
-    calls as were offered and beside as many as the peak.
+    calls as were offered and as many as at the peak.
     """
     rows = []
     with (
@@ -67,7 +67,7 @@ def _turns(bench: Bench) -> int:
 
 def _overload_turn(bench: Bench, server: Server, kind: str, size: int) -> dict[str, Any]:
     capacity = _peak(bench, server, kind, size)
-    # Until the queue is full, and until the first call that met it full has its answer.
+    # Until the queue is full, and the first call that waited in the full queue has its answer.
     warm = 1.0 + 1.5 * _QUEUE_ITEMS / capacity
     answer = bench.open(
         server,
@@ -80,7 +80,7 @@ def _overload_turn(bench: Bench, server: Server, kind: str, size: int) -> dict[s
     )
     others = set(answer["failed"]) - {"RESOURCE_EXHAUSTED"}
     p99 = percentile(answer.pop("latencies_ms"), 99)
-    # Before and after: a peak from a moment when others used the machine would flatter.
+    # Before and after: a peak measured while others used the machine would make the ratio too good.
     peak = max(capacity, _peak(bench, server, kind, size))
     return {"peak": peak, "size": size, "p99_ms": p99, "others": sorted(others), **answer}
 
@@ -104,7 +104,7 @@ def _overload_rows(kind: str, turns: list[dict[str, Any]], floor: float) -> list
     lag = max(turn["lag_ms_p99"] for turn in turns)
     note = f"offered {offered:.1f}x the peak; client: {client:.2f} cores, late by {lag:.0f} ms p99"
     if others := sorted({code for turn in turns for code in turn["others"]}):
-        note += f"; refused otherwise than RESOURCE_EXHAUSTED: {', '.join(others)}"
+        note += f"; refused with other codes than RESOURCE_EXHAUSTED: {', '.join(others)}"
     late = f"{median([turn['p99_ms'] for turn in turns]):.0f} ms of {median(bounds):.0f} ms"
     beside = median([turn["floor_offered"] / turn["offered"] for turn in turns])
     note += f"; floor, beside {beside:.2f} of these calls: {floor:.2f}"
@@ -125,7 +125,7 @@ def _overload_rows(kind: str, turns: list[dict[str, Any]], floor: float) -> list
 
 
 def memory(bench: Bench) -> list[Row]:
-    """Read the worker's resident memory after few and after many mixed requests."""
+    """Compare the worker's resident memory after few and after many mixed requests."""
     few, many = bench.plan.memory_requests
     resident = []
     failed: dict[str, int] = {}
@@ -148,21 +148,21 @@ def memory(bench: Bench) -> list[Row]:
 
 
 def _mixed_load(bench: Bench, server: Server, count: int) -> Counter[str]:
-    """Make `count` mixed requests, in runs that end within the load generator's time."""
+    """Make `count` mixed requests, in runs short enough for the load generator's limit."""
     failed: Counter[str] = Counter()
     while count > 0:
         answer = bench.closed(
             server, "sentinel", "mixed", callers=16, max_requests=min(count, _MIXED_RUN)
         )
         if not answer["requests"]:
-            raise SystemExit("the worker answers no more")
+            raise SystemExit("the worker does not answer any more")
         count -= answer["requests"]
         failed.update(answer["failed"])
     return failed
 
 
 def starts(bench: Bench) -> list[Row]:
-    """Time workers from process start to SERVING; the first start fills the caches."""
+    """Measure the time from process start to SERVING; the first start fills the caches."""
     rows = []
     models: list[tuple[str, str | None, float | None]] = [
         (f"{_DEFAULT_MODEL}, the offline default", _DEFAULT_MODEL, 5.0)

@@ -1,4 +1,4 @@
-"""Texts and images per second: the limit, Sentinel, the original system's way, a peer."""
+"""Measure texts and images per second: Sentinel, its limit, the original system, a peer."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _NAMES = {
 
 
 def model_of(server: Server) -> pb.Model:
-    """Return what a worker says of its model."""
+    """Return a worker's description of its model."""
     with grpc.insecure_channel(server.address) as channel:
         return pb_grpc.EmbeddingServiceStub(channel).GetModel(pb.GetModelRequest()).model
 
 
 @contextlib.contextmanager
 def direct_model(bench: Bench, server: Server) -> Iterator[Agent]:
-    """Load the worker's model, on the runtime that the worker chose, in a process of its own."""
+    """Load the worker's model in a separate process, on the runtime that the worker chose."""
     model = model_of(server)
     choice = bench.choice
     with agent("benchmarks.embedder.in_process") as direct:
@@ -62,12 +62,12 @@ def direct_model(bench: Bench, server: Server) -> Iterator[Agent]:
 
 
 def batch_sizes(bench: Bench) -> tuple[int, ...]:
-    """Return the batch sizes that are tried on the device."""
+    """Return the batch sizes to try on the device."""
     return _GPU_BATCHES if bench.choice.device.startswith("cuda") else _BATCHES
 
 
 def sweep(bench: Bench, direct: Agent) -> dict[str, dict[str, Any]]:
-    """Find the batch size, with or without overlap, at which the model called directly is best."""
+    """Find the batch size, with or without overlap, at which the direct model is fastest."""
     best = {}
     batches = batch_sizes(bench)
     for kind in KINDS:
@@ -87,7 +87,7 @@ def sweep(bench: Bench, direct: Agent) -> dict[str, dict[str, Any]]:
 
 
 def throughput(bench: Bench, server: Server, direct: Agent) -> list[Row]:
-    """Let the systems take turns and compare them within each round."""
+    """Run the systems in turns; compare them within each round."""
     best = sweep(bench, direct)
     with contextlib.ExitStack() as stack:
         echo = stack.enter_context(bare(bench.scratch, "embedder.empty_calls"))
@@ -118,7 +118,7 @@ def throughput(bench: Bench, server: Server, direct: Agent) -> list[Row]:
             ),
             "sentinel_32": lambda kind: through_worker(bench, server, kind, 2, 32),
         }
-        why_not = _add_original(bench, stack, systems) | _add_infinity(bench, stack, systems)
+        skip_reasons = _add_original(bench, stack, systems) | _add_infinity(bench, stack, systems)
         answers = _rounds(bench, systems)
     stages = {
         kind: {
@@ -131,14 +131,14 @@ def throughput(bench: Bench, server: Server, direct: Agent) -> list[Row]:
     }
     return [
         *(row for kind in KINDS for row in _rates(kind, answers, best[kind], stages[kind])),
-        *_ratios(answers, why_not),
+        *_ratios(answers, skip_reasons),
     ]
 
 
 def through_worker(
     bench: Bench, server: Server, kind: str, callers: int, per_request: int
 ) -> dict[str, Any]:
-    """Ask the worker in a closed loop for one turn."""
+    """Run a closed loop of calls to the worker for one turn."""
     before = server.cpu_seconds()
     with gpu_utilisation(bench.choice.device) as gpu:
         answer = bench.closed(
@@ -179,21 +179,21 @@ def _add_infinity(
     bench.say("starting infinity")
     peer = stack.enter_context(infinity(bench.scratch, venv, folder, bench.choice.device))
 
-    def ask(kind: str, callers: int, per_request: int) -> dict[str, Any]:
+    def call(kind: str, callers: int, per_request: int) -> dict[str, Any]:
         seconds = bench.plan.seconds
         return bench.closed(
             peer, "infinity", kind, callers=callers, per_request=per_request, seconds=seconds
         )
 
-    systems["infinity"] = lambda kind: ask(kind, CALLERS, 1)
-    systems["infinity_32"] = lambda kind: ask(kind, 2, 32)
+    systems["infinity"] = lambda kind: call(kind, CALLERS, 1)
+    systems["infinity_32"] = lambda kind: call(kind, 2, 32)
     return {}
 
 
 def _rounds(
     bench: Bench, systems: dict[str, Callable[[str], dict[str, Any]]]
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Return the answers of each system and kind, one a round; the first round is thrown away."""
+    """Return the answers of each system and kind by round, without the first round."""
     answers: dict[str, dict[str, list[dict[str, Any]]]] = {
         name: {kind: [] for kind in KINDS} for name in systems
     }
@@ -247,21 +247,21 @@ def _cpu_note(rounds: list[dict[str, Any]]) -> str:
 
 
 def gpu_note(rounds: list[dict[str, Any]]) -> str:
-    """Return how busy a GPU was in turns of `through_worker`; empty without one."""
+    """Return the GPU's utilisation in turns of `through_worker`; empty without a GPU."""
     if "gpu_percent" not in rounds[0]:
         return ""
     return f"; GPU {median([answer['gpu_percent'] for answer in rounds]):.0f} %"
 
 
 def _ratios(
-    answers: dict[str, dict[str, list[dict[str, Any]]]], why_not: dict[str, str]
+    answers: dict[str, dict[str, list[dict[str, Any]]]], skip_reasons: dict[str, str]
 ) -> list[Row]:
     rows = []
     for other, targets in _TARGETS.items():
         for kind, target in targets.items():
             name = f"{kind}: Sentinel, {CALLERS} callers ÷ {_NAMES[other].partition(':')[0]}"
-            if other in why_not:
-                rows.append(skipped(name, why_not[other]))
+            if other in skip_reasons:
+                rows.append(skipped(name, skip_reasons[other]))
                 continue
             above, below = ([a["rate"] for a in answers[s][kind]] for s in ("sentinel", other))
             ratios = [a / b for a, b in zip(above, below, strict=True)]

@@ -1,1 +1,1 @@
-"""The gateway against model and Milvus called directly."""
+"""Benchmarks of the gateway and the page."""

@@ -1,7 +1,7 @@
-"""A gateway without logic: the least that a search through grpc.aio and pymilvus can cost.
+"""A gateway without logic: the minimum cost of a search through grpc.aio and pymilvus.
 
-It offers the gateway's Search on the same event loop, without interceptors, always searches for the
-same vector, and sends what Milvus found as one message.
+It offers the gateway's Search on the same event loop, without interceptors. It always searches for
+the same vector and sends all hits in one message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from pymilvus import AsyncMilvusClient
 
 from benchmarks.load.search_generator import milvus_arguments, read_found
-from benchmarks.servers import tell_address
+from benchmarks.servers import write_address
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 from sentinel_core import runtime
@@ -46,7 +46,7 @@ async def _serve(address_file: Path, milvus_uri: str, vector_file: Path) -> None
         pb_grpc.add_SearchServiceServicer_to_server(search, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        tell_address(address_file, port)
+        write_address(address_file, port)
         await server.wait_for_termination()
 
 

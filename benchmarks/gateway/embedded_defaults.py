@@ -1,7 +1,7 @@
-"""A text search on the embedded defaults against the model and Milvus Lite called directly.
+"""Compare a text search with the embedded defaults with the model and Milvus Lite called directly.
 
-What a laptop gets: the default model, a file of Milvus Lite, and how the cost grows with the rows.
-Only one process may open that file, so Milvus Lite is called directly on a copy of it.
+This is what a laptop runs: the default model and a file of Milvus Lite, by number of rows. Only one
+process can open that file, so the direct calls use a copy of it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _MODEL = "conse-minilm-lite0"
 
 
 def embedded(gateway: str, milvus_file: Path, collection: str, queries: int) -> list[Row]:
-    """Measure a search of a filled collection; every query goes both ways before the next one."""
+    """Measure searches of a filled collection; every query goes both ways before the next one."""
     copy = shutil.copytree(milvus_file, milvus_file.with_name(f"{collection}.db"))
     direct = _Direct(str(copy), collection)
     times: dict[str, list[float]] = {}
     with SentinelClient(gateway) as client:
         rows = client.get_collection(collection).item_count or 0
         for text in contents.texts(queries + 1, seed=14):
-            for name, seconds in (*_asked(client, collection, text), *direct(text)):
+            for name, seconds in (*_search(client, collection, text), *direct(text)):
                 times.setdefault(name, []).append(seconds * 1000)
     direct.close()
     return _rows(rows, {name: median(values[1:]) for name, values in times.items()})
@@ -50,8 +50,8 @@ def _rows(count: int, p50: dict[str, float]) -> list[Row]:
     ]
 
 
-def _asked(client: SentinelClient, collection: str, text: str) -> Iterator[tuple[str, float]]:
-    """Search once; yield the time that the client saw and the stages that the gateway tells."""
+def _search(client: SentinelClient, collection: str, text: str) -> Iterator[tuple[str, float]]:
+    """Search once; yield the client's time and the stages that the gateway reports."""
     start = time.perf_counter()
     timings = client.search(text, collection=collection, limit=TOP).timings
     yield "client", time.perf_counter() - start
@@ -60,7 +60,7 @@ def _asked(client: SentinelClient, collection: str, text: str) -> Iterator[tuple
 
 
 class _Direct:
-    """The same model and the same Milvus Lite, called in this process, without gRPC."""
+    """The same model and Milvus Lite, called in this process without gRPC."""
 
     def __init__(self, uri: str, collection: str) -> None:
         self._model = load_model(ModelChoice(_MODEL, "cpu", 2))

@@ -1,8 +1,8 @@
-"""Storing pictures: through the gateway, against the worker's own bulk rate and the original's way.
+"""Compare ingest through the gateway with the worker's own bulk rate and the original system.
 
-Every turn sends pictures that were never sent before, over one `ingest` stream of the Python client
-at its defaults. The worker's own rate is that of bulk Embed requests with nothing stored. The
-original system's way is torch, eager, one picture per call and one Milvus insert for each.
+Every turn sends new images over one `ingest` stream of the Python client with its defaults. The
+worker's own rate is the rate of bulk Embed requests, with nothing stored. The original system is
+torch, eager, with one call and one Milvus insert for each image.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def rates(
     rounds: int,
     pictures: int,
 ) -> list[Row]:
-    """Measure pictures per second: stored by the gateway, embedded by the worker, the old way.
+    """Measure images per second of gateway, worker and original system, in turns.
 
     Args:
-        worker: Embeds.
-        gateway: Its `host:port`.
-        milvus: URI of its Milvus.
+        worker: The gateway's worker.
+        gateway: `host:port` of the gateway.
+        milvus: URI of the gateway's Milvus.
         load: A load generator.
-        folder: The model in transformers' format; None: the original's way is skipped.
+        folder: The model in transformers' format; None skips the original system.
         rounds: Turns that count.
-        pictures: Of a turn of the gateway.
+        pictures: Number of images in a turn of the gateway.
     """
     fresh = iter(contents.jpegs(pictures * (rounds + 1), seed=21))
     measured: dict[str, list[float]] = {name: [] for name in _NAMES}
@@ -84,9 +84,9 @@ def _ingest(client: SentinelClient, fresh: Iterator[bytes], pictures: int) -> fl
     start = time.perf_counter()
     acks = list(client.ingest(items, collection="ingest"))
     seconds = time.perf_counter() - start
-    # A few of the cuts are the same picture, and count as unchanged.
+    # A few of the images are equal, and count as unchanged.
     if (there := sum(ack.stored_count + ack.unchanged_count for ack in acks)) != pictures:
-        raise SystemExit(f"{there} of {pictures} pictures were stored")
+        raise SystemExit(f"{there} of {pictures} images were stored")
     return seconds
 
 
@@ -113,7 +113,7 @@ def _rate_rows(measured: dict[str, list[float]], pictures: int) -> list[Row]:
 
 
 def twice(gateway: str, scratch: Path, pictures: int) -> list[Row]:
-    """Index a folder by `sentinel index` three times: new, again, and again without its journal."""
+    """Run `sentinel index` on a folder three times: new, again, and without its journal."""
     photos = scratch / "photos"
     photos.mkdir()
     files = contents.jpegs(pictures, seed=22)
@@ -121,7 +121,7 @@ def twice(gateway: str, scratch: Path, pictures: int) -> list[Row]:
         (photos / f"{number:05}.jpg").write_bytes(data)
 
     def index(home: str) -> float:
-        # The journal lies in the home folder; whatever the caller's own holds stays out of it.
+        # The journal is in the home folder. Use a new one instead of the caller's.
         environment = {name: value for name, value in os.environ.items() if "XDG_" not in name}
         environment["HOME"] = str(scratch / home)
         command = [sys.executable, "-m", "sentinel_client.cli", "--address", gateway]
@@ -137,12 +137,12 @@ def twice(gateway: str, scratch: Path, pictures: int) -> list[Row]:
     first, second, elsewhere = index("one"), index("one"), index("two")
     with SentinelClient(gateway) as client:
         if (count := client.get_collection("twice").item_count) != len(set(files)):
-            raise SystemExit(f"{count} of {len(set(files))} pictures are there")
+            raise SystemExit(f"{count} of {len(set(files))} images are in the collection")
         client.delete_collection("twice")
     note = f"first {first:.1f} s, second {second:.2f} s"
     return [
         Row(f"{pictures:,} pictures imported again ÷ the first time", second / first, "x",
             at_most=0.05, note=note),
         Row("the same from a machine that has no journal of it", elsewhere / first, "x",
-            note=f"{elsewhere:.2f} s: every file is read and asked for"),
+            note=f"{elsewhere:.2f} s: every file is read and looked up"),
     ]  # fmt: skip

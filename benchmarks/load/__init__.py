@@ -1,1 +1,1 @@
-"""The load generator and what it sends."""
+"""Load generators and the contents they send."""

@@ -1,7 +1,7 @@
-"""Child processes that answer commands: one JSON object a line in, one a line out.
+"""Agents: child processes that run commands, with JSON lines as requests and answers.
 
-The load generator and the models called directly each get a process of their own, so that none
-of them shares an interpreter with another and each one's CPU time is its own.
+The load generators and the models called directly are agents. So none of them shares an
+interpreter with another, and the CPU time of each is known.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _ANSWER_TIMEOUT_S = 700.0  # above the longest load
 
 
 class AgentError(RuntimeError):
-    """A command failed, or its process died."""
+    """A command failed, or its process ended."""
 
 
 class Agent:
-    """One child process running `python -m MODULE`, whose `main` calls `serve`."""
+    """A child process that runs `python -m MODULE`, whose `main` calls `serve`."""
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -45,16 +45,16 @@ class Agent:
         return self.answer()
 
     def start(self, operation: str, **arguments: Any) -> None:
-        """Begin a command; `answer` waits for it."""
+        """Start a command; `answer` waits for its result."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"operation": operation, **arguments}) + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """Wait for the command begun last.
+        """Wait for the result of the last command.
 
         Raises:
-            AgentError: It failed, took too long or took its process with it.
+            AgentError: It failed or took too long, or the process ended.
         """
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], _ANSWER_TIMEOUT_S)
@@ -67,7 +67,7 @@ class Agent:
         return answer
 
     def close(self) -> None:
-        """End the process."""
+        """Terminate the process."""
         self._process.terminate()
         self._process.wait(timeout=30)
 
@@ -83,8 +83,8 @@ def agent(module: str) -> Iterator[Agent]:
 
 
 def serve(operations: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
-    """Answer commands from standard input until it closes."""
-    # What libraries print must not end up among the answers.
+    """Run the commands from standard input until it is closed."""
+    # Keep the output of libraries out of the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -103,7 +103,7 @@ def serve(operations: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
 
 
 def calls_per_second(call: Callable[[], object], seconds: float) -> float:
-    """Return how often a second `call` returns, after one call that is not counted."""
+    """Return the rate of `call` in calls a second, after one call that does not count."""
     call()
     calls = 0
     start = time.perf_counter()

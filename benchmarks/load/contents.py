@@ -1,4 +1,4 @@
-"""What is embedded: seeded 10-word texts and 320 x 320 JPEGs cut from real photos."""
+"""Contents to embed: seeded 10-word texts, and 320 x 320 JPEGs cut from real photos."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# Words of photo captions. `random_clip.py` trains its tokenizer on them, so that a word is one
-# token, as it is with CLIP's own vocabulary.
+# Words of photo captions. `random_clip.py` trains its tokenizer on them, so that each word is one
+# token, as in CLIP's own vocabulary.
 WORDS = (  # noqa: SIM905 - a list of words reads better as words
     "a photo of the red dog cat bird boat bicycle coffee mountain river street market child "
     "running jumping playing eating sleeping on in under near with two three many people "
     "at night rain beach black white green blue yellow old young small large car city tree"
 ).split()
-# Pictures that scikit-image carries and that compress like photos.
+# Images in scikit-image that compress like photos.
 _PHOTOS = (  # noqa: SIM905
     "astronaut.png brick.png chelsea.png coffee.png grass.png gravel.png hubble_deep_field.jpg "
     "motorcycle_left.png retina.jpg rocket.jpg"

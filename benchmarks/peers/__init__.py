@@ -1,1 +1,1 @@
-"""Other systems to compare with."""
+"""Other systems that Sentinel is compared with."""

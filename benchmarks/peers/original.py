@@ -1,6 +1,6 @@
-"""transformers and torch, eager: one call per item as in the original system, or plain batches.
+"""The original system: transformers and torch, eager, with one call for each item.
 
-An agent (see `agents`).
+An agent (see `benchmarks.load.agents`). It also measures the networks alone, in batches.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Original:
-    """A CLIP folder behind transformers' own classes."""
+    """A CLIP model in transformers' own classes."""
 
     def load(self, *, folder: str, device: str, dtype: str = "float32") -> dict[str, Any]:
-        """Load the folder."""
+        """Load the model from a folder."""
         import torch  # noqa: PLC0415 - only this process pays for it
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer  # noqa: PLC0415
         from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
@@ -37,7 +37,7 @@ class Original:
         return {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
     def throughput(self, *, kind: str, seconds: float) -> dict[str, Any]:
-        """Return items per second, one call each."""
+        """Return items per second, with one call for each."""
         embed: Callable[[Any], Any] = self._text if kind == "text" else self._image
         source = cycle(contents.texts(256) if kind == "text" else contents.jpegs(128))
         items = 0
@@ -68,7 +68,7 @@ class Original:
         return {"rate": batch * rate}
 
     def store(self, *, milvus_uri: str, seconds: float) -> dict[str, Any]:
-        """Return images per second, each embedded and inserted by calls of its own."""
+        """Return images per second, with one model call and one insert for each."""
         from pymilvus import MilvusClient  # noqa: PLC0415 - only for this
 
         client, name = MilvusClient(milvus_uri), "original"
