@@ -9,9 +9,9 @@ from search_server.api import common_messages, search_messages
 from search_server.api.common_messages import Context
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.search import paging
-from search_server.search.batch_search import BatchSearcher, Page, PageRequest
+from search_server.search.batch_search import BatchSearcher, PageRequest
 from search_server.search.paging import Position
-from search_server.search.searcher import Searcher
+from search_server.search.searcher import Page, Searcher
 from search_server.types.queries import MAX_HITS
 from search_server.types.searches import Search
 from sentinel.search.v1 import search_service_pb2 as pb
@@ -67,8 +67,7 @@ class SearchService(pb_grpc.SearchServiceServicer):
     ) -> pb.SearchPageResponse:
         page = self._page_request_from(request)
         search = await self._searcher.prepare(page.spec, self._deadline(context))
-        hits, next_position = await self._searcher.page(search, page.size, page.position)
-        return self._page_to(request, Page(search, hits, next_position))
+        return self._page_to(request, await self._searcher.page(search, page.size, page.position))
 
     async def BatchSearch(
         self, request: pb.BatchSearchRequest, context: Context

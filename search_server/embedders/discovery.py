@@ -44,11 +44,11 @@ class Directory:
         await asyncio.gather(*(self._resolve(entry) for entry in names))
 
     async def _resolve(self, entry: str) -> None:
-        host, port = _split(entry)
+        host, _, port = entry.removeprefix(_DNS).rpartition(":")
         loop = asyncio.get_running_loop()
         known = self._resolved.get(entry)
         try:
-            answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers = await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
         except OSError as error:
             # Either no replica runs, or the resolver fails. Health checks find out which of the
             # known workers still run.
@@ -58,16 +58,8 @@ class Directory:
             return
         # One address family only: a replica with an IPv4 and an IPv6 address is one worker.
         family = answers[0][0]
-        found = sorted({_joined(str(a[4][0]), port) for a in answers if a[0] == family})
+        hosts = {str(answer[4][0]) for answer in answers if answer[0] == family}
+        found = sorted(f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip in hosts)
         if found != known:
             logger.info("workers found", extra={"entry": entry, "addresses": found})
         self._resolved[entry] = found
-
-
-def _split(entry: str) -> tuple[str, int]:
-    host, _, port = entry.removeprefix(_DNS).rpartition(":")
-    return host, int(port)
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from search_server.embedders.discovery import Directory
@@ -62,18 +62,8 @@ class EmbedderPool:
         """Resolve names and check every worker's health, for ever."""
         async with asyncio.TaskGroup() as tasks:
             if self._directory.has_names:
-                tasks.create_task(self._resolve_for_ever())
-            tasks.create_task(self._check_for_ever())
-
-    async def _check_for_ever(self) -> None:
-        while True:
-            await self.check()
-            await asyncio.sleep(_CHECK_INTERVAL_S)
-
-    async def _resolve_for_ever(self) -> None:
-        while True:
-            await self.resolve()
-            await asyncio.sleep(_RESOLVE_INTERVAL_S)
+                tasks.create_task(_repeat(self.resolve, _RESOLVE_INTERVAL_S))
+            tasks.create_task(_repeat(self.check, _CHECK_INTERVAL_S))
 
     async def resolve(self) -> None:
         """Resolve every name once; add new workers and retire those that are gone."""
@@ -264,6 +254,12 @@ class EmbedderPool:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await asyncio.gather(*(worker.close() for worker in self._workers))
+
+
+async def _repeat(work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+    while True:
+        await work()
+        await asyncio.sleep(interval_s)
 
 
 def split(contents: Sequence[Content], most_items: int, most_bytes: int) -> list[Sequence[Content]]:

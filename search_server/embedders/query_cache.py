@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from prometheus_client import Counter, Gauge
 
@@ -38,29 +38,18 @@ class QueryEmbedding:
         vector: float32 `[dimensions]`, L2-normalised, read-only; None if `error` is set.
         error: Why this content could not be embedded; all callers share the object.
         cached: Whether the cache had it.
+        queue_s: Seconds that its Embed call waited on the worker; None without an answer.
+        inference_s: Seconds that the worker computed; None without an answer.
     """
 
     vector: FloatArray | None = None
     error: SentinelError | None = None
     cached: bool = False
-
-
-@dataclass(slots=True)
-class QueryEmbeddings:
-    """One embedding per content, in order; seconds on the worker, None if none was called."""
-
-    items: list[QueryEmbedding]
     queue_s: float | None = None
     inference_s: float | None = None
 
 
-@dataclass(slots=True)
-class _Results:
-    """The results of Embed calls, by key."""
-
-    items: dict[Hashable, QueryEmbedding] = field(default_factory=dict)
-    queue_s: float | None = None
-    inference_s: float | None = None
+_Embeddings = dict[Hashable, QueryEmbedding]
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +57,7 @@ class _EmbedCall:
     """An Embed call in flight, and the number of callers that wait for it."""
 
     keys: list[Hashable]
-    task: asyncio.Task[_Results]
+    task: asyncio.Task[_Embeddings]
     waiters: int = 0
 
 
@@ -102,20 +91,18 @@ class EmbeddingCache:
 
     async def embed(
         self, contents: Sequence[Content], *, fingerprint: str, deadline: Deadline
-    ) -> QueryEmbeddings:
-        """Return the embeddings of `contents`; embed what is not cached in one call.
+    ) -> list[QueryEmbedding]:
+        """Return the embeddings of `contents`, in order; embed what is not cached in one call.
 
         An error of that call (`EmbedderPool.embed`) is the error of every content in it, but not
         of the cached ones. Errors are not cached.
         """
         keys = [self._key(content, fingerprint) for content in contents]
         wanted = dict(zip(keys, contents, strict=True))
-        answer = _Results(self._cached(wanted))
-        while missing := {key: wanted[key] for key in wanted if key not in answer.items}:
-            await self._fill(answer, missing, fingerprint, deadline)
-        return QueryEmbeddings(
-            [answer.items[key] for key in keys], answer.queue_s, answer.inference_s
-        )
+        found = self._cached(wanted)
+        while missing := {key: wanted[key] for key in wanted if key not in found}:
+            await self._fill(found, missing, fingerprint, deadline)
+        return [found[key] for key in keys]
 
     async def close(self) -> None:
         """Cancel the calls in flight."""
@@ -129,8 +116,8 @@ class EmbeddingCache:
             return TextKey(fingerprint, hashlib.sha256(content.data).digest())
         return object()  # equal to no other key
 
-    def _cached(self, wanted: Mapping[Hashable, Content]) -> dict[Hashable, QueryEmbedding]:
-        cached: dict[Hashable, QueryEmbedding] = {}
+    def _cached(self, wanted: Mapping[Hashable, Content]) -> _Embeddings:
+        cached: _Embeddings = {}
         for key in wanted:
             vector = self._entries.get(key)
             if vector is not None:
@@ -141,12 +128,12 @@ class EmbeddingCache:
 
     async def _fill(
         self,
-        answer: _Results,
+        found: _Embeddings,
         missing: Mapping[Hashable, Content],
         fingerprint: str,
         deadline: Deadline,
     ) -> None:
-        """Add to `answer` the results of calls in flight, and of a new call for the rest."""
+        """Add to `found` the results of calls in flight, and of a new call for the rest."""
         own = self._start(missing, fingerprint, deadline)
         calls = {self._in_flight[key] for key in missing}
         for call in calls:
@@ -159,11 +146,10 @@ class EmbeddingCache:
                 except SentinelError as error:
                     late = isinstance(error, DeadlineExceeded) and call.task.done()
                     if call is own or not late:
-                        answer.items |= {key: QueryEmbedding(error=error) for key in mine}
+                        found |= {key: QueryEmbedding(error=error) for key in mine}
                     # Else the caller who started it had less time than we have: start it again.
                     continue
-                answer.items |= {key: results.items[key] for key in mine}
-                answer.queue_s, answer.inference_s = results.queue_s, results.inference_s
+                found |= {key: results[key] for key in mine}
         finally:
             for call in calls:
                 self._leave(call)
@@ -187,13 +173,15 @@ class EmbeddingCache:
 
     async def _embed(
         self, new: Mapping[Hashable, Content], fingerprint: str, deadline: Deadline
-    ) -> _Results:
+    ) -> _Embeddings:
         answer = await self._pool.embed(
             list(new.values()), fingerprint=fingerprint, deadline=deadline
         )
-        results = _Results({}, answer.queue_s, answer.inference_s)
+        results: _Embeddings = {}
         for key, item in zip(new, answer.items, strict=True):
-            results.items[key] = QueryEmbedding(item.vector, item.error)
+            results[key] = QueryEmbedding(
+                item.vector, item.error, False, answer.queue_s, answer.inference_s
+            )
             if item.vector is not None:
                 item.vector.setflags(write=False)
                 if isinstance(key, TextKey):
@@ -223,7 +211,7 @@ class EmbeddingCache:
             self._forget(call)  # now, or the next caller would join it
 
 
-async def _wait(call: _EmbedCall, deadline: Deadline) -> _Results:
+async def _wait(call: _EmbedCall, deadline: Deadline) -> _Embeddings:
     # Not awaited directly: a caller who leaves must not cancel the call.
     done, _ = await asyncio.wait({call.task}, timeout=deadline.for_next_hop("embed"))
     if not done:

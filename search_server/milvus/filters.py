@@ -150,10 +150,8 @@ def _list_comparison(comparison: Comparison, values: Sequence[FieldValue], *, ne
 
 
 def _plain(column: str, operator: Operator, values: Sequence[FieldValue]) -> str:
-    if operator is Operator.IN:
-        return f"{column} in {schema.literals(values)}"
-    if operator is Operator.NOT_IN:
-        return f"{column} not in {schema.literals(values)}"
+    if operator in (Operator.IN, Operator.NOT_IN):
+        return f"{column} {operator} {schema.literals(values)}"
     return f"{column} {operator} {schema.literal(values[0])}"
 
 

@@ -86,17 +86,13 @@ class FullText:
 
 
 def _can_search_text(client: MilvusClient, deadline: Deadline) -> bool:
-    """Try it on a scratch collection: some versions accept a schema that they cannot serve.
-
-    Raises:
-        MilvusException, grpc.RpcError: Milvus did not answer, so the result is unknown.
-    """
+    """Try it on a scratch collection: some versions accept a schema that they cannot serve."""
     name = f"sentinel_probe_{uuid.uuid4().hex}"
     try:
         return _finds_a_word(client, name, deadline)
     except errors.FOREIGN as error:
         if errors.is_no_answer(error):
-            raise
+            raise  # it did not answer, so the result is unknown
         logger.info("milvus cannot search text", extra={"answer": str(error)[:500]})
         return False
     finally:

@@ -33,7 +33,7 @@ class SearchStore(MilvusStore):
         super().__init__(uri, token, threads)
         self.aliases = Aliases(self.connection)
         self.full_text = FullText(self.connection)
-        self.vectors = VectorSearch(self.connection, self.count)
+        self.vectors = VectorSearch(self)
 
     async def create_collection(self, info: CollectionInfo, deadline: Deadline) -> None:
         if info.full_text:

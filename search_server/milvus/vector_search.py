@@ -14,17 +14,16 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from search_server.types.searches import Candidate, ScoredId, Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
-from sentinel_store.collections import CollectionInfo, VectorIndex
 from sentinel_store.items import Row
 from sentinel_store.milvus import errors, indexes, schema
-from sentinel_store.milvus.connection import MilvusConnection
+from sentinel_store.milvus.store import MilvusStore
 from sentinel_store.values import Consistency, FloatArray
 
 # A row has at most 0.13 MB (text, fields, 2,048 dimensions): 500 of them stay below the 100 MiB
@@ -42,19 +41,6 @@ _MAX_INDEX_PARAMS = {"ef": 32_768, "nprobe": 65_536, "search_list": 65_535}
 _AT_LEAST_LIMIT = ("ef", "search_list")
 
 
-class Count(Protocol):
-    """Counts the rows that match an expression."""
-
-    async def __call__(
-        self,
-        info: CollectionInfo,
-        expression: str,
-        deadline: Deadline,
-        *,
-        consistency: Consistency,
-    ) -> int: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Request:
     """A Milvus search without its vectors; searches with equal requests can share a call."""
@@ -70,9 +56,9 @@ class _Request:
 class VectorSearch:
     """Searches vectors. Use from one event loop."""
 
-    def __init__(self, milvus: MilvusConnection, count: Count) -> None:
-        self._milvus = milvus
-        self._count = count
+    def __init__(self, store: MilvusStore) -> None:
+        self._milvus = store.connection
+        self._count = store.count
         self._shared: SharedCalls[_Request, Any] = SharedCalls(self._call)
 
     async def search(
@@ -132,7 +118,8 @@ class VectorSearch:
         if len(nearest) >= min(limit, matching) and matching > MOST_ROWS_BY_RANGE:
             return nearest
         [in_range] = await self.nearest_ids(selection, [vector], limit=limit, radius=EVERYTHING)
-        return merged(nearest, in_range, limit)
+        scores = dict(in_range) | dict(nearest)
+        return sorted(scores.items(), key=lambda one: -one[1])[:limit]
 
     async def candidates(
         self,
@@ -226,35 +213,14 @@ def check_index_params(params: Mapping[str, int]) -> None:
             )
 
 
-def index_params(
-    index: VectorIndex, chosen: Mapping[str, int], limit: int, radius: float | None = None
-) -> dict[str, float]:
-    """Return the parameters of Milvus's index for a search for `limit` hits.
-
-    Args:
-        index: The collection's.
-        chosen: The caller's parameters, checked; the rest are our defaults.
-        limit: Most hits.
-        radius: Only hits of a greater cosine, by a range search; None searches without a range.
-    """
-    params: dict[str, float] = dict(indexes.search_params(index, limit))
-    for name, value in chosen.items():
-        params[name] = max(value, limit) if name in _AT_LEAST_LIMIT else value
-    if radius is not None:
-        params["radius"] = radius
-    return params
-
-
-def merged(nearest: Sequence[ScoredId], in_range: Sequence[ScoredId], limit: int) -> list[ScoredId]:
-    """Return the best `limit` of two rankings of one collection, each id once."""
-    scores = dict(in_range) | dict(nearest)
-    return sorted(scores.items(), key=lambda one: -one[1])[:limit]
-
-
 def _request(
     selection: Selection, limit: int, output_fields: Sequence[str], radius: float | None = None
 ) -> _Request:
-    params = index_params(selection.collection.index, selection.index_params, limit, radius)
+    params: dict[str, float] = dict(indexes.search_params(selection.collection.index, limit))
+    for name, value in selection.index_params.items():
+        params[name] = max(value, limit) if name in _AT_LEAST_LIMIT else value
+    if radius is not None:
+        params["radius"] = radius
     return _Request(
         selection.collection.name,
         limit,

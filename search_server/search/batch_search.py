@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search import paging
 from search_server.search.paging import Position
-from search_server.search.searcher import Searcher
+from search_server.search.searcher import Page, Searcher
 from search_server.types.queries import SearchSpec
 from search_server.types.searches import Hit, Search
 from sentinel_core.calls import Deadline
@@ -32,15 +32,6 @@ class PageRequest:
     spec: SearchSpec
     size: int
     position: Position
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of hits, its search, and the position of the next page; None on the last one."""
-
-    search: Search
-    hits: list[Hit]
-    next_position: Position | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +106,7 @@ class BatchSearcher:
     ) -> Page | SentinelError:
         request = member.request
         try:
-            hits, next_position = await self._searcher.page(
+            return await self._searcher.page(
                 member.search,
                 request.size,
                 request.position,
@@ -124,7 +115,6 @@ class BatchSearcher:
             )
         except SentinelError as error:
             return error
-        return Page(member.search, hits, next_position)
 
 
 def _waves(groups: Iterable[list[_Member]]) -> Iterator[list[list[_Member]]]:
@@ -149,7 +139,7 @@ def _group_key(member: _Member) -> Hashable:
         return member.index  # alone
     return (
         selection.collection.name,
-        member.search.filter_expression,
+        selection.filter_expression,
         request.size,
         request.spec.include_vectors,
         selection.consistency,

@@ -18,7 +18,7 @@ from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.paging import START, Position
 from search_server.types.queries import LEAST_SCORE
-from search_server.types.searches import Hit, ScoredId, Search
+from search_server.types.searches import Hit, ScoredId, Search, Selection
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Row
 
@@ -105,15 +105,79 @@ class Retrieval:
         Leaves out items that are deleted meanwhile.
         """
         with self.stage(search, "milvus_rows"):
-            found = await self._store.get(
-                search.selection.collection,
-                [item_id for item_id, _ in ranking],
-                search.selection.deadline,
-                include_vectors=search.spec.include_vectors,
-                consistency=search.selection.consistency,
-            )
-        rows = {row.id: row for row in found}
+            rows = await self._rows(search, [item_id for item_id, _ in ranking])
         return rank([(rows[one], score) for one, score in ranking if one in rows], delivered)
+
+    async def first_hits(
+        self, searches: Sequence[Search], count: int
+    ) -> AsyncGenerator[list[list[Hit] | None], None]:
+        """Yield the first `count` hits of each search, in order, for some searches at a time.
+
+        All of them are one Milvus search. Holds some 500 rows, however many the searches find.
+        None stands for hits of which the index missed some, or of which one was deleted between
+        two steps.
+
+        Args:
+            searches: Equal in everything but the vector and the query's own items.
+            count: Below 500.
+
+        Raises:
+            SentinelError: Milvus does not answer.
+        """
+        # Each search leaves out its own items, which one expression cannot express. So Milvus
+        # finds them, too.
+        selection = searches[0].selection
+        shared = replace(selection, expression=selection.filter_expression)
+        limit = count + max(len(search.spec.query.item_ids) for search in searches)
+        start = perf_counter()
+        with self._metrics.stage("milvus_search"):
+            rankings, rows = await self._nearest(shared, searches, limit)
+            fewest = min(map(len, rankings))
+            complete = fewest == limit or await self._store.vectors.found_all(shared, fewest)
+        searched = perf_counter() - start
+        own_rankings = [
+            _without_own_items(search, ranking)[:count]
+            for search, ranking in zip(searches, rankings, strict=True)
+        ]
+        at_once = len(searches) if rows else max(1, ROWS_PER_CALL // count)
+        for first in range(0, len(searches), at_once):
+            part = own_rankings[first : first + at_once]
+            start = perf_counter()
+            rows_of_part = rows
+            if not rows and any(part):
+                ids = list(dict.fromkeys(item_id for ranking in part for item_id, _ in ranking))
+                with self._metrics.stage("milvus_rows"):
+                    rows_of_part = await self._rows(searches[0], ids)
+            seconds = searched + perf_counter() - start
+            hits: list[list[Hit] | None] = []
+            for search, ranking in zip(searches[first : first + at_once], part, strict=True):
+                search.timings.vector_search = seconds
+                whole = complete or len(ranking) == count
+                hits.append(_hits(search, ranking, rows_of_part) if whole else None)
+            yield hits
+
+    async def _nearest(
+        self, shared: Selection, searches: Sequence[Search], limit: int
+    ) -> tuple[list[list[ScoredId]], dict[str, Row]]:
+        """Return the ranking of each search; also their rows, if they are few."""
+        vectors = [search.vector for search in searches]
+        if len(searches) * limit > ROWS_PER_CALL:
+            return await self._store.vectors.nearest_ids(shared, vectors, limit=limit), {}
+        found = await self._store.vectors.search(
+            shared, vectors, limit=limit, include_vectors=searches[0].spec.include_vectors
+        )
+        rankings = [[(row.id, score) for row, score in hits] for hits in found]
+        return rankings, {row.id: row for hits in found for row, _ in hits}
+
+    async def _rows(self, search: Search, ids: Sequence[str]) -> dict[str, Row]:
+        found = await self._store.get(
+            search.selection.collection,
+            ids,
+            search.selection.deadline,
+            include_vectors=search.spec.include_vectors,
+            consistency=search.selection.consistency,
+        )
+        return {row.id: row for row in found}
 
     @contextmanager
     def stage(self, search: Search, name: str) -> Iterator[None]:
@@ -137,89 +201,6 @@ def at_least(hits: list[Hit], min_score: float) -> list[Hit]:
     return list(takewhile(lambda hit: hit.score >= min_score, hits))
 
 
-class FirstPages:
-    """Fetches the first pages of searches that differ in little, by one Milvus search.
-
-    They may differ in the vector and in the query's own items only.
-    """
-
-    def __init__(self, store: SearchStore, metrics: ServerMetrics) -> None:
-        self._store = store
-        self._metrics = metrics
-
-    async def first_hits(
-        self, searches: Sequence[Search], count: int
-    ) -> AsyncGenerator[list[list[Hit] | None], None]:
-        """Yield the first `count` hits of each search, in order, for some searches at a time.
-
-        Holds some 500 rows, however many the searches find. None stands for hits of which the
-        index missed some, or of which one was deleted between two steps.
-
-        Args:
-            searches: Equal in everything but the vector and the query's own items.
-            count: Below 500.
-
-        Raises:
-            SentinelError: Milvus does not answer.
-        """
-        # Each search leaves out its own items, which one expression cannot express. So Milvus
-        # finds them, too.
-        shared = replace(searches[0].selection, expression=searches[0].filter_expression)
-        alike = replace(searches[0], selection=shared)
-        limit = count + max(len(search.spec.query.item_ids) for search in searches)
-        start = perf_counter()
-        with self._metrics.stage("milvus_search"):
-            rankings, rows = await self._nearest(alike, searches, limit)
-            fewest = min(map(len, rankings))
-            complete = fewest == limit or await self._store.vectors.found_all(shared, fewest)
-        searched = perf_counter() - start
-        own_rankings = [
-            _without_own_items(search, ranking)[:count]
-            for search, ranking in zip(searches, rankings, strict=True)
-        ]
-        at_once = len(searches) if rows else max(1, ROWS_PER_CALL // count)
-        for first in range(0, len(searches), at_once):
-            part = own_rankings[first : first + at_once]
-            start = perf_counter()
-            rows_of_part = rows or await self._rows(alike, part)
-            seconds = searched + perf_counter() - start
-            hits: list[list[Hit] | None] = []
-            for search, ranking in zip(searches[first : first + at_once], part, strict=True):
-                search.timings.vector_search = seconds
-                whole = complete or len(ranking) == count
-                hits.append(_hits(search, ranking, rows_of_part) if whole else None)
-            yield hits
-
-    async def _nearest(
-        self, alike: Search, searches: Sequence[Search], limit: int
-    ) -> tuple[list[list[ScoredId]], dict[str, Row]]:
-        """Return the ranking of each search; also their rows, if they are few."""
-        vectors = [search.vector for search in searches]
-        if len(searches) * limit > ROWS_PER_CALL:
-            rankings = await self._store.vectors.nearest_ids(alike.selection, vectors, limit=limit)
-            return rankings, {}
-        found = await self._store.vectors.search(
-            alike.selection, vectors, limit=limit, include_vectors=alike.spec.include_vectors
-        )
-        rankings = [[(row.id, score) for row, score in hits] for hits in found]
-        return rankings, {row.id: row for hits in found for row, _ in hits}
-
-    async def _rows(self, alike: Search, rankings: Sequence[Sequence[ScoredId]]) -> dict[str, Row]:
-        """Return the rows of some rankings, each row once."""
-        ids = list(dict.fromkeys(item_id for ranking in rankings for item_id, _ in ranking))
-        if not ids:
-            return {}
-        with self._metrics.stage("milvus_rows"):
-            rows = await self._store.get(
-                alike.selection.collection,
-                ids,
-                alike.selection.deadline,
-                include_vectors=alike.spec.include_vectors,
-                consistency=alike.selection.consistency,
-            )
-        return {row.id: row for row in rows}
-
-
 def _without_own_items(search: Search, ranking: Sequence[ScoredId]) -> list[ScoredId]:
     own = set(search.spec.query.item_ids)
     return [scored for scored in ranking if scored[0] not in own]
@@ -228,6 +209,5 @@ def _without_own_items(search: Search, ranking: Sequence[ScoredId]) -> list[Scor
 def _hits(search: Search, ranking: Sequence[ScoredId], rows: Mapping[str, Row]) -> list[Hit] | None:
     if any(item_id not in rows for item_id, _ in ranking):
         return None
-    # A copy of the row for each hit: it is cut to its search's output fields.
-    found = [(replace(rows[item_id]), score) for item_id, score in ranking]
+    found = [(rows[item_id], score) for item_id, score in ranking]
     return at_least(rank(found), search.spec.min_score)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -35,10 +35,14 @@ _PATH = "params.query"
 
 @dataclass(frozen=True, slots=True)
 class QueryVector:
-    """The vector of a query: float32 `[dimensions]`, L2-normalised, and the embedding's times."""
+    """The vector of a query or of one of its terms: float32 `[dimensions]`, L2-normalised.
+
+    Attributes:
+        timings: The times of its embedding; empty if no content was embedded.
+    """
 
     vector: FloatArray
-    timings: SearchTimings
+    timings: SearchTimings = field(default_factory=SearchTimings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # a dictionary key, by identity
@@ -50,25 +54,7 @@ class _Part:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class _PartVector:
-    """The vector of a part; `embedded` only if the part was a content."""
-
-    vector: FloatArray
-    embedded: _Embedded | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Embedded:
-    """How a content got its vector; seconds, None if no worker was called."""
-
-    cached: bool
-    total_s: float | None
-    queue_s: float | None
-    inference_s: float | None
-
-
-_Result = _PartVector | SentinelError
+_Result = QueryVector | SentinelError
 _Results = dict[_Part, _Result]
 _Work = Coroutine[Any, Any, _Results]
 
@@ -135,21 +121,24 @@ class QueryVectors:
         start = perf_counter()
         try:
             with self._metrics.stage("embed"):
-                answer = await self._embeddings.embed(
+                embeddings = await self._embeddings.embed(
                     [contents[part] for part in group],
                     fingerprint=group[0].collection.model.fingerprint,
                     deadline=deadline,
                 )
         except SentinelError as error:
             return {part: error.at(None) for part in group}
-        total_s = None if answer.queue_s is None else perf_counter() - start
+        total_s = perf_counter() - start
         results: _Results = {}
-        for part, item in zip(group, answer.items, strict=True):
-            if item.vector is not None:
-                embedded = _Embedded(item.cached, total_s, answer.queue_s, answer.inference_s)
-                results[part] = _PartVector(item.vector, embedded)
-            elif item.error is not None:
-                results[part] = _embedding_error(part, item.error)
+        for part, found in zip(group, embeddings, strict=True):
+            if found.vector is not None:
+                timings = SearchTimings(embed_cached=found.cached)
+                if not found.cached:
+                    timings.embed, timings.embed_queue = total_s, found.queue_s
+                    timings.embed_inference = found.inference_s
+                results[part] = QueryVector(found.vector, timings)
+            elif found.error is not None:
+                results[part] = _embedding_error(part, found.error)
         return results
 
     async def _read(self, group: Sequence[_Part], deadline: Deadline) -> _Results:
@@ -162,7 +151,7 @@ class QueryVectors:
         results: _Results = {}
         for part in group:
             vector = vectors.get(str(part.term.item_id))
-            results[part] = _no_item(part) if vector is None else _PartVector(vector)
+            results[part] = _no_item(part) if vector is None else QueryVector(vector)
         return results
 
 
@@ -196,7 +185,7 @@ def _given(parts: Sequence[_Part]) -> _Results:
         if part.term.vector is not None:
             path = f"{part.path}.vector"
             try:
-                results[part] = _PartVector(check_vector(part.term.vector, part.collection, path))
+                results[part] = QueryVector(check_vector(part.term.vector, part.collection, path))
             except SentinelError as error:
                 results[part] = error
     return results
@@ -221,19 +210,18 @@ def _no_item(part: _Part) -> NotFound:
 
 def _combined(parts: Sequence[tuple[_Part, _Result]]) -> QueryVector | SentinelError:
     """Return the vector of a query from those of its parts, or the first part's error."""
-    terms: list[tuple[float, _PartVector]] = []
+    terms: list[tuple[float, FloatArray]] = []
+    embedded: list[SearchTimings] = []
     for part, result in parts:
         if isinstance(result, SentinelError):
             return result
-        terms.append((part.term.weight, result))
-    embedded = [found.embedded for _, found in terms if found.embedded is not None]
-    timings = SearchTimings(embed_cached=bool(embedded) and all(one.cached for one in embedded))
-    if embedded and not timings.embed_cached:
-        call = embedded[0]  # one Embed call for all of them
-        timings.embed, timings.embed_queue = call.total_s, call.queue_s
-        timings.embed_inference = call.inference_s
+        terms.append((part.term.weight, result.vector))
+        if part.term.content is not None:
+            embedded.append(result.timings)
+    # One Embed call for all contents that were not cached.
+    timings = min(embedded, key=lambda one: one.embed_cached) if embedded else SearchTimings()
     try:
-        return QueryVector(_sum([(weight, found.vector) for weight, found in terms]), timings)
+        return QueryVector(_sum(terms), timings)
     except SentinelError as error:
         return error
 

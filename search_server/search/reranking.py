@@ -141,13 +141,13 @@ class Reranker:
             following = after.remaining(ranking) if adds_at_end else ranking[after.rank :]
             if len(following) >= count or limit == _MAX_CANDIDATES:
                 return following
-            if len(candidates) < len(found) or await self._found_all(search, len(found), limit):
+            # An index may find fewer candidates than there are.
+            if len(candidates) < len(found) or (
+                len(found) < limit
+                and await self._store.vectors.found_all(search.selection, len(found))
+            ):
                 return following
             limit = min(_MAX_CANDIDATES, _OVERFETCH * limit)
-
-    async def _found_all(self, search: Search, found: int, limit: int) -> bool:
-        """Tell whether there are no more candidates; an index may find fewer than there are."""
-        return found < limit and await self._store.vectors.found_all(search.selection, found)
 
     async def _candidates(self, search: Search, limit: int) -> list[Candidate]:
         """Return the nearest candidates, best first, ties by id."""
@@ -227,11 +227,7 @@ def _check_grouping(spec: SearchSpec, collection: CollectionInfo) -> None:
 
 
 def _text_of(hybrid: Hybrid, query: Query) -> str:
-    """Return the words to find.
-
-    Raises:
-        InvalidArgument: There are none, or too many.
-    """
+    """Return the words to find, checked."""
     text, content = hybrid.text, query.terms[0].content
     if not text and not query.is_composite and content and content.kind is Kind.TEXT:
         text = content.text

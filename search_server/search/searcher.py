@@ -16,9 +16,9 @@ from search_server.images.presentation import present
 from search_server.milvus import filters, vector_search
 from search_server.milvus.search_store import SearchStore
 from search_server.search import paging
-from search_server.search.nearest import FirstPages, Retrieval
+from search_server.search.nearest import Retrieval
 from search_server.search.paging import START, Position
-from search_server.search.query_vectors import QueryVector, QueryVectors
+from search_server.search.query_vectors import QueryVectors
 from search_server.search.reranking import Reranker
 from search_server.types.queries import MAX_HITS, SearchSpec
 from search_server.types.searches import Hit, Search, SearchTimings, Selection
@@ -33,13 +33,12 @@ _SHOWN_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _CheckedSearch:
-    """A search that is checked and has no vector yet; the fields are those of `Search`."""
+class Page:
+    """A page of hits, its search, and the position of the next page; None on the last one."""
 
-    spec: SearchSpec
-    selection: Selection
-    filter_expression: str
-    started: float
+    search: Search
+    hits: list[Hit]
+    next_position: Position | None
 
 
 class Searcher:
@@ -58,7 +57,6 @@ class Searcher:
         self._images = images
         self._metrics = metrics
         self._retrieval = Retrieval(store, metrics)
-        self._first_pages = FirstPages(store, metrics)
         self._reranker = Reranker(store, self._retrieval)
 
     async def prepare(self, spec: SearchSpec, deadline: Deadline) -> Search:
@@ -78,17 +76,27 @@ class Searcher:
         self, specs: Sequence[SearchSpec], deadline: Deadline
     ) -> list[Search | SentinelError]:
         """Prepare several searches, and find all vectors at once; each search fails alone."""
-        checked = [await self._check(spec, deadline) for spec in specs]
-        valid = [one for one in checked if not isinstance(one, SentinelError)]
-        queries = [(one.spec.query, one.selection.collection) for one in valid]
-        vectors = iter(await self._query_vectors.find(queries, deadline))
-        return [
-            one if isinstance(one, SentinelError) else _with_vector(one, next(vectors))
-            for one in checked
-        ]
-
-    async def _check(self, spec: SearchSpec, deadline: Deadline) -> _CheckedSearch | SentinelError:
         started = perf_counter()
+        searches: list[Search | SentinelError] = []
+        checked = [(spec, await self._check(spec, deadline)) for spec in specs]
+        queries = [
+            (spec.query, selection.collection)
+            for spec, selection in checked
+            if not isinstance(selection, SentinelError)
+        ]
+        vectors = iter(await self._query_vectors.find(queries, deadline))
+        for spec, selection in checked:
+            if isinstance(selection, SentinelError):
+                searches.append(selection)
+                continue
+            found = next(vectors)
+            if isinstance(found, SentinelError):
+                searches.append(found)
+            else:
+                searches.append(Search(spec, selection, found.vector, found.timings, started))
+        return searches
+
+    async def _check(self, spec: SearchSpec, deadline: Deadline) -> Selection | SentinelError:
         try:
             collection = await self._catalog.get(spec.collection, deadline)
             schema.check_names(spec.output_fields, collection.fields, "params.output_fields")
@@ -101,14 +109,14 @@ class Searcher:
         expression = filter_expression
         for item_id in spec.query.item_ids:
             expression = schema.excluding(expression, item_id)
-        selection = Selection(
+        return Selection(
             collection,
             expression,
             spec.consistency or collection.consistency,
             deadline,
             spec.index_params,
+            filter_expression,
         )
-        return _CheckedSearch(spec, selection, filter_expression, started)
 
     async def hits(
         self, search: Search, limit: int, after: Position = START
@@ -132,8 +140,8 @@ class Searcher:
         *,
         max_bytes: int = paging.MAX_BYTES,
         first_hits: Sequence[Hit] | None = None,
-    ) -> tuple[list[Hit], Position | None]:
-        """Return the page after `position`, and the next page's position; None on the last page.
+    ) -> Page:
+        """Return the page after `position`.
 
         Args:
             search: The search.
@@ -152,8 +160,8 @@ class Searcher:
         async with aclosing(source) as hits:
             page, more = await paging.first_page(hits, size, max_bytes)
         if not more:
-            return page, None
-        return page, position.advanced([(hit.row.id, hit.score) for hit in page])
+            return Page(search, page, None)
+        return Page(search, page, position.advanced([(hit.row.id, hit.score) for hit in page]))
 
     def first_hits(
         self, searches: Sequence[Search], size: int
@@ -164,7 +172,7 @@ class Searcher:
             searches: Equal in everything but the vector and the query's own items.
             size: Hits of a page, below 500.
         """
-        return self._first_pages.first_hits(searches, size + 1)
+        return self._retrieval.first_hits(searches, size + 1)
 
     async def _shown(
         self, search: Search, block: Sequence[Hit]
@@ -188,18 +196,3 @@ class Searcher:
         search.timings.total = perf_counter() - search.started
         self._metrics.stage_duration.labels("total").observe(search.timings.total)
         return search.timings
-
-
-def _with_vector(
-    checked: _CheckedSearch, found: QueryVector | SentinelError
-) -> Search | SentinelError:
-    if isinstance(found, SentinelError):
-        return found
-    return Search(
-        checked.spec,
-        checked.selection,
-        checked.filter_expression,
-        found.vector,
-        found.timings,
-        checked.started,
-    )

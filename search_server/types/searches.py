@@ -20,8 +20,9 @@ class Selection:
 
     Attributes:
         expression: The Milvus expression that rows must match; empty for all rows.
-        index_params: Search parameters of the vector index, by Milvus's names.
         deadline: When the answer must be there.
+        index_params: Search parameters of the vector index, by Milvus's names.
+        filter_expression: The expression of the filter alone, without the query's own items.
     """
 
     collection: CollectionInfo
@@ -29,6 +30,7 @@ class Selection:
     consistency: Consistency
     deadline: Deadline
     index_params: Mapping[str, int] = field(default_factory=dict)
+    filter_expression: str = ""
 
 
 @dataclass(slots=True)
@@ -53,7 +55,6 @@ class Search:
 
     Attributes:
         selection: What it may find: rows that match the filter, except the query's own items.
-        filter_expression: The Milvus expression of the filter alone.
         vector: float32 `[dimensions]`, of unit length.
         timings: Grows as the search runs.
         started: When it began, on `perf_counter`'s clock.
@@ -61,7 +62,6 @@ class Search:
 
     spec: SearchSpec
     selection: Selection
-    filter_expression: str
     vector: FloatArray
     timings: SearchTimings
     started: float

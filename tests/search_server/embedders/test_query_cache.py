@@ -41,12 +41,11 @@ class Bench:
 
     async def embed(self, *words: str, seconds: float = 20.0) -> list[QueryEmbedding]:
         contents = [Content(Kind.TEXT, word.encode()) for word in words]
-        answer = await self.cache.embed(
+        return await self.cache.embed(
             contents,
             fingerprint=self.model.info.fingerprint,
             deadline=Deadline.after(None, default_s=seconds),
         )
-        return answer.items
 
     def texts_embedded(self) -> list[str]:
         """Every text that went through the model."""

@@ -13,8 +13,9 @@ import pytest
 
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.batch_search import BatchSearcher, PageRequest
-from search_server.search.nearest import FirstPages
+from search_server.search.nearest import Retrieval
 from search_server.search.paging import START
+from search_server.search.searcher import Page
 from search_server.types.queries import Query, SearchSpec, Term
 from search_server.types.searches import Hit, Search
 from sentinel_store.collections import CollectionInfo
@@ -74,7 +75,7 @@ def searches(table: Table, count: int, *, by_item: bool) -> list[Search]:
 
 def tops(table: Table, asked: Sequence[Search], count: int) -> list[list[list[Hit] | None]]:
     async def collect() -> list[list[list[Hit] | None]]:
-        source = FirstPages(table.store, table.metrics).first_hits(asked, count)
+        source = Retrieval(table.store, table.metrics).first_hits(asked, count)
         async with aclosing(source) as parts:
             return [part async for part in parts]
 
@@ -124,14 +125,12 @@ class _Searcher:
         info = CollectionInfo("c", ModelRef("m", "r", "f"), 2, {})
         return [search_of(spec, replace(info, name=spec.collection), ZERO) for spec in specs]
 
-    async def page(
-        self, search: Search, size: int, *_: object, **__: object
-    ) -> tuple[list[Hit], None]:
+    async def page(self, search: Search, size: int, *_: object, **__: object) -> Page:
         self.held += size
         self.most = max(self.most, self.held)
         await asyncio.sleep(0.001)
         self.held -= size
-        return [], None
+        return Page(search, [], None)
 
 
 async def test_a_batch_of_different_large_pages_goes_in_turns() -> None:

@@ -44,7 +44,7 @@ def search_of(
     spec: SearchSpec, info: CollectionInfo, vector: FloatArray, expression: str = ""
 ) -> Search:
     selection = Selection(info, expression, info.consistency, deadline())
-    return Search(spec, selection, "", vector, SearchTimings(), perf_counter())
+    return Search(spec, selection, vector, SearchTimings(), perf_counter())
 
 
 class Table:
