@@ -192,6 +192,8 @@ def test_a_lost_worker_ends_the_stream_and_its_return_lets_it_go_on(tmp_path: Pa
         assert reason in ("WORKER_LOST", "NO_HEALTHY_WORKER")
         assert 3 <= done < 40
         assert gateway.count("album") >= 4 * done
+        # Until it is known, the old status could be taken for the new worker's.
+        assert processes.wait_for_health(server.address, False, 20)
         with processes.running(folder, FAKE, "--port", str(port)):
             assert processes.wait_for_health(server.address, True, 20)
             with Stream(gateway, "album") as stream:
