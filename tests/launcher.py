@@ -20,12 +20,12 @@ import socket
 import sys
 from typing import Any
 
-# Only packages of others: each server imports our own code itself. Not onnxruntime: it starts a
-# thread, which a fork would lack.
+# Only packages of others: each server imports our own code itself. Not onnxruntime, which starts a
+# thread that a fork would lack, and not aiohttp, which reads SSL_CERT_FILE when it is imported.
 _IMPORTED = """
-    aiohttp fsspec google.rpc.error_details_pb2 grpc.aio grpc_health.v1.health
+    fsspec google.rpc.error_details_pb2 grpc.aio grpc_health.v1.health
     grpc_reflection.v1alpha.reflection milvus_lite numpy PIL.ImageOps prometheus_client
-    pydantic_settings pymilvus s3fs tokenizers uvloop
+    pydantic_settings pymilvus tokenizers uvloop
 """
 
 
