@@ -63,6 +63,10 @@ def _become(request: dict[str, Any]) -> None:
     os.close(nothing)
     os.close(log)
     sys.argv = [request["module"], *request["flags"]]
+    for name, value in request["constants"].items():
+        module, constant = name.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), constant), name
+        setattr(sys.modules[module], constant, value)
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 

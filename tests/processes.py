@@ -106,8 +106,19 @@ def start(
     *flags: str,
     serving: bool = True,
     environment: Mapping[str, str] | None = None,
+    constants: Mapping[str, float] | None = None,
 ) -> Server:
-    """Start `module` with `flags`; wait until it listens, or until it is SERVING."""
+    """Start `module` with `flags`; wait until it listens, or until it is SERVING.
+
+    Args:
+        folder: For the file with its address, and for its log.
+        module: As for `python -m`.
+        flags: Of the module; without a port it picks a free one.
+        serving: Wait until it is SERVING.
+        environment: Variables besides those of this process.
+        constants: New values for constants of its modules by their full names, for example for the
+            age of a cache.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     address_file, log = folder / f"{module}.address", folder / f"{module}.log"
     address_file.unlink(missing_ok=True)
@@ -115,7 +126,7 @@ def start(
     if not any(flag.startswith("--port") for flag in flags):
         arguments += ["--port", "0"]
     variables = {**os.environ, **(environment or {})}
-    process = _launched(module, arguments, variables, log)
+    process = _launched(module, arguments, variables, log, constants or {})
     end = time.monotonic() + _START_TIMEOUT_S
     while not address_file.exists():
         if process.poll() is not None or time.monotonic() > end:
@@ -131,7 +142,11 @@ def start(
 
 
 def _launched(
-    module: str, arguments: list[str], environment: dict[str, str], log: Path
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    log: Path,
+    constants: Mapping[str, float],
 ) -> Process | subprocess.Popen[bytes]:
     """Start `python -m module`: in a test run by a fork, which costs a tenth."""
     if shared.VARIABLE in os.environ:
@@ -140,8 +155,10 @@ def _launched(
             "flags": arguments,
             "environment": environment,
             "log": str(log),
+            "constants": dict(constants),
         }
         return Process(shared.once("launcher", _start_launcher), request)
+    assert not constants
     command = [sys.executable, "-m", module, *arguments]
     with log.open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
@@ -169,9 +186,12 @@ def running(
     *flags: str,
     serving: bool = True,
     environment: Mapping[str, str] | None = None,
+    constants: Mapping[str, float] | None = None,
 ) -> Iterator[Server]:
-    """Run a server for the length of a block."""
-    server = start(folder, module, *flags, serving=serving, environment=environment)
+    """Run a server for the length of a block; for the arguments see `start`."""
+    server = start(
+        folder, module, *flags, serving=serving, environment=environment, constants=constants
+    )
     try:
         yield server
     finally:

@@ -2,17 +2,29 @@
 
 `FAKE_SECONDS_PER_BATCH` makes every forward pass take that long; `FAKE_NAME` names the model and
 `FAKE_DIMENSIONS` is the length of its vectors: another model with another fingerprint. With
-`FAKE_STUCK` it does not answer any more once it is SERVING.
+`FAKE_STUCK` it does not answer any more once it is SERVING. While the file `FAKE_HOLD` exists, no
+forward pass ends.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 from embedder_server.app import running_worker
 from embedder_server.settings import EmbedderSettings
 from sentinel_core import runtime
 from tests.fakes.fake_model import FakeModel
+
+
+async def _follow(hold: str, model: FakeModel) -> None:
+    """Hold the model while the file exists."""
+    while True:
+        if os.path.exists(hold):  # noqa: ASYNC240 - takes no time
+            model.faults.gate.clear()
+        else:
+            model.faults.gate.set()
+        await asyncio.sleep(0.01)
 
 
 async def main() -> None:
@@ -25,7 +37,13 @@ async def main() -> None:
         if "FAKE_STUCK" in os.environ:
             model.faults.seconds_per_batch = 600.0
         worker.lifecycle.install_signal_handlers()
-        await worker.lifecycle.wait()
+        if hold := os.environ.get("FAKE_HOLD"):
+            following = asyncio.create_task(_follow(hold, model))
+            await worker.lifecycle.wait()
+            following.cancel()
+            model.faults.gate.set()  # lets the device thread end
+        else:
+            await worker.lifecycle.wait()
 
 
 if __name__ == "__main__":

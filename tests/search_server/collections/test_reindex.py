@@ -32,6 +32,7 @@ from tests.search_server.conftest import (
     string,
     text,
 )
+from tests.waiting import until
 
 FAKE = "tests.fakes.worker"
 OLD = {"FAKE_NAME": "old", "FAKE_DIMENSIONS": "16"}
@@ -144,20 +145,30 @@ class Place:
     folder: Path
     workers: tuple[str, str]
     milvus_uri: str
+    hold: Path  # while it exists, the new model embeds nothing
     started: int = field(default=0)
 
-    def gateway(self) -> AbstractContextManager[processes.Server]:
+    def gateway(self, cache_s: float = 0.2) -> AbstractContextManager[processes.Server]:
+        """Start one; a reindex waits several times for as long as it caches collections."""
         flags = processes.gateway_flags(self.folder, self.milvus_uri, *self.workers)
         self.started += 1
-        return processes.running(self.folder / f"g{self.started}", "search_server", *flags)
+        constants = {"search_server.collections.catalog.CACHE_S": cache_s}
+        folder = self.folder / f"g{self.started}"
+        return processes.running(folder, "search_server", *flags, constants=constants)
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+def hold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hold") / "hold"
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory, hold: Path) -> Iterator[tuple[str, str]]:
     folder = tmp_path_factory.mktemp("models")
+    new = {**SLOW_NEW, "FAKE_HOLD": str(hold)}
     with (
         processes.running(folder / "old", FAKE, environment=OLD) as one,
-        processes.running(folder / "new", FAKE, environment=SLOW_NEW) as two,
+        processes.running(folder / "new", FAKE, environment=new) as two,
     ):
         yield one.address, two.address
 
@@ -169,18 +180,22 @@ def uri_for(folder: Path, milvus_uri: str) -> str:
 
 @pytest.fixture(scope="module")
 def shared(
-    workers: tuple[str, str], tmp_path_factory: pytest.TempPathFactory, milvus_uri: str
+    workers: tuple[str, str],
+    hold: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    milvus_uri: str,
 ) -> Iterator[Gateway]:
     """A gateway for tests that leave it as it is."""
     folder = tmp_path_factory.mktemp("reindex")
-    with Place(folder, workers, uri_for(folder, milvus_uri)).gateway() as server:
+    with Place(folder, workers, uri_for(folder, milvus_uri), hold).gateway() as server:
         yield connect(server.address)
 
 
 @pytest.fixture
-def place(workers: tuple[str, str], tmp_path: Path, milvus_uri: str) -> Place:
+def place(workers: tuple[str, str], hold: Path, tmp_path: Path, milvus_uri: str) -> Iterator[Place]:
     """For tests that kill their gateway, have two of them, or take its pictures away."""
-    return Place(tmp_path, workers, uri_for(tmp_path, milvus_uri))
+    yield Place(tmp_path, workers, uri_for(tmp_path, milvus_uri), hold)
+    hold.unlink(missing_ok=True)
 
 
 def test_a_collection_changes_its_model(shared: Gateway) -> None:
@@ -404,7 +419,14 @@ def test_a_second_gateway_that_has_not_heard_loses_nothing(place: Place, milvus_
         set_alias(gateway, "two_now", "two")
         with Traffic(connect(there.address), "two_now") as traffic:
             last(reindex(gateway, "two_now", "two_new", "two_now"))
-            time.sleep(3)
+            # The other gateway hears of it, and writes on.
+            until(
+                lambda: (
+                    not traffic.all_going
+                    or ("two_new", "new") in {answer[:2] for answer in list(traffic.answers)}
+                )
+            )
+            time.sleep(0.5)
         found = {key: row[0] for key, row in contents(gateway, "two_new").items()}
         assert found == {f"t{n}": f"red {n}" for n in range(100)} | traffic.expected
         assert ("two_new", "new") in {answer[:2] for answer in traffic.answers}
@@ -448,8 +470,9 @@ def test_a_caller_who_leaves_ends_the_work_and_writes_stay_free(place: Place) ->
         gateway = connect(server.address)
         create_old(gateway, "left")
         gateway.upsert("left", *(caption(f"t{n}", f"red {n}") for n in range(200)))
+        place.hold.touch()  # it cannot end before its caller leaves
         call = reindex(gateway, "left", "left_new")
-        first = next(call)
+        first = next(message for message in call if message.total_count)
         assert not first.done
         # While one call is at it another one is refused, and so is another target.
         for target in ("left_new", "left_other"):
@@ -467,10 +490,11 @@ def test_a_caller_who_leaves_ends_the_work_and_writes_stay_free(place: Place) ->
             "REINDEX_CONFLICT",
         )
         call.cancel()  # type: ignore[attr-defined]
-        time.sleep(1)
+        until(lambda: not processes.in_flight(server))
+        place.hold.unlink()
         so_far = gateway.count("left_new")
         assert so_far < 200
-        time.sleep(1)
+        time.sleep(0.5)  # some batches long
         assert gateway.count("left_new") == so_far
         assert refusal(lambda: last(reindex(gateway, "left", "left_other"))) == (
             "FAILED_PRECONDITION",
@@ -483,13 +507,13 @@ def test_a_caller_who_leaves_ends_the_work_and_writes_stay_free(place: Place) ->
 
 def test_a_crash_while_writes_are_mirrored_leaves_them_so(place: Place) -> None:
     """Until the same call ends it, or the target is deleted."""
-    with place.gateway() as server:
+    with place.gateway(cache_s=20) as server:  # so it does not swap before it is killed
         gateway = connect(server.address)
         create_old(gateway, "bound")
         gateway.upsert("bound", caption("a", "red"))
         call = reindex(gateway, "bound", "bound_new", "bound_now")
         next(message for message in call if message.done_count == 1)
-        time.sleep(1)  # copied, hence marked; what other gateways may not know yet is waited for
+        time.sleep(2)  # copied, hence marked; what other gateways may not know yet is waited for
         server.kill()
         server.process.wait()
         with place.gateway() as again:

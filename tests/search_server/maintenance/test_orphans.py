@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from search_server.collections.catalog import Catalog
 from search_server.embedders.worker import Embedded, EmbeddedItem
 from search_server.items.dual_write import DualWrite
 from search_server.items.writer import ItemWriter
+from search_server.maintenance import orphans
 from search_server.maintenance.orphans import OrphanCollector, OrphanReport
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import Outcome
@@ -32,6 +33,7 @@ from sentinel_store.milvus import schema
 from sentinel_store.values import ModelRef
 from tests.s3_server import S3Server
 
+LATER = timedelta(seconds=2.1)  # a store may tell whole seconds
 NOW, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
 
@@ -65,6 +67,16 @@ class NoFetcher:
     async def fetch_items(self, items: Sequence[Item], deadline: Deadline) -> list[Item]:
         assert not any(item.content and item.content.uri for item in items)
         return list(items)
+
+
+class Clock(datetime):
+    """The collector's clock, which a test can put forward."""
+
+    ahead = timedelta()
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + cls.ahead
 
 
 @dataclass
@@ -111,6 +123,8 @@ async def parts(
         # A listing takes a while there, and the other folders are empty.
         used = tuple({digest(number)[:2] for number in range(20)})
         monkeypatch.setattr(layout, "SHARDS", used)
+    monkeypatch.setattr(Clock, "ahead", timedelta())
+    monkeypatch.setattr(orphans, "datetime", Clock)
     store, objects = SearchStore(str(tmp_path / "milvus.db"), "", 4), ImageStore(uri)
     metrics = ServerMetrics("gateway", CollectorRegistry())
     workers: Any = Workers()
@@ -137,7 +151,7 @@ async def test_pictures_that_no_item_names_go_in_two_runs_and_no_others(parts: P
     await parts.upsert("one", 10, 11, 12)
     await parts.delete("one", 0, 1, 2, 10, 11, 12)
     assert (await parts.collect(HOUR)).set_aside == 0  # all of them are young
-    await asyncio.sleep(2.1)
+    Clock.ahead += LATER
     assert (await parts.collect(NOW, dry_run=True)).set_aside == 6  # pictures and thumbnails
     first = await parts.collect(NOW)
     assert (first.looked_at, first.set_aside, first.removed, first.brought_back) == (12, 6, 0, 0)
@@ -146,7 +160,7 @@ async def test_pictures_that_no_item_names_go_in_two_runs_and_no_others(parts: P
 
     early = await parts.collect(HOUR)  # aside for too short a time
     assert (early.removed, early.waiting, early.brought_back) == (0, 6, 0)
-    await asyncio.sleep(2.1)
+    Clock.ahead += LATER
     assert (await parts.collect(NOW, dry_run=True)).removed == 6
     second = await parts.collect(NOW)
     assert (second.looked_at, second.removed, second.waiting) == (6, 6, 0)
@@ -174,7 +188,7 @@ async def test_a_row_that_comes_while_its_picture_is_taken_for_an_orphan_gets_it
     await parts.store.create_collection(info("one"), deadline())
     await parts.upsert("one", 10)
     await parts.delete("one", 10)
-    await asyncio.sleep(2.1)
+    Clock.ahead += LATER
     move = parts.objects.set_aside
 
     async def set_aside_late(name: str) -> bool:
@@ -186,7 +200,7 @@ async def test_a_row_that_comes_while_its_picture_is_taken_for_an_orphan_gets_it
     assert (await parts.collect(NOW)).set_aside == 2
     parts.objects.set_aside = move  # type: ignore[method-assign]
     assert await parts.there(10)  # found aside
-    await asyncio.sleep(2.1)
+    Clock.ahead += LATER
     after = await parts.collect(NOW)
     assert (after.brought_back, after.removed, after.set_aside) == (2, 0, 0)
     assert await parts.there(10)
@@ -195,7 +209,7 @@ async def test_a_row_that_comes_while_its_picture_is_taken_for_an_orphan_gets_it
 
 async def test_without_a_collection_nothing_is_touched(parts: Parts) -> None:
     await parts.objects.put_images([(digest(10), picture(10), b"small")], deadline())
-    await asyncio.sleep(2.1)
+    Clock.ahead += LATER
     with pytest.raises(FailedPrecondition, match="no collection of Sentinel"):
         await parts.collect(NOW)
     assert await parts.there(10)
