@@ -13,7 +13,7 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -29,13 +29,13 @@ from sentinel_client import (
 )
 from sentinel_client._requests import gather_bounded
 from sentinel_client.cli._console import cache_folder
-from sentinel_client.importers import (
+from sentinel_client.importers.dataset import (
     BrokenEntry,
     Dataset,
     FileSlice,
-    ImportEntry,
     ImportItem,
     digest_stamp,
+    unreadable,
 )
 
 # Small, so that sending begins at once; large, so that GetItems costs little per item.
@@ -125,19 +125,17 @@ class Importer:
     async def _find_missing(self) -> None:
         """Put the items to send into the queue."""
         entries = self._dataset.entries()
-        while chunk := await asyncio.to_thread(_next_chunk, entries):
+        while chunk := await asyncio.to_thread(lambda: list(islice(entries, _CHUNK))):
             items = []
             for entry in chunk:
                 if isinstance(entry, BrokenEntry):
                     self._fail(entry)
                 else:
-                    items.append(replace(entry, fields=self._declared(entry.fields)))
+                    fields = {key: one for key, one in entry.fields.items() if key in self.fields}
+                    items.append(replace(entry, fields=fields))
             for pair in await self._missing(await self._identify(items)):
                 await self._to_send.put(pair)
         await self._to_send.put(None)
-
-    def _declared(self, fields: Mapping[str, FieldValue]) -> dict[str, FieldValue]:
-        return {name: fields[name] for name in self.fields if name in fields}
 
     async def _identify(self, items: Sequence[ImportItem]) -> list[tuple[ImportItem, str]]:
         """Return each item with its id, "" if only the gateway knows it; without duplicates."""
@@ -160,7 +158,7 @@ class Importer:
         try:
             return await asyncio.to_thread(content_hash, item)
         except OSError as error:
-            self._fail(_unreadable(item, error))
+            self._fail(unreadable(item.key, error))
             return None
 
     def _is_first(self, item: ImportItem, item_id: str) -> bool:
@@ -233,7 +231,7 @@ class Importer:
                 try:
                     image = await asyncio.to_thread(image.read)
                 except OSError as error:
-                    self._fail(_unreadable(entry, error), item_id)
+                    self._fail(unreadable(entry.key, error), item_id)
                     continue
             # Without an id, the server computes it from the bytes that it receives, so a file
             # that changed after it was hashed gets the right id.
@@ -269,15 +267,12 @@ class Importer:
 class Journal:
     """Results of earlier imports: ids by scope, key and stamp. Blocking and thread-safe.
 
-    With this, a second run over the same data takes seconds, because it does not read all bytes
-    again. The journal is one SQLite file in the user's cache folder, which can be deleted at any
-    time. A stamp is the size and time of a file. The journal only saves reading: if the id of an
-    item is known, the server says whether the item is stored.
+    The journal only saves reading all bytes again: if the id of an item is known, the server says
+    whether the item is stored. It is one SQLite file in the user's cache folder. If the file cannot
+    be opened or written, the journal is empty and everything is read again.
 
     The scope "" has the SHA-256 of an entry's content. Any other scope is a collection and has
     the id of the entry in it.
-
-    If the file cannot be opened or written, the journal is empty and everything is read again.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -300,15 +295,11 @@ class Journal:
         listed = list(items)
         with self._lock, suppress(sqlite3.Error):
             if self._database is not None:
-                return [self._find(self._database, scope, item) for item in listed]
+                query = "SELECT id FROM entries WHERE scope = ? AND key = ? AND stamp = ?"
+                keys = [(scope, _blob(item.key), item.stamp) for item in listed]
+                rows = [self._database.execute(query, key).fetchone() for key in keys]
+                return [None if row is None else str(row[0]) for row in rows]
         return [None] * len(listed)
-
-    def _find(self, database: sqlite3.Connection, scope: str, item: ImportItem) -> str | None:
-        row = database.execute(
-            "SELECT id FROM entries WHERE scope = ? AND key = ? AND stamp = ?",
-            (scope, _blob(item.key), item.stamp),
-        ).fetchone()
-        return None if row is None else str(row[0])
 
     def remember(self, scope: str, ids: Iterable[tuple[ImportItem, str]]) -> None:
         """Store ids, except those of files that were just written."""
@@ -354,14 +345,6 @@ def _journal_key(item: ImportItem) -> ImportItem:
         return replace(item, key=f"{item.key}\n{item.id}")
     # Its id is unknown, so its fields cannot be compared with the stored ones.
     return replace(item, stamp=f"{item.stamp}:{digest_stamp(dict(item.fields))}")
-
-
-def _next_chunk(entries: Iterator[ImportEntry]) -> list[ImportEntry]:
-    return list(islice(entries, _CHUNK))
-
-
-def _unreadable(item: ImportItem, error: OSError) -> BrokenEntry:
-    return BrokenEntry(item.key, "FILE_UNREADABLE", f"cannot be read: {error.strerror or error}")
 
 
 def _exists(path: str) -> bool:

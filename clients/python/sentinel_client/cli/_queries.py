@@ -22,21 +22,13 @@ _WEIGHTED = re.compile(r"(?:(?P<weight>\d+(?:\.\d+)?)\*)?(?P<what>.+)", re.DOTAL
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query as people read it, and as it is sent.
+    """One query as people read it, and as it is sent."""
 
-    Attributes:
-        kind: `text`, `image` or `item`.
-        title: The text, the path or URI, or the id.
-        heading: The heading of its hits.
-        sent: The query for the client.
-        file: The file of an image query, or None.
-    """
-
-    kind: str
-    title: str
-    heading: str
+    kind: str  # text, image or item
+    title: str  # the text, the path or URI, or the id
+    heading: str  # of its hits
     sent: Q
-    file: Path | None = None
+    file: Path | None = None  # of an image query
 
 
 def text_query(text: str) -> Query:

@@ -168,9 +168,8 @@ def delete(options: Options, name: str, yes: bool) -> None:
     """Delete the collection NAME and its items permanently."""
     with options.open_client() as client:
         count = client.get_collection(name).item_count
-    if not yes:
-        click.confirm(f"Delete the collection {name} with its {count:,} items?", abort=True)
-    with options.open_client() as client:
+        if not yes:
+            click.confirm(f"Delete the collection {name} with its {count:,} items?", abort=True)
         client.delete_collection(name)
     click.echo(f"Deleted {name} ({count:,} items).")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from rich.table import Table
 
 from sentinel_client import Health, HealthStatus, SentinelError
 from sentinel_client.cli._console import Failure, Options, explain, new_table, out
@@ -29,22 +28,16 @@ def health(options: Options, quiet: bool, services: tuple[str, ...]) -> None:
         # 1, not 2, which container health checks reserve.
         raise Failure(explain(error), exit_code=1) from error
     if not quiet:
-        out().print(_status_table(answer))
+        table = new_table()
+        table.add_column("service")
+        table.add_column("status")
+        for service, status in answer.services.items():
+            mark = "[green]✓" if status is HealthStatus.SERVING else "[red]✗"
+            text = status.name.lower().replace("_", " ")
+            table.add_row(service or "(gateway)", f"{mark} {text}[/]")
+        out().print(table)
         click.echo(_summary(options.address, answer))
     raise SystemExit(0 if answer.serving else 1)
-
-
-def _status_table(answer: Health) -> Table:
-    table = new_table()
-    table.add_column("service")
-    table.add_column("status")
-    for service, status in answer.services.items():
-        serving = status is HealthStatus.SERVING
-        text = status.name.lower().replace("_", " ")
-        table.add_row(
-            service or "(gateway)", f"[green]✓ {text}[/]" if serving else f"[red]✗ {text}[/]"
-        )
-    return table
 
 
 def _summary(address: str, answer: Health) -> str:

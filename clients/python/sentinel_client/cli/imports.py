@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -48,7 +48,6 @@ _TABLE_OPTIONS = [
     click.option("--text", metavar="COLUMN", help="Column of texts to store instead of images."),
     click.option(
         "--id",
-        "id_column",
         metavar="COLUMN",
         help="Column of the items' ids.  [default: the hash of the content]",
     ),
@@ -82,14 +81,12 @@ def _import_command(
 ) -> Callable[[Callable[..., Reader]], Callable[..., None]]:
     """Turn a function that returns a `Reader` into the callback of an import command.
 
-    Args:
-        parameters: Its own arguments and options, in the order of the help.
-        collection: Default of --collection; None: it is required.
-        noun: Name of the entries in messages.
+    `parameters` are its own, in the order of the help. Without a default `collection`, the option
+    --collection is required. `noun` names the entries in messages.
     """
 
     def decorate(reader: Callable[..., Reader]) -> Callable[..., None]:
-        @functools.wraps(reader)
+        @wraps(reader)
         @click.pass_obj
         def callback(
             options: Options,
@@ -220,21 +217,19 @@ def webdataset(shards: tuple[str, ...], ids: str, full_text: bool) -> Reader:
     collection=None,
     noun="rows",
 )
-def csv_file(file: Path, delimiter: str | None, full_text: Sequence[str], **columns: Any) -> Reader:
+def csv_file(file: Path, delimiter: str | None, **columns: Any) -> Reader:
     """A CSV file whose first line names the columns.
 
     sentinel import csv table.csv -c prints --image file --field year:int64 --field title
     """
-    read = functools.partial(importers.csv_table, file, _columns(**columns), delimiter=delimiter)
-    return lambda: importers.searchable(read(), full_text)
+    return partial(importers.csv_table, file, _columns(**columns), delimiter=delimiter)
 
 
 @imports.command("jsonl")
 @_import_command(click.argument("file", type=_FILE), *_TABLE_OPTIONS, collection=None, noun="rows")
-def json_lines(file: Path, full_text: Sequence[str], **columns: Any) -> Reader:
+def json_lines(file: Path, **columns: Any) -> Reader:
     """A file with one JSON object per line."""
-    read = functools.partial(importers.json_lines_table, file, _columns(**columns))
-    return lambda: importers.searchable(read(), full_text)
+    return partial(importers.json_lines_table, file, _columns(**columns))
 
 
 @imports.command()
@@ -244,23 +239,15 @@ def json_lines(file: Path, full_text: Sequence[str], **columns: Any) -> Reader:
     collection=None,
     noun="rows",
 )
-def parquet(files: tuple[Path, ...], full_text: Sequence[str], **columns: Any) -> Reader:
+def parquet(files: tuple[Path, ...], **columns: Any) -> Reader:
     """Parquet files with one schema; needs the extra `import`."""
-    read = functools.partial(importers.parquet_table, files, _columns(**columns))
-    return lambda: importers.searchable(read(), full_text)
+    return partial(importers.parquet_table, files, _columns(**columns))
 
 
-def _columns(
-    *,
-    image: str | None,
-    text: str | None,
-    id_column: str | None,
-    fields: Sequence[str],
-    base: Path | None,
-) -> Columns:
+def _columns(*, fields: Sequence[str], **columns: Any) -> Columns:
     try:
         parsed = [Column.parse(one) for one in fields] if fields else None
-        return Columns(image=image, text=text, id=id_column, fields=parsed, base=base)
+        return Columns(fields=parsed, **columns)
     except LayoutError as error:
         raise Failure(str(error)) from error
 

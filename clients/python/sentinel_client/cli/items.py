@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import click
 from rich.text import Text
 
 from sentinel_client import DownloadedImage, Item
+from sentinel_client.cli import _options
 from sentinel_client.cli._console import (
     SHORT_ID_CHARS,
     Failure,
@@ -19,14 +21,6 @@ from sentinel_client.cli._console import (
     new_table,
     out,
     short_path,
-)
-from sentinel_client.cli._options import (
-    collection_option,
-    full_id,
-    json_option,
-    parse_filter,
-    remember_ids,
-    where_option,
 )
 
 _PAGE_ITEMS = 200
@@ -41,9 +35,11 @@ _ENDINGS = {
     "image/tiff": ".tif",
 }
 
-_collection = collection_option("The collection of the items.")
-_where = where_option("Only items whose field matches, as in `sentinel search`. Repeatable.")
-_json = json_option("item")
+_collection = _options.collection_option("The collection of the items.")
+_where = _options.where_option(
+    "Only items whose field matches, as in `sentinel search`. Repeatable."
+)
+_json = _options.json_option("item")
 
 
 @click.group()
@@ -80,7 +76,7 @@ async def _list(
     async with options.open_async_client() as client:
         condition = None
         if conditions:
-            condition = parse_filter(conditions, await client.get_collection(collection))
+            condition = _options.parse_filter(conditions, await client.get_collection(collection))
         found = client.list_items(
             collection=collection,
             filter=condition,
@@ -101,7 +97,7 @@ async def _list(
 
 
 @items.command()
-@click.argument("ids", nargs=-1, required=True, metavar="ID...", type=full_id)
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", type=_options.full_id)
 @_collection
 @_json
 @click.pass_obj
@@ -120,7 +116,7 @@ def get(options: Options, ids: tuple[str, ...], collection: str, as_json: bool) 
 
 
 @items.command()
-@click.argument("ids", nargs=-1, metavar="[ID...]", type=full_id)
+@click.argument("ids", nargs=-1, metavar="[ID...]", type=_options.full_id)
 @_collection
 @_where
 @click.option("--dry-run", is_flag=True, help="Only print how many items would be deleted.")
@@ -138,27 +134,24 @@ def delete(
     """Delete items permanently: those with an ID, or those that match --where."""
     if bool(ids) == bool(conditions):
         raise click.UsageError("say what to delete: ids or --where, not both")
-
-    def delete_matching(*, dry_run: bool) -> int:
-        with options.open_client() as client:
-            condition = None
-            if conditions:
-                condition = parse_filter(conditions, client.get_collection(collection))
-            return client.delete_items(
-                ids or None, collection=collection, filter=condition, dry_run=dry_run
-            )
-
-    count = delete_matching(dry_run=True)
-    if dry_run:
-        click.echo(f"Would delete {count:,} items of {collection}.")
-        return
-    if not yes:
-        click.confirm(f"Delete {count:,} items of {collection}?", abort=True)
-    click.echo(f"Deleted {delete_matching(dry_run=False):,} items of {collection}.")
+    with options.open_client() as client:
+        condition = None
+        if conditions:
+            condition = _options.parse_filter(conditions, client.get_collection(collection))
+        matching = partial(
+            client.delete_items, ids or None, collection=collection, filter=condition
+        )
+        count = matching(dry_run=True)
+        if dry_run:
+            click.echo(f"Would delete {count:,} items of {collection}.")
+            return
+        if not yes:
+            click.confirm(f"Delete {count:,} items of {collection}?", abort=True)
+        click.echo(f"Deleted {matching(dry_run=False):,} items of {collection}.")
 
 
 @items.command()
-@click.argument("item_id", metavar="ID", type=full_id)
+@click.argument("item_id", metavar="ID", type=_options.full_id)
 @_collection
 @click.option(
     "--output",
@@ -206,7 +199,7 @@ def _print_table(found: Sequence[Item]) -> None:
             Text(item.id[:SHORT_ID_CHARS]), Text(" ".join(title.split())), Text(", ".join(rest))
         )
     out().print(table)
-    remember_ids([item.id for item in found])
+    _options.remember_ids([item.id for item in found])
 
 
 def _json_line(item: Item) -> str:

@@ -26,29 +26,8 @@ from sentinel_client import (
     SearchResult,
     SentinelError,
 )
-from sentinel_client.cli import _search_results
+from sentinel_client.cli import _options, _queries, _search_results
 from sentinel_client.cli._console import Options, err, explain, out
-from sentinel_client.cli._options import (
-    collection_option,
-    consistency_option,
-    full_id,
-    index_param_option,
-    json_option,
-    parse_filter,
-    remember_ids,
-    where_option,
-)
-from sentinel_client.cli._queries import (
-    MixedTerm,
-    Query,
-    image_query,
-    item_query,
-    mix,
-    parse_crop,
-    parse_image,
-    parse_mixed_term,
-    text_query,
-)
 
 _IN_FLIGHT = 8
 
@@ -59,20 +38,20 @@ _IN_FLIGHT = 8
     "--image",
     "images",
     multiple=True,
-    type=parse_image,
+    type=_queries.parse_image,
     metavar="FILE|URI",
     help="Find images similar to this file or URI; the gateway fetches URIs. Repeatable.",
 )
 @click.option(
     "--crop",
-    type=parse_crop,
+    type=_queries.parse_crop,
     metavar="LEFT,TOP,RIGHT,BOTTOM",
     help="Use only this part of each --image, in fractions.",
 )
 @click.option(
     "--like",
     multiple=True,
-    type=full_id,
+    type=_options.full_id,
     metavar="ID",
     help="Find items similar to this one. Accepts the short ids of earlier results. Repeatable.",
 )
@@ -83,12 +62,12 @@ _IN_FLIGHT = 8
     type=click.File("r", encoding="utf-8"),
     help="Queries, one per line; - reads standard input.",
 )
-@collection_option("Where to search.")
+@_options.collection_option("Where to search.")
 @click.option("--limit", "-n", default=10, show_default=True, help="Most hits per query.")
 @click.option(
     "--plus",
     multiple=True,
-    type=parse_mixed_term,
+    type=_queries.parse_mixed_term,
     metavar="[WEIGHT*]WHAT",
     help="Add to each query: words, @FILE, @URI or id:ID, with an optional weight: 0.5*night. "
     "Repeatable.",
@@ -96,7 +75,7 @@ _IN_FLIGHT = 8
 @click.option(
     "--minus",
     multiple=True,
-    type=parse_mixed_term,
+    type=_queries.parse_mixed_term,
     metavar="[WEIGHT*]WHAT",
     help="Find less that is like this. Repeatable.",
 )
@@ -127,13 +106,13 @@ _IN_FLIGHT = 8
     show_default=True,
     help="Hits per group.",
 )
-@consistency_option("Which writes the search sees.  [default: the collection's setting]")
-@index_param_option("A search parameter of the index, such as ef=128. Repeatable.")
+@_options.consistency_option("Which writes the search sees.  [default: the collection's setting]")
+@_options.index_param_option("A search parameter of the index, such as ef=128. Repeatable.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Minimum score of a hit.")
-@where_option(
+@_options.where_option(
     "Only items whose field matches; OP is = != < <= > >= or ^= (begins with). Repeatable."
 )
-@json_option("hit")
+@_options.json_option("hit")
 @click.option(
     "--html",
     "sheet",
@@ -150,8 +129,8 @@ def search(
     crop: Box | None,
     like: tuple[str, ...],
     lines: TextIO | None,
-    plus: tuple[MixedTerm, ...],
-    minus: tuple[MixedTerm, ...],
+    plus: tuple[_queries.MixedTerm, ...],
+    minus: tuple[_queries.MixedTerm, ...],
     collection: str,
     limit: int,
     conditions: tuple[str, ...],
@@ -167,16 +146,19 @@ def search(
     sentinel search --image beach.jpg --plus 0.5*night --minus people
     sentinel search sunset --where 'modified_at>=2024-06-01' --json
     """  # noqa: D301 - a real backspace, for click
-    queries = [text_query(" ".join(words))] if words else []
-    queries += [*(image_query(one, crop) for one in images), *map(item_query, like)]
+    queries = [_queries.text_query(" ".join(words))] if words else []
+    queries += [
+        *(_queries.image_query(one, crop) for one in images),
+        *map(_queries.item_query, like),
+    ]
     if lines is not None:
-        queries += [text_query(line.strip()) for line in lines if line.strip()]
+        queries += [_queries.text_query(line.strip()) for line in lines if line.strip()]
     if not queries:
         raise click.UsageError("say what to look for: words, --image, --like or -f")
     if crop is not None and not images:
         raise click.UsageError("--crop is for --image")
     search = _Search(
-        queries=[mix(query, plus, minus) for query in queries],
+        queries=[_queries.mix(query, plus, minus) for query in queries],
         collection=collection,
         limit=limit,
         conditions=conditions,
@@ -222,7 +204,7 @@ def _search_options(
 class _Search:
     """All queries of one command and the options they share."""
 
-    queries: list[Query]
+    queries: list[_queries.Query]
     collection: str
     limit: int
     conditions: Sequence[str]
@@ -230,12 +212,12 @@ class _Search:
 
     async def results(
         self, client: AsyncSentinelClient
-    ) -> AsyncGenerator[tuple[Query, SearchResult | SentinelError], None]:
+    ) -> AsyncGenerator[tuple[_queries.Query, SearchResult | SentinelError], None]:
         """Yield the results in the order of the queries, with a few searches in flight."""
         options = self.options
         if self.conditions:
             collection = await client.get_collection(self.collection)
-            options = {**options, "filter": parse_filter(self.conditions, collection)}
+            options = {**options, "filter": _options.parse_filter(self.conditions, collection)}
         in_flight: list[asyncio.Task[SearchResult | SentinelError]] = []
         unsent = iter(self.queries)
         try:
@@ -249,7 +231,7 @@ class _Search:
             await asyncio.gather(*in_flight, return_exceptions=True)
 
     async def _one(
-        self, client: AsyncSentinelClient, query: Query, options: SearchOptions
+        self, client: AsyncSentinelClient, query: _queries.Query, options: SearchOptions
     ) -> SearchResult | SentinelError:
         try:
             return await client.search(
@@ -265,7 +247,7 @@ class _Search:
 async def _run(options: Options, search: _Search, *, as_json: bool, sheet: Path | None) -> int:
     """Search and show the hits; return exit code 1 if some of several queries failed."""
     failed = False
-    on_sheet: list[tuple[Query, SearchResult]] = []
+    on_sheet: list[tuple[_queries.Query, SearchResult]] = []
     as_table = not as_json and (sheet is None or len(search.queries) == 1)
     async with (
         options.open_async_client() as client,
@@ -282,7 +264,7 @@ async def _run(options: Options, search: _Search, *, as_json: bool, sheet: Path 
             if as_table:
                 out().print(_search_results.result_table(query, result))
                 out().print(_search_results.timing_line(result.timings), style="dim")
-                remember_ids([hit.id for hit in result])
+                _options.remember_ids([hit.id for hit in result])
             if sheet is not None:
                 on_sheet.append((query, result))
     if sheet is not None:

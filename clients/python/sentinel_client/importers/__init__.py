@@ -1,6 +1,9 @@
 """Read datasets: each function returns a `Dataset`, whose entries are items to store.
 
-Importers read files and know no server. `sentinel import` stores what they yield.
+Importers read files and know no server. `sentinel import` stores what they yield. They block, and
+raise LayoutError if the files do not have their layout, OSError if a file cannot be read.
+`by_name` uses the dataset's names as ids instead of content hashes; `full_text` makes the captions
+searchable.
 """
 
 from __future__ import annotations
@@ -11,11 +14,8 @@ from sentinel_client.importers.dataset import (
     BrokenEntry,
     Dataset,
     FileSlice,
-    ImportEntry,
     ImportItem,
     LayoutError,
-    digest_stamp,
-    searchable,
 )
 from sentinel_client.importers.folders import folders
 from sentinel_client.importers.tables import csv_table, json_lines_table, parquet_table
@@ -27,17 +27,14 @@ __all__ = [
     "Columns",
     "Dataset",
     "FileSlice",
-    "ImportEntry",
     "ImportItem",
     "LayoutError",
     "coco",
     "csv_table",
-    "digest_stamp",
     "flickr8k",
     "flickr30k",
     "folders",
     "json_lines_table",
     "parquet_table",
-    "searchable",
     "webdataset",
 ]

@@ -1,16 +1,7 @@
 """Import Flickr8k, Flickr30k and COCO: images with several captions each.
 
-Flickr as published, and as Kaggle repacks it:
-
-| | Flickr8k | Flickr30k |
-|---|---|---|
-| images | `Flicker8k_Dataset/` (sic), `Flickr8k_Dataset/` | `flickr30k-images/` |
-| captions | `Flickr8k.token.txt` | `results_20130124.token` |
-| a row | `name.jpg#0<TAB>caption` | the same |
-| splits | `Flickr_8k.{train,dev,test}Images.txt` | `{train,val,test}.txt` of Flickr30k Entities |
-| Kaggle | `Images/`, `captions.txt`: CSV | `flickr30k_images/`, `results.csv`: between bars |
-
-Karpathy's `dataset_flickr8k.json` and `dataset_flickr30k.json` also hold the splits.
+Flickr has the layout of its publishers, or that of Kaggle. Files of the splits are optional:
+those of the publishers, or Karpathy's `dataset_flickr8k.json` and `dataset_flickr30k.json`.
 """
 
 from __future__ import annotations
@@ -57,12 +48,7 @@ class _Captions:
 
 @dataclass(frozen=True)
 class _CaptionFormat:
-    """How a captions file writes one caption per line.
-
-    Attributes:
-        row: Has the groups `name` and `caption`.
-        has_header: Skip the first line.
-    """
+    """How a captions file writes one caption per line; `row` has groups `name` and `caption`."""
 
     row: re.Pattern[str]
     has_header: bool = False
@@ -86,12 +72,13 @@ class _FlickrLayout:
     karpathy: str
 
 
+# As published. A row is `name.jpg#0<TAB>caption`.
 _TOKENS = _CaptionFormat(re.compile(r"(?P<name>[^\t]+)#\d+\t(?P<caption>.*)"))
-# The published results.csv has a row whose last bar is missing: `name.jpg| 4   A dog runs`.
+# Kaggle's results.csv has a row whose last bar is missing: `name.jpg| 4   A dog runs`.
 _BARS = _CaptionFormat(
     re.compile(r"(?P<name>[^|]+)\|\s*\d+\s*(?:\||\s)\s*(?P<caption>[^|\s].*)"), has_header=True
 )
-# A caption extends to the end of its line, so commas in it need no quotes.
+# Kaggle's captions.txt. A caption extends to the end of its line, so commas in it need no quotes.
 _CSV = _CaptionFormat(
     re.compile(r'(?P<name>[^,]+),(?!""$)(?P<caption>.*\S.*)'), has_header=True, clean=_unquoted
 )
@@ -116,39 +103,19 @@ _FLICKR30K = _FlickrLayout(
 
 
 def flickr8k(root: Path, *, by_name: bool = False, full_text: bool = False) -> Dataset:
-    """Return the Flickr8k dataset under `root`. Blocking: reads the captions.
-
-    Args:
-        root: The folder of the unpacked archives.
-        by_name: Use file names as ids instead of content hashes.
-        full_text: Make the captions searchable.
-
-    Raises:
-        LayoutError: Images or captions are missing.
-    """
+    """Return the Flickr8k dataset under `root`, the folder of the unpacked archives."""
     return _flickr(_FLICKR8K, root.absolute(), by_name=by_name, full_text=full_text)
 
 
 def flickr30k(root: Path, *, by_name: bool = False, full_text: bool = False) -> Dataset:
-    """Return the Flickr30k dataset under `root`; see `flickr8k`."""
+    """Return the Flickr30k dataset under `root`, the folder of the unpacked archives."""
     return _flickr(_FLICKR30K, root.absolute(), by_name=by_name, full_text=full_text)
 
 
 def coco(
     annotations: Path, image_folder: Path, *, by_name: bool = False, full_text: bool = False
 ) -> Dataset:
-    """Return a COCO captions dataset. Blocking: reads the whole annotations file.
-
-    Args:
-        annotations: A file such as `captions_val2017.json`.
-        image_folder: The folder of its images.
-        by_name: As for `flickr8k`.
-        full_text: As for `flickr8k`.
-
-    Raises:
-        LayoutError: The file is not a COCO captions file.
-        OSError: It cannot be read.
-    """
+    """Return the images in a folder with the captions of a file such as `captions_val2017.json`."""
     images, rows = _read_coco(annotations)
     captions = _coco_captions(annotations, rows)
     split = re.sub(r"^captions_", "", annotations.stem)

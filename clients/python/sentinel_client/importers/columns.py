@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -43,11 +44,7 @@ class Column:
 
     @classmethod
     def parse(cls, text: str) -> Column:
-        """Read `column`, `column:type`, `field=column` or `field=column:type`.
-
-        Raises:
-            LayoutError: The type is unknown, or the text has another form.
-        """
+        """Read `column`, `column:type`, `field=column` or `field=column:type`."""
         match = _DECLARED.fullmatch(text)
         if match is None:
             raise LayoutError(f"{text!r} is not [FIELD=]COLUMN[:TYPE]")
@@ -72,6 +69,7 @@ class Columns:
         id: Column of the id; None: the SHA-256 of the content.
         fields: Columns that become fields; None: all others.
         base: Folder of relative paths; None: the table's folder.
+        full_text: Fields with full-text search; strings only.
     """
 
     image: str | None = None
@@ -79,6 +77,7 @@ class Columns:
     id: str | None = None
     fields: Sequence[Column] | None = None
     base: Path | None = None
+    full_text: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if (self.image is None) == (self.text is None):
@@ -147,11 +146,7 @@ def guess(cell: str) -> object:
 
 
 def typed_value(value: object, kind: FieldType) -> FieldValue:
-    """Convert a cell to the value of a field.
-
-    Raises:
-        ValueError: It is not a value of this type.
-    """
+    """Convert a cell to the value of a field; raise ValueError if it has another type."""
     if kind is FieldType.STRING_LIST:
         if isinstance(value, str):  # in a text file
             value = json.loads(value) if value.startswith("[") else [value]
@@ -185,16 +180,14 @@ def row_item(
         content = _required(row.cells, columns.image or columns.text or "")
     except ValueError as error:
         return BrokenEntry(key, "ROW_INVALID", str(error))
+    item = partial(ImportItem, key=key, id=item_id, fields=values)
     if columns.text is not None:
-        text, stamp = str(content), digest_stamp(content)
-        return ImportItem(key=key, stamp=stamp, text=text, id=item_id, fields=values)
+        return item(stamp=digest_stamp(content), text=str(content))
     if isinstance(content, bytes):
-        stamp = hashlib.sha256(content).hexdigest()
-        return ImportItem(key=key, stamp=stamp, image=content, id=item_id, fields=values)
+        return item(stamp=hashlib.sha256(content).hexdigest(), image=content)
     if isinstance(content, str) and _URI.match(content):
         # The image is not fetched here: an equal URL counts as an equal image.
-        stamp, uri = digest_stamp(content), ImageUri(content)
-        return ImportItem(key=key, stamp=stamp, image=uri, id=item_id, fields=values)
+        return item(stamp=digest_stamp(content), image=ImageUri(content))
     path = (columns.base or table.parent).absolute() / str(content)
     found = local_file(path, id=item_id, fields={"path": path_text(path), **values})
     if isinstance(found, BrokenEntry):  # name its row, where the path can be corrected
@@ -205,11 +198,7 @@ def row_item(
 def field_values(
     cells: Mapping[str, object], fields: Sequence[FieldColumn]
 ) -> dict[str, FieldValue]:
-    """Return the values of the fields; empty cells are left out.
-
-    Raises:
-        ValueError: A cell is not a value of its field's type.
-    """
+    """Return the values of the fields without empty cells; raise ValueError as `typed_value`."""
     values: dict[str, FieldValue] = {}
     for column, schema in fields:
         cell = cells.get(column)

@@ -24,11 +24,7 @@ class FileSlice:
     size: int
 
     def read(self) -> bytes:
-        """Return the bytes.
-
-        Raises:
-            OSError: The file cannot be read, or is too short.
-        """
+        """Return the bytes; raise OSError if the file is too short, too."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read(self.size)
@@ -107,11 +103,7 @@ class LayoutError(ValueError):
 
 
 def searchable(dataset: Dataset, names: Iterable[str]) -> Dataset:
-    """Return the dataset with full-text search of these fields.
-
-    Raises:
-        LayoutError: It has no such string field.
-    """
+    """Return the dataset with full-text search of these string fields."""
     wanted = set(names)
     strings = {schema.name for schema in dataset.fields if schema.type is FieldType.STRING}
     if wanted - strings:
@@ -148,10 +140,17 @@ def local_file(path: Path, *, id: str = "", fields: Mapping[str, FieldValue]) ->
         return BrokenEntry(key, "FILE_MISSING", "no such file")
     except (OSError, ValueError) as error:
         return unreadable(key, error)
+    return file_item(path, status, id=id, fields=fields)
+
+
+def file_item(
+    path: Path, status: os.stat_result, *, id: str = "", fields: Mapping[str, FieldValue]
+) -> ImportEntry:
+    """Return the item of an image file, or the broken entry of something else."""
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
-        return BrokenEntry(key, "FILE_UNREADABLE", "cannot be read: not a regular file")
+        return BrokenEntry(str(path), "FILE_UNREADABLE", "cannot be read: not a regular file")
     return ImportItem(
-        key=key,
+        key=str(path),
         stamp=file_stamp(status),
         modified_ns=status.st_mtime_ns,
         image=path,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sentinel_client._filters import FieldValue
 from sentinel_client._types import FieldSchema, FieldType
 from sentinel_client.importers.dataset import (
-    BrokenEntry,
     Dataset,
     ImportEntry,
-    ImportItem,
-    file_stamp,
+    file_item,
     path_text,
     unreadable,
 )
@@ -66,22 +64,15 @@ def _scan(roots: Sequence[Path]) -> Iterator[ImportEntry]:
 
 def _entry(path: Path) -> ImportEntry:
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
-        return BrokenEntry(str(path), "FILE_UNREADABLE", "cannot be read: not a regular file")
     valid = Path(path_text(path))
-    return ImportItem(
-        key=str(path),
-        stamp=file_stamp(status),
-        modified_ns=status.st_mtime_ns,
-        image=path,
-        fields={
-            "path": str(valid),
-            "file_name": valid.name,
-            "folder": str(valid.parent),
-            "size_bytes": status.st_size,
-            "modified_at": status.st_mtime_ns // 1_000_000_000,
-        },
-    )
+    fields: dict[str, FieldValue] = {
+        "path": str(valid),
+        "file_name": valid.name,
+        "folder": str(valid.parent),
+        "size_bytes": status.st_size,
+        "modified_at": status.st_mtime_ns // 1_000_000_000,
+    }
+    return file_item(path, status, fields=fields)
 
 
 def _children(folder: Path) -> list[Path]:

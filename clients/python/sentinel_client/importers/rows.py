@@ -34,28 +34,20 @@ class RowError:
 
 
 def csv_header(file: IO[bytes], delimiter: str = ",") -> list[str]:
-    """Return the column names of a CSV file.
-
-    Raises:
-        ValueError: The first line is not CSV.
-    """
+    """Return the column names of a CSV file; raise ValueError if its first line is not CSV."""
     return _open_csv(file, delimiter)[0]
 
 
 def read_csv(
     file: IO[bytes], delimiter: str = ",", *, allow_short: bool = False, strip: bool = False
 ) -> Iterator[TableRow | RowError]:
-    """Yield the rows of a CSV file, numbered by line. Empty lines are skipped.
+    """Yield the rows of a CSV file in UTF-8, numbered by line. Empty lines are skipped.
 
     Args:
-        file: In UTF-8. Its first line names the columns.
+        file: Its first line names the columns; if that is not CSV, ValueError is raised.
         delimiter: Separates the cells.
         allow_short: Accept rows with fewer cells than columns; the last columns are left out.
         strip: Remove white space around cells.
-
-    Raises:
-        ValueError: The first line is not CSV.
-        OSError: The file cannot be read.
     """
     header, lines = _open_csv(file, delimiter)
     while True:
@@ -92,11 +84,7 @@ def _open_csv(file: IO[bytes], delimiter: str) -> tuple[list[str], Any]:
 
 
 def read_json_lines(file: IO[bytes]) -> Iterator[TableRow | RowError]:
-    """Yield the objects of a JSON Lines file, numbered by line. Empty lines are skipped.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """Yield the objects of a JSON Lines file, numbered by line. Empty lines are skipped."""
     for number, line in read_lines(file):
         try:
             cells = None if line is None else json.loads(line)
@@ -129,10 +117,7 @@ def read_parquet(
     """Yield the rows of a Parquet file, with those of `columns` that it has. Needs pyarrow.
 
     At most `batch_rows` rows are in memory. The rows of a damaged row group are one `RowError`.
-
-    Raises:
-        ValueError: The file is not Parquet.
-        OSError: The file cannot be read.
+    If the file is not Parquet, ValueError is raised.
     """
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - an extra
 

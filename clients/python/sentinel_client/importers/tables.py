@@ -6,7 +6,7 @@ from the first 1,000 rows of a text file. A row that does not fit is broken; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from sentinel_client.importers.dataset import (
     Dataset,
     ImportEntry,
     LayoutError,
+    searchable,
     unreadable,
 )
 from sentinel_client.importers.rows import (
@@ -41,27 +42,16 @@ _SAMPLE_ROWS = 1_000
 # Small, since rows are large when the images are in the table.
 _PARQUET_BATCH_ROWS = 64
 
-# Reads an open file; of Parquet, only those columns.
-_Read: TypeAlias = Callable[[IO[bytes], Collection[str]], Iterator[TableRow | RowError]]
+_Read: TypeAlias = Callable[[IO[bytes]], Iterator[TableRow | RowError]]
 
 
 def csv_table(file: Path, columns: Columns, *, delimiter: str | None = None) -> Dataset:
-    """Return the rows of a CSV file whose first line names the columns. Blocking: reads a sample.
+    """Return the rows of a CSV file in UTF-8 whose first line names the columns.
 
-    Args:
-        file: In UTF-8.
-        columns: What the columns hold.
-        delimiter: Separates the cells; None: a tab in .tsv files, else a comma.
-
-    Raises:
-        LayoutError: A named column is missing, or the first line is not CSV.
-        OSError: The file cannot be read.
+    The delimiter None is a tab in .tsv files, else a comma.
     """
     separator = delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
-
-    def read(data: IO[bytes], _: Collection[str]) -> Iterator[TableRow | RowError]:
-        return read_csv(data, separator, allow_short=True, strip=True)
-
+    read = partial(read_csv, delimiter=separator, allow_short=True, strip=True)
     with file.open("rb") as data:
         try:
             names = csv_header(data, separator)
@@ -72,30 +62,17 @@ def csv_table(file: Path, columns: Columns, *, delimiter: str | None = None) -> 
 
 
 def json_lines_table(file: Path, columns: Columns) -> Dataset:
-    """Return the rows of a file with one JSON object per line. Blocking: reads a sample.
-
-    Raises:
-        LayoutError: No row of the sample has a named column.
-        OSError: The file cannot be read.
-    """
-
-    def read(data: IO[bytes], _: Collection[str]) -> Iterator[TableRow | RowError]:
-        return read_json_lines(data)
-
-    sample = _sample(file, read)
+    """Return the rows of a file with one JSON object per line."""
+    sample = _sample(file, read_json_lines)
     names = list(dict.fromkeys(name for row in sample for name in row))
-    return _dataset([file], columns, names, partial(common_type, sample), read)
+    return _dataset([file], columns, names, partial(common_type, sample), read_json_lines)
 
 
 def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
-    """Return the rows of Parquet files of one schema. Blocking: reads their footers.
+    """Return the rows of Parquet files of one schema.
 
     The image column holds paths, URLs, encoded images, or structs with `bytes` and `path` as
     Hugging Face writes them.
-
-    Raises:
-        LayoutError: pyarrow is not installed, the first file is not Parquet, or it lacks a column.
-        OSError: The first file cannot be read.
     """
     try:
         from pyarrow import ArrowInvalid  # noqa: PLC0415 - an extra
@@ -113,8 +90,12 @@ def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
     def infer(column: str) -> FieldType | None:
         return _field_type(schema.field(column).type)
 
-    def read(data: IO[bytes], names: Collection[str]) -> Iterator[TableRow | RowError]:
-        for row in read_parquet(data, names, first_number=0, batch_rows=_PARQUET_BATCH_ROWS):
+    special = [name for name in (columns.image, columns.text, columns.id) if name is not None]
+    fields = field_columns(columns.candidates(schema.names), infer)
+    used = {*special, *(column for column, _ in fields)}
+
+    def read(data: IO[bytes]) -> Iterator[TableRow | RowError]:
+        for row in read_parquet(data, used, first_number=0, batch_rows=_PARQUET_BATCH_ROWS):
             if columns.image and isinstance(row, TableRow) and columns.image in row.cells:
                 image = _unwrapped(row.cells[columns.image])
                 yield TableRow(row.number, {**row.cells, columns.image: image})
@@ -126,7 +107,7 @@ def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
 
 def _sample(file: Path, read: _Read) -> list[Mapping[str, Any]]:
     with file.open("rb") as data:
-        rows = islice(read(data, ()), _SAMPLE_ROWS)
+        rows = islice(read(data), _SAMPLE_ROWS)
         return [row.cells for row in rows if isinstance(row, TableRow)]
 
 
@@ -145,13 +126,14 @@ def _dataset(
     fields = field_columns(candidates, infer)
     kept = {column for column, _ in fields}
     paths = [file.absolute() for file in files]
-    return Dataset(
+    dataset = Dataset(
         name=paths[0].name,
         fields=_declared(columns, tuple(schema for _, schema in fields)),
         entries=partial(_entries, paths, columns, fields, read),
         total=total,
         left_out=tuple(one.column for one in candidates if one.column not in kept),
     )
+    return searchable(dataset, columns.full_text)
 
 
 def _declared(columns: Columns, fields: tuple[FieldSchema, ...]) -> tuple[FieldSchema, ...]:
@@ -171,12 +153,10 @@ def _declared(columns: Columns, fields: tuple[FieldSchema, ...]) -> tuple[FieldS
 def _entries(
     paths: Sequence[Path], columns: Columns, fields: Sequence[FieldColumn], read: _Read
 ) -> Iterator[ImportEntry]:
-    special = [columns.image, columns.text, columns.id]
-    names = {name for name in (*special, *(column for column, _ in fields)) if name is not None}
     for path in paths:
         try:
             with path.open("rb") as data:
-                for row in read(data, names):
+                for row in read(data):
                     if isinstance(row, TableRow):
                         yield row_item(path, row, columns, fields)
                     else:

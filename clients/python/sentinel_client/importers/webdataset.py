@@ -66,15 +66,9 @@ class _Sample:
 def webdataset(
     patterns: Sequence[str], *, by_name: bool = False, full_text: bool = False
 ) -> Dataset:
-    """Return the samples of tar shards. Blocking: reads the first samples.
+    """Return the samples of tar shards, plain or compressed.
 
-    Args:
-        patterns: Paths of shards, plain or compressed; `*` and `{000000..000127}` are expanded.
-        by_name: Use the samples' names as ids instead of content hashes.
-        full_text: Make the captions searchable.
-
-    Raises:
-        LayoutError: No file matches, or the files hold no images.
+    `*` and `{000000..000127}` in the patterns are expanded.
     """
     shards = [Path(name).absolute() for pattern in patterns for name in _expand(pattern)]
     first = [one for one in itertools.islice(_samples(shards), _SAMPLE) if isinstance(one, _Sample)]
