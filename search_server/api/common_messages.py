@@ -195,15 +195,8 @@ def optional(
 ) -> _Number:
     """Return the number in an optional field, or `default` if the message does not set it.
 
-    Args:
-        message: Has the field.
-        name: Of the field.
-        default: May be outside the range.
-        allowed: The least and the greatest number that the message may set.
-        parent: Path of `message` in the request, with a dot at its end; empty for the request.
-
-    Raises:
-        InvalidArgument: The number is out of range.
+    Raises InvalidArgument for a number outside `allowed`, the least and the greatest. `parent` is
+    the path of the message in the request, with a dot at its end.
     """
     if not message.HasField(name):
         return default
@@ -213,11 +206,7 @@ def optional(
 
 
 def check_range(value: float, least: float, most: float, field: str) -> None:
-    """Check that a field's value is `least` to `most`.
-
-    Raises:
-        InvalidArgument: It is not.
-    """
+    """Raise InvalidArgument unless a field's value is `least` to `most`."""
     if not least <= value <= most:  # NaN fails it too
         raise out_of_range(f"it is {value}; use {least:g} to {most:g}", field)
 

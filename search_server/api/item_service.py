@@ -208,10 +208,7 @@ def _selector(request: pb.DeleteItemsRequest) -> Selector:
 
 
 def _list_identity(request: pb.ListItemsRequest) -> bytes:
-    """Return the parts of the request that a page token is bound to: all but token and page size.
-
-    The page size may change from one page to the next.
-    """
+    """Return what a page token is bound to: not the page size, which may change between pages."""
     same = pb.ListItemsRequest()
     same.CopyFrom(request)
     same.ClearField("page_token")

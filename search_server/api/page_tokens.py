@@ -19,6 +19,7 @@ import struct
 import time
 from collections.abc import Callable
 
+from search_server.api.common_messages import out_of_range
 from sentinel_core.errors import InvalidArgument
 
 _TAG_BYTES = hashlib.sha256().digest_size
@@ -31,12 +32,9 @@ class PageTokens:
     def __init__(
         self, key: bytes, lifetime_s: float, clock: Callable[[], float] = time.time
     ) -> None:
-        """Sign with `key`; tokens can be read for `lifetime_s` seconds.
+        """Sign with `key`, which all gateways behind one address share.
 
-        Args:
-            key: Any bytes; equal in all gateways behind one address.
-            lifetime_s: Above 0.
-            clock: Seconds since 1970.
+        Tokens can be read for `lifetime_s` seconds. `clock` returns seconds since 1970.
         """
         self._key = key
         self._lifetime_s = lifetime_s
@@ -95,15 +93,7 @@ def _decoded(token: str) -> bytes:
 
 
 def page_size(requested: int, default: int, most: int) -> int:
-    """Return the page size to use: `default` for 0, and `most` for anything above it.
-
-    Raises:
-        InvalidArgument: It is negative.
-    """
+    """Return the page size to use: `default` for 0, `most` above it; refuse a negative one."""
     if requested < 0:
-        raise InvalidArgument(
-            "PARAMETER_OUT_OF_RANGE",
-            f"page_size is {requested}; use 0 to {most}",
-            field="page_size",
-        )
+        raise out_of_range(f"it is {requested}; use 0 to {most}", "page_size")
     return min(requested or default, most)

@@ -17,15 +17,7 @@ from search_server.api.common_messages import (
     vector_from,
     vector_to,
 )
-from search_server.types.queries import (
-    LEAST_SCORE,
-    Diversity,
-    Grouping,
-    Hybrid,
-    Query,
-    SearchSpec,
-    Term,
-)
+from search_server.types.queries import Diversity, Grouping, Hybrid, Query, SearchSpec, Term
 from search_server.types.searches import Hit, SearchTimings
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument
@@ -40,7 +32,7 @@ _MAX_GROUP_SIZE = 100
 
 def spec_from(params: pb.SearchParams) -> SearchSpec:
     """Read everything about a search except its delivery."""
-    min_score = optional(params, "min_score", LEAST_SCORE, (-1, 1), "params.")
+    min_score = optional(params, "min_score", -1.0, (-1, 1), "params.")  # no cosine is less
     return SearchSpec(
         collection=params.collection,
         query=_query_from(params.query, "params.query"),

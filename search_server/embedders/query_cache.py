@@ -65,14 +65,7 @@ class EmbeddingCache:
     """Embeds queries. Use inside one event loop."""
 
     def __init__(self, pool: EmbedderPool, max_entries: int, metrics: ServerMetrics) -> None:
-        """Start empty.
-
-        Args:
-            pool: Embeds what is not cached.
-            max_entries: Vectors to keep; the least recently used goes first. 0 keeps none, and
-                does not share calls.
-            metrics: Counts hits, misses and entries.
-        """
+        """Keep the `max_entries` vectors that were used last; 0 keeps none and shares no calls."""
         self._pool = pool
         self._max_entries = max_entries
         self._entries: OrderedDict[Hashable, FloatArray] = OrderedDict()
@@ -185,14 +178,11 @@ class EmbeddingCache:
             if item.vector is not None:
                 item.vector.setflags(write=False)
                 if isinstance(key, TextKey):
-                    self._keep(key, item.vector)
+                    self._entries[key] = item.vector
+                    if len(self._entries) > self._max_entries:
+                        self._entries.popitem(last=False)
+                    self._size.set(len(self._entries))
         return results
-
-    def _keep(self, key: TextKey, vector: FloatArray) -> None:
-        self._entries[key] = vector
-        if len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
-        self._size.set(len(self._entries))
 
     def _on_end(self, call: _EmbedCall) -> None:
         self._forget(call)

@@ -130,14 +130,9 @@ class VectorSearch:
         include_vectors: bool,
         field: str,
     ) -> list[Candidate]:
-        """Return up to `limit` candidates for reranking, best first.
+        """Return up to `limit` candidates for reranking `vector`, `[dimensions]`, best first.
 
-        Args:
-            selection: What the search may find.
-            vector: The query's, float32 `[dimensions]`.
-            limit: At most 16,384.
-            include_vectors: Whether candidates get their vectors.
-            field: A declared STRING, INT64 or BOOL field, whose value candidates get; empty: none.
+        They get their value of `field`, a declared STRING, INT64 or BOOL field; empty: of none.
         """
         columns = ["id"]
         if include_vectors:
@@ -281,13 +276,7 @@ class SharedCalls(Generic[K, R]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def search(self, key: K, vector: FloatArray, deadline: Deadline, *, most: int) -> R:
-        """Return the answer to one search.
-
-        Args:
-            key: Searches with equal keys share calls.
-            vector: The query's.
-            deadline: When the answer must be there.
-            most: Vectors that a call with this key may have.
+        """Return the answer to one search; a call with this key has at most `most` vectors.
 
         Raises:
             SentinelError: As `call` raises it; DeadlineExceeded, too, if the time is over sooner.
@@ -312,12 +301,12 @@ class SharedCalls(Generic[K, R]):
                 if not waiter.answer.done():
                     batch.append(waiter)
             if batch:
-                queue.running += 1
                 self._start(key, queue, batch)
         if not queue.running:
             self._queues.pop(key, None)
 
     def _start(self, key: K, queue: _Queue[R], batch: Sequence[_Waiter[R]]) -> None:
+        queue.running += 1
         task = asyncio.create_task(self._run(key, batch))
         self._tasks.add(task)
 

@@ -57,16 +57,14 @@ class BatchSearcher:
         An error among the requests (its message could not be read) is returned as it is.
         """
         results: dict[int, Page | SentinelError] = {}
-        valid: list[tuple[int, PageRequest]] = []
+        groups: dict[Hashable, list[_Member]] = {}
+        specs = [one.spec for one in requests if not isinstance(one, SentinelError)]
+        searches = iter(await self._searcher.prepare_all(specs, deadline))
         for index, request in enumerate(requests):
             if isinstance(request, SentinelError):
                 results[index] = request
-            else:
-                valid.append((index, request))
-        specs = [request.spec for _, request in valid]
-        searches = await self._searcher.prepare_all(specs, deadline)
-        groups: dict[Hashable, list[_Member]] = {}
-        for (index, request), search in zip(valid, searches, strict=True):
+                continue
+            search = next(searches)
             if isinstance(search, SentinelError):
                 results[index] = search
             else:

@@ -79,9 +79,7 @@ class QueryVectors:
     ) -> list[QueryVector | SentinelError]:
         """Return the vector of each query, or why it has none, in order.
 
-        Args:
-            queries: Each with the collection that it searches.
-            deadline: For all of them together.
+        Each query comes with the collection that it searches. They share the deadline.
         """
         parts = [_parts_of(query, collection) for query, collection in queries]
         every = [part for of_query in parts for part in of_query]

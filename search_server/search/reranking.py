@@ -1,12 +1,11 @@
 """Rerank the best candidates of a search: diverse, grouped, or fused with a text ranking.
 
-Only ids, scores and what is compared are fetched for the candidates; the rows of the hits come
-last. The order is the same each time: ties are ordered by id. Only if more candidates tie than are
-looked at, Milvus decides which of them are among those.
+Candidates are fetched without their rows; the rows of the hits come last. Ties are ordered by id.
+Only if more candidates tie than are looked at, Milvus decides which of them are among those.
 
-`distinct`, `diverse`, `grouped` and `fuse` are pure. They take candidates best first and return
-indices into them, in the order of the result. n is the number of candidates, at most some
-thousand; d the length of a vector; vectors have length 1, so a dot product is a cosine.
+`distinct`, `diverse` and `grouped` are pure. They take candidates best first and return indices
+into them, in the order of the result. n is the number of candidates, at most some thousand; d the
+length of a vector; vectors have length 1, so a dot product is a cosine.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Searcher:
         """Return the page after `position`.
 
         Args:
-            search: The search.
+            search: A prepared search.
             size: Most hits of the page.
             position: Where the page begins.
             max_bytes: Most bytes of the page; one hit may have more.
