@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 from bulk_indexer.entries import FILE_FIELDS
 from embedder_server.settings import EmbedderSettings
+from sentinel_core.settings import LogLevel, LogStyle, ServerSettings
 from sentinel_store.settings import StoreSettings
 from sentinel_store.values import FieldType
 
@@ -25,15 +26,8 @@ class BulkSettings(BaseSettings):
     from the embedder's and the gateway's environment variables or .env.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="SENTINEL_BULK_",
-        env_file=".env",
-        extra="ignore",
-        cli_prog_name="sentinel bulk-index",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
+    model_config = ServerSettings.model_config | SettingsConfigDict(
+        env_prefix="SENTINEL_BULK_", env_ignore_empty=False, cli_prog_name="sentinel bulk-index"
     )
 
     inputs: CliPositionalArg[list[str]] = Field(description="What to index.")
@@ -93,12 +87,8 @@ class BulkSettings(BaseSettings):
     object_store_uri: str | None = Field(
         None, description="Where image bytes are stored; none: the gateway's."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log level."
-    )
-    log_style: Literal["auto", "json", "text"] = Field(
-        "auto", description="Log format; auto: text on a terminal, JSON elsewhere."
-    )
+    log_level: LogLevel = "info"
+    log_style: LogStyle = "auto"
 
     @field_validator("fields")
     @classmethod

@@ -36,7 +36,7 @@ async def watch(server: GrpcServer, pool: EmbedderPool, store: MilvusStore) -> N
 
 async def _find_problem(pool: EmbedderPool, store: MilvusStore) -> SentinelError | None:
     try:
-        await store.ping(Deadline.within(_PING_TIMEOUT_S))
+        await store.list_collections(Deadline.within(_PING_TIMEOUT_S))
         pool.model()  # raises when no worker is up
     except SentinelError as error:
         return error

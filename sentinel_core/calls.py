@@ -57,11 +57,7 @@ def note_items(count: int) -> None:
 
 
 def check_count(count: int, most: int, field: str) -> None:
-    """Check that a request carries 1 to `most` of what `field` holds.
-
-    Raises:
-        InvalidArgument: BATCH_EMPTY or BATCH_TOO_LARGE.
-    """
+    """Raise InvalidArgument unless a request carries 1 to `most` of what `field` holds."""
     if count == 0:
         raise InvalidArgument("BATCH_EMPTY", f"{field} is empty; send at least one", field=field)
     if count > most:
@@ -81,10 +77,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None, *, default_s: float) -> Deadline:
-        """Return the deadline of a call with `seconds` left; None or longer becomes the default.
-
-        No work runs without a deadline: a caller that sets none gets `default_s`.
-        """
+        """Return the deadline of a call with `seconds` left; None or longer becomes the default."""
         return cls.within(default_s if seconds is None else min(seconds, default_s))
 
     @classmethod
@@ -97,11 +90,7 @@ class Deadline:
         return max(0.0, self.at - time.monotonic())
 
     def for_next_hop(self, stage: str) -> float:
-        """Return the seconds that `stage` may take.
-
-        Raises:
-            DeadlineExceeded: No time is left; do not start the stage.
-        """
+        """Return the seconds that `stage` may take; raise DeadlineExceeded if none are left."""
         left = self.remaining() - _MARGIN_S
         if left <= 0:
             raise DeadlineExceeded(

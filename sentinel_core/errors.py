@@ -2,17 +2,6 @@
 
 Business code raises them and never sees a gRPC context: `interceptors.py` turns them into the
 call's status, `status.py` into the status of one item of a batch.
-
-    SentinelError
-    ├── InvalidArgument      the input is wrong and stays wrong
-    ├── NotFound             no such collection, item or model
-    ├── AlreadyExists
-    ├── PermissionDenied     a rule of the operator forbids it
-    ├── FailedPrecondition   correct input, but the system's state does not allow it
-    ├── ResourceExhausted    retry after `retry_after_s`
-    ├── Unavailable          retry, now or later
-    ├── DeadlineExceeded
-    └── Internal             a fault of ours
 """
 
 from __future__ import annotations
@@ -126,12 +115,7 @@ def hide(
 ) -> Internal:
     """Log an unexpected error under a random id; return an error that reveals the id only.
 
-    Args:
-        error: Logged with its traceback.
-        what: What failed, for the log and for the caller, such as "the model failed on a batch".
-        logger: Where to log it.
-        reason: Reason of the returned error.
-        log_fields: More fields of the log record.
+    `what` tells log and caller what failed, such as "the model failed on a batch".
     """
     error_id = uuid.uuid4().hex
     logger.error(what, exc_info=error, extra={**log_fields, "error_id": error_id})

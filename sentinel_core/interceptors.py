@@ -13,7 +13,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from time import perf_counter
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -125,13 +124,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _abort(call: Call, context: _Context, error: Exception) -> None:
-    """End the call with the status of the error that it raised.
-
-    Returns only if the status is already set; then raise `error` again.
-
-    Raises:
-        grpc.aio.AbortError: gRPC requires it.
-    """
+    """Raise gRPC's AbortError with the status of `error`; return if the status is already set."""
     if isinstance(error, grpc.aio.AbortError):
         return
     if not isinstance(error, SentinelError):
@@ -178,10 +171,7 @@ async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 class DrainGate:
-    """Counts the calls in flight, each in a `with` block; a graceful stop closes it.
-
-    Entering raises Unavailable (DRAINING) once it is closed.
-    """
+    """Counts the calls in flight, each in a `with` block; once closed, entering raises DRAINING."""
 
     def __init__(self) -> None:
         self._in_flight = 0
@@ -195,12 +185,7 @@ class DrainGate:
         self._in_flight += 1
         self._idle.clear()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._in_flight -= 1
         if self._in_flight == 0:
             self._idle.set()

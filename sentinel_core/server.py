@@ -26,6 +26,7 @@ from sentinel_core.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 LIVENESS = "liveness"
+_Status = health_pb2.HealthCheckResponse
 # Calls that are still open after the drain are cancelled and get this long to clean up.
 _CLOSE_GRACE_S = 0.5
 
@@ -83,11 +84,10 @@ class GrpcServer:
     async def start(self) -> None:
         """Open both ports, still NOT_SERVING, and write the address file.
 
-        Raises:
-            OSError: A port is taken.
+        Raises OSError if a port is taken.
         """
         settings = self._settings
-        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(LIVENESS, _Status.SERVING)
         await self.set_serving(False)
         try:
             port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
@@ -110,11 +110,7 @@ class GrpcServer:
         """Set the health status of all services."""
         if serving == self._serving or self._stopping:
             return
-        status = (
-            health_pb2.HealthCheckResponse.SERVING
-            if serving
-            else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
+        status = _Status.SERVING if serving else _Status.NOT_SERVING
         for name in self._names:
             await self._health.set(name, status)
         if self._serving is not None:

@@ -1,15 +1,22 @@
-"""The settings that both servers share. Each `app.py` reads them once, at process start."""
+"""The settings that the servers share; some also serve the bulk indexer. Read at process start."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"], Field(description="Least severe log level.")
+]
+LogStyle = Annotated[
+    Literal["auto", "json", "text"],
+    Field(description="Log format; auto: text on a terminal, JSON elsewhere."),
+]
 
 
 class ServerSettings(BaseSettings):
@@ -46,12 +53,8 @@ class ServerSettings(BaseSettings):
     drain_seconds: float = Field(
         20.0, ge=0, le=600, description="Seconds that calls in flight get to finish on shutdown."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log level."
-    )
-    log_style: Literal["auto", "json", "text"] = Field(
-        "auto", description="Log format; auto: text on a terminal, JSON elsewhere."
-    )
+    log_level: LogLevel = "info"
+    log_style: LogStyle = "auto"
 
 
 def print_settings_errors(program: str, error: ValidationError) -> None:

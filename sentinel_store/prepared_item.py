@@ -73,16 +73,9 @@ class PreparedItem:
 def prepare_item(
     item: Item, info: CollectionInfo, path: str, *, max_image_bytes: int
 ) -> PreparedItem:
-    """Check one item and compute its digests.
+    """Check one item and compute its digests; raise InvalidArgument if it cannot be stored.
 
-    Args:
-        item: As the caller sent it.
-        info: The collection it is for.
-        path: Path of the item in its request, for errors.
-        max_image_bytes: Larger images are refused.
-
-    Raises:
-        InvalidArgument: The item cannot be stored.
+    `path` is the item's path in its request, for errors.
     """
     content = item.content
     if content is None and item.vector is None:

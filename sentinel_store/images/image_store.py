@@ -51,20 +51,21 @@ class StoredImage:
 
 
 class ImageStore:
-    """Use from one event loop; the blocking calls run in threads that it owns."""
+    """Use from one event loop; the blocking calls run in threads that it owns.
+
+    Every method raises Unavailable if the store cannot be read or written.
+    """
 
     def __init__(self, uri: str, *, presign_seconds: int = 3600) -> None:
         """Open the store; create a local store's folder and try to write to it.
 
         A remote store is not contacted yet. Its keys, endpoint and region come from its own
-        environment variables (for S3 AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on).
+        environment variables (for S3 AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on). Raises
+        Unavailable if the store cannot be opened or written to.
 
         Args:
             uri: A folder, or an fsspec URI such as s3://bucket/prefix.
             presign_seconds: How long a presigned `image_uri` is valid; 0 returns plain URIs.
-
-        Raises:
-            Unavailable: The store cannot be opened or written to.
         """
         try:
             self._files = _open(uri, presign_seconds)
@@ -78,11 +79,7 @@ class ImageStore:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="objects")
 
     async def image_uris(self, digests: Sequence[str]) -> list[str]:
-        """Return URIs of the images with these SHA-256s, presigned where the store can.
-
-        Raises:
-            Unavailable: The store has no keys to sign with.
-        """
+        """Return URIs of the images with these SHA-256s, presigned where the store can."""
         names = [_name("images", digest) for digest in digests]
         if isinstance(self._files, LocalFiles):
             return self._files.uris(names)
@@ -93,11 +90,7 @@ class ImageStore:
     ) -> None:
         """Store (digest, image, thumbnail) triples; they are durable when it returns.
 
-        An empty thumbnail is not stored.
-
-        Raises:
-            Unavailable: The store refused a write; some of the others may be stored.
-            DeadlineExceeded: It did not answer in time.
+        An empty thumbnail is not stored. After an error some of the files may be stored.
         """
         files = [(_name("thumbnails", digest), thumb) for digest, _, thumb in images if thumb]
         files += [(_name("images", digest), data) for digest, data, _ in images]
@@ -131,19 +124,11 @@ class ImageStore:
         return found
 
     async def find_image(self, digest: str) -> StoredImage | None:
-        """Return an image's name and size; None if its bytes are missing.
-
-        Raises:
-            Unavailable: The store cannot be read.
-        """
+        """Return an image's name and size; None if its bytes are missing."""
         return await self._run(self._find_image, digest)
 
     async def read_image(self, image: StoredImage, start: int, end: int) -> bytes | None:
-        """Return the bytes from `start` up to `end`, exclusive; None if the image was deleted.
-
-        Raises:
-            Unavailable: The store cannot be read.
-        """
+        """Return the bytes from `start` up to `end`, exclusive; None if the image was deleted."""
         return await self._run(_unless_missing, self._files.read, image.name, start, end)
 
     async def list_shard(self, shard: str, *, aside: bool = False) -> list[StoredFile]:

@@ -35,18 +35,13 @@ class StoredFile:
 class LocalFiles:
     """A folder. Every method blocks; any number of threads may call them.
 
-    Attributes:
-        writers: How many threads should write one batch.
+    Raises OSError, and FileNotFoundError for a file that does not exist.
     """
 
-    writers = 8
+    writers = 8  # how many threads should write one batch
 
     def __init__(self, root: str) -> None:
-        """Create the folder if it does not exist, and try to write to it.
-
-        Raises:
-            OSError: It cannot be created or written to.
-        """
+        """Create the folder if it does not exist, and try to write to it."""
         self._root = Path(root)
         (self._root / _DRAFTS).mkdir(parents=True, exist_ok=True)
         # Fail now rather than in the first upsert, for example on a volume of another user.
@@ -103,15 +98,11 @@ class LocalFiles:
             return b""
 
     def size(self, name: str) -> int:
-        """Return a file's size in bytes.
-
-        Raises:
-            FileNotFoundError: It does not exist.
-        """
+        """Return a file's size in bytes."""
         return (self._root / name).stat().st_size
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Return the bytes from `start` up to `end`, exclusive; raises as `size`."""
+        """Return the bytes from `start` up to `end`, exclusive."""
         with (self._root / name).open("rb") as file:
             file.seek(start)
             return file.read(end - start)
@@ -134,7 +125,7 @@ class LocalFiles:
         return self.list_folder(_DRAFTS)
 
     def move(self, name: str, target: str) -> None:
-        """Move a file and set its time to now; raises as `size`."""
+        """Move a file and set its time to now."""
         source, goal = self._root / name, self._root / target
         goal.parent.mkdir(parents=True, exist_ok=True)
         os.utime(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,21 +13,13 @@ from sentinel_store.images.local_files import StoredFile
 class RemoteFiles:
     """A prefix of a bucket. Every method blocks; any number of threads may call them.
 
-    Attributes:
-        writers: How many threads should write one batch. The file system itself sends the files
-            of one call concurrently.
+    Raises FileNotFoundError for a file that does not exist, and the file system's own errors.
     """
 
-    writers = 1
+    writers = 1  # the file system itself sends the files of one call concurrently
 
     def __init__(self, file_system: Any, root: str, presign_seconds: int) -> None:
-        """Keep the location; do not contact the store yet.
-
-        Args:
-            file_system: An fsspec file system that keeps no listings.
-            root: Bucket and prefix.
-            presign_seconds: How long the URLs of `uris` are valid; 0 returns plain URIs.
-        """
+        """Keep bucket and prefix; do not contact the store yet. The file system is fsspec's."""
         self._fs = file_system
         self._root = root.rstrip("/")
         self._presign_seconds = presign_seconds
@@ -59,15 +52,11 @@ class RemoteFiles:
         return [_bytes_or_empty(found[path]) for path in paths]
 
     def size(self, name: str) -> int:
-        """Return a file's size in bytes.
-
-        Raises:
-            FileNotFoundError: It does not exist.
-        """
+        """Return a file's size in bytes."""
         return int(self._fs.info(self._path(name))["size"])
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Return the bytes from `start` up to `end`, exclusive; raises as `size`."""
+        """Return the bytes from `start` up to `end`, exclusive."""
         return bytes(self._fs.cat_file(self._path(name), start=start, end=end))
 
     def list_folder(self, folder: str) -> Iterator[StoredFile]:
@@ -86,17 +75,15 @@ class RemoteFiles:
         return iter(())
 
     def move(self, name: str, target: str) -> None:
-        """Copy, then delete the original; raises as `size`."""
+        """Copy, then delete the original."""
         self._fs.cp_file(self._path(name), self._path(target))
         self._fs.rm_file(self._path(name))
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete files; ignore missing ones."""
         for name in names:
-            try:
+            with suppress(FileNotFoundError):
                 self._fs.rm_file(self._path(name))
-            except FileNotFoundError:
-                continue
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

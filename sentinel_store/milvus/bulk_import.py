@@ -39,13 +39,7 @@ class MilvusImports:
         self._milvus = MilvusConnection(uri, token, threads=2)
 
     async def start(self, collection: str, file: str, deadline: Deadline) -> int:
-        """Start the import of a Parquet file; return the number of the import.
-
-        Args:
-            collection: The file has its columns.
-            file: Path in Milvus's own bucket.
-            deadline: Of this call, not of the import.
-        """
+        """Start the import of a Parquet file, a path in Milvus's own bucket; return its number."""
 
         def start(client: MilvusClient, timeout: float) -> int:
             return int(_handler(client).do_bulk_insert(collection, "", [file], timeout=timeout))

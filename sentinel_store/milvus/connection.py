@@ -47,18 +47,12 @@ class MilvusConnection:
     """
 
     def __init__(self, uri: str, token: str, threads: int) -> None:
-        """Keep the address; the first call connects.
-
-        Args:
-            uri: A path ending in `.db` for Milvus Lite, or http(s)://host:port.
-            token: `user:password` or an API key; empty for none.
-            threads: Most blocking calls at once.
-        """
+        """Keep the address; the first call connects. Arguments as `MilvusStore`'s."""
         self.is_lite = "://" not in uri
         self._uri = str(Path(uri).expanduser()) if self.is_lite else uri
         self._token = token
         self._client: MilvusClient | None = None
-        self._server_reads: ServerReads | None = None  # of a server, once connected
+        self._reads: AsyncMilvusClient | None = None  # of a server, once connected
         self._connecting: asyncio.Task[MilvusClient] | None = None
         self._last_failure = ""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
@@ -82,11 +76,8 @@ class MilvusConnection:
     ) -> Any:
         """Call pymilvus's `query`. On Lite no write runs meanwhile. Raises as `run` does.
 
-        Args:
-            collection: Its own name.
-            deadline: When the answer must be there.
-            consistency: How fresh the rows are; None for queries that cannot choose.
-            request: pymilvus's further arguments, except the timeout.
+        `request` has pymilvus's further arguments, except the timeout. `consistency` is None for
+        queries that cannot choose.
         """
         if consistency is not None:
             request["consistency_level"] = _LEVELS[consistency]
@@ -106,8 +97,8 @@ class MilvusConnection:
                 raise errors.out_of_time() from error
 
         with _our_errors(deadline):
-            if self._server_reads is not None:
-                return await self._server_reads.call(method, collection, request, deadline)
+            if self._reads is not None:
+                return await _read_server(self._reads, method, collection, request, deadline)
             return await _loading_if_needed(
                 lambda: self._in_thread(client, read_alone, deadline),
                 lambda: self._load(client, collection, deadline),
@@ -138,11 +129,8 @@ class MilvusConnection:
     async def run(self, call: Call[T], deadline: Deadline, *, writes: bool = False) -> T:
         """Run a call in a thread; convert its errors to ours.
 
-        Args:
-            call: What to do.
-            deadline: When the answer must be there.
-            writes: Whether it changes or flushes rows. On Lite such calls run one at a time, and
-                no read runs beside them.
+        `writes` is for calls that change or flush rows. On Lite they run one at a time, and no
+        read runs beside them.
 
         Raises:
             Unavailable: Milvus does not answer, or its file is in use.
@@ -216,7 +204,7 @@ class MilvusConnection:
         try:
             client = await asyncio.to_thread(self._open)
             if not self.is_lite:
-                self._server_reads = await self._open_reads(client)
+                self._reads = await self._open_reads(client)
             self._client = client
         except (*errors.FOREIGN, OSError) as error:
             failure: SentinelError
@@ -244,9 +232,13 @@ class MilvusConnection:
             raise
         return client
 
-    async def _open_reads(self, client: MilvusClient) -> ServerReads:
+    async def _open_reads(self, client: MilvusClient) -> AsyncMilvusClient:
         try:
-            return await ServerReads.open(self._uri, self._token, _CONNECT_TIMEOUT_S)
+            # Not shared: pymilvus keeps shared ones for ever, by the address of an event loop that
+            # may be gone by then.
+            return await AsyncMilvusClient(
+                self._uri, token=self._token, timeout=_CONNECT_TIMEOUT_S, dedicated=True
+            ).__aenter__()
         except BaseException:
             client.close()
             raise
@@ -257,61 +249,38 @@ class MilvusConnection:
             await asyncio.gather(self._connecting, return_exceptions=True)
         await asyncio.to_thread(self._executor.shutdown)
         await asyncio.to_thread(self._lite_writer.shutdown)
-        if self._server_reads is not None:
-            await self._server_reads.close()
+        if self._reads is not None:
+            await self._reads.close()
         if self._client is not None:
             await asyncio.to_thread(self._client.close)
             self._client = None
 
 
-class ServerReads:
-    """Reads of a Milvus server on the event loop, over a connection of their own."""
-
-    def __init__(self, client: AsyncMilvusClient) -> None:
-        self._client = client
-
-    @classmethod
-    async def open(cls, uri: str, token: str, timeout_s: float) -> ServerReads:
-        """Connect.
-
-        Raises:
-            MilvusException, grpc.RpcError: Milvus refuses us, or does not answer.
-        """
-        # Not shared: pymilvus keeps shared ones for ever, by the address of an event loop that may
-        # be gone by then.
-        client = AsyncMilvusClient(uri, token=token, timeout=timeout_s, dedicated=True)
-        return cls(await client.__aenter__())
-
-    async def call(
-        self, method: str, collection: str, request: Mapping[str, Any], deadline: Deadline
-    ) -> Any:
-        """Call `search` or `query`. Other errors are Milvus's own.
-
-        Raises:
-            DeadlineExceeded: It took too long.
-            Unavailable: The connection was closed meanwhile.
-        """
-        # Our timeout cancels the call in Milvus too. pymilvus ignores its own timeout while it
-        # reconnects, gives an error that does not say what happened, and on Python 3.11 needs a
-        # task per call.
-        try:
-            async with asyncio.timeout(deadline.for_next_hop("milvus")):
-                return await _loading_if_needed(
-                    lambda: getattr(self._client, method)(collection, timeout=None, **request),
-                    lambda: self._client.load_collection(collection),
-                )
-        except TimeoutError as error:
-            raise errors.out_of_time() from error
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Nobody left: gRPC cancels calls whose channel is closed.
-            raise errors.unavailable("the connection to Milvus was lost") from error
-
-    async def close(self) -> None:
-        """Close the connection; calls in progress fail."""
-        await self._client.close()
+async def _read_server(
+    reads: AsyncMilvusClient,
+    method: str,
+    collection: str,
+    request: Mapping[str, Any],
+    deadline: Deadline,
+) -> Any:
+    """Call `search` or `query` of a server on the event loop."""
+    # Our timeout cancels the call in Milvus too. pymilvus ignores its own timeout while it
+    # reconnects, gives an error that does not say what happened, and on Python 3.11 needs a task
+    # per call.
+    try:
+        async with asyncio.timeout(deadline.for_next_hop("milvus")):
+            return await _loading_if_needed(
+                lambda: getattr(reads, method)(collection, timeout=None, **request),
+                lambda: reads.load_collection(collection),
+            )
+    except TimeoutError as error:
+        raise errors.out_of_time() from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody left: gRPC cancels calls whose channel is closed.
+        raise errors.unavailable("the connection to Milvus was lost") from error
 
 
 async def _loading_if_needed(

@@ -80,11 +80,8 @@ def choose_index(
 ) -> VectorIndex:
     """Return the index to build, with all of its parameters.
 
-    Args:
-        requested: The caller's choice; None chooses by size.
-        expected_item_count: Items that the collection will hold; 0: unknown.
-        is_lite: Whether Milvus is embedded; there FLAT is exact and no slower than the others
-            (docs/adr/0004).
+    Without a request it is chosen by the expected number of items; 0: unknown. On Milvus Lite that
+    is FLAT, which is exact and there no slower than the others (docs/adr/0004).
 
     Raises:
         InvalidArgument: This kind does not have a parameter, or its value is out of range.

@@ -193,11 +193,7 @@ def check_names(names: Iterable[str], fields: Mapping[str, FieldType], path: str
 
 
 def checked_fields(values: Fields, fields: Mapping[str, FieldType], path: str) -> Fields:
-    """Return an item's fields as they are stored: integers of DOUBLE fields become floats.
-
-    Raises:
-        InvalidArgument: A field is not declared, or its value has another type.
-    """
+    """Return an item's fields as they are stored; raise InvalidArgument for a wrong one."""
     return {
         name: checked_value(value, type_of(name, fields, path), name)
         for name, value in values.items()
@@ -205,11 +201,7 @@ def checked_fields(values: Fields, fields: Mapping[str, FieldType], path: str) -
 
 
 def type_of(name: str, fields: Mapping[str, FieldType], path: str) -> FieldType:
-    """Return the type of a declared field.
-
-    Raises:
-        InvalidArgument: The collection does not declare it.
-    """
+    """Return a field's type; raise InvalidArgument if the collection does not declare it."""
     if name not in fields:
         declared = ", ".join(sorted(fields)) or "none"
         raise InvalidArgument(
@@ -222,10 +214,9 @@ def type_of(name: str, fields: Mapping[str, FieldType], path: str) -> FieldType:
 
 
 def checked_value(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:
-    """Return `value` as `field_type` stores it.
+    """Return `value` as `field_type` stores it; raise InvalidArgument if it has another type.
 
-    Raises:
-        InvalidArgument: It has another type.
+    An integer of a DOUBLE field becomes a float.
     """
     match field_type, value:
         case FieldType.BOOL, bool():
@@ -322,7 +313,7 @@ def from_properties(
 ) -> CollectionInfo:
     """Return the description of the collection `name`, which was found by `requested_name`."""
     data = json.loads(properties[COLLECTION])
-    origin, reindex = properties.get(ORIGIN), properties.get(REINDEX)
+    origin, reindex = (json.loads(properties.get(key) or "null") for key in (ORIGIN, REINDEX))
     return CollectionInfo(
         name=name,
         model=ModelRef(data["model"], data["revision"], data["fingerprint"]),
@@ -337,8 +328,10 @@ def from_properties(
         consistency=Consistency(data.get("consistency", Consistency.SESSION)),
         full_text=tuple(data.get("full_text", ())),
         requested_name=requested_name,
-        origin=_origin(json.loads(origin)) if origin else None,
-        reindex=_mark(json.loads(reindex)) if reindex else None,
+        origin=Origin(origin["source"], OriginState(origin["state"])) if origin else None,
+        reindex=ReindexMark(reindex["target"], reindex["runner"], reindex["mirrored"])
+        if reindex
+        else None,
     )
 
 
@@ -353,11 +346,3 @@ def reindex_property(mark: ReindexMark | None) -> str:
         return ""
     # Stored under the name that it had first.
     return json.dumps({"target": mark.target, "runner": mark.runner, "mirrored": mark.dual_write})
-
-
-def _origin(data: Mapping[str, str]) -> Origin:
-    return Origin(data["source"], OriginState(data["state"]))
-
-
-def _mark(data: Mapping[str, Any]) -> ReindexMark:
-    return ReindexMark(data["target"], data["runner"], data["mirrored"])

@@ -31,6 +31,7 @@ class MilvusStore:
 
     Attributes:
         connection: The connection to Milvus, for classes that extend this store.
+        is_lite: Whether Milvus is a file in this process and not a server.
     """
 
     def __init__(self, uri: str, token: str, threads: int) -> None:
@@ -42,21 +43,13 @@ class MilvusStore:
             threads: Most blocking calls at once.
         """
         self.connection = MilvusConnection(uri, token, threads)
+        self.is_lite = self.connection.is_lite
         self._creating = asyncio.Lock()
         self._flusher = LiteFlusher(self.flush)
-
-    @property
-    def is_lite(self) -> bool:
-        """Whether Milvus is a file in this process and not a server."""
-        return self.connection.is_lite
 
     async def run(self) -> None:
         """Flush what was written to Milvus Lite, for ever; a server flushes by itself."""
         await self._flusher.run()
-
-    async def ping(self, deadline: Deadline) -> None:
-        """Raise Unavailable or DeadlineExceeded unless Milvus answers."""
-        await self.list_collections(deadline)
 
     async def create_collection(self, info: CollectionInfo, deadline: Deadline) -> None:
         """Create an empty collection, ready to search.
@@ -169,7 +162,7 @@ class MilvusStore:
         """
         entities = [schema.to_entity(row, info) for row in rows]
         await self.connection.write("upsert", info.name, deadline, data=entities)
-        if self.connection.is_lite:
+        if self.is_lite:
             self._flusher.note(info.name, len(entities))
 
     async def get(
@@ -209,7 +202,7 @@ class MilvusStore:
 
         Includes everything that any gateway wrote before the call.
         """
-        if not self.connection.is_lite:
+        if not self.is_lite:
             # Milvus takes the query below for an iterator's, which cannot choose its consistency.
             # A strong read before it waits until the rows have reached the node that reads.
             await self.get(info, [last_id], deadline)
@@ -231,26 +224,19 @@ class MilvusStore:
         """Return the `digests` that rows of the collection name as their image."""
         left, named = set(digests), set[str]()
         while left:
-            found = await self._images_among(info, sorted(left), deadline)
-            named.update(found)
+            found = await self.connection.query(
+                info.name,
+                deadline,
+                consistency=Consistency.STRONG,
+                filter=schema.with_images(sorted(left)),
+                output_fields=["image"],
+                limit=_MAX_ROWS,
+            )
+            named.update(entity["image"] for entity in found)
             left -= named
             if len(found) < _MAX_ROWS:
                 break  # otherwise one image of very many rows may hide the others
         return named
-
-    async def _images_among(
-        self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline
-    ) -> list[str]:
-        """Return the images of up to `_MAX_ROWS` rows that name one of `digests`."""
-        found = await self.connection.query(
-            info.name,
-            deadline,
-            consistency=Consistency.STRONG,
-            filter=schema.with_images(digests),
-            output_fields=["image"],
-            limit=_MAX_ROWS,
-        )
-        return [entity["image"] for entity in found]
 
     async def count(
         self,
