@@ -98,7 +98,7 @@ class MilvusConnection:
 
         with _our_errors(deadline):
             if self._reads is not None:
-                return await _read_server(self._reads, method, collection, request, deadline)
+                return await read_server(self._reads, method, collection, request, deadline)
             return await _loading_if_needed(
                 lambda: self._in_thread(client, read_alone, deadline),
                 lambda: self._load(client, collection, deadline),
@@ -256,7 +256,7 @@ class MilvusConnection:
             self._client = None
 
 
-async def _read_server(
+async def read_server(
     reads: AsyncMilvusClient,
     method: str,
     collection: str,

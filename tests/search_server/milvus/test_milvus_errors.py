@@ -22,7 +22,7 @@ from sentinel_core.errors import DeadlineExceeded, Internal, Unavailable
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
 from sentinel_store.milvus import errors
-from sentinel_store.milvus.connection import ServerReads
+from sentinel_store.milvus.connection import read_server
 from sentinel_store.values import ModelRef
 
 QUOTA = "quota exceeded[reason=disk quota exceeded, please allocate more resources]"
@@ -102,7 +102,7 @@ async def test_a_full_disk_under_lite_loses_nothing_that_was_acknowledged(small_
 
 def reading(seconds: float) -> Coroutine[Any, Any, Any]:
     """A query of a server."""
-    return ServerReads(AsyncMilvusClient()).call("query", "c", {}, Deadline.within(seconds))
+    return read_server(AsyncMilvusClient(), "query", "c", {}, Deadline.within(seconds))
 
 
 async def test_a_connection_that_is_closed_under_a_read_cancels_nobody(

@@ -44,8 +44,8 @@ def table(milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def calls(table: Table, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What pymilvus itself is asked for."""
     connection, made = table.store.connection, []
-    reads = connection._server_reads
-    client = connection._client if reads is None else reads._client
+    reads = connection._reads
+    client = connection._client if reads is None else reads
 
     def noting(name: str) -> Callable[..., Any]:
         call = getattr(client, name)
