@@ -62,6 +62,13 @@ class ImageFile:
 Content = str | ImageFile | SentinelError
 
 
+def modality_of(content: Content) -> Modality | None:
+    """Return the kind of a content; None for an error."""
+    if isinstance(content, str):
+        return Modality.TEXT
+    return Modality.IMAGE if isinstance(content, ImageFile) else None
+
+
 @dataclass(frozen=True, slots=True)
 class EmbedOptions:
     """Options of one request.

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -72,23 +73,49 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: _Context
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
         self._ready()
-        call = _StreamCall(self, context)
+        items = 0
+
+        async def with_defaults() -> AsyncIterator[pb.EmbedStreamRequest]:
+            """Yield the messages; give those without options the options of the first one."""
+            nonlocal items
+            defaults: pb.EmbedOptions | None = None
+            async for message in request_iterator:
+                request = message.request
+                if defaults is None:
+                    defaults = request.options
+                elif not request.HasField("options"):
+                    request.options.CopyFrom(defaults)
+                items += len(request.contents)
+                yield message
+
         pump = StreamPump(
-            call.answer,
+            partial(self._answer, context),
             lambda message: len(message.request.contents),
             self._settings.max_stream_items,
             self.draining,
         )
-        async with aclosing(pump.run(call.with_defaults(request_iterator))) as responses:
+        async with aclosing(pump.run(with_defaults())) as responses:
             async for response in responses:
                 yield response
-        note_items(call.items)
+        note_items(items)
         if self.draining.is_set():
             raise Unavailable(
                 "DRAINING",
                 "this worker is shutting down and has answered all that it read; send the rest to "
                 "another one",
             )
+
+    async def _answer(
+        self, context: _Context, message: pb.EmbedStreamRequest
+    ) -> pb.EmbedStreamResponse:
+        """Return the answer to one message of a stream; an error becomes part of it."""
+        try:
+            response = await self._embed(message.request, context)
+        except Exception as error:
+            if not isinstance(error, SentinelError):
+                error = hide(error, "stream message failed", logger)
+            return pb.EmbedStreamResponse(sequence=message.sequence, error=to_status(error))
+        return pb.EmbedStreamResponse(sequence=message.sequence, response=response)
 
     async def Rank(self, request: pb.RankRequest, context: _Context) -> pb.RankResponse:
         note_items(1 + len(request.candidates))
@@ -126,44 +153,6 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
 
     def _deadline(self, context: _Context) -> Deadline:
         return Deadline.after(context.time_remaining(), default_s=self._settings.max_call_seconds)
-
-
-class _StreamCall:
-    """One EmbedStream call: its default options and the answers to its messages.
-
-    Attributes:
-        items: Contents of all messages so far.
-    """
-
-    def __init__(self, servicer: EmbeddingServicer, context: _Context) -> None:
-        self._servicer = servicer
-        self._context = context
-        self.items = 0
-
-    async def with_defaults(
-        self, messages: AsyncIterator[pb.EmbedStreamRequest]
-    ) -> AsyncIterator[pb.EmbedStreamRequest]:
-        """Yield the messages; give those without options the options of the first one."""
-        defaults: pb.EmbedOptions | None = None
-        async for message in messages:
-            request = message.request
-            if defaults is None:
-                defaults = request.options
-            elif not request.HasField("options"):
-                request.options.CopyFrom(defaults)
-            self.items += len(request.contents)
-            yield message
-
-    async def answer(self, message: pb.EmbedStreamRequest) -> pb.EmbedStreamResponse:
-        """Return the answer to one message; an error becomes part of it."""
-        try:
-            response = await self._servicer._embed(message.request, self._context)
-        except SentinelError as error:
-            return pb.EmbedStreamResponse(sequence=message.sequence, error=to_status(error))
-        except Exception as error:
-            hidden = hide(error, "stream message failed", logger)
-            return pb.EmbedStreamResponse(sequence=message.sequence, error=to_status(hidden))
-        return pb.EmbedStreamResponse(sequence=message.sequence, response=response)
 
 
 _Request = TypeVar("_Request")

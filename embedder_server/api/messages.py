@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from embedder_server.engine.results import RankedCandidate, encode
 from embedder_server.settings import EmbedderSettings
@@ -28,27 +29,17 @@ _MIN_THUMBNAIL_SIDE = 16
 _MAX_THUMBNAIL_SIDE = 1024
 _DEFAULTS = EmbedOptions()
 
-_PRIORITIES = {
-    pb.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
-    pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
-    pb.PRIORITY_BULK: Priority.BULK,
+# Enums of the contract and ours have the same names. Unspecified means the default.
+_PRIORITIES = {pb.Priority.Value(f"PRIORITY_{own.name}"): own for own in Priority}
+_PRIORITIES[pb.PRIORITY_UNSPECIFIED] = _DEFAULTS.priority
+_ELEMENT_TYPES: dict[Element, Any] = {
+    own: content_pb2.ElementType.Value(f"ELEMENT_TYPE_{own.name}") for own in Element
 }
-_ELEMENTS = {
-    content_pb2.ELEMENT_TYPE_UNSPECIFIED: Element.FLOAT32,
-    content_pb2.ELEMENT_TYPE_FLOAT32: Element.FLOAT32,
-    content_pb2.ELEMENT_TYPE_FLOAT16: Element.FLOAT16,
-    content_pb2.ELEMENT_TYPE_BFLOAT16: Element.BFLOAT16,
-    content_pb2.ELEMENT_TYPE_INT8: Element.INT8,
-    content_pb2.ELEMENT_TYPE_BINARY: Element.BINARY,
+_ELEMENTS = {number: own for own, number in _ELEMENT_TYPES.items()}
+_ELEMENTS[content_pb2.ELEMENT_TYPE_UNSPECIFIED] = _DEFAULTS.element
+_MODALITIES: dict[Modality, Any] = {
+    own: pb.Modality.Value(f"MODALITY_{own.name}") for own in Modality
 }
-
-
-_ELEMENT_TYPES = {
-    element: number
-    for number, element in _ELEMENTS.items()
-    if number != content_pb2.ELEMENT_TYPE_UNSPECIFIED
-}
-_MODALITIES = {Modality.TEXT: pb.MODALITY_TEXT, Modality.IMAGE: pb.MODALITY_IMAGE}
 _NANOS = 1_000_000_000
 
 
@@ -154,9 +145,10 @@ def content_from(content: content_pb2.Content, where: str) -> Content:
             )
         if not image.HasField("crop"):
             return ImageFile(image.data)
-        crop = _crop(image.crop)
-        if crop is not None:
-            return ImageFile(image.data, crop)
+        box = image.crop
+        # Comparisons with NaN are false, so this refuses NaN too.
+        if 0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1:
+            return ImageFile(image.data, Crop(box.left, box.top, box.right, box.bottom))
         return InvalidArgument(
             "CROP_INVALID",
             "the crop box must have 0 <= left < right <= 1 and 0 <= top < bottom <= 1",
@@ -165,13 +157,6 @@ def content_from(content: content_pb2.Content, where: str) -> Content:
     return InvalidArgument(
         "CONTENT_MISSING", "neither text nor image is set; set one of them", field=where
     )
-
-
-def _crop(box: content_pb2.BoundingBox) -> Crop | None:
-    # Comparisons with NaN are false, so this refuses NaN too.
-    if 0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1:
-        return Crop(box.left, box.top, box.right, box.bottom)
-    return None
 
 
 def model_version(info: ModelInfo) -> content_pb2.ModelVersion:

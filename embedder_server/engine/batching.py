@@ -47,19 +47,11 @@ class Budget:
 
 @dataclass(slots=True)
 class DeviceResult:
-    """What the device computed for one item.
-
-    Attributes:
-        vector: Float32, of length 1; or why there is none.
-        norm: The vector's length as the model made it.
-        queue_s: Seconds from queueing to the start of the forward pass.
-        inference_s: Seconds of the forward pass.
-        batch_size: Items in that pass.
-    """
+    """What the device computed for one item: float32, of length 1, or why there is none."""
 
     vector: FloatArray | SentinelError
-    norm: float = 1.0
-    queue_s: float = 0.0
+    norm: float = 1.0  # the vector's length as the model made it
+    queue_s: float = 0.0  # from queueing to the start of the forward pass
     inference_s: float = 0.0
     batch_size: int = 0
 
@@ -68,8 +60,7 @@ class WorkGroup:
     """Items that one caller waits for together.
 
     Args:
-        payloads: The network's input for each item, and its length: tokens of a text, 1 for an
-            image.
+        payloads: The network's input for each item, and its length as in `WorkItem`.
         future: Set when the last item has its result. Cancelled: the caller left.
         queued_at: On the monotonic clock.
         deadline_at: When a result is no longer useful, on the same clock.
@@ -108,21 +99,13 @@ class WorkGroup:
 
 @dataclass(slots=True, eq=False)
 class WorkItem:
-    """One prepared content that waits for the device.
+    """One prepared content that waits for the device."""
 
-    Attributes:
-        payload: The network's input.
-        length: Tokens of a text; 1 for an image.
-        group: The items that its caller waits for.
-        running: Whether it was taken to the device.
-        result: Set by `WorkGroup.finish`.
-    """
-
-    payload: Any
-    length: int
+    payload: Any  # the network's input
+    length: int  # tokens of a text; 1 for an image
     group: WorkGroup
-    running: bool = False
-    result: DeviceResult | None = None
+    running: bool = False  # taken to the device
+    result: DeviceResult | None = None  # set by `WorkGroup.finish`
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +31,7 @@ from embedder_server.types import (
     ItemResult,
     Modality,
     Priority,
+    modality_of,
 )
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import (
@@ -147,7 +148,8 @@ class Engine:
         """
         start = perf_counter()
         contents = [self._supported(content) for content in contents]
-        counts = _counts(contents)
+        kinds = (modality_of(content) for content in contents)
+        counts = Counter(kind for kind in kinds if kind is not None)
         request = RequestState(options, deadline.at - _ANSWER_MARGIN_S)
         try:
             self._check_begin(request)
@@ -165,7 +167,7 @@ class Engine:
         return EmbedResults(results, request.timings)
 
     def _supported(self, content: Content) -> Content:
-        modality = _modality(content)
+        modality = modality_of(content)
         if modality is None or modality in self.info.modalities:
             return content
         return InvalidArgument(
@@ -234,21 +236,6 @@ async def _together(
     return [task.result() for task in tasks]
 
 
-def _modality(content: Content) -> Modality | None:
-    if isinstance(content, str):
-        return Modality.TEXT
-    return Modality.IMAGE if isinstance(content, ImageFile) else None
-
-
-def _counts(contents: Sequence[Content]) -> Mapping[Modality, int]:
-    counts: dict[Modality, int] = {}
-    for content in contents:
-        modality = _modality(content)
-        if modality is not None:
-            counts[modality] = counts.get(modality, 0) + 1
-    return counts
-
-
 def _out_of_time(stage: str) -> DeadlineExceeded:
     return DeadlineExceeded(
         "OUT_OF_TIME", f"the deadline passed in stage {stage}; use a longer one", stage=stage
@@ -264,7 +251,7 @@ class Admission:
     def __init__(self, max_items: int, metrics: EmbedderMetrics) -> None:
         self._max_items = max_items
         self._admitted = 0
-        self._by_modality = dict.fromkeys(Modality, 0)
+        self._by_modality = Counter(dict.fromkeys(Modality, 0))
         self._rate = ServiceRate()
         for modality in Modality:  # read when metrics are scraped: costs nothing per request
             metrics.queue_items.labels(modality).set_function(
@@ -292,17 +279,13 @@ class Admission:
         self._admitted += items
         if self._admitted == items:
             self._rate.start()
-        self._count(counts, 1)
+        self._by_modality.update(counts)
         try:
             yield
         finally:
             self._admitted -= items
             self._rate.record(items)
-            self._count(counts, -1)
-
-    def _count(self, counts: Mapping[Modality, int], sign: int) -> None:
-        for modality, count in counts.items():
-            self._by_modality[modality] += sign * count
+            self._by_modality.subtract(counts)
 
 
 class ServiceRate:

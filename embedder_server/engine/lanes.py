@@ -82,10 +82,6 @@ class RequestState:
         self.timings.decode = max(self.timings.decode, decode_s)
         self.timings.preprocess = max(self.timings.preprocess, preprocess_s)
 
-    def note_queued(self, seconds: float) -> None:
-        """Note a wait for the device."""
-        self.timings.queue = max(self.timings.queue, seconds)
-
     async def results_of(self, group: WorkGroup) -> list[DeviceResult]:
         """Wait for a group's results and note their times."""
         self._groups.append(group)
@@ -227,18 +223,11 @@ def _text_result(tokens: TokenizedText, embedded: DeviceResult) -> ItemResult:
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """One image, ready for the device or refused.
-
-    Attributes:
-        payload: The image network's input, or why there is none.
-        facts: What decoding showed; None if it failed.
-        decode_s: Seconds of decoding, thumbnail included.
-        preprocess_s: Seconds of resizing and normalising.
-    """
+    """The image network's input for one image, or why there is none."""
 
     payload: Any | SentinelError
     facts: ImageFacts | None = None
-    decode_s: float = 0.0
+    decode_s: float = 0.0  # thumbnail included
     preprocess_s: float = 0.0
 
 
@@ -281,7 +270,7 @@ class ImageLane:
         start = perf_counter()
         async with self._slots[options.priority]:
             # The device frees the slots, so waiting for one is waiting for the device.
-            request.note_queued(perf_counter() - start)
+            request.timings.queue = max(request.timings.queue, perf_counter() - start)
             request.begin_preparing()
             prepared: PreparedImage = await self._pool.run(
                 options.priority, partial(self._prepare, file, options.thumbnail_side)

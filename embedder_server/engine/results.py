@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import Counter, Histogram
 
 from embedder_server.engine.metrics import EmbedderMetrics
 from embedder_server.types import (
@@ -16,14 +17,15 @@ from embedder_server.types import (
     Element,
     EmbedOptions,
     FloatArray,
-    ImageFile,
     ItemResult,
     Modality,
     ModelInfo,
     StageTimings,
+    modality_of,
 )
 from sentinel_core.errors import Internal, SentinelError
 
+_STAGES = ("preprocess", "queue", "inference", "total", "decode")
 _INT8_MAX = 127
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 # The largest finite bfloat16, as a float32.
@@ -34,91 +36,54 @@ _MAX_SCALE = np.nextafter(np.float32(float(np.finfo(np.float32).max) / _INT8_MAX
 
 @dataclass(frozen=True, slots=True)
 class EncodedVector:
-    """A vector as bytes.
+    """A vector as bytes: the elements in order, little-endian."""
 
-    Attributes:
-        data: The elements in order, little-endian; binary: bits, most significant first.
-        dimensions: Number of elements.
-        scale: int8 only: factor on each byte; otherwise 0.
-    """
-
-    data: bytes
+    data: bytes  # binary: bits, most significant first
     dimensions: int
-    scale: float = 0.0
+    scale: float = 0.0  # int8 only: factor on each byte
 
 
 @dataclass(frozen=True, slots=True)
 class RankedCandidate:
-    """One candidate of a ranking.
-
-    Attributes:
-        index: Which candidate.
-        cosine: -1 to 1.
-        probability: 0 to 1.
-    """
+    """One candidate of a ranking, by its index in the request."""
 
     index: int
-    cosine: float
-    probability: float
+    cosine: float  # -1 to 1
+    probability: float  # 0 to 1
 
 
 class OutcomeCounter:
     """Counts items by outcome and observes stages. Looks up each metric's child only once."""
 
     def __init__(self, metrics: EmbedderMetrics) -> None:
-        self._metrics = metrics
-        self._items: dict[tuple[str, str], Counter] = {}
-        stage = metrics.stage_duration.labels
-        self._preprocess: Histogram = stage("preprocess")
-        self._queue: Histogram = stage("queue")
-        self._inference: Histogram = stage("inference")
-        self._total: Histogram = stage("total")
-        self._decode: Histogram = stage("decode")
+        self._items = cache(metrics.items.labels)
+        # Made here, so that the series exist from the start.
+        self._stages = {stage: metrics.stage_duration.labels(stage) for stage in _STAGES}
 
     def count_failure(self, counts: Mapping[Modality, int], reason: str) -> None:
         """Count the items of a request that failed as a whole."""
         for modality, count in counts.items():
-            self._count(modality, reason, count)
+            self._items(modality, reason).inc(count)
 
     def observe(
         self, contents: Sequence[Content], results: Sequence[ItemResult], timings: StageTimings
     ) -> None:
         """Count the items of a request that was answered, and observe its times."""
-        self._preprocess.observe(timings.preprocess)
-        self._queue.observe(timings.queue)
-        self._inference.observe(timings.inference)
-        self._total.observe(timings.total)
+        self._stages["preprocess"].observe(timings.preprocess)
+        self._stages["queue"].observe(timings.queue)
+        self._stages["inference"].observe(timings.inference)
+        self._stages["total"].observe(timings.total)
         if timings.decode:
-            self._decode.observe(timings.decode)
-        counts: dict[tuple[str, str], int] = {}
-        for content, result in zip(contents, results, strict=True):
-            outcome = result.outcome
-            key = _kind(content), outcome.reason if isinstance(outcome, SentinelError) else "ok"
-            counts[key] = counts.get(key, 0) + 1
-        for (kind, reason), count in counts.items():
-            self._count(kind, reason, count)
-
-    def _count(self, kind: str, reason: str, count: int) -> None:
-        child = self._items.get((kind, reason))
-        if child is None:
-            child = self._items[kind, reason] = self._metrics.items.labels(kind, reason)
-        child.inc(count)
-
-
-def _kind(content: Content) -> str:
-    if isinstance(content, str):
-        return Modality.TEXT
-    return Modality.IMAGE if isinstance(content, ImageFile) else "none"
+            self._stages["decode"].observe(timings.decode)
+        outcomes = [result.outcome for result in results]
+        reasons = [one.reason if isinstance(one, SentinelError) else "ok" for one in outcomes]
+        kinds = [modality_of(content) or "none" for content in contents]
+        for (kind, reason), count in Counter(zip(kinds, reasons, strict=True)).items():
+            self._items(kind, reason).inc(count)
 
 
 def reshape(results: Sequence[ItemResult], options: EmbedOptions, dimensions: int) -> None:
-    """Cut and scale the vectors of a request as its options say.
-
-    Args:
-        results: With vectors of length 1, as the device made them; changed in place.
-        options: The request's options.
-        dimensions: Of the model.
-    """
+    """Cut and scale vectors of length 1 in place, as the options of their request say."""
     kept = options.dimensions or dimensions
     if options.normalize and kept == dimensions:
         return
@@ -219,13 +184,8 @@ def rank(
 ) -> list[RankedCandidate]:
     """Return the `top_k` best candidates (0: all), best first, ties by index.
 
-    Probabilities are over all candidates, whatever `top_k` is.
-
-    Args:
-        query: Float32 `[n]`, of length 1.
-        candidates: Index and vector of each, of the same length as the query and of length 1.
-        info: Its logit scale and bias, and whether it was trained with a sigmoid.
-        top_k: Most candidates to return.
+    Probabilities are over all candidates, whatever `top_k` is. The query is float32 `[n]` of
+    length 1; so is each candidate, which comes with its index.
     """
     if not candidates:
         return []

@@ -9,10 +9,8 @@ import io
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from sentinel_core.errors import InvalidArgument, SentinelError
@@ -58,19 +56,12 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An image and what its file says.
+    """An image, and the size and media type of its file. Sizes are in pixels, upright."""
 
-    Attributes:
-        picture: RGB, upright; a JPEG may be decoded smaller than the file says.
-        width: Of the file's image, in pixels, upright.
-        height: Of the file's image, in pixels, upright.
-        media_type: Found in the bytes, for example `image/jpeg`.
-    """
-
-    picture: Image.Image
+    picture: Image.Image  # RGB, upright; a JPEG may be decoded smaller than the file says
     width: int
     height: int
-    media_type: str
+    media_type: str  # found in the bytes, for example `image/jpeg`
 
 
 class ImageDecoder:
@@ -226,14 +217,11 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     Wider types have no agreed white: scale them by the image's own range.
     """
     pixels = np.asarray(image)
-    if image.mode.startswith("I;16") or (pixels.min() >= 0 and _is_sixteen_bit(image, pixels)):
+    sixteen_bits = image.mode.startswith("I;16")
+    if sixteen_bits or (image.mode == "I" and pixels.min() >= 0 and pixels.max() <= 65_535):
         scaled = pixels.astype(np.float32) / 257.0
     else:
         finite = np.nan_to_num(pixels.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = finite.min(), finite.max()
         scaled = (finite - low) * (255.0 / (high - low) if high > low else 0.0)
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
-
-
-def _is_sixteen_bit(image: Image.Image, pixels: npt.NDArray[Any]) -> bool:
-    return image.mode == "I" and pixels.max() <= 65_535

@@ -29,21 +29,14 @@ class Padding(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TextBatches:
-    """How one model batches texts.
-
-    Attributes:
-        padding: Which texts may share a batch.
-        pad_id: The padding token.
-        max_tokens: Length of every row with `Padding.MAX_LENGTH`; otherwise of the longest row.
-        pad_left: Whether rows are padded at their beginning.
-        multiple: With `Padding.LONGEST`, pad rows to a multiple of this many tokens, for a runtime
-            that prepares every shape separately.
-    """
+    """How one model batches texts."""
 
     padding: Padding
     pad_id: int
-    max_tokens: int
+    max_tokens: int  # length of every row with `Padding.MAX_LENGTH`; otherwise of the longest row
     pad_left: bool = False
+    # With `Padding.LONGEST`, pad rows to a multiple of this many tokens, for a runtime that
+    # prepares every shape separately.
     multiple: int = 1
 
     def split(

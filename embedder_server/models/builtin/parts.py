@@ -23,24 +23,16 @@ from embedder_server.types import ModelLoadError
 INSTALL_HINT = "pip install '.[embedder]' in Sentinel's folder"
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_STORAGE_TYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
 @dataclass(frozen=True, slots=True)
 class PartFile:
-    """One file of a model and the content it must have.
+    """One file of a model and the content it must have."""
 
-    Attributes:
-        package: Import name of the package that carries the file.
-        path: Path inside that package, with forward slashes.
-        sha256: Hex digest of the only accepted content.
-        distribution: Name on the package index; empty for a file of our own package.
-    """
-
-    package: str
-    path: str
-    sha256: str
-    distribution: str = ""
+    package: str  # import name of the package that carries the file
+    path: str  # inside that package, with forward slashes
+    sha256: str  # hex digest of the only accepted content
+    distribution: str = ""  # name on the package index; empty for a file of our own package
 
     def read(self) -> bytes:
         """Return the file's bytes.
@@ -131,14 +123,10 @@ class _StateDictUnpickler(pickle.Unpickler):
     """Unpickles tensors and ordered dicts, and nothing else."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if (module_name, global_name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module_name, global_name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if module_name == "torch" and global_name in _STORAGE_TYPES:
-            return _STORAGE_TYPES[global_name]
-        message = f"{module_name}.{global_name} is not allowed in a checkpoint"
-        raise pickle.UnpicklingError(message)
+        name = f"{module_name}.{global_name}"
+        if name in _ALLOWED:
+            return _ALLOWED[name]
+        raise pickle.UnpicklingError(f"{name} is not allowed in a checkpoint")
 
     def persistent_load(self, pid: Any) -> tuple[str, np.dtype[Any]]:
         _, dtype, key, _, _, view_metadata = pid
@@ -154,7 +142,16 @@ def _rebuild_tensor(
     strides: tuple[int, ...],
     *_autograd: object,
 ) -> _TensorView:
-    return _TensorView(storage[0], storage[1], offset, shape, strides)
+    return _TensorView(*storage, offset, shape, strides)
+
+
+# All that a plain state dict refers to.
+_ALLOWED: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.LongStorage": np.dtype("<i8"),
+}
 
 
 def _read_storage(file: io.BytesIO, dtype: np.dtype[Any]) -> bytes:

@@ -32,35 +32,20 @@ _NOISE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformer
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one model handles texts and images.
+    """How one model handles texts and images."""
 
-    Attributes:
-        family: `clip`, `siglip`, `siglip2`, `chinese_clip`, `jina_clip` or `remote`.
-        dimensions: Length of a vector.
-        supported_dimensions: Its own length and shorter ones it was trained for; or empty.
-        max_text_tokens: Longest text, special tokens included.
-        padding: Which texts may share a batch.
-        pad_id: The padding token.
-        pad_left: Whether rows are padded at their beginning.
-        needs_mask: Whether the text network takes a mask of the padding.
-        text_cleaning: `none`, `lower` or `canonical`: what to do before the tokenizer.
-        image: How an image becomes pixels.
-        sigmoid: Whether the model was trained with a sigmoid loss.
-        logit_scale: Factor on a cosine, if only the configuration has it.
-    """
-
-    family: str
+    family: str  # `clip`, `siglip`, `siglip2`, `chinese_clip`, `jina_clip` or `remote`
     dimensions: int
-    max_text_tokens: int
+    max_text_tokens: int  # special tokens included
     padding: Padding
     pad_id: int
     image: ImageRecipe | PatchRecipe
-    needs_mask: bool = False
+    needs_mask: bool = False  # whether the text network takes a mask of the padding
     pad_left: bool = False
-    text_cleaning: str = "none"
-    sigmoid: bool = False
-    supported_dimensions: tuple[int, ...] = ()
-    logit_scale: float = 1.0
+    text_cleaning: str = "none"  # before the tokenizer: `none`, `lower` or `canonical`
+    sigmoid: bool = False  # trained with a sigmoid loss
+    supported_dimensions: tuple[int, ...] = ()  # its own and shorter ones it was trained for
+    logit_scale: float = 1.0  # factor on a cosine, if only the configuration has it
 
     def text_batches(self, multiple: int = 1) -> TextBatches:
         """Return how texts are batched; see `TextBatches.multiple`."""
@@ -69,23 +54,14 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class ModelParts:
-    """All that a model's networks are loaded from.
-
-    Attributes:
-        folder: The model's files.
-        recipe: How it handles texts and images.
-        tokenizer: Its own, with its own limit.
-        fingerprint: Name of its vector space, and of its exports.
-        device: `cpu` or `cuda:N`.
-        threads: CPU threads of one forward pass.
-    """
+    """All that a model's networks are loaded from."""
 
     folder: ModelFolder
     recipe: Recipe
-    tokenizer: TextTokenizer
-    fingerprint: str
-    device: str
-    threads: int
+    tokenizer: TextTokenizer  # with the model's own limit
+    fingerprint: str  # names the vector space, and the exports
+    device: str  # `cpu` or `cuda:N`
+    threads: int  # of the CPU, in one forward pass
 
 
 def read_recipe(folder: ModelFolder) -> Recipe:
@@ -147,10 +123,8 @@ def _read(reader: Callable[[ModelFolder], Recipe], folder: ModelFolder) -> Recip
 def fingerprint(recipe: Recipe, folder: ModelFolder, files: Sequence[Path]) -> str:
     """Return the hex SHA-256 that vectors must share to be comparable.
 
-    Args:
-        recipe: Of the model.
-        folder: The model; its configuration counts, without what no vector depends on.
-        files: Weights and tokenizer, in a fixed order.
+    It covers the recipe, the configuration without what no vector depends on, and `files`: weights
+    and tokenizer, in a fixed order.
     """
     described = {
         "version": _RECIPE_VERSION,

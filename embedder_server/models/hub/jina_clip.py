@@ -24,8 +24,7 @@ from embedder_server.models.runtimes.base import (
     Runtime,
     Tower,
     TwoTowers,
-    is_out_of_memory,
-    memory_error,
+    as_load_error,
 )
 from embedder_server.models.runtimes.export_cache import ExportCache
 from embedder_server.models.runtimes.onnx import OnnxTower, cpu_candidates, open_onnx
@@ -105,11 +104,7 @@ class JinaNetworks:
         return {kind: _HalfTower(graph, kind, parts.recipe.image.side) for kind in Modality}
 
     def _self_test(self, text: Tower) -> bool:
-        """Return whether the text network masks padding.
-
-        Raises:
-            ModelLoadError: It cannot embed a sentence of 40 tokens.
-        """
+        """Embed a sentence of 40 tokens; return whether the text network masks padding."""
         parts, recipe = self._parts, self._parts.recipe
         ids = parts.tokenizer.tokenize(f"{_SENTENCE} {_SENTENCE}").ids
         ids = np.concatenate([ids[: _TEST_TOKENS - 1], ids[-1:]])[None, :]
@@ -119,13 +114,8 @@ class JinaNetworks:
             f"{ids.shape[1]} tokens: the first exports of jina-clip-v1 do that; use a revision "
             "from 903aaac on"
         )
-        try:
+        with as_load_error(broken, parts.device):
             alone = _feed(text, ids)
-        # Every runtime has its own error classes.
-        except Exception as exc:
-            if is_out_of_memory(exc):
-                raise memory_error(parts.device) from exc
-            raise ModelLoadError(f"{broken} ({exc})") from exc
         if alone.shape != (1, recipe.dimensions) or not np.isfinite(alone).all():
             raise ModelLoadError(f"{broken} (shape {alone.shape})")
         padded = _feed(text, np.concatenate([ids, padding], axis=1))
@@ -154,10 +144,7 @@ class _HalfTower:
         self._output = names[0]
         self._text = modality is Modality.TEXT
         self._side = side
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return ("input_ids",) if self._text else ("pixel_values",)
+        self.inputs: tuple[str, ...] = ("input_ids",) if self._text else ("pixel_values",)
 
     def run(self, feed: Feed) -> FloatArray:
         if self._text:

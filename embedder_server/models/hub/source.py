@@ -28,19 +28,12 @@ _JINA_FILES = ["onnx/text_model.onnx", "onnx/vision_model.onnx", "onnx/model.onn
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A model's files.
-
-    Attributes:
-        path: Their folder.
-        name: Hub id, or name of the folder.
-        revision: Commit of the hub; empty for a plain folder.
-        config: Content of `config.json`.
-    """
+    """A model's folder."""
 
     path: Path
-    name: str
-    revision: str
-    config: dict[str, Any]
+    name: str  # hub id, or name of the folder
+    revision: str  # commit of the hub; empty for a plain folder
+    config: dict[str, Any]  # content of `config.json`
 
     @property
     def model_type(self) -> str:

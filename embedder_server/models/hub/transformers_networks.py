@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import cached_property
 from importlib import util
 from pathlib import Path
 from time import perf_counter
@@ -20,8 +21,7 @@ from embedder_server.models.runtimes.base import (
     Runtime,
     Tower,
     TwoTowers,
-    is_out_of_memory,
-    memory_error,
+    as_load_error,
 )
 from embedder_server.models.runtimes.export_cache import Export, ExportCache, network_file
 from embedder_server.models.runtimes.onnx import cpu_candidates, open_onnx
@@ -58,7 +58,6 @@ class TransformersNetworks:
         self._cache = cache
         self._trust = trust_remote_code
         self._logits: tuple[float, float] | None = None
-        self._export: Export | None = None
 
     def candidates(self) -> tuple[Runtime, ...]:
         if self._trust:
@@ -88,7 +87,7 @@ class TransformersNetworks:
 
     def logits(self) -> tuple[float, float]:
         if self._logits is None:
-            facts = self._exports().facts
+            facts = self._exports.facts
             self._logits = float(facts["logit_scale"]), float(facts["logit_bias"])
         return self._logits
 
@@ -96,17 +95,16 @@ class TransformersNetworks:
         recipe = self._parts.recipe
         return TwoTowers(towers, recipe.text_batches(multiple), recipe.dimensions)
 
+    @cached_property
     def _exports(self) -> Export:
-        # Kept, because checking an export reads all of it.
-        if self._export is None:
-            parts = self._parts
-            self._export = self._cache.get_or_build(
-                self._key, lambda target: export_model(parts.folder, parts.recipe, target)
-            )
-        return self._export
+        """Both networks as ONNX files. Kept, because checking an export reads all of it."""
+        parts = self._parts
+        return self._cache.get_or_build(
+            self._key, lambda target: export_model(parts.folder, parts.recipe, target)
+        )
 
     def _exported(self, runtime: Runtime) -> dict[Modality, Tower]:
-        parts, export = self._parts, self._exports()
+        parts, export = self._parts, self._exports
         if runtime.precision == "int8":
             sources = {kind: export.file(kind) for kind in Modality}
             export = self._cache.int8_copies(self._key, sources)
@@ -120,7 +118,7 @@ class TransformersNetworks:
             check_cuda(device)
         model = load_transformers(self._parts.folder, trust_remote_code=self._trust)
         self._logits = _logits_of(model)
-        try:
+        with as_load_error(f"torch cannot move the model to {device}", device):
             return {
                 kind: TorchTower(
                     *build_module(model, self._parts.recipe, kind),
@@ -130,10 +128,6 @@ class TransformersNetworks:
                 )
                 for kind in Modality
             }
-        except (RuntimeError, MemoryError) as exc:
-            if is_out_of_memory(exc):
-                raise memory_error(device) from exc
-            raise ModelLoadError(f"torch cannot move the model to {device}: {exc}") from exc
 
 
 def _on_cpu() -> tuple[Runtime, ...]:
@@ -154,7 +148,7 @@ def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -
     import_torch()
     transformers = import_torch("transformers")
     weight_files(folder)
-    try:
+    with as_load_error(f"transformers cannot load {folder.path}", "cpu"):
         model, report = transformers.AutoModel.from_pretrained(
             folder.path,
             dtype="float32",
@@ -162,11 +156,6 @@ def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    # transformers passes on the errors of all file formats.
-    except Exception as exc:
-        if is_out_of_memory(exc):
-            raise memory_error("cpu") from exc
-        raise ModelLoadError(f"transformers cannot load {folder.path}: {exc}") from exc
     # transformers would initialise them randomly, and every vector would be noise.
     if report["missing_keys"]:
         raise ModelLoadError(

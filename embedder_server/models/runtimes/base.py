@@ -29,12 +29,7 @@ _LIBRARIES = {
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A library and the precision it computes with.
-
-    Attributes:
-        library: `onnxruntime`, `openvino` or `torch`.
-        precision: `fp32`, `bf16`, `fp16` or `int8`.
-    """
+    """A library and the precision it computes with, both as in `_LIBRARIES`."""
 
     library: str
     precision: str = "fp32"
@@ -72,12 +67,12 @@ def runtime_names() -> tuple[str, ...]:
 
 
 class Tower(Protocol):
-    """One of a model's two networks, loaded. Use it from one thread at a time."""
+    """One of a model's two networks, loaded. Use it from one thread at a time.
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the input arrays."""
-        ...
+    `inputs` are the names of its input arrays.
+    """
+
+    inputs: tuple[str, ...]
 
     def run(self, feed: Feed) -> FloatArray:
         """Return float32 `[n, dimensions]`, row i for item i of every array in `feed`."""
@@ -184,6 +179,20 @@ def memory_error(device: str) -> ModelMemoryError:
         f"the model does not fit into the memory of {device}: choose a smaller model or a "
         "--runtime of lower precision where it has one, free the device, or use another one"
     )
+
+
+@contextmanager
+def as_load_error(what: str, device: str) -> Iterator[None]:
+    """Raise any error inside the block as `memory_error`, or as a `ModelLoadError` with `what`.
+
+    Runtimes raise many classes that share no base but Exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise memory_error(device) from error
+        raise ModelLoadError(f"{what}: {error}") from error
 
 
 @contextmanager

@@ -38,12 +38,7 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A complete, checked export.
-
-    Attributes:
-        path: Its folder.
-        facts: What its builder returned.
-    """
+    """A complete, checked export: its folder, and the facts that its builder returned."""
 
     path: Path
     facts: dict[str, Any]
@@ -88,7 +83,9 @@ class ExportCache:
         folder = self._root / key
         if (found := _read(folder)) is not None:
             return found
-        with _disk_errors(self._root), _locked(self._root / f"{key}.lock"):
+        with _disk_errors(self._root), (self._root / f"{key}.lock").open("a") as lock:
+            # The system releases the lock when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if (found := _read(folder)) is not None:  # another worker was faster
                 return found
             if folder.exists():
@@ -165,14 +162,6 @@ def _read(folder: Path) -> Export | None:
         return Export(folder, dict(manifest["facts"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("a") as handle:
-        # The system releases the lock when the process ends, however it ends.
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -12,13 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from embedder_server.models.runtimes.base import (
-    Feed,
-    Runtime,
-    Tower,
-    is_out_of_memory,
-    memory_error,
-)
+from embedder_server.models.runtimes.base import Feed, Runtime, Tower, as_load_error
 from embedder_server.types import FloatArray, ModelLoadError
 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -78,14 +72,10 @@ class OnnxTower:
         self, file: Path, device: str, threads: int, outputs: tuple[str, ...] = ()
     ) -> None:
         self._session = create_session(file, device=device, threads=threads)
-        self._inputs = tuple(argument.name for argument in self._session.get_inputs())
+        self.inputs = tuple(argument.name for argument in self._session.get_inputs())
         self.outputs = tuple(argument.name for argument in self._session.get_outputs())
         named = [name for name in outputs if name in self.outputs]
         self._output = (named or self.outputs)[0]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return self._inputs
 
     def run(self, feed: Feed, output: str = "") -> FloatArray:
         [vectors] = self._session.run([output or self._output], feed)
@@ -113,22 +103,13 @@ class OpenVinoTower:
             # --cpus and the operating system decide where threads run.
             "ENABLE_CPU_PINNING": "NO",
         }
-        try:
+        with as_load_error(f"openvino cannot load {file}", "cpu"):
             network = core.read_model(file)
-            self._inputs = tuple(port.any_name for port in network.inputs)
+            self.inputs = tuple(port.any_name for port in network.inputs)
             compiled = core.compile_model(network, "CPU", options)
             self._request: Any = compiled.create_infer_request()
             named = [port for port in compiled.outputs if port.get_names() & {*outputs}]
             self._output: Any = (named or compiled.outputs)[0]
-        # OpenVINO raises RuntimeError for everything, also for a damaged file or a lack of memory.
-        except RuntimeError as exc:
-            if is_out_of_memory(exc):
-                raise memory_error("cpu") from exc
-            raise ModelLoadError(f"openvino cannot load {file}: {exc}") from exc
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return self._inputs
 
     def run(self, feed: Feed) -> FloatArray:
         results = self._request.infer(dict(feed), share_inputs=True)
@@ -159,15 +140,10 @@ def create_session(model: bytes | Path, *, device: str, threads: int) -> ort.Inf
     # Threads that spin between operators take the cores of image decoding and of the event loop.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = _providers(device)
-    try:
-        source = str(model) if isinstance(model, Path) else model
+    name = str(model) if isinstance(model, Path) else "the model"
+    source = name if isinstance(model, Path) else model
+    with as_load_error(f"onnxruntime cannot load {name} on {device}", device):
         session = ort.InferenceSession(source, sess_options=options, providers=providers)
-    # onnxruntime raises a dozen unrelated classes that share no base but Exception.
-    except Exception as exc:
-        if is_out_of_memory(exc):
-            raise memory_error(device) from exc
-        name = str(model) if isinstance(model, Path) else "the model"
-        raise ModelLoadError(f"onnxruntime cannot load {name} on {device}: {exc}") from exc
     expected = providers[0][0]
     # If a provider's libraries do not load, onnxruntime only warns and drops it. Then the model
     # would run on the CPU while the worker reports a GPU.

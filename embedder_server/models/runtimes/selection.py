@@ -13,7 +13,7 @@ import logging
 import platform
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
@@ -58,30 +58,19 @@ _IMAGES = 4
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Contents that every candidate embeds.
-
-    Attributes:
-        texts: Texts of several lengths.
-        images: Preprocessed images.
-    """
+    """Contents that every candidate embeds."""
 
     texts: Sequence[TokenizedText]
-    images: Sequence[npt.NDArray[np.generic]]
+    images: Sequence[npt.NDArray[np.generic]]  # preprocessed
 
 
 @dataclass(slots=True)
 class Measured:
-    """Vectors and times of one runtime for the probe.
+    """Unit vectors and times of one runtime for the probe: of the texts, then of the images."""
 
-    Attributes:
-        vectors: Unit vectors of all texts, then of all images, embedded together.
-        alone: The same items, each embedded alone.
-        seconds: For one text, all texts, one image, all images.
-    """
-
-    vectors: tuple[FloatArray, FloatArray]
-    alone: tuple[FloatArray, FloatArray]
-    seconds: list[float] = field(default_factory=list)
+    vectors: tuple[FloatArray, FloatArray]  # all embedded together
+    alone: tuple[FloatArray, FloatArray]  # each embedded alone
+    seconds: list[float]  # for one text, all texts, one image, all images
 
     @property
     def invariance(self) -> float:
@@ -118,13 +107,7 @@ def choose(
 ) -> ChosenRuntime:
     """Load the fastest runtime that keeps the model's vectors.
 
-    Args:
-        networks: Of the model.
-        probe: Makes the contents to measure with; called only if something is measured.
-        cache: Where the decision is stored.
-        fingerprint: Of the model.
-        device: `cpu` or `cuda:N`.
-        threads: CPU threads of one forward pass.
+    The decision is stored in `cache`; `probe` is called only if something is measured.
 
     Raises:
         ModelLoadError: No runtime works here, or every one's vectors depend on the batch.

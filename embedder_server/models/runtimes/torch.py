@@ -43,7 +43,7 @@ class TorchTower:
 
         self._torch = torch
         torch.set_num_threads(threads)
-        self._inputs = inputs
+        self.inputs = inputs
         self._device = torch.device(device)
         self._dtype = getattr(torch, dtype)
         self._module: Any = module.to(device=self._device, dtype=self._dtype)
@@ -51,16 +51,12 @@ class TorchTower:
         on_cuda = self._device.type == "cuda"
         self._graphs = GraphCache(self._eager, self._captured) if on_cuda else None
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return self._inputs
-
     def run(self, feed: Feed) -> FloatArray:
         with self._torch.inference_mode():
             return self._graphs.run(feed) if self._graphs is not None else self._eager(feed)
 
     def _eager(self, feed: Feed) -> FloatArray:
-        return _vectors(self._forward([self._sent(feed[name]) for name in self._inputs]))
+        return _vectors(self._forward([self._sent(feed[name]) for name in self.inputs]))
 
     def _forward(self, tensors: list[Any]) -> Any:
         # Sent in their own type, cast on the device: the bus is slower than the cast.
@@ -76,7 +72,7 @@ class TorchTower:
     def _captured(self, feed: Feed) -> Forward:
         """Capture the forward pass for batches with the shapes of `feed` as a CUDA graph."""
         cuda = self._torch.cuda
-        arrays = [np.ascontiguousarray(feed[name]) for name in self._inputs]
+        arrays = [np.ascontiguousarray(feed[name]) for name in self.inputs]
         pinned = [self._torch.from_numpy(array).pin_memory() for array in arrays]
         inputs = [tensor.to(self._device) for tensor in pinned]
         with cuda.device(self._device):
@@ -94,7 +90,7 @@ class TorchTower:
         self._pool = graph.pool()  # one for all graphs, because they never run at the same time
 
         def replay(feed: Feed) -> FloatArray:
-            for name, host, tensor in zip(self._inputs, pinned, inputs, strict=True):
+            for name, host, tensor in zip(self.inputs, pinned, inputs, strict=True):
                 host.numpy()[...] = feed[name]
                 tensor.copy_(host, non_blocking=True)
             with cuda.device(self._device):
