@@ -155,4 +155,4 @@ async def test_draining_answers_what_was_read_and_ends_the_stream(
         assert sorted(got) == list(range(10))
         error, info = await failure(call.read())
         assert (error.code(), info.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
-        await asyncio.wait_for(stopping, 5)
+        await asyncio.wait_for(stopping, 30)

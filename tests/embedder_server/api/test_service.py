@@ -283,7 +283,7 @@ async def test_health_follows_the_model(cold_worker: Worker, model: FakeModel) -
 
         model.faults.error = SystemExit("the runtime gave up")
         await stub.Embed(request(text("last")))
-        await asyncio.wait_for(worker.lifecycle.wait(), 5)
+        await asyncio.wait_for(worker.lifecycle.wait(), 30)
         assert isinstance(worker.lifecycle.failure, SystemExit)
         await asyncio.sleep(0.01)
         assert [await status(name) for name in ("", SERVICE)] == [NOT_SERVING] * 2

@@ -98,7 +98,7 @@ async def test_stopping_answers_what_was_read_and_ends() -> None:
     stopping.set()
     await asyncio.sleep(0.01)
     gate.set()
-    assert sorted(await asyncio.wait_for(task, 1)) == [0, 1, 2]
+    assert sorted(await asyncio.wait_for(task, 30)) == [0, 1, 2]
 
 
 async def test_who_leaves_cancels_the_work() -> None:

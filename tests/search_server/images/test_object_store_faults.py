@@ -65,7 +65,15 @@ def test_pictures_in_s3(tmp_path: Path, fake_worker: processes.Server, s3: S3Ser
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("fault", ["no bucket", "a wrong key", "nobody there"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "no bucket",
+        "a wrong key",
+        # The S3 client tries to connect for seconds, and each call does.
+        pytest.param("nobody there", marks=pytest.mark.slow),
+    ],
+)
 def test_an_s3_store_that_refuses_acknowledges_nothing(
     tmp_path: Path, fake_worker: processes.Server, s3: S3Server, fault: str
 ) -> None:
