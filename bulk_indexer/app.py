@@ -28,9 +28,8 @@ _INTERRUPTED = 130
 def run() -> int:
     """Run one job; return the exit code.
 
-    Returns:
-        0: everything is indexed; 1: everything except the entries in the failures file; 2: the run
-        could not continue; 130: interrupted.
+    0: everything is indexed; 1: everything except the entries in the failures file; 2: the run
+    could not continue; 130: interrupted.
     """
     try:
         settings = BulkSettings(_cli_parse_args=True)
@@ -58,12 +57,7 @@ async def _stoppable(settings: BulkSettings) -> tuple[Summary, Delivered]:
 
 
 async def bulk_index(settings: BulkSettings) -> tuple[Summary, Delivered]:
-    """Do the remaining work of the run that the settings name.
-
-    Raises:
-        BulkError: The run cannot continue; the same settings continue it later.
-        SentinelError: Milvus refuses or does not answer.
-    """
+    """Do the remaining work of the run that the settings name."""
     # Actors have other working directories.
     settings.inputs = [_absolute(one) for one in settings.inputs]
     storage = settings.storage()

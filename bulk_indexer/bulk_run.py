@@ -60,14 +60,7 @@ class Summary:
 
 
 class BulkRun:
-    """One run. Use from one event loop; blocking work runs in a thread.
-
-    Args:
-        settings: Of the command.
-        storage: Where rows and images are stored, and the gateway's limits.
-        folder: The run's.
-        cluster: Starts when it is first used.
-    """
+    """One run. Use from one event loop. Methods raise BulkError if the run cannot continue."""
 
     def __init__(
         self,
@@ -84,11 +77,7 @@ class BulkRun:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")
 
     async def model(self) -> tuple[ModelRef, int]:
-        """Return the model and its dimensions, from the run folder or by loading the model.
-
-        Raises:
-            BulkError: The model cannot be loaded.
-        """
+        """Return the model and its dimensions, from the run folder or by loading the model."""
         known = await self._blocking(lambda: read_run(self._folder))
         if known is not None:
             return known.info.model, known.dimensions
@@ -105,11 +94,7 @@ class BulkRun:
         return ModelRef(info.name, info.revision, info.fingerprint), info.dimensions
 
     async def prepare(self, info: CollectionInfo) -> tuple[Run, Plan]:
-        """Claim the folder and plan the shards, unless an earlier attempt did.
-
-        Raises:
-            BulkError: The folder holds another run, or the inputs cannot be read.
-        """
+        """Claim the folder and plan the shards, unless an earlier attempt did."""
         settings = self._settings
         run = Run(
             collection=info.name,
@@ -137,11 +122,7 @@ class BulkRun:
         return run, await self._blocking(claim_and_plan)
 
     async def finish(self, run: Run, plan: Plan, delivery: Delivery) -> Summary:
-        """Embed and deliver the remaining shards, then report on all shards.
-
-        Raises:
-            BulkError: The run cannot continue.
-        """
+        """Embed and deliver the remaining shards, then report on all shards."""
         done = await self._blocking(lambda: self._folder.numbers("done"))
         delivered = await self._blocking(lambda: self._folder.numbers("delivered"))
         remaining = [shard for shard in range(plan.shards) if shard not in done]

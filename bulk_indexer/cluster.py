@@ -96,15 +96,11 @@ def plan_layout(
 class Cluster(AbstractContextManager["Cluster"]):
     """A connection to Ray, or a local Ray. Starts at its first use and ends with the block.
 
-    Use from one thread.
+    Use from one thread. Methods raise BulkError if Ray or the model fails.
     """
 
     def __init__(self, address: str) -> None:
-        """Remember the address; nothing starts yet.
-
-        Args:
-            address: Of a cluster, as `ray.init` takes it; empty: this machine alone.
-        """
+        """Remember the address, as `ray.init` takes it; empty: this machine. Nothing starts yet."""
         self._address = address
         self._temporary = ""
         self._started = False
@@ -116,22 +112,14 @@ class Cluster(AbstractContextManager["Cluster"]):
             shutil.rmtree(self._temporary, ignore_errors=True)
 
     def layout(self, *, on_gpu: bool, actors: int, cpus_per_actor: int) -> Layout:
-        """Return the layout for the running machines.
-
-        Raises:
-            BulkError: They have no room.
-        """
+        """Return the layout for the running machines; see `plan_layout`."""
         self._start()
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in resources]
         return plan_layout(nodes, on_gpu=on_gpu, actors=actors, cpus_per_actor=cpus_per_actor)
 
     def describe_model(self, settings: EmbedderSettings, layout: Layout) -> ModelInfo:
-        """Load the model on a machine where actors will run, and describe it.
-
-        Raises:
-            BulkError: The model cannot be loaded.
-        """
+        """Load the model on a machine where actors will run, and describe it."""
         # In a process that ends afterwards, so that the device is free again.
         remote = ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus, max_calls=1)(describe_model)
         try:
@@ -141,11 +129,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         return info
 
     def embed(self, job: Job, shards: Sequence[int], layout: Layout) -> Iterator[ShardReport]:
-        """Embed shards on all actors; yield each report when its shard is done.
-
-        Raises:
-            BulkError: Ray failed.
-        """
+        """Embed shards on all actors; yield each report when its shard is done."""
         dataset = ray.data.from_items(
             [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
         ).map_batches(
@@ -233,11 +217,10 @@ def _last_log_lines(folder: Path) -> str:
 
 
 def _end_processes(folder: str) -> None:
-    """End the processes of a Ray that did not start.
+    """End the processes of a Ray that did not start, by its own folder.
 
-    Args:
-        folder: Its own. Its servers have it among their arguments. Its agents and workers rename
-            themselves and may have outlived their parent, but write their logs into it.
+    Its servers have the folder among their arguments. Its agents and workers rename themselves and
+    may have outlived their parent, but write their logs into it.
     """
     for _ in range(_END_ROUNDS):  # the last to end may have started another one
         left = [process for process in psutil.process_iter() if _belongs(process, folder)]

@@ -37,13 +37,9 @@ _GLOB_CHARACTERS = frozenset("*?[")
 
 @dataclass(frozen=True, slots=True)
 class ManifestColumns:
-    """Which columns of a manifest mean what. Columns may be missing.
+    """Which columns of a manifest mean what. Columns may be missing; others are ignored.
 
-    Attributes:
-        uri: Column of the path or URI; empty: the first of `URI_COLUMNS`.
-        id: Column of the id.
-        text: Column of the text of items without a file.
-        fields: Declared fields, each a column; other columns are ignored.
+    Without `uri`, the first of `URI_COLUMNS` counts. `text` is for items without a file.
     """
 
     uri: str
@@ -57,11 +53,7 @@ class ManifestColumns:
 
 
 def entries_of(inputs: Sequence[str], columns: ManifestColumns) -> Iterator[DatasetEntry]:
-    """Yield the entries of the inputs in the given order; folders and globs sorted by name.
-
-    Raises:
-        BulkError: An input does not exist or cannot be read.
-    """
+    """Yield the entries of the inputs in the given order; folders and globs sorted by name."""
     for one in inputs:
         try:
             file_system, path = fsspec.core.url_to_fs(one)

@@ -84,15 +84,9 @@ class UpsertDelivery(Delivery):
 
 
 class ImportDelivery(Delivery):
-    """Collects the new rows of several shards in a file, and has the server import it.
+    """Collects new rows, `rows_per_import` or more, in a file, and has the server import it.
 
-    Args:
-        store: For look-ups and changed rows.
-        imports: Of the same server.
-        folder: The run's.
-        info: The collection.
-        target: A folder in Milvus's own bucket.
-        rows_per_import: Import once this many rows are collected.
+    `target` is a folder in Milvus's own bucket. The store is for look-ups and changed rows.
     """
 
     def __init__(

@@ -87,11 +87,9 @@ def from_parquet(data: bytes) -> list[DatasetEntry]:
 
 
 def typed_fields(values: Mapping[str, Any], types: Mapping[str, FieldType]) -> Fields:
-    """Convert text to the declared types. CSV has only text.
+    """Convert text to the declared types, since CSV has only text; FIELD_TYPE if it does not fit.
 
-    Raises:
-        InvalidArgument: FIELD_TYPE: a text is not a value of its type. Other values are returned
-            as they are; the collection's own checks judge them.
+    Other values are returned as they are; the collection's own checks judge them.
     """
     return {name: _typed(name, value, types[name]) for name, value in values.items()}
 

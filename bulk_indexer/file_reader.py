@@ -28,12 +28,7 @@ class FileRead:
 
 
 class FileReader:
-    """Reads files in its own threads. Use from one event loop.
-
-    Args:
-        max_bytes: Larger files are refused, and read no further.
-        pause: Waits between attempts.
-    """
+    """Reads files of up to `max_bytes` in its own threads. Use from one event loop."""
 
     def __init__(self, max_bytes: int, pause: Callable[[float], None] = time.sleep) -> None:
         self._max_bytes = max_bytes

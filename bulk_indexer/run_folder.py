@@ -49,9 +49,6 @@ class Run:
     """What identifies a run; a run folder holds one run.
 
     Attributes:
-        collection: Name of the collection.
-        model: Name of the model that made the vectors.
-        dimensions: Of the vectors.
         fields: Declared fields and their types; each becomes a column.
         full_text: Fields with full-text search; together they become one more column.
         inputs: As the user gave them.
@@ -96,11 +93,7 @@ class RunFolder:
     """Thread-safe. Any process can open the same folder by its URI."""
 
     def __init__(self, uri: str) -> None:
-        """Open the folder.
-
-        Raises:
-            BulkError: The URI is not supported.
-        """
+        """Open the folder; raise BulkError if the URI is not supported."""
         self.uri = uri
         try:
             self._fs, self._root = fsspec.core.url_to_fs(uri)
@@ -109,11 +102,7 @@ class RunFolder:
         self._is_local = isinstance(self._fs, LocalFileSystem)
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-        """
+        """Return a file's bytes; raise FileNotFoundError if there is no such file."""
         return bytes(self._fs.cat_file(self._path(name)))
 
     def write(self, name: str, data: bytes) -> None:
@@ -159,11 +148,7 @@ def shard_file(folder: str, shard: int) -> str:
 
 
 def read_run(folder: RunFolder) -> Run | None:
-    """Return the folder's run; None for a new folder.
-
-    Raises:
-        BulkError: Another version of Sentinel wrote it.
-    """
+    """Return the folder's run; None for a new folder. BulkError: another version wrote it."""
     try:
         data = json.loads(folder.read(_RUN_FILE))
     except FileNotFoundError:
@@ -178,11 +163,7 @@ def read_run(folder: RunFolder) -> Run | None:
 
 
 def claim(folder: RunFolder, run: Run) -> None:
-    """Write the run into a new folder, or check that the folder holds this run.
-
-    Raises:
-        BulkError: It holds another run.
-    """
+    """Write the run into a new folder; raise BulkError if the folder holds another run."""
     existing = read_run(folder)
     if existing is None:
         folder.write(_RUN_FILE, json.dumps(asdict(run), indent=1).encode())
@@ -206,11 +187,7 @@ def read_plan(folder: RunFolder) -> Plan | None:
 
 
 def write_plan(folder: RunFolder, dataset: Iterable[DatasetEntry], shard_items: int) -> Plan:
-    """Divide a dataset into shards of `shard_items` entries, in one pass.
-
-    Raises:
-        BulkError: The dataset cannot be read, or is empty.
-    """
+    """Divide a dataset into shards, in one pass; raise BulkError if it is unreadable or empty."""
     shards = count = 0
     dataset = iter(dataset)
     while part := list(islice(dataset, shard_items)):

@@ -33,10 +33,7 @@ _PAUSES_S = (2.0, 10.0, 60.0)
 class Job:
     """Everything that an actor needs. It is sent to other machines, so it holds plain values.
 
-    Attributes:
-        run_uri: Absolute URI or path of the run folder.
-        embedder: Settings of the engine.
-        max_image_bytes: Larger images are refused.
+    `run_uri` is the absolute URI or path of the run folder.
     """
 
     run_uri: str
@@ -69,12 +66,7 @@ class ShardActor:
     """Loads the model once, then embeds shards; several threads may call `embed`."""
 
     def __init__(self, job: Job) -> None:
-        """Load the model and start the engine.
-
-        Raises:
-            ModelLoadError: The model cannot be loaded.
-            BulkError: The model is not the run's.
-        """
+        """Load the model and start the engine; raise BulkError if the model is not the run's."""
         self._job = job
         self._folder = RunFolder(job.run_uri)
         ours, theirs = InProcessEmbedder(job.embedder), job.run.info.model

@@ -90,8 +90,7 @@ class ShardEmbedder:
     async def embed(self, entries: Sequence[DatasetEntry]) -> ShardRows:
         """Return the rows of a shard, after their images are stored.
 
-        Raises:
-            SentinelError: The engine or the image store failed; the whole shard must be repeated.
+        After a SentinelError of the engine or the image store, repeat the whole shard.
         """
         shard = ShardRows()
         slices: dict[int, list[Row | Failure]] = {}
@@ -139,7 +138,7 @@ class ShardEmbedder:
             if result.image is not None and item.content is not None:
                 images.append((item.image, item.content.data, result.image.thumbnail))
         if images:
-            await self._objects.put_images(images, _deadline())
+            await self._objects.put_images(images, Deadline.within(_TIMEOUT_S))
             shard.image_bytes += sum(len(data) for _, data, _ in images)
         return outcomes
 
@@ -164,11 +163,7 @@ class ShardEmbedder:
             return _failure(entry, error)
 
     async def _embed(self, items: Sequence[PreparedItem]) -> list[ItemResult]:
-        """Return one result per item.
-
-        Raises:
-            Internal: All of several contents failed, so the device or the model is at fault.
-        """
+        """Return one result per item; raise if all failed: device or model is then at fault."""
         contents = [_content(item.content) for item in items if item.content is not None]
         if not contents:
             return []
@@ -194,10 +189,6 @@ class ShardEmbedder:
 
 def _content(content: Content) -> str | ImageFile:
     return content.text if content.kind is Kind.TEXT else ImageFile(content.data)
-
-
-def _deadline() -> Deadline:
-    return Deadline.within(_TIMEOUT_S)
 
 
 def _failure(entry: DatasetEntry, error: SentinelError) -> Failure:

@@ -83,11 +83,8 @@ class StoredRows:
 
         Rows of other writers stay. Of two rows with one id a read returns the later one. If that
         is not the imported row, it is theirs; otherwise theirs is in `theirs`, or is equal.
-
-        Args:
-            rows: The imported rows.
-            theirs: Rows that others wrote under these ids before the import's rows appeared, with
-                vectors.
+        `theirs` has the rows, with vectors, that others wrote under these ids before the import's
+        rows appeared.
         """
         imported = {row.id: row for row in rows}
         doubled = [imported[row_id] for row_id in await self._doubled(list(imported))]
@@ -121,11 +118,7 @@ def is_same(one: Row, other: Row) -> bool:
 
 
 async def with_retries(call: Callable[[], Awaitable[T]]) -> T:
-    """Return the result of `call`; call again while Milvus does not answer.
-
-    Raises:
-        BulkError: Milvus refuses, or did not answer the last call.
-    """
+    """Return the result of `call`; call again while Milvus does not answer, then BulkError."""
     for pause in (*_PAUSES_S, None):
         try:
             return await call()

@@ -21,11 +21,7 @@ from sentinel_store.values import ModelRef
 
 @asynccontextmanager
 async def open_target(settings: BulkSettings, storage: StoreSettings) -> AsyncIterator[Target]:
-    """Connect to the Milvus of the settings, or to none for `--deliver files`.
-
-    Raises:
-        BulkError: Milvus Lite is asked to import files.
-    """
+    """Connect to the Milvus of the settings, or to none for `--deliver files`."""
     uri, token = storage.milvus_uri, storage.milvus_token.get_secret_value()
     if settings.deliver == "import" and "://" not in uri:
         raise BulkError("Milvus Lite imports no files; use --deliver upsert")
@@ -58,12 +54,8 @@ class Target:
     ) -> CollectionInfo:
         """Return the collection; for a missing one, what it will be.
 
-        Args:
-            model: Returns the run's model and its dimensions; called after Milvus has answered.
-
-        Raises:
-            BulkError: The collection has another model.
-            SentinelError: The name is invalid, or Milvus refuses or does not answer.
+        `model` returns the run's model and its dimensions. It is called after Milvus has answered.
+        Raises BulkError if the collection has another model.
         """
         name = self._settings.collection
         declared = self._settings.declared_fields()
@@ -86,13 +78,7 @@ class Target:
     async def delivery(self, info: CollectionInfo, folder: RunFolder, entries: int) -> Delivery:
         """Create the collection if it is missing, and return the delivery to it.
 
-        Args:
-            info: As `collection` returned it.
-            folder: Holds the finished shards.
-            entries: Size of the whole dataset; the index of a new collection is chosen for it.
-
-        Raises:
-            SentinelError: Milvus refuses or does not answer.
+        The index of a new collection is chosen for `entries`, the size of the whole dataset.
         """
         if self._store is None:
             return Delivery()

@@ -43,11 +43,8 @@ class Service:
 class GrpcServer:
     """Owns the gRPC port and the metrics port of one process. Use inside one event loop.
 
-    Args:
-        settings: Addresses, limits and drain times.
-        metrics: Counts calls; the metrics port serves its registry.
-        services: Our services; health and reflection come on top.
-        on_drain: Called when the server begins to refuse calls, to end calls that never end.
+    It adds health and reflection to `services`. It calls `on_drain` when it begins to refuse calls,
+    so that the owner ends calls that never end.
     """
 
     def __init__(

@@ -54,11 +54,7 @@ class PreparedItem:
         return self.content
 
     def row(self, vector: FloatArray | None) -> Row:
-        """Return the row to store.
-
-        Args:
-            vector: The embedding of the content; ignored if the caller sent a vector.
-        """
+        """Return the row to store; `vector` is ignored if the caller sent one."""
         content = self.content
         return Row(
             id=self.id,

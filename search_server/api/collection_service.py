@@ -115,11 +115,8 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
             await asyncio.gather(work, stop, return_exceptions=True)
 
     async def _with_counts(self, info: CollectionInfo, deadline: Deadline) -> pb.Collection:
-        return collection_messages.collection_to(
-            info,
-            await self._catalog.count(info, deadline),
-            await self._catalog.aliases(info, deadline),
-        )
+        count, aliases = await self._catalog.count_and_aliases(info, deadline)
+        return collection_messages.collection_to(info, count, aliases)
 
     def _deadline(self, context: Context) -> Deadline:
         return Deadline.after(context.time_remaining(), default_s=self._timeout_s)

@@ -98,13 +98,12 @@ class Catalog:
         except NotFound:
             return None
 
-    async def count(self, info: CollectionInfo, deadline: Deadline) -> int:
-        """Return how many items a collection holds."""
-        return await self._store.count(info, "", deadline)
-
-    async def aliases(self, info: CollectionInfo, deadline: Deadline) -> list[str]:
-        """Return the aliases of a collection, sorted."""
-        return await self._store.aliases.of(info.name, deadline)
+    async def count_and_aliases(
+        self, info: CollectionInfo, deadline: Deadline
+    ) -> tuple[int, list[str]]:
+        """Return how many items a collection holds, and its aliases, sorted."""
+        count = await self._store.count(info, "", deadline)
+        return count, await self._store.aliases.of(info.name, deadline)
 
     async def list_after(
         self, last_name: str, page_size: int, deadline: Deadline

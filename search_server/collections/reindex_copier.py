@@ -90,15 +90,12 @@ class ReindexCopier:
     async def copy_differences(
         self, check: Callable[[], Awaitable[None]], *, dual_write: bool = False
     ) -> int:
-        """Compare the two collections once and make the target equal to the source.
+        """Make the target equal to the source, in one pass; return how many items differed.
 
         Args:
             check: Awaited before every page; an error from it ends the pass.
             dual_write: Whether writers write to both. Then repeat each item until it is equal,
                 since this may be the last pass; otherwise skip items that keep changing.
-
-        Returns:
-            How many items differed.
 
         Raises:
             SentinelError: A service was unavailable for a minute, or a collection was deleted.

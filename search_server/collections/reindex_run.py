@@ -74,8 +74,6 @@ class ReindexRun:
 
         Raises:
             FailedPrecondition: Another run took over, or an alias already points at the target.
-            NotFound: The source or the target was deleted.
-            SentinelError: A service that it needs is unavailable.
         """
         await self._take_over()
         if not await self._is_swapped():

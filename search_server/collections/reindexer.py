@@ -188,7 +188,7 @@ class Reindexer:
                     "alias",
                 )
             progress.alias_swapped = True
-        progress.done = progress.total = await self._catalog.count(target, self._deadline())
+        progress.done = progress.total = await self._store.count(target, "", self._deadline())
 
     def _deadline(self) -> Deadline:
         return Deadline.within(self._call_timeout_s)

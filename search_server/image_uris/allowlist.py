@@ -51,17 +51,10 @@ class HttpUri(ParsedUri):
 
 
 @dataclass(frozen=True, slots=True)
-class AllowedPrefix:
-    """One entry of the list; URIs at or below its path may be fetched.
-
-    Attributes:
-        uri: As the operator wrote it.
-    """
+class AllowedPrefix(ParsedUri):
+    """One entry of the list; URIs at or below its path may be fetched. `uri` is its own text."""
 
     uri: str
-    scheme: str
-    authority: str
-    path: tuple[str, ...]
 
     def covers(self, uri: ParsedUri) -> bool:
         """Return whether `uri` is this prefix or below it, segment by segment."""
@@ -74,19 +67,11 @@ class Allowlist:
     """The operator's list of prefixes. Immutable."""
 
     def __init__(self, uris: Sequence[str]) -> None:
-        """Parse the list.
-
-        Raises:
-            InvalidArgument: An entry is not a valid prefix.
-        """
+        """Parse the list; raise InvalidArgument for an entry that is not a valid prefix."""
         self.prefixes = [_parse_prefix(uri) for uri in uris]
 
     def find(self, uri: ParsedUri) -> AllowedPrefix:
-        """Return the prefix that covers `uri`.
-
-        Raises:
-            PermissionDenied: No prefix covers it.
-        """
+        """Return the prefix that covers `uri`; raise PermissionDenied if there is none."""
         for prefix in self.prefixes:
             if prefix.covers(uri):
                 return prefix
@@ -99,8 +84,7 @@ class Allowlist:
 def parse_uri(uri: str) -> ParsedUri:
     """Parse a caller's URI; http and https give an `HttpUri`.
 
-    Raises:
-        PermissionDenied: It is malformed, or can be read in two ways.
+    Raises PermissionDenied if it is malformed or can be read in two ways.
     """
     if len(uri) > _MAX_URI_CHARS or _FORBIDDEN_CHARS.search(uri):
         raise _forbidden(
@@ -124,12 +108,9 @@ def parse_uri(uri: str) -> ParsedUri:
 
 
 def to_url(text: str) -> URL:
-    """Return an http URL or a relative reference; keep its encoding if it has one.
+    """Return an http URL or a relative reference; raise ValueError if it is none.
 
-    Encoding it again could break a signature in its query.
-
-    Raises:
-        ValueError: It is not a URL.
+    Keep its encoding if it has one: encoding it again could break a signature in its query.
     """
     return URL(text, encoded=text.isascii() and " " not in text)
 
@@ -137,8 +118,7 @@ def to_url(text: str) -> URL:
 def parse_http(url: URL) -> HttpUri:
     """Parse an http or https URL: a caller's, or the target of a redirect.
 
-    Raises:
-        PermissionDenied: It holds a user name or password, or no host.
+    Raises PermissionDenied if it has a user name or password, or no host.
     """
     if url.scheme not in HTTP_SCHEMES:
         raise _forbidden(f"a redirect leads to a URL of scheme {url.scheme[:20]!r}")
@@ -176,7 +156,7 @@ def _parse_prefix(uri: str) -> AllowedPrefix:
         raise _bad_prefix(uri, "it names no host or bucket")
     # `https://host/photos` and `https://host/photos/` are one prefix, `…/photos2` is another.
     path = parsed.path[:-1] if parsed.path[-1] == "" else parsed.path
-    return AllowedPrefix(uri, parsed.scheme, parsed.authority, path)
+    return AllowedPrefix(parsed.scheme, parsed.authority, path, uri)
 
 
 def _bad_prefix(uri: str, why: str) -> InvalidArgument:

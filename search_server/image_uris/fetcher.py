@@ -57,12 +57,7 @@ class Fetcher:
         metrics: ServerMetrics,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        """Parse the allowlist; open no connection yet.
-
-        Args:
-            limits: What may be fetched.
-            metrics: Counts fetches by outcome.
-            resolver: Resolves host names; the system's when None.
+        """Parse the allowlist; open no connection yet. Without a resolver the system's is used.
 
         Raises:
             InvalidArgument: An entry of the list is not a valid prefix.
@@ -178,11 +173,7 @@ class _ByteBudget:
         self._spent = 0
 
     def spend(self, count: int) -> None:
-        """Take `count` bytes.
-
-        Raises:
-            InvalidArgument: The budget is exceeded now, or was before.
-        """
+        """Take `count` bytes; raise InvalidArgument if the budget is exceeded, now or before."""
         self._spent += count
         if self._spent > self._max_bytes:
             raise InvalidArgument(

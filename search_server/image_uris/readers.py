@@ -1,7 +1,8 @@
 """Read one image by URI: from a local folder, from a file system of fsspec, or over http.
 
-All three fail with the same errors, which the functions at the top make. `FolderReader` and
-`StoreReader` block: run them in threads. `HttpReader` is the only code of the gateway that sends
+All three raise the errors that the functions at the top make: URI_FORBIDDEN, URI_NOT_FOUND,
+URI_UNAVAILABLE, IMAGE_TOO_LARGE or IMAGE_EMPTY. `FolderReader` and `StoreReader` block: run them in
+threads. `HttpReader` is the only code of the gateway that sends
 requests to servers outside of this installation.
 """
 
@@ -75,12 +76,7 @@ class FolderReader:
         self._root = "/" + "/".join(prefix.path)
 
     def read(self, uri: ParsedUri, max_bytes: int) -> bytes:
-        """Return the bytes of the file at `uri`.
-
-        Raises:
-            SentinelError: URI_FORBIDDEN, URI_NOT_FOUND, URI_UNAVAILABLE, IMAGE_TOO_LARGE or
-                IMAGE_EMPTY.
-        """
+        """Return the bytes of the file at `uri`."""
         names = [name for name in uri.path[self._depth :] if name]
         try:
             with ExitStack() as opened:
@@ -139,11 +135,7 @@ class StoreReader:
     """
 
     def __init__(self, prefix: AllowedPrefix) -> None:
-        """Keep the prefix; the first read opens the file system.
-
-        Raises:
-            Unavailable: The package for its scheme is not installed.
-        """
+        """Raise Unavailable without the package for its scheme; the first read opens it."""
         try:
             fsspec.get_filesystem_class(prefix.scheme)
         except (ImportError, ValueError) as error:
@@ -154,12 +146,7 @@ class StoreReader:
         self._depth = len(prefix.path)
 
     def read(self, uri: ParsedUri, max_bytes: int) -> bytes:
-        """Return the bytes of the object at `uri`.
-
-        Raises:
-            SentinelError: URI_FORBIDDEN, URI_NOT_FOUND, URI_UNAVAILABLE, IMAGE_TOO_LARGE or
-                IMAGE_EMPTY.
-        """
+        """Return the bytes of the object at `uri`."""
         try:
             return self._read(uri, max_bytes)
         except SentinelError:
@@ -203,14 +190,7 @@ class HttpReader:
         max_redirects: int,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        """Open no connection yet.
-
-        Args:
-            allowlist: Checked again at each redirect.
-            allow_private: Whether it may connect to addresses that are not public.
-            max_redirects: Most redirects of one request.
-            resolver: Resolves host names; the system's when None.
-        """
+        """Open no connection yet. The allowlist is checked again at each redirect."""
         self._allowlist = allowlist
         self._max_redirects = max_redirects
         self._guard = AddressGuard(
@@ -229,12 +209,7 @@ class HttpReader:
         )
 
     async def read(self, uri: HttpUri, max_bytes: int) -> bytes:
-        """Return the body at `uri`, which the allowlist covers.
-
-        Raises:
-            SentinelError: URI_FORBIDDEN, URI_NOT_FOUND, URI_UNAVAILABLE, IMAGE_TOO_LARGE or
-                IMAGE_EMPTY.
-        """
+        """Return the body at `uri`, which the allowlist covers."""
         for _ in range(self._max_redirects + 1):
             self._guard.check_literal(uri.url.raw_host or "")
             try:

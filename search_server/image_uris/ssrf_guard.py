@@ -27,23 +27,14 @@ class AddressGuard(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses of `host`.
-
-        Raises:
-            OSError: It has none.
-            PermissionDenied: One of them is not allowed.
-        """
+        """Return the addresses of `host`; raise PermissionDenied if one is not allowed."""
         found = await self._inner.resolve(host, port, family)
         for result in found:
             self.check(result["host"], host)
         return found
 
     def check_literal(self, host: str) -> None:
-        """Check a host that is an IP address: aiohttp does not resolve those.
-
-        Raises:
-            PermissionDenied: It is not allowed, or is an address in an unusual notation.
-        """
+        """Check a host that is an IP address, in any notation: aiohttp does not resolve those."""
         if ":" in host or host.replace(".", "").isdigit():
             self.check(host.partition("%")[0], host)
 
@@ -66,10 +57,7 @@ def is_allowed(address: str, *, allow_private: bool) -> bool:
     """Return whether the gateway may connect to an IP address.
 
     Link-local addresses, where clouds serve credentials, and addresses of no single host are
-    refused even where private ones are allowed.
-
-    Raises:
-        ValueError: It is not an IP address.
+    refused even where private ones are allowed. Raises ValueError for other text.
     """
     ip = _reached(ip_address(address))
     if ip.is_loopback:

@@ -8,31 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from search_server.types.items import StoredItem
+from search_server.types.items import Projection, StoredItem
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Row
 
 
 async def present(
-    rows: Sequence[Row],
-    images: ImageStore,
-    *,
-    output_fields: Sequence[str],
-    include_thumbnails: bool,
+    rows: Sequence[Row], images: ImageStore, projection: Projection
 ) -> list[StoredItem]:
-    """Return one item per row, in order; empty `output_fields` keeps all fields.
-
-    Raises:
-        Unavailable: The object store cannot be read.
-    """
-    if output_fields:
-        names = set(output_fields)
+    """Return one item per row, in order; raise Unavailable if the object store cannot be read."""
+    if projection.output_fields:
+        names = set(projection.output_fields)
         rows = [
             replace(row, fields={k: v for k, v in row.fields.items() if k in names}) for row in rows
         ]
     digests = [row.image for row in rows if row.image]
     uris = iter(await images.image_uris(digests))
-    thumbnails = iter(await images.get_thumbnails(digests) if include_thumbnails else ())
+    thumbnails = iter(await images.get_thumbnails(digests) if projection.include_thumbnails else ())
     return [
         StoredItem(row, next(uris), next(thumbnails, b"")) if row.image else StoredItem(row)
         for row in rows

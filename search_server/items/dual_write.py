@@ -29,15 +29,8 @@ class DualWrite:
         """Return a collection that a write to `info` must reach before it is acknowledged.
 
         That is the target of `info`'s reindex, or the collection that the alias points to by now,
-        if it was made from `info`.
-
-        Args:
-            info: The collection that the write was for.
-            written: Names of the collections that it has reached.
-            deadline: Of the write.
-
-        Raises:
-            NotFound: The collection was deleted.
+        if it was made from `info`. `written` has the names of the collections that it has reached.
+        Raises NotFound if the collection was deleted.
         """
         now = await self._catalog.get(info.requested_name or info.name, deadline)
         other: CollectionInfo | None = now

@@ -33,7 +33,11 @@ class ImageChunk:
 
 
 class ItemReader:
-    """Reads items. Stateless; any number of calls run at once."""
+    """Reads items. Stateless; any number of calls run at once.
+
+    Methods raise InvalidArgument for a filter or an output field that does not fit the collection,
+    and Unavailable if Milvus or the object store cannot be read.
+    """
 
     def __init__(self, store: SearchStore, images: ImageStore, *, max_page_bytes: int) -> None:
         """Keep the stores; a page ends early rather than exceed `max_page_bytes`."""
@@ -48,19 +52,14 @@ class ItemReader:
         deadline: Deadline,
         projection: Projection,
     ) -> list[StoredItem]:
-        """Return the items that exist, in the order of `ids`, each once.
-
-        Raises:
-            InvalidArgument: An output field is not declared.
-            Unavailable: Milvus or the object store cannot be read.
-        """
+        """Return the items that exist, in the order of `ids`, each once."""
         schema.check_names(projection.output_fields, info.fields, "output_fields")
         rows = await self._store.get(
             info, ids, deadline, include_vectors=projection.include_vectors
         )
         by_id = {row.id: row for row in rows}
         found = [by_id[item_id] for item_id in dict.fromkeys(ids) if item_id in by_id]
-        return await self._presented(found, projection)
+        return await present(found, self._images, projection)
 
     async def page(
         self,
@@ -72,13 +71,7 @@ class ItemReader:
         deadline: Deadline,
         projection: Projection,
     ) -> tuple[list[StoredItem], bool]:
-        """Return up to `size` items after `last_id`, by id, and whether more follow.
-
-        Raises:
-            InvalidArgument: The filter does not fit the collection, or an output field is not
-                declared.
-            Unavailable: Milvus or the object store cannot be read.
-        """
+        """Return up to `size` items after `last_id`, by id, and whether more follow."""
         expression = filters.compile_filter(filter_, info.fields)
         schema.check_names(projection.output_fields, info.fields, "output_fields")
         rows = await self._store.page(
@@ -89,17 +82,9 @@ class ItemReader:
             deadline,
             include_vectors=projection.include_vectors,
         )
-        items = await self._presented(rows[:size], projection)
+        items = await present(rows[:size], self._images, projection)
         fitting = self._fitting(items)
         return items[:fitting], fitting < len(rows)
-
-    async def _presented(self, rows: Sequence[Row], projection: Projection) -> list[StoredItem]:
-        return await present(
-            rows,
-            self._images,
-            output_fields=projection.output_fields,
-            include_thumbnails=projection.include_thumbnails,
-        )
 
     def _fitting(self, items: Sequence[StoredItem]) -> int:
         """Return how many items fit in a message, at least one."""
@@ -117,7 +102,6 @@ class ItemReader:
 
         Raises:
             NotFound: The item does not exist, has no image, or its image bytes are missing.
-            Unavailable: Milvus or the object store cannot be read.
         """
         rows = await self._store.get(info, [item_id], deadline)
         if not rows:

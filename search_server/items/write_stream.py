@@ -88,11 +88,7 @@ class WriteStream:
     """One stream; use it once, inside one event loop.
 
     Args:
-        writer: Stores the batches.
-        catalog: Resolves the collection anew for each batch.
-        pool: The workers whose capacity decides the advice.
-        limits: Bounds of the stream.
-        collection: Name or alias of the collection to write to.
+        collection: Name or alias of the collection to write to; resolved anew for each batch.
         draining: Set when the process begins to shut down.
         time_left: Seconds until the caller's own deadline; None if it has none.
     """

@@ -57,14 +57,6 @@ class _StoredBefore:
     vectors: Mapping[str, FloatArray | None] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """The result of writing to one collection: unchanged ids, and the errors of failed items."""
-
-    unchanged: frozenset[str] = frozenset()
-    failed: Mapping[str, SentinelError] = field(default_factory=dict)
-
-
 class ItemWriter:
     """Writes and deletes items. Stateless; any number of calls run at once."""
 
@@ -133,24 +125,18 @@ class ItemWriter:
         *,
         retry_full_queues: bool = False,
     ) -> list[ItemOutcome]:
-        """Store a prepared batch; return one outcome per item, in order.
+        """Store a prepared batch; return one outcome per item, in order. Errors as `upsert`.
 
-        During a reindex, an item counts as stored once it is in both collections.
-
-        Args:
-            info: The collection that the batch was prepared for.
-            batch: What to store.
-            deadline: For all of it.
-            retry_full_queues: Wait for workers whose queues are full instead of failing.
-
-        Raises:
-            SentinelError: As `upsert`.
+        During a reindex, an item counts as stored once it is in both collections. With
+        `retry_full_queues` it waits for workers whose queues are full instead of failing.
         """
         check_writable(info)
-        failed = _vector_only_errors(info, batch.items)
+        failed: dict[str, SentinelError] = {}
+        if info.reindex is not None and info.reindex.dual_write:
+            failed = _vector_only_errors(info.reindex.target, batch.items)
         items = {key: item for key, item in batch.items.items() if key not in failed}
-        written = await self._write(info, items, deadline, retry_full_queues)
-        failed |= written.failed
+        unchanged, errors = await self._write(info, items, deadline, retry_full_queues)
+        failed |= errors
         reached = {info.name}
         # During a reindex, also write to the target.
         while target := await self._dual_write.next_target(info, reached, deadline):
@@ -167,7 +153,7 @@ class ItemWriter:
             if error is not None:
                 error = error.at(f"{batch.items[item_id].path}.content")
                 outcomes[position] = ItemOutcome(item_id, Outcome.FAILED, error)
-            elif item_id in written.unchanged:
+            elif item_id in unchanged:
                 outcomes[position] = ItemOutcome(item_id, Outcome.UNCHANGED)
             else:
                 outcomes[position] = ItemOutcome(item_id, Outcome.STORED)
@@ -184,11 +170,7 @@ class ItemWriter:
         retry_full_queues: bool,
     ) -> dict[str, SentinelError]:
         """Store items in a collection of another model; return the errors by id."""
-        failed = {
-            item_id: vector_only_error(target.name)
-            for item_id, item in items.items()
-            if item.content is None
-        }
+        failed = _vector_only_errors(target.name, items)
         # Without the callers' vectors, which belong to the other model.
         contents = [
             Item(item_id, item.content, fields=item.fields)
@@ -197,8 +179,8 @@ class ItemWriter:
         ]
         batch = self._prepared(target, contents)
         failed |= {item.id: item.error for item in batch.failed.values()}
-        written = await self._write(target, batch.items, deadline, retry_full_queues)
-        return failed | dict(written.failed)
+        _, errors = await self._write(target, batch.items, deadline, retry_full_queues)
+        return failed | errors
 
     async def _write(
         self,
@@ -206,10 +188,13 @@ class ItemWriter:
         items: Mapping[str, PreparedItem],
         deadline: Deadline,
         retry_full_queues: bool,
-    ) -> _Written:
-        """Write prepared items to one collection: look up, embed, store images, store rows."""
+    ) -> tuple[frozenset[str], dict[str, SentinelError]]:
+        """Write prepared items to one collection: look up, embed, store images, store rows.
+
+        Returns the ids of unchanged items, and the errors of failed ones by id.
+        """
         if not items:
-            return _Written()
+            return frozenset(), {}
         before = await self._stored_before(info, items, deadline)
         new = [
             item
@@ -234,7 +219,7 @@ class ItemWriter:
         if rows:
             with self._metrics.stage("milvus_upsert"):
                 await self._store.upsert(info, rows, deadline)
-        return _Written(before.unchanged, failed)
+        return before.unchanged, failed
 
     async def _stored_before(
         self, info: CollectionInfo, items: Mapping[str, PreparedItem], deadline: Deadline
@@ -288,11 +273,7 @@ class ItemWriter:
     async def delete(
         self, info: CollectionInfo, selector: Selector, deadline: Deadline, *, dry_run: bool
     ) -> int:
-        """Delete the selected items; return how many there are.
-
-        Raises:
-            InvalidArgument: The filter does not fit the collection.
-        """
+        """Delete the selected items; return how many there are."""
         expression = filters.compile_selector(selector, info.fields)
         count = await self._store.count(info, expression, deadline)
         if dry_run:
@@ -309,14 +290,10 @@ class ItemWriter:
         return count
 
 
-def _vector_only_errors(
-    info: CollectionInfo, items: Mapping[str, PreparedItem]
-) -> dict[str, SentinelError]:
-    """Return the errors of items that a running reindex cannot embed for its target, by id."""
-    if info.reindex is None or not info.reindex.dual_write:
-        return {}
+def _vector_only_errors(target: str, items: Mapping[str, PreparedItem]) -> dict[str, SentinelError]:
+    """Return the errors of items that cannot be embedded for the target of a reindex, by id."""
     return {
-        item_id: vector_only_error(info.reindex.target)
+        item_id: vector_only_error(target)
         for item_id, item in items.items()
         if item.content is None
     }

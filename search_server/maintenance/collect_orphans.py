@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Annotated
 
@@ -41,25 +42,18 @@ class OrphanSettings(GatewaySettings):
 
 
 async def collect(settings: OrphanSettings) -> OrphanReport:
-    """Run once with these settings.
-
-    Raises:
-        SentinelError: Milvus or the object store failed.
-    """
-    store = MilvusStore(
-        settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_threads
-    )
-    try:
+    """Run once; raise SentinelError if Milvus or the object store failed."""
+    async with AsyncExitStack() as stack:
+        store = MilvusStore(
+            settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_threads
+        )
+        stack.push_async_callback(store.close)
         images = ImageStore(settings.object_store_uri)
-        try:
-            collector = OrphanCollector(
-                store, images, older_than=settings.older_than, dry_run=settings.dry_run
-            )
-            return await collector.run()
-        finally:
-            images.close()
-    finally:
-        await store.close()
+        stack.callback(images.close)
+        collector = OrphanCollector(
+            store, images, older_than=settings.older_than, dry_run=settings.dry_run
+        )
+        return await collector.run()
 
 
 def run(arguments: list[str]) -> int:

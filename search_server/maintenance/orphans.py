@@ -64,13 +64,10 @@ class OrphanCollector:
     def __init__(
         self, store: MilvusStore, images: ImageStore, *, older_than: timedelta, dry_run: bool
     ) -> None:
-        """Prepare a run.
+        """Prepare a run; a dry one only counts.
 
-        Args:
-            store: Has every collection whose items have their images in `images`.
-            images: The image store to clean.
-            older_than: Longer than any upsert can take.
-            dry_run: Only count.
+        `store` has every collection whose items have their images in `images`. `older_than` is
+        longer than any upsert can take.
         """
         self._store = store
         self._images = images
@@ -144,11 +141,7 @@ class OrphanCollector:
         return named
 
     async def _collections(self) -> list[CollectionInfo]:
-        """Return every collection of Sentinel.
-
-        Raises:
-            FailedPrecondition: There is none, so this is probably the wrong Milvus.
-        """
+        """Return every collection of Sentinel; fail without any: it is probably another Milvus."""
         collections = []
         for name in await self._store.list_collections(_deadline()):
             info = await self._store.describe_collection(name, _deadline(), foreign_ok=True)

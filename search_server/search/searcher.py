@@ -20,6 +20,7 @@ from search_server.search.nearest import Retrieval
 from search_server.search.paging import START, Position
 from search_server.search.query_vectors import QueryVectors
 from search_server.search.reranking import Reranker
+from search_server.types.items import Projection
 from search_server.types.queries import MAX_HITS, SearchSpec
 from search_server.types.searches import Hit, Search, SearchTimings, Selection
 from sentinel_core.calls import Deadline
@@ -178,14 +179,13 @@ class Searcher:
         self, search: Search, block: Sequence[Hit]
     ) -> AsyncGenerator[Sequence[Hit], None]:
         """Yield a block's hits with image URIs and, if the search wants them, thumbnails."""
+        spec = search.spec
+        projection = Projection(
+            tuple(spec.output_fields), include_thumbnails=spec.include_thumbnails
+        )
         for start in range(0, len(block), _SHOWN_AT_ONCE):
             part = block[start : start + _SHOWN_AT_ONCE]
-            items = await present(
-                [hit.row for hit in part],
-                self._images,
-                output_fields=search.spec.output_fields,
-                include_thumbnails=search.spec.include_thumbnails,
-            )
+            items = await present([hit.row for hit in part], self._images, projection)
             yield [
                 Hit(item.row, hit.rank, hit.score, item.image_uri, item.thumbnail)
                 for hit, item in zip(part, items, strict=True)

@@ -32,12 +32,8 @@ def show_results(
 ) -> None:
     """Draw the hits of a search; while it runs, draw them again every 0.15 s.
 
-    Args:
-        job: The search.
-        address: Of the gateway, for error messages.
-        captions: Whether to show captions on images.
-        tile_width: Minimum width of an image, in CSS pixels.
-        on_action: Called with an action (open, like, plus, minus) and the position of the hit.
+    Images are at least `tile_width` CSS pixels wide. `on_action` is called with an action (open,
+    like, plus, minus) and the position of the hit.
     """
     polling = not job.wait(_WAIT_S)
 

@@ -44,11 +44,7 @@ class BoundedUploads(MemoryUploadedFileManager):
     """Streamlit's store of uploaded files, with a limit on their total size."""
 
     def add_file(self, session_id: str, file: UploadedFileRec) -> None:
-        """Keep a file.
-
-        Raises:
-            HTTPException: 413; the uploader shows its message beside the file's name.
-        """
+        """Keep a file, or raise error 413, which the uploader shows beside the file's name."""
         stored = [one for files in list(self.file_storage.values()) for one in list(files.values())]
         pending = [data for files in list(pending_uploads) for _, data in list(files)]
         total = sum(len(one.data) for one in stored) + sum(map(len, pending))
@@ -163,11 +159,7 @@ class ImageRefused(ValueError):
 
 
 def preview(data: bytes, side: int) -> bytes:
-    """Return an image as an upright JPEG of at most `side` pixels a side.
-
-    Raises:
-        ImageRefused: It is too large, or no image.
-    """
+    """Return an image as an upright JPEG of at most `side` pixels a side, or raise ImageRefused."""
     if len(data) > MAX_IMAGE_BYTES:
         raise ImageRefused(
             f"The file is {megabytes(len(data))}. The limit is {megabytes(MAX_IMAGE_BYTES)}; "
