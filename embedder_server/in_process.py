@@ -54,7 +54,7 @@ class InProcessEmbedder:
     """A model and the engine that batches its work, without a port.
 
     Call `start`, `embed` and `close` in one event loop. Many `embed` calls may run at once;
-    the engine batches their contents together.
+    the engine batches their contents together. `info` describes the model.
     """
 
     def __init__(self, settings: EmbedderSettings) -> None:
@@ -66,11 +66,7 @@ class InProcessEmbedder:
         self._settings = settings
         self._model = load_model(settings.model_choice)
         self._engine: Engine | None = None
-
-    @property
-    def info(self) -> ModelInfo:
-        """Name, fingerprint, dimensions and limits of the model."""
-        return self._model.info
+        self.info: ModelInfo = self._model.info
 
     async def start(self, on_failure: Callable[[BaseException], None]) -> None:
         """Start the engine and warm the model up.

@@ -27,17 +27,12 @@ _WINDOW = 4
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of one batch.
-
-    Attributes:
-        max_items: Most items.
-        max_cost: Most `longest item x number of items`.
-        eager_items: A larger batch leaves at least as many items waiting as it takes. The device
-            works on those while the callers of this batch read their answers and send more.
-    """
+    """Limits of one batch."""
 
     max_items: int
-    max_cost: int
+    max_cost: int  # most `longest item x number of items`
+    # A larger batch leaves at least as many items waiting as it takes. The device works on those
+    # while the callers of this batch read their answers and send more.
     eager_items: int
 
     def items_of(self, waiting: int) -> int:

@@ -105,11 +105,6 @@ class TextLane:
     """Tokenizes short texts on the event loop and long ones on a thread.
 
     Create and use it in one event loop.
-
-    Args:
-        model: Whose tokenizer is used.
-        device: Where the tokens are queued.
-        max_chars: Most characters in one text.
     """
 
     def __init__(self, model: EmbeddingModel, device: DeviceLoop, *, max_chars: int) -> None:
@@ -232,15 +227,7 @@ class PreparedImage:
 
 
 class ImageLane:
-    """Decodes images ahead of the device, but only a few batches. Use it in one event loop.
-
-    Args:
-        model: Whose preprocessing is used.
-        device: Where the pixels are queued.
-        decoder: Holds the limits of this worker.
-        threads: Threads that decode.
-        budgets: Of the device's image batches, by priority.
-    """
+    """Decodes images on `threads`, a few batches ahead of the device. Use it in one event loop."""
 
     def __init__(
         self,

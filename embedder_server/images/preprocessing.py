@@ -32,28 +32,18 @@ _MAX_EXCESS = 64
 
 @dataclass(frozen=True, slots=True)
 class ImageRecipe:
-    """Preprocessing to one size.
+    """Preprocessing to one size. Sizes are `(height, width)` in pixels."""
 
-    Attributes:
-        size: `(height, width)` to resize to without keeping the shape; None keeps it.
-        shortest_edge: Length of the shorter side after resizing, if the shape is kept.
-        crop: `(height, width)` cut from the middle; None: no crop.
-        crop_rounds: Round half of the excess to even, as torchvision does; otherwise round down,
-            as transformers does. One pixel of difference changes the vector.
-        resample: Pillow's filter.
-        mean: Of each channel, for values in 0..1.
-        std: Of each channel, for values in 0..1.
-        scale: Factor that turns a byte into a value in 0..1.
-    """
-
-    size: tuple[int, int] | None
-    shortest_edge: int
-    crop: tuple[int, int] | None
+    size: tuple[int, int] | None  # to resize to without keeping the shape; None keeps it
+    shortest_edge: int  # after resizing, if the shape is kept
+    crop: tuple[int, int] | None  # cut from the middle
+    # Round half of the excess to even, as torchvision does; otherwise round down, as transformers
+    # does. One pixel of difference changes the vector.
     crop_rounds: bool = False
     resample: int = Image.Resampling.BICUBIC
-    mean: tuple[float, ...] = OPENAI_MEAN
+    mean: tuple[float, ...] = OPENAI_MEAN  # of each channel, for values in 0..1
     std: tuple[float, ...] = OPENAI_STD
-    scale: float = 1 / 255
+    scale: float = 1 / 255  # turns a byte into a value in 0..1
 
     @property
     def side(self) -> int:
@@ -100,21 +90,13 @@ class PatchRecipe:
 
     A patch's position vector is interpolated from the model's square grid of position vectors.
     Interpolation is linear, so the recipe computes weights of the grid's rows and columns. Then the
-    network is one fixed graph, where the reference loops over the images of a batch.
-
-    Attributes:
-        patch: Side of a patch, in pixels.
-        most: Patches in the result; missing ones are padding.
-        grid: Side of the model's grid of position vectors.
-        resample: Pillow's filter.
-        mean: Of each channel, for values in 0..1.
-        std: Of each channel, for values in 0..1.
-        scale: Factor that turns a byte into a value in 0..1.
+    network is one fixed graph, where the reference loops over the images of a batch. `resample` to
+    `scale` are as in `ImageRecipe`.
     """
 
-    patch: int
-    most: int
-    grid: int
+    patch: int  # side of a patch, in pixels
+    most: int  # patches in the result; missing ones are padding
+    grid: int  # side of the model's grid of position vectors
     resample: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -225,13 +207,8 @@ def _unsupported(what: str) -> ModelLoadError:
 def patch_grid(height: int, width: int, patch: int, most: int) -> tuple[int, int]:
     """Return the height and width in patches that SigLIP 2 resizes an image to, nearly in shape.
 
-    The same bisection as in transformers, with the same rounding.
-
-    Args:
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        patch: Side of a patch, in pixels.
-        most: Largest number of patches.
+    The same bisection as in transformers, with the same rounding. `height`, `width` and `patch` are
+    in pixels; the result has at most `most` patches.
     """
 
     def side(scale: float, length: int) -> int:

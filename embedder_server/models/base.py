@@ -22,27 +22,16 @@ MIN_TEXT_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """Which model to load and how to run it.
+    """Which model to load and how to run it."""
 
-    Attributes:
-        name: A built-in name, a folder, or a hub id such as `jinaai/jina-clip-v1`.
-        device: `cpu` or `cuda:N`.
-        threads: CPU threads of one forward pass.
-        revision: Commit, tag or branch of a hub model; None: the newest.
-        runtime: `auto`, or a name such as `openvino-bf16`. The built-in model has only its own.
-        cache_dir: Folder for exported networks; None: `~/.cache/sentinel`.
-        trust_remote_code: Whether a model's own code may run. `revision` must then be a commit.
-        max_text_tokens: Where longer texts are cut; 0: at the model's own limit.
-    """
-
-    name: str
-    device: str = "cpu"
-    threads: int = 1
-    revision: str | None = None
-    runtime: str = "auto"
-    cache_dir: Path | None = None
-    trust_remote_code: bool = False
-    max_text_tokens: int = 0
+    name: str  # a built-in name, a folder, or a hub id such as `jinaai/jina-clip-v1`
+    device: str = "cpu"  # or `cuda:N`
+    threads: int = 1  # of the CPU, in one forward pass
+    revision: str | None = None  # commit, tag or branch of a hub model; None: the newest
+    runtime: str = "auto"  # or a name such as `openvino-bf16`; the built-in model has only its own
+    cache_dir: Path | None = None  # for exported networks; None: `~/.cache/sentinel`
+    trust_remote_code: bool = False  # run a model's own code; `revision` must then be a commit
+    max_text_tokens: int = 0  # where longer texts are cut; 0: at the model's own limit
 
     def text_limit(self, own: int) -> int:
         """Return where to cut texts for a model that reads `own` tokens.

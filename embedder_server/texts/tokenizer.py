@@ -39,15 +39,10 @@ Clean = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
-    """A text as the model's token ids, special tokens included, cut to the model's limit.
+    """A text as the model's token ids, special tokens included, cut to the model's limit."""
 
-    Attributes:
-        ids: int64 `[tokens]`, at most `ModelInfo.max_text_tokens` long.
-        token_count: Tokens of the whole text, before it was cut.
-    """
-
-    ids: npt.NDArray[np.int64]
-    token_count: int
+    ids: npt.NDArray[np.int64]  # `[tokens]`, at most `ModelInfo.max_text_tokens` long
+    token_count: int  # of the whole text, before it was cut
 
     @property
     def truncated(self) -> bool:

@@ -64,23 +64,14 @@ LOGIT_SCALE = 12.0
 
 @dataclass(frozen=True, slots=True)
 class ConseRecipe:
-    """All that decides a vector besides the weights. Another value is another vector space.
+    """All that decides a vector besides the weights. Another value is another vector space."""
 
-    Attributes:
-        softmax_temperature: Divides the logits; above 1 it gives weaker guesses more weight.
-        top_classes: Number of classes that count; the long tail only adds noise.
-        preprocessing: How an image becomes pixels.
-        pooling: How token vectors become one.
-        max_text_tokens: Where texts are cut.
-        normalisation: What the model does to vectors before the engine normalises them.
-    """
-
-    softmax_temperature: float = 1.5
-    top_classes: int = 50
+    softmax_temperature: float = 1.5  # divides the logits; above 1: weaker guesses weigh more
+    top_classes: int = 50  # that count; the long tail only adds noise
     preprocessing: str = lite0.PREPROCESSING
     pooling: str = "mean-masked"
     max_text_tokens: int = MAX_TOKENS
-    normalisation: str = "none"
+    normalisation: str = "none"  # what the model does before the engine normalises
 
     def fingerprint(self) -> str:
         """Return the hex SHA-256 that vectors must share to be comparable."""

@@ -48,12 +48,7 @@ _SAME = 0.9999
 
 
 class JinaNetworks:
-    """`Networks` of a jina-clip folder.
-
-    Args:
-        parts: The model.
-        cache: Where the int8 copies of its files are kept.
-    """
+    """`Networks` of a jina-clip folder, with int8 copies of its files in `cache`."""
 
     def __init__(self, parts: ModelParts, cache: ExportCache) -> None:
         self._parts = parts

@@ -42,13 +42,7 @@ _GRAPH_TOKENS = 16
 
 
 class TransformersNetworks:
-    """`Networks` of a folder that transformers can load.
-
-    Args:
-        parts: The model.
-        cache: Where exports are kept.
-        trust_remote_code: Whether code of the model's own folder may run.
-    """
+    """`Networks` of a folder that transformers can load, with exports in `cache`."""
 
     def __init__(
         self, parts: ModelParts, cache: ExportCache, *, trust_remote_code: bool = False

@@ -84,13 +84,7 @@ class Tower(Protocol):
 
 
 class TwoTowers:
-    """A model's text and image network, loaded in one runtime. Use it from one thread at a time.
-
-    Args:
-        towers: The network for each modality.
-        batches: How texts are batched.
-        dimensions: Length of a vector.
-    """
+    """A model's text and image network, loaded in one runtime. Use it from one thread at a time."""
 
     def __init__(
         self, towers: Mapping[Modality, Tower], batches: TextBatches, dimensions: int

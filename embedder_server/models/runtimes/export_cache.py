@@ -97,8 +97,19 @@ class ExportCache:
         """Return int8 copies of ONNX files, named after `key`; make them if they are missing."""
 
         def build(target: Path) -> dict[str, Any]:
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
             for modality, source in sources.items():
-                _quantise(source, target, modality)
+                logger.info("quantising to int8, once", extra={"modality": str(modality)})
+                # The matrices become int8, scaled dynamically for each input.
+                quantize_dynamic(
+                    source,
+                    network_file(target, modality),
+                    weight_type=QuantType.QInt8,
+                    per_channel=True,
+                    op_types_to_quantize=["MatMul", "Gemm"],
+                    extra_options={"MatMulConstBOnly": True},
+                )
             return {}
 
         return self.get_or_build(f"{key}-int8", build)
@@ -136,21 +147,6 @@ class ExportCache:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return Export(folder, facts)
-
-
-def _quantise(source: Path, target: Path, modality: Modality) -> None:
-    """Copy an ONNX file with int8 matrices, scaled dynamically for each input."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logger.info("quantising to int8, once", extra={"modality": str(modality)})
-    quantize_dynamic(
-        source,
-        network_file(target, modality),
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        extra_options={"MatMulConstBOnly": True},
-    )
 
 
 def _read(folder: Path) -> Export | None:
