@@ -89,7 +89,6 @@ class Connection:
         return call
 
     def convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
-        """Convert a gRPC error of one of the `attempts`."""
         return from_rpc_error(error, address=self.address, request_id=attempts.request_id)
 
     async def close(self) -> None:

@@ -88,7 +88,6 @@ class _State:
     pausing: int = 0  # batches that wait before their next attempt
     acks: deque[IngestAck] = field(default_factory=deque)
     exhausted: bool = False
-    source_error: Exception | None = None
     acknowledged: int = 0
 
     @property
@@ -130,8 +129,7 @@ class IngestJob:
                     break
                 await self._change.wait()
             await sending
-            if state.source_error is not None:
-                raise state.source_error
+            await reading  # raises what `items` raised
         finally:
             for task in (reading, sending):
                 task.cancel()
@@ -149,8 +147,6 @@ class IngestJob:
                     self._change.notify()
                 else:
                     self._finish(batch, {}, item_pb.IngestAck())
-        except Exception as error:
-            state.source_error = error
         finally:
             state.exhausted = True
             self._change.notify()

@@ -55,20 +55,13 @@ class Options:
 
     address: str
 
-    def open_client(self, *, max_attempts: int = 3) -> SentinelClient:
-        """Return a client; by default one that soon fails if no gateway answers."""
-        return _open(SentinelClient, self.address, max_attempts)
-
-    def open_async_client(self, *, max_attempts: int = 3) -> AsyncSentinelClient:
-        """Return the same client for commands that run several calls at once."""
-        return _open(AsyncSentinelClient, self.address, max_attempts)
-
-
-def _open(kind: type[ClientT], address: str, max_attempts: int) -> ClientT:
-    try:
-        return kind(address, config=ClientConfig(retry=RetryPolicy(max_attempts=max_attempts)))
-    except ValueError as error:
-        raise Failure(str(error)) from error
+    def open(self, client: type[ClientT], *, max_attempts: int = 3) -> ClientT:
+        """Return a client of this kind; by default one that soon fails if no gateway answers."""
+        config = ClientConfig(retry=RetryPolicy(max_attempts=max_attempts))
+        try:
+            return client(self.address, config=config)
+        except ValueError as error:
+            raise Failure(str(error)) from error
 
 
 class Failure(click.ClickException):
@@ -115,7 +108,6 @@ def _console(file: IO[str]) -> Console:
 
 
 def new_table(**options: Any) -> Table:
-    """Return an empty table in the style of all commands."""
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, **options)
 
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import Task, TextColumn
 from rich.text import Text
 
-from sentinel_client import NotFound, SentinelError
+from sentinel_client import AsyncSentinelClient, NotFound, SentinelError
 from sentinel_client.cli._console import (
     Failure,
     Options,
@@ -77,7 +77,7 @@ class _ImportRun:
 
     async def run(self) -> None:
         plan = self._plan
-        async with plan.options.open_async_client() as client:
+        async with plan.options.open(AsyncSentinelClient) as client:
             # Fails at once if no gateway answers; the client below retries for longer.
             collection = None
             with suppress(NotFound):
@@ -89,12 +89,12 @@ class _ImportRun:
         progress = progress_bar(self._console, _RateColumn(plan.noun))
         bar = progress.add_task("importing", total=dataset.total)
         try:
-            async with plan.options.open_async_client(max_attempts=_MAX_ATTEMPTS) as client:
+            async with plan.options.open(AsyncSentinelClient, max_attempts=_MAX_ATTEMPTS) as client:
                 importer = Importer(
-                    client,
-                    collection,
-                    dataset,
-                    journal,
+                    client=client,
+                    collection=collection,
+                    dataset=dataset,
+                    journal=journal,
                     on_done=lambda count: progress.advance(bar, count),
                     on_failed=self.failures.add,
                     refresh=plan.refresh,

@@ -67,6 +67,7 @@ class Tally:
         return time.monotonic() - self.started
 
 
+@dataclass(kw_only=True)
 class Importer:
     """Imports one dataset into one collection. Run it once; `tally` is always up to date.
 
@@ -75,29 +76,20 @@ class Importer:
     items again.
     """
 
-    def __init__(
-        self,
-        client: AsyncSentinelClient,
-        collection: Collection,
-        dataset: Dataset,
-        journal: Journal,
-        *,
-        on_done: Callable[[int], None],
-        on_failed: Callable[[BrokenEntry], None],
-        refresh: bool = False,
-    ) -> None:
-        declared = {(schema.name, schema.type) for schema in collection.fields}
-        self.fields = [one.name for one in dataset.fields if (one.name, one.type) in declared]
-        self._client = client
-        self._collection = collection
-        self._dataset = dataset
-        self._journal = journal
+    client: AsyncSentinelClient
+    collection: Collection
+    dataset: Dataset
+    journal: Journal
+    on_done: Callable[[int], None]
+    on_failed: Callable[[BrokenEntry], None]
+    refresh: bool = False
+
+    def __post_init__(self) -> None:
+        declared = {(schema.name, schema.type) for schema in self.collection.fields}
+        self.fields = [one.name for one in self.dataset.fields if (one.name, one.type) in declared]
         # An empty collection was created again: the journal is about an earlier one.
-        self._scope = f"{client.address}/{collection.name}"
-        self._trust_journal = collection.item_count > 0 and not refresh
-        self._on_done = on_done
-        self._on_failed = on_failed
-        self._refresh = refresh
+        self._scope = f"{self.client.address}/{self.collection.name}"
+        self._trust_journal = self.collection.item_count > 0 and not self.refresh
         self._seen: set[str] = set()
         self._failed_ids: dict[str, BrokenEntry] = {}
         self._duplicates: list[tuple[ImportItem, str]] = []
@@ -118,13 +110,13 @@ class Importer:
             failure = self._failed_ids.get(item_id)
             if failure is None:
                 self.tally.duplicates += 1
-                self._on_done(1)
+                self.on_done(1)
             else:
                 self._fail(replace(failure, key=item.key))
 
     async def _find_missing(self) -> None:
         """Put the items to send into the queue."""
-        entries = self._dataset.entries()
+        entries = self.dataset.entries()
         while chunk := await asyncio.to_thread(lambda: list(islice(entries, _CHUNK))):
             items = []
             for entry in chunk:
@@ -140,12 +132,12 @@ class Importer:
     async def _identify(self, items: Sequence[ImportItem]) -> list[tuple[ImportItem, str]]:
         """Return each item with its id, "" if only the gateway knows it; without duplicates."""
         by_content = [item for item in items if _has_content_id(item)]
-        hashes = await asyncio.to_thread(self._journal.known, "", by_content)
+        hashes = await asyncio.to_thread(self.journal.known, "", by_content)
         ids = {item.key: one for item, one in zip(by_content, hashes, strict=True) if one}
         unknown = [item for item in by_content if item.key not in ids]
         hashed = await gather_bounded(self._hash, unknown, _HASHES_AT_ONCE)
         computed = [(item, one) for item, one in zip(unknown, hashed, strict=True) if one]
-        await asyncio.to_thread(self._journal.remember, "", computed)
+        await asyncio.to_thread(self.journal.remember, "", computed)
         ids.update((item.key, one) for item, one in computed)
         found = []
         for item in items:
@@ -177,19 +169,19 @@ class Importer:
         self, items: Sequence[tuple[ImportItem, str]]
     ) -> list[tuple[ImportItem, str]]:
         """Return the items that are not stored, or stored with other fields."""
-        if self._refresh:
+        if self.refresh:
             return list(items)
         # Only the journal knows the content of an item whose id is not a hash of it.
         without_hash = [item for item, _ in items if not _has_content_id(item)]
         ids = await asyncio.to_thread(
-            self._journal.known, self._scope, map(_journal_key, without_hash)
+            self.journal.known, self._scope, map(_journal_key, without_hash)
         )
         unknown = {item.key for item, one in zip(without_hash, ids, strict=True) if one is None}
         to_check = [item_id for item, item_id in items if item_id and item.key not in unknown]
         stored = {}
         if to_check:
-            found = await self._client.get_items(
-                to_check, collection=self._collection.name, output_fields=self.fields
+            found = await self.client.get_items(
+                to_check, collection=self.collection.name, output_fields=self.fields
             )
             stored = {item.id: item.fields for item in found}
         missing = []
@@ -200,7 +192,7 @@ class Importer:
                 exists = item.key not in unknown and self._trust_journal
             if exists:
                 self.tally.unchanged += 1
-                self._on_done(1)
+                self.on_done(1)
             else:
                 missing.append((item, item_id))
         return missing
@@ -218,7 +210,7 @@ class Importer:
         return copied and await asyncio.to_thread(_exists, str(old.get("path", "")))
 
     async def _send(self) -> None:
-        acks = self._client.ingest(self._items(), collection=self._collection.name)
+        acks = self.client.ingest(self._items(), collection=self.collection.name)
         async with aclosing(acks):
             async for ack in acks:
                 await self._count(ack)
@@ -250,18 +242,18 @@ class Importer:
                 message = error.message.rstrip(".")
                 self._fail(BrokenEntry(entry.key, error.reason, message), item_id)
                 continue
-            self._on_done(1)
+            self.on_done(1)
             if not _has_content_id(entry):
                 stored.append((_journal_key(entry), entry.id))
         if stored:
-            await asyncio.to_thread(self._journal.remember, self._scope, stored)
+            await asyncio.to_thread(self.journal.remember, self._scope, stored)
 
     def _fail(self, failure: BrokenEntry, item_id: str = "") -> None:
         if item_id:
             self._failed_ids[item_id] = failure
         self.tally.failed += 1
-        self._on_failed(failure)
-        self._on_done(1)
+        self.on_failed(failure)
+        self.on_done(1)
 
 
 class Journal:

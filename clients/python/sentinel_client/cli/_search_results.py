@@ -40,7 +40,6 @@ _MEDIA_TYPES = {
 
 
 def result_table(query: Query, result: SearchResult) -> Table:
-    """Return the hits of one query as a table."""
     table = new_table(
         title=Text(query.heading, style="bold"),
         title_justify="left",
@@ -61,7 +60,6 @@ def result_table(query: Query, result: SearchResult) -> Table:
 
 
 def timing_line(timings: SearchTimings) -> str:
-    """Return the duration of each stage in one line."""
     parts = [f"{milliseconds(timings.total)} total"]
     if timings.embed is not None:
         stages = [
@@ -80,7 +78,6 @@ def timing_line(timings: SearchTimings) -> str:
 
 
 def json_lines(query: Query, result: SearchResult) -> Iterator[str]:
-    """Yield one JSON object per hit."""
     for hit in result:
         fields = {
             "query": query.title,

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -79,16 +80,14 @@ class ServerDied(Exception):
     """A server ended by itself; the text has its name, its exit code, and its last log lines."""
 
 
+@dataclass(frozen=True, slots=True)
 class Server:
     """One server process, its log and its address file. A wait raises ServerDied if it ends."""
 
-    def __init__(
-        self, name: str, process: asyncio.subprocess.Process, log: Path, address_file: Path
-    ) -> None:
-        self.name = name
-        self._process = process
-        self._log = log
-        self._address_file = address_file
+    name: str
+    process: asyncio.subprocess.Process
+    log: Path
+    address_file: Path
 
     @classmethod
     async def start(
@@ -114,7 +113,7 @@ class Server:
         """Wait for its address file and return the addresses."""
         while True:
             with suppress(FileNotFoundError):
-                text = await asyncio.to_thread(self._address_file.read_text)
+                text = await asyncio.to_thread(self.address_file.read_text)
                 return Addresses(*text.split())
             self._check()
             await asyncio.sleep(_POLL_S)
@@ -133,40 +132,40 @@ class Server:
 
     async def ended(self) -> None:
         """Wait until it ends, then raise ServerDied."""
-        await self._process.wait()
+        await self.process.wait()
         self._check()
 
     def _check(self) -> None:
-        code = self._process.returncode
+        code = self.process.returncode
         if code is None:
             return
         how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        with self._log.open("rb") as file:
-            file.seek(max(0, self._log.stat().st_size - _TAIL_BYTES))
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
         last = "\n".join(f"  {line}" for line in lines) or "  (empty)"
-        raise ServerDied(f"{self.name} ended by itself ({how}). The end of {self._log}:\n{last}")
+        raise ServerDied(f"{self.name} ended by itself ({how}). The end of {self.log}:\n{last}")
 
     async def stop(self, wait_s: float) -> bool:
         """Ask it to end; kill it after `wait_s` seconds. Return whether it ended by itself."""
-        if self._process.returncode is not None:
+        if self.process.returncode is not None:
             return True
         with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(wait_s):
-                await self._process.wait()
+                await self.process.wait()
         except TimeoutError:
             self.kill()
-            await self._process.wait()
+            await self.process.wait()
             return False
         return True
 
     def kill(self) -> None:
         """Kill it and its children."""
-        if self._process.returncode is None:
+        if self.process.returncode is None:
             with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def _open_log(log: Path, address_file: Path) -> IO[bytes]:

@@ -16,6 +16,7 @@ from sentinel_client import (
     IndexType,
     ModelVersion,
     ReindexProgress,
+    SentinelClient,
     VectorIndex,
 )
 from sentinel_client.cli._console import Options, err, new_table, out, progress_bar
@@ -33,7 +34,7 @@ def collections(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     options: Options = context.obj
-    with options.open_client() as client:
+    with options.open(SentinelClient) as client:
         found = client.list_collections()
     if as_json:
         for collection in found:
@@ -92,7 +93,7 @@ def create(
     if index_type is not None or index_params:
         kind = None if index_type is None else IndexType(index_type)
         index = VectorIndex(kind, dict(index_params))
-    with options.open_client() as client:
+    with options.open(SentinelClient) as client:
         created = client.create_collection(
             name,
             schemas,
@@ -112,7 +113,7 @@ def create(
 @click.pass_obj
 def alias(options: Options, name: str, collection: str) -> None:
     """Point ALIAS at COLLECTION, for all callers at once. Replaces an existing alias."""
-    with options.open_client() as client:
+    with options.open(SentinelClient) as client:
         client.set_alias(name, collection)
     click.echo(f"{name} now points to {collection}.")
 
@@ -122,7 +123,7 @@ def alias(options: Options, name: str, collection: str) -> None:
 @click.pass_obj
 def unalias(options: Options, name: str) -> None:
     """Delete ALIAS; its collection stays."""
-    with options.open_client() as client:
+    with options.open(SentinelClient) as client:
         client.delete_alias(name)
     click.echo(f"Deleted the alias {name}.")
 
@@ -148,7 +149,7 @@ def reindex(options: Options, source: str, target: str, alias_name: str, model: 
     report = ReindexProgress(0, 0)
     with progress_bar(err()) as progress:
         bar = progress.add_task("embedding again", total=None)
-        with options.open_client(max_attempts=_REINDEX_ATTEMPTS) as client:
+        with options.open(SentinelClient, max_attempts=_REINDEX_ATTEMPTS) as client:
             for report in client.reindex(source, target, alias=alias_name, model=_model(model)):
                 done = report.done_count + report.failed_count
                 progress.update(bar, completed=done, total=report.total_count)
@@ -166,7 +167,7 @@ def reindex(options: Options, source: str, target: str, alias_name: str, model: 
 @click.pass_obj
 def delete(options: Options, name: str, yes: bool) -> None:
     """Delete the collection NAME and its items permanently."""
-    with options.open_client() as client:
+    with options.open(SentinelClient) as client:
         count = client.get_collection(name).item_count
         if not yes:
             click.confirm(f"Delete the collection {name} with its {count:,} items?", abort=True)

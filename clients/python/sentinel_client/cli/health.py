@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sentinel_client import Health, HealthStatus, SentinelError
+from sentinel_client import Health, HealthStatus, SentinelClient, SentinelError
 from sentinel_client.cli._console import Failure, Options, explain, new_table, out
 
 
@@ -22,7 +22,7 @@ from sentinel_client.cli._console import Failure, Options, explain, new_table, o
 def health(options: Options, quiet: bool, services: tuple[str, ...]) -> None:
     """Check the gateway; exit code 0 only if all of its services are serving."""
     try:
-        with options.open_client() as client:
+        with options.open(SentinelClient) as client:
             answer = client.health(services=services or None)
     except SentinelError as error:
         # 1, not 2, which container health checks reserve.

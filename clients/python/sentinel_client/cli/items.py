@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from sentinel_client import DownloadedImage, Item
+from sentinel_client import AsyncSentinelClient, DownloadedImage, Item, SentinelClient
 from sentinel_client.cli import _options
 from sentinel_client.cli._console import (
     SHORT_ID_CHARS,
@@ -73,7 +73,7 @@ async def _list(
 ) -> None:
     # Asynchronous: the synchronous client needs another 0.1 ms for each item of a stream.
     shown: list[Item] = []
-    async with options.open_async_client() as client:
+    async with options.open(AsyncSentinelClient) as client:
         condition = None
         if conditions:
             condition = _options.parse_filter(conditions, await client.get_collection(collection))
@@ -103,7 +103,7 @@ async def _list(
 @click.pass_obj
 def get(options: Options, ids: tuple[str, ...], collection: str, as_json: bool) -> None:
     """Read items by id; short ids of earlier results work. Exit code 1 if one does not exist."""
-    with options.open_client() as client:
+    with options.open(SentinelClient) as client:
         found = client.get_items(ids, collection=collection)
     if as_json:
         for item in found:
@@ -134,7 +134,7 @@ def delete(
     """Delete items permanently: those with an ID, or those that match --where."""
     if bool(ids) == bool(conditions):
         raise click.UsageError("say what to delete: ids or --where, not both")
-    with options.open_client() as client:
+    with options.open(SentinelClient) as client:
         condition = None
         if conditions:
             condition = _options.parse_filter(conditions, client.get_collection(collection))
@@ -162,7 +162,7 @@ def delete(
 @click.pass_obj
 def download(options: Options, item_id: str, collection: str, output: Path | None) -> None:
     """Write the stored image of an item to a file."""
-    with options.open_client() as client:
+    with options.open(SentinelClient) as client:
         image = client.download_image(item_id, collection=collection)
     if output is not None and str(output) == "-":
         click.echo(image.data, nl=False)

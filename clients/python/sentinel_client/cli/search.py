@@ -250,7 +250,7 @@ async def _run(options: Options, search: _Search, *, as_json: bool, sheet: Path 
     on_sheet: list[tuple[_queries.Query, SearchResult]] = []
     as_table = not as_json and (sheet is None or len(search.queries) == 1)
     async with (
-        options.open_async_client() as client,
+        options.open(AsyncSentinelClient) as client,
         aclosing(search.results(client)) as results,
     ):
         async for query, result in results:

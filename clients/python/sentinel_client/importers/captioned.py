@@ -264,7 +264,6 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _read_coco(annotations: Path) -> tuple[list[Any], list[Any]]:
-    """Return the lists of images and annotations."""
     try:
         content = json.loads(annotations.read_bytes())
         images, rows = content["images"], content["annotations"]
@@ -276,7 +275,6 @@ def _read_coco(annotations: Path) -> tuple[list[Any], list[Any]]:
 
 
 def _coco_captions(annotations: Path, rows: list[Any]) -> _Captions:
-    """Return the captions by the images' ids."""
     captions = _Captions()
     for index, row in enumerate(rows):
         caption = row.get("caption") if isinstance(row, dict) else None

@@ -39,39 +39,25 @@ ImageSource: TypeAlias = Path | FileSlice | bytes | ImageUri
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportItem:
-    """One item to store.
+    """One item to store: an image or a text."""
 
-    Attributes:
-        key: Names the entry in its source, the same in every run: a path, or `rows.csv#17`.
-        stamp: Changes when the content may have changed: size and time of its file.
-        modified_ns: When that file was written, in ns since 1970; 0: not a file.
-        image: The image; None for a text item.
-        text: The text; None for an image item.
-        id: Empty: the SHA-256 of the content.
-        fields: Values of the dataset's fields; missing values are left out.
-    """
-
+    # Names the entry in its source, the same in every run: a path, or `rows.csv#17`.
     key: str
+    # Changes when the content may have changed: size and time of its file.
     stamp: str
-    modified_ns: int = 0
+    modified_ns: int = 0  # when that file was written, since 1970; 0: not a file
     image: ImageSource | None = field(default=None, repr=False)
     text: str | None = None
-    id: str = ""
+    id: str = ""  # empty: the SHA-256 of the content
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenEntry:
-    """An entry that cannot be stored; the run continues.
+    """An entry that cannot be stored; the run continues."""
 
-    Attributes:
-        key: As in `ImportItem`.
-        reason: For programs: FILE_MISSING, FILE_UNREADABLE, ROW_INVALID …
-        message: What is wrong.
-    """
-
-    key: str
-    reason: str
+    key: str  # as in `ImportItem`
+    reason: str  # for programs: FILE_MISSING, FILE_UNREADABLE, ROW_INVALID …
     message: str
 
 
@@ -80,22 +66,14 @@ ImportEntry: TypeAlias = ImportItem | BrokenEntry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A dataset to import.
-
-    Attributes:
-        name: Shown to people.
-        fields: Fields that its collection should declare.
-        entries: Starts reading from the beginning, in any thread; blocks. Broken entries are
-            yielded, never raised.
-        total: Number of entries, if it is known.
-        left_out: Columns that cannot become fields, to report.
-    """
+    """A dataset to import."""
 
     name: str
-    fields: tuple[FieldSchema, ...]
+    fields: tuple[FieldSchema, ...]  # its collection should declare them
+    # Starts reading from the beginning, in any thread; blocks. Yields broken entries, raises none.
     entries: Callable[[], Iterator[ImportEntry]]
-    total: int | None = None
-    left_out: tuple[str, ...] = ()
+    total: int | None = None  # number of entries, if it is known
+    left_out: tuple[str, ...] = ()  # columns that cannot become fields, to report
 
 
 class LayoutError(ValueError):
