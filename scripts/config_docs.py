@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg
 
 from bulk_indexer.settings import BulkSettings
 from embedder_server.settings import EmbedderSettings
-from search_server.maintenance.collect_orphans import OrphanSettings
+from search_server.maintenance.orphans import OrphanSettings
 from search_server.settings import GatewaySettings
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"

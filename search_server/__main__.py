@@ -9,9 +9,9 @@ def main() -> None:
     """Run the gateway until SIGTERM or SIGINT, or run its command `collect-orphans`."""
     try:
         if sys.argv[1:2] == ["collect-orphans"]:
-            from search_server.maintenance import collect_orphans  # noqa: PLC0415 - needs the extra
+            from search_server.maintenance import orphans  # noqa: PLC0415 - needs the extra
 
-            sys.exit(collect_orphans.run(sys.argv[2:]))
+            sys.exit(orphans.run(sys.argv[2:]))
         from search_server.app import run  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is missing: pip install '.[gateway]' in Sentinel's folder")

@@ -21,7 +21,7 @@ from search_server.collections.catalog import Catalog
 from search_server.collections.reindexer import Reindexer
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import EmbeddingCache
-from search_server.image_uris.fetcher import Fetcher, FetchLimits
+from search_server.image_uris.fetcher import Fetcher
 from search_server.items.dual_write import DualWrite
 from search_server.items.reader import ItemReader
 from search_server.items.writer import ItemWriter
@@ -64,7 +64,7 @@ async def running_gateway(
         stack.push_async_callback(store.close)
         images = ImageStore(settings.object_store_uri, presign_seconds=settings.presign_seconds)
         stack.callback(images.close)
-        fetcher = Fetcher(_fetch_limits(settings), metrics)
+        fetcher = Fetcher(settings, metrics)
         stack.push_async_callback(fetcher.close)
         embeddings = EmbeddingCache(pool, settings.query_cache_entries, metrics)
         stack.push_async_callback(embeddings.close)
@@ -124,19 +124,6 @@ def _page_tokens(settings: GatewaySettings) -> PageTokens:
             "the same value for all gateways behind one address"
         )
     return PageTokens(settings.page_token_key(), settings.page_token_seconds)
-
-
-def _fetch_limits(settings: GatewaySettings) -> FetchLimits:
-    return FetchLimits(
-        places=settings.uri_places(),
-        allow_private=settings.image_uri_private,
-        max_image_bytes=settings.max_image_bytes,
-        # No more than a request could have sent itself.
-        max_call_bytes=settings.max_message_bytes,
-        timeout_s=settings.image_uri_timeout_seconds,
-        max_redirects=settings.image_uri_redirects,
-        concurrency=settings.image_uri_fetches,
-    )
 
 
 async def _serve(settings: GatewaySettings) -> int:

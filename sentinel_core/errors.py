@@ -28,6 +28,10 @@ class SentinelError(Exception):
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
 
+    def __init_subclass__(cls, code: grpc.StatusCode) -> None:
+        super().__init_subclass__()
+        cls.code = code
+
     def __init__(
         self,
         reason: str,
@@ -51,58 +55,40 @@ class SentinelError(Exception):
         return copy
 
 
-class InvalidArgument(SentinelError):
+class InvalidArgument(SentinelError, code=grpc.StatusCode.INVALID_ARGUMENT):
     """The input is wrong in any state of the system."""
 
-    code = grpc.StatusCode.INVALID_ARGUMENT
 
-
-class NotFound(SentinelError):
+class NotFound(SentinelError, code=grpc.StatusCode.NOT_FOUND):
     """The request names something that does not exist."""
 
-    code = grpc.StatusCode.NOT_FOUND
 
-
-class AlreadyExists(SentinelError):
+class AlreadyExists(SentinelError, code=grpc.StatusCode.ALREADY_EXISTS):
     """The request creates something that exists."""
 
-    code = grpc.StatusCode.ALREADY_EXISTS
 
-
-class PermissionDenied(SentinelError):
+class PermissionDenied(SentinelError, code=grpc.StatusCode.PERMISSION_DENIED):
     """The input is well formed, but a rule of the operator forbids it."""
 
-    code = grpc.StatusCode.PERMISSION_DENIED
 
-
-class FailedPrecondition(SentinelError):
+class FailedPrecondition(SentinelError, code=grpc.StatusCode.FAILED_PRECONDITION):
     """The system's state forbids it until somebody changes that state."""
 
-    code = grpc.StatusCode.FAILED_PRECONDITION
 
-
-class ResourceExhausted(SentinelError):
+class ResourceExhausted(SentinelError, code=grpc.StatusCode.RESOURCE_EXHAUSTED):
     """A limit is reached; retry after `retry_after_s`."""
 
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-
-class Unavailable(SentinelError):
+class Unavailable(SentinelError, code=grpc.StatusCode.UNAVAILABLE):
     """A service that we need does not answer now; retry."""
 
-    code = grpc.StatusCode.UNAVAILABLE
 
-
-class DeadlineExceeded(SentinelError):
+class DeadlineExceeded(SentinelError, code=grpc.StatusCode.DEADLINE_EXCEEDED):
     """Time ran out."""
 
-    code = grpc.StatusCode.DEADLINE_EXCEEDED
 
-
-class Internal(SentinelError):
+class Internal(SentinelError, code=grpc.StatusCode.INTERNAL):
     """A fault of ours; the message names no internals."""
-
-    code = grpc.StatusCode.INTERNAL
 
 
 def hide(

@@ -12,7 +12,7 @@ from search_server.api.page_tokens import PageTokens, page_size
 from search_server.collections.catalog import Catalog
 from search_server.embedders.pool import EmbedderPool
 from search_server.items.reader import ItemReader
-from search_server.items.write_stream import Ack, Advice, Batch, StreamLimits, WriteStream
+from search_server.items.write_stream import Ack, Advice, Batch, WriteStream
 from search_server.items.writer import ItemWriter
 from search_server.settings import GatewaySettings
 from search_server.types.items import ItemIds, Outcome, Projection, Selector
@@ -47,22 +47,13 @@ class ItemService(pb_grpc.ItemServiceServicer):
         self._pool = pool
         self._tokens = tokens
         self._draining = draining
-        self._read_timeout_s = settings.search_timeout_seconds
-        self._write_timeout_s = settings.write_timeout_seconds
-        self._max_items = settings.max_items_per_upsert
-        self._stream_limits = StreamLimits(
-            max_items=settings.max_items_per_upsert,
-            max_bytes=settings.max_message_bytes,
-            batch_timeout_s=settings.write_timeout_seconds,
-            # The rest of the drain is for the batches that were read.
-            drain_grace_s=settings.drain_seconds / 4,
-        )
+        self._settings = settings
 
     async def UpsertItems(
         self, request: pb.UpsertItemsRequest, context: Context
     ) -> pb.UpsertItemsResponse:
         note_items(len(request.items))
-        check_count(len(request.items), self._max_items, "items")
+        check_count(len(request.items), self._settings.max_items_per_upsert, "items")
         deadline = self._write_deadline(context)
         info = await self._catalog.get(request.collection, deadline)
         items = item_messages.items_from(request.items)
@@ -79,7 +70,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
             self._writer,
             self._catalog,
             self._pool,
-            self._stream_limits,
+            self._settings,
             collection=collection,
             draining=self._draining,
             time_left=context.time_remaining,
@@ -176,15 +167,19 @@ class ItemService(pb_grpc.ItemServiceServicer):
                     f"batch {batch.sequence} came after batch {last}; sequence numbers rise"
                 )
             last = batch.sequence
-            check_count(len(batch.items), self._max_items, "batch.items")
+            check_count(len(batch.items), self._settings.max_items_per_upsert, "batch.items")
             items = item_messages.items_from(batch.items)
             yield Batch(batch.sequence, items, batch.ByteSize())
 
     def _read_deadline(self, context: Context) -> Deadline:
-        return Deadline.after(context.time_remaining(), default_s=self._read_timeout_s)
+        return Deadline.after(
+            context.time_remaining(), default_s=self._settings.search_timeout_seconds
+        )
 
     def _write_deadline(self, context: Context) -> Deadline:
-        return Deadline.after(context.time_remaining(), default_s=self._write_timeout_s)
+        return Deadline.after(
+            context.time_remaining(), default_s=self._settings.write_timeout_seconds
+        )
 
 
 def _projection(request: pb.GetItemsRequest | pb.ListItemsRequest) -> Projection:

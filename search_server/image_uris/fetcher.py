@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from aiohttp.abc import AbstractResolver
 
@@ -18,6 +18,7 @@ from search_server.image_uris.allowlist import (
     parse_uri,
 )
 from search_server.image_uris.readers import FolderReader, HttpReader, StoreReader, unavailable
+from search_server.settings import GatewaySettings
 from search_server.types.items import UnreadableItem
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
@@ -25,35 +26,12 @@ from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Content, Item
 
 
-@dataclass(frozen=True, slots=True)
-class FetchLimits:
-    """What may be fetched, and at what cost.
-
-    Attributes:
-        places: URI prefixes that may be fetched from; see `Allowlist`.
-        allow_private: Whether hosts may have addresses that are not public.
-        max_image_bytes: Largest file.
-        max_call_bytes: Most bytes for one request of ours, all its files together.
-        timeout_s: Longest time for one file, in seconds.
-        max_redirects: Most http redirects of one file.
-        concurrency: Most files at once.
-    """
-
-    places: Sequence[str]
-    allow_private: bool
-    max_image_bytes: int
-    max_call_bytes: int
-    timeout_s: float
-    max_redirects: int
-    concurrency: int
-
-
 class Fetcher:
     """Create and use it inside one event loop; close it at the end."""
 
     def __init__(
         self,
-        limits: FetchLimits,
+        settings: GatewaySettings,
         metrics: ServerMetrics,
         resolver: AbstractResolver | None = None,
     ) -> None:
@@ -63,9 +41,9 @@ class Fetcher:
             InvalidArgument: An entry of the list is not a valid prefix.
             Unavailable: A package that a prefix needs is not installed.
         """
-        self._limits = limits
+        self._settings = settings
         self._metrics = metrics
-        self._allowlist = Allowlist(limits.places)
+        self._allowlist = Allowlist(settings.uri_places())
         self._readers: dict[AllowedPrefix, FolderReader | StoreReader] = {}
         for prefix in self._allowlist.prefixes:
             if prefix.scheme == "file":
@@ -74,12 +52,12 @@ class Fetcher:
                 self._readers[prefix] = StoreReader(prefix)
         self._http = HttpReader(
             self._allowlist,
-            allow_private=limits.allow_private,
-            max_redirects=limits.max_redirects,
+            allow_private=settings.image_uri_private,
+            max_redirects=settings.image_uri_redirects,
             resolver=resolver,
         )
-        self._slots = asyncio.Semaphore(limits.concurrency)
-        self._executor = ThreadPoolExecutor(limits.concurrency, thread_name_prefix="fetch")
+        self._slots = asyncio.Semaphore(settings.image_uri_fetches)
+        self._executor = ThreadPoolExecutor(settings.image_uri_fetches, thread_name_prefix="fetch")
 
     async def fetch_items(
         self, items: Sequence[Item | UnreadableItem], deadline: Deadline
@@ -114,7 +92,8 @@ class Fetcher:
         # Keep half of the time for the later stages: a host that never answers must not cost the
         # request's other items theirs.
         ends = asyncio.get_running_loop().time() + deadline.remaining() / 2
-        budget = _ByteBudget(self._limits.max_call_bytes)
+        # All files of a request together: no more bytes than it could have sent itself.
+        budget = _ByteBudget(self._settings.max_message_bytes)
         with self._metrics.stage("fetch"):
             answers = await asyncio.gather(*(self._fetch_one(uri, ends, budget) for uri in uris))
         by_uri = dict(zip(uris, answers, strict=True))
@@ -134,7 +113,7 @@ class Fetcher:
         try:
             async with asyncio.timeout_at(ends), self._slots:
                 budget.spend(0)
-                async with asyncio.timeout(self._limits.timeout_s):
+                async with asyncio.timeout(self._settings.image_uri_timeout_seconds):
                     data = await self._read(prefix, uri)
                 budget.spend(len(data))
                 return data
@@ -144,7 +123,7 @@ class Fetcher:
             return error
 
     async def _read(self, prefix: AllowedPrefix, uri: ParsedUri) -> bytes:
-        most = self._limits.max_image_bytes
+        most = self._settings.max_image_bytes
         if isinstance(uri, HttpUri):
             return await self._http.read(uri, most)
         read = self._readers[prefix].read

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from search_server.collections.catalog import Catalog
 from search_server.embedders.pool import Capacity, EmbedderPool
 from search_server.items.writer import ItemWriter
+from search_server.settings import GatewaySettings
 from search_server.types.items import ItemOutcome, UnreadableItem
 from sentinel_core.calls import Deadline, next_or_stop
 from sentinel_core.errors import SentinelError, Unavailable, first_error
@@ -58,23 +59,6 @@ class Ack:
     outcomes: list[ItemOutcome]
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """Bounds of one stream.
-
-    Attributes:
-        max_items: Most items in a batch.
-        max_bytes: Reading pauses while batches of this many bytes are running.
-        batch_timeout_s: Longest time to store one batch.
-        drain_grace_s: How long batches are still read after the advice to drain.
-    """
-
-    max_items: int
-    max_bytes: int
-    batch_timeout_s: float
-    drain_grace_s: float
-
-
 def advise(capacity: Capacity, max_items: int) -> Advice:
     """Return the sizes that keep these workers busy and half of their queues free for others."""
     items = min(_BATCH_ITEMS, max_items, capacity.max_contents or _BATCH_ITEMS)
@@ -98,7 +82,7 @@ class WriteStream:
         writer: ItemWriter,
         catalog: Catalog,
         pool: EmbedderPool,
-        limits: StreamLimits,
+        settings: GatewaySettings,
         *,
         collection: str,
         draining: asyncio.Event,
@@ -107,7 +91,7 @@ class WriteStream:
         self._writer = writer
         self._catalog = catalog
         self._pool = pool
-        self._limits = limits
+        self._settings = settings
         self._collection = collection
         self._draining = draining
         self._time_left = time_left
@@ -177,11 +161,12 @@ class WriteStream:
 
     async def _drain_grace_over(self) -> None:
         await self._draining.wait()
-        await asyncio.sleep(self._limits.drain_grace_s)
+        # The rest of the drain is for the batches that were read.
+        await asyncio.sleep(self._settings.drain_seconds / 4)
 
     async def _wait_for_room(self) -> None:
         while len(self._sizes) >= self._advice.batches_in_flight or (
-            sum(self._sizes) >= self._limits.max_bytes
+            sum(self._sizes) >= self._settings.max_message_bytes
         ):
             self._room.clear()
             await self._room.wait()
@@ -239,7 +224,7 @@ class WriteStream:
             self._send_advice()
 
     def _send_advice(self) -> None:
-        advice = advise(self._pool.capacity(self._fingerprint), self._limits.max_items)
+        advice = advise(self._pool.capacity(self._fingerprint), self._settings.max_items_per_upsert)
         advice = replace(advice, draining=self._draining.is_set())
         if advice != self._advice:
             self._advice = advice
@@ -253,4 +238,4 @@ class WriteStream:
         return info
 
     def _deadline(self) -> Deadline:
-        return Deadline.after(self._time_left(), default_s=self._limits.batch_timeout_s)
+        return Deadline.after(self._time_left(), default_s=self._settings.write_timeout_seconds)

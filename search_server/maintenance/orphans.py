@@ -5,19 +5,28 @@ So an image is an orphan only if no row names it and it is older than any upsert
 store can check that and delete the image in one step: in between, an upsert may touch the image
 and then write a row that names it. Therefore it takes two runs. The first moves orphans aside,
 where readers still find them. A later run, after the same time again, deletes those that still no
-row names, and brings back the others.
+row names, and brings back the others. The command is `sentinel-gateway collect-orphans`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import SettingsConfigDict
+
+from search_server.settings import GatewaySettings
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import FailedPrecondition
+from sentinel_core.errors import FailedPrecondition, SentinelError
+from sentinel_core.settings import print_settings_errors
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images import image_store as layout
 from sentinel_store.images.image_store import ImageStore
@@ -161,3 +170,72 @@ class OrphanCollector:
 
 def _deadline() -> Deadline:
     return Deadline.within(_CALL_TIMEOUT_S)
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(text: object) -> object:
+    """Parse a duration such as `90s`, `30m`, `1h` or `2d`; leave anything else to pydantic."""
+    matched = re.fullmatch(r"(\d+)([smhd])", text) if isinstance(text, str) else None
+    return timedelta(seconds=int(matched[1]) * _UNITS[matched[2]]) if matched else text
+
+
+class OrphanSettings(GatewaySettings):
+    """Move images that no item names aside; delete those that an earlier run moved aside."""
+
+    model_config = SettingsConfigDict(cli_prog_name="sentinel-gateway collect-orphans")
+
+    older_than: Annotated[timedelta, BeforeValidator(_duration)] = Field(
+        timedelta(hours=1),
+        description="Youngest age of an orphan, as 90s, 30m, 1h or 2d; must be longer than "
+        "--write-timeout-seconds and than a bulk-index needs to import the rows it wrote.",
+    )
+    dry_run: bool = Field(False, description="Only count.")
+
+
+async def collect(settings: OrphanSettings) -> OrphanReport:
+    """Run once; raise SentinelError if Milvus or the object store failed."""
+    async with AsyncExitStack() as stack:
+        store = MilvusStore(
+            settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_threads
+        )
+        stack.push_async_callback(store.close)
+        images = ImageStore(settings.object_store_uri)
+        stack.callback(images.close)
+        collector = OrphanCollector(
+            store, images, older_than=settings.older_than, dry_run=settings.dry_run
+        )
+        return await collector.run()
+
+
+def run(arguments: list[str]) -> int:
+    """Read the settings, run once, print the counts; return the exit code."""
+    try:
+        settings = OrphanSettings(_cli_parse_args=arguments)
+    except ValidationError as error:
+        print_settings_errors("collect-orphans", error)
+        return 2
+    if settings.older_than.total_seconds() <= settings.write_timeout_seconds:
+        print(
+            f"collect-orphans: --older-than must be above the {settings.write_timeout_seconds:g} s "
+            "that a write may take, or images that are being stored look like orphans",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        report = asyncio.run(collect(settings))
+    except SentinelError as error:
+        print(f"collect-orphans: {error}", file=sys.stderr)
+        return 1
+    print(_summary(report, dry_run=settings.dry_run))
+    return 0
+
+
+def _summary(report: OrphanReport, *, dry_run: bool) -> str:
+    would = "would be " if dry_run else ""
+    return (
+        f"{report.looked_at} files: {report.set_aside} ({report.set_aside_bytes} bytes) "
+        f"{would}moved aside, {report.removed} ({report.removed_bytes} bytes) {would}removed, "
+        f"{report.waiting} not aside for long enough, {report.brought_back} {would}brought back"
+    )

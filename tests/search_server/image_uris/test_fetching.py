@@ -16,8 +16,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from prometheus_client import CollectorRegistry
 
 from search_server.image_uris.allowlist import Allowlist
-from search_server.image_uris.fetcher import Fetcher, FetchLimits
+from search_server.image_uris.fetcher import Fetcher
 from search_server.image_uris.ssrf_guard import is_allowed
+from search_server.settings import GatewaySettings
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.metrics import ServerMetrics
@@ -62,15 +63,15 @@ async def fetching(
     *places: str, resolver: AbstractResolver | None = None, **limits: Any
 ) -> AsyncIterator[Fetcher]:
     defaults: dict[str, Any] = {
-        "allow_private": True,
+        "image_uri_private": True,
         "max_image_bytes": 100_000,
-        "max_call_bytes": 1_000_000,
-        "timeout_s": 10.0,
-        "max_redirects": 2,
-        "concurrency": 4,
+        "max_message_bytes": 1_000_000,
+        "image_uri_timeout_seconds": 10.0,
+        "image_uri_redirects": 2,
+        "image_uri_fetches": 4,
     }
     fetcher = Fetcher(
-        FetchLimits(places=places, **(defaults | limits)),
+        GatewaySettings.model_construct(image_uri_places=",".join(places), **(defaults | limits)),
         ServerMetrics("gateway", CollectorRegistry()),
         resolver,
     )
@@ -222,7 +223,7 @@ async def test_a_name_with_a_private_address_is_not_connected_to(
     host: ImageHost, addresses: list[str]
 ) -> None:
     names = Names(images_example_com=[addresses])
-    async with fetching(photos_of(host), resolver=names, allow_private=False) as fetcher:
+    async with fetching(photos_of(host), resolver=names, image_uri_private=False) as fetcher:
         assert await fetch(fetcher, f"{photos_of(host)}cat.jpg") == ["URI_FORBIDDEN"]
     assert names.asked == [NAME]
     assert host.asked == []
@@ -236,7 +237,7 @@ async def test_a_private_address_in_any_spelling_is_not_connected_to(
 ) -> None:
     """Even where the operator lists it: it takes the other setting as well."""
     place = f"http://{literal}:{host.port}/photos/"
-    async with fetching(place, allow_private=False) as fetcher:
+    async with fetching(place, image_uri_private=False) as fetcher:
         assert await fetch(fetcher, f"{place}cat.jpg") == ["URI_FORBIDDEN"]
     assert host.asked == []
 
@@ -315,7 +316,7 @@ async def test_what_goes_wrong_has_its_reason_and_disturbs_no_neighbour(
     host: ImageHost, answer: Answer, reason: str
 ) -> None:
     host.answers["/photos/bad.jpg"] = answer
-    async with fetching(photos_of(host), resolver=here(), timeout_s=1.0) as fetcher:
+    async with fetching(photos_of(host), resolver=here(), image_uri_timeout_seconds=1.0) as fetcher:
         bad, good = f"{photos_of(host)}bad.jpg", f"{photos_of(host)}cat.jpg"
         assert await fetch(fetcher, good, bad) == [b"cat", reason]
     assert host.sent_bytes < 20_000_000
@@ -337,7 +338,7 @@ async def test_nothing_is_decompressed(host: ImageHost) -> None:
 
 async def test_a_place_that_stalls_leaves_half_of_the_time_for_the_rest(host: ImageHost) -> None:
     host.answers["/photos/slow.jpg"] = Answer(b"x", length=9, stalls=True)
-    async with fetching(photos_of(host), resolver=here(), concurrency=1) as fetcher:
+    async with fetching(photos_of(host), resolver=here(), image_uri_fetches=1) as fetcher:
         slow, cat = f"{photos_of(host)}slow.jpg", f"{photos_of(host)}cat.jpg"
         deadline = Deadline.after(None, default_s=2.0)
         contents = [Content(Kind.IMAGE, b"", uri=uri) for uri in (slow, cat)]
@@ -352,7 +353,7 @@ async def test_one_request_is_given_so_many_bytes_and_no_more(host: ImageHost) -
     for number in range(4):
         host.answers[f"/photos/{number}.jpg"] = Answer(bytes(400))
     uris = [f"{photos_of(host)}{number}.jpg" for number in range(4)]
-    limits = {"max_call_bytes": 1_000, "concurrency": 1}
+    limits = {"max_message_bytes": 1_000, "image_uri_fetches": 1}
     async with fetching(photos_of(host), resolver=here(), **limits) as fetcher:
         answers = await fetch(fetcher, *uris)
         assert answers == [bytes(400), bytes(400), "BATCH_TOO_LARGE", "BATCH_TOO_LARGE"]

@@ -12,8 +12,9 @@ import grpc
 import pytest
 
 from search_server.embedders.pool import Capacity
-from search_server.items.write_stream import Ack, Advice, Batch, StreamLimits, WriteStream, advise
+from search_server.items.write_stream import Ack, Advice, Batch, WriteStream, advise
 from search_server.items.writer import PreparedBatch
+from search_server.settings import GatewaySettings
 from search_server.types.items import ItemOutcome, Outcome
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel_core.errors import Unavailable
@@ -270,7 +271,12 @@ def stream_of(workshop: Any, *, max_bytes: int = 10**6) -> WriteStream:
         workshop,
         workshop,
         workshop,
-        StreamLimits(64, max_bytes, 30.0, 0.0),
+        GatewaySettings.model_construct(
+            max_items_per_upsert=64,
+            max_message_bytes=max_bytes,
+            write_timeout_seconds=30.0,
+            drain_seconds=0.0,
+        ),
         collection="c",
         draining=asyncio.Event(),
         time_left=lambda: None,
