@@ -33,8 +33,9 @@ import ray.data
 _SHARDS_PER_ACTOR = 2
 # Only shard numbers and reports pass through it; image bytes and vectors never do.
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
-# For a local Ray. Its processes wait 15 or 30 seconds for one another, which a cold disk or a busy
-# machine uses up, and sometimes one ends at once. The next start finds its files in memory.
+# For a local Ray. Its processes wait 15 or 30 seconds for one another. A cold disk or a busy
+# machine can exceed this, and sometimes a process exits at once. The next start finds its files
+# in memory.
 _STARTS = 5
 # A line of Ray's C++ servers that says why one exits: `[time C pid thread] …`, or F for fatal.
 _FATAL = re.compile(r"\[[^\]]* [CF] \d+ \d+\]")
@@ -179,7 +180,7 @@ class Cluster(AbstractContextManager["Cluster"]):
                     _node_ip_address="127.0.0.1",  # else its ports are open to the network
                     _temp_dir=self._temporary,
                 )
-            except Exception as error:  # Ray raises bare ones
+            except Exception as error:  # Ray raises plain Exception
                 reason = f"{error} {_last_log_lines(Path(self._temporary))}"
                 ray.shutdown()
                 _end_processes(self._temporary)

@@ -6,9 +6,8 @@ are left out, and changed rows are upserted. A restart waits for running imports
 their rows like any others.
 
 Others may write during an import. A row that a gateway stores after the look-up wins: the run's row
-is left out of the import, or, if the import has begun, both are replaced by the gateway's. From
-the moment an import's rows appear until then, some seconds, a count includes such an id twice; a
-search does not.
+is left out of the import, or, if the import has begun, both are replaced by the gateway's. For
+some seconds after an import's rows appear, a count includes such an id twice; a search does not.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     entries ──slices──▶ read ──▶ check (ids, digests) ──▶ embed ──▶ image store ──▶ rows
 
 Several slices are in progress at once, so that readers, decoders, the device and the image store
-are all busy. A wrong entry becomes a failure; a fault of the machinery raises.
+are all busy. A bad entry becomes a failure; a system error raises.
 """
 
 from __future__ import annotations

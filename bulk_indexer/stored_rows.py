@@ -97,7 +97,7 @@ class StoredRows:
         return len(kept)
 
     async def _doubled(self, ids: Sequence[str]) -> list[str]:
-        """Return those of some different ids that two rows have. Only a count shows them."""
+        """Return the ids that two rows have. Only a count finds them."""
 
         async def doubled_in(part: Sequence[str]) -> list[str]:
             chosen = schema.with_ids(part)

@@ -15,7 +15,7 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from embedder_server.api.embedding_service import EmbeddingServicer
+from embedder_server.api.embedding_service import EmbeddingService
 from embedder_server.devices import pin_to
 from embedder_server.engine.device_loop import watch_for_stalls
 from embedder_server.engine.engine import Engine
@@ -46,7 +46,7 @@ class Worker:
         self._settings = settings
         self.lifecycle = Lifecycle()
         self.metrics = EmbedderMetrics(registry or CollectorRegistry())
-        self._servicer = EmbeddingServicer(settings)
+        self._servicer = EmbeddingService(settings)
         self._server = GrpcServer(
             settings,
             self.metrics,

@@ -46,7 +46,7 @@ def check_device(device: str, folder: Path = _DEVICE_FILES) -> None:
     if index < count:
         return
     found = "no NVIDIA GPU" if count == 0 else f"only cuda:0 to cuda:{count - 1}"
-    message = f"device {device} asked for, but this machine has {found}: use --device cpu"
+    message = f"device {device} was requested, but this machine has {found}: use --device cpu"
     if count == 0:
         message += ", or give the container its GPU (docker run --gpus)"
     raise ModelLoadError(message)

@@ -20,7 +20,7 @@ from search_server.api.search_service import SearchService
 from search_server.collections.catalog import Catalog
 from search_server.collections.reindexer import Reindexer
 from search_server.embedders.pool import EmbedderPool
-from search_server.embedders.query_cache import EmbeddingCache
+from search_server.embedders.query_cache import QueryCache
 from search_server.image_uris.fetcher import Fetcher
 from search_server.items.dual_write import DualWrite
 from search_server.items.reader import ItemReader
@@ -66,7 +66,7 @@ async def running_gateway(
         stack.callback(images.close)
         fetcher = Fetcher(settings, metrics)
         stack.push_async_callback(fetcher.close)
-        embeddings = EmbeddingCache(pool, settings.query_cache_entries, metrics)
+        embeddings = QueryCache(pool, settings.query_cache_entries, metrics)
         stack.push_async_callback(embeddings.close)
         catalog = Catalog(store, pool)
         tokens = _page_tokens(settings)

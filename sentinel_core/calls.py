@@ -1,4 +1,4 @@
-"""One call: its access-line fields, its deadline, its count of items and its stream of requests.
+"""Track one call: access-line fields, deadline, request stream; refuse lists of a wrong size.
 
 `current_call` reaches the call in progress from anywhere below its handler.
 """
@@ -57,7 +57,7 @@ def note_items(count: int) -> None:
 
 
 def check_count(count: int, most: int, field: str) -> None:
-    """Raise InvalidArgument unless a request carries 1 to `most` of what `field` holds."""
+    """Raise InvalidArgument unless `count` is 1 to `most`; `field` names the list."""
     if count == 0:
         raise InvalidArgument("BATCH_EMPTY", f"{field} is empty; send at least one", field=field)
     if count > most:

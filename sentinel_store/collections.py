@@ -146,7 +146,7 @@ def _check_name(name: str, longest: int, field: str) -> None:
     if not _NAME.fullmatch(name) or len(name) > longest:
         raise InvalidArgument(
             "NAME_INVALID",
-            f"{name[:50]!r} is no valid name; use a letter or underscore, then letters, digits and "
-            f"underscores, at most {longest} characters",
+            f"{name[:50]!r} is not a valid name; use a letter or underscore, then letters, digits "
+            f"and underscores, at most {longest} characters",
             field=field,
         )

@@ -34,7 +34,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
+class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
     """Answers UNAVAILABLE until `serve` is called.
 
     Attributes:

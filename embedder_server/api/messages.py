@@ -1,4 +1,4 @@
-"""Convert protobuf requests to values, and values to protobuf responses. Check whole requests."""
+"""Check protobuf requests and convert them to values; convert values to protobuf responses."""
 
 from __future__ import annotations
 

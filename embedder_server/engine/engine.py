@@ -1,4 +1,4 @@
-"""Embed one request: admit it, prepare its contents, batch them with others, and time it all."""
+"""Admit a request or refuse it; prepare its contents, batch them with others, and time it all."""
 
 from __future__ import annotations
 

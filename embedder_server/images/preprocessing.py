@@ -201,7 +201,7 @@ def _filter(value: int | str) -> int:
 
 
 def _unsupported(what: str) -> ModelLoadError:
-    return ModelLoadError(f"preprocessor_config.json asks for {what}, which is not supported")
+    return ModelLoadError(f"preprocessor_config.json needs {what}, which is not supported")
 
 
 def patch_grid(height: int, width: int, patch: int, most: int) -> tuple[int, int]:

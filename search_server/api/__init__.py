@@ -1,1 +1,1 @@
-"""The gRPC services: messages in, use case, messages out."""
+"""Serve gRPC: convert messages, call the rooms below, convert the results."""

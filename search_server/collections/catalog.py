@@ -1,4 +1,4 @@
-"""Create, describe, name and delete collections; cache what they are."""
+"""Create, describe, name and delete collections; cache their descriptions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Catalog:
         self._store = store
         self._pool = pool
         self._cache: dict[str, tuple[float, CollectionInfo]] = {}
-        # Or an alias could be set on a collection that is being deleted.
+        # Prevents setting an alias on a collection that is being deleted.
         self._naming = asyncio.Lock()
 
     async def create(self, new: NewCollection, deadline: Deadline) -> CollectionInfo:
@@ -160,7 +160,7 @@ class Catalog:
         self._cache.pop(alias, None)
 
     async def delete_alias(self, alias: str, deadline: Deadline) -> None:
-        """Remove an alias; one that is not there is no error."""
+        """Remove an alias; do nothing if it does not exist."""
         check_collection_name(alias, "alias")
         async with self._naming:
             await self._store.aliases.remove(alias, deadline)

@@ -121,7 +121,7 @@ class ReindexRun:
         )
 
     async def _copy_and_verify(self) -> None:
-        if self._mark.dual_write:  # left on by a run that was interrupted
+        if self._mark.dual_write:  # an interrupted run left it on
             await self._set_mark(replace(self._mark, dual_write=False))
         for _ in range(_MAX_PASSES):
             if await self._copier.copy_differences(self._check_mark) <= _FEW:
@@ -130,7 +130,7 @@ class ReindexRun:
         await asyncio.sleep(SETTLE_S)
         for _ in range(_MAX_PASSES):
             if await self._copier.copy_differences(self._check_mark, dual_write=True) == 0:
-                break  # else only writers between their two writes
+                break  # remaining differences are dual writes in progress
 
     async def _swap(self) -> None:
         await self._set_state(OriginState.VERIFIED)

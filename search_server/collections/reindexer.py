@@ -59,7 +59,7 @@ class Reindexer:
         self._gateway = uuid.uuid4().hex
 
     async def run(self, request: ReindexRequest, progress: ReindexProgress) -> None:
-        """Do all of it, or the rest of it: after any failure the same call continues.
+        """Run the reindex. After a failure, repeat the call to continue.
 
         Raises:
             InvalidArgument: A name is invalid.

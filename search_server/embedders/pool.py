@@ -1,4 +1,4 @@
-"""The embedder workers as one: choose the least loaded, check health, fail over."""
+"""Distribute Embed calls over the workers: choose the least loaded, check health, fail over."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class _EmbedCall:
     waiters: int = 0
 
 
-class EmbeddingCache:
+class QueryCache:
     """Embeds queries. Use inside one event loop."""
 
     def __init__(self, pool: EmbedderPool, max_entries: int, metrics: ServerMetrics) -> None:
@@ -140,7 +140,7 @@ class EmbeddingCache:
                     late = isinstance(error, DeadlineExceeded) and call.task.done()
                     if call is own or not late:
                         found |= {key: QueryEmbedding(error=error) for key in mine}
-                    # Else the caller who started it had less time than we have: start it again.
+                    # The caller that started this call had less time than we have: start a new one.
                     continue
                 found |= {key: results[key] for key in mine}
         finally:

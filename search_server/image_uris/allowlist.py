@@ -76,7 +76,7 @@ class Allowlist:
             if prefix.covers(uri):
                 return prefix
         raise _forbidden(
-            f"{uri.printable} is in none of the places that this gateway fetches from; send "
+            f"{uri.printable} is outside the places that this gateway fetches from; send "
             "the bytes, or have the place added to --image-uri-places"
         )
 
@@ -93,12 +93,12 @@ def parse_uri(uri: str) -> ParsedUri:
     scheme, separator, rest = uri.partition("://")
     scheme = scheme.lower()
     if not separator or not _SCHEME.fullmatch(scheme):
-        raise _forbidden(f"{uri[:50]!r} is no URI with a scheme, such as https://")
+        raise _forbidden(f"{uri[:50]!r} is not a URI with a scheme, such as https://")
     if scheme in HTTP_SCHEMES:
         try:
             return parse_http(to_url(uri))
         except ValueError as error:
-            raise _forbidden(f"{uri[:50]!r} is no URL: {error}") from error
+            raise _forbidden(f"{uri[:50]!r} is not a URL: {error}") from error
     authority, _, raw_path = rest.partition("/")
     if scheme == "file":
         if authority not in ("", "localhost"):
@@ -162,8 +162,8 @@ def _parse_prefix(uri: str) -> AllowedPrefix:
 def _bad_prefix(uri: str, why: str) -> InvalidArgument:
     return InvalidArgument(
         "PARAMETER_OUT_OF_RANGE",
-        f"--image-uri-places: {uri[:100]!r} is no place ({why}); write https://host/folder/, "
-        "s3://bucket/prefix/ or file:///folder/",
+        f"--image-uri-places: {uri[:100]!r} is not a valid place ({why}); write "
+        "https://host/folder/, s3://bucket/prefix/ or file:///folder/",
         field="image_uri_places",
     )
 

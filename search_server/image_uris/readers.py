@@ -2,8 +2,7 @@
 
 All three raise the errors that the functions at the top make: URI_FORBIDDEN, URI_NOT_FOUND,
 URI_UNAVAILABLE, IMAGE_TOO_LARGE or IMAGE_EMPTY. `FolderReader` and `StoreReader` block: run them in
-threads. `HttpReader` is the only code of the gateway that sends
-requests to servers outside of this installation.
+threads. Only `HttpReader` sends requests to servers outside of this installation.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from sentinel_core.errors import (
 
 
 def forbidden(uri: ParsedUri, why: str) -> PermissionDenied:
-    """Return the error for a file that its owner, or a rule of ours, does not give out."""
+    """Return the error for a file that the gateway may not read."""
     return PermissionDenied("URI_FORBIDDEN", f"{uri.printable} {why}; send the bytes instead")
 
 
@@ -226,7 +225,7 @@ class HttpReader:
         try:
             following = parse_http(uri.url.join(to_url(location)))
         except ValueError as error:
-            raise unavailable(uri, "a redirect to no URL") from error
+            raise unavailable(uri, "it redirects to an invalid URL") from error
         self._allowlist.find(following)
         return following
 

@@ -1,6 +1,6 @@
-"""Add to found rows what callers see of them: requested fields, image URI and thumbnail.
+"""Convert rows to items for callers: keep the requested fields, add image URIs and thumbnails.
 
-One file and a room of its own, because search and item reads share it and neither owns it.
+It has a room of its own because search and item reads share it, and neither owns it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """During a reindex, find the target that a write must also reach.
 
-Writers ask here after each write, not before: a write that waits a minute for a worker may begin
-before the reindex starts and end during it. The answer is at most `CACHE_S` old. So a reindex that
+Writers call this after each write. A slow write may begin before a reindex and end during it. The
+answer is at most `CACHE_S` old. So a reindex that
 changes where writes go, and then waits a little longer, knows that every write which ends from
 then on also reaches the target.
 """

@@ -4,7 +4,7 @@ An upsert stores an image before its row, and sets the image's time to now when 
 So an image is an orphan only if no row names it and it is older than any upsert can take. But no
 store can check that and delete the image in one step: in between, an upsert may touch the image
 and then write a row that names it. Therefore it takes two runs. The first moves orphans aside,
-where readers still find them. A later run, after the same time again, deletes those that still no
+where readers still find them. A later run, at least as long after, deletes those that still no
 row names, and brings back the others. The command is `sentinel-gateway collect-orphans`.
 """
 
@@ -28,7 +28,7 @@ from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition, SentinelError
 from sentinel_core.settings import print_settings_errors
 from sentinel_store.collections import CollectionInfo
-from sentinel_store.images import image_store as layout
+from sentinel_store.images import image_store
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.images.local_files import StoredFile
 from sentinel_store.milvus.store import MilvusStore
@@ -92,8 +92,8 @@ class OrphanCollector:
             Unavailable: Milvus or the object store failed; completed steps stay done.
         """
         await self._collections()  # fail before any change
-        for start in range(0, len(layout.SHARDS), _SHARDS_AT_ONCE):
-            shards = layout.SHARDS[start : start + _SHARDS_AT_ONCE]
+        for start in range(0, len(image_store.SHARDS), _SHARDS_AT_ONCE):
+            shards = image_store.SHARDS[start : start + _SHARDS_AT_ONCE]
             await asyncio.gather(*(self._delete_or_bring_back(shard) for shard in shards))
             await asyncio.gather(*(self._set_aside_orphans(shard) for shard in shards))
         unfinished = [file for file in await self._images.list_unfinished() if self._is_old(file)]
@@ -105,7 +105,7 @@ class OrphanCollector:
         named = await self._named(files)
         old = []
         for file in files:
-            digest = layout.digest_of(file.name)
+            digest = image_store.digest_of(file.name)
             if digest in named:
                 self._report.brought_back += 1
                 if not self._dry_run:
@@ -122,7 +122,7 @@ class OrphanCollector:
         candidates = [file for file in files if self._is_old(file)]
         named = await self._named(candidates)
         for file in candidates:
-            digest = layout.digest_of(file.name)
+            digest = image_store.digest_of(file.name)
             if digest is None or digest in named:
                 continue
             if self._dry_run or await self._images.set_aside(file.name):
@@ -137,7 +137,7 @@ class OrphanCollector:
 
     async def _named(self, files: Iterable[StoredFile]) -> set[str]:
         """Return the digests of these files that any row names."""
-        found = {layout.digest_of(file.name) for file in files}
+        found = {image_store.digest_of(file.name) for file in files}
         digests = sorted(digest for digest in found if digest is not None)
         if not digests:
             return set()

@@ -36,7 +36,7 @@ _OPPOSITES = {
     Operator.GREATER_OR_EQUAL: Operator.LESS,
     Operator.IN: Operator.NOT_IN,
 }
-_OPPOSITES |= {theirs: ours for ours, theirs in _OPPOSITES.items()}
+_OPPOSITES |= {opposite: operator for operator, opposite in _OPPOSITES.items()}
 
 _LAST_CHAR = chr(0x10FFFF)
 _BEFORE_SURROGATES, _AFTER_SURROGATES = chr(0xD7FF), chr(0xE000)

@@ -1,4 +1,4 @@
-"""Search vectors in Milvus: the nearest rows, or thousands of ids with their cosines.
+"""Search vectors in Milvus; share one call among searches that differ only in the vector.
 
 A graph or cluster index finds the nearest few well, but not always the nearest thousands. Measured
 on server 2.3.5 (30,000 rows of 384 dimensions): the nearest 2,000 by HNSW with its own `ef` were
@@ -39,6 +39,11 @@ MOST_ROWS_BY_RANGE = 100_000
 _MAX_INDEX_PARAMS = {"ef": 32_768, "nprobe": 65_536, "search_list": 65_535}
 # Milvus refuses these below the number of hits.
 _AT_LEAST_LIMIT = ("ef", "search_list")
+# Calls with equal keys that run at once; further searches wait and share the next one.
+_MAX_CALLS = 2
+
+K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +236,6 @@ def _cosine(hit: Any) -> float:
     return max(-1.0, min(1.0, float(hit["distance"])))
 
 
-# Calls with equal keys that run at once; further searches wait and share the next one.
-_MAX_CALLS = 2
-
-K = TypeVar("K", bound=Hashable)
-R = TypeVar("R")
-
-
 @dataclass(eq=False, slots=True)
 class _Waiter(Generic[R]):
     """A search that waits for a shared call, or for its answer."""
@@ -279,7 +277,7 @@ class SharedCalls(Generic[K, R]):
         """Return the answer to one search; a call with this key has at most `most` vectors.
 
         Raises:
-            SentinelError: As `call` raises it; DeadlineExceeded, too, if the time is over sooner.
+            SentinelError: Errors of `call`, or DeadlineExceeded if `deadline` passes first.
         """
         queue = self._queues.setdefault(key, _Queue(most))
         if queue.running >= _MAX_CALLS:
@@ -352,7 +350,7 @@ def _cancel_when_all_leave(task: asyncio.Task[None], batch: Sequence[_Waiter[R]]
         nonlocal left
         left -= 1
         if not left and answer.cancelled():
-            task.cancel()  # does nothing if it has ended, as it has unless all were cancelled
+            task.cancel()  # has no effect on a finished task
 
     for waiter in batch:
         waiter.answer.add_done_callback(done)

@@ -2,7 +2,7 @@
 
 A few hits from the top are one Milvus search that returns their rows. More hits, or a later page,
 take two steps: one Milvus search for the ranking alone (ids and scores), without what was
-delivered before (paging.py). Then the rows, some hundred at a time, as the caller takes them. Why
+delivered before (paging.py). Then the rows, a few hundred at a time, as the caller takes them. Why
 not Milvus's search iterator, range search or offset: docs/adr/0008.
 """
 
@@ -28,7 +28,7 @@ _MAX_LIMIT = 16_384
 _INSERTED = 32
 
 
-class Retrieval:
+class NearestHits:
     """Fetches hits. Stateless; any number of searches run at once."""
 
     def __init__(self, store: SearchStore, metrics: ServerMetrics) -> None:
@@ -114,8 +114,7 @@ class Retrieval:
         """Yield the first `count` hits of each search, in order, for some searches at a time.
 
         All of them are one Milvus search. Holds some 500 rows, however many the searches find.
-        None stands for hits of which the index missed some, or of which one was deleted between
-        two steps.
+        None: the index missed hits, or a hit was deleted between two steps.
 
         Args:
             searches: Equal in everything but the vector and the query's own items.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from search_server.embedders.query_cache import EmbeddingCache
+from search_server.embedders.query_cache import QueryCache
 from search_server.image_uris.fetcher import Fetcher
 from search_server.milvus.search_store import SearchStore
 from search_server.types.queries import Query, Term
@@ -27,7 +27,7 @@ from sentinel_store.items import Content
 from sentinel_store.prepared_item import check_vector
 from sentinel_store.values import FloatArray
 
-# A shorter sum, relative to the sum of the weights, is rounding noise and no direction. Vectors
+# A shorter sum, relative to the sum of the weights, is only rounding noise. Vectors
 # are float32, and a content embedded twice, in batches of other sizes, may come out 1e-6 apart.
 _CANCELLED = 1e-5
 _PATH = "params.query"
@@ -64,7 +64,7 @@ class QueryVectors:
 
     def __init__(
         self,
-        embeddings: EmbeddingCache,
+        embeddings: QueryCache,
         fetcher: Fetcher,
         store: SearchStore,
         metrics: ServerMetrics,

@@ -1,7 +1,7 @@
 """Rerank the best candidates of a search: diverse, grouped, or fused with a text ranking.
 
 Candidates are fetched without their rows; the rows of the hits come last. Ties are ordered by id.
-Only if more candidates tie than are looked at, Milvus decides which of them are among those.
+If more candidates tie than Milvus returns, Milvus chooses among them.
 
 `distinct`, `diverse` and `grouped` are pure. They take candidates best first and return indices
 into them, in the order of the result. n is the number of candidates, at most some thousand; d the
@@ -18,7 +18,7 @@ import numpy as np
 
 from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
-from search_server.search.nearest import Retrieval
+from search_server.search.nearest import NearestHits
 from search_server.search.paging import JITTER, START, Position
 from search_server.types.queries import Hybrid, Query, SearchSpec
 from search_server.types.searches import Candidate, Hit, ScoredId, Search
@@ -42,17 +42,19 @@ _FUSED = 500
 _SPARE = 32
 _MAX_TEXT_BYTES = 60_000
 _GROUPABLE = (FieldType.STRING, FieldType.INT64, FieldType.BOOL)
+# In float32 the cosine of equal vectors may be a little below 1; twice the loss of 4,096 elements.
+_ROUNDING = 1e-6
 
 
 class Reranker:
-    """Fetches hits as `Retrieval` does, in another order. Stateless."""
+    """Fetches hits as `NearestHits` does, in another order. Stateless."""
 
-    def __init__(self, store: SearchStore, retrieval: Retrieval) -> None:
+    def __init__(self, store: SearchStore, retrieval: NearestHits) -> None:
         self._store = store
         self._retrieval = retrieval
 
     async def check(self, spec: SearchSpec, collection: CollectionInfo, deadline: Deadline) -> None:
-        """Check that the collection and this Milvus support what a search asks for.
+        """Check that the collection and this Milvus support what a search requires.
 
         Raises:
             InvalidArgument: The grouping field does not exist or has the wrong type; the text is
@@ -158,10 +160,10 @@ class Reranker:
             include_vectors=spec.diversity is not None,
             field=spec.grouping.field if spec.grouping else "",
         )
-        return settle(found)
+        return break_ties(found)
 
 
-def settle(found: Sequence[Candidate]) -> list[Candidate]:
+def break_ties(found: Sequence[Candidate]) -> list[Candidate]:
     """Return candidates best first; those of about one score by id, all with the best score.
 
     Milvus may compute the cosine of equal vectors a little differently once it has moved a row, so
@@ -244,10 +246,6 @@ def _text_of(hybrid: Hybrid, query: Query) -> str:
             limit=_MAX_TEXT_BYTES,
         )
     return text
-
-
-# In float32 the cosine of equal vectors may be a little below 1; twice the loss of 4,096 elements.
-_ROUNDING = 1e-6
 
 
 def distinct(vectors: FloatArray, threshold: float) -> list[int]:

@@ -16,7 +16,7 @@ from search_server.images.presentation import present
 from search_server.milvus import filters, vector_search
 from search_server.milvus.search_store import SearchStore
 from search_server.search import paging
-from search_server.search.nearest import Retrieval
+from search_server.search.nearest import NearestHits
 from search_server.search.paging import START, Position
 from search_server.search.query_vectors import QueryVectors
 from search_server.search.reranking import Reranker
@@ -57,7 +57,7 @@ class Searcher:
         self._query_vectors = query_vectors
         self._images = images
         self._metrics = metrics
-        self._retrieval = Retrieval(store, metrics)
+        self._retrieval = NearestHits(store, metrics)
         self._reranker = Reranker(store, self._retrieval)
 
     async def prepare(self, spec: SearchSpec, deadline: Deadline) -> Search:
@@ -101,7 +101,8 @@ class Searcher:
         try:
             collection = await self._catalog.get(spec.collection, deadline)
             schema.check_names(spec.output_fields, collection.fields, "params.output_fields")
-            vector_search.check_index_params(spec.index_params)
+            if spec.index_params:
+                vector_search.check_index_params(spec.index_params)
             if spec.is_reranked:
                 await self._reranker.check(spec, collection, deadline)
             filter_expression = filters.compile_filter(spec.filter, collection.fields)
@@ -124,7 +125,7 @@ class Searcher:
     ) -> AsyncGenerator[Sequence[Hit], None]:
         """Yield up to `limit` hits that follow `after`, some at a time, ready to be shown.
 
-        They are fetched as the caller takes them: memory holds some hundred of them, and a caller
+        They are fetched as the caller takes them: memory holds a few hundred of them, and a caller
         that stops ends the fetching.
         """
         source = self._reranker if search.spec.is_reranked else self._retrieval
@@ -178,7 +179,7 @@ class Searcher:
     async def _shown(
         self, search: Search, block: Sequence[Hit]
     ) -> AsyncGenerator[Sequence[Hit], None]:
-        """Yield a block's hits with image URIs and, if the search wants them, thumbnails."""
+        """Yield a block's hits with image URIs and, if requested, thumbnails."""
         spec = search.spec
         projection = Projection(
             tuple(spec.output_fields), include_thumbnails=spec.include_thumbnails

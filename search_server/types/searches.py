@@ -1,4 +1,4 @@
-"""A search that runs: what it may find, its vector, its hits and the time it takes."""
+"""Define a running search: its selection, its vector, its hits and its timings."""
 
 from __future__ import annotations
 

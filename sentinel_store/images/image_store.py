@@ -2,7 +2,7 @@
 
     images/ab/abcdef…           the encoded file as it was sent, named by its SHA-256
     thumbnails/ab/abcdef….webp  its thumbnail
-    aside/…                     files that no row names, until they are deleted (orphans.py)
+    aside/…                     files that no row names, until `collect-orphans` deletes them
     drafts/…                    local disks only: files that are being written
 
 The name follows from the bytes. So a repeated write changes nothing, and two writers of the same

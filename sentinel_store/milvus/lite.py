@@ -1,4 +1,4 @@
-"""What Milvus Lite, the embedded Milvus, needs from its user: flushes, and writes kept apart.
+"""Flush Milvus Lite, the embedded Milvus, and keep its writes apart from reads.
 
 *Flushes.* Lite searches unflushed rows in plain Python, at about 40 ms per 1,000 rows, and flushes
 by itself only after 128 MiB. Rows are durable either way, in its write-ahead log.

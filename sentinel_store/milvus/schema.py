@@ -344,5 +344,5 @@ def reindex_property(mark: ReindexMark | None) -> str:
     """Return a reindex mark as its property holds it."""
     if mark is None:
         return ""
-    # Stored under the name that it had first.
+    # The stored key keeps its old name, `mirrored`.
     return json.dumps({"target": mark.target, "runner": mark.runner, "mirrored": mark.dual_write})

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from embedder_server.engine.metrics import EmbedderMetrics
 from search_server.embedders.pool import EmbedderPool
-from search_server.embedders.query_cache import EmbeddingCache
+from search_server.embedders.query_cache import QueryCache
 from sentinel_core.metrics import ServerMetrics
 from tests.deploy import files
 
@@ -25,7 +25,7 @@ def known_metrics() -> dict[str, set[str]]:
     """Every sample name of both servers, and its labels; those that targets have are added."""
     found: dict[str, set[str]] = {}
     gateway = ServerMetrics("gateway", CollectorRegistry())
-    cache = EmbeddingCache(EmbedderPool([], 1024), 0, gateway)
+    cache = QueryCache(EmbedderPool([], 1024), 0, gateway)
     for metrics in (gateway, cache, EmbedderMetrics(CollectorRegistry())):
         for metric in vars(metrics).values():
             labels = set(getattr(metric, "_labelnames", ())) | {"instance", "job"}

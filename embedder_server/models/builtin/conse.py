@@ -64,10 +64,10 @@ LOGIT_SCALE = 12.0
 
 @dataclass(frozen=True, slots=True)
 class ConseRecipe:
-    """All that decides a vector besides the weights. Another value is another vector space."""
+    """Everything except the weights that decides a vector; another value, another vector space."""
 
     softmax_temperature: float = 1.5  # divides the logits; above 1: weaker guesses weigh more
-    top_classes: int = 50  # that count; the long tail only adds noise
+    top_classes: int = 50  # classes with a weight; the long tail only adds noise
     preprocessing: str = lite0.PREPROCESSING
     pooling: str = "mean-masked"
     max_text_tokens: int = MAX_TOKENS

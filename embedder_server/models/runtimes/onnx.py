@@ -159,7 +159,7 @@ def _providers(device: str) -> Sequence[tuple[str, dict[str, Any]]]:
         return [("CPUExecutionProvider", {})]
     if _CUDA_PROVIDER not in ort.get_available_providers():
         raise ModelLoadError(
-            f"device {device} asked for, but onnxruntime has no CUDA provider; {_CUDA_HINT}"
+            f"device {device} was requested, but onnxruntime has no CUDA provider; {_CUDA_HINT}"
         )
     # Finds cuDNN and cuBLAS inside the nvidia-* wheels; without it only a system CUDA is found.
     ort.preload_dlls()

@@ -171,12 +171,12 @@ def check_cuda(device: str) -> None:
     torch = import_torch()
     if not torch.cuda.is_available():
         raise ModelLoadError(
-            f"device {device} asked for, but torch finds no CUDA device: use --device cpu"
+            f"device {device} was requested, but torch finds no CUDA device: use --device cpu"
         )
     count = torch.cuda.device_count()
     if int(device.removeprefix("cuda:")) >= count:
         raise ModelLoadError(
-            f"device {device} asked for, but there are {count}: cuda:0 to cuda:{count - 1}"
+            f"device {device} was requested, but there are {count}: cuda:0 to cuda:{count - 1}"
         )
 
 

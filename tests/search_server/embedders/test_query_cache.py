@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from embedder_server.app import running_worker
 from embedder_server.settings import EmbedderSettings
 from search_server.embedders.pool import EmbedderPool
-from search_server.embedders.query_cache import EmbeddingCache, QueryEmbedding
+from search_server.embedders.query_cache import QueryCache, QueryEmbedding
 from sentinel.search.v1 import collection_service_pb2, search_service_pb2
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError
@@ -34,7 +34,7 @@ from tests.waiting import eventually
 class Bench:
     """A cache before a real worker with the fake model."""
 
-    cache: EmbeddingCache
+    cache: QueryCache
     model: FakeModel
     pool: EmbedderPool
     registry: CollectorRegistry
@@ -67,7 +67,7 @@ async def running(max_entries: int) -> AsyncIterator[Bench]:
                 await pool.check()
                 await asyncio.sleep(0.01)
         model.batches.clear()
-        cache = EmbeddingCache(pool, max_entries, ServerMetrics("gateway", registry))
+        cache = QueryCache(pool, max_entries, ServerMetrics("gateway", registry))
         try:
             yield Bench(cache, model, pool, registry)
         finally:

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from search_server.embedders.pool import EmbedderPool
-from search_server.embedders.query_cache import EmbeddingCache
+from search_server.embedders.query_cache import QueryCache
 from search_server.milvus.search_store import SearchStore
 from search_server.search.query_vectors import QueryVector, QueryVectors
 from search_server.types.queries import Query as SearchQuery
@@ -354,7 +354,7 @@ async def test_the_items_of_all_queries_are_read_at_once(
 
     monkeypatch.setattr(store, "get", noted)
     async with fetching() as fetcher:
-        cache = EmbeddingCache(EmbedderPool([], 1024 * 1024), 0, metrics)
+        cache = QueryCache(EmbedderPool([], 1024 * 1024), 0, metrics)
         terms = (Term(item_id="0"), Term(item_id="1", weight=-1.0))
         asked_ = [
             (query, info)

@@ -13,7 +13,7 @@ import pytest
 
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.batch_search import BatchSearcher, PageRequest
-from search_server.search.nearest import Retrieval
+from search_server.search.nearest import NearestHits
 from search_server.search.paging import START
 from search_server.search.searcher import Page
 from search_server.types.queries import Query, SearchSpec, Term
@@ -75,7 +75,7 @@ def searches(table: Table, count: int, *, by_item: bool) -> list[Search]:
 
 def tops(table: Table, asked: Sequence[Search], count: int) -> list[list[list[Hit] | None]]:
     async def collect() -> list[list[list[Hit] | None]]:
-        source = Retrieval(table.store, table.metrics).first_hits(asked, count)
+        source = NearestHits(table.store, table.metrics).first_hits(asked, count)
         async with aclosing(source) as parts:
             return [part async for part in parts]
 

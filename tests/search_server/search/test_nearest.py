@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
-from search_server.search.nearest import Retrieval
+from search_server.search.nearest import NearestHits
 from search_server.search.paging import START, Position
 from search_server.types.queries import Query, SearchSpec, Term
 from search_server.types.searches import Hit, Search, SearchTimings, Selection
@@ -63,7 +63,7 @@ class Table:
             index=indexes.choose_index(None, 0, is_lite=uri.endswith(".db")),
         )
         self.store = self.run(self._make(uri))
-        self.retrieval = Retrieval(self.store, self.metrics)
+        self.retrieval = NearestHits(self.store, self.metrics)
         self.run(self.store.create_collection(self.info, deadline()))
         vectors = unit(self.rng.normal(size=(rows, DIMENSIONS)).astype(np.float32))
         if rows > TWINS:
