@@ -177,11 +177,10 @@ class MilvusConnection:
             raise errors.out_of_time() from error
 
     async def _load(self, client: MilvusClient, collection: str, deadline: Deadline) -> None:
-        await self._in_thread(
-            client,
-            lambda client, timeout: client.load_collection(collection, timeout=timeout),
-            deadline,
-        )
+        def load(client: MilvusClient, timeout: float) -> None:
+            client.load_collection(collection, timeout=timeout)
+
+        await self._run(client, load, deadline, writes=True)  # on Lite, alone
 
     async def _connected(self, deadline: Deadline) -> MilvusClient:
         if self._client is not None:
