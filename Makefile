@@ -7,12 +7,16 @@ PROTO_VENV := .venv-proto
 PHOTOS ?=
 # `make test PYTEST="-k filters"` hands this to pytest; `-n 0`: one test at a time.
 PYTEST ?=
+# `make chaos SEED=7 SECONDS=600`; `CHAOS="--lite"` for Milvus Lite with one gateway.
+SEED ?= 1
+SECONDS ?= 60
+CHAOS ?=
 # Tests wait for servers half of the time, so three at a time keep two cores busy.
 WORKERS ?= -n 3 --dist worksteal
 CODE := bulk_indexer embedder_server search_server sentinel_core sentinel_store clients deploy scripts tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow lint format types imports proto models bench lock lock-images clean
+.PHONY: help demo up test test-slow chaos lint format types imports proto models bench lock lock-images clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -27,7 +31,10 @@ test: $(VENV)/.dev ## Run the tests: real servers, real Milvus, real model, real
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(PYTEST)
 
 test-slow: $(VENV)/.dev ## Run the slow tests: kills, packaging, whole benchmarks, what `make models` adds
-	$(BIN)/python -m pytest $(WORKERS) -m slow $(PYTEST)
+	$(BIN)/python -m pytest $(WORKERS) -m "slow and not long" $(PYTEST)
+
+chaos: $(VENV)/.dev ## Kill, pause and cut at random under load, check all that was stored (SEED=, SECONDS=)
+	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS) $(CHAOS)
 
 lint: $(VENV)/.dev $(PROTO_VENV)/.installed ## Check style, types, import rules, contract, generated files
 	$(BIN)/ruff check $(CODE)

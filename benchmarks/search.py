@@ -20,8 +20,9 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import random_clip, report
-from benchmarks.gateway import ingest_overhead, search_overhead
+from benchmarks.gateway import access_cost, ingest_overhead, search_overhead
 from benchmarks.gateway.embedded_defaults import embedded
+from benchmarks.gateway.overload import overload
 from benchmarks.gateway.search_overhead import FilledStack
 from benchmarks.load.agents import agent
 from benchmarks.report import Row
@@ -30,7 +31,7 @@ from sentinel_client import Item, SentinelClient
 from tests import milvus_server
 
 _HERE = Path(__file__).resolve().parent
-SECTIONS = ("latency", "callers", "recall", "ingest", "again", "embedded")
+SECTIONS = ("latency", "callers", "recall", "overload", "access", "ingest", "again", "embedded")
 _SEARCH_SECTIONS = {"latency", "callers", "recall"}
 # The size of the original system's collection: Flickr30k with 31,796 images.
 _ROWS = 31_796
@@ -48,10 +49,11 @@ class Plan:
     pictures: int
     folder: int
     embedded_rows: tuple[int, ...]
+    overload_seconds: float
 
 
-FULL = Plan(_ROWS, 300, 5, 6.0, 256, 5_000, (1_000, 10_000, 30_000))
-QUICK = Plan(3_000, 40, 1, 2.0, 64, 200, (500,))
+FULL = Plan(_ROWS, 300, 5, 6.0, 256, 5_000, (1_000, 10_000, 30_000), 60.0)
+QUICK = Plan(3_000, 40, 1, 2.0, 64, 200, (500,), 8.0)
 
 
 def main() -> None:
@@ -82,7 +84,11 @@ def measure(
         with milvus_server.running(scratch / "milvus") as milvus:
             if only & _SEARCH_SECTIONS:
                 yield from _search_sections(plan, only, scratch, cache, milvus)
-            if only - _SEARCH_SECTIONS - {"embedded"}:
+            if "overload" in only:
+                yield "overload", _overload_section(plan, scratch, milvus)
+            if "access" in only:
+                yield "access", _access_section(plan, scratch, milvus)
+            if only & {"ingest", "again"}:
                 yield from _ingest_sections(plan, only, scratch, cache, milvus)
     if "embedded" in only:
         yield (
@@ -105,6 +111,30 @@ def _search_sections(
             yield "callers", search_overhead.many_callers(filled, plan.rounds, plan.seconds)
         if "recall" in only:
             yield "recall", search_overhead.recall(filled, plan.queries)
+
+
+def _overload_section(plan: Plan, scratch: Path, milvus: str) -> list[Row]:
+    with _servers(scratch, milvus) as (_, gateway):
+        _fill(gateway, "crowded", plan.rows, 384)
+        milvus_server.wait_for_indexes(milvus, "crowded", timeout_s=600)
+        return overload(
+            gateway, "crowded", scratch, seconds=plan.overload_seconds, turn=plan.seconds
+        )
+
+
+def _access_section(plan: Plan, scratch: Path, milvus: str) -> list[Row]:
+    with _servers(scratch, milvus) as (_, gateway):
+        _fill(gateway, "guarded", plan.rows, 384)
+        milvus_server.wait_for_indexes(milvus, "guarded", timeout_s=600)
+        with access_cost.secured(scratch / "secured", milvus, scratch / "objects") as secured:
+            return access_cost.access(
+                gateway,
+                secured,
+                "guarded",
+                searches=plan.queries,
+                rounds=plan.rounds,
+                seconds=plan.seconds,
+            )
 
 
 def _ingest_sections(

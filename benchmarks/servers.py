@@ -43,17 +43,22 @@ class Server:
         """Return the end of its log."""
         return self._log.read_text(errors="replace")[-2000:]
 
-    def rss_bytes(self) -> int:
-        """Return the resident memory of the process; Linux only."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise RuntimeError(f"no VmRSS for {self.name}")
+    def memory_bytes(self) -> int:
+        """Return the memory of the process and its children; what they share counts once."""
+        total = 0
+        for pid in _with_children(self.process.pid):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+        return total
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time the process has used; Linux only."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return the CPU time that the process and its children have used; Linux only."""
+        ticks = 0
+        for pid in _with_children(self.process.pid):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """Terminate the process; kill it after 30 s."""
@@ -63,6 +68,14 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _with_children(pid: int) -> Iterator[int]:
+    """Yield a process, its children and theirs."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from _with_children(int(child))
 
 
 def spawn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -11,10 +12,17 @@ def main() -> None:
     # gRPC reads it when imported. Without it, gRPC logs each process that Ray starts.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
-        from bulk_indexer.app import run  # noqa: PLC0415 - needs the extra
+        from bulk_indexer.app import INTERRUPTED, run  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is missing: pip install '.[bulk]' in Sentinel's folder")
-    sys.exit(run())
+    code = run()
+    if code == INTERRUPTED:
+        # All is closed, but the interpreter would wait for the thread inside `ray.init`, which may
+        # take half a minute to notice that its processes have ended.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ from bulk_indexer.settings import BulkSettings
 from bulk_indexer.target import open_target
 from sentinel_core import logging as core_logging
 from sentinel_core.errors import SentinelError
-from sentinel_core.settings import print_settings_errors
+from sentinel_core.proxies import bypass_proxies_on_loopback
+from sentinel_core.settings import print_settings_errors, refuse_secret_flags
 
 _SOME_FAILED = 1
 _STOPPED = 2
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 def run() -> int:
@@ -32,10 +33,13 @@ def run() -> int:
     could not continue; 130: interrupted.
     """
     try:
+        if refuse_secret_flags("sentinel-bulk-index", BulkSettings, sys.argv[1:]):
+            return 2
         settings = BulkSettings(_cli_parse_args=True)
     except ValidationError as error:
         print_settings_errors("sentinel bulk-index", error)
         return _STOPPED
+    bypass_proxies_on_loopback()
     core_logging.configure(settings.log_level, settings.log_style)
     start = time.monotonic()
     try:
@@ -45,7 +49,7 @@ def run() -> int:
         return _STOPPED
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("sentinel bulk-index: stopped; run it again to continue", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     return _print_result(settings, summary, delivered, time.monotonic() - start)
 
 

@@ -138,7 +138,9 @@ class BulkRun:
         return await self._blocking(lambda: write_report(self._folder, plan))
 
     async def _embed(self, run: Run, shards: list[int], delivery: Delivery) -> None:
-        job = Job(self._folder.uri, run, self._embedder(), self._storage.max_image_bytes)
+        # In the thread, since it starts the cluster: the loop must hear of Ctrl-C and SIGTERM.
+        embedder = await self._blocking(self._embedder)
+        job = Job(self._folder.uri, run, embedder, self._storage.max_image_bytes)
         start, items, finished, consecutive_failures = time.monotonic(), 0, 0, 0
         reports = await self._blocking(lambda: self._cluster.embed(job, shards, self._layout()))
         while (report := await self._blocking(lambda: next(reports, None))) is not None:
@@ -174,7 +176,7 @@ class BulkRun:
     def _embedder(self) -> EmbedderSettings:
         """Return the engine's settings, with as many threads as an actor has cores."""
         settings, cpus = self._settings.embedder(), self._layout().cpus
-        unset = [name for name in ("threads", "decode_threads") if not getattr(settings, name)]
+        unset = [name for name in ("threads", "decode_processes") if not getattr(settings, name)]
         return settings.model_copy(update=dict.fromkeys(unset, cpus))
 
     async def _blocking(self, call: Callable[[], T]) -> T:

@@ -11,12 +11,15 @@ import os
 import re
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bulk_indexer.page_cache import read_ahead
 from bulk_indexer.run_folder import BulkError
 from bulk_indexer.shard_actor import Job, ShardActor, ShardReport
 from embedder_server.in_process import ModelInfo, describe_model, usable_cores
@@ -33,10 +36,14 @@ import ray.data
 _SHARDS_PER_ACTOR = 2
 # Only shard numbers and reports pass through it; image bytes and vectors never do.
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
-# For a local Ray. Its processes wait 15 or 30 seconds for one another. A cold disk or a busy
-# machine can exceed this, and sometimes a process exits at once. The next start finds its files
-# in memory.
+# For a local Ray. `ray.init` gives the raylet 30 seconds to register, and no option changes that
+# (ray/_private/node.py). The raylet waits for two agents in Python, which load hundreds of files of
+# Ray at the same time as three other processes of its own. From a cold disk that took longer. So
+# its files are read first, in order and without a limit.
+_NOT_NEEDED = ("jars", "llm", "rllib", "serve", "train", "tune")
+# A busy machine can exceed the limit all the same, and sometimes a process exits at once.
 _STARTS = 5
+_REMIND_S = 10.0
 # A line of Ray's C++ servers that says why one exits: `[time C pid thread] …`, or F for fatal.
 _FATAL = re.compile(r"\[[^\]]* [CF] \d+ \d+\]")
 _LINE_CHARACTERS = 1000
@@ -105,9 +112,14 @@ class Cluster(AbstractContextManager["Cluster"]):
         self._address = address
         self._temporary = ""
         self._started = False
+        self._starting = False
+        self._ended = False
 
     def __exit__(self, *_: object) -> None:
-        if self._started:
+        self._ended = True
+        if self._starting:  # in another thread, which does not hear of Ctrl-C
+            _end_processes(self._temporary)
+        elif self._started:
             ray.shutdown()
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -168,6 +180,22 @@ class Cluster(AbstractContextManager["Cluster"]):
         ray.data.DataContext.get_current().enable_progress_bars = False
 
     def _start_local(self) -> None:
+        with _reminding("reading Ray's files"):
+            read_ahead(Path(ray.__file__).parent, without=_NOT_NEEDED)
+        self._check_wanted()
+        with _reminding("starting Ray: five processes that wait for one another"):
+            self._starting = True
+            try:
+                self._init_local()
+            finally:
+                self._starting = False
+
+    def _check_wanted(self) -> None:
+        """Raise BulkError if the block has ended meanwhile, in another thread."""
+        if self._ended:
+            raise BulkError("stopped while Ray was starting")
+
+    def _init_local(self) -> None:
         for left in reversed(range(_STARTS)):
             # A short path, since socket paths are limited; and removed later, unlike Ray's own.
             self._temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
@@ -185,11 +213,31 @@ class Cluster(AbstractContextManager["Cluster"]):
                 ray.shutdown()
                 _end_processes(self._temporary)
                 shutil.rmtree(self._temporary, ignore_errors=True)
+                self._check_wanted()
                 if not left:
                     raise BulkError(f"cannot start Ray: {reason}") from error
                 logger.warning("Ray did not start; trying again", extra={"error": reason})
             else:
                 return
+
+
+@contextmanager
+def _reminding(what: str) -> Iterator[None]:
+    """Log what takes the time of the block: at its start, and again while it lasts."""
+    done, start = threading.Event(), time.monotonic()
+
+    def remind() -> None:
+        while not done.wait(_REMIND_S):
+            logger.info("still %s", what, extra={"seconds": round(time.monotonic() - start)})
+
+    logger.info("%s", what)
+    thread = threading.Thread(target=remind, name="remind", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 class _Actor:

@@ -18,12 +18,12 @@ from fsspec.utils import get_protocol
 
 from bulk_indexer.entries import DatasetEntry, modified_at, path_fields
 from bulk_indexer.run_folder import BulkError
+from sentinel_client.importers.csv_rows import read_csv
 from sentinel_client.importers.folders import is_image_name
 from sentinel_client.importers.rows import (
     RowError,
     TableRow,
     is_empty,
-    read_csv,
     read_json_lines,
     read_lines,
     read_parquet,
@@ -178,11 +178,11 @@ def _parquet_rows(file: IO[bytes], columns: ManifestColumns) -> Iterator[TableRo
 
 
 def _list_rows(file: IO[bytes], columns: ManifestColumns) -> Iterator[TableRow | RowError]:
-    for number, line in read_lines(file):
-        if line is None:
-            yield RowError(number, "not UTF-8")
+    for row in read_lines(file):
+        if isinstance(row, RowError):
+            yield row
         else:
-            yield TableRow(number, {columns.uri_columns[0]: line.strip()})
+            yield TableRow(row[0], {columns.uri_columns[0]: row[1].strip()})
 
 
 _READERS: dict[str, Callable[[IO[bytes], ManifestColumns], Iterator[TableRow | RowError]]] = {

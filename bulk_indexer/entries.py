@@ -110,6 +110,6 @@ def _typed(name: str, value: Any, field_type: FieldType) -> FieldValue:
     except (ValueError, KeyError, TypeError) as error:
         kind = f"{field_type} (a JSON list)" if field_type is FieldType.STRING_LIST else field_type
         raise InvalidArgument(
-            "FIELD_TYPE", f"field {name!r} is a {kind}; {value[:80]!r} is not", name=name
+            "FIELD_TYPE", f"field {name!r}: {value[:80]!r} is not {kind}", name=name
         ) from error
     return value  # type: ignore[no-any-return]

@@ -71,6 +71,7 @@ class ShardActor:
         self._folder = RunFolder(job.run_uri)
         ours, theirs = InProcessEmbedder(job.embedder), job.run.info.model
         if ours.info.fingerprint != theirs.fingerprint:
+            asyncio.run(ours.close())
             raise BulkError(
                 f"this machine's model is {ours.info.name} {ours.info.fingerprint[:12]}, the "
                 f"run's is {theirs.model} {theirs.fingerprint[:12]}; use equal versions"
@@ -79,6 +80,12 @@ class ShardActor:
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         starting = asyncio.run_coroutine_threadsafe(_start(ours, job), self._loop)
         self._embedder = starting.result()
+        self._close = ours.close
+
+    def close(self) -> None:
+        """End the engine and its processes. An actor that Ray kills needs no call."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def embed(self, shard: int, pause: Callable[[float], None] = time.sleep) -> ShardReport:
         """Embed one shard and write its files; the report contains a lasting error."""
@@ -132,6 +139,6 @@ async def _start(embedder: InProcessEmbedder, job: Job) -> ShardEmbedder:
 
 
 def _on_failure(error: BaseException) -> None:
-    logger.critical("the engine's device thread died", exc_info=error)
+    logger.critical("the engine died", exc_info=error)
     logging.shutdown()
     os._exit(1)  # the cluster starts another actor

@@ -28,10 +28,16 @@ async def open_target(settings: BulkSettings, storage: StoreSettings) -> AsyncIt
     store, imports = None, None
     async with AsyncExitStack() as stack:
         if settings.deliver == "import":
-            imports = MilvusImports(uri, token)
+            imports = MilvusImports(uri, token, storage.milvus_tls())
             stack.push_async_callback(imports.close)
         if settings.deliver != "files":
-            store = MilvusStore(uri, token, storage.milvus_threads)
+            store = MilvusStore(
+                uri,
+                token,
+                storage.milvus_threads,
+                tls=storage.milvus_tls(),
+                lite_fsync=storage.lite_fsync,
+            )
             stack.push_async_callback(store.close)
             flushing = asyncio.create_task(store.run())
             stack.push_async_callback(_cancel, flushing)

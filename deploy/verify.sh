@@ -163,7 +163,7 @@ docker build --quiet -f deploy/docker/Dockerfile --target worker-baked \
   --build-arg MODEL=/models/verify-jina -t sentinel-worker:0.1.0-baked . >/dev/null
 rm -r deploy/docker/models/verify-jina
 docker rm -f sentinel-baked >/dev/null 2>&1 || true
-docker run --detach --name sentinel-baked --network none --read-only --tmpfs /tmp --cap-drop ALL \
+docker run --detach --name sentinel-baked -e SENTINEL_EMBEDDER_INSECURE=true --network none --read-only --tmpfs /tmp --cap-drop ALL \
   sentinel-worker:0.1.0-baked >/dev/null
 for _ in $(seq 60); do
   [ "$(docker inspect -f '{{.State.Health.Status}}' sentinel-baked)" = healthy ] && break || sleep 1
@@ -273,16 +273,16 @@ network=sentinel_default
 docker rm -f sentinel-wrong >/dev/null 2>&1 || true
 docker run --detach --name sentinel-wrong --network $network --read-only --tmpfs /tmp \
   -e SENTINEL_GATEWAY_WORKERS=dns:///worker:50051 -e SENTINEL_GATEWAY_MILVUS_URI=http://milvus:19530 \
-  -e SENTINEL_GATEWAY_MILVUS_TOKEN=root:wrong sentinel-gateway:0.1.0 >/dev/null
+  -e SENTINEL_GATEWAY_MILVUS_TOKEN=root:wrong -e SENTINEL_GATEWAY_INSECURE=true sentinel-gateway:0.1.0 >/dev/null
 for _ in $(seq 60); do
-  docker logs sentinel-wrong 2>&1 | grep -q "check --milvus-token" && break || sleep 1
+  docker logs sentinel-wrong 2>&1 | grep -q "check milvus_token" && break || sleep 1
 done
-docker logs sentinel-wrong 2>&1 | grep -q "check --milvus-token" || fail "$(docker logs sentinel-wrong 2>&1 | tail -2)"
+docker logs sentinel-wrong 2>&1 | grep -q "check milvus_token" || fail "$(docker logs sentinel-wrong 2>&1 | tail -2)"
 docker exec sentinel-wrong sentinel health --quiet && fail "it claims to serve with a wrong password"
 docker rm -f sentinel-wrong >/dev/null
 pass "a wrong Milvus password is said in the log, and it does not serve"
 mkdir -p "$work/foreign"
-line=$(docker run --rm -v "$work/foreign:/data" sentinel-gateway:0.1.0 2>&1 | grep '^sentinel-gateway:' || true)
+line=$(docker run --rm -e SENTINEL_GATEWAY_INSECURE=true -v "$work/foreign:/data" sentinel-gateway:0.1.0 2>&1 | grep '^sentinel-gateway:' || true)
 [[ $line == *"access is denied"* ]] || fail "a volume without write permission: $line"
 pass "a volume without write permission: $line"
 

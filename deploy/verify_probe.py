@@ -185,7 +185,8 @@ def browser(url: str, screenshot: Path) -> None:
 
 def _query(prometheus: str, expression: str) -> list[dict[str, list[str]]]:
     url = f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
+    with direct.open(url, timeout=10) as answer:
         result: list[dict[str, list[str]]] = json.load(answer)["data"]["result"]
     return result
 

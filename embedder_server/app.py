@@ -16,17 +16,22 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from embedder_server.api.embedding_service import EmbeddingService
-from embedder_server.devices import pin_to
+from embedder_server.devices import give_way, pin_to
 from embedder_server.engine.device_loop import watch_for_stalls
 from embedder_server.engine.engine import Engine
 from embedder_server.engine.lanes import WorkerPool
 from embedder_server.engine.metrics import EmbedderMetrics
-from embedder_server.models.base import EmbeddingModel
+from embedder_server.images.fork_server import ForkServer
+from embedder_server.models.base import EmbeddingModel, ModelChoice
 from embedder_server.models.registry import load_model
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import ModelLoadError, Priority
 from sentinel_core import logging as core_logging
 from sentinel_core import runtime
+from sentinel_core.access import audit
+from sentinel_core.access.guard import open_credentials
+from sentinel_core.memory import MemoryBudget, default_limit
+from sentinel_core.proxies import bypass_proxies_on_loopback
 from sentinel_core.runtime import Lifecycle
 from sentinel_core.server import GrpcServer
 from sentinel_core.settings import print_settings_errors
@@ -41,19 +46,30 @@ class Worker:
     """
 
     def __init__(
-        self, settings: EmbedderSettings, *, registry: CollectorRegistry | None = None
+        self,
+        settings: EmbedderSettings,
+        *,
+        registry: CollectorRegistry | None = None,
+        forks: ForkServer | None = None,
     ) -> None:
         self._settings = settings
         self.lifecycle = Lifecycle()
         self.metrics = EmbedderMetrics(registry or CollectorRegistry())
+        self._memory = MemoryBudget(settings.memory_bytes or default_limit(), self.metrics)
         self._servicer = EmbeddingService(settings)
+        self._credentials = open_credentials(settings)
         self._server = GrpcServer(
             settings,
             self.metrics,
+            self._memory,
             [self._servicer.service()],
+            self.lifecycle,
+            credentials=self._credentials,
             # Otherwise a stream that never ends would outlive the drain and be cut off.
             on_drain=self._servicer.draining.set,
         )
+        self._shared_forks = forks
+        self._forks = forks
         self._engine: Engine | None = None
 
     @property
@@ -82,15 +98,24 @@ class Worker:
         """
         start = perf_counter()
         settings = self._settings
+        if self._forks is None:  # first, so that it is warm when the model is loaded
+            self._forks = await asyncio.to_thread(ForkServer)
         if model is None:
             loader = WorkerPool("load", 1)
             try:
                 model = await loader.run(
-                    Priority.INTERACTIVE, partial(load_model, settings.model_choice)
+                    Priority.INTERACTIVE, partial(_load, settings.model_choice)
                 )
             finally:
                 loader.close()
-        self._engine = engine = Engine(model, settings, self.metrics, self._on_failure)
+        self._engine = engine = Engine(
+            model,
+            settings,
+            self.metrics,
+            memory=self._memory,
+            forks=self._forks,
+            on_failure=self._on_failure,
+        )
         await engine.start()
         self._servicer.serve(engine)
         watchdog = watch_for_stalls(
@@ -128,7 +153,16 @@ class Worker:
         await self._server.stop()
         if self._engine is not None:
             await self._engine.close()
+        if self._forks is not None and self._forks is not self._shared_forks:
+            await asyncio.to_thread(self._forks.close)
+        self._credentials.close()
         await self.lifecycle.cancel_tasks()
+
+
+def _load(choice: ModelChoice) -> EmbeddingModel:
+    if choice.device == "cpu":
+        give_way()  # runtimes start their threads now
+    return load_model(choice)
 
 
 @asynccontextmanager
@@ -137,6 +171,7 @@ async def running_worker(
     *,
     model: EmbeddingModel | None = None,
     registry: CollectorRegistry | None = None,
+    forks: ForkServer | None = None,
 ) -> AsyncIterator[Worker]:
     """Run a worker for the length of a `with` block.
 
@@ -144,8 +179,9 @@ async def running_worker(
         settings: Those of the process; port 0 picks a free one, see `Worker.address`.
         model: Served instead of the one that the settings name.
         registry: Where the metrics are registered; None: a new one.
+        forks: Starts the image decoders; None: one of the worker's own.
     """
-    worker = Worker(settings, registry=registry)
+    worker = Worker(settings, registry=registry, forks=forks)
     await worker.start()
     try:
         await worker.load(model)
@@ -156,12 +192,12 @@ async def running_worker(
 
 async def _serve(settings: EmbedderSettings) -> int:
     """Run a worker until a signal or a failure; return the exit code."""
-    worker = Worker(settings)
-    lifecycle = worker.lifecycle
-    lifecycle.install_signal_handlers()
     try:
+        worker = Worker(settings)
+        lifecycle = worker.lifecycle
+        lifecycle.install_signal_handlers()
         await worker.start()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         logger.error("%s", error)
         return 1
     loading = asyncio.create_task(worker.load())
@@ -198,13 +234,19 @@ def run() -> int:
     except ValueError as error:
         print(f"sentinel-embedder: cpus: {error}", file=sys.stderr)
         return 2
+    bypass_proxies_on_loopback()
     core_logging.configure(settings.log_level, settings.log_style)
+    try:
+        audit.open_audit_log(settings.audit_log)
+    except OSError as error:
+        print(f"sentinel-embedder: audit_log: {error}", file=sys.stderr)
+        return 2
     logger.info(
         "settings",
         extra={
             **settings.model_dump(mode="json"),
             "threads": settings.effective_threads,
-            "decode_threads": settings.effective_decode_threads,
+            "decode_processes": settings.effective_decode_processes,
         },
     )
     code = runtime.run(_serve(settings))

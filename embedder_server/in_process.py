@@ -6,6 +6,7 @@ This is the public API of the package. Other packages import this module and
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from embedder_server.devices import usable_cores
 from embedder_server.engine.engine import Engine
 from embedder_server.engine.metrics import EmbedderMetrics
+from embedder_server.images.fork_server import ForkServer
 from embedder_server.models.registry import load_model
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import (
@@ -25,6 +27,7 @@ from embedder_server.types import (
     Priority,
 )
 from sentinel_core.calls import Deadline
+from sentinel_core.memory import MemoryBudget, default_limit
 
 __all__ = [
     "ImageFacts",
@@ -64,7 +67,12 @@ class InProcessEmbedder:
             ModelLoadError: The model cannot be loaded. The message says why.
         """
         self._settings = settings
-        self._model = load_model(settings.model_choice)
+        self._forks = ForkServer()
+        try:
+            self._model = load_model(settings.model_choice)
+        except BaseException:
+            self._forks.close()
+            raise
         self._engine: Engine | None = None
         self.info: ModelInfo = self._model.info
 
@@ -72,14 +80,22 @@ class InProcessEmbedder:
         """Start the engine and warm the model up.
 
         Args:
-            on_failure: Called in the event loop if the device thread dies. The embedder then
+            on_failure: Called in the event loop if the engine dies. The embedder then
                 answers nothing any more.
 
         Raises:
             ModelLoadError: The device has no memory for a single content.
         """
         metrics = EmbedderMetrics(CollectorRegistry())
-        self._engine = Engine(self._model, self._settings, metrics, on_failure)
+        memory = MemoryBudget(self._settings.memory_bytes or default_limit(), metrics)
+        self._engine = Engine(
+            self._model,
+            self._settings,
+            metrics,
+            memory=memory,
+            forks=self._forks,
+            on_failure=on_failure,
+        )
         await self._engine.start()
 
     async def embed(
@@ -103,8 +119,9 @@ class InProcessEmbedder:
         return (await self._engine.embed(contents, options, deadline)).results
 
     async def close(self) -> None:
-        """Finish the running batch; release the threads and the model."""
+        """Finish the running batch; release threads, processes and the model."""
         if self._engine is not None:
             await self._engine.close()
         else:
             self._model.close()
+        await asyncio.to_thread(self._forks.close)

@@ -54,8 +54,8 @@ class EmbedderSettings(ServerSettings):
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads of one forward pass; 0: all usable cores."
     )
-    decode_threads: int = Field(
-        0, ge=0, le=256, description="Threads that decode images; 0: all usable cores."
+    decode_processes: int = Field(
+        0, ge=0, le=256, description="Processes that decode images; 0: all usable cores."
     )
 
     max_contents_per_request: int = Field(
@@ -77,13 +77,29 @@ class EmbedderSettings(ServerSettings):
         100_000_000,
         ge=1,
         le=1_000_000_000,
-        description="Most pixels (width x height) in one image; each thread may hold one image.",
+        description="Most pixels (width x height) in one image.",
+    )
+    max_decode_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="Longest time for decoding one image; then its process is killed, and the "
+        "image refused.",
     )
     max_queue_items: int = Field(
         1024,
         ge=1,
         le=1_000_000,
-        description="Most contents that may wait or run at once; more get RESOURCE_EXHAUSTED.",
+        description="Most texts, and most images, of one priority that may wait or run at once; "
+        "more get RESOURCE_EXHAUSTED.",
+    )
+    # Longer than in the gateway: of the two, it should be the one that refuses.
+    max_wait_seconds: float = Field(
+        1.5,
+        gt=0,
+        le=600,
+        description="Longest time that interactive contents may wait for their turn, at the rate "
+        "of the last seconds; more get RESOURCE_EXHAUSTED.",
     )
     max_stream_items: int = Field(
         256,
@@ -106,7 +122,9 @@ class EmbedderSettings(ServerSettings):
     )
 
     text_batch_tokens: int = Field(
-        4096, ge=1, description="Most tokens, padding included, in one batch of texts."
+        4096,
+        ge=1,
+        description="Most tokens, padding included, in one batch of texts; on a CPU at most 1024.",
     )
     text_batch_items: int = Field(
         32,
@@ -156,6 +174,6 @@ class EmbedderSettings(ServerSettings):
         return self.threads or usable_cores()
 
     @property
-    def effective_decode_threads(self) -> int:
-        """Threads that decode images, with 0 replaced."""
-        return self.decode_threads or usable_cores()
+    def effective_decode_processes(self) -> int:
+        """Processes that decode images, with 0 replaced."""
+        return self.decode_processes or usable_cores()

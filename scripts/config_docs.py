@@ -7,12 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import get_args
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, CliPositionalArg
 
 from bulk_indexer.settings import BulkSettings
 from embedder_server.settings import EmbedderSettings
+from search_server.maintenance.check import CheckSettings
 from search_server.maintenance.orphans import OrphanSettings
 from search_server.settings import GatewaySettings
 
@@ -24,7 +26,7 @@ HEAD = """\
 
 Every setting is a flag, an environment variable, or a line of a `.env` file in the working
 directory; a flag wins over the environment, the environment over the file. An empty variable is as
-good as none.
+good as none. A secret has no flag. It can be a file of its variable's name in `/run/secrets`, too.
 """
 
 
@@ -49,9 +51,11 @@ def table(
             if value is not None
         ]
         meaning = " ".join([field.description or "", f"({', '.join(bounds)})" if bounds else ""])
-        flag = name.upper() if _is_positional(field) else f"--{name.replace('_', '-')}"
+        flag = f"`{name.upper() if _is_positional(field) else '--' + name.replace('_', '-')}`"
+        if SecretStr in (field.annotation, *get_args(field.annotation)):
+            flag = "none, it is secret"
         variable = f"{prefix}{name}".upper()
-        lines.append(f"| `{flag}` | `{variable}` | `{default}` | {meaning.strip()} |")
+        lines.append(f"| {flag} | `{variable}` | `{default}` | {meaning.strip()} |")
     return "\n".join(lines) + "\n"
 
 
@@ -68,6 +72,7 @@ def _is_positional(field: FieldInfo) -> bool:
 def main() -> None:
     text = HEAD + table("sentinel-embedder", EmbedderSettings)
     text += table("sentinel-gateway", GatewaySettings)
+    text += table("sentinel-gateway check", CheckSettings, beyond=GatewaySettings)
     text += table("sentinel-gateway collect-orphans", OrphanSettings, beyond=GatewaySettings)
     text += table("sentinel bulk-index", BulkSettings)
     if "--check" not in sys.argv:

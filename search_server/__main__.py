@@ -6,8 +6,12 @@ import sys
 
 
 def main() -> None:
-    """Run the gateway until SIGTERM or SIGINT, or run its command `collect-orphans`."""
+    """Run the gateway until SIGTERM or SIGINT, or run its command `check` or `collect-orphans`."""
     try:
+        if sys.argv[1:2] == ["check"]:
+            from search_server.maintenance import check  # noqa: PLC0415 - needs the extra
+
+            sys.exit(check.run(sys.argv[2:]))
         if sys.argv[1:2] == ["collect-orphans"]:
             from search_server.maintenance import orphans  # noqa: PLC0415 - needs the extra
 

@@ -7,12 +7,15 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 import sentinel_core.logging
 from search_server import health
+from search_server.api import access
+from search_server.api.admission import GatewayAdmission
 from search_server.api.collection_service import CollectionService
 from search_server.api.item_service import ItemService
 from search_server.api.page_tokens import PageTokens
@@ -21,10 +24,12 @@ from search_server.collections.catalog import Catalog
 from search_server.collections.reindexer import Reindexer
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import QueryCache
+from search_server.embedders.worker import WorkerAccess
 from search_server.image_uris.fetcher import Fetcher
 from search_server.items.dual_write import DualWrite
 from search_server.items.reader import ItemReader
 from search_server.items.writer import ItemWriter
+from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
 from search_server.search.query_vectors import QueryVectors
 from search_server.search.searcher import Searcher
@@ -35,14 +40,38 @@ from sentinel.search.v1 import (
     search_service_pb2_grpc,
 )
 from sentinel_core import runtime
+from sentinel_core.access import audit
+from sentinel_core.access.guard import Credentials, open_credentials
+from sentinel_core.access.keys import SecretFile
 from sentinel_core.errors import SentinelError
+from sentinel_core.interceptors import MethodLimits
+from sentinel_core.memory import MemoryBudget, default_limit
 from sentinel_core.metrics import ServerMetrics
+from sentinel_core.proxies import bypass_proxies_on_loopback
 from sentinel_core.runtime import Lifecycle
 from sentinel_core.server import GrpcServer, Service
-from sentinel_core.settings import print_settings_errors
+from sentinel_core.settings import (
+    LONGEST_STREAM_S,
+    SMALL_REQUEST_BYTES,
+    print_settings_errors,
+    refuse_secret_flags,
+)
+from sentinel_core.tls import FileTls
 from sentinel_store.images.image_store import ImageStore
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Backends:
+    """What a gateway calls or asks, and closes at its end."""
+
+    credentials: Credentials
+    pool: EmbedderPool
+    embeddings: QueryCache
+    store: SearchStore
+    images: ImageStore
+    fetcher: Fetcher
 
 
 @asynccontextmanager
@@ -54,12 +83,47 @@ async def running_gateway(
     It answers health checks from the start, and is SERVING while Milvus and a worker are up.
     """
     metrics = ServerMetrics("gateway", registry or CollectorRegistry())
+    memory = MemoryBudget(settings.memory_bytes or default_limit(), metrics)
     draining = asyncio.Event()
+    async with _backends(settings, metrics) as backends:
+        services = _services(settings, backends, metrics, memory, draining)
+        server = GrpcServer(
+            settings,
+            metrics,
+            memory,
+            services,
+            lifecycle,
+            credentials=backends.credentials,
+            on_drain=draining.set,
+        )
+        await server.start()
+        pool, store, images = backends.pool, backends.store, backends.images
+        lifecycle.spawn(pool.fleet.run(), "worker health checks")
+        lifecycle.spawn(store.run(), "milvus lite flushes")
+        lifecycle.spawn(images.run(), "object store")
+        lifecycle.spawn(health.watch(server, metrics, pool, store, images), "readiness")
+        try:
+            yield server
+        finally:
+            await server.stop()
+            await lifecycle.cancel_tasks()
+
+
+@asynccontextmanager
+async def _backends(settings: GatewaySettings, metrics: ServerMetrics) -> AsyncIterator[_Backends]:
     async with AsyncExitStack() as stack:
-        pool = EmbedderPool(settings.worker_entries(), settings.max_message_bytes)
-        stack.push_async_callback(pool.close)
+        credentials = open_credentials(settings, settings.token_rules())
+        stack.callback(credentials.close)
+        pool = EmbedderPool(
+            settings.worker_entries(), settings.max_message_bytes, metrics, _worker_access(settings)
+        )
+        stack.push_async_callback(pool.fleet.close)
         store = SearchStore(
-            settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_threads
+            settings.milvus_uri,
+            settings.milvus_token.get_secret_value(),
+            settings.milvus_threads,
+            tls=settings.milvus_tls(),
+            lite_fsync=settings.lite_fsync,
         )
         stack.push_async_callback(store.close)
         images = ImageStore(settings.object_store_uri, presign_seconds=settings.presign_seconds)
@@ -68,59 +132,99 @@ async def running_gateway(
         stack.push_async_callback(fetcher.close)
         embeddings = QueryCache(pool, settings.query_cache_entries, metrics)
         stack.push_async_callback(embeddings.close)
-        catalog = Catalog(store, pool)
-        tokens = _page_tokens(settings)
-        searcher = Searcher(
-            catalog, QueryVectors(embeddings, fetcher, store, metrics), store, images, metrics
-        )
-        writer = ItemWriter(
-            pool,
-            fetcher,
-            store,
-            images,
-            metrics,
-            dual_write=DualWrite(catalog),
-            max_image_bytes=settings.max_image_bytes,
-            thumbnail_side=settings.thumbnail_side,
-        )
-        reader = ItemReader(store, images, max_page_bytes=settings.max_message_bytes // 2)
-        write_timeout_s = settings.write_timeout_seconds
-        reindexer = Reindexer(catalog, pool, store, images, call_timeout_s=write_timeout_s)
-        services = [
-            Service(
-                "sentinel.search.v1.SearchService",
-                search_service_pb2_grpc.add_SearchServiceServicer_to_server,
-                SearchService(searcher, tokens, settings.search_timeout_seconds),
-            ),
-            Service(
-                "sentinel.search.v1.ItemService",
-                item_service_pb2_grpc.add_ItemServiceServicer_to_server,
-                ItemService(
-                    writer, reader, catalog, pool, tokens, draining=draining, settings=settings
-                ),
-            ),
-            Service(
-                "sentinel.search.v1.CollectionService",
-                collection_service_pb2_grpc.add_CollectionServiceServicer_to_server,
-                CollectionService(catalog, reindexer, tokens, write_timeout_s, draining),
-            ),
-        ]
-        server = GrpcServer(settings, metrics, services, on_drain=draining.set)
-        await server.start()
-        lifecycle.spawn(pool.run(), "worker health checks")
-        lifecycle.spawn(store.run(), "milvus lite flushes")
-        lifecycle.spawn(health.watch(server, pool, store), "readiness")
-        try:
-            yield server
-        finally:
-            await server.stop()
-            await lifecycle.cancel_tasks()
+        yield _Backends(credentials, pool, embeddings, store, images, fetcher)
+
+
+def _worker_access(settings: GatewaySettings) -> WorkerAccess:
+    files, key_file = settings.worker_tls(), settings.worker_api_key_file
+    return WorkerAccess(
+        FileTls(files) if files else None, SecretFile(key_file) if key_file else None
+    )
+
+
+def _services(
+    settings: GatewaySettings,
+    backends: _Backends,
+    metrics: ServerMetrics,
+    memory: MemoryBudget,
+    draining: asyncio.Event,
+) -> list[Service]:
+    pool, store, images = backends.pool, backends.store, backends.images
+    catalog, tokens, row_memory = Catalog(store, pool), _page_tokens(settings), RowMemory(memory)
+    admission = GatewayAdmission(settings, metrics)
+    searcher = Searcher(
+        catalog,
+        QueryVectors(backends.embeddings, backends.fetcher, store, metrics),
+        store,
+        images,
+        row_memory=row_memory,
+        metrics=metrics,
+    )
+    writer = ItemWriter(
+        pool,
+        backends.fetcher,
+        store,
+        images,
+        metrics,
+        dual_write=DualWrite(catalog),
+        max_image_bytes=settings.max_image_bytes,
+        thumbnail_side=settings.thumbnail_side,
+    )
+    search_s, write_s = settings.search_timeout_seconds, settings.write_timeout_seconds
+    reindexer = Reindexer(catalog, pool, store, images, call_timeout_s=write_s)
+    searches = SearchService(searcher, tokens, admission.searches, search_s)
+    items = ItemService(
+        writer,
+        ItemReader(store, images, row_memory),
+        catalog,
+        pool,
+        tokens,
+        admission=admission,
+        draining=draining,
+        settings=settings,
+    )
+    collections = CollectionService(
+        catalog, reindexer, tokens, write_s, draining, admission=admission
+    )
+    small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
+    return [
+        Service(
+            "sentinel.search.v1.SearchService",
+            search_service_pb2_grpc.add_SearchServiceServicer_to_server,
+            searches,
+            {"": MethodLimits(settings.max_message_bytes, search_s)},
+            access.SEARCH_RULES,
+        ),
+        Service(
+            "sentinel.search.v1.ItemService",
+            item_service_pb2_grpc.add_ItemServiceServicer_to_server,
+            items,
+            {
+                "": MethodLimits(SMALL_REQUEST_BYTES, search_s),
+                "DownloadImage": small_write,
+                "DeleteItems": small_write,
+                "UpsertItems": MethodLimits(settings.max_message_bytes, write_s),
+                "IngestItems": MethodLimits(settings.max_message_bytes, LONGEST_STREAM_S),
+            },
+            access.ITEM_RULES,
+        ),
+        Service(
+            "sentinel.search.v1.CollectionService",
+            collection_service_pb2_grpc.add_CollectionServiceServicer_to_server,
+            collections,
+            {
+                "": small_write,
+                "ReindexCollection": MethodLimits(SMALL_REQUEST_BYTES, LONGEST_STREAM_S),
+            },
+            access.COLLECTION_RULES,
+        ),
+    ]
 
 
 def _page_tokens(settings: GatewaySettings) -> PageTokens:
     if settings.page_tokens_can_be_forged():
         logger.warning(
-            "page tokens can be forged by anyone who knows milvus_uri; set --page-token-secret to "
+            "page tokens can be forged by anyone who knows milvus_uri; set page_token_secret to "
             "the same value for all gateways behind one address"
         )
     return PageTokens(settings.page_token_key(), settings.page_token_seconds)
@@ -132,7 +236,7 @@ async def _serve(settings: GatewaySettings) -> int:
     try:
         async with running_gateway(settings, lifecycle):
             await lifecycle.wait()
-    except (OSError, SentinelError) as error:
+    except (OSError, ValueError, SentinelError) as error:
         print(f"sentinel-gateway: {error}", file=sys.stderr)
         return 1
     return 1 if lifecycle.failure else 0
@@ -140,11 +244,19 @@ async def _serve(settings: GatewaySettings) -> int:
 
 def run() -> int:
     """Read the settings, serve until SIGTERM or SIGINT, return the exit code."""
+    if refuse_secret_flags("sentinel-gateway", GatewaySettings, sys.argv[1:]):
+        return 2
     try:
         settings = GatewaySettings(_cli_parse_args=True)
     except ValidationError as error:
         print_settings_errors("sentinel-gateway", error)
         return 2
+    bypass_proxies_on_loopback()
     sentinel_core.logging.configure(settings.log_level, settings.log_style)
+    try:
+        audit.open_audit_log(settings.audit_log)
+    except OSError as error:
+        print(f"sentinel-gateway: audit_log: {error}", file=sys.stderr)
+        return 2
     logger.info("settings", extra=settings.model_dump(mode="json"))
     return runtime.run(_serve(settings))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from sentinel_core.settings import ServerSettings
+from sentinel_core.access.tokens import ALGORITHMS, TokenRules
+from sentinel_core.settings import ServerSettings, is_loopback
+from sentinel_core.tls import TlsFiles
 from sentinel_store.settings import StoreSettings
 
 # Known to this process only.
@@ -18,7 +21,7 @@ _WORKER = re.compile(r"(dns:///[^/:\s]+|\[[0-9a-fA-F:]+\]|[^/:\s\[\]]+):([0-9]{1
 
 
 def _check_workers(value: str) -> str:
-    for entry in _entries(value):
+    for entry in _split(value):
         found = _WORKER.fullmatch(entry)
         if found is None or not 0 < int(found[2]) < 65536:
             raise ValueError(
@@ -28,8 +31,8 @@ def _check_workers(value: str) -> str:
     return value
 
 
-def _entries(workers: str) -> list[str]:
-    return [entry.strip() for entry in workers.split(",") if entry.strip()]
+def _split(value: str) -> list[str]:
+    return [entry.strip() for entry in value.split(",") if entry.strip()]
 
 
 class GatewaySettings(ServerSettings, StoreSettings):
@@ -46,6 +49,30 @@ class GatewaySettings(ServerSettings, StoreSettings):
         description="Embedder workers, separated by commas: host:port, or dns:///name:port for one "
         "worker at each address of the name, looked up every few seconds.",
     )
+    worker_ca: Path | None = Field(
+        None, description="PEM file with the CA of the workers; then calls to them use TLS."
+    )
+    worker_cert: Path | None = Field(
+        None, description="PEM file with our certificate for workers, if they ask for one."
+    )
+    worker_key: Path | None = Field(None, description="PEM file with the key of `worker_cert`.")
+    worker_api_key_file: Path | None = Field(
+        None, description="File with our API key for workers, if they ask for one."
+    )
+    jwt_issuer: str = Field(
+        "", description="Issuer of JSON Web Tokens; then calls may bring one instead of a key."
+    )
+    jwt_audience: str = Field("", description="Audience that a token must name.")
+    jwt_keys: str = Field("", description="File or https URL of the issuer's keys, a JWKS.")
+    jwt_algorithms: str = Field(
+        "RS256,ES256,EdDSA",
+        description="Algorithms that may sign tokens, separated by commas; asymmetric ones only.",
+    )
+    jwt_leeway_seconds: float = Field(
+        30.0, ge=0, le=600, description="Difference of the issuer's clock, in seconds."
+    )
+    jwt_scope_claim: str = Field("scope", description="Claim that names scopes and roles.")
+    jwt_tenant_claim: str = Field("tenant", description="Claim that names the tenant.")
     presign_seconds: int = Field(
         3600,
         ge=0,
@@ -61,6 +88,26 @@ class GatewaySettings(ServerSettings, StoreSettings):
     )
     max_items_per_upsert: int = Field(
         256, ge=1, le=1024, description="Most items in one UpsertItems call."
+    )
+    max_searches_in_flight: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Most searches in work at once, and as many reads; more get "
+        "RESOURCE_EXHAUSTED.",
+    )
+    max_items_in_flight: int = Field(
+        2048,
+        ge=1,
+        le=1_000_000,
+        description="Most items of UpsertItems in work at once; more get RESOURCE_EXHAUSTED.",
+    )
+    max_wait_seconds: float = Field(
+        1.0,
+        gt=0,
+        le=600,
+        description="Longest time that searches and reads may wait for their turn, at the rate of "
+        "the last seconds; more get RESOURCE_EXHAUSTED.",
     )
     query_cache_entries: int = Field(
         10_000,
@@ -100,12 +147,70 @@ class GatewaySettings(ServerSettings, StoreSettings):
         3600.0, gt=0, le=86_400, description="How long a page token is valid, in seconds."
     )
 
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        named = (self.jwt_issuer, self.jwt_audience, self.jwt_keys)
+        if any(named) and not all(named):
+            raise ValueError("jwt_issuer, jwt_audience and jwt_keys belong together; set all three")
+        unknown = set(_split(self.jwt_algorithms)) - set(ALGORITHMS)
+        if unknown:
+            raise ValueError(
+                f"jwt_algorithms: {', '.join(sorted(unknown))} cannot be used; use some of "
+                f"{', '.join(ALGORITHMS)}"
+            )
+        if self.jwt_keys.startswith("http://"):
+            raise ValueError("jwt_keys: use https, or whoever is on the way can be anybody")
+        if self.has_credentials and self.page_tokens_can_be_guessed():
+            raise ValueError(
+                "with keys or tokens on a Milvus server, set page_token_secret: whoever knows "
+                "milvus_uri and milvus_token could forge page tokens"
+            )
+        if self.worker_api_key_file and not (self.worker_ca or self._all_workers_are_here()):
+            raise ValueError("worker_api_key_file needs TLS with workers; set worker_ca")
+        if bool(self.worker_cert) != bool(self.worker_key):
+            raise ValueError("worker_cert and worker_key belong together; set both")
+        if self.worker_cert and not self.worker_ca:
+            raise ValueError("worker_cert needs TLS with workers; set worker_ca")
+        return self
+
+    def _all_workers_are_here(self) -> bool:
+        hosts = (entry.rpartition(":")[0] for entry in self.worker_entries())
+        return all(is_loopback(host) for host in hosts)
+
+    @property
+    def has_credentials(self) -> bool:
+        return bool(self.jwt_issuer) or super().has_credentials
+
+    def token_rules(self) -> TokenRules | None:
+        """Return what tokens must have; None if there are none."""
+        if not self.jwt_issuer:
+            return None
+        return TokenRules(
+            self.jwt_issuer,
+            self.jwt_audience,
+            self.jwt_keys,
+            _split(self.jwt_algorithms),
+            self.jwt_leeway_seconds,
+            self.jwt_scope_claim,
+            self.jwt_tenant_claim,
+        )
+
+    def worker_tls(self) -> TlsFiles | None:
+        """Return the files for TLS with workers; None for none."""
+        if self.worker_ca is None:
+            return None
+        return TlsFiles(self.worker_cert, self.worker_key, self.worker_ca)
+
     def page_token_key(self) -> bytes:
         """Return the key that signs page tokens."""
         secret = self.page_token_secret.get_secret_value()
         if not secret and "://" not in self.milvus_uri:
             return _RANDOM_KEY  # only this process opens the file, so no replica needs the key
         return (secret or f"{self.milvus_uri}\0{self.milvus_token.get_secret_value()}").encode()
+
+    def page_tokens_can_be_guessed(self) -> bool:
+        """Tell whether callers of a Milvus server could guess the key."""
+        return "://" in self.milvus_uri and not self.page_token_secret.get_secret_value()
 
     def page_tokens_can_be_forged(self) -> bool:
         """Tell whether the key can be guessed: on a Milvus server, without token and secret."""
@@ -114,8 +219,8 @@ class GatewaySettings(ServerSettings, StoreSettings):
 
     def worker_entries(self) -> list[str]:
         """Return the entries of `workers`, each `host:port` or `dns:///name:port`."""
-        return _entries(self.workers)
+        return _split(self.workers)
 
     def uri_places(self) -> list[str]:
         """Return the places from which images may be fetched."""
-        return [place.strip() for place in self.image_uri_places.split(",") if place.strip()]
+        return _split(self.image_uri_places)

@@ -67,6 +67,10 @@ class AlreadyExists(SentinelError, code=grpc.StatusCode.ALREADY_EXISTS):
     """The request creates something that exists."""
 
 
+class Unauthenticated(SentinelError, code=grpc.StatusCode.UNAUTHENTICATED):
+    """The caller has not proven who it is."""
+
+
 class PermissionDenied(SentinelError, code=grpc.StatusCode.PERMISSION_DENIED):
     """The input is well formed, but a rule of the operator forbids it."""
 

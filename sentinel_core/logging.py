@@ -129,4 +129,5 @@ def configure(level: str, style: str) -> None:
     logging.captureWarnings(True)
     # pymilvus logs every failed attempt as an error; our interceptor reports the outcome once.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    logging.getLogger("milvus_lite.adapter").setLevel(logging.CRITICAL)  # likewise
     logging.getLogger("faiss").setLevel(logging.WARNING)  # logs the instruction sets it tried

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a gRPC server, and the HTTP port that serves them.
+"""Prometheus metrics of a gRPC server.
 
 Labels are bounded: method, code, stage, modality, outcome; never an id. Callers
 pass the registry, so that tests and several servers in one process do not share one.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # 18 of the latency bounds of gRPC proposal A66, in seconds: 0.5 ms to 10 s.
 LATENCY_BUCKETS = (
@@ -76,18 +76,3 @@ class ServerMetrics:
             yield
         finally:
             self.stage_duration.labels(name).observe(perf_counter() - start)
-
-
-class MetricsServer:
-    """The HTTP port that serves `GET /metrics`."""
-
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
-        """Listen at once; port 0 picks a free one."""
-        self._server, self._thread = start_http_server(port, host, registry)
-        self.address = f"{host}:{self._server.server_port}"
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

@@ -6,6 +6,7 @@ import grpc
 from google.protobuf.any_pb2 import Any
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from sentinel_core.calls import current_caller
 from sentinel_core.errors import SentinelError
 
 DOMAIN = "sentinel"
@@ -21,14 +22,18 @@ _CODES: dict[grpc.StatusCode, int] = {
 
 
 def to_status(error: SentinelError) -> status_pb2.Status:
-    """Return `error` as a Status: an ErrorInfo, plus BadRequest and RetryInfo where they apply."""
-    metadata = {key: value[:_MAX_VALUE_CHARS] for key, value in error.metadata.items()}
+    """Return `error` as a Status: an ErrorInfo, plus BadRequest and RetryInfo where they apply.
+
+    Names in it are local to the current caller's tenant.
+    """
+    local = current_caller().localized
+    metadata = {key: local(value)[:_MAX_VALUE_CHARS] for key, value in error.metadata.items()}
     if error.field is not None:
         metadata["field"] = error.field[:_MAX_VALUE_CHARS]
     details: list[object] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     ]
-    message = error.message[:_MAX_MESSAGE_CHARS]
+    message = local(error.message)[:_MAX_MESSAGE_CHARS]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=metadata["field"], description=message, reason=error.reason

@@ -120,16 +120,16 @@ class NewCollection:
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NAME_CHARS = 128
 _MAX_FIELD_NAME_CHARS = 64
-_MAX_FIELDS = 56  # Milvus allows 64 columns; up to eight are our own
+MAX_FIELDS = 56  # Milvus allows 64 columns; up to eight are our own
 
 
 def check_declaration(name: str, fields: Mapping[str, FieldType]) -> None:
     """Raise InvalidArgument unless a collection can be created with this name and these fields."""
     check_collection_name(name, "collection.name")
-    if len(fields) > _MAX_FIELDS:
+    if len(fields) > MAX_FIELDS:
         raise InvalidArgument(
             "PARAMETER_OUT_OF_RANGE",
-            f"a collection declares at most {_MAX_FIELDS} fields",
+            f"a collection declares at most {MAX_FIELDS} fields",
             field="collection.fields",
         )
     for index, field_name in enumerate(fields):
@@ -143,7 +143,7 @@ def check_collection_name(name: str, field: str) -> None:
 
 def _check_name(name: str, longest: int, field: str) -> None:
     """Raise InvalidArgument unless `name` is an identifier of at most `longest` characters."""
-    if not _NAME.fullmatch(name) or len(name) > longest:
+    if len(name) > longest or not _NAME.fullmatch(name):
         raise InvalidArgument(
             "NAME_INVALID",
             f"{name[:50]!r} is not a valid name; use a letter or underscore, then letters, digits "

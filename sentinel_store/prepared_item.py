@@ -136,12 +136,24 @@ def _check_id(item_id: str, field: str) -> None:
         raise InvalidArgument(
             "NAME_INVALID", "an item that is a vector only needs an id", field=field
         )
-    if len(item_id.encode()) > MAX_ID_BYTES or any(map(_is_control, item_id)):
-        raise InvalidArgument(
-            "NAME_INVALID",
-            f"an id is 1 to {MAX_ID_BYTES} bytes without control characters",
-            field=field,
-        )
+    check_id_length(item_id, field)
+    if any(map(_is_control, item_id)):
+        raise _bad_id(field)
+
+
+def check_id_length(item_id: str, field: str) -> None:
+    """Raise InvalidArgument if the id is longer than that of any item."""
+    # The first comparison spares the encoding of a huge one.
+    if len(item_id) > MAX_ID_BYTES or len(item_id.encode()) > MAX_ID_BYTES:
+        raise _bad_id(field)
+
+
+def _bad_id(field: str) -> InvalidArgument:
+    return InvalidArgument(
+        "NAME_INVALID",
+        f"an id is 1 to {MAX_ID_BYTES} bytes without control characters",
+        field=field,
+    )
 
 
 def _is_control(char: str) -> bool:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sentinel_core.tls import TlsFiles
 
 
 class StoreSettings(BaseSettings):
@@ -20,6 +25,18 @@ class StoreSettings(BaseSettings):
     )
     milvus_token: SecretStr = Field(
         SecretStr(""), description="Milvus credentials, user:password or an API key."
+    )
+    milvus_ca: Path | None = Field(
+        None, description="PEM file with the CA of the Milvus server; none: the system's."
+    )
+    milvus_cert: Path | None = Field(
+        None, description="PEM file with our certificate for Milvus, if it asks for one."
+    )
+    milvus_key: Path | None = Field(None, description="PEM file with the key of `milvus_cert`.")
+    lite_fsync: bool = Field(
+        True,
+        description="Whether Milvus Lite forces each write to disk before it is acknowledged. "
+        "--no-lite-fsync is a little faster, and a power failure can lose the newest items.",
     )
     object_store_uri: str = Field(
         "sentinel-data/objects",
@@ -42,3 +59,17 @@ class StoreSettings(BaseSettings):
         description="Most blocking calls of Milvus at once; further calls wait. Reads of a Milvus "
         "server do not block and do not count.",
     )
+
+    @model_validator(mode="after")
+    def _check_milvus_tls(self) -> Self:
+        if bool(self.milvus_cert) != bool(self.milvus_key):
+            raise ValueError("milvus_cert and milvus_key belong together; set both")
+        if self.milvus_cert and not self.milvus_ca:
+            raise ValueError("milvus_cert needs milvus_ca")
+        if self.milvus_ca and not self.milvus_uri.startswith("https://"):
+            raise ValueError("milvus_ca needs an https URI of Milvus")
+        return self
+
+    def milvus_tls(self) -> TlsFiles:
+        """Return the files for TLS with a Milvus server, which its URI asks for by https."""
+        return TlsFiles(self.milvus_cert, self.milvus_key, self.milvus_ca)

@@ -31,9 +31,23 @@ def running(base: Path, s3: S3Server | None = None, bucket: str = "") -> Iterato
 
 
 def start(
-    base: Path, s3: S3Server | None = None, bucket: str = ""
+    base: Path,
+    s3: S3Server | None = None,
+    bucket: str = "",
+    *,
+    channels: int = 16,
+    lease_s: int = 5,
+    tls: tuple[str, str, str] | None = None,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start a server; return it and its port once it is healthy.
+
+    `tls` has the PEM files of its certificate, of the key, and of the CA of its clients.
+
+    A server that is paused for longer than `lease_s` ends itself.
+
+    Collections beyond the number of `channels`, also deleted ones, share one with another. After a
+    restart this version then leaves out messages of one of them (milvus-io/milvus#34255), so that
+    rows are missing, or deleted ones are there again.
 
     Ports are chosen before the server binds them, and others on this machine may be faster.
     """
@@ -41,12 +55,14 @@ def start(
         port, health_port = _free_port(), _free_port()
         shutil.rmtree(base, ignore_errors=True)
         base.mkdir(parents=True)
-        _unpack(base, port)
+        _unpack(base, port, channels, lease_s)
+        if tls is not None:
+            _set_tls(base / "configs" / "milvus.yaml", tls)
         if s3 is not None:
             _keep_in(s3, bucket, base / "configs" / "milvus.yaml")
         process = _spawn(base, health_port)
         try:
-            _wait_until_healthy(process, health_port, base / "out.log")
+            _wait_until_healthy(process, base)
         except BaseException as error:
             process.kill()
             process.wait()
@@ -57,7 +73,23 @@ def start(
     raise AssertionError("unreachable")
 
 
+def restart(base: Path) -> subprocess.Popen[bytes]:
+    """Start a server that was killed again, with its data and ports; return it at once."""
+    return _spawn(base, int((base / "health-port").read_text()))
+
+
+def is_healthy(base: Path) -> bool:
+    """Tell whether the server says that it is healthy; collections may still be loading."""
+    port = int((base / "health-port").read_text())
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1) as answer:
+            return b"OK" in answer.read()
+    except OSError:
+        return False
+
+
 def _spawn(base: Path, health_port: int) -> subprocess.Popen[bytes]:
+    (base / "health-port").write_text(str(health_port))
     environment = dict(
         os.environ,
         DEPLOY_MODE="STANDALONE",
@@ -66,7 +98,7 @@ def _spawn(base: Path, health_port: int) -> subprocess.Popen[bytes]:
         LD_LIBRARY_PATH=str(base / "bin"),
     )
     (base / "run").mkdir(exist_ok=True)
-    with (base / "out.log").open("wb") as log:
+    with (base / "out.log").open("ab") as log:
         return subprocess.Popen(
             [base / "bin" / "milvus", "run", "standalone"],
             cwd=base,
@@ -101,7 +133,7 @@ def wait_for_indexes(uri: str, collection: str, timeout_s: float = 120.0) -> Non
     client.close()
 
 
-def _unpack(base: Path, port: int) -> None:
+def _unpack(base: Path, port: int, channels: int, lease_s: int) -> None:
     import milvus
 
     milvus.MilvusServerConfig(data_dir=str(base), proxy_port=port).resolve()
@@ -110,9 +142,9 @@ def _unpack(base: Path, port: int) -> None:
     text = config.read_text()
     # The default lease of 30 s would keep a restarted server from loading for that long.
     if "\n  session:" in text:
-        text = re.sub(r"(\n  session:\n(?:    .*\n)*?    ttl: )\d+", r"\g<1>5", text)
+        text = re.sub(r"(\n  session:\n(?:    .*\n)*?    ttl: )\d+", rf"\g<1>{lease_s}", text)
     else:
-        text = text.replace("common:\n", "common:\n  session:\n    ttl: 5\n", 1)
+        text = text.replace("common:\n", f"common:\n  session:\n    ttl: {lease_s}\n", 1)
     # Less waiting in tests for what only happens at ticks: strong reads, loading. With a shorter
     # time tick an idle server takes twice the CPU, 0.3 of a core with ten collections.
     for name, milliseconds in (("timeTickInterval", 50), ("checkInterval", 100),
@@ -126,6 +158,8 @@ def _unpack(base: Path, port: int) -> None:
         "\nqueryCoord:\n  checkChannelInterval: 50\n  checkSegmentInterval: 50\n",
         1,
     )
+    text, changed = re.subn(r"(\n  dmlChannelNum: )\d+", rf"\g<1>{channels}", text)
+    assert changed == 1
     # By itself the embedded etcd always binds ports 2379 and 2380, and a second server dies of it.
     etcd = base / "configs" / "etcd.yaml"
     text = text.replace("\netcd:\n", f"\netcd:\n  config:\n    path: {etcd}\n", 1)
@@ -135,6 +169,17 @@ def _unpack(base: Path, port: int) -> None:
         f"listen-peer-urls: {peer}\ninitial-advertise-peer-urls: {peer}\n"
         f"initial-cluster: default={peer}\n"
     )
+    config.write_text(text)
+
+
+def _set_tls(config: Path, files: tuple[str, str, str]) -> None:
+    text = config.read_text()
+    changes = [(r"    tlsMode: ", "2")]  # clients show a certificate, too
+    for name, file in zip(("serverPemPath", "serverKeyPath", "caPemPath"), files, strict=True):
+        changes.append((rf"  {name}: ", file))
+    for name, value in changes:
+        text, changed = re.subn(rf"(\n{name}).*", lambda m, value=value: m[1] + value, text)
+        assert changed == 1, name
     config.write_text(text)
 
 
@@ -154,17 +199,14 @@ def _keep_in(s3: S3Server, bucket: str, config: Path) -> None:
     config.write_text(text)
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_healthy(process: subprocess.Popen[bytes], base: Path) -> None:
     end = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise RuntimeError(f"milvus died: {log.read_text()[-2000:]}")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1) as answer:
-                if b"OK" in answer.read():
-                    return
-        except OSError:
-            time.sleep(0.1)
+            raise RuntimeError(f"milvus died: {(base / 'out.log').read_text()[-2000:]}")
+        if is_healthy(base):
+            return
+        time.sleep(0.1)
     raise TimeoutError("milvus did not become healthy")
 
 

@@ -47,6 +47,7 @@ def run(tmp_path: Path, end: str, *flags: str) -> tuple[subprocess.Popen[str], P
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 @pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.slow
 def test_a_failing_test_leaves_none(tmp_path: Path, workers: str) -> None:
     pytest_process, here = run(tmp_path, "raise AssertionError", "-n", workers)
     output, _ = pytest_process.communicate(timeout=90)
@@ -56,6 +57,7 @@ def test_a_failing_test_leaves_none(tmp_path: Path, workers: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_none(tmp_path: Path) -> None:
     pytest_process, here = run(tmp_path, "time.sleep(600)", "-n", "1")
     until(lambda: here.exists() and here.read_text(), 60)

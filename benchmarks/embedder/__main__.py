@@ -102,7 +102,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="of a forward pass; 0: all cores")
     parser.add_argument(
         "--flag", action="append", default=[], metavar="=--NAME=VALUE",
-        help="a further flag of the worker, for example --flag=--decode-threads=4",
+        help="a further flag of the worker, for example --flag=--decode-processes=4",
     )  # fmt: skip
     parser.add_argument(
         "--infinity-venv", type=Path, default=_HERE / ".infinity-venv",

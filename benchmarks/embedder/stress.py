@@ -125,17 +125,17 @@ def _overload_rows(kind: str, turns: list[dict[str, Any]], floor: float) -> list
 
 
 def memory(bench: Bench) -> list[Row]:
-    """Compare the worker's resident memory after few and after many mixed requests."""
+    """Compare the worker's memory after few and after many mixed requests."""
     few, many = bench.plan.memory_requests
     resident = []
     failed: dict[str, int] = {}
     with bench.worker() as server:
-        fresh = server.rss_bytes()
+        fresh = server.memory_bytes()
         for count in (few, many - few):
             for code, number in _mixed_load(bench, server, count).items():
                 failed[code] = failed.get(code, 0) + number
             time.sleep(_SETTLE_S)
-            resident.append(server.rss_bytes())
+            resident.append(server.memory_bytes())
             bench.say(f"memory: {count} requests done")
     growth = (resident[1] / resident[0] - 1) * 100
     sizes = ", ".join(f"{size / 2**20:.0f}" for size in (fresh, *resident))

@@ -42,7 +42,7 @@ def _photos() -> list[Image.Image]:
     import skimage  # noqa: PLC0415 - only who makes pictures needs it
 
     folder = Path(skimage.__file__).parent / "data"
-    return [Image.open(folder / name).convert("RGB") for name in _PHOTOS]
+    return [Image.open(folder / name, formats=["JPEG", "PNG"]).convert("RGB") for name in _PHOTOS]
 
 
 def _jpeg(photo: Image.Image, side: int, rng: np.random.Generator) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -19,7 +19,8 @@ import numpy as np
 from pymilvus import AsyncMilvusClient, MilvusClient
 
 from benchmarks.load import agents
-from benchmarks.load.embed_generator import MAX_CALLERS, MAX_SECONDS
+from benchmarks.load.embed_generator import MAX_CALLERS, MAX_RATE, MAX_REQUESTS, MAX_SECONDS
+from benchmarks.load.flood import Flood, searched
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 
@@ -66,6 +67,7 @@ class SearchLoadGenerator:
         self._runner = asyncio.Runner()
         self._texts: list[str] = []
         self._vectors: list[list[float]] = []
+        self._new = 0
 
     def prepare(self, *, texts: list[str], vectors: list[list[float]]) -> dict[str, Any]:
         """Set the queries: texts, and the vector of each."""
@@ -76,13 +78,64 @@ class SearchLoadGenerator:
         self, *, kind: str, address: str, collection: str, callers: int, seconds: float
     ) -> dict[str, Any]:
         """Run N callers until the time is up; return the rate and percentiles of the latency."""
-        host = address.removeprefix("http://").rpartition(":")[0]
-        if host != "127.0.0.1" or callers > MAX_CALLERS or seconds > MAX_SECONDS:
+        _require_loopback(address)
+        if callers > MAX_CALLERS or seconds > MAX_SECONDS:
             raise ValueError("the load is above the limits of benchmarks/load/embed_generator.py")
+        if kind == "new_texts":
+            return self._runner.run(self._new_texts(address, collection, callers, seconds))
         if kind == "pymilvus":
             return self._threads(address, collection, callers, seconds)
         run = self._through_gateway if kind == "gateway" else self._asynchronously
         return self._runner.run(run(address, collection, callers, seconds))
+
+    def lone(self, *, address: str, collection: str, searches: int) -> dict[str, Any]:
+        """Search for new texts, one after the other."""
+        _require_loopback(address)
+        return self._runner.run(self._lone(address, collection, searches))
+
+    def open(
+        self,
+        *,
+        address: str,
+        collection: str,
+        rate: float,
+        seconds: float,
+        warm_seconds: float,
+        connections: int,
+    ) -> dict[str, Any]:
+        """Search for new texts at a constant rate, beside a light caller; see `flood.Flood`."""
+        _require_loopback(address)
+        if rate > MAX_RATE or seconds > MAX_SECONDS or rate * seconds > MAX_REQUESTS:
+            raise ValueError("the load is above the limits of benchmarks/load/embed_generator.py")
+        flood = Flood(address, self._new_requests(collection))
+        return self._runner.run(flood.run(rate, seconds, warm_seconds, connections))
+
+    def _new_requests(self, collection: str) -> Iterator[pb.SearchRequest]:
+        """Yield searches for texts that no cache knows."""
+        while True:
+            for text in self._texts:
+                self._new += 1
+                yield request_of(collection, f"{text} {self._new}")
+
+    async def _new_texts(
+        self, address: str, collection: str, callers: int, seconds: float
+    ) -> dict[str, Any]:
+        requests = self._new_requests(collection)
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = pb_grpc.SearchServiceStub(channel)
+
+            async def search(_: int) -> int:
+                events = stub.Search(next(requests), timeout=60)
+                return sum([len(read_message(event)) async for event in events])
+
+            return await _drive(search, callers, seconds)
+
+    async def _lone(self, address: str, collection: str, searches: int) -> dict[str, Any]:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = pb_grpc.SearchServiceStub(channel)
+            requests = self._new_requests(collection)
+            found = [await searched(stub, next(requests)) for _ in range(searches)]
+        return {"latencies_ms": [one.ms for one in found]}
 
     async def _through_gateway(
         self, address: str, collection: str, callers: int, seconds: float
@@ -136,6 +189,11 @@ class SearchLoadGenerator:
         return _summary(latencies, elapsed)
 
 
+def _require_loopback(address: str) -> None:
+    if address.removeprefix("http://").rpartition(":")[0] != "127.0.0.1":
+        raise ValueError(f"load goes to loopback addresses only, not to {address}")
+
+
 async def _drive(search: _Search, callers: int, seconds: float) -> dict[str, Any]:
     latencies: list[float] = []
     start = time.perf_counter()
@@ -162,7 +220,9 @@ def _summary(latencies: list[float], elapsed: float) -> dict[str, Any]:
 
 def main() -> None:
     load = SearchLoadGenerator()
-    agents.serve({"prepare": load.prepare, "closed": load.closed})
+    agents.serve(
+        {"prepare": load.prepare, "closed": load.closed, "lone": load.lone, "open": load.open}
+    )
 
 
 if __name__ == "__main__":

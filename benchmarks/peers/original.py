@@ -96,7 +96,7 @@ class Original:
         return self._tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
 
     def _pixels(self, files: list[bytes]) -> Any:
-        pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
+        pictures = [Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB") for data in files]
         return self._processor(images=pictures, return_tensors="pt")
 
     def _unit(self, features: Any) -> Any:

@@ -22,9 +22,13 @@ from embedder_server.types import EmbedOptions
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from sentinel_core.access.guard import Rule
+from sentinel_core.access.scopes import Scope
 from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items
 from sentinel_core.errors import SentinelError, Unavailable, first_error, hide
+from sentinel_core.interceptors import MethodLimits
 from sentinel_core.server import Service
+from sentinel_core.settings import LONGEST_STREAM_S, SMALL_REQUEST_BYTES
 from sentinel_core.status import to_status
 
 logger = logging.getLogger(__name__)
@@ -49,7 +53,17 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
 
     def service(self) -> Service:
         """Return what a server needs to register this servicer."""
-        return Service(SERVICE_NAME, pb_grpc.add_EmbeddingServiceServicer_to_server, self)
+        settings = self._settings
+        most, seconds = settings.max_message_bytes, settings.max_call_seconds
+        limits = {
+            "": MethodLimits(most, seconds),
+            "EmbedStream": MethodLimits(most, LONGEST_STREAM_S),
+            "GetModel": MethodLimits(SMALL_REQUEST_BYTES, seconds),
+        }
+        rules = {method: Rule(Scope.EMBED) for method in ("Embed", "EmbedStream", "Rank")}
+        rules["GetModel"] = Rule(Scope.READ)
+        register = pb_grpc.add_EmbeddingServiceServicer_to_server
+        return Service(SERVICE_NAME, register, self, limits, rules)
 
     def serve(self, engine: Engine) -> None:
         """Answer calls with `engine`, which must be started."""

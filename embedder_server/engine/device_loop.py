@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from embedder_server.devices import give_way
 from embedder_server.engine.batching import (
     BatchQueue,
     DeviceResult,
@@ -53,6 +54,7 @@ class DeviceLoop:
         dimensions: Length of a valid vector.
         metrics: Counts batch sizes and dropped items.
         on_failure: Called in the event loop if the thread dies. Then nothing is embedded any more.
+        gives_way: Whether the thread computes on cores that it shares with others.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class DeviceLoop:
         dimensions: int,
         metrics: EmbedderMetrics,
         on_failure: Callable[[BaseException], None],
+        gives_way: bool = False,
     ) -> None:
+        self._gives_way = gives_way
         self._forward = forward
         self._queues = queues
         self._dimensions = dimensions
@@ -145,6 +149,8 @@ class DeviceLoop:
     def _run(
         self, warm_up: Sequence[tuple[Modality, Sequence[Any]]], ready: asyncio.Future[None]
     ) -> None:
+        if self._gives_way:
+            give_way()
         try:
             self._warm_up(warm_up)
         except Exception as error:

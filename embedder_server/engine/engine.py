@@ -1,25 +1,26 @@
-"""Admit a request or refuse it; prepare its contents, batch them with others, and time it all."""
+"""Embed requests: admit each, prepare its contents, batch them with others, and time it all."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from time import perf_counter
 from typing import Any
 
 from PIL import Image
 
+from embedder_server.engine.admission import EngineAdmission
 from embedder_server.engine.batching import BatchQueue, Budget
 from embedder_server.engine.device_loop import DeviceLoop
 from embedder_server.engine.lanes import ImageLane, RequestState, TextLane
 from embedder_server.engine.metrics import EmbedderMetrics
 from embedder_server.engine.results import OutcomeCounter, reshape
-from embedder_server.images.decoder import ImageDecoder
+from embedder_server.images.decoder_pool import DecoderPool
+from embedder_server.images.decoder_process import Setup
+from embedder_server.images.fork_server import ForkServer
 from embedder_server.models.base import EmbeddingModel
 from embedder_server.models.runtimes.base import memory_as_load_error
 from embedder_server.settings import EmbedderSettings
@@ -33,29 +34,23 @@ from embedder_server.types import (
     Priority,
     modality_of,
 )
-from sentinel_core.calls import Deadline
+from sentinel_core.calls import Deadline, together
 from sentinel_core.errors import (
     DeadlineExceeded,
     InvalidArgument,
-    ResourceExhausted,
     SentinelError,
     Unavailable,
-    first_error,
 )
+from sentinel_core.memory import MemoryBudget
 
-# Tokenize this many texts of a request together and queue them, then tokenize the next.
-_TEXTS_PER_JOB = 32
 # Kept back from the caller's deadline, so that our error with its reason still arrives.
 _ANSWER_MARGIN_S = 0.005
 _CLOSE_TIMEOUT_S = 5.0
 _FEW = 8
 # On a CPU, a batch of more texts gains little, so rather leave some waiting.
 _EAGER_TEXTS_ON_CPU = 16
-# For the estimate of when a full queue has room again.
-_RATE_WINDOW_S = 10.0
-_MIN_RETRY_S = 0.05
-_MAX_RETRY_S = 30.0
-_UNKNOWN_RETRY_S = 1.0
+# Nor does a batch of more tokens, and others wait for its end.
+_TOKENS_ON_CPU = 1024
 
 
 class Engine:
@@ -67,7 +62,10 @@ class Engine:
         model: Loaded; its networks are called from one thread only.
         settings: Limits, budgets and thread counts.
         metrics: Where everything is counted.
-        on_failure: Called if the device thread dies. The engine is then useless.
+        memory: Where decoded pixels take their share.
+        forks: Starts the processes that decode images; the caller closes it after the engine.
+        on_failure: Called if the device thread dies, or no process can be started. The engine is
+            then useless.
 
     Attributes:
         info: The served model.
@@ -80,32 +78,51 @@ class Engine:
         model: EmbeddingModel,
         settings: EmbedderSettings,
         metrics: EmbedderMetrics,
+        *,
+        memory: MemoryBudget,
+        forks: ForkServer,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.info = model.info
         self._model = model
-        self._admission = Admission(settings.max_queue_items, metrics)
+        self._admission = EngineAdmission(settings, metrics)
         self._outcomes = OutcomeCounter(metrics)
         self.stalled = False
-        self._budgets = budgets = _budgets(settings)
+        self._budgets = budgets = _budgets(settings, model.info.device)
         self._device = DeviceLoop(
             {Modality.TEXT: model.embed_texts, Modality.IMAGE: model.embed_images},
             {modality: BatchQueue(budgets[modality]) for modality in Modality},
             dimensions=model.info.dimensions,
             metrics=metrics,
             on_failure=on_failure,
+            gives_way=model.info.device == "cpu",
         )
         self.busy_seconds = self._device.busy_seconds
-        self._texts = TextLane(model, self._device, max_chars=settings.max_text_chars)
-        self._images = ImageLane(
+        self._texts = TextLane(
             model,
             self._device,
-            ImageDecoder(
+            max_chars=settings.max_text_chars,
+            budget=budgets[Modality.TEXT][Priority.INTERACTIVE],
+        )
+        processes = settings.effective_decode_processes
+        self._decoders = DecoderPool(
+            forks,
+            Setup(
                 max_bytes=settings.max_image_bytes,
                 max_pixels=settings.max_image_pixels,
                 model_side=model.info.image_size,
+                preprocess=model.preprocess,
             ),
-            threads=settings.effective_decode_threads,
+            processes=processes,
+            max_seconds=settings.max_decode_seconds,
+            memory=memory,
+            on_ended=lambda cause: metrics.decoders_ended.labels(cause).inc(),
+            on_failure=on_failure,
+        )
+        self._images = ImageLane(
+            self._decoders,
+            self._device,
+            processes=processes,
             budgets=budgets[Modality.IMAGE],
         )
 
@@ -114,13 +131,15 @@ class Engine:
 
         Raises:
             ModelLoadError: The device has no memory for a single content.
+            OSError: No process can be started.
             Exception: The model's own error.
         """
         samples: dict[Modality, Any] = {}
         if Modality.TEXT in self.info.modalities:
             samples[Modality.TEXT] = await self._texts.start()
         if Modality.IMAGE in self.info.modalities:
-            samples[Modality.IMAGE] = await asyncio.to_thread(self._sample_image)
+            samples[Modality.IMAGE] = sample = await asyncio.to_thread(self._sample_image)
+            await self._decoders.start(sample.nbytes)
         with memory_as_load_error(self.info.device):
             await self._device.start(_warm_up(samples, self._budgets))
 
@@ -129,10 +148,10 @@ class Engine:
         return self._model.preprocess(Image.new("RGB", (side, side), "teal"))
 
     async def close(self) -> None:
-        """Refuse new work, let the running batch end, release threads and model."""
+        """Refuse new work, let the running batch end, release threads, processes and model."""
         ended = await self._device.close(_CLOSE_TIMEOUT_S)
         self._texts.close()
-        self._images.close()
+        self._decoders.close()
         if ended:  # otherwise the model is still in use
             self._model.close()
 
@@ -153,7 +172,7 @@ class Engine:
         request = RequestState(options, deadline.at - _ANSWER_MARGIN_S)
         try:
             self._check_begin(request)
-            with self._admission.admit(counts):
+            with self._admission.admit(options.priority, contents):
                 results = await self._embed_in_time(request, contents)
         except SentinelError as error:
             self._outcomes.count_failure(counts, error.reason)
@@ -208,12 +227,11 @@ class Engine:
         texts = [content for content in contents if isinstance(content, str)]
         images = [content for content in contents if isinstance(content, ImageFile)]
         jobs = [self._images.run(request, image) for image in images]
-        for first in range(0, len(texts), _TEXTS_PER_JOB):
-            jobs.append(self._texts.run(request, texts[first : first + _TEXTS_PER_JOB]))
+        jobs += [self._texts.run(request, part) for part in self._texts.parts(texts)]
         if len(jobs) == 1:  # the usual search: avoids a task
             results = [await jobs[0]]
         else:
-            results = await _together(jobs)
+            results = await together(jobs)
         of_images = chain.from_iterable(results[: len(images)])
         of_texts = chain.from_iterable(results[len(images) :])
         return [
@@ -224,98 +242,10 @@ class Engine:
         ]
 
 
-async def _together(
-    jobs: Sequence[Coroutine[Any, Any, list[ItemResult]]],
-) -> list[list[ItemResult]]:
-    """Await all jobs. The first error cancels the others and is raised itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(job) for job in jobs]
-    except BaseExceptionGroup as errors:
-        raise first_error(errors) from None
-    return [task.result() for task in tasks]
-
-
 def _out_of_time(stage: str) -> DeadlineExceeded:
     return DeadlineExceeded(
         "OUT_OF_TIME", f"the deadline passed in stage {stage}; use a longer one", stage=stage
     )
-
-
-class Admission:
-    """Limits how many contents are in the worker, from receipt to response.
-
-    A request is admitted as a whole or not at all.
-    """
-
-    def __init__(self, max_items: int, metrics: EmbedderMetrics) -> None:
-        self._max_items = max_items
-        self._admitted = 0
-        self._by_modality = Counter(dict.fromkeys(Modality, 0))
-        self._rate = ServiceRate()
-        for modality in Modality:  # read when metrics are scraped: costs nothing per request
-            metrics.queue_items.labels(modality).set_function(
-                partial(self._by_modality.__getitem__, modality)
-            )
-
-    @contextmanager
-    def admit(self, counts: Mapping[Modality, int]) -> Iterator[None]:
-        """Count the contents of a request as admitted until the block ends.
-
-        Raises:
-            ResourceExhausted: QUEUE_FULL, with the time until there should be room.
-        """
-        items = sum(counts.values())
-        excess = self._admitted + items - self._max_items
-        if excess > 0:
-            wait = self._rate.seconds_for(excess)
-            raise ResourceExhausted(
-                "QUEUE_FULL",
-                f"this worker has {self._admitted} of {self._max_items} contents in work; "
-                f"retry in {wait:.2f} s or on another worker",
-                retry_after_s=wait,
-                limit=self._max_items,
-            )
-        self._admitted += items
-        if self._admitted == items:
-            self._rate.start()
-        self._by_modality.update(counts)
-        try:
-            yield
-        finally:
-            self._admitted -= items
-            self._rate.record(items)
-            self._by_modality.subtract(counts)
-
-
-class ServiceRate:
-    """Measures how many contents leave the worker per second while it is busy."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._left: deque[tuple[float, int]] = deque()
-        self._busy_since = clock()
-
-    def start(self) -> None:
-        """Note that work begins after an idle time, which does not count."""
-        self._busy_since = self._clock()
-        self._left.clear()
-
-    def record(self, items: int) -> None:
-        """Note that `items` contents left."""
-        now = self._clock()
-        self._left.append((now, items))
-        while self._left[0][0] < now - _RATE_WINDOW_S:
-            self._left.popleft()
-
-    def seconds_for(self, items: int) -> float:
-        """Estimate when `items` more contents will have left, from 0.05 to 30 seconds."""
-        now = self._clock()
-        span = min(_RATE_WINDOW_S, now - self._busy_since)
-        left = sum(count for when, count in self._left if when >= now - _RATE_WINDOW_S)
-        if not left:
-            return min(_MAX_RETRY_S, max(_UNKNOWN_RETRY_S, span))
-        return min(_MAX_RETRY_S, max(_MIN_RETRY_S, items * span / left))
 
 
 def _warm_up(
@@ -331,13 +261,15 @@ def _warm_up(
     return sorted(batches, key=lambda batch: len(batch[1]))
 
 
-def _budgets(settings: EmbedderSettings) -> dict[Modality, dict[Priority, Budget]]:
+def _budgets(settings: EmbedderSettings, device: str) -> dict[Modality, dict[Priority, Budget]]:
     texts, bulk_texts = settings.text_batch_items, settings.bulk_text_batch_items
     images, bulk_images = settings.image_batch_items, settings.bulk_image_batch_items
-    eager = _EAGER_TEXTS_ON_CPU if settings.device == "cpu" else texts
+    eager, tokens = texts, settings.text_batch_tokens
+    if device == "cpu":
+        eager, tokens = _EAGER_TEXTS_ON_CPU, min(_TOKENS_ON_CPU, tokens)
     return {
         Modality.TEXT: {
-            Priority.INTERACTIVE: Budget(texts, settings.text_batch_tokens, eager),
+            Priority.INTERACTIVE: Budget(texts, tokens, eager),
             Priority.BULK: Budget(bulk_texts, settings.bulk_text_batch_tokens, bulk_texts),
         },
         Modality.IMAGE: {

@@ -1,7 +1,7 @@
 """Prepare contents for the device, queue them, and return their results: one lane per modality.
 
-Texts are tokenized and images are decoded on threads, a bounded number at once. A bad content
-becomes its own error as a value, so that it never fails other contents.
+Texts are tokenized on a thread and images are decoded in processes, a bounded number at once. A bad
+content becomes its own error as a value, so that it never fails other contents.
 """
 
 from __future__ import annotations
@@ -9,34 +9,29 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import math
 import queue
 import threading
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
-from PIL import Image
-
 from embedder_server.engine.batching import Budget, DeviceResult, WorkGroup
 from embedder_server.engine.device_loop import DeviceLoop, settle
-from embedder_server.images.decoder import ImageDecoder
+from embedder_server.images.decoder_pool import DecoderPool
 from embedder_server.models.base import EmbeddingModel
 from embedder_server.texts.tokenizer import TokenizedText
 from embedder_server.types import (
-    Crop,
     EmbedOptions,
-    ImageFacts,
     ImageFile,
     ItemResult,
     Modality,
     Priority,
     StageTimings,
 )
-from sentinel_core.errors import InvalidArgument, SentinelError, hide
+from sentinel_core.calls import Deadline
+from sentinel_core.errors import InvalidArgument, SentinelError, Unavailable, hide
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +43,10 @@ _BATCHES_AHEAD = 3
 # this is tokenized on the event loop. This is also the longest delay for other responses.
 _INLINE_S = 0.0002
 _MAX_INLINE_CHARS = 2048
+# As in English.
+_CHARS_PER_TOKEN = 4
+# Tokenize this many characters, or one text, before others get their turn.
+_CHARS_PER_TURN = 8_192
 _SAMPLE = "a photo of a red car on a long road near the sea, taken in the early morning light "
 _MEASUREMENTS = 5
 
@@ -71,6 +70,9 @@ class RequestState:
         self.timings = StageTimings()
         self._groups: list[WorkGroup] = []
         self._preparing = 0
+        # Parts of its texts in work: one on the device, one that comes next. So a request of many
+        # long texts does not delay others by more than that.
+        self.texts_in_work = asyncio.Semaphore(2)
 
     def begin_preparing(self) -> None:
         """Note that a preparation starts. If cancelled, it never ends, and `stage` sees it."""
@@ -107,7 +109,10 @@ class TextLane:
     Create and use it in one event loop.
     """
 
-    def __init__(self, model: EmbeddingModel, device: DeviceLoop, *, max_chars: int) -> None:
+    def __init__(
+        self, model: EmbeddingModel, device: DeviceLoop, *, max_chars: int, budget: Budget
+    ) -> None:
+        self._budget = budget
         self._model = model
         self._device = device
         self._max_chars = max_chars
@@ -132,14 +137,26 @@ class TextLane:
         """Release the thread."""
         self._pool.close()
 
+    def parts(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the texts of a request in parts for `run`, each about one batch."""
+        read = self._model.info.max_text_tokens
+
+        def tokens(text: str) -> int:
+            return min(read, len(text) // _CHARS_PER_TOKEN)
+
+        return _cut(texts, tokens, self._budget.max_cost, self._budget.max_items)
+
     async def run(self, request: RequestState, texts: Sequence[str]) -> list[ItemResult]:
         """Embed texts; return a result for each, in order."""
+        async with request.texts_in_work:
+            return await self._run(request, texts)
+
+    async def _run(self, request: RequestState, texts: Sequence[str]) -> list[ItemResult]:
         request.begin_preparing()
-        work = partial(self._tokenize_all, texts, request.options.truncate)
         if sum(map(len, texts)) <= self._inline_chars:
-            prepared, seconds = work()
+            prepared, seconds = self._tokenize_all(texts, request.options.truncate)
         else:
-            prepared, seconds = await self._pool.run(request.options.priority, work)
+            prepared, seconds = await self._tokenize_in_turns(request, texts)
         request.end_preparing(seconds)
         payloads = [
             (tokens, len(tokens.ids)) for tokens in prepared if isinstance(tokens, TokenizedText)
@@ -156,6 +173,21 @@ class TextLane:
             else _text_result(tokens, next(embedded))
             for tokens in prepared
         ]
+
+    async def _tokenize_in_turns(
+        self, request: RequestState, texts: Sequence[str]
+    ) -> tuple[list[TokenizedText | SentinelError], float]:
+        """Do what `_tokenize_all` does on the thread, in turns with other requests."""
+        prepared: list[TokenizedText | SentinelError] = []
+        longest = 0.0
+        options = request.options
+        for part in _cut(texts, len, _CHARS_PER_TURN, len(texts)):
+            tokens, seconds = await self._pool.run(
+                options.priority, partial(self._tokenize_all, part, options.truncate)
+            )
+            prepared += tokens
+            longest = max(longest, seconds)
+        return prepared, longest
 
     def _tokenize_all(
         self, texts: Sequence[str], truncate: bool
@@ -183,6 +215,23 @@ class TextLane:
                 limit=limit,
             )
         return tokens
+
+
+def _cut(
+    texts: Sequence[str], cost_of: Callable[[str], int], most_cost: int, most_texts: int
+) -> Iterator[list[str]]:
+    """Yield the texts in parts of at most this cost, or of one text."""
+    part: list[str] = []
+    cost = 0
+    for text in texts:
+        own = cost_of(text)
+        if part and (cost + own > most_cost or len(part) == most_texts):
+            yield part
+            part, cost = [], 0
+        part.append(text)
+        cost += own
+    if part:
+        yield part
 
 
 def clean_text(text: str, max_chars: int) -> str:
@@ -216,40 +265,23 @@ def _text_result(tokens: TokenizedText, embedded: DeviceResult) -> ItemResult:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedImage:
-    """The image network's input for one image, or why there is none."""
-
-    payload: Any | SentinelError
-    facts: ImageFacts | None = None
-    decode_s: float = 0.0  # thumbnail included
-    preprocess_s: float = 0.0
-
-
 class ImageLane:
-    """Decodes images on `threads`, a few batches ahead of the device. Use it in one event loop."""
+    """Decodes images in processes, a few batches ahead of the device. Use it in one event loop."""
 
     def __init__(
         self,
-        model: EmbeddingModel,
+        decoders: DecoderPool,
         device: DeviceLoop,
-        decoder: ImageDecoder,
         *,
-        threads: int,
+        processes: int,
         budgets: Mapping[Priority, Budget],
     ) -> None:
-        self._model = model
+        self._decoders = decoders
         self._device = device
-        self._decoder = decoder
-        self._pool = WorkerPool("decode", threads)
         self._slots = {
-            priority: asyncio.Semaphore(threads + _BATCHES_AHEAD * budget.max_items)
+            priority: asyncio.Semaphore(processes + _BATCHES_AHEAD * budget.max_items)
             for priority, budget in budgets.items()
         }
-
-    def close(self) -> None:
-        """Release the threads."""
-        self._pool.close()
 
     async def run(self, request: RequestState, file: ImageFile) -> list[ItemResult]:
         """Embed one image; return its result as a list of one."""
@@ -259,50 +291,21 @@ class ImageLane:
             # The device frees the slots, so waiting for one is waiting for the device.
             request.timings.queue = max(request.timings.queue, perf_counter() - start)
             request.begin_preparing()
-            prepared: PreparedImage = await self._pool.run(
-                options.priority, partial(self._prepare, file, options.thumbnail_side)
-            )
+            try:
+                prepared = await self._decoders.prepare(
+                    file, options.thumbnail_side, options.priority, Deadline(request.answer_by)
+                )
+            except Unavailable:  # the call can go to another worker
+                raise
+            except Exception as error:
+                request.end_preparing(0.0)
+                return [ItemResult(_item_error(error))]
             request.end_preparing(prepared.preprocess_s, prepared.decode_s)
-            if isinstance(prepared.payload, SentinelError):
-                return [ItemResult(prepared.payload, image=prepared.facts)]
             group = self._device.submit(
-                Modality.IMAGE, options.priority, [(prepared.payload, 1)], request.answer_by
+                Modality.IMAGE, options.priority, [(prepared.pixels, 1)], request.answer_by
             )
             [embedded] = await request.results_of(group)
         return [ItemResult(embedded.vector, embedded.norm, image=prepared.facts)]
-
-    def _prepare(self, file: ImageFile, thumbnail_side: int) -> PreparedImage:
-        """Return the model's input for one image file, or its error."""
-        start = perf_counter()
-        try:
-            decoded = self._decoder.decode(file.data, _kept_share(file.crop))
-            thumbnail = b""
-            if thumbnail_side:
-                thumbnail = self._decoder.thumbnail(file.data, decoded, thumbnail_side)
-            facts = ImageFacts(decoded.width, decoded.height, decoded.media_type, thumbnail)
-            decoded_at = perf_counter()
-            payload = self._model.preprocess(_cropped(decoded.picture, file.crop))
-            return PreparedImage(payload, facts, decoded_at - start, perf_counter() - decoded_at)
-        except Exception as error:
-            return PreparedImage(_item_error(error), decode_s=perf_counter() - start)
-
-
-def _kept_share(crop: Crop | None) -> float:
-    """Return the smaller share of a side that a crop keeps: a smaller one needs more detail."""
-    return 1.0 if crop is None else min(crop.right - crop.left, crop.bottom - crop.top)
-
-
-def _cropped(picture: Image.Image, crop: Crop | None) -> Image.Image:
-    """Cut out the crop; round its edges outwards to whole pixels."""
-    if crop is None:
-        return picture
-    width, height = picture.size
-    # From the decoded size, which draft mode may have made smaller than the file's.
-    left = min(width - 1, math.floor(crop.left * width))
-    top = min(height - 1, math.floor(crop.top * height))
-    right = max(left + 1, math.ceil(crop.right * width))
-    bottom = max(top + 1, math.ceil(crop.bottom * height))
-    return picture.crop((left, top, min(width, right), min(height, bottom)))
 
 
 def _item_error(error: Exception) -> SentinelError:

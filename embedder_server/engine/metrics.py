@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from embedder_server.images.decoder_pool import CAUSES
 from embedder_server.types import Modality
 from sentinel_core.metrics import ServerMetrics
 
@@ -37,6 +38,13 @@ class EmbedderMetrics(ServerMetrics):
             ["modality"],
             registry=registry,
         )
+        self.decoders_ended = Counter(
+            "sentinel_embedder_decoders_ended_total",
+            "Image decoders replaced before their image was done: it took too much time or memory, "
+            "its caller left, or the process died.",
+            ["cause"],
+            registry=registry,
+        )
         self.device_stalled = Gauge(
             "sentinel_embedder_device_stalled",
             "1 while the device has been at one batch for longer than stall_seconds.",
@@ -48,3 +56,5 @@ class EmbedderMetrics(ServerMetrics):
             self.unusable_vectors.labels(modality)
             for cause in ("caller_left", "deadline"):
                 self.dropped_items.labels(modality, cause)
+        for cause in CAUSES:
+            self.decoders_ended.labels(cause)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from embedder_server.types import FloatArray, ModelLoadError
+from embedder_server.types import Crop, FloatArray, ModelLoadError
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -27,7 +27,7 @@ _FILTERS = {
 # If resizing would give more than this many times the pixels that the model sees, resize only the
 # part inside the crop: an image of 1 x 20,000 would otherwise become one of a billion pixels. The
 # edges then differ a little from the reference, so do not do it for ordinary panoramas.
-_MAX_EXCESS = 64
+MAX_EXCESS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class ImageRecipe:
             return image.resize((new_width, new_height), self.resample)
         crop_height, crop_width = self.crop
         top, left = self._before(new_height - crop_height), self._before(new_width - crop_width)
-        if new_width * new_height > _MAX_EXCESS * crop_width * crop_height:
+        if new_width * new_height > MAX_EXCESS * crop_width * crop_height:
             x, y = width / new_width, height / new_height
             box = (
                 max(0.0, left * x),
@@ -248,3 +248,21 @@ def normalised(
     result = np.multiply(pixels, factor, order="C")
     result -= shift[:, None, None]
     return result
+
+
+def kept_share(crop: Crop | None) -> float:
+    """Return the smaller share of a side that a crop keeps: a smaller one needs more detail."""
+    return 1.0 if crop is None else min(crop.right - crop.left, crop.bottom - crop.top)
+
+
+def cropped(picture: Image.Image, crop: Crop | None) -> Image.Image:
+    """Cut out the crop; round its edges outwards to whole pixels."""
+    if crop is None:
+        return picture
+    width, height = picture.size
+    # From the decoded size, which draft mode may have made smaller than the file's.
+    left = min(width - 1, math.floor(crop.left * width))
+    top = min(height - 1, math.floor(crop.top * height))
+    right = max(left + 1, math.ceil(crop.right * width))
+    bottom = max(top + 1, math.ceil(crop.bottom * height))
+    return picture.crop((left, top, min(width, right), min(height, bottom)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -52,8 +52,9 @@ class ModelChoice:
 class EmbeddingModel(Protocol):
     """Two networks that embed text and images in one vector space.
 
-    `tokenize` and `preprocess` run on several threads at once and must be thread-safe.
-    `embed_texts` and `embed_images` are only called from the engine's device thread.
+    `tokenize` must be thread-safe. `preprocess` runs in the processes that decode images: it must
+    pickle, and neither it nor its module may need the model. `embed_texts` and `embed_images` are
+    only called from the engine's device thread.
     """
 
     @property
@@ -63,8 +64,9 @@ class EmbeddingModel(Protocol):
         """Return the token ids of `text`, cut to the model's limit."""
         ...
 
-    def preprocess(self, image: Image.Image) -> npt.NDArray[np.generic]:
-        """Return the image network's input for one decoded RGB image of any size."""
+    @property
+    def preprocess(self) -> Callable[[Image.Image], npt.NDArray[np.generic]]:
+        """Return what makes the image network's input of one decoded RGB image of any size."""
         ...
 
     def embed_texts(self, texts: Sequence[TokenizedText]) -> FloatArray:

@@ -5,12 +5,17 @@ A family is imported only when it is chosen, so a worker needs the packages of o
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 from embedder_server.devices import check_device
 from embedder_server.models.base import EmbeddingModel, ModelChoice
 from embedder_server.models.builtin.parts import INSTALL_HINT
 from embedder_server.models.hub.source import is_model_source
 from embedder_server.models.runtimes.base import memory_as_load_error
 from embedder_server.types import ModelLoadError
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "conse-minilm-lite0"
 
@@ -49,5 +54,14 @@ def _load_built_in(choice: ModelChoice) -> EmbeddingModel:
             f"{name} runs on onnxruntime only, not {choice.runtime}: omit --runtime"
         )
     from embedder_server.models.builtin.conse import ConseModel
+    from embedder_server.models.runtimes.onnx import has_cuda
 
+    if choice.device != "cpu" and not has_cuda():
+        # The images for GPUs have ONNX Runtime for the CPU: it runs no other model there.
+        logger.warning(
+            "the built-in model runs on the CPU: this ONNX Runtime has no CUDA; choose a model "
+            "that uses the GPU (--model)",
+            extra={"model": name, "requested_device": choice.device},
+        )
+        choice = replace(choice, device="cpu")
     return ConseModel(choice)

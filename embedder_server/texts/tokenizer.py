@@ -21,9 +21,10 @@ from tokenizers.models import BPE, WordPiece
 
 from embedder_server.types import ModelLoadError
 
-# Tokenize this many characters first. If they fill the model, count the rest at their rate.
-# At least 64 characters a token, so that the ids are exact.
+# The tokens of longer texts are counted at the rate of their beginning.
 _COUNTED_CHARS = 16_384
+# Of these, tokenize the beginning first. If that fills the model, the rest changes no id.
+_FIRST_CHARS = 4_096
 _CHARS_PER_TOKEN = 64
 # The last word of that beginning may be cut. BERT reads at most this many characters of a word.
 _CUT_WORD_TOKENS = 100
@@ -73,24 +74,31 @@ class TextTokenizer:
     def tokenize(self, text: str) -> TokenizedText:
         """Return the ids of `text`, cut to the limit; the closing special token is kept.
 
-        The ids and `truncated` are exact. `token_count` is exact up to 16,384 characters; the rest
-        of a longer text is counted at the rate of its beginning, because the exact number would
-        take up to 0.4 s for 100,000 characters.
+        The ids and `truncated` are exact. `token_count` is exact up to 16,384 characters; a longer
+        text is counted at the rate of its beginning, because the exact number would take up to
+        0.4 s for 100,000 characters.
         """
-        limit = max(_COUNTED_CHARS, _CHARS_PER_TOKEN * self._room)
-        content = self._encode(text[:limit])
+        content, read = self._encode_enough(text)
         count = len(content)
-        if len(text) > limit:
-            if count < self._room + _CUT_WORD_TOKENS:  # mostly blanks: read the whole text
-                content = self._encode(text)
-                count = len(content)
-            else:
-                count = max(count * len(text) // limit, self._room + 1)
+        if read < len(text):
+            count = max(count * len(text) // read, self._room + 1)
         ids = [*self._prefix, *content[: self._room], *self._suffix]
         return TokenizedText(
             ids=np.array(ids, dtype=np.int64),
             token_count=count + len(self._prefix) + len(self._suffix),
         )
+
+    def _encode_enough(self, text: str) -> tuple[list[int], int]:
+        """Return the tokens of a beginning that fills the model, or of all, and its characters."""
+        full = self._room + _CUT_WORD_TOKENS
+        exact = max(_COUNTED_CHARS, _CHARS_PER_TOKEN * self._room)
+        if len(text) > exact:
+            for length in (max(_FIRST_CHARS, 4 * self._room), exact):
+                content = self._encode(text[:length])
+                if len(content) >= full:
+                    return content, length
+        # Short, or mostly blanks or long words.
+        return self._encode(text), len(text)
 
     def _encode(self, text: str) -> list[int]:
         # Only the batch call lets other threads run meanwhile; `fast` skips offsets.

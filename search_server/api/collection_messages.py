@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from search_server.api import common_messages
-from search_server.api.common_messages import CONSISTENCIES_TO_WIRE, enum_table, out_of_range
+from search_server.api.common_messages import (
+    CONSISTENCIES_TO_WIRE,
+    enum_table,
+    is_listed,
+    out_of_range,
+    shown_name,
+    stored_name,
+)
 from search_server.collections.reindex_copier import ReindexProgress
 from search_server.collections.reindexer import ReindexRequest
 from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument
-from sentinel_store.collections import CollectionInfo, IndexKind, NewCollection, VectorIndex
+from sentinel_store.collections import (
+    MAX_FIELDS,
+    CollectionInfo,
+    IndexKind,
+    NewCollection,
+    VectorIndex,
+)
 from sentinel_store.values import Consistency, FieldType
 
 _INDEX_KINDS = enum_table(pb.VectorIndex.Type, "TYPE", IndexKind)
@@ -29,7 +42,7 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
             "collection.expected_item_count",
         )
     return NewCollection(
-        name=message.name,
+        name=stored_name(message.name, "collection.name"),
         fields=_fields_from(message.fields),
         model=common_messages.model_from(message.model_version),
         indexed=tuple(schema.name for schema in message.fields if schema.indexed),
@@ -43,17 +56,19 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
     )
 
 
-def _fields_from(schemas: Iterable[pb.FieldSchema]) -> dict[str, FieldType]:
+def _fields_from(schemas: Sequence[pb.FieldSchema]) -> dict[str, FieldType]:
     """Read declared fields, and check what is declared about them."""
     fields: dict[str, FieldType] = {}
+    if len(schemas) > MAX_FIELDS:  # before they are converted
+        raise out_of_range(f"a collection has at most {MAX_FIELDS} fields", "collection.fields")
     for position, schema in enumerate(schemas):
         where = f"collection.fields[{position}]"
-        if schema.type not in _FIELD_TYPES:
-            raise out_of_range(f"field {schema.name!r} needs a type", where)
-        if schema.name in fields:
-            raise out_of_range(f"field {schema.name!r} is declared twice", where)
-        fields[schema.name] = field_type = _FIELD_TYPES[schema.type]
         name = schema.name[:200]
+        if schema.type not in _FIELD_TYPES:
+            raise out_of_range(f"field {name!r} needs a type", where)
+        if schema.name in fields:
+            raise out_of_range(f"field {name!r} is declared twice", where)
+        fields[schema.name] = field_type = _FIELD_TYPES[schema.type]
         if schema.indexed and field_type is FieldType.STRING_LIST:
             raise InvalidArgument(
                 "FIELD_TYPE",
@@ -80,13 +95,14 @@ def _index_from(message: pb.VectorIndex) -> VectorIndex | None:
         return None
     if message.type not in _INDEX_KINDS:
         raise out_of_range(f"there is no type {message.type}", "collection.index.type")
-    return VectorIndex(_INDEX_KINDS[message.type], dict(message.params))
+    params = common_messages.index_params_from(message.params, "collection.index.params")
+    return VectorIndex(_INDEX_KINDS[message.type], params)
 
 
 def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str]) -> pb.Collection:
     """Convert the description of a collection."""
     return pb.Collection(
-        name=info.name,
+        name=shown_name(info.name),
         model_version=common_messages.model_to(info.model),
         dimensions=info.dimensions,
         metric=pb.Collection.METRIC_COSINE,
@@ -100,7 +116,7 @@ def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str])
             for name, field_type in info.fields.items()
         ],
         item_count=item_count,
-        aliases=aliases,
+        aliases=[shown_name(alias) for alias in aliases if is_listed(alias)],
         index=pb.VectorIndex(type=_INDEX_KINDS_TO_WIRE[info.index.kind], params=info.index.params),
         expected_item_count=info.expected_item_count,
         default_consistency=CONSISTENCIES_TO_WIRE[info.consistency],
@@ -110,9 +126,9 @@ def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str])
 def reindex_request_from(message: pb.ReindexCollectionRequest) -> ReindexRequest:
     """Convert the request of a reindex."""
     return ReindexRequest(
-        source=message.source,
-        target=message.target,
-        alias=message.alias,
+        source=stored_name(message.source, "source"),
+        target=stored_name(message.target, "target"),
+        alias=stored_name(message.alias, "alias") if message.alias else "",
         model=common_messages.model_from(message.model_version),
     )
 

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from search_server.api import collection_messages
-from search_server.api.common_messages import Context
+from search_server.api.admission import GatewayAdmission
+from search_server.api.common_messages import Context, is_listed, stored_name
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.collections.catalog import Catalog
 from search_server.collections.reindex_copier import ReindexProgress
@@ -34,12 +35,15 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         tokens: PageTokens,
         timeout_s: float,
         draining: asyncio.Event,
+        *,
+        admission: GatewayAdmission,
     ) -> None:
         """Keep the collaborators; setting `draining` ends reindexes, which continue elsewhere."""
         self._catalog = catalog
         self._reindexer = reindexer
         self._draining = draining
         self._tokens = tokens
+        self._reads = admission.reads
         self._timeout_s = timeout_s
 
     async def CreateCollection(
@@ -55,8 +59,10 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         self, request: pb.GetCollectionRequest, context: Context
     ) -> pb.GetCollectionResponse:
         deadline = self._deadline(context)
-        info = await self._catalog.get(request.name, deadline)
-        return pb.GetCollectionResponse(collection=await self._with_counts(info, deadline))
+        with self._reads.admit({"reads": 1}):
+            info = await self._catalog.get(stored_name(request.name, "name"), deadline)
+            collection = await self._with_counts(info, deadline)
+        return pb.GetCollectionResponse(collection=collection)
 
     async def ListCollections(
         self, request: pb.ListCollectionsRequest, context: Context
@@ -64,10 +70,10 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         size = page_size(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
         last_name = self._tokens.read(request.page_token, _LIST_IDENTITY).decode()
         deadline = self._deadline(context)
-        infos, more = await self._catalog.list_after(last_name, size, deadline)
-        response = pb.ListCollectionsResponse(
-            collections=[await self._with_counts(info, deadline) for info in infos]
-        )
+        with self._reads.admit({"reads": 1}):
+            infos, more = await self._catalog.list_after(last_name, size, deadline, is_listed)
+            collections = [await self._with_counts(info, deadline) for info in infos]
+        response = pb.ListCollectionsResponse(collections=collections)
         if more:
             response.next_page_token = self._tokens.make(infos[-1].name.encode(), _LIST_IDENTITY)
         return response
@@ -75,17 +81,20 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
     async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: Context
     ) -> pb.DeleteCollectionResponse:
-        await self._catalog.delete(request.name, self._deadline(context))
+        await self._catalog.delete(stored_name(request.name, "name"), self._deadline(context))
         return pb.DeleteCollectionResponse()
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
-        await self._catalog.set_alias(request.alias, request.collection, self._deadline(context))
+        alias = stored_name(request.alias, "alias")
+        collection = stored_name(request.collection, "collection")
+        await self._catalog.set_alias(alias, collection, self._deadline(context))
         return pb.SetAliasResponse()
 
     async def DeleteAlias(
         self, request: pb.DeleteAliasRequest, context: Context
     ) -> pb.DeleteAliasResponse:
-        await self._catalog.delete_alias(request.alias, self._deadline(context))
+        alias = stored_name(request.alias, "alias")
+        await self._catalog.delete_alias(alias, self._deadline(context))
         return pb.DeleteAliasResponse()
 
     async def ReindexCollection(

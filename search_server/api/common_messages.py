@@ -1,10 +1,16 @@
-"""Check and convert what several services share: contents, vectors, fields, filters, models."""
+"""Check and convert what several services share: contents, vectors, fields, filters, names.
+
+Names of collections and aliases are local to a tenant. Only this room knows local names. Below it
+there are stored names, which begin with the tenant. So no cache, shared call or page token can mix
+two tenants.
+"""
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -15,8 +21,12 @@ from google.protobuf.message import Message
 from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import filter_pb2, search_service_pb2
+from sentinel_core.access.scopes import Scope
+from sentinel_core.calls import current_caller
 from sentinel_core.errors import InvalidArgument
+from sentinel_store.collections import MAX_FIELDS, check_collection_name
 from sentinel_store.items import Content, Crop, Kind
+from sentinel_store.prepared_item import check_id_length
 from sentinel_store.values import Consistency, Fields, FieldValue, FloatArray, ModelRef
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,7 +34,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _Ours = TypeVar("_Ours", bound=enum.Enum)
 _Number = TypeVar("_Number", bound=float | None)
 
+_OF_A_TENANT = re.compile(r"tenant_[a-z0-9]+__")
 _MAX_FILTER_DEPTH = 32
+_MAX_FILTER_VALUES = 1_000
+_MAX_FILTER_BYTES = 1024 * 1024
+# More than any kind of index has.
+_MAX_INDEX_PARAMS = 16
 
 
 def enum_table(wire: EnumTypeWrapper, prefix: str, ours: type[_Ours]) -> dict[Any, _Ours]:
@@ -37,8 +52,32 @@ _CONSISTENCIES = enum_table(search_service_pb2.Consistency, "CONSISTENCY", Consi
 CONSISTENCIES_TO_WIRE = {ours: theirs for theirs, ours in _CONSISTENCIES.items()}
 
 
-def filter_from(message: filter_pb2.Filter, depth: int = 1) -> Filter:
+def filter_from(message: filter_pb2.Filter) -> Filter:
     """Read a filter; the search checks whether its fields exist."""
+    _check_filter_size(message)
+    return _filter_from(message, 1)
+
+
+def _check_filter_size(message: filter_pb2.Filter) -> None:
+    """Raise InvalidArgument for a large filter, before anything of it is converted."""
+    if message.ByteSize() > _MAX_FILTER_BYTES:
+        raise _bad_filter(f"the filter has more than {_MAX_FILTER_BYTES} bytes; make it smaller")
+    values, left = 0, [message]
+    while left:
+        inner = left.pop()
+        kind = inner.WhichOneof("kind")
+        if kind == "comparison":
+            values += max(1, len(inner.comparison.values))
+        elif kind is not None:
+            left.extend(getattr(inner, kind).filters)
+        # Each filter that is left compares something, or is wrong.
+        if values + len(left) > _MAX_FILTER_VALUES:
+            raise _bad_filter(
+                f"the filter compares more than {_MAX_FILTER_VALUES} values; split the call"
+            )
+
+
+def _filter_from(message: filter_pb2.Filter, depth: int) -> Filter:
     kind = message.WhichOneof("kind")
     if kind is None:
         raise _bad_filter("a filter sets one of comparison, all_of, any_of or none_of")
@@ -54,7 +93,7 @@ def filter_from(message: filter_pb2.Filter, depth: int = 1) -> Filter:
     filters = getattr(message, kind).filters
     if not filters:
         raise _bad_filter(f"{kind} needs at least one filter")
-    return Group(Junction(kind), tuple(filter_from(inner, depth + 1) for inner in filters))
+    return Group(Junction(kind), tuple(_filter_from(inner, depth + 1) for inner in filters))
 
 
 def _bad_filter(message: str) -> InvalidArgument:
@@ -97,12 +136,37 @@ def _value_to(value: FieldValue) -> filter_pb2.FieldValue:
             return filter_pb2.FieldValue(list_value=filter_pb2.StringList(values=value))
 
 
-def fields_from(fields: Mapping[str, filter_pb2.FieldValue]) -> Fields:
+def fields_from(fields: Mapping[str, filter_pb2.FieldValue], where: str) -> Fields:
+    """Read the fields of an item; `where` is their path in the request."""
+    _check_most(len(fields), MAX_FIELDS, where)
     return {name: value_from(value, name) for name, value in fields.items()}
 
 
 def fields_to(fields: Fields) -> dict[str, filter_pb2.FieldValue]:
     return {name: _value_to(value) for name, value in fields.items()}
+
+
+def output_fields_from(names: Sequence[str]) -> tuple[str, ...]:
+    """Read the names of fields to return; the search checks whether they exist."""
+    _check_most(len(names), MAX_FIELDS, "output_fields")
+    return tuple(names)
+
+
+def index_params_from(params: Mapping[str, int], where: str) -> dict[str, int]:
+    """Read parameters of a vector index; their kind of index checks them."""
+    _check_most(len(params), _MAX_INDEX_PARAMS, where)
+    return dict(params)
+
+
+def check_ids(ids: Iterable[str], field: str) -> None:
+    """Raise InvalidArgument if an id is longer than that of any item; `field` names the list."""
+    for index, item_id in enumerate(ids):
+        check_id_length(item_id, f"{field}[{index}]")
+
+
+def _check_most(count: int, most: int, field: str) -> None:
+    if count > most:
+        raise out_of_range(f"{count} elements; send at most {most}", field)
 
 
 def consistency_from(message: search_service_pb2.Consistency, where: str) -> Consistency | None:
@@ -214,3 +278,36 @@ def check_range(value: float, least: float, most: float, field: str) -> None:
 def out_of_range(message: str, field: str) -> InvalidArgument:
     """Return the error of a field whose value is not allowed."""
     return InvalidArgument("PARAMETER_OUT_OF_RANGE", f"{field}: {message}", field=field)
+
+
+def stored_name(name: str, field: str) -> str:
+    """Return the stored name of what the current caller calls `name`.
+
+    Raises InvalidArgument for a name that no caller may use; others are checked further down.
+    """
+    caller = current_caller()
+    if caller.tenant:
+        check_collection_name(name, field)
+        return caller.prefix + name
+    if _OF_A_TENANT.match(name):
+        raise InvalidArgument(
+            "NAME_INVALID", "names that begin like tenant_x__ are kept for tenants", field=field
+        )
+    return name
+
+
+def shown_name(name: str) -> str:
+    """Return what the current caller calls its collection or alias with this stored name."""
+    return name.removeprefix(current_caller().prefix)
+
+
+def is_own(name: str) -> bool:
+    """Tell whether a stored name belongs to the current caller's tenant."""
+    caller = current_caller()
+    return name.startswith(caller.prefix) if caller.tenant else not _OF_A_TENANT.match(name)
+
+
+def is_listed(name: str) -> bool:
+    """Tell whether the current caller may read the collection with this stored name."""
+    caller = current_caller()
+    return is_own(name) and caller.may(Scope.READ, shown_name(name))

@@ -37,7 +37,7 @@ def _item_from(item: pb.Item, position: int) -> Item | UnreadableItem:
             if item.HasField("content")
             else None,
             vector=vector_from(item.vector, f"{where}.vector") if item.HasField("vector") else None,
-            fields=fields_from(item.fields),
+            fields=fields_from(item.fields, f"{where}.fields"),
         )
     except SentinelError as error:
         return UnreadableItem(item.id, error)
@@ -58,6 +58,7 @@ def item_to(item: StoredItem) -> pb.Item:
         fields=fields_to(item.row.fields),
         image_uri=item.image_uri,
         thumbnail=item.thumbnail,
+        digest=item.row.digest,
     )
     if item.row.text:
         message.content.text = item.row.text

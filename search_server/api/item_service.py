@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from search_server.api import common_messages, item_messages
-from search_server.api.common_messages import Context
+from search_server.api.admission import GatewayAdmission
+from search_server.api.common_messages import Context, stored_name
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.collections.catalog import Catalog
 from search_server.embedders.pool import EmbedderPool
@@ -18,12 +19,16 @@ from search_server.settings import GatewaySettings
 from search_server.types.items import ItemIds, Outcome, Projection, Selector
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc as pb_grpc
-from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items
+from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items, take_share
 from sentinel_core.errors import InvalidArgument, Unavailable
+from sentinel_store.prepared_item import check_id_length
 
 _MAX_IDS = 1_000
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1_000
+_ONE_READ = {"reads": 1}
+# It scans the collection, which takes about as long as to store a batch.
+_ONE_DELETION = {"items": 64}
 
 
 class ItemService(pb_grpc.ItemServiceServicer):
@@ -37,6 +42,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
         pool: EmbedderPool,
         tokens: PageTokens,
         *,
+        admission: GatewayAdmission,
         draining: asyncio.Event,
         settings: GatewaySettings,
     ) -> None:
@@ -46,6 +52,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
         self._catalog = catalog
         self._pool = pool
         self._tokens = tokens
+        self._reads, self._writes = admission.reads, admission.writes
         self._draining = draining
         self._settings = settings
 
@@ -55,9 +62,11 @@ class ItemService(pb_grpc.ItemServiceServicer):
         note_items(len(request.items))
         check_count(len(request.items), self._settings.max_items_per_upsert, "items")
         deadline = self._write_deadline(context)
-        info = await self._catalog.get(request.collection, deadline)
-        items = item_messages.items_from(request.items)
-        outcomes = await self._writer.upsert(info, items, deadline)
+        with self._writes.admit({"items": len(request.items)}):
+            info = await self._catalog.get(stored_name(request.collection, "collection"), deadline)
+            items = item_messages.items_from(request.items)
+            del request  # it has all bytes once more
+            outcomes = await self._writer.upsert(info, items, deadline)
         return pb.UpsertItemsResponse(
             results=[item_messages.item_result_to(outcome) for outcome in outcomes]
         )
@@ -92,9 +101,12 @@ class ItemService(pb_grpc.ItemServiceServicer):
     async def GetItems(self, request: pb.GetItemsRequest, context: Context) -> pb.GetItemsResponse:
         note_items(len(request.ids))
         check_count(len(request.ids), _MAX_IDS, "ids")
+        common_messages.check_ids(request.ids, "ids")
+        projection = _projection(request)
         deadline = self._read_deadline(context)
-        info = await self._catalog.get(request.collection, deadline)
-        found = await self._reader.get(info, request.ids, deadline, _projection(request))
+        with self._reads.admit(_ONE_READ):
+            info = await self._catalog.get(stored_name(request.collection, "collection"), deadline)
+            found = await self._reader.get(info, request.ids, deadline, projection)
         found_ids = {item.row.id for item in found}
         missing = [item_id for item_id in dict.fromkeys(request.ids) if item_id not in found_ids]
         return pb.GetItemsResponse(
@@ -105,41 +117,53 @@ class ItemService(pb_grpc.ItemServiceServicer):
         self, request: pb.ListItemsRequest, context: Context
     ) -> pb.ListItemsResponse:
         size = page_size(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
+        filter_ = None
+        if request.HasField("filter"):
+            filter_ = common_messages.filter_from(request.filter)
+        projection = _projection(request)
         identity = _list_identity(request)
-        last_id = self._tokens.read(request.page_token, identity).decode()
+        collection, last_id = self._tokens.read_in_collection(request.page_token, identity)
         deadline = self._read_deadline(context)
-        info = await self._catalog.get(request.collection, deadline)
-        items, more = await self._reader.page(
-            info,
-            common_messages.filter_from(request.filter) if request.HasField("filter") else None,
-            last_id=last_id,
-            size=size,
-            deadline=deadline,
-            projection=_projection(request),
-        )
+        with self._reads.admit(_ONE_READ):
+            name = collection or stored_name(request.collection, "collection")
+            info = await self._catalog.get(name, deadline)
+            items, more = await self._reader.page(
+                info,
+                filter_,
+                last_id=last_id.decode(),
+                size=size,
+                deadline=deadline,
+                projection=projection,
+            )
         note_items(len(items))
         response = pb.ListItemsResponse(items=[item_messages.item_to(item) for item in items])
         if more:
-            response.next_page_token = self._tokens.make(items[-1].row.id.encode(), identity)
+            response.next_page_token = self._tokens.make_in_collection(
+                info.name, items[-1].row.id.encode(), identity
+            )
         return response
 
     async def DownloadImage(
         self, request: pb.DownloadImageRequest, context: Context
     ) -> AsyncIterator[pb.DownloadImageResponse]:
+        check_id_length(request.id, "id")
         deadline = self._read_deadline(context)
-        info = await self._catalog.get(request.collection, deadline)
-        async for chunk in self._reader.image(info, request.id, deadline):
-            yield pb.DownloadImageResponse(
-                data=chunk.data, media_type=chunk.media_type, total_bytes=chunk.total_bytes
-            )
+        with self._reads.admit(_ONE_READ) as admitted:
+            info = await self._catalog.get(stored_name(request.collection, "collection"), deadline)
+            async for chunk in self._reader.image(info, request.id, deadline):
+                admitted.release()  # from here on the reader sets the pace
+                yield pb.DownloadImageResponse(
+                    data=chunk.data, media_type=chunk.media_type, total_bytes=chunk.total_bytes
+                )
 
     async def DeleteItems(
         self, request: pb.DeleteItemsRequest, context: Context
     ) -> pb.DeleteItemsResponse:
-        deadline = self._write_deadline(context)
-        info = await self._catalog.get(request.collection, deadline)
         selector = _selector(request)
-        count = await self._writer.delete(info, selector, deadline, dry_run=request.dry_run)
+        deadline = self._write_deadline(context)
+        with self._writes.admit(_ONE_DELETION):
+            info = await self._catalog.get(stored_name(request.collection, "collection"), deadline)
+            count = await self._writer.delete(info, selector, deadline, dry_run=request.dry_run)
         return pb.DeleteItemsResponse(deleted_count=count)
 
     async def _read_start(self, messages: AsyncIterator[pb.IngestItemsRequest]) -> str:
@@ -152,7 +176,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
             raise Unavailable("DRAINING", "this process is shutting down; retry on another one")
         if read is None or read[0].WhichOneof("message") != "start":
             raise _out_of_order("a stream begins with `start`")
-        return read[0].start.collection
+        return stored_name(read[0].start.collection, "start.collection")
 
     async def _batches(
         self, messages: AsyncIterator[pb.IngestItemsRequest]
@@ -169,7 +193,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
             last = batch.sequence
             check_count(len(batch.items), self._settings.max_items_per_upsert, "batch.items")
             items = item_messages.items_from(batch.items)
-            yield Batch(batch.sequence, items, batch.ByteSize())
+            yield Batch(batch.sequence, items, batch.ByteSize(), take_share())
 
     def _read_deadline(self, context: Context) -> Deadline:
         return Deadline.after(
@@ -184,7 +208,9 @@ class ItemService(pb_grpc.ItemServiceServicer):
 
 def _projection(request: pb.GetItemsRequest | pb.ListItemsRequest) -> Projection:
     return Projection(
-        tuple(request.output_fields), request.include_vectors, request.include_thumbnails
+        common_messages.output_fields_from(request.output_fields),
+        request.include_vectors,
+        request.include_thumbnails,
     )
 
 
@@ -193,6 +219,7 @@ def _selector(request: pb.DeleteItemsRequest) -> Selector:
         case "ids":
             note_items(len(request.ids.ids))
             check_count(len(request.ids.ids), _MAX_IDS, "ids")
+            common_messages.check_ids(request.ids.ids, "ids.ids")
             return ItemIds(tuple(request.ids.ids))
         case "filter":
             return common_messages.filter_from(request.filter)
@@ -224,7 +251,9 @@ def _advice_to(advice: Advice) -> pb.IngestAdvice:
 
 
 def _ack_to(ack: Ack) -> pb.IngestAck:
-    message = pb.IngestAck(sequence=ack.sequence)
+    message = pb.IngestAck(
+        sequence=ack.sequence, digests=[outcome.digest for outcome in ack.outcomes]
+    )
     for position, outcome in enumerate(ack.outcomes):
         match outcome.outcome:
             case Outcome.STORED:

@@ -3,7 +3,7 @@
     token = base64url( HMAC-SHA256 (32 bytes) | issue time (8 bytes, ms since 1970) | position )
 
 The HMAC also covers the request, which is not in the token: a token continues only the request
-that it was made for. Gateways that share the key read each other's tokens.
+that it was made for. Gateways of one version that share the key read each other's tokens.
 
 Not itsdangerous: its timestamps are whole seconds and must not be in the future (replicas' clocks
 differ), and its signatures may be spelled in several ways. Overriding that takes as much code.
@@ -19,11 +19,16 @@ import struct
 import time
 from collections.abc import Callable
 
-from search_server.api.common_messages import out_of_range
+from search_server.api.common_messages import is_own, out_of_range
+from sentinel_core.calls import current_caller
 from sentinel_core.errors import InvalidArgument
 
 _TAG_BYTES = hashlib.sha256().digest_size
 _TIME = struct.Struct(">Q")
+# Changes with the form of positions, so that a gateway of another version refuses the token.
+_FORM = b"3"
+# The longest is of a ranking with 10,000 equal scores (search/paging.py), about 107,000.
+_MAX_TOKEN_CHARS = 256 * 1024
 
 
 class PageTokens:
@@ -62,11 +67,7 @@ class PageTokens:
         raw = _decoded(token)
         tag, body = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
         if len(body) < _TIME.size or not hmac.compare_digest(tag, self._tag(body, request)):
-            raise InvalidArgument(
-                "PAGE_TOKEN_INVALID",
-                "the page token is damaged or belongs to another request; start again without one",
-                field="page_token",
-            )
+            raise _damaged()
         (issued_ms,) = _TIME.unpack_from(body)
         if self._clock() - issued_ms / 1000 > self._lifetime_s:
             raise InvalidArgument(
@@ -76,14 +77,37 @@ class PageTokens:
             )
         return body[_TIME.size :]
 
+    def make_in_collection(self, collection: str, position: bytes, request: bytes) -> str:
+        """Return a token that continues in this very collection, also after an alias moved."""
+        return self.make(collection.encode() + b"\0" + position, request)
+
+    def read_in_collection(self, token: str, request: bytes) -> tuple[str, bytes]:
+        """Return the collection and the position; both empty for the empty token."""
+        collection, _, position = self.read(token, request).partition(b"\0")
+        name = collection.decode()
+        if name and not is_own(name):  # somebody knows the key
+            raise _damaged()
+        return name, position
+
     def _tag(self, body: bytes, request: bytes) -> bytes:
-        # The request's digest has a fixed length, so no other request and body join to the same.
-        signed = hashlib.sha256(request).digest() + body
+        # A tenant has no "/". The digest has a fixed length. So nothing else joins to the same.
+        tenant = current_caller().tenant.encode() + b"/"
+        signed = _FORM + tenant + hashlib.sha256(request).digest() + body
         return hmac.digest(self._key, signed, "sha256")
+
+
+def _damaged() -> InvalidArgument:
+    return InvalidArgument(
+        "PAGE_TOKEN_INVALID",
+        "the page token is damaged or belongs to another request; start again without one",
+        field="page_token",
+    )
 
 
 def _decoded(token: str) -> bytes:
     """Return the bytes of `token`; none unless it is spelled exactly as `make` spells it."""
+    if len(token) > _MAX_TOKEN_CHARS:
+        return b""
     try:
         raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError):

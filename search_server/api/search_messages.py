@@ -12,8 +12,11 @@ from search_server.api.common_messages import (
     content_from,
     fields_to,
     filter_from,
+    index_params_from,
     optional,
     out_of_range,
+    output_fields_from,
+    stored_name,
     vector_from,
     vector_to,
 )
@@ -21,6 +24,7 @@ from search_server.types.queries import Diversity, Grouping, Hybrid, Query, Sear
 from search_server.types.searches import Hit, SearchTimings
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument
+from sentinel_store.prepared_item import check_id_length
 
 _MAX_TERMS = 16
 _MAX_TERM_WEIGHT = 100.0
@@ -34,15 +38,15 @@ def spec_from(params: pb.SearchParams) -> SearchSpec:
     """Read everything about a search except its delivery."""
     min_score = optional(params, "min_score", -1.0, (-1, 1), "params.")  # no cosine is less
     return SearchSpec(
-        collection=params.collection,
+        collection=stored_name(params.collection, "params.collection"),
         query=_query_from(params.query, "params.query"),
         filter=filter_from(params.filter) if params.HasField("filter") else None,
-        output_fields=tuple(params.output_fields),
+        output_fields=output_fields_from(params.output_fields),
         include_vectors=params.include_vectors,
         include_thumbnails=params.include_thumbnails,
         min_score=min_score,
         consistency=consistency_from(params.consistency, "params.consistency"),
-        index_params=dict(params.index_params),
+        index_params=index_params_from(params.index_params, "params.index_params"),
         hybrid=_hybrid_from(params),
         diversity=_diversity_from(params),
         grouping=_grouping_from(params),
@@ -121,6 +125,7 @@ def _term_from(message: pb.Query | pb.WeightedTerm, weight: float, where: str, k
         case "vector":
             return Term(vector=vector_from(message.vector, f"{where}.vector"), weight=weight)
         case "item_id":
+            check_id_length(message.item_id, f"{where}.item_id")
             return Term(item_id=message.item_id, weight=weight)
         case _:
             raise InvalidArgument("QUERY_MISSING", f"set one of {kinds}", field=where)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 
 from search_server.api import common_messages, search_messages
-from search_server.api.common_messages import Context
+from search_server.api.admission import cost_of
+from search_server.api.common_messages import Context, shown_name
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.search import paging
 from search_server.search.batch_search import BatchSearcher, PageRequest
@@ -16,7 +18,9 @@ from search_server.types.queries import MAX_HITS
 from search_server.types.searches import Search
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
-from sentinel_core.calls import Deadline, check_count, note_items
+from sentinel_core.access.scopes import Scope
+from sentinel_core.admission import Admission
+from sentinel_core.calls import Deadline, check_count, current_caller, note_items
 from sentinel_core.errors import SentinelError
 from sentinel_core.status import to_status
 
@@ -30,7 +34,10 @@ _MAX_SEARCHES = 64
 class SearchService(pb_grpc.SearchServiceServicer):
     """Streams and pages of ranked hits."""
 
-    def __init__(self, searcher: Searcher, tokens: PageTokens, timeout_s: float) -> None:
+    def __init__(
+        self, searcher: Searcher, tokens: PageTokens, admission: Admission, timeout_s: float
+    ) -> None:
+        self._admission = admission
         self._searcher = searcher
         self._batches = BatchSearcher(searcher)
         self._tokens = tokens
@@ -44,21 +51,24 @@ class SearchService(pb_grpc.SearchServiceServicer):
             request, "chunk_size", _DEFAULT_CHUNK, (1, _MAX_CHUNK)
         )
         spec = search_messages.spec_from(request.params)
-        search = await self._searcher.prepare(spec, self._deadline(context))
-        # The header goes with the first hits, since a stream can be retried until its first
-        # message. The summary goes with the last hits, since a message costs more than its hits.
-        response = pb.SearchResponse(header=_header(search))
-        sent = 0
-        async with (
-            aclosing(self._searcher.hits(search, limit)) as hits,
-            aclosing(paging.message_chunks(hits, chunk_size)) as chunks,
-        ):
-            async for chunk, more in chunks:
-                sent += len(chunk)
-                search_messages.add_hits(response.chunk, chunk)
-                if more and sent < limit:
-                    yield response
-                    response = pb.SearchResponse()
+        with self._admission.admit(cost_of(spec)) as admitted:
+            search = await self._searcher.prepare(spec, self._deadline(context))
+            # The header goes with the first hits, since a stream can be retried until its first
+            # message. The summary goes with the last hits, since a message costs more than its
+            # hits.
+            response = pb.SearchResponse(header=_header(search))
+            sent = 0
+            async with (
+                aclosing(self._searcher.hits(search, limit)) as hits,
+                aclosing(paging.message_chunks(hits, chunk_size)) as chunks,
+            ):
+                async for chunk, more in chunks:
+                    sent += len(chunk)
+                    search_messages.add_hits(response.chunk, chunk)
+                    if more and sent < limit:
+                        admitted.release()  # from here on the reader sets the pace
+                        yield response
+                        response = pb.SearchResponse()
         response.summary.CopyFrom(search_messages.summary_to(sent, self._searcher.finish(search)))
         yield response
 
@@ -66,8 +76,10 @@ class SearchService(pb_grpc.SearchServiceServicer):
         self, request: pb.SearchPageRequest, context: Context
     ) -> pb.SearchPageResponse:
         page = self._page_request_from(request)
-        search = await self._searcher.prepare(page.spec, self._deadline(context))
-        return self._page_to(request, await self._searcher.page(search, page.size, page.position))
+        with self._admission.admit(cost_of(page.spec)):
+            search = await self._searcher.prepare(page.spec, self._deadline(context))
+            found = await self._searcher.page(search, page.size, page.position)
+        return self._page_to(request, found)
 
     async def BatchSearch(
         self, request: pb.BatchSearchRequest, context: Context
@@ -77,11 +89,14 @@ class SearchService(pb_grpc.SearchServiceServicer):
         requests: list[PageRequest | SentinelError] = []
         for search in request.searches:
             try:
+                current_caller().check(Scope.SEARCH, search.params.collection)
                 requests.append(self._page_request_from(search))
             except SentinelError as error:
                 requests.append(error)
         response = pb.BatchSearchResponse()
-        pages = await self._batches.pages(requests, self._deadline(context))
+        specs = (one.spec for one in requests if not isinstance(one, SentinelError))
+        with self._admission.admit(cost_of(*specs)):
+            pages = await self._batches.pages(requests, self._deadline(context))
         for index, (search, page) in enumerate(zip(request.searches, pages, strict=True)):
             if isinstance(page, SentinelError):
                 path = f"searches[{index}]"
@@ -95,18 +110,24 @@ class SearchService(pb_grpc.SearchServiceServicer):
         return Deadline.after(context.time_remaining(), default_s=self._timeout_s)
 
     def _page_request_from(self, request: pb.SearchPageRequest) -> PageRequest:
-        return PageRequest(
-            spec=search_messages.spec_from(request.params),
-            size=page_size(request.page_size, _DEFAULT_LIMIT, _MAX_PAGE),
-            position=Position.unpack(self._tokens.read(request.page_token, _token_scope(request))),
+        spec = search_messages.spec_from(request.params)
+        size = page_size(request.page_size, _DEFAULT_LIMIT, _MAX_PAGE)
+        collection, position = self._tokens.read_in_collection(
+            request.page_token, _token_scope(request)
         )
+        if collection:
+            spec = replace(spec, collection=collection)
+        return PageRequest(spec, size, Position.unpack(position))
 
     def _page_to(self, request: pb.SearchPageRequest, page: Page) -> pb.SearchPageResponse:
         response = pb.SearchPageResponse()
         search_messages.add_hits(response, page.hits)
         if page.next_position is not None:
-            token = self._tokens.make(page.next_position.pack(), _token_scope(request))
-            response.next_page_token = token
+            response.next_page_token = self._tokens.make_in_collection(
+                page.search.selection.collection.name,
+                page.next_position.pack(),
+                _token_scope(request),
+            )
         timings = self._searcher.finish(page.search)
         response.summary.CopyFrom(search_messages.summary_to(len(page.hits), timings))
         return response
@@ -120,5 +141,6 @@ def _token_scope(request: pb.SearchPageRequest) -> bytes:
 def _header(search: Search) -> pb.SearchHeader:
     collection = search.selection.collection
     return pb.SearchHeader(
-        collection=collection.name, model_version=common_messages.model_to(collection.model)
+        collection=shown_name(collection.name),
+        model_version=common_messages.model_to(collection.model),
     )

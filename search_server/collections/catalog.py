@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from search_server.embedders.pool import EmbedderPool
 from search_server.milvus.search_store import SearchStore
@@ -106,12 +107,19 @@ class Catalog:
         return count, await self._store.aliases.of(info.name, deadline)
 
     async def list_after(
-        self, last_name: str, page_size: int, deadline: Deadline
+        self,
+        last_name: str,
+        page_size: int,
+        deadline: Deadline,
+        is_listed: Callable[[str], bool],
     ) -> tuple[list[CollectionInfo], bool]:
-        """Return Sentinel's collections that sort after `last_name`, and whether more follow."""
+        """Return Sentinel's collections that sort after `last_name`, and whether more follow.
+
+        Only those whose names `is_listed` accepts.
+        """
         page: list[CollectionInfo] = []
         for name in await self._store.list_collections(deadline):
-            if name <= last_name:
+            if name <= last_name or not is_listed(name):
                 continue
             info = await self._store.describe_collection(name, deadline, foreign_ok=True)
             if info is None:

@@ -4,7 +4,8 @@
     2  dual write  mark the source; after `SETTLE_S` every gateway knows the mark and acknowledges
                    a write only once it is in both collections
     3  verify      compare until nothing differs; from then on the two stay equal
-    4  swap        point the alias at the target
+    4  swap        point the alias at the target; writes by the alias still reach both collections,
+                   since other gateways may read by its old meaning
     5  finish      after `SETTLE_S` nobody uses the alias's old meaning: clear the mark; another
                    `SETTLE_S` later no write to the source reaches the target
 

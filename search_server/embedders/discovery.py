@@ -30,13 +30,14 @@ class Directory:
         self._resolved: dict[str, list[str]] = {}
 
     @property
-    def addresses(self) -> list[str]:
-        """The addresses known now, each once, in the order of the entries."""
-        known: dict[str, None] = {}
+    def addresses(self) -> dict[str, str]:
+        """The addresses known now, in the order of the entries, each with its host's name."""
+        known: dict[str, str] = {}
         for entry in self.entries:
+            host = entry.removeprefix(_DNS).rpartition(":")[0].strip("[]")
             addresses = self._resolved.get(entry, []) if entry.startswith(_DNS) else [entry]
-            known.update(dict.fromkeys(addresses))
-        return list(known)
+            known.update(dict.fromkeys(addresses, host))
+        return known
 
     async def refresh(self) -> None:
         """Resolve every name; keep the old addresses of a name that cannot be resolved."""

@@ -1,16 +1,29 @@
-"""Distribute Embed calls over the workers: choose the least loaded, check health, fail over."""
+"""Distribute Embed calls over the workers: choose the best, fail over, isolate bad contents."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
-from search_server.embedders.discovery import Directory
-from search_server.embedders.worker import Embedded, ServedModel, Worker
-from sentinel_core.calls import Deadline
+from prometheus_client import Counter
+
+from search_server.embedders.fleet import Fleet
+from search_server.embedders.load import CallSize
+from search_server.embedders.quarantine import Quarantine
+from search_server.embedders.worker import (
+    Embedded,
+    EmbeddedItem,
+    ServedModel,
+    Worker,
+    WorkerAccess,
+    WorkerLost,
+    call_size,
+)
+from sentinel_core.calls import Deadline, together
 from sentinel_core.errors import (
     FailedPrecondition,
     Internal,
@@ -18,13 +31,16 @@ from sentinel_core.errors import (
     SentinelError,
     Unavailable,
 )
-from sentinel_store.items import Content
+from sentinel_core.metrics import ServerMetrics
+from sentinel_store.items import Content, Kind
 from sentinel_store.values import ModelRef
 
 logger = logging.getLogger(__name__)
 
-_CHECK_INTERVAL_S = 1.0
-_RESOLVE_INTERVAL_S = 3.0
+# Expected times of answer within this factor count as equal.
+_AS_GOOD = 1.3
+_MOST_COMPARED = 8
+_SPREAD_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,66 +58,65 @@ class Capacity:
     max_queue_items: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What all parts of one `EmbedderPool.embed` have in common."""
+
+    fingerprint: str
+    deadline: Deadline
+    bulk: bool
+    thumbnail_side: int
+
+
 class EmbedderPool:
-    """Use inside one event loop. Health is known only while `run` runs.
+    """Use inside one event loop.
 
     Args:
         entries: `host:port`, or `dns:///name:port` for one worker per address of the name.
         max_message_bytes: Largest message to or from a worker.
+        access: How this gateway proves itself to workers, and they to it; None: not at all.
+
+    Attributes:
+        fleet: The workers; their health is known only while it runs.
     """
 
-    def __init__(self, entries: Sequence[str], max_message_bytes: int) -> None:
-        self._directory = Directory(entries)
-        self._max_message_bytes = max_message_bytes
+    def __init__(
+        self,
+        entries: Sequence[str],
+        max_message_bytes: int,
+        metrics: ServerMetrics,
+        access: WorkerAccess | None = None,
+    ) -> None:
+        self.fleet = Fleet(entries, max_message_bytes, metrics, access or WorkerAccess())
         self._max_call_bytes = max_message_bytes - max_message_bytes // 16  # the rest is framing
-        self._workers: list[Worker] = []
-        self._retiring: set[asyncio.Task[None]] = set()
-        self._follow_directory()
-
-    async def run(self) -> None:
-        """Resolve names and check every worker's health, for ever."""
-        async with asyncio.TaskGroup() as tasks:
-            if self._directory.has_names:
-                tasks.create_task(_repeat(self.resolve, _RESOLVE_INTERVAL_S))
-            tasks.create_task(_repeat(self.check, _CHECK_INTERVAL_S))
-
-    async def resolve(self) -> None:
-        """Resolve every name once; add new workers and retire those that are gone."""
-        await self._directory.refresh()
-        self._follow_directory()
-
-    def _follow_directory(self) -> None:
-        addresses = self._directory.addresses
-        known = {worker.address: worker for worker in self._workers}
-        self._workers = [
-            known[address] if address in known else Worker(address, self._max_message_bytes)
-            for address in addresses
-        ]
-        for gone in (worker for address, worker in known.items() if address not in addresses):
-            task = asyncio.create_task(gone.retire())
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-
-    async def check(self) -> None:
-        """Check every worker's health once."""
-        await asyncio.gather(*(worker.check() for worker in self._workers))
+        self._quarantine = Quarantine(metrics)
+        self._failures = Counter(
+            f"sentinel_{metrics.process}_worker_failures_total",
+            "Embed calls that a worker failed, by error reason; most go to another worker.",
+            ["reason"],
+            registry=metrics.registry,
+        )
 
     @property
     def any_healthy(self) -> bool:
-        return any(worker.healthy for worker in self._workers)
+        return any(worker.healthy for worker in self.fleet.workers)
+
+    @property
+    def _any_unknown(self) -> bool:
+        return any(worker.may_serve_any_model for worker in self.fleet.workers)
 
     def model(self, wanted: ModelRef | None = None) -> tuple[ModelRef, int]:
         """Return a served model and its dimensions: the first, or the one that matches `wanted`.
 
         Raises:
-            Unavailable: No worker is healthy.
+            Unavailable: No worker is healthy, or one that may serve `wanted` has not told yet.
             FailedPrecondition: No healthy worker serves `wanted`.
         """
         served = self._served()
         for one in served:
             if wanted is None or matches(one.model, wanted):
                 return one.model, one.dimensions
-        if wanted is None or not served:
+        if wanted is None or not served or self._any_unknown:
             raise self._no_healthy_worker()
         raise self._mismatch(wanted.fingerprint or wanted.model)
 
@@ -113,7 +128,8 @@ class EmbedderPool:
             wanted: Chooses among the others; None: there must be only one.
 
         Raises:
-            Unavailable: No worker is healthy.
+            Unavailable: No worker is healthy, or one that may serve such a model has not told
+                yet.
             FailedPrecondition: No healthy worker serves such a model, or they serve several.
         """
         served = {one.model.fingerprint: one for one in self._served()}
@@ -127,6 +143,8 @@ class EmbedderPool:
         ]
         if len(others) == 1:
             return others[0]
+        if not others and self._any_unknown:
+            raise self._no_healthy_worker()
         raise FailedPrecondition(
             "MODEL_MISMATCH",
             "no worker serves such a model besides the collection's own; start one that does"
@@ -151,7 +169,7 @@ class EmbedderPool:
 
     def _served(self) -> list[ServedModel]:
         """Return the model of each healthy worker."""
-        return [worker.served for worker in self._workers if worker.healthy and worker.served]
+        return [worker.served for worker in self.fleet.workers if worker.healthy and worker.served]
 
     async def embed(
         self,
@@ -164,82 +182,196 @@ class EmbedderPool:
     ) -> Embedded:
         """Embed a batch, in one call unless a worker takes less in one call.
 
+        Contents that were at a worker when it was lost are tried alone (`Quarantine`); one that
+        ends a worker again fails by itself with CONTENT_POISONOUS.
+
         Raises:
             FailedPrecondition: No worker serves this model.
             Unavailable: No worker that serves it is healthy.
-            ResourceExhausted: All of them are full.
+            ResourceExhausted: All of them are full; with the shortest time until one has room.
             DeadlineExceeded: Time ran out.
         """
+        call = _Call(fingerprint, deadline, bulk, thumbnail_side)
+        if not self._quarantine.holds_any:
+            return _joined(await self._embed_together(contents, call), fingerprint)
+        keys = await self._quarantine.keys(contents, fingerprint)
+        suspects = [self._quarantine.is_suspect(key) for key in keys]
+        usual = [one for one, suspect in zip(contents, suspects, strict=True) if not suspect]
+        alone = [one for one, suspect in zip(contents, suspects, strict=True) if suspect]
+        answers = await together(
+            [self._embed_together(usual, call), self._embed_each_alone(alone, call)]
+        )
+        joined = [_joined(answer, fingerprint) for answer in answers]
+        of_usual, of_alone = (iter(answer.items) for answer in joined)
+        items = [next(of_alone) if suspect else next(of_usual) for suspect in suspects]
+        return replace(_joined(joined, fingerprint), items=items)
+
+    async def _embed_together(self, contents: Sequence[Content], call: _Call) -> list[Embedded]:
+        """Embed contents in as few calls as the workers' limits allow; answers in order."""
         limits = (
             worker.served.max_contents
-            for worker in self._workers
-            if worker.served and worker.served.model.fingerprint == fingerprint
+            for worker in self.fleet.workers
+            if worker.served and worker.served.model.fingerprint == call.fingerprint
         )
-        most = min(limits, default=len(contents))
-        parts = split(contents, most, self._max_call_bytes)
-        answers = await asyncio.gather(
-            *(self._embed_part(part, fingerprint, deadline, bulk, thumbnail_side) for part in parts)
-        )
-        if len(answers) == 1:
-            return answers[0]
-        return Embedded(
-            items=[item for answer in answers for item in answer.items],
-            fingerprint=fingerprint,
-            queue_s=max(answer.queue_s for answer in answers),
-            inference_s=max(answer.inference_s for answer in answers),
-        )
+        if not contents:
+            return []
+        parts = split(contents, min(limits, default=len(contents)), self._max_call_bytes)
+        if len(parts) == 1:  # the usual search: avoids a task
+            return await self._embed_part(parts[0], call)
+        answers = await together([self._embed_part(part, call) for part in parts])
+        return [one for answer in answers for one in answer]
 
-    async def _embed_part(
+    async def _embed_part(self, contents: Sequence[Content], call: _Call) -> list[Embedded]:
+        try:
+            return [await self._ask(contents, call)]
+        except WorkerLost as lost:
+            keys = await self._quarantine.keys(contents, call.fingerprint)
+            self._quarantine.suspect(keys)
+            return await self._embed_each_alone(contents, call, lost.error)
+
+    async def _embed_each_alone(
+        self, contents: Sequence[Content], call: _Call, last: SentinelError | None = None
+    ) -> list[Embedded]:
+        """Embed suspect contents one by one, each kind by itself; answers in order.
+
+        `last` is why they are suspect, just now; it is raised if no other worker is there.
+        """
+        if last is not None:
+            # Other gateways have lost the same worker at this moment. Their suspects would meet
+            # ours at the next one, and an innocent would be taken for the one that ends it.
+            await asyncio.sleep(random.uniform(0, min(_SPREAD_S, call.deadline.remaining() / 4)))
+        keys = await self._quarantine.keys(contents, call.fingerprint)
+        answers: dict[int, Embedded] = {}
+
+        async def embed_all(kind: Kind) -> None:
+            for position, content in enumerate(contents):
+                if content.kind is kind:
+                    answers[position] = await self._embed_alone(content, keys[position], call, last)
+
+        await together([embed_all(kind) for kind in Kind])
+        return [answers[position] for position in range(len(contents))]
+
+    async def _embed_alone(
+        self, content: Content, key: bytes, call: _Call, last: SentinelError | None
+    ) -> Embedded:
+        """Embed one suspect content; answer with its error if it is rejected."""
+        rejected = self._quarantine.rejection(key)
+        if rejected is None:
+            async with self._quarantine.turn(content.kind, call.deadline):
+                rejected = self._quarantine.rejection(key)
+                if rejected is None:
+                    return await self._try(content, key, call, last)
+        return Embedded([EmbeddedItem(None, error=rejected)], call.fingerprint, 0.0, 0.0)
+
+    async def _try(
+        self, content: Content, key: bytes, call: _Call, last: SentinelError | None
+    ) -> Embedded:
+        # Not as bulk work: it keeps other suspects waiting.
+        call = replace(call, bulk=False)
+        while True:
+            try:
+                embedded = await self._ask([content], call, last, alone=True)
+            except WorkerLost as lost:
+                last = lost.error
+                # Of a text and an image that are tried at once, the image is to blame: decoding is
+                # the greater danger.
+                if content.kind is Kind.TEXT and Kind.IMAGE in lost.on_trial:
+                    continue
+                rejected = self._quarantine.lose(key, ended=lost.ended)
+                if rejected is None:
+                    raise last from None
+                return Embedded([EmbeddedItem(None, error=rejected)], call.fingerprint, 0.0, 0.0)
+            self._quarantine.clear(key)
+            return embedded
+
+    async def _ask(
         self,
         contents: Sequence[Content],
-        fingerprint: str,
-        deadline: Deadline,
-        bulk: bool,
-        thumbnail_side: int,
+        call: _Call,
+        last: SentinelError | None = None,
+        *,
+        alone: bool = False,
     ) -> Embedded:
-        """Embed on the least loaded worker of this model; if it fails, on another one."""
+        """Embed on the worker that should answer first; if it cannot, on the next one.
+
+        Raises:
+            WorkerLost: A worker was lost, and its contents may be the reason.
+        """
+        size = call_size(contents, bulk=call.bulk)
         tried: list[Worker] = []
-        last: SentinelError | None = None
-        while True:
-            worker = choose(self._workers, fingerprint, tried)
-            if worker is None:
-                raise last or self._no_worker_for(fingerprint)
+        cut = False
+        while (worker := choose(self.fleet.workers, call.fingerprint, size, tried)) is not None:
             tried.append(worker)
+            if alone:
+                await worker.check()  # or a worker that has ended just before would be blamed on it
+                if not worker.healthy:
+                    continue
             try:
-                embedded = await worker.embed(
-                    contents,
-                    bulk=bulk,
-                    thumbnail_side=thumbnail_side,
-                    timeout_s=deadline.for_next_hop("embed"),
-                )
+                with worker.load.trial(contents[0].kind) if alone else nullcontext():
+                    embedded = await worker.embed(
+                        contents,
+                        bulk=call.bulk,
+                        thumbnail_side=call.thumbnail_side,
+                        timeout_s=call.deadline.for_next_hop("embed"),
+                    )
+            except WorkerLost as lost:
+                self._note_failure(worker, lost.error)
+                last = lost.error
+                await worker.find_out(lost)
+                if not lost.survived:
+                    raise
+                if worker.healthy and not cut:  # only the connection was cut
+                    cut = True
+                    tried.remove(worker)
             except (Unavailable, ResourceExhausted, Internal) as error:
-                logger.warning(
-                    "worker failed a batch",
-                    extra={"worker": worker.address, "reason": error.reason},
-                )
+                self._note_failure(worker, error)
                 last = error
-                continue
-            if embedded.fingerprint == fingerprint:
-                return embedded
-            # The worker was restarted with another model between two health checks.
-            worker.healthy = False
-            last = None
+            else:
+                if embedded.fingerprint == call.fingerprint:
+                    return embedded
+                # The worker was restarted with another model between two health checks.
+                worker.forget_model()
+                last = None
+        raise (
+            self._shortest_refusal(call.fingerprint, size)
+            or last
+            or self._no_worker_for(call.fingerprint)
+        )
+
+    def _note_failure(self, worker: Worker, error: SentinelError) -> None:
+        self._failures.labels(error.reason).inc()
+        if not isinstance(error, ResourceExhausted):  # under load, that is no news
+            logger.warning(
+                "worker failed a batch", extra={"worker": worker.address, "reason": error.reason}
+            )
+
+    def _shortest_refusal(self, fingerprint: str, size: CallSize) -> ResourceExhausted | None:
+        """Return the refusal of the full worker that has room first; None if none is full."""
+        refusals = [
+            refusal
+            for worker in self.fleet.workers
+            if worker.healthy and worker.fingerprint == fingerprint
+            if (refusal := worker.load.refusal(size)) is not None
+        ]
+        return min(refusals, key=lambda refusal: refusal.retry_after_s or 0.0, default=None)
 
     def _no_worker_for(self, fingerprint: str) -> SentinelError:
-        known = any(worker.fingerprint == fingerprint for worker in self._workers)
-        if known or not self.any_healthy:
+        known = any(worker.fingerprint == fingerprint for worker in self.fleet.workers)
+        if known or not self.any_healthy or self._any_unknown:
             return self._no_healthy_worker()
         return self._mismatch(fingerprint)
 
     def _no_healthy_worker(self) -> Unavailable:
-        configured = ", ".join(self._directory.entries)
         return Unavailable(
             "NO_HEALTHY_WORKER",
-            f"no embedder worker is serving (configured: {configured}); start one or retry",
+            "no embedder worker of this model is serving "
+            f"(configured: {self.fleet.configured}); start one or retry",
         )
 
     def _mismatch(self, expected: str) -> FailedPrecondition:
-        actual = sorted({worker.fingerprint or "" for worker in self._workers if worker.healthy})
+        actual = sorted(
+            {worker.fingerprint or "" for worker in self.fleet.workers if worker.healthy}
+        )
         return FailedPrecondition(
             "MODEL_MISMATCH",
             "the workers serve another model than the collection's; start a worker with its model, "
@@ -247,19 +379,6 @@ class EmbedderPool:
             expected=expected,
             actual=",".join(actual),
         )
-
-    async def close(self) -> None:
-        """Close every channel."""
-        for task in self._retiring:
-            task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
-        await asyncio.gather(*(worker.close() for worker in self._workers))
-
-
-async def _repeat(work: Callable[[], Awaitable[None]], interval_s: float) -> None:
-    while True:
-        await work()
-        await asyncio.sleep(interval_s)
 
 
 def split(contents: Sequence[Content], most_items: int, most_bytes: int) -> list[Sequence[Content]]:
@@ -288,18 +407,38 @@ def matches(model: ModelRef, wanted: ModelRef) -> bool:
 
 
 def choose(
-    workers: Iterable[Worker], fingerprint: str, excluded: Sequence[Worker] = ()
+    workers: Iterable[Worker], fingerprint: str, size: CallSize, excluded: Sequence[Worker] = ()
 ) -> Worker | None:
-    """Return the healthy worker of this model with the fewest items in flight; None if none.
+    """Return the healthy worker of this model that should answer first; None if none has room.
 
-    Ties are broken at random, so that several gateways do not choose the same one.
+    Workers that differ by less than the noise of measurement count as equal. One of them is chosen
+    at random, so that several gateways do not choose the same one.
     """
     able = [
         worker
         for worker in workers
-        if worker.healthy and worker.fingerprint == fingerprint and worker not in excluded
+        if worker.healthy
+        and worker.fingerprint == fingerprint
+        and worker not in excluded
+        and worker.load.refusal(size) is None
     ]
-    if not able:
-        return None
-    least = min(worker.items_in_flight for worker in able)
-    return random.choice([worker for worker in able if worker.items_in_flight == least])
+    if len(able) < 2:
+        return able[0] if able else None
+    if len(able) > _MOST_COMPARED:  # the best of a few is nearly as good as the best of all
+        able = random.sample(able, _MOST_COMPARED)
+    speeds = (worker.load.latency_s(size) for worker in able)
+    best_s = min((speed for speed in speeds if speed is not None), default=1.0)
+    costs = [worker.load.cost(size, best_s) for worker in able]
+    most = min(costs) * _AS_GOOD
+    return random.choice([worker for worker, cost in zip(able, costs, strict=True) if cost <= most])
+
+
+def _joined(answers: Sequence[Embedded], fingerprint: str) -> Embedded:
+    if len(answers) == 1:
+        return answers[0]
+    return Embedded(
+        items=[item for answer in answers for item in answer.items],
+        fingerprint=fingerprint,
+        queue_s=max((answer.queue_s for answer in answers), default=0.0),
+        inference_s=max((answer.inference_s for answer in answers), default=0.0),
+    )

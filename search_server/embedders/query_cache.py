@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Gauge
 
 from search_server.embedders.pool import EmbedderPool
-from sentinel_core.calls import Deadline
+from sentinel_core.calls import Deadline, current_caller
 from sentinel_core.errors import DeadlineExceeded, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Content, Kind
@@ -24,8 +24,12 @@ from sentinel_store.values import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class TextKey:
-    """What decides a text's vector; queries use the worker's default options."""
+    """What decides a text's vector; queries use the worker's default options.
 
+    And the tenant, who must not notice by the time what others have searched for.
+    """
+
+    tenant: str
     fingerprint: str
     digest: bytes  # not the text, which may be long
 
@@ -106,7 +110,8 @@ class QueryCache:
 
     def _key(self, content: Content, fingerprint: str) -> Hashable:
         if content.kind is Kind.TEXT and self._max_entries:
-            return TextKey(fingerprint, hashlib.sha256(content.data).digest())
+            tenant = current_caller().tenant
+            return TextKey(tenant, fingerprint, hashlib.sha256(content.data).digest())
         return object()  # equal to no other key
 
     def _cached(self, wanted: Mapping[Hashable, Content]) -> _Embeddings:

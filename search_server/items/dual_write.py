@@ -1,9 +1,11 @@
-"""During a reindex, find the target that a write must also reach.
+"""During a reindex, find the other collection that a write must also reach.
+
+Before the alias moves, that is the target. For a moment afterwards it is the source, too: other
+gateways may still read there by the old meaning of the alias.
 
 Writers call this after each write. A slow write may begin before a reindex and end during it. The
-answer is at most `CACHE_S` old. So a reindex that
-changes where writes go, and then waits a little longer, knows that every write which ends from
-then on also reaches the target.
+answer is at most `CACHE_S` old. So a reindex that changes where writes go, and then waits a little
+longer, knows that every write which ends from then on also reaches the target.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ class DualWrite:
     ) -> CollectionInfo | None:
         """Return a collection that a write to `info` must reach before it is acknowledged.
 
-        That is the target of `info`'s reindex, or the collection that the alias points to by now,
-        if it was made from `info`. `written` has the names of the collections that it has reached.
-        Raises NotFound if the collection was deleted.
+        That is the target of `info`'s reindex; or the collection that the alias points to by now,
+        if it was made from `info`; or the one that the alias has left a moment ago. `written` has
+        the names of the collections that it has reached. Raises NotFound if the collection was
+        deleted.
         """
         now = await self._catalog.get(info.requested_name or info.name, deadline)
         other: CollectionInfo | None = now
         if now.name == info.name:
+            if now.origin is not None and now.origin.state is OriginState.VERIFIED:
+                return await self._left_a_moment_ago(now, now.origin.source, written, deadline)
             if now.reindex is None or not now.reindex.dual_write:
                 return None
             if now.reindex.target in written:
@@ -43,6 +48,18 @@ class DualWrite:
         if other is None or other.name in written or other.origin is None:
             return None
         return other if other.origin.source == info.name else None
+
+    async def _left_a_moment_ago(
+        self, target: CollectionInfo, name: str, written: Collection[str], deadline: Deadline
+    ) -> CollectionInfo | None:
+        """Return the source `name` of `target` until its reindex has cleared the mark there."""
+        by_alias = target.requested_name not in ("", target.name)
+        if not by_alias or name in written:
+            return None
+        source = await self._catalog.find(name, deadline)
+        if source is None or source.reindex is None or source.reindex.target != target.name:
+            return None
+        return source
 
     @asynccontextmanager
     async def unless_deleted(
@@ -68,10 +85,10 @@ def check_writable(info: CollectionInfo) -> None:
         )
 
 
-def vector_only_error(target: str) -> SentinelError:
+def vector_only_error(other: str) -> SentinelError:
     """Return the error for an item without content: another model cannot embed it."""
     return FailedPrecondition(
         "REINDEX_CONFLICT",
-        f"the collection is being reindexed into {target!r}, whose model cannot use a vector "
+        f"during its reindex, writes also reach {other!r}, whose model cannot use a vector "
         "without content; send the content, or wait until ReindexCollection is done",
     )

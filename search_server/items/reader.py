@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search_server.images.presentation import present
 from search_server.milvus import filters
+from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import Projection, StoredItem
 from search_server.types.queries import Filter
@@ -19,6 +20,8 @@ from sentinel_store.items import Row
 from sentinel_store.milvus import schema
 
 _CHUNK_BYTES = 1024 * 1024
+# A page ends early rather than have more.
+_MAX_PAGE_BYTES = 4 * 1024 * 1024
 # What a message needs for an item besides its strings and vector: names, tags, a presigned URL.
 _ITEM_OVERHEAD_BYTES = 2_000
 
@@ -36,14 +39,14 @@ class ItemReader:
     """Reads items. Stateless; any number of calls run at once.
 
     Methods raise InvalidArgument for a filter or an output field that does not fit the collection,
-    and Unavailable if Milvus or the object store cannot be read.
+    Unavailable if Milvus or the object store cannot be read, and ResourceExhausted if there is no
+    memory for the rows.
     """
 
-    def __init__(self, store: SearchStore, images: ImageStore, *, max_page_bytes: int) -> None:
-        """Keep the stores; a page ends early rather than exceed `max_page_bytes`."""
+    def __init__(self, store: SearchStore, images: ImageStore, row_memory: RowMemory) -> None:
         self._store = store
         self._images = images
-        self._max_page_bytes = max_page_bytes
+        self._row_memory = row_memory
 
     async def get(
         self,
@@ -54,12 +57,14 @@ class ItemReader:
     ) -> list[StoredItem]:
         """Return the items that exist, in the order of `ids`, each once."""
         schema.check_names(projection.output_fields, info.fields, "output_fields")
-        rows = await self._store.get(
-            info, ids, deadline, include_vectors=projection.include_vectors
-        )
-        by_id = {row.id: row for row in rows}
-        found = [by_id[item_id] for item_id in dict.fromkeys(ids) if item_id in by_id]
-        return await present(found, self._images, projection)
+        async with self._row_memory.share(info, len(ids), deadline):
+            rows = await self._store.get(
+                info, ids, deadline, include_vectors=projection.include_vectors
+            )
+            self._row_memory.note(info, rows)
+            by_id = {row.id: row for row in rows}
+            found = [by_id[item_id] for item_id in dict.fromkeys(ids) if item_id in by_id]
+            return await present(found, self._images, projection)
 
     async def page(
         self,
@@ -74,15 +79,17 @@ class ItemReader:
         """Return up to `size` items after `last_id`, by id, and whether more follow."""
         expression = filters.compile_filter(filter_, info.fields)
         schema.check_names(projection.output_fields, info.fields, "output_fields")
-        rows = await self._store.page(
-            info,
-            expression,
-            last_id,
-            size + 1,
-            deadline,
-            include_vectors=projection.include_vectors,
-        )
-        items = await present(rows[:size], self._images, projection)
+        async with self._row_memory.share(info, size + 1, deadline):
+            rows = await self._store.page(
+                info,
+                expression,
+                last_id,
+                size + 1,
+                deadline,
+                include_vectors=projection.include_vectors,
+            )
+            self._row_memory.note(info, rows)
+            items = await present(rows[:size], self._images, projection)
         fitting = self._fitting(items)
         return items[:fitting], fitting < len(rows)
 
@@ -91,7 +98,7 @@ class ItemReader:
         total = 0
         for position, item in enumerate(items):
             total += _bytes_of(item.row) + len(item.thumbnail)
-            if total > self._max_page_bytes and position:
+            if total > _MAX_PAGE_BYTES and position:
                 return position
         return len(items)
 

@@ -26,7 +26,7 @@ from sentinel_store.items import Item
 _BATCH_ITEMS = 64
 # Per worker: one on the device, one being decoded, one being looked up, one being written.
 _BATCHES_PER_WORKER = 4
-# Workers come and go at health checks, a second apart.
+# Health checks are this often or more often, and workers come and go with them.
 _ADVICE_INTERVAL_S = 1.0
 
 # The outcomes of a batch, or the error that failed it.
@@ -35,11 +35,18 @@ _Result = list[ItemOutcome] | Exception
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch as the caller sent it; `size` is its bytes on the wire."""
+    """One batch as the caller sent it.
+
+    Attributes:
+        size: Bytes on the wire.
+        release: Gives back the memory that it holds; called when it is acknowledged. If it never
+            is, the end of the call gives the memory back.
+    """
 
     sequence: int
     items: list[Item | UnreadableItem]
     size: int
+    release: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ class WriteStream:
         self._time_left = time_left
         self._advice = Advice(0, 1)
         self._fingerprint = ""
-        self._sizes: deque[int] = deque()  # of the running batches, oldest first
+        self._running: deque[Batch] = deque()  # oldest first
         self._room = asyncio.Event()
         # By item id: set when the newest running batch with this item is stored.
         self._last_writes: dict[str, asyncio.Event] = {}
@@ -120,7 +127,7 @@ class WriteStream:
                 yield event
                 if isinstance(event, Ack):
                     # gRPC asks for the next event only after it has sent this one.
-                    self._sizes.popleft()
+                    self._running.popleft().release()
                     self._room.set()
             await work
         finally:
@@ -165,8 +172,8 @@ class WriteStream:
         await asyncio.sleep(self._settings.drain_seconds / 4)
 
     async def _wait_for_room(self) -> None:
-        while len(self._sizes) >= self._advice.batches_in_flight or (
-            sum(self._sizes) >= self._settings.max_message_bytes
+        while len(self._running) >= self._advice.batches_in_flight or (
+            sum(batch.size for batch in self._running) >= self._settings.max_message_bytes
         ):
             self._room.clear()
             await self._room.wait()
@@ -175,7 +182,7 @@ class WriteStream:
         info = await self._current_collection()
         previous, self._registered = self._registered, asyncio.Event()
         task = group.create_task(self._store(info, batch, previous, self._registered))
-        self._sizes.append(batch.size)
+        self._running.append(batch)
         self._accepted.put_nowait((batch.sequence, task))
 
     async def _store(

@@ -7,6 +7,7 @@ a crash between two steps there may be image bytes that no row names; a retry us
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -132,8 +133,8 @@ class ItemWriter:
         """
         check_writable(info)
         failed: dict[str, SentinelError] = {}
-        if info.reindex is not None and info.reindex.dual_write:
-            failed = _vector_only_errors(info.reindex.target, batch.items)
+        if target := await self._dual_write.next_target(info, {info.name}, deadline):
+            failed = _vector_only_errors(target.name, batch.items)
         items = {key: item for key, item in batch.items.items() if key not in failed}
         unchanged, errors = await self._write(info, items, deadline, retry_full_queues)
         failed |= errors
@@ -149,14 +150,13 @@ class ItemWriter:
             for position, item in batch.failed.items()
         }
         for position, item_id in batch.ids.items():
-            error = failed.get(item_id)
+            error, item = failed.get(item_id), batch.items[item_id]
             if error is not None:
-                error = error.at(f"{batch.items[item_id].path}.content")
+                error = error.at(f"{item.path}.content")
                 outcomes[position] = ItemOutcome(item_id, Outcome.FAILED, error)
-            elif item_id in unchanged:
-                outcomes[position] = ItemOutcome(item_id, Outcome.UNCHANGED)
             else:
-                outcomes[position] = ItemOutcome(item_id, Outcome.STORED)
+                kind = Outcome.UNCHANGED if item_id in unchanged else Outcome.STORED
+                outcomes[position] = ItemOutcome(item_id, kind, digest=item.digest)
         for outcome in outcomes.values():
             label = outcome.error.reason.lower() if outcome.error else str(outcome.outcome)
             self._metrics.items.labels("upsert", label).inc()
@@ -266,7 +266,8 @@ class ItemWriter:
                     wait_s = error.retry_after_s
                     if not retry_full_queues or wait_s is None or wait_s >= deadline.remaining():
                         raise
-                    await asyncio.sleep(wait_s)
+                    # Not all batches that wait at once.
+                    await asyncio.sleep(wait_s * random.uniform(1.0, 1.25))
                 else:
                     return dict(zip(ids, answer.items, strict=True))
 

@@ -26,7 +26,8 @@ from pydantic_settings import SettingsConfigDict
 from search_server.settings import GatewaySettings
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition, SentinelError
-from sentinel_core.settings import print_settings_errors
+from sentinel_core.proxies import bypass_proxies_on_loopback
+from sentinel_core.settings import print_settings_errors, refuse_secret_flags
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images import image_store
 from sentinel_store.images.image_store import ImageStore
@@ -198,7 +199,10 @@ async def collect(settings: OrphanSettings) -> OrphanReport:
     """Run once; raise SentinelError if Milvus or the object store failed."""
     async with AsyncExitStack() as stack:
         store = MilvusStore(
-            settings.milvus_uri, settings.milvus_token.get_secret_value(), settings.milvus_threads
+            settings.milvus_uri,
+            settings.milvus_token.get_secret_value(),
+            settings.milvus_threads,
+            tls=settings.milvus_tls(),
         )
         stack.push_async_callback(store.close)
         images = ImageStore(settings.object_store_uri)
@@ -211,7 +215,10 @@ async def collect(settings: OrphanSettings) -> OrphanReport:
 
 def run(arguments: list[str]) -> int:
     """Read the settings, run once, print the counts; return the exit code."""
+    bypass_proxies_on_loopback()
     try:
+        if refuse_secret_flags("sentinel-gateway collect-orphans", OrphanSettings, arguments):
+            return 2
         settings = OrphanSettings(_cli_parse_args=arguments)
     except ValidationError as error:
         print_settings_errors("collect-orphans", error)

@@ -17,8 +17,6 @@ from sentinel_core.errors import InvalidArgument
 from sentinel_store.milvus import schema
 from sentinel_store.values import FieldType, FieldValue
 
-MAX_COMPARISONS = 1_000
-
 _ORDERED = {Operator.LESS, Operator.LESS_OR_EQUAL, Operator.GREATER, Operator.GREATER_OR_EQUAL}
 _EQUALITY = {Operator.EQUAL, Operator.NOT_EQUAL, Operator.IN, Operator.NOT_IN}
 OPERATORS_OF: dict[FieldType, set[Operator]] = {
@@ -47,17 +45,10 @@ def compile_filter(filter_: Filter | None, fields: Mapping[str, FieldType]) -> s
 
     Raises:
         InvalidArgument: A field is not declared, its type does not allow the operator or the
-            value, or the filter is too large.
+            value.
     """
     if filter_ is None:
         return ""
-    if _count_values(filter_) > MAX_COMPARISONS:
-        raise InvalidArgument(
-            "FILTER_INVALID",
-            f"the filter compares more than {MAX_COMPARISONS} values",
-            field="filter",
-            limit=MAX_COMPARISONS,
-        )
     return _compile(filter_, fields, negated=False)
 
 
@@ -66,12 +57,6 @@ def compile_selector(selector: Selector, fields: Mapping[str, FieldType]) -> str
     if isinstance(selector, ItemIds):
         return schema.with_ids(selector.ids)
     return compile_filter(selector, fields)
-
-
-def _count_values(filter_: Filter) -> int:
-    if isinstance(filter_, Comparison):
-        return max(1, len(filter_.values))
-    return sum(_count_values(inner) for inner in filter_.filters)
 
 
 def _compile(filter_: Filter, fields: Mapping[str, FieldType], *, negated: bool) -> str:

@@ -87,7 +87,7 @@ class FullText:
 
 def _can_search_text(client: MilvusClient, deadline: Deadline) -> bool:
     """Try it on a scratch collection: some versions accept a schema that they cannot serve."""
-    name = f"sentinel_probe_{uuid.uuid4().hex}"
+    name = f"{schema.PROBE}{uuid.uuid4().hex}"
     try:
         return _finds_a_word(client, name, deadline)
     except errors.FOREIGN as error:

@@ -11,6 +11,7 @@ from search_server.milvus.full_text import FullText
 from search_server.milvus.vector_search import VectorSearch
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import AlreadyExists
+from sentinel_core.tls import TlsFiles
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.milvus import errors
 from sentinel_store.milvus.connection import MilvusConnection
@@ -29,8 +30,16 @@ class SearchStore(MilvusStore):
         vectors: Searches vectors.
     """
 
-    def __init__(self, uri: str, token: str, threads: int) -> None:
-        super().__init__(uri, token, threads)
+    def __init__(
+        self,
+        uri: str,
+        token: str,
+        threads: int,
+        *,
+        tls: TlsFiles | None = None,
+        lite_fsync: bool = True,
+    ) -> None:
+        super().__init__(uri, token, threads, tls=tls, lite_fsync=lite_fsync)
         self.aliases = Aliases(self.connection)
         self.full_text = FullText(self.connection)
         self.vectors = VectorSearch(self)
@@ -78,12 +87,14 @@ class Aliases:
                 try:
                     change(collection, alias, timeout=timeout)
                 except errors.FOREIGN:
-                    if not tries_left:
+                    # Nobody else changes aliases of Lite, which believes in one that it did not
+                    # save.
+                    if not tries_left or self._milvus.is_lite:
                         raise
                 else:
                     return
 
-        await self._milvus.run(point, deadline)
+        await self._milvus.run(point, deadline, writes=True)
 
     async def resolve(self, name: str, deadline: Deadline) -> str | None:
         """Return the own name of the collection that `name` names; None if there is none."""
@@ -98,7 +109,7 @@ class Aliases:
             if _resolve(client, alias, timeout) not in (None, alias):
                 client.drop_alias(alias, timeout=timeout)
 
-        await self._milvus.run(remove, deadline)
+        await self._milvus.run(remove, deadline, writes=True)
 
 
 def _resolve(client: MilvusClient, name: str, timeout: float) -> str | None:

@@ -71,7 +71,7 @@ class BatchSearcher:
                 member = _Member(index, request, search)
                 groups.setdefault(_group_key(member), []).append(member)
         # All pages go into one message.
-        max_bytes = paging.MAX_BYTES // max(1, len(requests))
+        max_bytes = paging.MAX_BATCH_BYTES // max(1, len(requests))
         for wave in _waves(groups.values()):
             for found in await asyncio.gather(*(self._group(group, max_bytes) for group in wave)):
                 results |= found

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import takewhile
 from time import perf_counter
 
+from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.paging import START, Position
@@ -31,8 +32,9 @@ _INSERTED = 32
 class NearestHits:
     """Fetches hits. Stateless; any number of searches run at once."""
 
-    def __init__(self, store: SearchStore, metrics: ServerMetrics) -> None:
+    def __init__(self, store: SearchStore, row_memory: RowMemory, metrics: ServerMetrics) -> None:
         self._store = store
+        self._row_memory = row_memory
         self._metrics = metrics
 
     async def blocks(
@@ -40,27 +42,35 @@ class NearestHits:
     ) -> AsyncGenerator[list[Hit], None]:
         """Yield up to `count` hits that follow `after`, in blocks of at most 500.
 
-        A block is fetched when the caller takes it. Hits replace items that are deleted
-        meanwhile, so there are fewer than `count` only if no more exist.
+        A block is fetched when the caller takes it, and has its memory until the next one. Hits
+        replace items that are deleted meanwhile, so there are fewer than `count` only if no more
+        exist.
 
         Raises:
-            SentinelError: Milvus does not answer.
+            SentinelError: Milvus does not answer, or there is no memory for the rows.
         """
-        if count <= ROWS_PER_CALL and not after.rank:
-            top = await self._top(search, count)
-            if top is not None:
-                yield top
-                return
+        collection, deadline = search.selection.collection, search.selection.deadline
+        if count <= self._row_memory.at_once(collection) and not after.rank:
+            async with self._row_memory.share(collection, count, deadline) as share:
+                top = await self._top(search, count)
+                self._row_memory.fetched(share)
+                if top is not None:
+                    yield top
+                    return
         delivered, position = after.rank, after
         end = delivered + count
         while delivered < end:
             ranking, more = await self._following(search, end - delivered, position)
-            for start in range(0, len(ranking), ROWS_PER_CALL):
-                part = ranking[start : start + ROWS_PER_CALL]
-                block = await self.with_rows(search, part, delivered)
-                delivered += len(block)
-                if block:
-                    yield block
+            taken = 0
+            while taken < len(ranking):
+                part = ranking[taken : taken + self._row_memory.at_once(collection)]
+                taken += len(part)
+                async with self._row_memory.share(collection, len(part), deadline) as share:
+                    block = await self.with_rows(search, part, delivered)
+                    self._row_memory.fetched(share)
+                    delivered += len(block)
+                    if block:
+                        yield block
             if not more:
                 return
             position = position.advanced(ranking)
@@ -75,6 +85,7 @@ class NearestHits:
                 limit=count,
                 include_vectors=search.spec.include_vectors,
             )
+            self._row_memory.note(search.selection.collection, (row for row, _ in found))
             complete = len(found) == count or await vectors.found_all(search.selection, len(found))
         if not complete:
             return None
@@ -123,37 +134,40 @@ class NearestHits:
         Raises:
             SentinelError: Milvus does not answer.
         """
-        # Each search leaves out its own items, which one expression cannot express. So Milvus
-        # finds them, too.
-        selection = searches[0].selection
-        shared = replace(selection, expression=selection.filter_expression)
-        limit = count + max(len(search.spec.query.item_ids) for search in searches)
-        start = perf_counter()
-        with self._metrics.stage("milvus_search"):
-            rankings, rows = await self._nearest(shared, searches, limit)
-            fewest = min(map(len, rankings))
-            complete = fewest == limit or await self._store.vectors.found_all(shared, fewest)
-        searched = perf_counter() - start
-        own_rankings = [
-            _without_own_items(search, ranking)[:count]
-            for search, ranking in zip(searches, rankings, strict=True)
-        ]
-        at_once = len(searches) if rows else max(1, ROWS_PER_CALL // count)
-        for first in range(0, len(searches), at_once):
-            part = own_rankings[first : first + at_once]
+        collection, deadline = searches[0].selection.collection, searches[0].selection.deadline
+        rows_at_once = min(ROWS_PER_CALL, len(searches) * count)
+        async with self._row_memory.share(collection, rows_at_once, deadline):
+            # Each search leaves out its own items, which one expression cannot express. So Milvus
+            # finds them, too.
+            selection = searches[0].selection
+            shared = replace(selection, expression=selection.filter_expression)
+            limit = count + max(len(search.spec.query.item_ids) for search in searches)
             start = perf_counter()
-            rows_of_part = rows
-            if not rows and any(part):
-                ids = list(dict.fromkeys(item_id for ranking in part for item_id, _ in ranking))
-                with self._metrics.stage("milvus_rows"):
-                    rows_of_part = await self._rows(searches[0], ids)
-            seconds = searched + perf_counter() - start
-            hits: list[list[Hit] | None] = []
-            for search, ranking in zip(searches[first : first + at_once], part, strict=True):
-                search.timings.vector_search = seconds
-                whole = complete or len(ranking) == count
-                hits.append(_hits(search, ranking, rows_of_part) if whole else None)
-            yield hits
+            with self._metrics.stage("milvus_search"):
+                rankings, rows = await self._nearest(shared, searches, limit)
+                fewest = min(map(len, rankings))
+                complete = fewest == limit or await self._store.vectors.found_all(shared, fewest)
+            searched = perf_counter() - start
+            own_rankings = [
+                _without_own_items(search, ranking)[:count]
+                for search, ranking in zip(searches, rankings, strict=True)
+            ]
+            at_once = len(searches) if rows else max(1, ROWS_PER_CALL // count)
+            for first in range(0, len(searches), at_once):
+                part = own_rankings[first : first + at_once]
+                start = perf_counter()
+                rows_of_part = rows
+                if not rows and any(part):
+                    ids = list(dict.fromkeys(item_id for ranking in part for item_id, _ in ranking))
+                    with self._metrics.stage("milvus_rows"):
+                        rows_of_part = await self._rows(searches[0], ids)
+                seconds = searched + perf_counter() - start
+                hits: list[list[Hit] | None] = []
+                for search, ranking in zip(searches[first : first + at_once], part, strict=True):
+                    search.timings.vector_search = seconds
+                    whole = complete or len(ranking) == count
+                    hits.append(_hits(search, ranking, rows_of_part) if whole else None)
+                yield hits
 
     async def _nearest(
         self, shared: Selection, searches: Sequence[Search], limit: int
@@ -165,6 +179,7 @@ class NearestHits:
         found = await self._store.vectors.search(
             shared, vectors, limit=limit, include_vectors=searches[0].spec.include_vectors
         )
+        self._row_memory.note(shared.collection, (row for hits in found for row, _ in hits))
         rankings = [[(row.id, score) for row, score in hits] for hits in found]
         return rankings, {row.id: row for hits in found for row, _ in hits}
 
@@ -176,6 +191,7 @@ class NearestHits:
             include_vectors=search.spec.include_vectors,
             consistency=search.selection.consistency,
         )
+        self._row_memory.note(search.selection.collection, found)
         return {row.id: row for row in found}
 
     @contextmanager

@@ -21,8 +21,10 @@ JITTER = 1e-6
 _HEAD = struct.Struct(">Id")
 _DIGEST_BYTES = 8
 
+# A caller who does not read holds up a few such messages, and there may be hundreds of them.
+MAX_BYTES = 4 * 1024 * 1024
 # Half of the largest message, since sizes are estimates.
-MAX_BYTES = 32 * 1024 * 1024
+MAX_BATCH_BYTES = 32 * 1024 * 1024
 _OVERHEAD_BYTES = 64
 
 

@@ -16,8 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
-from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.nearest import NearestHits
 from search_server.search.paging import JITTER, START, Position
 from search_server.types.queries import Hybrid, Query, SearchSpec
@@ -49,7 +49,8 @@ _ROUNDING = 1e-6
 class Reranker:
     """Fetches hits as `NearestHits` does, in another order. Stateless."""
 
-    def __init__(self, store: SearchStore, retrieval: NearestHits) -> None:
+    def __init__(self, store: SearchStore, retrieval: NearestHits, row_memory: RowMemory) -> None:
+        self._row_memory = row_memory
         self._store = store
         self._retrieval = retrieval
 
@@ -89,13 +90,17 @@ class Reranker:
             ranking = await self._fused(search, search.spec.hybrid, after)
         else:
             ranking = await self._diversified(search, count, after)
+        collection, deadline = search.selection.collection, search.selection.deadline
         delivered = taken = 0
         while delivered < count and taken < len(ranking):
-            part = ranking[taken : taken + min(ROWS_PER_CALL, count - delivered)]
+            most = min(self._row_memory.at_once(collection), count - delivered)
+            part = ranking[taken : taken + most]
             taken += len(part)
-            block = await self._retrieval.with_rows(search, part, after.rank + delivered)
-            delivered += len(block)
-            yield block
+            async with self._row_memory.share(collection, len(part), deadline) as share:
+                block = await self._retrieval.with_rows(search, part, after.rank + delivered)
+                self._row_memory.fetched(share)
+                delivered += len(block)
+                yield block
 
     async def _fused(self, search: Search, hybrid: Hybrid, after: Position) -> list[ScoredId]:
         """Return all that follows in the fusion of the vector ranking and the text ranking."""

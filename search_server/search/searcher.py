@@ -14,6 +14,7 @@ from time import perf_counter
 from search_server.collections.catalog import Catalog
 from search_server.images.presentation import present
 from search_server.milvus import filters, vector_search
+from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
 from search_server.search import paging
 from search_server.search.nearest import NearestHits
@@ -51,14 +52,16 @@ class Searcher:
         query_vectors: QueryVectors,
         store: SearchStore,
         images: ImageStore,
+        *,
+        row_memory: RowMemory,
         metrics: ServerMetrics,
     ) -> None:
         self._catalog = catalog
         self._query_vectors = query_vectors
         self._images = images
         self._metrics = metrics
-        self._retrieval = NearestHits(store, metrics)
-        self._reranker = Reranker(store, self._retrieval)
+        self._retrieval = NearestHits(store, row_memory, metrics)
+        self._reranker = Reranker(store, self._retrieval, row_memory)
 
     async def prepare(self, spec: SearchSpec, deadline: Deadline) -> Search:
         """Check `spec` against its collection and find the query's vector.

@@ -28,11 +28,17 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ItemOutcome:
-    """The result for one item; `error` is set only with FAILED."""
+    """The result for one item.
+
+    Attributes:
+        error: Set only with FAILED.
+        digest: As in `Row`; empty with FAILED.
+    """
 
     id: str
     outcome: Outcome
     error: SentinelError | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
     images/ab/abcdef…           the encoded file as it was sent, named by its SHA-256
     thumbnails/ab/abcdef….webp  its thumbnail
     aside/…                     files that no row names, until `collect-orphans` deletes them
+    damaged/…                   files with other bytes than they should have, found by `check`
     drafts/…                    local disks only: files that are being written
 
 The name follows from the bytes. So a repeated write changes nothing, and two writers of the same
@@ -24,7 +25,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import DeadlineExceeded, Unavailable
+from sentinel_core.errors import DeadlineExceeded, SentinelError, Unavailable
 from sentinel_store.images.local_files import LocalFiles, StoredFile
 from sentinel_store.images.remote_files import RemoteFiles
 
@@ -34,12 +35,15 @@ T = TypeVar("T")
 Files = LocalFiles | RemoteFiles
 
 _THREADS = 16
+_TRY_EVERY_S = 5.0
+_TRY_TIMEOUT_S = 20.0
 _ASIDE = "aside"
 _KINDS = ("images", "thumbnails")
 _NAMED = re.compile(r"(?:.*/)?([0-9a-f]{64})(?:\.webp)?")
 # Files are spread over 256 folders by their first two hex digits.
 SHARDS = tuple(f"{number:02x}" for number in range(256))
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PASSING = {errno.EROFS, *_FULL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class ImageStore:
     """Use from one event loop; the blocking calls run in threads that it owns.
 
     Every method raises Unavailable if the store cannot be read or written.
+
+    Attributes:
+        problem: Why images cannot be stored just now; None if they can, as far as is known.
     """
 
     def __init__(self, uri: str, *, presign_seconds: int = 3600) -> None:
@@ -61,7 +68,8 @@ class ImageStore:
 
         A remote store is not contacted yet. Its keys, endpoint and region come from its own
         environment variables (for S3 AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on). Raises
-        Unavailable if the store cannot be opened or written to.
+        Unavailable if the store cannot be opened or written to. But one that is full or read-only
+        just now is a `problem` only, since its images can be read.
 
         Args:
             uri: A folder, or an fsspec URI such as s3://bucket/prefix.
@@ -76,7 +84,47 @@ class ImageStore:
             ) from error
         except Exception as error:  # each file system raises its own kinds
             raise _unavailable(error, f"{uri} cannot be opened") from error
+        self.problem = self._first_problem(uri)
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="objects")
+
+    def _first_problem(self, uri: str) -> SentinelError | None:
+        # Now rather than in the first upsert, for example on a volume of another user.
+        try:
+            if isinstance(self._files, LocalFiles):
+                self._files.probe()
+        except OSError as error:
+            problem = _unavailable(error, f"{uri} cannot be opened")
+            if error.errno not in _PASSING:
+                raise problem from error
+            logger.error("images cannot be stored", extra={"why": problem.message})
+            return problem
+        return None
+
+    async def run(self) -> None:
+        """Try every few seconds whether images can be stored, for ever; see `problem`.
+
+        A remote store is only tried at the beginning and after a failed write.
+        """
+        is_local = isinstance(self._files, LocalFiles)
+        is_first = True
+        while True:
+            if is_local or is_first or self.problem is not None:
+                self.problem = await self._try_to_write()
+            is_first = False
+            await asyncio.sleep(_TRY_EVERY_S)
+
+    async def _try_to_write(self) -> SentinelError | None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_TRY_TIMEOUT_S):
+                await loop.run_in_executor(self._executor, self._files.probe)
+        except TimeoutError:
+            return Unavailable(
+                "OBJECT_STORE_UNAVAILABLE", "the object store does not answer in time; check it"
+            )
+        except Exception as error:  # each file system raises its own kinds
+            return _unavailable(error, "the object store failed")
+        return None
 
     async def image_uris(self, digests: Sequence[str]) -> list[str]:
         """Return URIs of the images with these SHA-256s, presigned where the store can."""
@@ -108,6 +156,7 @@ class ImageStore:
             ) from error
         for failure in ended:
             if isinstance(failure, BaseException):
+                self.problem = failure if isinstance(failure, SentinelError) else self.problem
                 raise failure
 
     async def get_thumbnails(self, digests: Sequence[str]) -> list[bytes]:
@@ -149,6 +198,10 @@ class ImageStore:
     async def bring_back(self, name: str) -> bool:
         """Undo `set_aside`, given the current name of the file."""
         return await self._run(self._move, name, name.removeprefix(f"{_ASIDE}/"))
+
+    async def set_damaged(self, name: str) -> None:
+        """Move a damaged file to `damaged/`, where readers do not find it."""
+        await self._run(self._move, name, f"damaged/{name}")
 
     async def remove(self, names: Sequence[str]) -> None:
         """Delete files."""
@@ -227,6 +280,8 @@ def _unavailable(error: Exception, what: str) -> Unavailable:
             why = "its folder or bucket does not exist; create it, or correct the URI"
         case OSError(errno=number) if number in _FULL:
             why = "it is full; make room"
+        case OSError(errno=errno.EROFS):
+            why = "it is read-only; make it writable"
         case _:
             why = f"{type(error).__name__}; check its address, permissions and space"
     return Unavailable("OBJECT_STORE_UNAVAILABLE", f"{what}: {why}, then retry")

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _DRAFTS = "drafts"
+_PROBE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,25 @@ class LocalFiles:
     writers = 8  # how many threads should write one batch
 
     def __init__(self, root: str) -> None:
-        """Create the folder if it does not exist, and try to write to it."""
+        """Create the folder if it does not exist."""
         self._root = Path(root)
-        (self._root / _DRAFTS).mkdir(parents=True, exist_ok=True)
-        # Fail now rather than in the first upsert, for example on a volume of another user.
-        probe = self._root / _DRAFTS / uuid.uuid4().hex
-        probe.touch()
-        probe.unlink()
+        self._known: set[Path] = set()  # folders whose own names are on disk
+        if not self.exists():
+            (self._root / _DRAFTS).mkdir(parents=True, exist_ok=True)
+
+    def probe(self) -> None:
+        """Raise OSError if nothing can be written."""
+        self._make_drafts()
+        draft = self._root / _DRAFTS / uuid.uuid4().hex
+        try:
+            _write_synced(draft, bytes(_PROBE_BYTES))
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+    def _make_drafts(self) -> None:
+        """Make the folder of drafts again if somebody emptied the store; not the store itself."""
+        (self._root / _DRAFTS).mkdir(exist_ok=True)
 
     def exists(self) -> bool:
         """Tell whether the store itself exists."""
@@ -66,26 +79,34 @@ class LocalFiles:
         for name, data in files:
             path = self._root / name
             if not _touched(path, len(data)):
-                self._write_one(path, data, changed)
+                self._write_one(path, data)
             changed.add(path.parent)
         for folder in changed:
-            _sync(folder)
+            sync_folder(folder)
 
-    def _write_one(self, path: Path, data: bytes, changed: set[Path]) -> None:
+    def _write_one(self, path: Path, data: bytes) -> None:
+        self._make_drafts()
+        self._make_folder(path.parent)
         temporary = self._root / _DRAFTS / uuid.uuid4().hex
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if not path.parent.is_dir():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                changed.update((path.parent.parent, self._root))
+            _write_synced(temporary, data)
             temporary.replace(path)
         except OSError:
             with suppress(OSError):
                 temporary.unlink()  # free the space on a full disk
             raise
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make sure that a folder exists and that its name is on disk.
+
+        Another thread may have made it and not yet have synced its name.
+        """
+        if folder in self._known and folder.is_dir():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for above in (folder.parent, self._root, self._root.parent):
+            sync_folder(above)
+        self._known.add(folder)
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """Return the files' bytes, in order; empty for missing ones."""
@@ -130,8 +151,8 @@ class LocalFiles:
         goal.parent.mkdir(parents=True, exist_ok=True)
         os.utime(source)
         source.replace(goal)
-        _sync(goal.parent)
-        _sync(source.parent)
+        sync_folder(goal.parent)
+        sync_folder(source.parent)
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete files; ignore missing ones."""
@@ -150,7 +171,14 @@ def _touched(path: Path, size: int) -> bool:
     return True
 
 
-def _sync(folder: Path) -> None:
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system supports it."""
     if os.name == "nt":
         return

@@ -24,6 +24,13 @@ class RemoteFiles:
         self._root = root.rstrip("/")
         self._presign_seconds = presign_seconds
 
+    def probe(self) -> None:
+        """Raise if nothing can be written."""
+        path = self._path("drafts/probe")
+        self._fs.pipe({path: b"Sentinel tries whether it can write here."})
+        with suppress(FileNotFoundError):  # another process has tried at the same time
+            self._fs.rm_file(path)
+
     def exists(self) -> bool:
         """Tell whether the bucket exists."""
         return bool(self._fs.exists(self._root.split("/", 1)[0]))

@@ -12,6 +12,7 @@ from typing import Any
 from pymilvus import BulkInsertState, MilvusClient
 
 from sentinel_core.calls import Deadline
+from sentinel_core.tls import TlsFiles
 from sentinel_store.milvus.connection import MilvusConnection
 
 _FAILED = (BulkInsertState.ImportFailed, BulkInsertState.ImportFailedAndCleaned)
@@ -34,9 +35,9 @@ class ImportState:
 class MilvusImports:
     """Use from one event loop. Milvus Lite cannot import; only a server can."""
 
-    def __init__(self, uri: str, token: str) -> None:
+    def __init__(self, uri: str, token: str, tls: TlsFiles | None = None) -> None:
         """Keep the address; the first call connects."""
-        self._milvus = MilvusConnection(uri, token, threads=2)
+        self._milvus = MilvusConnection(uri, token, threads=2, tls=tls)
 
     async def start(self, collection: str, file: str, deadline: Deadline) -> int:
         """Start the import of a Parquet file, a path in Milvus's own bucket; return its number."""

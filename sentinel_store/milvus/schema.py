@@ -46,6 +46,8 @@ from sentinel_store.collections import (
 from sentinel_store.items import Row
 from sentinel_store.values import Consistency, Fields, FieldType, FieldValue, ModelRef
 
+# Collections of this prefix try what Milvus can, and are dropped at once.
+PROBE = "sentinel_probe_"
 FULL_TEXT = "full_text"
 FULL_TEXT_WORDS = "full_text_words"
 COLLECTION = "sentinel.collection"
@@ -66,6 +68,7 @@ _COLUMN_TYPES: dict[FieldType, tuple[DataType, dict[str, int]]] = {
 _ABSENT_INT64 = -(2**63 - 1)
 # The least finite double, written so that every parser reads it back exactly.
 _ABSENT_DOUBLE = -1.7976931348623157e308
+_MAX_DOUBLE = -_ABSENT_DOUBLE
 _ABSENT_STRING = "\x7fabsent\x7f"
 _ABSENT: dict[FieldType, FieldValue] = {
     FieldType.STRING: _ABSENT_STRING,
@@ -73,6 +76,15 @@ _ABSENT: dict[FieldType, FieldValue] = {
     FieldType.DOUBLE: _ABSENT_DOUBLE,
     FieldType.BOOL: -1,
 }
+# The least values of the two kinds of numbers are the markers.
+_MEANINGS = {
+    FieldType.STRING: "a text",
+    FieldType.INT64: "a whole number above -2^63 + 1 and below 2^63",
+    FieldType.DOUBLE: "a finite number",
+    FieldType.BOOL: "true or false",
+    FieldType.STRING_LIST: "a list of texts",
+}
+_MAX_SHOWN = 80
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
@@ -223,20 +235,26 @@ def checked_value(value: FieldValue, field_type: FieldType, name: str) -> FieldV
             return value
         case ((FieldType.INT64 | FieldType.DOUBLE), bool()):
             pass  # in Python a bool is an int
-        case FieldType.INT64, int() if value > _ABSENT_INT64:
+        case FieldType.INT64, int() if _ABSENT_INT64 < value < 2**63:
             return value
-        case FieldType.DOUBLE, int() | float() if value != _ABSENT_DOUBLE:
-            return float(value)
+        case FieldType.DOUBLE, int() | float() if _ABSENT_DOUBLE < value <= _MAX_DOUBLE:
+            return float(value)  # not NaN, which compares false
         case FieldType.STRING, str() if value != _ABSENT_STRING:
             return value
         case FieldType.STRING_LIST, list():
             return value
     raise InvalidArgument(
         "FIELD_TYPE",
-        f"field {name!r} is a {field_type}, which a {type(value).__name__} of this value is not",
+        f"field {name!r} takes {_MEANINGS[field_type]} ({field_type}), not {_shown(value)}",
         field=f"fields[{name}]",
         name=name,
     )
+
+
+def _shown(value: FieldValue) -> str:
+    """Return a value as it is written in messages."""
+    written = repr(value)
+    return written if len(written) <= _MAX_SHOWN else f"{written[:_MAX_SHOWN]}…"
 
 
 # Expressions

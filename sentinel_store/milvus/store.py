@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pymilvus import MilvusClient
 
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import AlreadyExists, FailedPrecondition
+from sentinel_core.errors import AlreadyExists, FailedPrecondition, SentinelError
+from sentinel_core.tls import TlsFiles
 from sentinel_store.collections import CollectionInfo, Origin, ReindexMark
 from sentinel_store.items import Row
 from sentinel_store.milvus import indexes, schema
@@ -34,15 +35,25 @@ class MilvusStore:
         is_lite: Whether Milvus is a file in this process and not a server.
     """
 
-    def __init__(self, uri: str, token: str, threads: int) -> None:
+    def __init__(
+        self,
+        uri: str,
+        token: str,
+        threads: int,
+        *,
+        tls: TlsFiles | None = None,
+        lite_fsync: bool = True,
+    ) -> None:
         """Keep the address; the first call connects.
 
         Args:
             uri: A path ending in `.db` for Milvus Lite, or http(s)://host:port.
             token: `user:password` or an API key; empty for none.
             threads: Most blocking calls at once.
+            tls: For an https URI: the CA of the server, and our certificate if it asks for one.
+            lite_fsync: Whether Milvus Lite forces each write to disk before it is acknowledged.
         """
-        self.connection = MilvusConnection(uri, token, threads)
+        self.connection = MilvusConnection(uri, token, threads, tls=tls, lite_fsync=lite_fsync)
         self.is_lite = self.connection.is_lite
         self._creating = asyncio.Lock()
         self._flusher = LiteFlusher(self.flush)
@@ -50,6 +61,11 @@ class MilvusStore:
     async def run(self) -> None:
         """Flush what was written to Milvus Lite, for ever; a server flushes by itself."""
         await self._flusher.run()
+
+    async def check(self, deadline: Deadline) -> SentinelError | None:
+        """Return why Milvus takes no writes; None if it does. Raise Unavailable if it is down."""
+        await self.list_collections(deadline)
+        return await self.connection.write_problem()
 
     async def create_collection(self, info: CollectionInfo, deadline: Deadline) -> None:
         """Create an empty collection, ready to search.
@@ -86,7 +102,7 @@ class MilvusStore:
                 raise
 
         async with self._creating:  # or two callers would both find the name free
-            await self.connection.run(create, deadline)
+            await self.connection.run(create, deadline, writes=True)
 
     async def is_complete(self, name: str, deadline: Deadline) -> bool:
         """Tell whether a collection was created completely, or a crash interrupted it."""
@@ -132,12 +148,13 @@ class MilvusStore:
         await self._set_property(name, schema.REINDEX, schema.reindex_property(mark), deadline)
 
     async def _set_property(self, name: str, key: str, value: str, deadline: Deadline) -> None:
-        await self.connection.run(
-            lambda client, timeout: client.alter_collection_properties(
-                name, {key: value}, timeout=timeout
-            ),
-            deadline,
-        )
+        def alter(client: MilvusClient, timeout: float) -> None:
+            # Milvus 2.3.5 makes a change durable only with the next one: its restart takes back
+            # the last one. So the same change follows.
+            for _ in range(1 if self.is_lite else 2):
+                client.alter_collection_properties(name, {key: value}, timeout=timeout)
+
+        await self.connection.run(alter, deadline, writes=True)
 
     async def list_collections(self, deadline: Deadline) -> list[str]:
         """Return the names of all collections in Milvus, sorted."""
@@ -149,11 +166,7 @@ class MilvusStore:
     async def drop_collection(self, name: str, deadline: Deadline) -> None:
         """Drop a collection and its rows."""
         self._flusher.forget(name)
-        await self.connection.run(
-            lambda client, timeout: client.drop_collection(name, timeout=timeout),
-            deadline,
-            writes=True,
-        )
+        await self.connection.drop(name, deadline)
 
     async def upsert(self, info: CollectionInfo, rows: Sequence[Row], deadline: Deadline) -> None:
         """Insert rows, or replace those of equal id; they are durable when it returns.

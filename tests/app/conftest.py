@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -9,7 +10,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +56,19 @@ class Visitor:
 
     page: Any
     errors: list[str] = field(default_factory=list)
+    requests: set[Any] = field(default_factory=set)  # not answered yet
+
+    def __post_init__(self) -> None:
+        self.page.on("request", self._sent)
+        self.page.on("requestfinished", self._answered)
+        self.page.on("requestfailed", self._answered)
+
+    # Playwright takes functions of Python only.
+    def _sent(self, request: Any) -> None:
+        self.requests.add(request)
+
+    def _answered(self, request: Any) -> None:
+        self.requests.discard(request)
 
     def open(self, url: str) -> None:
         self.page.goto(url)
@@ -112,11 +127,19 @@ class Visitor:
         expect(self.box).to_have_value(words)
 
     def idle(self) -> None:
-        """Wait until the page's script has ended and nothing moves."""
+        """Wait until the page's script has ended, its requests are answered and nothing moves."""
+        # The page sends what was entered just now after it has painted.
+        self.page.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame("
+            "() => setTimeout(done))))"
+        )
         self.page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
         self.page.wait_for_function(
             "document.getAnimations().every(one => one.playState !== 'running')"
         )
+        # Streamlit forgets a picture that is shown no more, and its download button checks whether
+        # it is there: who closes a picture sooner sees an error.
+        until(lambda: self.page.wait_for_timeout(1) or not self.requests, PATIENCE_MS / 1000)
 
     def chip(self, label: str) -> Any:
         return self.page.locator(".chip", has=self.page.get_by_text(label, exact=True))
@@ -135,6 +158,7 @@ class Visitor:
 
     def upload(self, *files: Path) -> None:
         """Give files to the uploader that is visible."""
+        self.idle()  # or this uploader may be about to be replaced
         with self.page.expect_file_chooser() as chooser:
             self.page.get_by_role("button", name="Upload").locator("visible=true").click()
         chooser.value.set_files(list(files))
@@ -174,11 +198,11 @@ def app(gateway: processes.Server, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @contextmanager
-def serving(gateway: str, folder: Path, **environment: str) -> Iterator[str]:
+def serving(gateway: str, folder: Path, *flags: str, **environment: str) -> Iterator[str]:
     """Run `sentinel-app`, with long limits, in front of a gateway; yield its URL."""
-    port = processes.free_port()
+    port = flags[flags.index("--port") + 1] if "--port" in flags else str(processes.free_port())
     command = [sys.executable, "-m", "tests.app.patient_page"]
-    command += ["--gateway", gateway, "--port", str(port)]
+    command += ["--gateway", gateway, "--port", port, *flags]
     log = folder / "app.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -210,13 +234,27 @@ def _answers(url: str) -> bool:
         return False
 
 
-# Not of the session: while it lives, no asynchronous test can run in this thread. This folder has
-# none.
+@pytest.fixture(autouse=True)
+def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the main module: Streamlit puts each script in its place, and new processes read it."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+def run_apart(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in another thread: the browser's loop runs in this one."""
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(asyncio.run, work).result()
+
+
+# Not of the session: while it lives, no asynchronous test can run in this thread, but with
+# `run_apart`.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
+    # The first one loads a page in two thirds of the time.
+    names = ("chromium-headless-shell", "chromium", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
+        pytest.skip("no Chromium here: apt-get install chromium-headless-shell")
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
@@ -253,9 +291,10 @@ def visiting(
         yield visitor
         left = [one for one in visitor.errors if expected is None or expected not in one]
         assert left == []
-    except BaseException:
+    except BaseException as error:
         with suppress(Exception):
             visitor.page.screenshot(path=SHOTS / "failed.png")
+            error.add_note("The page shows: " + visitor.page.inner_text("body")[:2000])
         raise
     finally:
         opened.close()

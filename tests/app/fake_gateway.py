@@ -29,6 +29,7 @@ class Script:
         refusals: Seconds to wait of each search that is refused, as by a busy worker, in order.
         texts: Texts of the hits of all later searches.
         pause_at: Number of hits after which it waits for `resume`.
+        message: Message of the refusals.
         times: When searches came, by the clock of `time.monotonic`.
     """
 
@@ -36,6 +37,7 @@ class Script:
     texts: Sequence[str] = ()
     pause_at: int | None = None
     resume: threading.Event = field(default_factory=threading.Event)
+    message: str = "the queue is full"
     times: list[float] = field(default_factory=list)
 
 
@@ -65,7 +67,7 @@ class _Search(search_grpc.SearchServiceServicer):
         script = self._gateway.script
         script.times.append(time.monotonic())
         if len(script.times) <= len(script.refusals):
-            _refuse(context, script.refusals[len(script.times) - 1])
+            _refuse(context, script.refusals[len(script.times) - 1], script.message)
         yield search_pb.SearchResponse(header=search_pb.SearchHeader(collection=NAME))
         for place, text in enumerate(script.texts):
             if place == script.pause_at:
@@ -76,8 +78,8 @@ class _Search(search_grpc.SearchServiceServicer):
         yield search_pb.SearchResponse(summary=summary)
 
 
-def _refuse(context: grpc.ServicerContext, retry_after: float) -> None:
-    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="the queue is full")
+def _refuse(context: grpc.ServicerContext, retry_after: float, message: str) -> None:
+    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
     delay = duration_pb2.Duration()
     delay.FromNanoseconds(int(retry_after * 1e9))
     for detail in (

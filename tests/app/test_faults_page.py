@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,7 @@ def test_five_thousand_characters_are_answered(visitor: Visitor) -> None:
     visitor.search("many words " * 455)  # cut to what the model reads
 
 
+@pytest.mark.slow
 def test_a_gateway_that_is_away_is_named_and_found_again(
     browser: Any, worker: processes.Server, tmp_path: Path
 ) -> None:
@@ -79,6 +81,7 @@ def test_a_gateway_that_is_away_is_named_and_found_again(
             visitor.page.get_by_text("is empty").wait_for()  # without a click
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_gateway_is_not_noticed(
     browser: Any, worker: processes.Server, tmp_path: Path
 ) -> None:
@@ -98,8 +101,84 @@ def test_a_restart_of_the_gateway_is_not_noticed(
             shown = visitor.page.get_by_role("dialog").locator("img")
             shown.wait_for()
             assert shown.evaluate("async (i) => (await i.decode(), i.naturalWidth)") > 300
+            visitor.idle()
             visitor.page.keyboard.press("Escape")
             visitor.search("a rocket")
+
+
+@contextmanager
+def stalled(gateway: processes.Server) -> Iterator[None]:
+    gateway.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        gateway.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_a_stall_of_the_gateway_loses_nothing_that_was_entered(
+    browser: Any, worker: processes.Server, tmp_path: Path
+) -> None:
+    with (
+        gateway_in(tmp_path, worker) as gateway,
+        serving(gateway.address, tmp_path) as url,
+        visiting(browser) as visitor,
+    ):
+        with SentinelClient(gateway.address) as client:
+            client.create_collection("album", album.FIELDS)
+            client.upsert([Item(image=photos.photo("chelsea"))], collection="album")
+        visitor.open(url)
+        visitor.page.get_by_role("tab", name="Add").click()
+        visitor.upload(photos.photo("rocket"))
+        store = visitor.page.get_by_role("button", name="Store 1 file")
+        store.wait_for()
+        visitor.page.get_by_role("tab", name="Search").click()
+        visitor.search("a cat")
+        visitor.page.get_by_role("button", name="Add a filter").click()
+        value = visitor.page.get_by_placeholder("value")
+        value.fill("nothing")
+        value.press("Enter")
+        visitor.page.get_by_text("Nothing found").wait_for()
+        visitor.idle()
+        visitor.page.get_by_role("tab", name="Add").click()
+        kept = visitor.page.get_by_text("chosen files are kept")
+        with stalled(gateway):
+            visitor.page.get_by_text("Captions", exact=True).click()  # runs the page
+            kept.wait_for()
+            expect(store).to_be_visible()  # the same tab is shown
+            visitor.shot("stalled")
+        expect(kept).to_have_count(0)
+        visitor.idle()
+        expect(store).to_be_visible()
+        store.click()
+        visitor.page.get_by_text("1 stored").wait_for()
+        visitor.page.get_by_role("tab", name="Search").click()
+        expect(value).to_have_value("nothing")
+        visitor.page.get_by_text("Nothing found").wait_for()
+        assert visitor.cards.count() == 0
+
+
+@pytest.mark.slow
+def test_what_a_restart_of_the_page_takes_is_said(browser: Any, tmp_path: Path) -> None:
+    script = Script(texts=["text 0"])
+    port = processes.free_port()
+    with running_fake_gateway() as gateway, visiting(browser, expected="") as visitor:
+        gateway.script = script
+        with serving(gateway.address, tmp_path, "--port", str(port)) as url:
+            visitor.open(url)
+            visitor.search("a cat")
+            visitor.press(0, "plus")
+            visitor.chip("text 0").wait_for()
+            visitor.page.get_by_role("tab", name="Add").click()
+            visitor.upload(photos.photo("rocket"))
+            visitor.page.get_by_role("button", name="Store 1 file").wait_for()
+        with serving(gateway.address, tmp_path, "--port", str(port)):
+            visitor.page.get_by_role("button", name="Store 1 file").click()  # once it is enabled
+            visitor.page.get_by_text("1 file is no longer here").wait_for()
+            visitor.page.get_by_role("tab", name="Search").click()
+            visitor.page.get_by_text("This search had images or further terms").wait_for()
+            visitor.holds("a cat")
+            visitor.shot("restarted")
 
 
 def test_a_missing_worker_is_named(browser: Any, tmp_path: Path) -> None:
@@ -191,6 +270,7 @@ def test_hits_that_the_browser_did_not_get_are_sent_again(
         assert [label.split(",")[0] for label in visitor.labels] == script.texts
 
 
+@pytest.mark.slow
 def test_a_browser_that_goes_away_ends_its_search(browser: Any, tmp_path: Path) -> None:
     # The worker would answer, and the search reach its own limit, long after the test has ended.
     stuck = {"FAKE_STUCK": "1"}
@@ -212,15 +292,33 @@ def test_a_browser_that_goes_away_ends_its_search(browser: Any, tmp_path: Path) 
 
 
 def test_text_of_others_is_shown_as_it_is(browser: Any, fake: tuple[FakeGateway, str]) -> None:
-    script = Script(texts=["IMG_*a* ![](http://x.invalid/y.png) <b>c</b>"])
+    odd = "IMG_*a* ![](http://x.invalid/y.png) <b>c</b> www.example.com a@example.com -> b"
+    script = Script(texts=[odd], pause_at=0)
     requested: list[str] = []
     with visiting_fake(browser, fake, script) as visitor:
         visitor.page.on("request", lambda request: requested.append(request.url))
+        script.resume.set()
         visitor.search("a cat")
         visitor.cards.first.locator(".open").click()
         dialog = visitor.page.get_by_role("dialog")
-        dialog.get_by_text(script.texts[0]).first.wait_for()
+        dialog.get_by_text(odd).first.wait_for()
         visitor.page.keyboard.press("Escape")
         visitor.press(0, "plus")
-        visitor.chip(script.texts[0]).wait_for()
+        visitor.chip(odd).wait_for()
+        links = visitor.page.locator("a[href*='example.com'], a[href^=mailto]")
+        assert links.count() == 0
     assert not [one for one in requested if "x.invalid" in one]
+
+
+def test_an_error_with_text_of_others_has_no_link_and_no_arrow(
+    browser: Any, fake: tuple[FakeGateway, str]
+) -> None:
+    message = "bad: www.example.com a@example.com a -> b -- c http://x.invalid :smile:"
+    script = Script(refusals=[0.2, 0.2, 60.0], message=message)
+    with visiting_fake(browser, fake, script) as visitor:
+        visitor.ask("a cat")
+        # One attempt may end while the page still shows the error of the one before.
+        alert = visitor.page.locator("[data-testid=stAlert]", has_text="bad:").first
+        alert.wait_for()
+        assert message in alert.inner_text().replace("\u2060", "")
+        assert alert.locator("a").count() == 0

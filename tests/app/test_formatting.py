@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sentinel_app.formatting import caption, escape_markdown, field_value, html_table, human_size
+from sentinel_app.formatting import (
+    caption,
+    download_name,
+    escape_markdown,
+    field_value,
+    html_table,
+    human_size,
+    plain,
+    title,
+)
 from sentinel_client import Hit
 
 ODD = "IMG_*a*"
@@ -17,6 +26,56 @@ def test_markdown_in_names_is_escaped() -> None:
     assert "://" not in escape_markdown("http://x")  # no link of its own
     assert ":material/" not in escape_markdown(":material/home:")
     assert escape_markdown("two\n\nparagraphs") == "two paragraphs"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "www.example.com",
+        "WWW.x.y",
+        "a@example.com",
+        "a -> b",
+        "a <- b <-> c",
+        "x -- y",
+        "1 >= 0",
+        "a ~= b",
+    ],
+)
+def test_no_link_and_no_arrow_comes_from_text(text: str) -> None:
+    shown = escape_markdown(text).replace("\\", "")
+    assert shown != text
+    assert shown.replace("\u2060", "") == text  # nothing is lost
+    for whole in ("www.", "@example", "->", "<-", "--", ">=", "~="):
+        assert whole not in shown.lower()
+
+
+def test_names_cannot_disguise_their_end() -> None:
+    assert plain("photo\u202egpj.exe") == "photo\ufffdgpj.exe"
+    assert "\u2067" not in escape_markdown("a\u2067b")
+    hit = Hit(id="id", rank=1, score=0.5, fields={"path": "x/photo\u202egpj.exe"})
+    assert "\u202e" not in title(hit)
+    assert (
+        plain("k\u0301\u200d\U0001f468 \u05d0") == "k\u0301\u200d\U0001f468 \u05d0"
+    )  # honest ones
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "name"),
+    [
+        ("poly.html", "GIF", "poly.gif"),
+        ("a/b/cat.JPEG", "JPEG", "cat.JPEG"),
+        ("C:\\me\\cat.jpg", "PNG", "cat.png"),
+        ("noext", "WEBP", "noext.webp"),
+        ("cat.svg", "", "cat.bin"),
+        ("", "TIFF", "0123.tif"),
+        (".htaccess", "PNG", "htaccess.png"),
+        ('a"b<c>|d?.png', "PNG", "a_b_c__d_.png"),
+        ("x" * 300 + ".png", "PNG", "x" * 100 + ".png"),
+        ("photo\u202egnp.exe", "PNG", "photo\ufffdgnp.png"),
+    ],
+)
+def test_the_bytes_decide_the_extension_of_a_download(path: str, kind: str, name: str) -> None:
+    assert download_name(Hit(id="0123", rank=1, score=0.5, fields={"path": path}), kind) == name
 
 
 def _error() -> None:
@@ -33,7 +92,7 @@ def test_error_messages_are_shown_as_they_are() -> None:
 
 def test_fields_are_escaped_as_html() -> None:
     table = html_table({"caption": ODD, "<b>": "<img src=x onerror=alert(1)>"})
-    assert f"<dd>{ODD}</dd>" in table
+    assert f'<dd dir="auto">{ODD}</dd>' in table
     assert "<img" not in table
     assert "<b>" not in table
 

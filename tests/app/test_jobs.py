@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_files_are_counted_first_and_stored(backend: Backend) -> None:
     instead(backend, "ingest", storing)
     job = ended(IndexJob(backend, ALBUM, FILES))
     assert (job.stored, job.total, job.error, job.stopped) == (3, 3, None, False)
-    assert pending_uploads == []
+    assert pending_uploads == {}
 
 
 def test_whatever_ends_an_import_early_is_an_error(
@@ -61,7 +62,7 @@ def test_whatever_ends_an_import_early_is_an_error(
     assert job.stored == 1
     assert job.error is not None
     assert "Its log has the details" in job.error.message
-    assert pending_uploads == []
+    assert pending_uploads == {}
 
 
 def test_an_import_that_was_stopped_says_so(backend: Backend) -> None:
@@ -77,7 +78,30 @@ def test_an_import_that_was_stopped_says_so(backend: Backend) -> None:
     assert job.stopped
     assert not job.running
     assert (job.done, job.total) == (1, 3)
-    until(lambda: pending_uploads == [])
+    until(lambda: pending_uploads == {})
+
+
+def test_imports_of_many_people_wait_for_each_other(backend: Backend) -> None:
+    gate = threading.Event()
+    storing_now: list[int] = []
+
+    async def held(items: Any, **_: Any) -> AsyncGenerator[IngestAck, None]:
+        async for item in items:
+            storing_now.append(1)
+            await asyncio.to_thread(gate.wait)
+            yield IngestAck((item,), stored_count=1)
+
+    instead(backend, "ingest", held)
+    jobs = [IndexJob(backend, ALBUM, FILES[:1]) for _ in range(4)]
+    until(lambda: len(storing_now) == 2 and sum(job.waiting for job in jobs) == 2)
+    stopped = next(job for job in jobs if job.waiting)
+    stopped.stop()
+    gate.set()
+    for job in jobs:
+        ended(job)
+    assert sorted(job.stored for job in jobs) == [0, 1, 1, 1]
+    assert not any(job.error for job in jobs)
+    until(lambda: pending_uploads == {})
 
 
 def test_a_stop_after_the_end_is_none(backend: Backend) -> None:

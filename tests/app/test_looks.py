@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests import photos
 from tests.app.conftest import App, Visitor, visiting
 
 pytestmark = pytest.mark.timeout(240)
@@ -48,3 +49,28 @@ def test_wide_screens_are_used(browser: Any, app: App) -> None:
         assert grid
         assert 1800 - (grid["x"] + grid["width"]) < 60
         assert grid["y"] < 180  # no dead space above
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_the_whole_image_panel_is_visible_at_once(browser: Any, app: App, scheme: str) -> None:
+    with visiting(browser, color_scheme=scheme) as visitor:
+        visitor.open(app.url)
+        visitor.page.get_by_role("button", name="Image").click()
+        visitor.upload(photos.photo("astronaut"))
+        picture = visitor.page.locator(".picture")
+        picture.wait_for()
+        visitor.page.locator(".picture img").evaluate("one => one.decode()")
+        visitor.idle()
+        area = picture.bounding_box()
+        assert area
+        visitor.page.mouse.move(area["x"] + 0.2 * area["width"], area["y"] + 0.1 * area["height"])
+        visitor.page.mouse.down()
+        visitor.page.mouse.move(area["x"] + 0.7 * area["width"], area["y"] + 0.6 * area["height"])
+        visitor.page.mouse.up()
+        visitor.idle()
+        search = visitor.page.get_by_role("button", name="Search with it").bounding_box()
+        popover = visitor.page.get_by_test_id("stPopoverBody").bounding_box()
+        assert search
+        assert popover
+        assert search["y"] + search["height"] < popover["y"] + popover["height"] <= 800
+        visitor.shot(f"crop-{scheme}")

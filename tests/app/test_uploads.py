@@ -1,16 +1,11 @@
-"""Bounds over what browsers drop, so that many files or many people cannot fill the memory."""
+"""Bounds over what browsers drop at once. `test_upload_space.py` has those of all together."""
 
 from __future__ import annotations
 
-from collections import deque
-
 import pytest
-from starlette.exceptions import HTTPException
-from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 from streamlit.testing.v1 import AppTest
 
-from sentinel_app import uploads
-from sentinel_app.uploads import MAX_FILES, MAX_UPLOAD_BYTES, BoundedUploads, over_limit
+from sentinel_app.uploads import MAX_FILES, MAX_UPLOAD_BYTES, over_limit
 
 MB = 2**20
 
@@ -51,36 +46,7 @@ def test_ten_thousand_files_are_sent_to_the_command_line_where_they_were_dropped
     assert not page.button
 
 
-def test_all_people_together_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 100)
-    kept = BoundedUploads("/upload")
-
-    def add(person: str, number: int, size: int) -> None:
-        kept.add_file(person, UploadedFileRec(str(number), "a.jpg", "image/jpeg", bytes(size)))
-
-    add("one", 1, 40)
-    add("two", 2, 40)
-    with pytest.raises(HTTPException, match="too many uploads"):
-        add("three", 3, 40)
-    leaving = deque([("b.jpg", bytes(50))])
-    uploads.pending_uploads.append(leaving)
-    kept.remove_session_files("one")
-    with pytest.raises(HTTPException, match="too many uploads"):  # on their way to the gateway
-        add("three", 3, 40)
-    uploads.pending_uploads.remove(leaving)
-    add("three", 3, 40)
-
-
-def test_streamlit_takes_our_store_and_the_limit_is_said_once() -> None:
-    from streamlit.web.server import server
-
+def test_the_limit_of_one_upload_is_said_once() -> None:
     from sentinel_app import __main__ as script
 
-    before = server.MemoryUploadedFileManager  # type: ignore[attr-defined]
-    try:
-        uploads.install()
-        made = server.MemoryUploadedFileManager("/upload")  # type: ignore[attr-defined]
-        assert isinstance(made, BoundedUploads)
-    finally:
-        server.MemoryUploadedFileManager = before  # type: ignore[attr-defined]
-    assert int(script._STREAMLIT["server.maxUploadSize"]) * MB == MAX_UPLOAD_BYTES
+    assert script._STREAMLIT["server.maxUploadSize"] == MAX_UPLOAD_BYTES // MB

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,6 +26,9 @@ FIELDS = {
     "public": FieldType.BOOL,
     "tags": FieldType.STRING_LIST,
 }
+
+
+_ACTORS: list[ShardActor] = []
 
 
 def deadline() -> Deadline:
@@ -74,4 +77,14 @@ def make_actor(
     folder = RunFolder(str(tmp_path / "run"))
     claim(folder, local)
     write_plan(folder, entries, local.shard_items)
-    return ShardActor(Job(folder.uri, local, embedder, 16 * 1024 * 1024)), folder
+    actor = ShardActor(Job(folder.uri, local, embedder, 16 * 1024 * 1024))
+    _ACTORS.append(actor)
+    return actor, folder
+
+
+@pytest.fixture(autouse=True)
+def _close_actors() -> Iterator[None]:
+    """End the engines of a test."""
+    yield
+    while _ACTORS:
+        _ACTORS.pop().close()

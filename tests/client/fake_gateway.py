@@ -139,7 +139,9 @@ class FakeGateway:
         if scripted is not None:
             return item_pb.ItemResult(id=item_id, outcome=failed, error=to_status(scripted))
         sha256 = hashlib.sha256(data).hexdigest()
-        stored = item_pb.Item(id=item_id, fields=item.fields, image_uri=f"file:///obj/{sha256}")
+        stored = item_pb.Item(
+            id=item_id, fields=item.fields, image_uri=f"file:///obj/{sha256}", digest=sha256
+        )
         self.images[item_id] = item.content.image.data
         if item.content.text:
             stored.content.text = item.content.text
@@ -275,7 +277,9 @@ class _Items(item_service_pb2_grpc.ItemServiceServicer):
                 results = [gateway.upsert_one(item) for item in message.batch.items]
             ack = item_pb.IngestAck(sequence=message.batch.sequence)
             for place, result in enumerate(results):
-                if result.outcome == item_pb.ItemResult.OUTCOME_FAILED:
+                failed = result.outcome == item_pb.ItemResult.OUTCOME_FAILED
+                ack.digests.append("" if failed else gateway.items[result.id].digest)
+                if failed:
                     ack.failures.append(result)
                     ack.failure_places.append(place)
                 elif result.outcome == item_pb.ItemResult.OUTCOME_STORED:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
+from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel_client.cli import _importer, main
 from sentinel_core import errors as core
 from tests.client import datasets
@@ -153,6 +155,46 @@ def test_urls_are_left_to_the_gateway_and_sent_once(gateway: FakeGateway, tmp_pa
     assert "2 stored" in run_import(gateway, *arguments).stdout
 
 
+def test_a_url_that_is_not_stored_any_more_is_sent_again(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("url,n\n" + "".join(f"https://e.org/{n}.jpg,{n}\n" for n in range(3)))
+    arguments = ("csv", table, "--image", "url", "-c", "web")
+    run_import(gateway, *arguments)
+    assert "0 stored, 3 unchanged" in run_import(gateway, *arguments).stdout
+    gateway.items.pop(next(iter(gateway.items)))
+    assert "1 stored, 2 unchanged" in run_import(gateway, *arguments).stdout
+    assert len(gateway.items) == 3
+    gateway.items.clear()  # deleted and created again, and already with another item
+    gateway.items["other"] = item_pb.Item(id="other")
+    assert "3 stored, 0 unchanged" in run_import(gateway, *arguments).stdout
+
+
+@pytest.mark.parametrize("image", ["coffee.jpg", "https://e.org/coffee.jpg"])
+def test_another_content_under_the_same_id_is_replaced(
+    gateway: FakeGateway, tmp_path: Path, image: str
+) -> None:
+    datasets.pictures(tmp_path)
+    settle(tmp_path)
+    (tmp_path / "t.csv").write_text(f"file,key\n{image},a\n")
+    arguments = ("csv", tmp_path / "t.csv", "--image", "file", "--id", "key", "-c", "c")
+    run_import(gateway, *arguments)
+    assert "0 stored, 1 unchanged" in run_import(gateway, *arguments).stdout
+    stored = gateway.items["a"].digest
+    gateway.items["a"].digest = "f" * 64  # by another caller, or in a collection created again
+    assert "1 stored, 0 unchanged" in run_import(gateway, *arguments).stdout
+    assert gateway.items["a"].digest == stored
+
+
+def test_an_id_that_breaks_the_rules_fails_alone(gateway: FakeGateway, tmp_path: Path) -> None:
+    rows = [{"key": key, "t": f"text {key}"} for key in ("a", "b" * 300, "c\x1b", "d")]
+    (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    run_import(gateway, "jsonl", tmp_path / "t.jsonl", "--text", "t", "--id", "key", "-c", "c")
+    assert set(gateway.calls["GetItems"][0].ids) == {"a", "d"}
+    assert sent(gateway) == 4  # the gateway names the two
+
+
 def test_ids_of_a_column_are_taken_and_must_differ(gateway: FakeGateway, tmp_path: Path) -> None:
     names = datasets.pictures(tmp_path)
     (tmp_path / "t.csv").write_text(f"file,key\n{names[0]},a\n{names[1]},b\n{names[2]},a\n")
@@ -240,6 +282,47 @@ def test_a_failing_store_ends_it_and_says_how_far_it_came(
     assert result.exit_code == 2
     assert "stopped by the error below" in result.stdout
     assert "other [MODEL_MISMATCH]" in result.stderr
+
+
+def test_a_collection_made_anew_in_the_middle_is_told(gateway: FakeGateway, tmp_path: Path) -> None:
+    rows = "".join(f'{{"t": "text {number}"}}\n' for number in range(600))
+    (tmp_path / "t.jsonl").write_text(rows)
+    arguments = ("jsonl", tmp_path / "t.jsonl", "--text", "t", "-c", "c")
+    enter = gateway.enter
+
+    def enter_and_forget(method: str, request: Any, context: Any) -> None:
+        if method == "GetItems" and len(gateway.calls["GetItems"]) == 2:
+            gateway.items.clear()
+        enter(method, request, context)
+
+    gateway.enter = enter_and_forget  # type: ignore[method-assign]
+    result = run_import(gateway, *arguments)
+    assert result.exit_code == 2
+    assert "was c deleted or created again meanwhile? [ITEMS_GONE]" in result.stderr
+    gateway.enter = enter  # type: ignore[method-assign]
+    assert "0 failed" in run_import(gateway, *arguments).stdout
+    assert len(gateway.items) == 600
+
+
+@pytest.mark.usefixtures("_children_take_sigint")
+@pytest.mark.parametrize("opened", [False, True])
+def test_ctrl_c_ends_it_while_a_file_stalls(
+    gateway: FakeGateway, tmp_path: Path, opened: bool
+) -> None:
+    pipe = tmp_path / "t.csv"
+    os.mkfifo(pipe)
+    command = ["-m", "sentinel_client.cli", "--address", gateway.address, "import", "csv"]
+    process = subprocess.Popen(
+        [sys.executable, *command, str(pipe), "--text", "t", "-c", "c"], stderr=subprocess.PIPE
+    )
+    until(lambda: gateway.calls["GetCollection"])
+    writer = os.open(pipe, os.O_RDWR) if opened else None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    if writer is not None:
+        os.close(writer)
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
 
 
 @pytest.mark.usefixtures("_children_take_sigint")

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sentinel_client.cli import _importer, main
-from sentinel_client.cli._importer import Journal
+from sentinel_client.cli._journal import Journal
 from sentinel_client.importers import ImportItem
 from sentinel_core import errors as core
 from tests.client.fake_gateway import FakeGateway
@@ -206,7 +206,6 @@ def test_the_journal_forgets_a_file_that_changed_and_skips_one_just_written(tmp_
     old = ImportItem(key="/a.jpg", stamp="3:1", modified_ns=1)
     fresh = ImportItem(key="/b.jpg", stamp="3:2", modified_ns=1 << 62)
     changed = ImportItem(key="/a.jpg", stamp="4:1", modified_ns=1)
-    journal.remember("", [(old, "aa"), (fresh, "bb")])
-    assert journal.known("", [old, changed, fresh]) == ["aa", None, None]
-    assert journal.known("other", [old]) == [None]
+    journal.remember([(old, "aa"), (fresh, "bb")])
+    assert journal.known([old, changed, fresh]) == ["aa", None, None]
     journal.close()

@@ -32,6 +32,7 @@ from sentinel_client import (
     Timeouts,
     Unavailable,
 )
+from sentinel_client._errors import from_rpc_error
 from sentinel_core import errors as core
 from tests.client.fake_gateway import FakeGateway, hit
 
@@ -156,6 +157,17 @@ async def test_a_full_queue_is_waited_for(
     assert results[0].outcome is Outcome.STORED
 
 
+async def test_all_calls_of_a_client_share_its_retry_budget(gateway: FakeGateway) -> None:
+    """Full servers get a fifth more calls, not five times as many."""
+    full = core.ResourceExhausted("QUEUE_FULL", "full", retry_after_s=0.01)
+    gateway.failures["GetCollection"].extend([full] * 1_000)
+    async with AsyncSentinelClient(gateway.address, config=CONFIG) as client:
+        calls = [client.get_collection("photos") for _ in range(200)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(result) for result in results} == {ResourceExhausted}
+    assert 200 < len(gateway.calls["GetCollection"]) <= 240
+
+
 async def test_exhausted_without_retry_info_is_a_limit_and_not_repeated(
     gateway: FakeGateway, client: AsyncSentinelClient
 ) -> None:
@@ -220,6 +232,26 @@ async def test_no_answer_ends_at_the_deadline(gateway: FakeGateway, by_argument:
             await client.search("x", collection="c", timeout=0.2 if by_argument else None)
     assert caught.value.reason == "OUT_OF_TIME"
     assert isinstance(caught.value, TimeoutError)
+
+
+async def test_a_call_cancelled_on_the_way_is_repeated(
+    gateway: FakeGateway, client: AsyncSentinelClient
+) -> None:
+    gateway.failures["SearchPage"] += [grpc.StatusCode.CANCELLED] * 5
+    gateway.failures["Search"].append(grpc.StatusCode.CANCELLED)
+    await client.search("x", collection="c")
+    with pytest.raises(ConnectionFailed, match=rf"{gateway.address} cancelled the call"):
+        await client.search_page("x", collection="c")
+    assert len(gateway.calls["Search"]) == 2
+
+
+def test_a_call_cancelled_at_its_deadline_is_out_of_time() -> None:
+    cancelled = grpc.aio.AioRpcError(
+        grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata()
+    )
+    error = from_rpc_error(cancelled, address="a:1", request_id="r", remaining=0.02)
+    assert isinstance(error, DeadlineExceeded)
+    assert (error.code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "OUT_OF_TIME")
 
 
 async def test_leaving_a_stream_cancels_the_call(

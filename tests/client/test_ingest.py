@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from sentinel_client import (
     RetryPolicy,
     SentinelClient,
     Unavailable,
+    _ingest,
 )
 from sentinel_core import errors as core
 from tests.client.fake_gateway import FakeGateway
@@ -52,6 +54,8 @@ async def test_every_item_comes_back_once_in_order(
     assert ids(acks) == [item.id for item in items]
     assert acks[0].items[0] is items[0]
     assert sum(ack.stored_count for ack in acks) == 30 == len(gateway.items)
+    digests = [digest for ack in acks for digest in ack.digests]
+    assert digests == [hashlib.sha256(str(item.text).encode()).hexdigest() for item in items]
     again = await all_of(client.ingest(items, collection="c"))
     assert sum(ack.unchanged_count for ack in again) == 30
 
@@ -209,6 +213,31 @@ async def test_leaving_it_ends_the_call_and_the_reading(
     count = len(read)
     await asyncio.sleep(0.1)
     assert len(read) <= count + CONFIG.upsert_max_items  # the pull that was under way
+
+
+async def test_a_fast_source_fills_no_memory_while_the_caller_is_slow(
+    gateway: FakeGateway, client: AsyncSentinelClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ingest, "_MAX_UNREAD_BYTES", 1_000_000)
+    read: list[int] = []
+
+    def endless() -> Iterator[Item]:
+        while True:
+            read.append(1)
+            yield Item(image=b"x" * 100_000 + str(len(read)).encode())
+
+    acks = client.ingest(endless(), collection="c")
+    await anext(acks)
+    before = -1
+    while before != len(read):  # until it rests
+        before = len(read)
+        await asyncio.sleep(0.3)
+    # Ten unread, and of four each: one batch more, three in flight, one ready, one pulled.
+    assert before <= 10 + 4 * 6 + 4
+    for _ in range(10):
+        await anext(acks)
+    assert len(read) > before
+    await acks.aclose()
 
 
 def test_the_synchronous_client_ingests_from_a_generator_in_another_thread(

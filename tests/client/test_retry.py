@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
@@ -11,8 +12,10 @@ from sentinel_client import (
     ResourceExhausted,
     RetryPolicy,
     SentinelError,
+    Unavailable,
 )
 from sentinel_client._connection import Attempts
+from sentinel_client._retry_budget import RetryBudget
 
 UNAVAILABLE = ConnectionFailed("UNREACHABLE", "nobody")
 
@@ -115,6 +118,83 @@ async def test_running_out_of_time_names_the_failure_before() -> None:
 
 async def test_an_infinite_timeout_is_no_deadline() -> None:
     assert Time().attempts(timeout=math.inf).remaining() is None
+
+
+class Overloaded:
+    """Servers that refuse a share of what they get; `got` counts all attempts."""
+
+    def __init__(self, error: SentinelError, *, refused: float = 1.0) -> None:
+        self._error, self._refused = error, refused
+        self._random = random.Random(1)
+        self.got = 0
+
+    async def call(self, budget: RetryBudget) -> bool:
+        budget.note_call()
+        attempts = Attempts(
+            RetryPolicy(), timeout=60, retry=True, budget=budget, sleep=no_sleep, chance=lambda: 0.5
+        )
+        while True:
+            self.got += 1
+            if self._random.random() >= self._refused:
+                return True
+            try:
+                await attempts.pause_or_raise(self._error)
+            except SentinelError:
+                return False
+
+
+async def no_sleep(_: float) -> None:
+    pass
+
+
+FULL = ResourceExhausted("QUEUE_FULL", "full", retry_after=0.1)
+
+
+@pytest.mark.parametrize("refused", [1.0, 0.7, 0.3])
+async def test_retries_add_at_most_a_fifth_in_any_ten_seconds(refused: float) -> None:
+    time = Time()
+    budget, servers = RetryBudget(time.clock), Overloaded(FULL, refused=refused)
+    got: list[int] = []  # by second
+    for _ in range(30):
+        before = servers.got
+        for _ in range(300):
+            await servers.call(budget)
+        got.append(servers.got - before)
+        time.now += 1
+    assert all(sum(got[at : at + 10]) <= 1.2 * 3_000 for at in range(21))
+    assert sum(got) > 1.15 * 9_000  # and it is used
+
+
+async def test_a_client_of_few_calls_repeats_them() -> None:
+    time = Time()
+    budget, servers = RetryBudget(time.clock), Overloaded(FULL)
+    for _ in range(3):
+        await servers.call(budget)
+    assert servers.got == 3 + 10  # of 12 retries
+    time.now += 10
+    await servers.call(budget)
+    assert servers.got == 13 + 5
+
+
+async def test_a_call_that_is_not_repeated_says_why() -> None:
+    time = Time()
+    budget = RetryBudget(time.clock)
+    while budget.take():
+        pass
+    attempts = Attempts(RetryPolicy(), timeout=60, retry=True, budget=budget)
+    with pytest.raises(ResourceExhausted) as caught:
+        await attempts.pause_or_raise(FULL)
+    assert "servers have refused many calls" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("error", [UNAVAILABLE, Unavailable("DRAINING", "it leaves")])
+async def test_a_server_that_is_not_there_costs_no_budget(error: SentinelError) -> None:
+    """Another one gets the call for the first time: a rolling restart fails none."""
+    budget, servers = RetryBudget(Time().clock), Overloaded(error)
+    for _ in range(100):
+        await servers.call(budget)
+    assert servers.got == 500
+    assert budget.take()
 
 
 def test_a_policy_has_at_least_one_attempt() -> None:

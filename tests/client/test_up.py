@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from click.testing import CliRunner
 
 from sentinel_client import SentinelClient
 from sentinel_client.cli import main
+from sentinel_client.cli._server_log import MAX_LOG_BYTES
 from tests.waiting import until
 
-# Behaves as FAKE_<MODULE> says: die, die-later, deaf (to SIGTERM), or well.
+# Behaves as FAKE_<MODULE> says: die, die-later, deaf (to SIGTERM), waits, chatty, or well.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 
@@ -37,16 +39,28 @@ name = pathlib.Path(__file__).parent.name
 how = os.environ.get("FAKE_" + name.upper(), "")
 print(json.dumps({"arguments": sys.argv[1:], "pid": os.getpid()}), flush=True)
 if how == "die":
-    sys.exit("no such device: gpu")
+    print(json.dumps({"level": "INFO", "message": "settings", "x": "y" * 1000}), flush=True)
+    message = "cannot serve the model: no such device: gpu"
+    print(json.dumps({"level": "ERROR", "message": message}), flush=True)
+    print("E1129 07:58:22.750791   14860 add_port.cc:83] Failed to add port", flush=True)
+    sys.exit(1)
 server = grpc.server(ThreadPoolExecutor(2))
 servicer = health.HealthServicer()
-servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+statuses = health_pb2.HealthCheckResponse
+servicer.set("", statuses.NOT_SERVING if how == "waits" else statuses.SERVING)
 health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
 port = server.add_insecure_port("127.0.0.1:0")
 server.start()
 file = pathlib.Path(sys.argv[sys.argv.index("--address-file") + 1])
 file.with_suffix(".tmp").write_text(f"127.0.0.1:{port} 127.0.0.1:9\\n")
 file.with_suffix(".tmp").replace(file)
+if how == "waits":
+    why = "Milvus does not answer; check that it runs"
+    print(json.dumps({"level": "WARNING", "message": "not serving", "why": why}), flush=True)
+while how == "chatty":
+    print(("x" * 99 + "\\n") * 5_000, end="", flush=True)
+    if signal.sigtimedwait({signal.SIGTERM}, 0.1) is not None:
+        os._exit(0)
 while how == "deaf":
     time.sleep(1)
 if how == "die-later" and signal.sigtimedwait({signal.SIGTERM}, 1) is None:
@@ -96,9 +110,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.kill()
         process.communicate()
     for log in tmp_path.glob("sentinel-data/logs/*.log"):
-        pid = arguments_of(log)["pid"]
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+        with suppress(ValueError, IndexError):  # it wrote so much that its first line is gone
+            pid = arguments_of(log)["pid"]
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def arguments_of(log: Path) -> Any:
@@ -168,6 +183,17 @@ def test_sigint_stops_it_when_the_parent_ignores_sigint(start: Start, tmp_path: 
     assert not any(map(alive, servers))
 
 
+def test_the_risk_of_another_host_is_passed_on_and_tls_of_others_is_not_taken(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SENTINEL_TLS_CA is for the usual gateway; the stand-ins here have no TLS."""
+    monkeypatch.setenv("SENTINEL_TLS_CA", str(tmp_path / "no-such-file"))
+    lines_until_up(start("--host", "0.0.0.0", "--insecure"))
+    logs = tmp_path / "sentinel-data" / "logs"
+    assert "--insecure" in arguments_of(logs / "gateway.log")["arguments"]
+    assert "--insecure" not in arguments_of(logs / "embedder.log")["arguments"]
+
+
 def test_several_workers_are_all_named_to_the_gateway(start: Start, tmp_path: Path) -> None:
     lines_until_up(start("--workers", "2"))
     run = tmp_path / "sentinel-data" / "run"
@@ -207,7 +233,36 @@ def test_a_server_that_cannot_start_is_shown_with_its_last_words(
     _, complaint = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "embedder ended by itself (exit code 1)" in complaint
-    assert "no such device: gpu" in complaint
+    assert complaint.splitlines()[-1] == "  cannot serve the model: no such device: gpu"
+    assert "settings" not in complaint
+    assert "add_port" not in complaint
+
+
+def test_it_says_what_it_waits_for(start: Start) -> None:
+    process = start("--milvus-uri", "http://127.0.0.1:1", search_server="waits")
+    assert process.stderr is not None
+    expected = (
+        "gateway: Milvus does not answer; check that it runs (--milvus-uri http://127.0.0.1:1)"
+    )
+    for line in process.stderr:
+        if expected in line:
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+
+
+def test_a_log_stays_small_and_its_end_is_kept(start: Start, tmp_path: Path) -> None:
+    process = start(embedder_server="chatty")
+    lines_until_up(process)
+    log = tmp_path / "sentinel-data" / "logs" / "embedder.log"
+    before = log.with_suffix(".log.1")
+    until(before.exists, 30)
+    first = before.stat().st_mtime_ns
+    until(lambda: before.stat().st_mtime_ns != first, 30)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert log.stat().st_size < 3 * MAX_LOG_BYTES  # with what the stand-in writes in a second
+    assert set(log.read_bytes()) <= {ord("x"), ord("\n")}, "a hole: it does not append"
 
 
 def test_one_that_dies_later_takes_the_other_along(start: Start, tmp_path: Path) -> None:

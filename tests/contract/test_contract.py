@@ -65,6 +65,7 @@ def test_reflection_lists_the_services(tmp_path: Path, module: str, services: se
         database = ProtoReflectionDescriptorDatabase(channel)
         assert set(database.get_services()) == services | {
             "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
         }
         for service in services:  # and describes them, down to their imports

@@ -22,7 +22,9 @@ def without_code(text: str) -> str:
 
 
 def anchors(document: Path) -> set[str]:
-    """Return the anchors that GitHub gives to a document's headings."""
+    """Return a document's anchors as GitHub names them; those of a Python file are its tests."""
+    if document.suffix == ".py":
+        return set(re.findall(r"^(?:async )?def (test_\w+)", document.read_text(), re.MULTILINE))
     text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -69,6 +71,20 @@ def test_files_of_ours_that_a_document_names_exist(document: Path) -> None:
     ours = [name for name in names if name.split("/")[0] in tops]
     missing = [name for name in ours if not any((ROOT / p / name).exists() for p in PLACES)]
     assert not missing
+
+
+def test_each_guarantee_names_its_test_and_real_reasons_metrics_and_alerts() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    promises, failures = text.split("## When something fails")
+    for promise in re.split(r"^\* ", promises, flags=re.MULTILINE)[1:]:
+        is_honest_limit = promise.startswith("A batch that failed as a whole")
+        assert is_honest_limit or re.search(r"\.py#test_\w+\)", promise), promise
+    rules = (ROOT / "deploy" / "prometheus" / "rules.yaml").read_text()
+    alerts = set(re.findall(r"\bSentinel[A-Z]\w+", failures))
+    assert alerts == set(re.findall(r"alert: (\w+)", rules)) - {"SentinelSearchSlow"}
+    reasons = {name for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", failures)}
+    known = (ROOT / "protos/sentinel/common/v1/error_reason.proto").read_text()
+    assert {name for name in reasons if f"REASON_{name} =" not in known} == {"NOT_SERVING"}
 
 
 def test_the_documents_are_found() -> None:

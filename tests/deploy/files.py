@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-OVERLAYS = ("base", "overlays/dev", "overlays/gpu")
+OVERLAYS = ("base", "overlays/dev", "overlays/gpu", "overlays/secure")
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 # Of Compose: ${NAME}, ${NAME:-default}, ${NAME:?message}.
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?[^}]*\}")
@@ -32,7 +32,7 @@ class Container:
         tag: Its tag.
         environment: Variables with a value.
         ports: Numbers that it opens, as described there.
-        mounts: Paths that volumes are mounted on.
+        mounts: Paths that volumes are mounted on, to be written.
         handed_on: Variables that take their value, if any, from who runs it.
     """
 
@@ -147,5 +147,5 @@ def _of_pod(overlay: str, deployment: dict[str, Any], maps: dict[str, Any]) -> C
         tag,
         environment,
         {port["containerPort"] for port in container["ports"]},
-        {mount["mountPath"] for mount in container["volumeMounts"]},
+        {one["mountPath"] for one in container["volumeMounts"] if not one.get("readOnly")},
     )

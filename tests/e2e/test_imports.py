@@ -155,3 +155,9 @@ def test_urls_are_fetched_by_the_gateway_from_listed_places_only(
     reasons = [json.loads(line)["reason"] for line in report.read_text().splitlines()]
     assert sorted(reasons) == ["URI_FORBIDDEN", "URI_NOT_FOUND"]
     assert "0 stored, 3 unchanged, 2 failed" in imported(address, *command)
+    with SentinelClient(address) as client:
+        first = next(client.list_items(collection="urls"))
+        client.delete_items([first.id], collection="urls")
+        assert "1 stored, 2 unchanged, 2 failed" in imported(address, *command)
+        client.delete_collection("urls")
+        assert "3 stored, 0 unchanged, 2 failed" in imported(address, *command)

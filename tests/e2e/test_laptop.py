@@ -60,6 +60,7 @@ def test_index_and_search_a_folder(tmp_path: Path, folder: Path) -> None:
         assert json.loads(listed.splitlines()[0])["item_count"] == count
 
 
+@pytest.mark.slow
 def test_up_stops_cleanly_and_keeps_what_it_had(tmp_path: Path, folder: Path) -> None:
     data = tmp_path / "data"
     with sentinel_up(data) as (process, address):
@@ -72,6 +73,7 @@ def test_up_stops_cleanly_and_keeps_what_it_had(tmp_path: Path, folder: Path) ->
         assert f"0 stored, {len(photos.all_photos())} unchanged" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_second_up_on_the_same_data_is_refused(tmp_path: Path) -> None:
     with sentinel_up(tmp_path / "data"):
         second = subprocess.run(

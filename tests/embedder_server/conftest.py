@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from embedder_server.app import Worker, running_worker
+from embedder_server.images.fork_server import ForkServer
 from embedder_server.settings import EmbedderSettings
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from tests.fakes.fake_model import FakeModel
@@ -19,10 +20,18 @@ def model() -> Iterator[FakeModel]:
     model.faults.gate.set()  # lets a device thread that a test stalled end
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """What starts the image decoders of all workers in these tests."""
+    forks = ForkServer()
+    yield forks
+    forks.close()
+
+
 @pytest.fixture
 def make_settings() -> Callable[..., EmbedderSettings]:
     def make(**changes: Any) -> EmbedderSettings:
-        return EmbedderSettings(_env_file=None, port=0, decode_threads=2, **changes)
+        return EmbedderSettings(_env_file=None, port=0, decode_processes=2, **changes)
 
     return make
 
@@ -33,8 +42,10 @@ def settings(make_settings: Callable[..., EmbedderSettings]) -> EmbedderSettings
 
 
 @pytest.fixture
-async def worker(model: FakeModel, settings: EmbedderSettings) -> AsyncIterator[Worker]:
-    async with running_worker(settings, model=model) as worker:
+async def worker(
+    model: FakeModel, settings: EmbedderSettings, forks: ForkServer
+) -> AsyncIterator[Worker]:
+    async with running_worker(settings, model=model, forks=forks) as worker:
         model.batches.clear()  # those of the warm-up
         yield worker
         model.faults.gate.set()

@@ -14,7 +14,7 @@ def _no_failure(error: BaseException) -> None:
 
 
 async def test_text_and_images_are_embedded_with_thumbnails() -> None:
-    settings = EmbedderSettings(_env_file=None, threads=1, decode_threads=1)
+    settings = EmbedderSettings(_env_file=None, threads=1, decode_processes=1)
     embedder = InProcessEmbedder(settings)
     with pytest.raises(RuntimeError, match="start"):
         await embedder.embed(["a cat"], timeout_s=30)

@@ -24,6 +24,7 @@ from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from tests.embedder_server.calls import detail
 from tests.embedder_server.pictures import encode, flat
+from tests.processes import metric
 from tests.waiting import until
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -194,10 +195,16 @@ def test_sigterm_under_load_answers_everything_it_accepted(tmp_path: Path) -> No
         with grpc.insecure_channel(address_in(file, process)) as channel:
             stub = pb_grpc.EmbeddingServiceStub(channel)
             until_serving(channel)
+            metrics = file.read_text().split()[1]
             stream = StreamReader(stub)
+
+            def in_work() -> float:
+                """Return how many calls have arrived and are not answered, but for the stream."""
+                return metric(metrics, "sentinel_embedder_requests_in_flight") - 1
+
             calls = [stub.Embed.future(one, timeout=20) for one in [TEXTS, IMAGES] * 24]
             stream.answered.get(timeout=20)
-            calls[0].result()  # a batch later the others have arrived
+            until(lambda: sum(call.done() for call in calls) + in_work() >= len(calls))
             process.send_signal(signal.SIGTERM)
             # None is begun after the first refusal: the work in hand keeps the process alive as
             # long, so that whatever has no answer of the worker's was dropped.

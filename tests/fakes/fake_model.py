@@ -7,9 +7,10 @@ close; any other word or pixel only adds its own direction.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,7 @@ class Faults:
         max_batch: Larger batches raise `memory_error`; 0: none do.
         seconds_per_batch: Time every forward pass takes.
         seconds_per_item: Additional time for each payload.
+        signals: Sent to its own process by a batch with a payload whose text has the key.
         gate: A forward pass waits until it is set.
     """
 
@@ -47,6 +49,7 @@ class Faults:
     memory_error: Exception = field(default_factory=MemoryError)
     seconds_per_batch: float = 0.0
     seconds_per_item: float = 0.0
+    signals: dict[str, int] = field(default_factory=dict)
     gate: threading.Event = field(default_factory=threading.Event)
 
 
@@ -100,6 +103,7 @@ class FakeModel:
             supported_dimensions=supported_dimensions,
             runtime_choice="the only one",
         )
+        self.preprocess: Callable[[Image.Image], np.ndarray[Any, Any]] = shrink
         self.faults = Faults()
         self.faults.gate.set()
         self.batches: list[Batch] = []
@@ -112,10 +116,6 @@ class FakeModel:
         tokens = FakeText(ids[: self.info.max_text_tokens], len(words))
         object.__setattr__(tokens, "text", text)
         return tokens
-
-    def preprocess(self, image: Image.Image) -> np.ndarray[Any, Any]:
-        assert image.mode == "RGB"
-        return np.asarray(image.resize((8, 8), Image.Resampling.BOX))
 
     def embed_texts(self, texts: Sequence[TokenizedText]) -> FloatArray:
         names = [text.text for text in texts if isinstance(text, FakeText)]
@@ -146,6 +146,9 @@ class FakeModel:
         self.threads.add(threading.current_thread().name)
         self.batches.append(Batch(modality, tuple(names)))
         faults = self.faults
+        for word, number in faults.signals.items():
+            if any(word in name for name in names):
+                os.kill(os.getpid(), number)
         faults.gate.wait()
         time.sleep(faults.seconds_per_batch + faults.seconds_per_item * len(names))
         if faults.error is not None:
@@ -159,6 +162,18 @@ class FakeModel:
             if name in faults.zero_for:
                 vectors[index] = 0
         return vectors[: len(vectors) - faults.wrong_rows]
+
+
+def shrink(image: Image.Image) -> np.ndarray[Any, Any]:
+    assert image.mode == "RGB"
+    return np.asarray(image.resize((8, 8), Image.Resampling.BOX))
+
+
+def shrink_and_note(file: str, image: Image.Image) -> np.ndarray[Any, Any]:
+    """As `shrink`, and append a byte to a file."""
+    with open(file, "ab") as notes:
+        notes.write(b".")
+    return shrink(image)
 
 
 def _word_id(word: str) -> int:

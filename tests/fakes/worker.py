@@ -3,18 +3,22 @@
 `FAKE_SECONDS_PER_BATCH` makes every forward pass take that long; `FAKE_NAME` names the model and
 `FAKE_DIMENSIONS` is the length of its vectors: another model with another fingerprint. With
 `FAKE_STUCK` it does not answer any more once it is SERVING. While the file `FAKE_HOLD` exists, no
-forward pass ends.
+forward pass ends. A text with the word `FAKE_KILLER`, or an image of that colour, ends the process
+as if by the kernel; `FAKE_FREEZER` stops it as SIGSTOP does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 
 from embedder_server.app import running_worker
 from embedder_server.settings import EmbedderSettings
 from sentinel_core import runtime
 from tests.fakes.fake_model import FakeModel
+
+_SIGNALS = {"FAKE_KILLER": signal.SIGKILL, "FAKE_FREEZER": signal.SIGSTOP}
 
 
 async def _follow(hold: str, model: FakeModel) -> None:
@@ -36,6 +40,9 @@ async def main() -> None:
     async with running_worker(EmbedderSettings(_cli_parse_args=True), model=model) as worker:
         if "FAKE_STUCK" in os.environ:
             model.faults.seconds_per_batch = 600.0
+        for variable, number in _SIGNALS.items():
+            if word := os.environ.get(variable):
+                model.faults.signals[word] = number
         worker.lifecycle.install_signal_handlers()
         if hold := os.environ.get("FAKE_HOLD"):
             following = asyncio.create_task(_follow(hold, model))

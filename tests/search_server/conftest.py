@@ -161,9 +161,9 @@ def gateways(
             if milvus_uri not in started:
                 folder = tmp_path_factory.mktemp("gateway")
                 flags = processes.gateway_flags(folder, milvus_uri, worker.address)
-                flags += ["--page-token-secret", PAGE_TOKEN_SECRET]
+                secret = {"SENTINEL_GATEWAY_PAGE_TOKEN_SECRET": PAGE_TOKEN_SECRET}
                 started[milvus_uri] = stack.enter_context(
-                    processes.running(folder, "search_server", *flags)
+                    processes.running(folder, "search_server", *flags, environment=secret)
                 )
             return started[milvus_uri]
 

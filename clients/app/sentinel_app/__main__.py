@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
@@ -12,16 +11,16 @@ _PAGE = Path(__file__).with_name("page.py")
 _INSTALL = "the app is not installed: run pip install '.[app]' in Sentinel's folder"
 # Streamlit's settings, so that the app needs no configuration file.
 _STREAMLIT = {
-    "browser.gatherUsageStats": "false",
+    "browser.gatherUsageStats": False,
     "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
     "server.fileWatcherType": "none",
-    "server.headless": "true",
-    "server.maxUploadSize": "192",  # as uploads.MAX_UPLOAD_BYTES
+    "server.headless": True,
+    "server.maxUploadSize": 192,  # as uploads.MAX_UPLOAD_BYTES
     "theme.base": "light",
     "theme.primaryColor": "#5b5bd6",
     "theme.baseRadius": "0.6rem",
-    "theme.showWidgetBorder": "true",
+    "theme.showWidgetBorder": True,
     "theme.light.backgroundColor": "#fbfbfd",
     "theme.light.secondaryBackgroundColor": "#f1f1f6",
     "theme.dark.backgroundColor": "#121218",
@@ -37,22 +36,32 @@ _STREAMLIT = {
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8501, show_default=True, type=click.IntRange(1, 65535))
-def main(gateway: str | None, host: str, port: int) -> None:
+@click.option(
+    "--allowed-host",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    help="A name under which browsers may open the page, for example photos.example.com. Needs no "
+    "naming: IP addresses and names without a dot. May be repeated.",
+)
+def main(gateway: str | None, host: str, port: int, names: tuple[str, ...]) -> None:
     """Serve the search page of a Sentinel gateway."""
     try:
-        from streamlit.web import cli  # noqa: PLC0415 - only with the extra
+        from starlette.middleware import Middleware  # noqa: PLC0415 - only with the extra
+        from streamlit.starlette import App  # noqa: PLC0415
 
-        from sentinel_app import uploads  # noqa: PLC0415
+        from sentinel_app.guard import Guard  # noqa: PLC0415
+        from sentinel_app.upload_space import UploadSpace  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise click.ClickException(_INSTALL) from error
     if gateway:
         os.environ["SENTINEL_ADDRESS"] = gateway
-    click.echo(f"Search page: http://{host}:{port}")
-    settings = {**_STREAMLIT, "server.address": host, "server.port": str(port)}
-    flags = [f"--{name}={value}" for name, value in settings.items()]
-    uploads.install()
-    sys.argv = ["streamlit", "run", str(_PAGE), *flags]
-    cli.main()
+    guard = Middleware(Guard, names=(*names, host))
+    app = App(_PAGE, middleware=[guard, Middleware(UploadSpace)])
+    # Otherwise Streamlit asks a host on the internet for this machine's address, and prints it.
+    shown = "localhost" if host in ("0.0.0.0", "::") else host
+    address = {"server.address": host, "server.port": port, "browser.serverAddress": shown}
+    app.run(config={**_STREAMLIT, **address})
 
 
 if __name__ == "__main__":

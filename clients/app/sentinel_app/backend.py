@@ -24,16 +24,24 @@ T = TypeVar("T")
 _CONFIG = ClientConfig(
     timeouts=Timeouts(search=15.0, read=8.0, health=3.0), retry=RetryPolicy(max_attempts=3)
 )
+# Each holds some batches of unpacked images, with their copies in messages.
+_MAX_IMPORTS = 2
 _log = logging.getLogger(__name__)
 
 
 class Backend:
-    """The asynchronous client on an event loop of its own thread. Thread-safe; one per process."""
+    """The asynchronous client on an event loop of its own thread. Thread-safe; one per process.
+
+    Attributes:
+        client: The client; its calls run with `call` and `start`.
+        imports: Held by each import that runs. The others wait.
+    """
 
     def __init__(self, address: str | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True).start()
         self.client = self.call(self._open(address))
+        self.imports = asyncio.Semaphore(_MAX_IMPORTS)
 
     async def _open(self, address: str | None) -> AsyncSentinelClient:
         return AsyncSentinelClient(address, config=_CONFIG)

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import streamlit as st
-from PIL import Image
 
 from sentinel_app.backend import Backend
+from sentinel_app.components import data_uri
 from sentinel_app.errors import show_error
-from sentinel_app.formatting import field_value, file_name, html_table, human_size, title
-from sentinel_client import DownloadedImage, Hit, NotFound, SentinelError
+from sentinel_app.formatting import download_name, field_value, html_table, human_size, title
+from sentinel_app.previews import ImageRefused, Preview, preview
+from sentinel_client import Hit, NotFound, SentinelError
+
+_SIDE = 1440
+_MEDIA_TYPES = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A stored image, and its preview if it can be decoded."""
+
+    data: bytes
+    view: Preview | None
 
 
 def open_details(search: int, place: int) -> None:
@@ -44,14 +63,19 @@ def _dialog(backend: Backend, collection: str, hits: Sequence[Hit]) -> None:
         st.html(f'<h3 class="name">{html.escape(title(hit))}</h3>')
         st.html(html_table(_facts(hit, image)))
         if image is not None:
-            kind = image.media_type.rpartition("/")[2]
-            st.download_button(
-                "Download",
-                image.data,
-                file_name=file_name(hit) or f"{hit.id[:32]}.{kind}",
-                mime=image.media_type,
-                icon=":material/download:",
-            )
+            _download_button(hit, image)
+
+
+def _download_button(hit: Hit, image: _Stored) -> None:
+    # Of the bytes themselves, whatever the item says: a page's `.html` would run as a page.
+    kind = image.view.format if image.view is not None else ""
+    st.download_button(
+        "Download",
+        image.data,
+        file_name=download_name(hit, kind),
+        mime=_MEDIA_TYPES.get(kind, "application/octet-stream"),
+        icon=":material/download:",
+    )
 
 
 def _arrows(search: int, place: int, count: int) -> None:
@@ -72,29 +96,41 @@ def _arrows(search: int, place: int, count: int) -> None:
         st.caption(f"{place + 1:,} of {count:,}")
 
 
-def _full_size(backend: Backend, collection: str, hit: Hit) -> DownloadedImage | None:
+def _full_size(backend: Backend, collection: str, hit: Hit) -> _Stored | None:
     """Draw the stored image, its thumbnail if that fails, or the hit's text."""
     if not hit.image_uri:
         st.text(hit.text)
         return None
     try:
-        image = backend.call(backend.client.download_image(hit.id, collection=collection))
+        data = backend.call(backend.client.download_image(hit.id, collection=collection)).data
     except SentinelError as error:
         if isinstance(error, NotFound):
             st.info("The image is no longer stored. This is its thumbnail.")
         else:
             show_error(error, backend.client.address)
-        st.image(hit.thumbnail, width="content")
+        _draw(hit, hit.thumbnail, "image/webp")
         return None
-    st.image(image.data, width="stretch")
-    return image
+    # Not with `st.image`, which decodes what is in the bytes in this process, without limits.
+    try:
+        view = preview(data, _SIDE)
+    except ImageRefused as error:
+        st.info(f"{error} This is its thumbnail.")
+        _draw(hit, hit.thumbnail, "image/webp")
+        return _Stored(data, None)
+    _draw(hit, view.shown, view.shown_type)
+    return _Stored(data, view)
 
 
-def _facts(hit: Hit, image: DownloadedImage | None) -> dict[str, str]:
+def _draw(hit: Hit, picture: bytes, media_type: str) -> None:
+    kind = "thumbnail" if picture is hit.thumbnail else "full"
+    alt = html.escape(title(hit), quote=True)
+    st.html(f'<img class="{kind}" alt="{alt}" src="{data_uri(picture, media_type)}">')
+
+
+def _facts(hit: Hit, image: _Stored | None) -> dict[str, str]:
     facts = {"score": f"{hit.score:.4f}"}
-    if image is not None:
-        with Image.open(io.BytesIO(image.data)) as opened:
-            size = f"{opened.width:,} × {opened.height:,}"  # noqa: RUF001
-            facts["image"] = f"{size} · {opened.format} · {human_size(len(image.data))}"
+    if image is not None and image.view is not None:
+        size = f"{image.view.width:,} × {image.view.height:,}"  # noqa: RUF001
+        facts["image"] = f"{size} · {image.view.format} · {human_size(len(image.data))}"
     facts |= {name: field_value(name, value) for name, value in sorted(hit.fields.items())}
     return facts | {"id": hit.id}

@@ -8,8 +8,15 @@ from collections.abc import Callable
 import streamlit as st
 
 from sentinel_app.formatting import escape_markdown
-from sentinel_app.uploads import NOT_AN_IMAGE
-from sentinel_client import ConnectionFailed, InvalidArgument, NotFound, SentinelError, Unavailable
+from sentinel_app.preview_process import NOT_AN_IMAGE
+from sentinel_client import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    SentinelError,
+    Unavailable,
+)
 
 _CHECK_INTERVAL_S = 3.0
 # People prefer a button to a longer wait.
@@ -68,6 +75,19 @@ def gateway_unavailable(error: SentinelError, address: str) -> None:
         if st.button("Check again now", icon=":material/refresh:"):
             st.rerun()
         rerun_after(_CHECK_INTERVAL_S, "Checking again every few seconds. No stored data is lost.")
+
+
+def gateway_trouble(error: SentinelError, address: str) -> None:
+    """Say above the page that the gateway does not answer; check again every few seconds."""
+    with st.container(key="trouble"):
+        if isinstance(error, DeadlineExceeded):
+            st.warning("**The gateway does not answer.**", icon=":material/hourglass_top:")
+        else:
+            show_error(error, address)
+        rerun_after(
+            _CHECK_INTERVAL_S,
+            "Your search, filters and chosen files are kept. Checking again every few seconds.",
+        )
 
 
 def retry_delay(error: SentinelError) -> float | None:

@@ -10,20 +10,42 @@ from typing import Any
 from sentinel_client import Hit
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$&])")
-# Streamlit expands :red[…], :material/…: and :smile: after it has removed the backslashes. This
-# invisible character after a colon prevents that, and links.
+# After it has removed the backslashes, Streamlit expands :red[…], :material/…:, links, addresses
+# and arrows. This invisible character in the middle prevents that.
 _WORD_JOINER = "\u2060"
+_EXPANDED = re.compile(r"(?<=[:@])(?=\S)|(?<=www)(?=\.)|(?<=[-<>=~])(?=[-<>=])", re.IGNORECASE)
+# Control characters, and marks that reverse the text after them: "photo\u202egpj.exe" would look
+# like photoexe.jpg.
+_DISGUISES = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_NOT_IN_FILE_NAMES = re.compile(r'[<>:"/\\|?*]')
+_MAX_FILE_NAME = 100
+# The first one is given to files that have none of them.
+_EXTENSIONS = {
+    "JPEG": ("jpg", "jpeg"),
+    "PNG": ("png",),
+    "WEBP": ("webp",),
+    "GIF": ("gif",),
+    "BMP": ("bmp",),
+    "TIFF": ("tif", "tiff"),
+}
 
 
 def escape_markdown(text: str) -> str:
     """Return Markdown that shows `text` literally, in one line."""
-    escaped = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
-    return re.sub(r":(?=\S)", f":{_WORD_JOINER}", escaped)
+    whole = _EXPANDED.sub(_WORD_JOINER, plain(" ".join(text.split())))
+    return _MARKDOWN.sub(r"\\\1", whole)
+
+
+def plain(name: str) -> str:
+    """Return a name in which a visible mark replaces each control character and direction mark."""
+    return _DISGUISES.sub("\ufffd", name)
 
 
 def html_table(rows: Mapping[str, str]) -> str:
     """Return names and values as an HTML list, escaped."""
-    cells = (f"<dt>{html.escape(n)}</dt><dd>{html.escape(v)}</dd>" for n, v in rows.items())
+    cells = (
+        f'<dt>{html.escape(n)}</dt><dd dir="auto">{html.escape(v)}</dd>' for n, v in rows.items()
+    )
     return f'<dl class="fields">{"".join(cells)}</dl>'
 
 
@@ -50,7 +72,21 @@ def human_size(byte_count: int) -> str:
 
 def file_name(hit: Hit) -> str:
     """Return the name of a hit's file; empty if it is unknown."""
-    return str(hit.fields.get("path", "")).rpartition("/")[2]
+    return plain(str(hit.fields.get("path", "")).replace("\\", "/").rpartition("/")[2])
+
+
+def download_name(hit: Hit, kind: str) -> str:
+    """Return a safe file name for a hit's image, with the extension of its format `kind`.
+
+    Programs open a file by its extension, so that one is ours and not the item's. It is `bin` for
+    an unknown format.
+    """
+    name = _NOT_IN_FILE_NAMES.sub("_", file_name(hit)).strip(". ") or hit.id[:32]
+    fitting = _EXTENSIONS.get(kind, ("bin",))
+    stem, _, extension = name.rpartition(".")
+    if extension.lower() in fitting and stem:
+        return f"{stem[:_MAX_FILE_NAME]}.{extension}"
+    return f"{(stem or name)[:_MAX_FILE_NAME]}.{fitting[0]}"
 
 
 def caption(hit: Hit) -> str:
@@ -64,4 +100,4 @@ def caption(hit: Hit) -> str:
 
 def title(hit: Hit) -> str:
     """Return the name of a hit's file, or else its caption or its id."""
-    return file_name(hit) or caption(hit)[:80] or hit.id[:12]
+    return file_name(hit) or plain(caption(hit)[:80]) or hit.id[:12]

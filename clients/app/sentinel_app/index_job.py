@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
 from sentinel_app.backend import Backend, Job
-from sentinel_app.uploads import images_in, pending_uploads, total_images
+from sentinel_app.uploads import pending_uploads
+from sentinel_app.zips import images_in, total_images
 from sentinel_client import Collection, FieldType, Item
 
 # `sentinel index` stores file names in this field.
@@ -24,6 +25,7 @@ class IndexJob(Job):
         unchanged: Images that were in the collection before.
         total: Number of images and unusable files; 0 until they are counted.
         failures: File names with reasons.
+        waiting: Whether it waits until another import ends.
         stopped: Whether a person stopped it before its end.
     """
 
@@ -33,7 +35,7 @@ class IndexJob(Job):
         """Start to store the images among `files`, pairs of name and content."""
         self.stored = self.unchanged = self.total = 0
         self.failures: list[tuple[str, str]] = []
-        self.stopped = False
+        self.stopped = self.waiting = False
         self._collection = collection
         self._files = deque(files)
         super().__init__(backend)
@@ -49,12 +51,15 @@ class IndexJob(Job):
             self.stopped = True
 
     async def _run(self) -> None:
-        pending_uploads.append(self._files)
+        pending_uploads[self] = self._files
         try:
             self.total = await asyncio.to_thread(total_images, list(self._files))
-            await self._store()
+            self.waiting = self._backend.imports.locked()
+            async with self._backend.imports:
+                self.waiting = False
+                await self._store()
         finally:
-            pending_uploads.remove(self._files)
+            del pending_uploads[self]
 
     async def _store(self) -> None:
         names: dict[int, str] = {}

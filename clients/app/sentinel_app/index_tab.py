@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import DeletedFile
 
 from sentinel_app.backend import Backend
-from sentinel_app.formatting import escape_markdown
+from sentinel_app.formatting import escape_markdown, plain
 from sentinel_app.index_job import IndexJob
+from sentinel_app.upload_space import release
 from sentinel_app.uploads import (
     IMAGE_TYPES,
     MAX_FILES,
@@ -27,13 +29,14 @@ def index_tab(backend: Backend, collection: Collection) -> None:
     if job is not None:
         _show_job(job)
     generation = st.session_state.setdefault("uploads", 0)
+    key = f"upload:{generation}"
     # page.css finds the container by its key and hides Streamlit's own text about limits.
     with st.container(key="upload"):
         files = st.file_uploader(
             f"Drop images or a zip of images into **{escape_markdown(collection.name)}**",
             type=[*IMAGE_TYPES, "zip"],
             accept_multiple_files=True,
-            key=f"upload:{generation}",
+            key=key,
             disabled=job is not None and job.running,
             max_upload_size=MAX_UPLOAD_BYTES >> 20,
         )
@@ -43,6 +46,13 @@ def index_tab(backend: Backend, collection: Collection) -> None:
         "the command line. It is faster, and it can be stopped and continued:"
     )
     st.code(f"sentinel index FOLDER --collection {collection.name}", language="sh")
+    if lost := _lost_files(key):
+        st.warning(
+            f"{'1 file is' if lost == 1 else f'{lost:,} files are'} no longer here, because the "
+            "page was away for too long or its server restarted. Remove and drop again what the "
+            "list above still names.",
+            icon=":material/history:",
+        )
     if not files:
         return
     if problem := over_limit([file.size for file in files]):
@@ -54,8 +64,15 @@ def index_tab(backend: Backend, collection: Collection) -> None:
     if st.button(label, type="primary", icon=":material/upload:"):
         contents = [(file.name, file.getvalue()) for file in files]
         st.session_state.index_job = IndexJob(backend, collection, contents)
+        release(files)
         st.session_state.uploads = generation + 1  # another key: an empty uploader
         st.rerun()
+
+
+def _lost_files(key: str) -> int:
+    """Return how many of the files that the browser lists are no longer in the server's memory."""
+    kept = st.session_state.get(key) or []
+    return sum(isinstance(file, DeletedFile) for file in kept)
 
 
 def _show_job(job: IndexJob) -> None:
@@ -71,7 +88,7 @@ def _show_job(job: IndexJob) -> None:
         if job.failures:
             with st.expander(f"{len(job.failures):,} failed", expanded=not running):
                 for name, reason in job.failures[:_MAX_LISTED_FAILURES]:
-                    st.text(f"{name}: {reason}")
+                    st.text(plain(f"{name}: {reason}"))
                 if len(job.failures) > _MAX_LISTED_FAILURES:
                     st.text(f"… and {len(job.failures) - _MAX_LISTED_FAILURES:,} more")
         if not running and st.session_state.get("finished_job") is not job:
@@ -82,7 +99,9 @@ def _show_job(job: IndexJob) -> None:
 
 
 def _progress(job: IndexJob) -> None:
-    if not job.total:
+    if job.waiting:
+        st.progress(0.0, "Waiting until another import ends …")
+    elif not job.total:
         st.progress(0.0, "Reading the files …")
     else:
         rate = job.done / job.seconds if job.seconds else 0.0

@@ -8,7 +8,7 @@ import streamlit as st
 
 from sentinel_app.backend import Backend
 from sentinel_app.details import open_details, show_details
-from sentinel_app.errors import gateway_unavailable, show_error
+from sentinel_app.errors import gateway_trouble, gateway_unavailable, show_error
 from sentinel_app.formatting import caption, escape_markdown
 from sentinel_app.index_tab import index_tab
 from sentinel_app.query_panel import add_term, query_panel, replace_terms
@@ -20,6 +20,10 @@ from sentinel_client import Collection, FieldSchema, FieldType, Hit, SentinelErr
 _HERE = Path(__file__).parent
 # The same fields as `sentinel index` declares.
 _FIELDS = (FieldSchema("path", FieldType.STRING),)
+# For the list of collections, before everything else is drawn. The second is for a gateway that
+# has just not answered.
+_PATIENCE_S = 5.0
+_SHORT_PATIENCE_S = 1.5
 
 
 @st.cache_resource
@@ -33,20 +37,41 @@ def main() -> None:
     st.set_page_config("Sentinel", _HERE / "icon.svg", layout="wide")
     st.html(_HERE / "page.css")
     backend = _backend()
-    try:
-        collections = backend.call(backend.client.list_collections(timeout=5.0))
-    except SentinelError as error:
-        gateway_unavailable(error, backend.client.address)
+    trouble = _refresh_collections(backend)
+    collections: list[Collection] | None = st.session_state.get("collections")
+    if trouble is not None and not collections:
+        gateway_unavailable(trouble, backend.client.address)
         return
     if not collections:
         _create_first_collection(backend)
         return
+    # Always drawn: if something came or went before the tabs, the first of them would be shown.
+    with st.container():
+        if trouble is not None:
+            gateway_trouble(trouble, backend.client.address)
     choice = sidebar(collections)
     search, add = st.tabs([":material/search: Search", ":material/add_photo_alternate: Add"])
     with search:
         _search_tab(backend, choice)
     with add:
         index_tab(backend, choice.collection)
+
+
+def _refresh_collections(backend: Backend) -> SentinelError | None:
+    """List the collections again; return why that failed, and keep the last list.
+
+    The page is drawn with that list: Streamlit forgets what people entered into anything that it
+    does not draw once, among them filters and the files that they have chosen.
+    """
+    state = st.session_state
+    patience = _SHORT_PATIENCE_S if state.get("in_trouble") else _PATIENCE_S
+    try:
+        state.collections = backend.call(backend.client.list_collections(timeout=patience))
+    except SentinelError as error:
+        state.in_trouble = True
+        return error
+    state.in_trouble = False
+    return None
 
 
 def _search_tab(backend: Backend, choice: Choice) -> None:

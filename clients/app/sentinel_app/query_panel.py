@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from sentinel_app.components import component, data_uri
+from sentinel_app.formatting import plain
+from sentinel_app.previews import ImageRefused, Preview, cut, preview
 from sentinel_app.search_job import MAX_TERMS, Term, text_term, with_weights
-from sentinel_app.uploads import MAX_IMAGE_BYTES, ImageRefused, preview
+from sentinel_app.upload_space import hold, release
+from sentinel_app.uploads import MAX_IMAGE_BYTES, megabytes
 from sentinel_client import Box
 
 _PREVIEW_SIDE = 640
 _CHIP_SIDE = 64
 _WHOLE = Box()
+# All images of one search together. A request to the gateway can be 64 MiB.
+_MAX_QUERY_BYTES = 2 * MAX_IMAGE_BYTES
 _ADDRESS_KEY = "q"
+# How many other terms the search has. They are not in the address.
+_OTHERS_KEY = "others"
 _MAX_ADDRESS_TEXT = 200
 
 
@@ -25,6 +34,7 @@ def query_panel() -> list[Term]:
     state.setdefault("terms", [])
     if "text" not in state:  # the first run: the address may have a query
         state.text = _term_or_none(st.query_params.get(_ADDRESS_KEY, ""))
+        state.lost_terms = _OTHERS_KEY in st.query_params
     if state.pop("clear_text", False):
         # Now, since a widget's value cannot be set after it was drawn.
         _set_text("")
@@ -33,25 +43,61 @@ def query_panel() -> list[Term]:
         box, image, mix = st.columns([7, 1.7, 1.4], vertical_alignment="bottom")
     with box:
         _search_box()
-    with image.popover("Image", icon=":material/image_search:", width="stretch"):
+    with _popover(image, "Image", ":material/image_search:"):
         _image_panel()
-    with mix.popover("Mix", icon=":material/tune:", width="stretch"):
+    with _popover(mix, "Mix", ":material/tune:"):
         _mix_panel()
+    _remember_others()
+    hold(sum(len(term.image) for term in state.terms))
     text = [state.text] if state.text is not None else []
     if state.terms:
         _chips([*text, *state.terms])
     return [*text, *state.terms]
 
 
+def _popover(column: DeltaGenerator, label: str, icon: str) -> DeltaGenerator:
+    """Return a popover that `_close_popovers` closes."""
+    key = f"popover:{label}"
+    if st.session_state.pop(f"close:{key}", False):
+        # Now, since a widget's value cannot be set after it was drawn.
+        st.session_state[key] = False
+    return column.popover(label, icon=icon, width="stretch", key=key, on_change="rerun")
+
+
+def _close_popovers() -> None:
+    """Run the page again with the popovers closed: the hits are under them."""
+    for label in ("Image", "Mix"):
+        st.session_state[f"close:popover:{label}"] = True
+    st.rerun()
+
+
+def _remember_others() -> None:
+    """Keep the number of terms in the address, and say after a reload that they are lost."""
+    state = st.session_state
+    if state.terms:
+        st.query_params[_OTHERS_KEY] = str(len(state.terms))
+        state.lost_terms = False
+    else:
+        st.query_params.pop(_OTHERS_KEY, None)
+    if state.lost_terms:
+        st.info(
+            "This search had images or further terms. An address cannot hold them. Add them again.",
+            icon=":material/history:",
+        )
+
+
 def add_term(term: Term) -> bool:
-    """Add a term; if the query is full, show a message and return False."""
+    """Add a term; if the search is full, show a message and return False."""
+    terms = [*st.session_state.terms, term]
     # One place is reserved for the text of the search box.
-    if len(st.session_state.terms) + 1 < MAX_TERMS:
-        st.session_state.terms = [*st.session_state.terms, term]
+    if len(terms) + 1 > MAX_TERMS:
+        problem = f"A search takes at most {MAX_TERMS} terms. Remove one first."
+    elif sum(len(one.image) for one in terms) > _MAX_QUERY_BYTES:
+        problem = f"The images of a search take at most {megabytes(_MAX_QUERY_BYTES)}. Remove one."
+    else:
+        st.session_state.terms = terms
         return True
-    st.toast(
-        f"A search takes at most {MAX_TERMS} terms. Remove one first.", icon=":material/block:"
-    )
+    st.toast(problem, icon=":material/block:")
     return False
 
 
@@ -104,37 +150,60 @@ def _image_panel() -> None:
         "Search with an image", key=f"image:{generation}", max_upload_size=MAX_IMAGE_BYTES >> 20
     )
     if file is None:
-        st.caption("Drop an image here. Then drag the box to search with a part of it.")
+        st.caption("Drop an image here. Then draw a box to search with a part of it.")
         return
     try:
-        shown = preview(file.getvalue(), _PREVIEW_SIDE)
+        view = _preview_of(file)
     except ImageRefused as error:
         st.warning(str(error), icon=":material/broken_image:")
         return
     crop = component("crop")(
         key=f"crop:{generation}",
-        data={"image": data_uri(shown, "image/jpeg")},
+        data={"image": data_uri(view.shown, view.shown_type)},
         default={"box": list(_WHOLE)},
         on_box_change=lambda: None,
     )
     box = Box(*crop.box) if crop.box else _WHOLE
-    term = Term(
-        file.name,
+    with st.container(horizontal=True, gap="small"):
+        replace = st.button("Search with it", type="primary", width="stretch")
+        add = st.button("Add to the search", width="stretch")
+    if replace:
+        replace_terms(_image_term(file, view, box))
+        _clear_image(file)
+    if add and add_term(_image_term(file, view, box)):
+        _clear_image(file)
+
+
+def _preview_of(file: UploadedFile) -> Preview:
+    """Return the preview of an uploaded image, or raise ImageRefused. Decode each image once."""
+    state = st.session_state
+    if "previewed" not in state or state.previewed[0] != file.file_id:
+        try:
+            state.previewed = (file.file_id, preview(file.getvalue(), _PREVIEW_SIDE))
+        except ImageRefused as error:
+            state.previewed = (file.file_id, error)
+    outcome: Preview | ImageRefused = state.previewed[1]
+    if isinstance(outcome, ImageRefused):
+        raise outcome
+    return outcome
+
+
+def _image_term(file: UploadedFile, view: Preview, box: Box) -> Term:
+    name, whole = plain(file.name), box == _WHOLE
+    return Term(
+        name if whole else f"part of {name}",
         image=file.getvalue(),
-        crop=None if box == _WHOLE else box,
-        thumbnail=preview(shown, _CHIP_SIDE),
+        crop=None if whole else box,
+        thumbnail=cut(view, box, _CHIP_SIDE),
+        thumbnail_type=view.shown_type,
     )
-    replace, add = st.columns(2)
-    if replace.button("Search with it", type="primary", width="stretch"):
-        replace_terms(term)
-        _clear_image()
-    if add.button("Add to the search", width="stretch") and add_term(term):
-        _clear_image()
 
 
-def _clear_image() -> None:
+def _clear_image(file: UploadedFile) -> None:
+    release([file])
+    st.session_state.pop("previewed", None)
     st.session_state.image_uploads += 1  # another key: an empty uploader
-    st.rerun()
+    _close_popovers()
 
 
 def _mix_panel() -> None:
@@ -144,7 +213,7 @@ def _mix_panel() -> None:
         plus = left.form_submit_button("Add", icon=":material/add:", width="stretch")
         minus = right.form_submit_button("Subtract", icon=":material/remove:", width="stretch")
     if (plus or minus) and text.strip() and add_term(text_term(text, -0.5 if minus else 1.0)):
-        st.rerun()
+        _close_popovers()
     st.caption("To mix in an image, use + and − on a hit.")  # noqa: RUF001
 
 
@@ -154,7 +223,7 @@ def _chips(terms: list[Term]) -> None:
             "key": term.key,
             "label": term.label,
             "weight": term.weight,
-            "image": data_uri(term.thumbnail, "image/jpeg" if term.image else "image/webp"),
+            "image": data_uri(term.thumbnail, term.thumbnail_type),
         }
         for term in terms
     ]

@@ -29,7 +29,8 @@ class Term:
     Attributes:
         label: Text of the chip.
         weight: Negative to subtract the term.
-        thumbnail: WebP or JPEG for the chip.
+        thumbnail: Small picture for the chip; empty for text.
+        thumbnail_type: Its media type.
         key: Unique among all terms of this process.
     """
 
@@ -40,6 +41,7 @@ class Term:
     item_id: str = ""
     weight: float = 1.0
     thumbnail: bytes = field(default=b"", repr=False)
+    thumbnail_type: str = "image/webp"
     key: str = field(default_factory=lambda: f"t{next(_term_numbers)}")
 
     @property

@@ -9,6 +9,7 @@ with SentinelClient() as client:
 
 from __future__ import annotations
 
+from sentinel_client._access import Tls
 from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._config import ClientConfig, RetryPolicy, Timeouts
 from sentinel_client._errors import (
@@ -107,6 +108,7 @@ __all__ = [
     "SentinelClient",
     "SentinelError",
     "Timeouts",
+    "Tls",
     "Unavailable",
     "Vector",
     "VectorIndex",

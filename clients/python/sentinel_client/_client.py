@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from google.protobuf.wrappers_pb2 import StringValue
 
@@ -13,6 +14,7 @@ from sentinel_client._config import ClientConfig, resolve_address
 from sentinel_client._connection import Connection
 from sentinel_client._errors import NotFound
 from sentinel_client._items import ItemCalls
+from sentinel_client._processes import refuse_pickle
 from sentinel_client._requests import gather_bounded
 from sentinel_client._search import SearchCalls
 from sentinel_client._types import Health, HealthStatus
@@ -26,9 +28,10 @@ class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
                 print(hit.score, hit.fields["path"])
 
     The first call opens the connection, and all calls share it; any number may run at once. The
-    connection belongs to the event loop of the first call. Do not use it after a fork.
-    `async with` or `close` closes it. Every call has a timeout (`ClientConfig.timeouts`, or its
-    own `timeout` in seconds; `float("inf")` for none) and raises `SentinelError`.
+    client then belongs to that event loop and process. In another loop, or in a process that was
+    forked meanwhile, a call raises a RuntimeError that says what to do. `async with` or `close`
+    closes it. Every call has a timeout (`ClientConfig.timeouts`, or its own `timeout` in seconds;
+    `float("inf")` for none) and raises `SentinelError`.
     """
 
     def __init__(self, address: str | None = None, *, config: ClientConfig | None = None) -> None:
@@ -46,6 +49,9 @@ class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
     def address(self) -> str:
         """The address in use."""
         return self._connection.address
+
+    def __reduce__(self) -> NoReturn:
+        raise refuse_pickle(self)
 
     async def __aenter__(self) -> AsyncSentinelClient:
         return self

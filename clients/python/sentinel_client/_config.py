@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import grpc
+from sentinel_client._access import Tls
 
 ADDRESS_VARIABLE = "SENTINEL_ADDRESS"
 DEFAULT_ADDRESS = "127.0.0.1:50050"
@@ -18,7 +19,9 @@ class RetryPolicy:
 
     Only calls that the contract marks as safe to repeat are retried, and a stream of hits only
     before its first message. UNAVAILABLE is retried after a growing pause with jitter,
-    RESOURCE_EXHAUSTED after the pause that the server asks for.
+    RESOURCE_EXHAUSTED after the pause that the server asks for. Retries are at most a fifth of the
+    client's calls in ten seconds, or ten; more would keep overloaded servers overloaded. Those of
+    a server that cannot be reached or is shutting down do not count.
 
     Attributes:
         max_attempts: Most attempts, including the first; 1 turns retries off.
@@ -73,7 +76,10 @@ class ClientConfig:
         keepalive: Seconds without traffic before the connection is pinged. The servers accept
             one ping every 20 s.
         keepalive_timeout: Seconds to wait for the answer to a ping.
-        credentials: TLS credentials; None connects without TLS.
+        tls: Whom to trust and how to prove oneself; True: the CAs that gRPC knows; False: no TLS;
+            None: what SENTINEL_TLS_CA and its like say, else no TLS.
+        api_key: Sent with each call: a key, or a function that returns the present one, such as a
+            token; None: that of SENTINEL_API_KEY or SENTINEL_API_KEY_FILE.
     """
 
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -84,7 +90,8 @@ class ClientConfig:
     upsert_in_flight: int = 4
     keepalive: float = 30.0
     keepalive_timeout: float = 10.0
-    credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
+    tls: Tls | bool | None = None
+    api_key: str | Callable[[], str] | None = field(default=None, repr=False)
 
 
 def resolve_address(address: str | None) -> str:

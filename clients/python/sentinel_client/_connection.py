@@ -13,11 +13,22 @@ from typing import Any
 
 import grpc
 
+from sentinel_client import _processes
+from sentinel_client._access import Credential, Stamp, Tls, check_safe, resolve_tls
 from sentinel_client._config import ClientConfig, RetryPolicy
-from sentinel_client._errors import DeadlineExceeded, SentinelError, from_rpc_error
+from sentinel_client._errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    SentinelError,
+    from_rpc_error,
+)
+from sentinel_client._proxy import is_on_loopback
+from sentinel_client._retry_budget import RetryBudget
 from sentinel_client._rpcs import RequestT, ResponseT, Rpc
 
 _REQUEST_ID_KEY = "x-request-id"
+_LOOK_EVERY_S = 1.0
+_LONGEST_CALL_S = 86_400.0
 # Round robin spreads calls over all addresses of a name; the default uses one address.
 _SERVICE_CONFIG = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 
@@ -28,9 +39,19 @@ class Connection:
     def __init__(self, address: str, config: ClientConfig) -> None:
         self.address = address
         self._config = config
+        self._tls = resolve_tls(config.tls)
+        self._tls_stamp: Stamp = ()
+        self._tls_seen_at = 0.0
+        self._retired: set[asyncio.Task[None]] = set()
+        self._credential = Credential(config.api_key)
+        check_safe(address, self._tls, self._credential)
+        if self._tls is not None:
+            self._tls.credentials()  # to tell at once that a file cannot be read
         self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the channel
         self._closed = False
         self._callables: dict[str, Any] = {}
+        self._budget = RetryBudget()
 
     def timeout(self, rpc: Rpc[Any, Any], given: float | None) -> float:
         """Return the timeout of a call in seconds: `given`, else the default for its kind."""
@@ -44,12 +65,15 @@ class Connection:
     ) -> ResponseT:
         """Return the response; raise the SentinelError of the last attempt."""
         attempts = self._attempts(rpc, timeout)
-        call = self._callable(rpc, "unary_unary")
         while True:
+            call = self._callable(rpc, "unary_unary")
             try:
                 response: ResponseT = await call(request, **attempts.call_options())
             except grpc.aio.AioRpcError as error:
                 await attempts.pause_or_raise(self.convert(error, attempts))
+            except asyncio.CancelledError:
+                self._raise_if_closed()
+                raise
             else:
                 return response
 
@@ -62,10 +86,9 @@ class Connection:
         used that message.
         """
         attempts = self._attempts(rpc, timeout)
-        open_call = self._callable(rpc, "unary_stream")
         started = False
         while True:
-            call = open_call(request, **attempts.call_options())
+            call = self._callable(rpc, "unary_stream")(request, **attempts.call_options())
             try:
                 async for message in call:
                     started = True
@@ -75,6 +98,9 @@ class Connection:
                 if started:
                     raise converted from error
                 await attempts.pause_or_raise(converted)
+            except asyncio.CancelledError:
+                self._raise_if_closed()
+                raise
             else:
                 return
             finally:
@@ -89,25 +115,49 @@ class Connection:
         return call
 
     def convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
-        return from_rpc_error(error, address=self.address, request_id=attempts.request_id)
+        return from_rpc_error(
+            error,
+            address=self.address,
+            request_id=attempts.request_id,
+            remaining=attempts.remaining(),
+        )
 
     async def close(self) -> None:
         """Close the channel and cancel all calls in flight."""
-        self._closed = True
-        if self._channel is not None:
+        inherited = _processes.forked_while_open()  # the channel of another process
+        if self._channel is not None and not inherited and not self._loop_ended():
+            self._check_loop()
+            self._closed = True
             await self._channel.close()
-            self._channel = None
-            self._callables.clear()
+            for task in self._retired:
+                task.cancel()
+            await asyncio.gather(*self._retired, return_exceptions=True)
+        self._closed = True
+        self._channel = None
+        self._callables.clear()
+        _processes.closed(self)
 
     def _attempts(self, rpc: Rpc[Any, Any], timeout: float | None) -> Attempts:
         seconds = self.timeout(rpc, timeout)
-        return Attempts(self._config.retry, timeout=seconds, retry=rpc.repeatable)
+        self._budget.note_call()
+        return Attempts(
+            self._config.retry,
+            timeout=seconds,
+            retry=rpc.repeatable,
+            budget=self._budget,
+            metadata=self._credential.metadata(),
+        )
 
     def _callable(self, rpc: Rpc[Any, Any], kind: str) -> Any:
         if self._closed:
             raise RuntimeError("the client is closed")
+        _processes.check_fork()
         if self._channel is None:
-            self._channel = _open(self.address, self._config)
+            self._loop = asyncio.get_running_loop()
+            self._channel = self._open()
+            _processes.opened(self)
+        self._check_loop()
+        self._follow_certificates()
         if rpc.path not in self._callables:
             self._callables[rpc.path] = getattr(self._channel, kind)(
                 rpc.path,
@@ -116,9 +166,51 @@ class Connection:
             )
         return self._callables[rpc.path]
 
+    def _open(self) -> grpc.aio.Channel:
+        stamp = self._tls.stamp() if self._tls is not None else ()
+        channel = _open(self.address, self._config, self._tls)
+        self._tls_stamp, self._tls_seen_at = stamp, time.monotonic()
+        return channel
+
+    def _follow_certificates(self) -> None:
+        """Continue on a new channel if the files of TLS have changed; calls end on the old one."""
+        now = time.monotonic()
+        if self._tls is None or now - self._tls_seen_at < _LOOK_EVERY_S:
+            return
+        self._tls_seen_at = now
+        stamp, old = self._tls.stamp(), self._channel
+        if not stamp or stamp == self._tls_stamp or old is None:
+            return
+        try:
+            self._channel = self._open()
+        except ValueError:  # half replaced: the next look finds the rest
+            return
+        self._callables.clear()
+        task = asyncio.ensure_future(old.close(_LONGEST_CALL_S))
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    def _loop_ended(self) -> bool:
+        return self._loop is None or self._loop.is_closed()
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "this client belongs to another event loop, that of its first call: create a "
+                "client in each loop, with `async with` inside asyncio.run"
+            )
+
+    def _raise_if_closed(self) -> None:
+        """Raise RuntimeError if a call was cancelled by `close` and not by its caller."""
+        task = asyncio.current_task()
+        if self._closed and (task is None or not task.cancelling()):
+            raise RuntimeError("the client was closed during the call") from None
+
 
 class Attempts:
-    """The attempts of one call, within its deadline. Clock, sleep and chance are for tests.
+    """The attempts of one call, within its deadline and, if there is one, the retry budget.
+
+    Clock, sleep and chance are for tests.
 
     The retry policy of gRPC's service config cannot replace this. It ignores RetryInfo, makes at
     most 5 attempts, does not repeat requests above its buffer of 256 KiB, and waits until the
@@ -134,12 +226,16 @@ class Attempts:
         *,
         timeout: float,
         retry: bool,
+        budget: RetryBudget | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._policy = policy
         self._retry = retry
+        self._budget = budget
+        self._metadata = metadata
         self._clock, self._sleep, self._chance = clock, sleep, chance
         self._deadline = clock() + timeout
         self._made = 0
@@ -156,7 +252,7 @@ class Attempts:
         """Return the deadline and the metadata of the next attempt, for grpc.aio."""
         return {
             "timeout": self.remaining(),
-            "metadata": ((_REQUEST_ID_KEY, self.request_id),),
+            "metadata": ((_REQUEST_ID_KEY, self.request_id), *self._metadata),
         }
 
     async def pause_or_raise(self, error: SentinelError) -> None:
@@ -173,8 +269,19 @@ class Attempts:
         left = self.remaining()
         if left is not None and seconds >= left:
             raise error  # says more than "time ran out"
+        if self._budget is not None and _adds_load(error) and not self._budget.take():
+            error.add_note("not repeated: servers have refused many calls of this client")
+            raise error
         self._last = error
         await self._sleep(seconds)
+
+
+def _adds_load(error: SentinelError) -> bool:
+    """Tell whether a retry is additional load: not for a server that was not there or is leaving.
+
+    Then another one gets the call, for the first time.
+    """
+    return not isinstance(error, ConnectionFailed) and error.reason != "DRAINING"
 
 
 def backoff(
@@ -199,13 +306,15 @@ class ServiceCalls:
     _connection: Connection
 
 
-def _open(address: str, config: ClientConfig) -> grpc.aio.Channel:
+def _open(address: str, config: ClientConfig, tls: Tls | None) -> grpc.aio.Channel:
     options: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.keepalive_time_ms", int(config.keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout * 1000)),
+        # Else a minute, whatever the line above says (grpcio 1.85.1).
+        ("grpc.http2.ping_timeout_ms", int(config.keepalive_timeout * 1000)),
         # Also ping between calls, to notice a dead connection before the next call needs it.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
@@ -213,6 +322,10 @@ def _open(address: str, config: ClientConfig) -> grpc.aio.Channel:
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 3_000),
     ]
-    if config.credentials is not None:
-        return grpc.aio.secure_channel(address, config.credentials, options=options)
+    if is_on_loopback(address):
+        options.append(("grpc.enable_http_proxy", 0))
+    if tls is not None:
+        if tls.server_name:
+            options.append(("grpc.ssl_target_name_override", tls.server_name))
+        return grpc.aio.secure_channel(address, tls.credentials(), options=options)
     return grpc.aio.insecure_channel(address, options=options)

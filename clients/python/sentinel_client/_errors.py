@@ -19,14 +19,19 @@ Wrong use of the client itself, such as two kinds of query at once, is a TypeErr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from sentinel_client._proxy import host_of, proxy_of
+
 DOMAIN = "sentinel"
 _DETAILS_KEY = "grpc-status-details-bin"
 _BY_CODE: dict[grpc.StatusCode, type[SentinelError]] = {}
+# A server may notice the end of a deadline slightly earlier than the client.
+_DEADLINE_SLACK_S = 0.1
 
 
 class SentinelError(Exception):
@@ -35,7 +40,8 @@ class SentinelError(Exception):
     Attributes:
         code: The gRPC status code.
         reason: Machine-readable reason: a name of the contract's ErrorReason, UNREACHABLE,
-            FILE_UNREADABLE, or UNKNOWN if the error is not from Sentinel (a proxy, gRPC).
+            FILE_UNREADABLE, NOT_UNICODE (a text that UTF-8 cannot hold), RESULT_TRUNCATED, or
+            UNKNOWN if the error is not from Sentinel (a proxy, gRPC).
         message: What is wrong and what to do about it.
         metadata: Short strings for programs, such as `{"limit": "64"}`.
         retry_after: Seconds to wait before a retry; None if the server gave none.
@@ -70,6 +76,10 @@ class SentinelError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} [{self.reason}]"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException's own repeats only `args`; a process pool would hang on the result.
+        return type(self), (self.reason, self.message), self.__dict__
 
     @property
     def retryable(self) -> bool:
@@ -154,9 +164,11 @@ def from_status(status: status_pb2.Status) -> SentinelError:
     return error
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, *, address: str, request_id: str) -> SentinelError:
-    """Convert an error of grpc.aio."""
-    converted = _from_details(error) or _without_details(error, address)
+def from_rpc_error(
+    error: grpc.aio.AioRpcError, *, address: str, request_id: str, remaining: float | None = None
+) -> SentinelError:
+    """Convert an error of grpc.aio; `remaining` is what is left of the deadline in seconds."""
+    converted = _from_details(error) or _without_details(error, address, remaining)
     converted.request_id = request_id
     return converted
 
@@ -174,18 +186,40 @@ def _from_details(error: grpc.aio.AioRpcError) -> SentinelError | None:
     return None
 
 
-def _without_details(error: grpc.aio.AioRpcError, address: str) -> SentinelError:
+def _without_details(
+    error: grpc.aio.AioRpcError, address: str, remaining: float | None
+) -> SentinelError:
     """Convert an error of gRPC itself or of a proxy."""
     code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.CANCELLED:  # not by us: grpc.aio raises CancelledError for that
+        if remaining is not None and remaining <= _DEADLINE_SLACK_S:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED  # a busy server ends an expired call so
+        else:
+            return ConnectionFailed(
+                "UNREACHABLE",
+                f"{address} cancelled the call; try again",
+                metadata={"address": address, "details": details},
+            )
     if code is grpc.StatusCode.UNAVAILABLE:
         cause = details.rsplit(": ", 1)[-1] or "no details"
         return ConnectionFailed(
             "UNREACHABLE",
-            f"no gateway answers at {address} ({cause})",
+            f"no gateway answers at {address} ({cause}){_by_proxy(address)}",
             metadata={"address": address, "details": details},
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(
-            "OUT_OF_TIME", f"{address} did not answer in time; use a longer timeout"
+            "OUT_OF_TIME",
+            f"{address} did not answer in time; use a longer timeout{_by_proxy(address)}",
         )
     return from_status(status_pb2.Status(code=code.value[0], message=details))
+
+
+def _by_proxy(address: str) -> str:
+    """Return what to know about the proxy on the way to an address, if there is one."""
+    proxy = proxy_of(address)
+    if not proxy:
+        return ""
+    return (
+        f"; the call went by the proxy of {proxy}: add {host_of(address)} to no_proxy to avoid it"
+    )

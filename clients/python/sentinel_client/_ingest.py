@@ -16,13 +16,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
 
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel_client import _messages, _rpcs
-from sentinel_client._config import ClientConfig
+from sentinel_client._config import MIB, ClientConfig
 from sentinel_client._connection import Attempts, Connection, backoff
 from sentinel_client._errors import (
     ConnectionFailed,
@@ -31,14 +32,17 @@ from sentinel_client._errors import (
     SentinelError,
     Unavailable,
 )
+from sentinel_client._processes import in_thread
 from sentinel_client._requests import item_message, max_item_bytes
 from sentinel_client._types import IngestAck, Item
 
 # An item with its message, or with the error of an item that cannot be sent.
 Outgoing: TypeAlias = tuple[Item, item_pb.Item | SentinelError]
 
-# Stop sending while a slow caller has this many acknowledgements to read.
+# Stop sending while a slow caller has this many acknowledgements to read, or as many bytes of items
+# in them: they hold the caller's images.
 _MAX_UNREAD_ACKS = 64
+_MAX_UNREAD_BYTES = 64 * MIB
 _HIDDEN_STATUS = "Internal error from Core"
 
 
@@ -86,9 +90,15 @@ class _State:
     ready: deque[Batch] = field(default_factory=deque)
     in_flight: dict[int, Batch] = field(default_factory=dict)  # by sequence number
     pausing: int = 0  # batches that wait before their next attempt
-    acks: deque[IngestAck] = field(default_factory=deque)
+    acks: deque[tuple[IngestAck, int]] = field(default_factory=deque)  # with bytes of its items
+    unread_bytes: int = 0
     exhausted: bool = False
     acknowledged: int = 0
+
+    @property
+    def reader_is_behind(self) -> bool:
+        """Whether the caller has so much to read that no more should be sent."""
+        return len(self.acks) >= _MAX_UNREAD_ACKS or self.unread_bytes >= _MAX_UNREAD_BYTES
 
     @property
     def finished(self) -> bool:
@@ -123,7 +133,10 @@ class IngestJob:
         try:
             while True:
                 while state.acks:
-                    yield state.acks.popleft()
+                    ack, size = state.acks.popleft()
+                    yield ack
+                    del ack
+                    state.unread_bytes -= size
                     self._change.notify()
                 if sending.done():
                     break
@@ -140,7 +153,7 @@ class IngestJob:
         state = self._state
         try:
             async for batch in self._batcher.batches(items):
-                while state.ready or len(state.acks) >= _MAX_UNREAD_ACKS:
+                while state.ready or state.reader_is_behind:
                     await self._change.wait()
                 if batch.messages:
                     state.ready.append(batch)
@@ -215,9 +228,7 @@ class IngestJob:
         """Wait until a batch may be sent; return None when this stream sends no more."""
         state = self._state
         while not (stream.closed or stream.draining or state.finished):
-            room = (
-                len(state.in_flight) < stream.max_in_flight and len(state.acks) < _MAX_UNREAD_ACKS
-            )
+            room = len(state.in_flight) < stream.max_in_flight and not state.reader_is_behind
             if room and state.ready:
                 batch = state.ready.popleft()
                 self._change.notify()
@@ -279,31 +290,31 @@ class IngestJob:
 
         `errors` are by index in `batch.messages`.
         """
-        results: list[tuple[Item, SentinelError | None]] = []
+        results: list[tuple[Item, SentinelError | None, str]] = []
         again: list[Outgoing] = []
         pauses: list[float | None] = []
+        digests = iter(ack.digests)  # of an older gateway: none
         sent = 0
         for item, message in batch.outgoing:
             if isinstance(message, SentinelError):
-                results.append((item, message))
+                results.append((item, message, ""))
                 continue
-            error = errors.get(sent)
+            error, digest = errors.get(sent), next(digests, "")
             sent += 1
             if error is None or not self._may_retry(batch, error):
-                results.append((item, error))
+                results.append((item, error, digest))
             else:
                 again.append((item, message))
                 pauses.append(error.retry_after)
         if again:
-            self._retry_later(Batch(again, attempt=batch.attempt + 1), pauses)
+            size = sum(_bytes(message) for _, message in again)
+            self._retry_later(Batch(again, size, attempt=batch.attempt + 1), pauses)
         if results:
-            failures = {
-                index: error for index, (_, error) in enumerate(results) if error is not None
-            }
-            items = tuple(item for item, _ in results)
-            self._state.acks.append(
-                IngestAck(items, ack.stored_count, ack.unchanged_count, failures)
-            )
+            items, outcomes, known = zip(*results, strict=True)
+            failures = {index: one for index, one in enumerate(outcomes) if one is not None}
+            done = IngestAck(items, ack.stored_count, ack.unchanged_count, failures, known)
+            self._state.acks.append((done, batch.size))
+            self._state.unread_bytes += batch.size
             self._change.notify()
 
     def _may_retry(self, batch: Batch, error: SentinelError) -> bool:
@@ -361,12 +372,12 @@ class ItemBatcher:
         if isinstance(items, AsyncIterable):
             try:
                 async for item in items:
-                    yield item, await asyncio.to_thread(item_message, item, self._max_item_bytes)
+                    yield item, await in_thread(partial(item_message, item, self._max_item_bytes))
             except Exception as error:
                 self._source_error = error
             return
         iterator = iter(items)
-        while pulled := await asyncio.to_thread(self._pull, iterator):
+        while pulled := await in_thread(partial(self._pull, iterator)):
             for pair in pulled:
                 yield pair
 

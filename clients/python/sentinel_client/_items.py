@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from sentinel.search.v1 import item_service_pb2 as item_pb
@@ -14,6 +14,7 @@ from sentinel_client._connection import ServiceCalls
 from sentinel_client._errors import Internal, ResultTruncated, SentinelError
 from sentinel_client._filters import Filter
 from sentinel_client._ingest import IngestJob
+from sentinel_client._processes import in_thread
 from sentinel_client._requests import (
     estimate_bytes,
     gather_bounded,
@@ -49,7 +50,7 @@ class ItemCalls(ServiceCalls):
         """
         config = self._config
         limits = {"max_items": config.upsert_max_items, "max_bytes": config.upsert_max_bytes}
-        batches = await asyncio.to_thread(lambda: list(split(items, estimate_bytes, **limits)))
+        batches = await in_thread(lambda: list(split(items, estimate_bytes, **limits)))
 
         async def send(batch: list[Item]) -> list[ItemResult]:
             return await self._upsert_batch(batch, collection, timeout)
@@ -214,7 +215,7 @@ class ItemCalls(ServiceCalls):
         request = item_pb.UpsertItemsRequest(collection=collection)
         results: list[ItemResult | None] = []
         for item in batch:
-            message = await asyncio.to_thread(item_message, item, max_bytes)
+            message = await in_thread(partial(item_message, item, max_bytes))
             if isinstance(message, SentinelError):
                 results.append(ItemResult(item.id, Outcome.FAILED, message))
             else:

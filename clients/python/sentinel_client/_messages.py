@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
@@ -69,6 +70,8 @@ def field_value(value: object) -> filter_pb2.FieldValue:
     if isinstance(value, bool):
         return filter_pb2.FieldValue(bool_value=value)
     if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError("a whole number has at most 64 bits")
         return filter_pb2.FieldValue(int_value=value)
     if isinstance(value, float):
         return filter_pb2.FieldValue(double_value=value)
@@ -136,15 +139,50 @@ def content_to_proto(
 
 
 def item_to_proto(item: _types.Item, image: LoadedImage | None) -> item_pb.Item:
-    """Convert an item; `image` is the loaded image source."""
+    """Convert an item; `image` is the loaded image source.
+
+    Raises:
+        InvalidArgument: No message can hold a value of the item.
+    """
     if item.text is not None and image is not None:
         raise TypeError("an item is a text or an image, not both")
-    return item_pb.Item(
-        id=item.id,
-        content=content_to_proto(item.text, image),
-        vector=None if item.vector is None else vector_to_proto(item.vector),
-        fields={name: field_value(value) for name, value in item.fields.items()},
-    )
+    message = item_pb.Item()
+    with _named("id", "NAME_INVALID"):
+        message.id = item.id
+    with _named("content", "NOT_UNICODE"):
+        content = content_to_proto(item.text, image)
+        if content is not None:
+            message.content.CopyFrom(content)
+    if item.vector is not None:
+        with _named("vector", "VECTOR_INVALID"):
+            message.vector.CopyFrom(vector_to_proto(item.vector))
+    for name, value in item.fields.items():
+        with _named(f"fields[{name}]", "FIELD_TYPE"):
+            message.fields[name].CopyFrom(_item_field(value))
+    return message
+
+
+def _item_field(value: object) -> filter_pb2.FieldValue:
+    """Convert a value out of the caller's data, where another type is no fault of the program."""
+    try:
+        return field_value(value)
+    except TypeError as error:
+        raise ValueError(error) from None
+
+
+@contextmanager
+def _named(path: str, reason: str) -> Iterator[None]:
+    """Convert an error of protobuf or numpy, which names no field, to InvalidArgument."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        path = path.encode(errors="backslashreplace").decode()
+        cause = f"half of a character ({error.object[error.start]!a})"
+        raise _errors.InvalidArgument(
+            reason, f"{path} is not valid Unicode: it has {cause}", field=path
+        ) from None
+    except (ValueError, OverflowError) as error:
+        raise _errors.InvalidArgument(reason, f"{path}: {error}", field=path) from None
 
 
 def item_from_proto(message: item_pb.Item) -> _types.Item:
@@ -156,6 +194,7 @@ def item_from_proto(message: item_pb.Item) -> _types.Item:
         fields=fields_from_proto(message.fields),
         image_uri=message.image_uri,
         thumbnail=message.thumbnail,
+        digest=message.digest,
     )
 
 

@@ -11,6 +11,7 @@ from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel_client import _messages
 from sentinel_client._config import MIB, ClientConfig
 from sentinel_client._errors import InvalidArgument
+from sentinel_client._text import valid_text
 from sentinel_client._types import ImageSource, ImageUri, Item
 
 T = TypeVar("T")
@@ -79,20 +80,23 @@ def estimate_bytes(item: Item) -> int:
     if item.image is not None and not isinstance(item.image, ImageUri):
         try:
             return size + Path(item.image).stat().st_size
-        except OSError:
+        except (OSError, ValueError):
             return size  # reported when the item is sent
     return size
 
 
 def item_message(item: Item, max_bytes: int) -> item_pb.Item | InvalidArgument:
-    """Return the item's message, or the error if its file cannot be read or sent. Blocking."""
+    """Return the item's message, or the error if it or its file cannot be sent. Blocking."""
     try:
         image = None if item.image is None else load_image(item.image)
-    except OSError as error:
-        return InvalidArgument(
-            "FILE_UNREADABLE", f"cannot read {item.image!s}: {error.strerror or error}"
-        )
-    message = _messages.item_to_proto(item, image)
+    except (OSError, ValueError) as error:  # ValueError: a path with NUL or not Unicode
+        cause = error.strerror if isinstance(error, OSError) else None
+        name = valid_text(str(item.image))
+        return InvalidArgument("FILE_UNREADABLE", f"cannot read {name}: {cause or error}")
+    try:
+        message = _messages.item_to_proto(item, image)
+    except InvalidArgument as error:
+        return error
     if message.ByteSize() > max_bytes:
         return InvalidArgument("IMAGE_TOO_LARGE", f"larger than {max_bytes // MIB} MiB")
     return message

@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Unpack
 
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import _messages, _rpcs
 from sentinel_client._connection import ServiceCalls
-from sentinel_client._errors import Internal, ResultTruncated, SentinelError, from_status
+from sentinel_client._errors import (
+    Internal,
+    InvalidArgument,
+    ResultTruncated,
+    SentinelError,
+    from_status,
+)
+from sentinel_client._processes import in_thread
 from sentinel_client._query import Q, Term
 from sentinel_client._requests import gather_bounded, load_image, split
 from sentinel_client._types import (
@@ -152,12 +159,7 @@ class SearchCalls(ServiceCalls):
         """
         if isinstance(queries, str | Q):
             raise TypeError("give a list of queries, not one")
-        searches = [
-            search_pb.SearchPageRequest(
-                params=await _search_params(query, collection, options), page_size=limit
-            )
-            for query in queries
-        ]
+        searches = [await _page_request(query, collection, options, limit) for query in queries]
 
         async def send(batch: list[search_pb.SearchPageRequest]) -> search_pb.BatchSearchResponse:
             request = search_pb.BatchSearchRequest(searches=batch)
@@ -169,13 +171,16 @@ class SearchCalls(ServiceCalls):
             return response
 
         batches = split(
-            searches,
+            [one for one in searches if not isinstance(one, SentinelError)],
             lambda search: search.ByteSize(),
             max_items=_MAX_SEARCHES,
             max_bytes=self._config.upsert_max_bytes,
         )
         answers = await gather_bounded(send, list(batches), _BATCHES_IN_FLIGHT)
-        return [_outcome(result) for answer in answers for result in answer.results]
+        results = (result for answer in answers for result in answer.results)
+        return [
+            one if isinstance(one, SentinelError) else _outcome(next(results)) for one in searches
+        ]
 
     async def _page(
         self, request: search_pb.SearchPageRequest, timeout: float | None
@@ -202,6 +207,19 @@ class SearchCalls(ServiceCalls):
                 yield event
 
 
+async def _page_request(
+    query: str | Q, collection: str, options: Mapping[str, Any], limit: int
+) -> search_pb.SearchPageRequest | SentinelError:
+    """Return one search of a batch, or the error of a query that cannot be sent."""
+    try:
+        params = await _search_params(query, collection, options)
+    except OSError as error:
+        return InvalidArgument("FILE_UNREADABLE", f"cannot read the image of a query: {error}")
+    except UnicodeEncodeError as error:
+        return InvalidArgument("NOT_UNICODE", f"the query is not valid Unicode: {error.reason}")
+    return search_pb.SearchPageRequest(params=params, page_size=limit)
+
+
 async def _search_params(
     query: str | Q | None, collection: str, options: Mapping[str, Any]
 ) -> search_pb.SearchParams:
@@ -218,7 +236,7 @@ async def _search_params(
 async def _load_image(term: Term) -> bytes | ImageUri | None:
     if term.image is None or isinstance(term.image, bytes | ImageUri):
         return term.image
-    return await asyncio.to_thread(load_image, term.image)
+    return await in_thread(partial(load_image, term.image))
 
 
 def _outcome(result: search_pb.BatchSearchResult) -> SearchPage | SentinelError:

@@ -187,6 +187,8 @@ class Item:
         fields: Values of declared fields.
         image_uri: From the server: URI of the image in the gateway's object store.
         thumbnail: From the server, on request: WebP.
+        digest: From the server: hex SHA-256 of the image or text; with a caller's vector, a hash
+            of both.
     """
 
     id: str = ""
@@ -196,6 +198,7 @@ class Item:
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
     image_uri: str = ""
     thumbnail: bytes = field(default=b"", repr=False)
+    digest: str = field(default="", repr=False)
 
 
 class Outcome(enum.Enum):
@@ -224,12 +227,14 @@ class IngestAck:
         stored_count: How many were written.
         unchanged_count: How many were stored before.
         failures: Errors of the failed items, by index in `items`.
+        digests: `Item.digest` of each item, in order; empty for a failed one.
     """
 
     items: tuple[Item, ...]
     stored_count: int = 0
     unchanged_count: int = 0
     failures: Mapping[int, SentinelError] = field(default_factory=dict)
+    digests: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def failed_items(self) -> list[tuple[Item, SentinelError]]:

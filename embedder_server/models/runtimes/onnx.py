@@ -154,10 +154,15 @@ def create_session(model: bytes | Path, *, device: str, threads: int) -> ort.Inf
     return session
 
 
+def has_cuda() -> bool:
+    """Tell whether the installed ONNX Runtime is the build for CUDA."""
+    return _CUDA_PROVIDER in ort.get_available_providers()
+
+
 def _providers(device: str) -> Sequence[tuple[str, dict[str, Any]]]:
     if device == "cpu":
         return [("CPUExecutionProvider", {})]
-    if _CUDA_PROVIDER not in ort.get_available_providers():
+    if not has_cuda():
         raise ModelLoadError(
             f"device {device} was requested, but onnxruntime has no CUDA provider; {_CUDA_HINT}"
         )

@@ -126,8 +126,9 @@ async def test_a_caller_who_leaves_frees_everything(
     assert sample("sentinel_embedder_queue_items", {"modality": "text"}) == 0
     assert sample("sentinel_embedder_requests_in_flight") == 0
     computed = [content for batch in model.batches for content in batch.contents]
-    # How many were read before the device thread first woke is up to the machine; one batch.
-    assert len(running) <= 16
+    # How many were read before the device thread first woke is up to the machine; one batch, which
+    # has more than 16 if as many more wait.
+    assert len(running) <= 32
     assert computed == [*running, "next"]
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from embedder_server.api.embedding_service import StreamPump
+from tests.waiting import eventually
 
 
 class Source:
@@ -50,6 +51,7 @@ async def test_it_reads_no_faster_than_the_work_is_done() -> None:
 
     pump = StreamPump(answer, weight_one, 4, asyncio.Event())
     task = asyncio.create_task(_collect(pump, source))
+    await eventually(lambda: source.read == 5)
     await asyncio.sleep(0.02)
     assert source.read == 5  # four at work, one in hand
     gate.set()
@@ -94,6 +96,7 @@ async def test_stopping_answers_what_was_read_and_ends() -> None:
         return number
 
     task = asyncio.create_task(_collect(StreamPump(answer, weight_one, 10, stopping), source))
+    await eventually(lambda: source.read == 3)
     await asyncio.sleep(0.01)
     stopping.set()
     await asyncio.sleep(0.01)
@@ -102,10 +105,11 @@ async def test_stopping_answers_what_was_read_and_ends() -> None:
 
 
 async def test_who_leaves_cancels_the_work() -> None:
-    cancelled = 0
+    begun = cancelled = 0
 
     async def answer(number: int) -> int:
-        nonlocal cancelled
+        nonlocal begun, cancelled
+        begun += 1
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -116,7 +120,7 @@ async def test_who_leaves_cancels_the_work() -> None:
     task = asyncio.create_task(
         _collect(StreamPump(answer, weight_one, 10, asyncio.Event()), Source(3))
     )
-    await asyncio.sleep(0.01)
+    await eventually(lambda: begun == 3)
     task.cancel()
     await asyncio.wait({task})
     assert cancelled == 3

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,9 @@ from prometheus_client import CollectorRegistry
 
 from embedder_server.engine.engine import Engine
 from embedder_server.engine.metrics import EmbedderMetrics
+from embedder_server.images.fork_server import ForkServer
 from embedder_server.settings import EmbedderSettings
+from embedder_server.texts.tokenizer import TokenizedText
 from embedder_server.types import (
     Content,
     EmbedOptions,
@@ -31,23 +36,31 @@ from sentinel_core.errors import (
     SentinelError,
     Unavailable,
 )
+from sentinel_core.memory import MemoryBudget
 from tests.embedder_server.calls import until_busy
 from tests.embedder_server.pictures import encode, flat, noise
-from tests.fakes.fake_model import FakeModel
+from tests.fakes.fake_model import FakeModel, shrink_and_note
+from tests.fakes.preprocessing import DEADLY, GREEDY, STUCK, misbehave
+from tests.waiting import eventually
 
 DEFAULT = EmbedOptions()
 BULK = EmbedOptions(priority=Priority.BULK)
 
 
+def engine_of(model: FakeModel, settings: EmbedderSettings, forks: ForkServer) -> Engine:
+    metrics = EmbedderMetrics(CollectorRegistry())
+    memory = MemoryBudget(2**30, metrics)
+    return Engine(model, settings, metrics, memory=memory, forks=forks, on_failure=pytest.fail)
+
+
 @pytest.fixture
 async def make_engine(
-    model: FakeModel, make_settings: Callable[..., EmbedderSettings]
+    model: FakeModel, make_settings: Callable[..., EmbedderSettings], forks: ForkServer
 ) -> AsyncIterator[Callable[..., Any]]:
     engines: list[Engine] = []
 
     async def make(**changes: Any) -> Engine:
-        metrics = EmbedderMetrics(CollectorRegistry())
-        engine = Engine(model, make_settings(**changes), metrics, on_failure=pytest.fail)
+        engine = engine_of(model, make_settings(**changes), forks)
         engines.append(engine)
         await engine.start()
         model.batches.clear()
@@ -136,7 +149,8 @@ async def embed_behind_one(engine: Engine, model: FakeModel, count: int) -> list
     first = asyncio.create_task(embed(engine, "first"))
     await until_busy(model)
     others = [asyncio.create_task(embed(engine, f"text {n}")) for n in range(count)]
-    await asyncio.sleep(0.05)
+    for _ in range(20):  # rounds of the event loop, however late it is
+        await asyncio.sleep(0.005)
     model.faults.gate.set()
     await first
     return await asyncio.gather(*others)
@@ -148,17 +162,22 @@ async def test_contents_of_many_callers_share_batches(engine: Engine, model: Fak
 
 
 @pytest.mark.parametrize(
-    ("settings", "sizes"),
+    ("device", "settings", "sizes"),
     [
-        ({"device": "cpu"}, [1, 20, 16, 4]),
-        ({"device": "cuda:0"}, [1, 32, 8]),
-        ({"device": "cpu", "text_batch_items": 15}, [1, 15, 15, 10]),
-        ({"device": "cuda:0", "text_batch_items": 15}, [1, 15, 15, 10]),
+        ("cpu", {}, [1, 20, 16, 4]),
+        ("cuda:0", {}, [1, 32, 8]),
+        ("cpu", {"text_batch_items": 15}, [1, 15, 15, 10]),
+        ("cuda:0", {"text_batch_items": 15}, [1, 15, 15, 10]),
     ],
 )
 async def test_on_a_cpu_a_large_batch_of_texts_leaves_as_many_waiting(
-    make_engine: Callable[..., Any], model: FakeModel, settings: dict[str, Any], sizes: list[int]
+    make_engine: Callable[..., Any],
+    model: FakeModel,
+    device: str,
+    settings: dict[str, Any],
+    sizes: list[int],
 ) -> None:
+    model.info = dataclasses.replace(model.info, device=device)
     await embed_behind_one(await make_engine(**settings), model, 40)
     assert [len(batch.contents) for batch in model.batches] == sizes
 
@@ -193,6 +212,100 @@ async def test_a_full_queue_refuses_whole_requests(
     model.faults.gate.set()
     assert outcomes(await held) == ["ok"] * 3
     assert outcomes(await fits) == ["ok"]
+
+
+async def test_bulk_fills_no_interactive_queue(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    engine = await make_engine(max_queue_items=2, max_contents_per_request=2)
+    model.faults.gate.clear()
+    held = asyncio.create_task(embed(engine, "a", "b", options=BULK))
+    await until_busy(model)
+    text = asyncio.create_task(embed(engine, "c"))
+    with pytest.raises(ResourceExhausted):
+        await embed(engine, "d", options=BULK)
+    model.faults.gate.set()
+    assert outcomes(await text) == ["ok"]
+    await held
+
+
+async def test_images_that_take_long_do_not_shut_out_texts(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    engine = await make_engine(max_queue_items=4, max_contents_per_request=4)
+    model.faults.gate.clear()
+    pictures = [encode(noise((20, 20), seed), "PNG") for seed in range(4)]
+    held = asyncio.create_task(embed(engine, *pictures))
+    await until_busy(model)
+    text = asyncio.create_task(embed(engine, "a text"))
+    with pytest.raises(ResourceExhausted):
+        await embed(engine, pictures[0])
+    model.faults.gate.set()
+    assert outcomes(await text) == ["ok"]
+    await held
+
+
+async def test_characters_are_limited_too_and_leave_room_for_short_texts(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    engine = await make_engine(max_queue_items=10, max_contents_per_request=10)
+    model.faults.gate.clear()
+    long = "word " * 2_000
+    held = asyncio.create_task(embed(engine, *[long] * 5))  # 50,000 of 40,960 characters
+    await until_busy(model)
+    with pytest.raises(ResourceExhausted) as caught:
+        await embed(engine, *[long] * 2)
+    assert caught.value.reason == "QUEUE_FULL"
+    short = asyncio.create_task(embed(engine, *["a short text"] * 5))
+    await asyncio.sleep(0.01)
+    model.faults.gate.set()
+    assert outcomes(await short) == ["ok"] * 5
+    assert outcomes(await held) == ["ok"] * 5
+
+
+async def test_a_request_of_long_texts_takes_turns_with_others(
+    make_engine: Callable[..., Any], model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long text takes up to 0.1 s to tokenize: 256 of them delayed others by seconds."""
+    engine = await make_engine()
+    tokenized: list[str] = []
+    began, go_on = threading.Event(), threading.Event()
+    tokenize = model.tokenize
+
+    def slow_tokenize(text: str) -> TokenizedText:
+        tokenized.append(text[:4])
+        began.set()
+        assert go_on.wait(20)
+        return tokenize(text)
+
+    monkeypatch.setattr(model, "tokenize", slow_tokenize)
+    long = [f"{number:03d} " * 3_000 for number in range(128)]
+    heavy = asyncio.create_task(embed(engine, *long))
+    assert await asyncio.to_thread(began.wait, 20)
+    others = [asyncio.create_task(embed(engine, "mine " * 1_000)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    go_on.set()
+    for other in others:
+        await other
+    assert max(place for place, text in enumerate(tokenized) if text == "mine") <= 12
+    assert outcomes(await heavy) == ["ok"] * 128
+
+
+async def test_a_request_of_many_texts_leaves_the_device_to_others(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    """Of 256 texts of the longest kind, others waited for all: seconds."""
+    engine = await make_engine(text_batch_items=4)
+    model.faults.gate.clear()
+    heavy = asyncio.create_task(embed(engine, *[f"heavy {number}" for number in range(64)]))
+    await until_busy(model)
+    light = asyncio.create_task(embed(engine, "light"))
+    await asyncio.sleep(0.05)
+    model.faults.gate.set()
+    await light
+    assert outcomes(await heavy) == ["ok"] * 64
+    batches = [batch.contents for batch in model.batches]
+    assert next(place for place, texts in enumerate(batches) if "light" in texts) <= 2
 
 
 @pytest.mark.parametrize("stage", ["queue", "inference"])
@@ -237,27 +350,50 @@ async def test_a_cancelled_request_frees_its_place_and_costs_nothing(
     assert [batch.contents for batch in model.batches] == [("first",), ("again", "and again")]
 
 
-async def test_decoded_images_wait_in_bounded_number(engine: Engine, model: FakeModel) -> None:
-    prepared = 0
-    preprocess = model.preprocess
-
-    def counting(image: Any) -> Any:
-        nonlocal prepared
-        prepared += 1
-        if prepared > 2 + 8:  # more than the batch on the device: prepared meanwhile
-            ahead.set()
-        return preprocess(image)
-
-    ahead = threading.Event()
-    model.preprocess = counting  # type: ignore[method-assign]
+async def test_decoded_images_wait_in_bounded_number(
+    make_engine: Callable[..., Any], model: FakeModel, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    made.touch()
+    model.preprocess = partial(shrink_and_note, str(made))
+    engine = await make_engine()
+    before = made.stat().st_size
     model.faults.gate.clear()
     data = encode(flat(), "PNG")
     task = asyncio.create_task(embed(engine, *[data] * 200, options=BULK))
-    assert await asyncio.to_thread(ahead.wait, 20)
+    # More than the batch on the device: prepared meanwhile.
+    await eventually(lambda: made.stat().st_size - before > 2 + 8)
     await asyncio.sleep(0.3)
-    assert prepared <= 2 + 3 * 8
+    assert made.stat().st_size - before <= 2 + 3 * 8
     model.faults.gate.set()
     assert outcomes(await task) == ["ok"] * 200
+
+
+async def test_decoding_ends_with_the_deadline_and_others_go_on(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    model.preprocess = misbehave
+    engine = await make_engine()
+    stuck = encode(flat("red", (STUCK, 20)), "PNG")
+    start = time.perf_counter()
+    late = [asyncio.create_task(embed(engine, stuck, seconds=0.5)) for _ in range(2)]
+    good = asyncio.create_task(embed(engine, encode(flat(), "PNG")))
+    for task in late:
+        with pytest.raises(DeadlineExceeded) as caught:
+            await task
+        assert caught.value.metadata == {"stage": "preprocess"}
+    assert outcomes(await good) == ["ok"]
+    assert time.perf_counter() - start < 10
+
+
+async def test_an_image_that_costs_too_much_fails_alone(
+    make_engine: Callable[..., Any], model: FakeModel
+) -> None:
+    model.preprocess = misbehave
+    engine = await make_engine(max_decode_seconds=3.0)
+    bad = [encode(flat("red", (width, 20)), "PNG") for width in (STUCK, DEADLY, GREEDY)]
+    outcome = await embed(engine, "text", *bad, encode(flat(), "PNG"))
+    assert outcomes(outcome) == ["ok", *["IMAGE_TOO_COSTLY"] * 3, "ok"]
 
 
 async def test_timings(engine: Engine, model: FakeModel) -> None:
@@ -293,20 +429,20 @@ async def test_a_closed_engine_refuses(engine: Engine, model: FakeModel) -> None
 
 
 async def test_a_device_without_memory_for_one_content_does_not_start(
-    model: FakeModel, settings: EmbedderSettings
+    model: FakeModel, settings: EmbedderSettings, forks: ForkServer
 ) -> None:
     model.faults.error = RuntimeError("CUDA out of memory")
-    engine = Engine(model, settings, EmbedderMetrics(CollectorRegistry()), on_failure=pytest.fail)
+    engine = engine_of(model, settings, forks)
     with pytest.raises(ModelLoadError, match="does not fit into the memory of cpu"):
         await engine.start()
     await engine.close()
 
 
 async def test_the_warm_up_goes_from_one_content_to_the_largest_batch(
-    model: FakeModel, make_settings: Callable[..., EmbedderSettings]
+    model: FakeModel, make_settings: Callable[..., EmbedderSettings], forks: ForkServer
 ) -> None:
     settings = make_settings(text_batch_items=32, image_batch_items=4)
-    engine = Engine(model, settings, EmbedderMetrics(CollectorRegistry()), on_failure=pytest.fail)
+    engine = engine_of(model, settings, forks)
     await engine.start()
     sizes = [(batch.modality, len(batch.contents)) for batch in model.batches]
     assert sorted(sizes) == [("image", 1), ("image", 4), ("text", 1), ("text", 8), ("text", 32)]

@@ -12,11 +12,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from embedder_server.app import Worker, running_worker
+from embedder_server.images.fork_server import ForkServer
 from embedder_server.settings import EmbedderSettings
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from tests.embedder_server.calls import failure, image, item_reason, request, text, until_busy
-from tests.embedder_server.pictures import encode, noise
+from tests.embedder_server.pictures import encode, flat, noise
 from tests.fakes.fake_model import FakeModel
+from tests.fakes.preprocessing import STUCK, misbehave
 from tests.waiting import eventually
 
 HEALTH = health_pb2.HealthCheckResponse
@@ -51,6 +53,29 @@ async def test_a_stalled_device_turns_health_and_refuses_calls(
         assert (await held).results[0].HasField("vector")  # it was accepted
         assert (await stub.Embed(request(text("new")))).results[0].HasField("vector")
         assert worker.metrics.registry.get_sample_value("sentinel_embedder_device_stalled") == 0
+
+
+async def test_who_leaves_a_costly_image_leaves_no_work_and_it_is_counted(
+    model: FakeModel, settings: EmbedderSettings, forks: ForkServer
+) -> None:
+    model.preprocess = misbehave
+    stuck = image(encode(flat("red", (STUCK, 20)), "PNG"))
+    async with (
+        running_worker(settings, model=model, forks=forks) as worker,
+        grpc.aio.insecure_channel(worker.address) as channel,
+    ):
+        stub = pb_grpc.EmbeddingServiceStub(channel)
+        gone = [stub.Embed(request(stuck), timeout=0.5) for _ in range(2)]
+        for call in gone:
+            error, info = await failure(call)
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert info.metadata["stage"] == "preprocess"
+        good = image(encode(noise((30, 30)), "PNG"))
+        assert (await stub.Embed(request(good))).results[0].HasField("vector")
+        sample = worker.metrics.registry.get_sample_value
+        ended = "sentinel_embedder_decoders_ended_total"
+        assert sample(ended, {"cause": "caller_left"}) == 2
+        assert sample(ended, {"cause": "time"}) == 0
 
 
 async def test_nan_fails_its_item_and_is_counted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,8 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder_server.images.decoder import ImageDecoder
+from embedder_server.images import costs
+from embedder_server.images.costs import MemoryNeeded
+from embedder_server.images.decoder import ImageDecoder, to_rgb
 from sentinel_core.errors import InvalidArgument
+from tests.embedder_server.hostile_pictures import (
+    float_tiff,
+    lossless_webp,
+    png_with,
+    scans_jpeg,
+    strip_tiff,
+    tile_tiff,
+)
 from tests.embedder_server.pictures import encode, flat, halves, noise, png_of, rotated_jpeg
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -294,3 +305,183 @@ def test_extreme_shapes(decoder: ImageDecoder, size: tuple[int, int]) -> None:
     decoded = decoder.decode(data)
     assert decoded.picture.size == size
     assert max(Image.open(io.BytesIO(decoder.thumbnail(data, decoded, 64))).size) <= 64
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(lambda: png_of(100_000_000, 1), "IMAGE_SIDE_TOO_LONG", id="wide png"),
+        pytest.param(lambda: png_of(1, 65_536), "IMAGE_SIDE_TOO_LONG", id="high png"),
+        pytest.param(lambda: tile_tiff(10_001), "IMAGE_TOO_MANY_PIXELS", id="tile of 100 MP"),
+        pytest.param(lambda: lossless_webp(10_001), "IMAGE_TOO_MANY_PIXELS", id="webp"),
+        pytest.param(lambda: scans_jpeg(800, 100), "IMAGE_TOO_COSTLY", id="101 scans"),
+    ],
+)
+def test_costly_images_are_refused_by_their_header(
+    decoder: ImageDecoder, make: Callable[[], bytes], reason: str
+) -> None:
+    data = make()
+    start = time.process_time()
+    with pytest.raises(InvalidArgument) as caught:
+        decoder.decode(data)
+    assert caught.value.reason == reason
+    assert time.process_time() - start < 0.2
+
+
+def test_a_side_may_be_as_long_as_that_of_a_jpeg(decoder: ImageDecoder) -> None:
+    assert decoder.decode(png_of(65_535, 1)).picture.size == (65_535, 1)
+
+
+def test_a_hundred_scans_are_decoded_whatever_the_metadata_looks_like(
+    decoder: ImageDecoder,
+) -> None:
+    data = scans_jpeg(64, 99, metadata=b"\xff\xda" * 400)
+    assert decoder.decode(data).picture.size == (64, 64)
+
+
+def test_metadata_between_scans_hides_none(decoder: ImageDecoder) -> None:
+    data = scans_jpeg(64, 101)
+    first = data.index(b"\xff\xda")
+    # A comment that claims to go on over the scans of a decoder that counts otherwise.
+    for junk in (b"\xff\xfe\0\x04\xff\xd9", b"\xff\xff\xff", b"\0\0\0", b"\xff\0", b"\xff\xd0"):
+        with pytest.raises(InvalidArgument) as caught:
+            decoder.decode(data[:first] + junk + data[first:])
+        assert caught.value.reason == "IMAGE_TOO_COSTLY", junk
+
+
+@pytest.mark.parametrize(
+    ("make", "bytes_per_pixel"),
+    [
+        # Never less than the picture itself and what it becomes; rarely more than ten times.
+        pytest.param(lambda: float_tiff(1000), 4 + 5, id="float32 tiff and its strip"),
+        pytest.param(
+            lambda: strip_tiff((1000, 1000), samples=1, bits=16, rows=10), 2 + 4, id="16 bits"
+        ),
+        pytest.param(lambda: tile_tiff(1000), 1, id="tile"),
+        pytest.param(lambda: lossless_webp(1000), 4 * 4, id="webp and its canvases"),
+        pytest.param(lambda: scans_jpeg(1000, 9), 2, id="coefficients of a draft"),
+        pytest.param(lambda: encode(noise((1000, 1000)), "PNG"), 4, id="rgb png"),
+        pytest.param(lambda: encode(flat("red", (1000, 1000)), "GIF"), 1 + 4, id="gif"),
+    ],
+)
+def test_memory_is_asked_for_before_decoding(
+    make: Callable[[], bytes], bytes_per_pixel: int
+) -> None:
+    asked = []
+
+    def admit(size: int) -> None:
+        asked.append(size)
+        raise MemoryNeeded(size)
+
+    decoder = ImageDecoder(max_bytes=4_000_000, max_pixels=100_000_000, model_side=32, admit=admit)
+    with pytest.raises(MemoryNeeded):
+        decoder.decode(make())
+    [size] = asked
+    assert bytes_per_pixel * 1_000_000 <= size - costs._OVERHEAD_BYTES <= 40_000_000
+
+
+BOMB = zlib.compress(bytes(3_000_000))
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        pytest.param(b"zTXt", b"Comment\0\0" + BOMB, id="zTXt"),
+        pytest.param(b"iTXt", b"Comment\0\x01\0\0\0" + BOMB, id="iTXt"),
+        pytest.param(b"iCCP", b"profile\0\0" + BOMB, id="iCCP"),
+        pytest.param(b"iCCP", b"profile\0\x07" + BOMB, id="unknown compression"),
+        pytest.param(b"zTXt", b"Comment\0\x07" + BOMB, id="unknown compression of text"),
+        pytest.param(b"gAMA", b"\0", id="short gamma"),
+        pytest.param(b"cHRM", b"\0", id="short chromaticities"),
+        pytest.param(b"pHYs", b"\0", id="short resolution"),
+        pytest.param(b"sRGB", b"", id="empty sRGB"),
+        pytest.param(b"acTL", b"\0", id="short animation"),
+    ],
+)
+def test_metadata_of_a_png_never_costs_the_picture(
+    decoder: ImageDecoder, kind: bytes, body: bytes
+) -> None:
+    picture = encode(halves(), "PNG", exif=_turned())
+    decoded = decoder.decode(png_with(kind, body, picture))
+    assert decoded.picture.size == (20, 40)
+    assert decoded.picture.tobytes() == decoder.decode(picture).picture.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("marker", "body"),
+    [
+        pytest.param(0xE0, b"JFIF", id="short JFIF"),
+        pytest.param(0xE2, b"ICC_PROFILE\0", id="short profile"),
+        pytest.param(0xE2, b"MPF\0junk", id="junk of several pictures"),
+        pytest.param(0xED, b"Photoshop 3.0\x008BIM\x03\xed\x05", id="short Photoshop"),
+        pytest.param(0xEE, b"Adobe", id="short Adobe"),
+        pytest.param(0xFE, b"", id="empty comment"),
+    ],
+)
+def test_metadata_of_a_jpeg_never_costs_the_picture(
+    decoder: ImageDecoder, marker: int, body: bytes
+) -> None:
+    picture = rotated_jpeg(6)
+    segment = bytes((0xFF, marker)) + (len(body) + 2).to_bytes(2, "big") + body
+    decoded = decoder.decode(picture[:2] + segment + picture[2:])
+    assert decoded.picture.size == (20, 40)
+    assert decoded.picture.tobytes() == decoder.decode(picture).picture.tobytes()
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(
+            lambda: strip_tiff((20, 10), samples=1, bits=64, sample_format=3), id="float64"
+        ),
+        pytest.param(lambda: strip_tiff((20, 10), samples=5, bits=8), id="5 bands"),
+        pytest.param(lambda: strip_tiff((20, 10), samples=9, bits=8), id="9 bands"),
+        pytest.param(
+            lambda: strip_tiff((20, 10), samples=3, bits=32, sample_format=3), id="float rgb"
+        ),
+    ],
+)
+def test_pixels_that_nobody_reads_are_not_called_damaged(
+    decoder: ImageDecoder, make: Callable[[], bytes]
+) -> None:
+    with pytest.raises(InvalidArgument, match="convert it to RGB") as caught:
+        decoder.decode(make())
+    assert caught.value.reason == "IMAGE_FORMAT_UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    ("make", "setting"),
+    [
+        pytest.param(lambda: bytes(4_000_001), "--max-image-bytes", id="bytes"),
+        pytest.param(lambda: png_of(12_000, 9_000), "--max-image-pixels", id="108 megapixels"),
+    ],
+)
+def test_refusals_name_the_setting(
+    decoder: ImageDecoder, make: Callable[[], bytes], setting: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=setting):
+        decoder.decode(make())
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_wide_greys_are_converted_band_by_band_as_in_one_piece(
+    dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    pixels = (rng.random((97, 31)) * 60_000 - (dtype is np.float32) * 30_000).astype(dtype)
+    if dtype is np.int32:
+        pixels *= 1000
+    if dtype is np.float32:
+        pixels[3, 4], pixels[90, 1] = np.nan, np.inf
+    image = Image.fromarray(pixels)
+    whole = np.asarray(to_rgb(image))
+    monkeypatch.setattr("embedder_server.images.decoder._BAND_PIXELS", 100)
+    assert np.array_equal(np.asarray(to_rgb(image)), whole)
+    assert whole.min() == 0 or dtype is np.uint16
+    assert whole.max() == 255 or dtype is np.uint16

@@ -39,7 +39,7 @@ def test_extreme_shapes_cost_no_more_memory_than_the_model_sees(size: tuple[int,
 def test_resizing_only_what_the_crop_keeps_gives_the_same_pixels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(preprocessing, "_MAX_EXCESS", 8)
+    monkeypatch.setattr(preprocessing, "MAX_EXCESS", 8)
     random = np.random.default_rng(1)
     image = Image.fromarray(random.integers(0, 256, (40, 600, 3), dtype=np.uint8))
     whole = image.resize((480, 32), Image.Resampling.BICUBIC).crop((224, 0, 256, 32))

@@ -81,7 +81,19 @@ def test_only_the_beginning_of_a_huge_text_is_read(
 
     monkeypatch.setattr(tokenizer, "_encode", recording_encode)
     tokenizer.tokenize("word, " * 400_000)
-    assert 16_384 <= sum(read) < 32_768
+    assert sum(read) == 4_096
+
+
+@pytest.mark.parametrize("lead", ["", "x" * 4_090, "\n" * 4_000, "unbelievable-" * 200])
+@pytest.mark.parametrize("rest", ["the quick brown fox. ", "漢字", "é" * 150 + " ", "a" * 99 + " "])
+def test_the_beginning_of_a_huge_text_has_the_tokens_of_the_whole(
+    tokenizer: TextTokenizer, lead: str, rest: str
+) -> None:
+    huge = (lead + rest * (100_000 // len(rest)))[:99_000]
+    whole = tokenizer._encode(huge)
+    result = tokenizer.tokenize(huge)
+    assert result.ids[1:-1].tolist() == whole[:254]
+    assert result.truncated == (len(whole) > 254)
 
 
 def test_text_behind_a_megabyte_of_blanks_is_found(tokenizer: TextTokenizer) -> None:

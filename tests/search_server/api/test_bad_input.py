@@ -350,8 +350,8 @@ CALLS: dict[str, tuple[Call, str, str]] = {
     ),
     "an unknown item with a very long id": (
         lambda g, c: search(g, c, Query(item_id="名" * 20_000)),
-        "NOT_FOUND",
-        "ITEM_NOT_FOUND",
+        "INVALID_ARGUMENT",
+        "NAME_INVALID",
     ),
     "a very long collection name": (
         lambda g, c: search(g, "名" * 20_000, text("a cat")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import subprocess
 import sys
 
@@ -45,6 +47,13 @@ def refusal(tokens: PageTokens, token: str, request: bytes = REQUEST) -> str:
 @pytest.mark.parametrize("position", [b"x", b"", bytes(range(256)), b"y" * 100_000])
 def test_a_token_gives_back_its_position(tokens: PageTokens, position: bytes) -> None:
     assert tokens.read(tokens.make(position, REQUEST), REQUEST) == position
+
+
+def test_a_gateway_of_another_version_refuses_it(tokens: PageTokens, clock: Clock) -> None:
+    body = int(clock.now * 1000).to_bytes(8, "big") + b"position"
+    tag = hmac.digest(b"key", hashlib.sha256(REQUEST).digest() + body, "sha256")
+    former = base64.urlsafe_b64encode(tag + body).decode()
+    assert refusal(tokens, former) == "PAGE_TOKEN_INVALID"
 
 
 def test_the_empty_token_is_the_beginning(tokens: PageTokens) -> None:

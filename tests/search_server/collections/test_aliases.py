@@ -73,6 +73,32 @@ def test_an_alias_that_is_pointed_elsewhere_means_the_other_at_once(gateway: Gat
         assert [hit.id for hit in gateway.hits(alias, text("a cat"))] == [item_id]
 
 
+def test_a_reader_of_pages_keeps_its_collection_when_the_alias_moves(gateway: Gateway) -> None:
+    old, new, alias = gateway.create(), gateway.create(), alias_name()
+    point(gateway, alias, old)
+    gateway.upsert(old, *(caption(f"old{n}", f"a cat {n}") for n in range(4)))
+    gateway.upsert(new, *(caption(f"new{n}", f"a cat {n}") for n in range(4)))
+    listing = item_service_pb2.ListItemsRequest(collection=alias, page_size=2)
+    params = search_service_pb2.SearchParams(collection=alias, query=text("a cat"))
+    search = search_service_pb2.SearchPageRequest(params=params, page_size=2)
+    listed = gateway.items.ListItems(listing, timeout=20)
+    found = gateway.search.SearchPage(search, timeout=20)
+    seen = [item.id for item in listed.items]
+    hits = [hit.id for hit in found.hits]
+    point(gateway, alias, new)
+    listing.page_token, search.page_token = listed.next_page_token, found.next_page_token
+    seen += [item.id for item in gateway.items.ListItems(listing, timeout=20).items]
+    batch = search_service_pb2.BatchSearchRequest(searches=[search])
+    [result] = gateway.search.BatchSearch(batch, timeout=20).results
+    hits += [hit.id for hit in result.page.hits]
+    assert seen == sorted(hits) == [f"old{n}" for n in range(4)]
+    unpoint(gateway, alias)
+    drop(gateway, old)
+    with pytest.raises(grpc.RpcError) as caught:
+        gateway.items.ListItems(listing, timeout=20)
+    assert error_info(caught.value) == ("NOT_FOUND", "COLLECTION_NOT_FOUND")
+
+
 def test_no_search_fails_or_finds_nothing_while_an_alias_moves(gateway: Gateway) -> None:
     names, alias = [gateway.create() for _ in range(2)], alias_name()
     for name in names:

@@ -379,7 +379,7 @@ class Traffic:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.slow_on_server
+@pytest.mark.slow
 def test_searches_and_writes_go_on_all_the_while(place: Place) -> None:
     """No search fails or mixes spaces, and every acknowledged write is in the new collection."""
     with place.gateway() as server:
@@ -408,6 +408,7 @@ def test_searches_and_writes_go_on_all_the_while(place: Place) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_a_second_gateway_that_has_not_heard_loses_nothing(place: Place, milvus_uri: str) -> None:
     """Its writes arrive, too: by the old meaning of the alias, and through the swap."""
     if milvus_uri.endswith(".db"):
@@ -465,6 +466,7 @@ def test_after_a_crash_the_same_call_goes_on(place: Place) -> None:
         assert searched(gateway, "crash_now", "red 3")[:2] == ("crash_new", "new")
 
 
+@pytest.mark.slow_on_server
 def test_a_caller_who_leaves_ends_the_work_and_writes_stay_free(place: Place) -> None:
     with place.gateway() as server:
         gateway = connect(server.address)
@@ -505,6 +507,7 @@ def test_a_caller_who_leaves_ends_the_work_and_writes_stay_free(place: Place) ->
         assert last(reindex(gateway, "left", "left_other")).done_count == 201
 
 
+@pytest.mark.slow_on_server
 def test_a_crash_while_writes_are_mirrored_leaves_them_so(place: Place) -> None:
     """Until the same call ends it, or the target is deleted."""
     with place.gateway(cache_s=20) as server:  # so it does not swap before it is killed
@@ -531,6 +534,7 @@ def test_a_crash_while_writes_are_mirrored_leaves_them_so(place: Place) -> None:
             assert set(contents(gateway, "bound")) == {"b", "c", "v"}
 
 
+@pytest.mark.slow_on_server
 def test_pictures_whose_bytes_are_gone_are_told(place: Place) -> None:
     with place.gateway() as server:
         gateway = connect(server.address)

@@ -104,6 +104,7 @@ def test_milvus_down_is_said_at_once(tmp_path: Path, fake_worker: processes.Serv
         assert not processes.is_serving(server.address)
 
 
+@pytest.mark.slow
 def test_a_milvus_that_never_answers_costs_no_more_than_the_deadline(
     tmp_path: Path, fake_worker: processes.Server
 ) -> None:

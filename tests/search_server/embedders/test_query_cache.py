@@ -61,19 +61,20 @@ async def running(max_entries: int) -> AsyncIterator[Bench]:
     model, registry = FakeModel(), CollectorRegistry()
     settings = EmbedderSettings(port=0)
     async with running_worker(settings, model=model) as worker:
-        pool = EmbedderPool([worker.address], 64 * 1024 * 1024)
+        metrics = ServerMetrics("gateway", registry)
+        pool = EmbedderPool([worker.address], 64 * 1024 * 1024, metrics)
         async with asyncio.timeout(10):
             while not pool.any_healthy:
-                await pool.check()
+                await pool.fleet.check()
                 await asyncio.sleep(0.01)
         model.batches.clear()
-        cache = QueryCache(pool, max_entries, ServerMetrics("gateway", registry))
+        cache = QueryCache(pool, max_entries, metrics)
         try:
             yield Bench(cache, model, pool, registry)
         finally:
             model.faults.gate.set()
             await cache.close()
-            await pool.close()
+            await pool.fleet.close()
 
 
 @pytest.fixture

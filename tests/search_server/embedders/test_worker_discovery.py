@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
+from search_server.embedders import worker as worker_module
 from search_server.embedders.pool import EmbedderPool
+from search_server.embedders.worker import WorkerState
 from search_server.settings import GatewaySettings
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
+from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Content, Kind
 from tests import processes
 from tests.processes import metric
@@ -72,14 +76,15 @@ def workers(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[lis
 
 @pytest.fixture
 async def pool(port: int, workers: list[Any], names: Names) -> AsyncIterator[EmbedderPool]:
-    pool = EmbedderPool([f"dns:///worker.test:{port}"], 64 << 20)
+    metrics = ServerMetrics("gateway", CollectorRegistry())
+    pool = EmbedderPool([f"dns:///worker.test:{port}"], 64 << 20, metrics)
     yield pool
-    await pool.close()
+    await pool.fleet.close()
 
 
 async def look(pool: EmbedderPool) -> None:
-    await pool.resolve()
-    await pool.check()
+    await pool.fleet.resolve()
+    await pool.fleet.check()
 
 
 async def embed(pool: EmbedderPool, words: str) -> None:
@@ -106,6 +111,27 @@ async def test_every_address_of_a_name_gets_work(
     shares = [answered(worker) - start for worker, start in zip(workers, before, strict=True)]
     assert sum(shares) == 20
     assert min(shares) >= 5, shares
+
+
+async def test_a_replica_that_goes_finishes_a_check_for_which_a_call_waits(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_HEALTH_TIMEOUT_S", 0.5)
+    with socket.create_server((HOSTS[0], 0)) as silent:
+        port = silent.getsockname()[1]
+        metrics = ServerMetrics("gateway", CollectorRegistry())
+        pool = EmbedderPool([f"dns:///worker.test:{port}"], 64 << 20, metrics)
+        names.hosts = HOSTS
+        await pool.fleet.resolve()
+        [worker] = [one for one in pool.fleet.workers if one.address.startswith(HOSTS[0])]
+        checking = asyncio.create_task(worker.check())
+        await asyncio.sleep(0)
+        names.hosts = HOSTS[1:]
+        await pool.fleet.resolve()
+        assert worker not in pool.fleet.workers
+        await checking  # or the call that lost this worker would end as cancelled
+        assert worker.state is WorkerState.SILENT
+        await pool.fleet.close()
 
 
 async def test_a_replica_that_goes_finishes_its_calls_and_gets_no_new_ones(
@@ -155,7 +181,7 @@ async def test_a_host_with_two_families_is_one_worker(
         ],
     )
     await look(pool)
-    assert [worker.address for worker in pool._workers] == [f"127.0.0.1:{port}"]
+    assert [worker.address for worker in pool.fleet.workers] == [f"127.0.0.1:{port}"]
 
 
 def test_a_gateway_finds_its_worker_by_name(tmp_path: Path, workers: list[Any], port: int) -> None:

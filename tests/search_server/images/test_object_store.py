@@ -19,7 +19,8 @@ import pytest
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
 from sentinel_store.images.image_store import ImageStore
-from sentinel_store.images.local_files import StoredFile
+from sentinel_store.images.local_files import LocalFiles, StoredFile
+from tests.power_cut import PowerCut
 from tests.s3_server import S3Server
 
 CAT, DOG = b"a picture of a cat" * 1_000, b"a picture of a dog"
@@ -55,6 +56,25 @@ async def read(store: ImageStore, data: bytes) -> bytes | None:
 async def files_of(store: ImageStore, data: bytes) -> list[StoredFile]:
     """Return the files in the two folders that a picture and its thumbnail belong into."""
     return await store.list_shard(digest(data)[:2])
+
+
+async def test_a_power_cut_leaves_every_picture_that_was_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    disk = PowerCut(tmp_path / "data", monkeypatch)
+    pictures = [b"picture %d" % number for number in range(40)]
+    store = ImageStore(str(tmp_path / "data" / "objects"))
+    await asyncio.gather(*(put(store, data) for data in pictures))
+    await put(store, pictures[0])  # again: only its time changes
+    store.close()
+    disk.rebuild(tmp_path / "copy")
+    disk.close()
+    store = ImageStore(str(tmp_path / "copy" / "objects"))
+    for data in pictures:
+        assert await read(store, data) == data
+    assert await store.get_thumbnails([digest(data) for data in pictures]) == [b"small"] * 40
+    store.close()
 
 
 def made_old(root: str, name: str) -> datetime:
@@ -213,6 +233,31 @@ async def test_a_kind_of_store_that_is_not_installed_or_known_is_told() -> None:
         ImageStore("nosuchstore://bucket/x")
 
 
+@pytest.mark.parametrize(
+    ("number", "told"), [(errno.EROFS, "read-only"), (errno.ENOSPC, "full"), (errno.EIO, None)]
+)
+async def test_a_disk_that_takes_no_files_now_still_gives_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, told: str | None
+) -> None:
+    """A gateway that starts again meanwhile must serve searches."""
+    store = ImageStore(str(tmp_path / "o"))
+    await put(store, CAT)
+    store.close()
+
+    def fail(self: LocalFiles) -> None:
+        raise OSError(number, "")
+
+    monkeypatch.setattr(LocalFiles, "probe", fail)
+    if told is None:
+        with pytest.raises(Unavailable, match="cannot be opened"):
+            ImageStore(str(tmp_path / "o"))
+        return
+    store = ImageStore(str(tmp_path / "o"))
+    assert store.problem is not None and told in store.problem.message
+    assert await store.find_image(digest(CAT)) is not None
+    store.close()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 kB."""
@@ -269,9 +314,8 @@ async def test_a_file_is_synced_before_it_is_seen_and_its_folder_after(
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(Path, "replace", noted_replace)
     await put(store, CAT, thumbnail=b"")
-    assert steps[:2] == ["file", "seen"]
-    # The folder of the file, that of its folder, and the root: each holds a new name.
-    assert steps[2:] == ["folder"] * 3
+    # First the folders above a new folder, last the file's own: each has a new name.
+    assert steps == ["folder"] * 3 + ["file", "seen", "folder"]
 
     def failing(descriptor: int) -> None:
         raise OSError(errno.EIO, "the disk is broken")

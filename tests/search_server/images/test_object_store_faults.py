@@ -16,9 +16,12 @@ import pytest
 
 from sentinel.search.v1 import item_service_pb2 as pb
 from tests import processes
+from tests.processes import metric
 from tests.s3_server import S3Server
-from tests.search_server.conftest import connect, error_info
+from tests.search_server.conftest import connect, error_info, text
+from tests.search_server.embedders.test_faults import caption
 from tests.search_server.items.ingesting import Stream, picture, picture_item
+from tests.waiting import until
 
 FAKE = "tests.fakes.worker"
 UNAVAILABLE = ("UNAVAILABLE", "OBJECT_STORE_UNAVAILABLE")
@@ -129,6 +132,68 @@ def test_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(
             summary = stream.rest()[-1].summary
         assert summary.stored_count + summary.unchanged_count == 2 * (100 - done)
         assert gateway.count(name) == 201
+
+
+def problem(server: processes.Server) -> float:
+    return metric(
+        server.metrics_address, "sentinel_gateway_problem", reason="OBJECT_STORE_UNAVAILABLE"
+    )
+
+
+@pytest.mark.slow
+def test_a_store_that_cannot_be_written_to_degrades_and_recovers_without_a_restart(
+    tmp_path: Path, fake_worker: processes.Server
+) -> None:
+    objects = tmp_path / "objects"
+    with gateway_at(tmp_path, fake_worker.address, str(objects)) as server:
+        gateway = connect(server.address)
+        name = gateway.create()
+        gateway.upsert(name, picture_item(0))
+        drafts = objects / "drafts"
+        for number, (break_it, mend) in enumerate(
+            [
+                (lambda: objects.rename(tmp_path / "away"), objects.mkdir),
+                (lambda: (drafts.rmdir(), drafts.touch()), drafts.unlink),
+            ],
+            start=1,
+        ):
+            break_it()
+            until(lambda: problem(server) == 1)
+            # Texts are stored and searched; only images need the object store.
+            gateway.upsert(name, caption(f"text {number}"))
+            assert gateway.hits(name, text(f"text {number}"))
+            with pytest.raises(grpc.RpcError) as caught:
+                gateway.upsert(name, picture_item(number))
+            assert error_info(caught.value) == UNAVAILABLE
+            assert processes.is_serving(server.address)
+            mend()
+            until(lambda: problem(server) == 0)
+            gateway.upsert(name, picture_item(number))
+        lines = [line for line in server.log.read_text().splitlines() if '"degraded"' in line]
+        assert len(lines) == 2
+
+
+@pytest.mark.s3
+def test_a_missing_bucket_is_told_at_the_start(
+    tmp_path: Path, fake_worker: processes.Server, s3: S3Server
+) -> None:
+    with gateway_at(tmp_path, fake_worker.address, "s3://gone/x", s3.environment()) as server:
+        until(lambda: problem(server) == 1)
+        assert '"degraded"' in server.log.read_text()
+
+
+@pytest.mark.s3
+def test_the_trial_of_a_bucket_leaves_nothing(
+    tmp_path: Path, fake_worker: processes.Server, s3: S3Server
+) -> None:
+    bucket = s3.bucket()
+    with gateway_at(tmp_path, fake_worker.address, f"s3://{bucket}/x", s3.environment()) as server:
+        gateway = connect(server.address)
+        gateway.upsert(gateway.create(), picture_item(1))
+        assert problem(server) == 0
+        names = s3.file_system().find(f"{bucket}/x")
+        assert names
+        assert not any("drafts" in name for name in names)
 
 
 # --- orphans

@@ -39,6 +39,7 @@ def ingested(server: processes.Server) -> float:
 
 
 @pytest.mark.parametrize("end", ["drained", "killed"])
+@pytest.mark.slow
 def test_a_stream_goes_on_at_the_other_gateway(
     pair: tuple[processes.Server, processes.Server], end: str
 ) -> None:

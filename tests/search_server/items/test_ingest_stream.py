@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -61,6 +62,8 @@ def test_a_failed_item_is_named_by_its_place_and_fails_alone(gateway: Gateway) -
         ack = stream.ack()
         assert stream.rest()[-1].summary == pb.IngestSummary(stored_count=2, failed_count=3)
     assert ack.stored_count == 2
+    contents = [hashlib.sha256(picture(number)).hexdigest() for number in (1, 3)]
+    assert list(ack.digests) == [contents[0], "", "", contents[1], ""]
     assert list(ack.failure_places) == [1, 2, 4]
     assert [(failure.id, reason_of(failure.error)) for failure in ack.failures] == [
         ("cut", "IMAGE_DECODE_FAILED"),
@@ -295,7 +298,7 @@ class Source:
         for number, ids in enumerate(self._batches):
             self.read += 1
             items: Any = ids
-            yield Batch(number, items, self._size)
+            yield Batch(number, items, self._size, lambda: None)
 
 
 async def settle() -> None:

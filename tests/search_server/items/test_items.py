@@ -129,9 +129,12 @@ def test_a_given_vector_is_used_as_it_is(gateway: Gateway) -> None:
         assert (hit.id, hit.score) == (item_id, pytest.approx(1.0, abs=1e-5))
     # The image that came along got its thumbnail all the same.
     assert gateway.get(name, "own", include_thumbnails=True).items[0].thumbnail
+    content = hashlib.sha256(own.content.image.data).hexdigest()
+    assert gateway.get(name, "own").items[0].digest not in ("", content)
     # Without its vector it is another item, and is embedded.
     own.ClearField("vector")
     assert outcomes(gateway.upsert(name, own)) == [Result.OUTCOME_STORED]
+    assert gateway.get(name, "own").items[0].digest == content
     assert gateway.hits(name, text("a cat"), limit=1)[0].id == "own"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -54,11 +56,14 @@ class MilvusFront(grpc.GenericRpcHandler):
     Attributes:
         uri: Where it listens.
         counts: Calls that have come, by name.
+        ends: When the time of each call is over, on the monotonic clock, by name.
     """
 
     def __init__(self, milvus_uri: str) -> None:
         self.uri = ""
         self.counts: Counter[str] = Counter()
+        self.ends: dict[str, list[float]] = defaultdict(list)
+        self._failing: tuple[str, float] = ("", 0.0)
         self._held: Held | None = None
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._milvus = grpc.insecure_channel(milvus_uri.removeprefix("http://"), options=options)
@@ -72,11 +77,26 @@ class MilvusFront(grpc.GenericRpcHandler):
         finally:
             self._held = None
 
+    @contextmanager
+    def failing(self, name: str, seconds: float) -> Iterator[None]:
+        """Let calls that come during the block fail after this time; a client may repeat them."""
+        self._failing = name, seconds
+        try:
+            yield
+        finally:
+            self._failing = "", 0.0
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method: str = handler_call_details.method  # type: ignore[attr-defined]
 
         def pass_on(request: bytes, context: grpc.ServicerContext) -> bytes:
-            self.counts[method.rpartition("/")[2]] += 1
+            name = method.rpartition("/")[2]
+            self.counts[name] += 1
+            left_s = context.time_remaining()
+            self.ends[name].append(math.inf if left_s is None else time.monotonic() + left_s)
+            if name == self._failing[0]:
+                time.sleep(self._failing[1])
+                context.abort(grpc.StatusCode.UNAVAILABLE, "not just now")
             held = self._held
             if held is not None and method.endswith(f"/{held.name}"):
                 held.hold(context)

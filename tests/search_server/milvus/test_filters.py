@@ -187,7 +187,7 @@ def trees() -> st.SearchStrategy[Filter]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(filter_=trees())
-@pytest.mark.slow_on_server
+@pytest.mark.slow
 def test_milvus_selects_what_the_filter_means(table: Table, filter_: Filter) -> None:
     expected = {row_id for row_id, fields in table.rows.items() if matches(filter_, fields)}
     assert table.select(filter_) == expected
@@ -229,7 +229,6 @@ def test_filters_as_large_as_allowed_run(table: Table) -> None:
         (Comparison("name", Operator.EQUAL, ("a", "b")), "FILTER_INVALID"),
         (Comparison("name", Operator.IN, ()), "FILTER_INVALID"),
         (Comparison("name", Operator.EXISTS, ("a",)), "FILTER_INVALID"),
-        (Comparison("year", Operator.IN, tuple(range(1001))), "FILTER_INVALID"),
     ],
 )
 def test_a_filter_that_means_nothing_is_refused(filter_: Filter, reason: str) -> None:

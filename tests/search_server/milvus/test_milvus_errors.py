@@ -75,6 +75,67 @@ def test_other_refusals_are_not_taken_for_a_full_milvus() -> None:
     assert isinstance(errors.converted(status(1, "some fault"), deadline()), Internal)
 
 
+def test_the_last_error_of_a_call_whose_time_is_over_is_no_fault() -> None:
+    last = status(65535, "[has_collection] Retry timeout: 9.98s, message=whatever it was")
+    assert isinstance(errors.converted(last, deadline()), DeadlineExceeded)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (1, "service not ready[standalone=3]: Abnormal"),  # Milvus starts or stops
+        (4, "request limit exceeded[limit=16]"),
+        (8, "rate limit exceeded[rate=10]"),
+        (11, "time tick long delay"),
+        (101, "collection not loaded[collection=1]"),
+        (106, "collection on recovering[collection=1]"),
+        (401, "replica not available[replica=7]"),
+        (500, "channel not found[channel=by-dev-rootcoord-dml_0]"),
+        (503, "channel not available[channel=by-dev-rootcoord-dml_0]"),
+        (602, "segment lacks[segment=1]"),
+        (902, "node offline[node=3]"),
+        (904, "node not match[expectedNodeID=1][actualNodeID=2]"),
+        (1303, "deny to write the message to mq"),
+        (10_000, "context canceled"),
+        (65535, "fail to search on QueryNode 3: worker(3) query failed: node offline[node=3]"),
+        (65535, "failed to search: no available shard leaders[collection=1]"),
+        (65535, "rpc error: code = Unavailable desc = transport is closing"),
+        (65535, "nodes not enough"),
+        (65535, "proxy TaskCondition context Done"),
+        (65535, "empty grpc client: find no available rootcoord, check rootcoord state"),
+    ],
+)
+def test_states_of_a_server_that_pass_are_unavailable_and_log_nothing(
+    code: int, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = errors.converted(status(code, reason), deadline())
+    assert isinstance(error, Unavailable)
+    assert error.reason == "STORE_UNAVAILABLE"
+    assert not caplog.records
+
+
+def test_whatever_milvus_calls_retriable_is_unavailable() -> None:
+    answer = common_pb2.Status(code=4242, reason="something of tomorrow", retriable=True)
+    error = errors.converted(MilvusException.from_status(answer), deadline())
+    assert isinstance(error, Unavailable)
+
+
+def test_milvus_own_timeout_is_out_of_time() -> None:
+    error = errors.converted(status(10_001, "timeout"), deadline())
+    assert isinstance(error, DeadlineExceeded)
+
+
+def test_an_unknown_error_that_repeats_is_logged_once_and_keeps_its_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = [errors.converted(status(1, "never seen"), deadline()) for _ in range(20)]
+    assert len({error.metadata["error_id"] for error in found}) == 1
+    assert len(caplog.records) == 1
+    assert caplog.records[0].exc_info
+    other = errors.converted(status(1, "never seen either"), deadline())
+    assert other.metadata["error_id"] != found[0].metadata["error_id"]
+
+
 async def test_a_full_disk_under_lite_loses_nothing_that_was_acknowledged(small_disk: Path) -> None:
     info = CollectionInfo("c", ModelRef("m", "r", "f"), 4, {})
     filler = small_disk / "filler"

@@ -354,7 +354,7 @@ async def test_the_items_of_all_queries_are_read_at_once(
 
     monkeypatch.setattr(store, "get", noted)
     async with fetching() as fetcher:
-        cache = QueryCache(EmbedderPool([], 1024 * 1024), 0, metrics)
+        cache = QueryCache(EmbedderPool([], 1024 * 1024, metrics), 0, metrics)
         terms = (Term(item_id="0"), Term(item_id="1", weight=-1.0))
         asked_ = [
             (query, info)

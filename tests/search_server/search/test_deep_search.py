@@ -15,6 +15,7 @@ from tests import processes
 from tests.search_server.conftest import MIB, Gateway, connect, string
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow  # thousands of rows
 ITEMS, DIMENSIONS = 10_200, 384
 
 
@@ -77,7 +78,6 @@ def hits_in(events: Iterator[search_service_pb2.SearchResponse]) -> list[search_
     return [hit for event in events for hit in event.chunk.hits]
 
 
-@pytest.mark.slow_on_server
 def test_a_stream_of_ten_thousand_is_in_exact_rank_order(
     gateway: Gateway, gateway_process: processes.Server, deep: Deep
 ) -> None:
@@ -87,14 +87,14 @@ def test_a_stream_of_ten_thousand_is_in_exact_rank_order(
     # The rest is 15 MB, which do not fit in between: the gateway waits for the reader.
     after_one = row_fetches(gateway_process) - before
     rest = list(stream)
-    assert after_one < row_fetches(gateway_process) - before == 20
+    # In blocks of 500, and a smaller one while nobody knows how large the rows are.
+    assert after_one < row_fetches(gateway_process) - before <= 21
     assert rest[-1].summary.hit_count == 10_000
     hits = first + hits_in(iter(rest))
     assert len(hits) == 10_000
     deep.check(hits)
 
 
-@pytest.mark.slow_on_server
 def test_a_client_that_goes_away_stops_the_fetching(
     gateway: Gateway, gateway_process: processes.Server, deep: Deep
 ) -> None:
@@ -106,7 +106,6 @@ def test_a_client_that_goes_away_stops_the_fetching(
     assert row_fetches(gateway_process) - before < 20
 
 
-@pytest.mark.slow_on_server
 def test_pages_reach_as_deep_as_the_stream(gateway: Gateway, deep: Deep) -> None:
     request = search_service_pb2.SearchPageRequest(params=deep.request(1).params, page_size=1_000)
     hits: list[search_service_pb2.Hit] = []
@@ -120,7 +119,6 @@ def test_pages_reach_as_deep_as_the_stream(gateway: Gateway, deep: Deep) -> None
     deep.check(hits)
 
 
-@pytest.mark.slow_on_server
 def test_no_message_outgrows_its_limit(gateway: Gateway) -> None:
     """600 items of 110 kB: a page of all of them would be 66 MB."""
     name = gateway.create()
@@ -143,15 +141,15 @@ def test_no_message_outgrows_its_limit(gateway: Gateway) -> None:
     pages = 0
     while True:
         page = gateway.search.SearchPage(request, timeout=30)
-        assert page.ByteSize() < 33 * MIB
+        assert page.ByteSize() < 5 * MIB
         found += [hit.id for hit in page.hits]
         pages += 1
         request.page_token = page.next_page_token
         if not page.next_page_token:
             break
-    assert pages == 2
+    assert pages > 10
     assert sorted(found) == sorted(ids)
     whole = search_service_pb2.SearchRequest(params=params, limit=600, chunk_size=600)
     chunks = [e.chunk for e in gateway.search.Search(whole, timeout=30) if e.HasField("chunk")]
     assert [hit.id for chunk in chunks for hit in chunk.hits] == found
-    assert max(chunk.ByteSize() for chunk in chunks) < 33 * MIB
+    assert max(chunk.ByteSize() for chunk in chunks) < 5 * MIB

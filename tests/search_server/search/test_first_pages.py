@@ -75,7 +75,7 @@ def searches(table: Table, count: int, *, by_item: bool) -> list[Search]:
 
 def tops(table: Table, asked: Sequence[Search], count: int) -> list[list[list[Hit] | None]]:
     async def collect() -> list[list[list[Hit] | None]]:
-        source = NearestHits(table.store, table.metrics).first_hits(asked, count)
+        source = NearestHits(table.store, table.row_memory, table.metrics).first_hits(asked, count)
         async with aclosing(source) as parts:
             return [part async for part in parts]
 

@@ -255,6 +255,7 @@ def test_a_collection_says_which_fields_are_full_text(gateway: Gateway, captions
     assert {schema.name for schema in collection.fields if schema.full_text} == {"caption", "place"}
 
 
+@pytest.mark.slow
 def test_words_survive_the_crash_of_the_gateway(
     tmp_path: Path, needs_full_text: None, worker: processes.Server
 ) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.nearest import NearestHits
@@ -21,6 +22,7 @@ from search_server.search.paging import START, Position
 from search_server.types.queries import Query, SearchSpec, Term
 from search_server.types.searches import Hit, Search, SearchTimings, Selection
 from sentinel_core.calls import Deadline
+from sentinel_core.memory import MemoryBudget
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
@@ -63,7 +65,8 @@ class Table:
             index=indexes.choose_index(None, 0, is_lite=uri.endswith(".db")),
         )
         self.store = self.run(self._make(uri))
-        self.retrieval = NearestHits(self.store, self.metrics)
+        self.row_memory = RowMemory(MemoryBudget(1 << 30, self.metrics))
+        self.retrieval = NearestHits(self.store, self.row_memory, self.metrics)
         self.run(self.store.create_collection(self.info, deadline()))
         vectors = unit(self.rng.normal(size=(rows, DIMENSIONS)).astype(np.float32))
         if rows > TWINS:

@@ -7,6 +7,7 @@ const MAX = 3;
 function element(tag, className, text = "") {
   const made = document.createElement(tag);
   made.className = className;
+  if (text) made.dir = "auto"; // one that runs right to left changes nothing around it
   made.textContent = text;
   return made;
 }

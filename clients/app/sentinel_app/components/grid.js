@@ -9,6 +9,7 @@ const ACTIONS = [
 function element(tag, className, text = "") {
   const made = document.createElement(tag);
   made.className = className;
+  if (text) made.dir = "auto"; // one that runs right to left changes nothing around it
   made.textContent = text; // not as HTML: captions are other people's text
   return made;
 }

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 import click
 
-from sentinel_client import SentinelError
+from sentinel_client import SentinelError, Tls
 from sentinel_client._config import ADDRESS_VARIABLE, DEFAULT_ADDRESS
-from sentinel_client.cli._console import Failure, Options, explain
+from sentinel_client._text import printable
+from sentinel_client.cli._console import Failure, Options, explain, show_all_characters
+from sentinel_client.cli.certs import certs
 from sentinel_client.cli.collections import collections
 from sentinel_client.cli.health import health
 from sentinel_client.cli.imports import bulk_index, imports, index
 from sentinel_client.cli.items import items
+from sentinel_client.cli.keys import keys
 from sentinel_client.cli.search import search
 from sentinel_client.cli.up import up
 
@@ -21,10 +26,19 @@ class _Commands(click.Group):
     """A group whose commands print one readable line instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        show_all_characters()
         try:
             return super().invoke(ctx)
         except SentinelError as error:
-            raise Failure(explain(error)) from error
+            raise Failure(printable(explain(error))) from error
+        except click.ClickException as error:
+            error.message = printable(error.message)  # type: ignore[misc] # shown from there
+            raise
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            place = error.filename or "the output"
+            raise Failure(f"cannot write {place}: the disk is full") from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,18 +51,58 @@ class _Commands(click.Group):
     metavar="HOST:PORT",
     help="Address of the gateway.",
 )
+@click.option(
+    "--tls-ca",
+    envvar="SENTINEL_TLS_CA",
+    show_envvar=True,
+    type=click.Path(dir_okay=False),
+    help="PEM file with the CA of the gateway's certificate; connect with TLS. With SENTINEL_TLS=1 "
+    "instead, the system's CAs count.",
+)
+@click.option(
+    "--tls-cert",
+    envvar="SENTINEL_TLS_CERT",
+    show_envvar=True,
+    type=click.Path(dir_okay=False),
+    help="PEM file with your own certificate, if the gateway asks for one.",
+)
+@click.option(
+    "--tls-key",
+    envvar="SENTINEL_TLS_KEY",
+    show_envvar=True,
+    type=click.Path(dir_okay=False),
+    help="PEM file with the key of your certificate.",
+)
 @click.version_option(package_name="sentinel-retrieval", prog_name="sentinel")
 @click.pass_context
-def main(context: click.Context, address: str) -> None:
+def main(
+    context: click.Context,
+    address: str,
+    tls_ca: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+) -> None:
     """Search images by text, by image, or both.
 
     \b
     sentinel up                            start everything on this machine
     sentinel index ~/Pictures              make your pictures searchable
     sentinel search "a dog on the beach"   find them
+
+    A gateway that asks for an API key gets that of SENTINEL_API_KEY or SENTINEL_API_KEY_FILE.
     """  # noqa: D301 - click needs a real backspace to keep these lines as they are
-    context.obj = Options(address)
+    name = os.environ.get("SENTINEL_TLS_SERVER_NAME", "")
+    try:
+        tls = Tls.from_environment()
+        if tls_ca or tls_cert or tls_key:
+            tls = Tls(ca=tls_ca, cert=tls_cert, key=tls_key, server_name=name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    context.obj = Options(address, tls)
 
 
-for _command in (up, index, imports, bulk_index, search, items, collections, health):
+for _command in (
+    *(up, index, imports, bulk_index, search, items, collections, health),
+    *(certs, keys),
+):
     main.add_command(_command)

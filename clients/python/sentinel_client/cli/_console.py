@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +25,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 
 from sentinel_client import (
@@ -30,7 +34,9 @@ from sentinel_client import (
     RetryPolicy,
     SentinelClient,
     SentinelError,
+    Tls,
 )
+from sentinel_client._text import printable
 
 ClientT = TypeVar("ClientT", SentinelClient, AsyncSentinelClient)
 
@@ -39,12 +45,15 @@ SHORT_ID_CHARS = 12
 # A pipe has no window width; narrow columns would only cut paths.
 _PIPE_WIDTH = 200
 
+_ESCAPED_IN_JSON = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 # Advice for errors whose own message does not say what to do.
 _HINTS = {
     "UNREACHABLE": "start one with `sentinel up`, or name it with --address or SENTINEL_ADDRESS",
     "NO_HEALTHY_WORKER": "is an embedder running? Check with `sentinel health`",
     "COLLECTION_NOT_FOUND": "`sentinel collections` lists them, `sentinel index` creates one",
     "MODEL_MISMATCH": "index into another --collection, or start the embedder with its old model",
+    "CREDENTIALS_MISSING": "put it into SENTINEL_API_KEY, or its file into SENTINEL_API_KEY_FILE",
     "OUT_OF_TIME": "is the server overloaded? Try again",
 }
 
@@ -54,10 +63,11 @@ class Options:
     """The options before the command."""
 
     address: str
+    tls: Tls | None = None
 
     def open(self, client: type[ClientT], *, max_attempts: int = 3) -> ClientT:
         """Return a client of this kind; by default one that soon fails if no gateway answers."""
-        config = ClientConfig(retry=RetryPolicy(max_attempts=max_attempts))
+        config = ClientConfig(retry=RetryPolicy(max_attempts=max_attempts), tls=self.tls)
         try:
             return client(self.address, config=config)
         except ValueError as error:
@@ -104,7 +114,32 @@ def err() -> Console:
 
 def _console(file: IO[str]) -> Console:
     width = None if file.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
-    return Console(file=file, width=width, highlight=False)
+    return _SafeConsole(file=file, width=width, highlight=False)
+
+
+class _SafeConsole(Console):
+    """A console on which no file name and no text of an item can command the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
+def json_line(value: object) -> str:
+    """Return a value as one line of JSON that any terminal can show and any program can read."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, ensure_ascii=not unicode)
+    # JSON escapes the other control characters itself.
+    return _ESCAPED_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def show_all_characters() -> None:
+    """Have escapes printed for characters that the output's encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def new_table(**options: Any) -> Table:
@@ -135,11 +170,6 @@ def short_path(path: str) -> str:
     """Return `path` with `~` for the home folder."""
     home = str(Path.home())
     return f"~{path[len(home) :]}" if path.startswith(home + os.sep) else path
-
-
-def valid_text(text: str) -> str:
-    """Return an argument or a file name as valid Unicode; on Linux it can be any bytes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def duration(seconds: float) -> str:

@@ -18,6 +18,8 @@ from rich.progress import Task, TextColumn
 from rich.text import Text
 
 from sentinel_client import AsyncSentinelClient, NotFound, SentinelError
+from sentinel_client._processes import in_thread
+from sentinel_client._text import valid_text
 from sentinel_client.cli._console import (
     Failure,
     Options,
@@ -26,9 +28,9 @@ from sentinel_client.cli._console import (
     new_table,
     progress_bar,
     short_path,
-    valid_text,
 )
-from sentinel_client.cli._importer import Importer, Journal, Tally
+from sentinel_client.cli._importer import Importer, Tally
+from sentinel_client.cli._journal import Journal
 from sentinel_client.importers import BrokenEntry, Dataset, LayoutError
 
 # A worker or gateway may be replaced during a long import: retry for about half a minute.
@@ -109,7 +111,7 @@ class _ImportRun:
     async def _read_dataset(self) -> Dataset:
         with self._console.status(f"looking for {self._plan.noun}"):
             try:
-                return await asyncio.to_thread(self._plan.read_dataset)
+                return await in_thread(self._plan.read_dataset)
             except LayoutError as error:
                 raise Failure(str(error)) from error
             except OSError as error:
@@ -179,22 +181,35 @@ class _Failures:
     def add(self, failure: BrokenEntry) -> None:
         before = self._counts.total()
         self._counts[failure.reason] += 1
-        key = valid_text(failure.key)
+        key = valid_text(failure.key).replace("\n", "\\n")
+        message = " ".join(valid_text(failure.message).split())
         examples = self._examples.setdefault(failure.reason, [])
         if len(examples) < _MAX_EXAMPLES:
-            examples.append(f"{short_path(key)}: {failure.message}")
+            examples.append(f"{short_path(key)}: {message}")
         if self._report is not None:
-            line = {"entry": key, "reason": failure.reason, "message": failure.message}
-            print(json.dumps(line, ensure_ascii=False), file=self._report)
+            line = {"entry": key, "reason": failure.reason, "message": message}
+            self._write(json.dumps(line, ensure_ascii=False))
         if before < _MAX_PRINTED:
             self._console.print(
                 f"[red]✗[/] {escape(short_path(key))}[dim]:[/] "
-                f"{escape(failure.message)} [dim]\\[{failure.reason}][/]",
+                f"{escape(message)} [dim]\\[{failure.reason}][/]",
                 soft_wrap=True,
             )
         elif before == _MAX_PRINTED:
             self._console.print(
                 "[red]✗[/] [dim]… and more; the table at the end has all reasons[/]"
+            )
+
+    def _write(self, line: str) -> None:
+        try:
+            print(line, file=self._report, flush=True)
+        except OSError as error:  # the import is worth more than its report
+            self._report = None
+            self._console.print(
+                f"cannot write {self._path}: {error.strerror}; it is not complete",
+                style="red",
+                markup=False,
+                soft_wrap=True,
             )
 
     def print_summary(self) -> None:

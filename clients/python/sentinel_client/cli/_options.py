@@ -114,6 +114,7 @@ def _comparison(condition: str, collection: Collection) -> Filter:
             f"--where {condition!r} is not FIELD OP VALUE with OP one of {' '.join(_OPERATORS)}"
         )
     name, operator, text = match.groups()
+    _check_written(name, operator, text)
     types = {schema.name: schema.type for schema in collection.fields}
     if name not in types:
         raise click.UsageError(
@@ -128,18 +129,31 @@ def _comparison(condition: str, collection: Collection) -> Filter:
         raise click.UsageError(f"^= (begins with) is for strings; {name} is {types[name].value}")
     try:
         value = _value(text, types[name])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise click.UsageError(f"{text!r} is not {types[name].value}, as {name} is") from None
     return _OPERATORS[operator](F(name), value)
+
+
+def _check_written(name: str, operator: str, text: str) -> None:
+    """Raise UsageError for a condition of another language, which would find nothing here."""
+    if operator == "=" and text.startswith("="):
+        raise click.UsageError(f"--where: write {name}={text[1:].strip()}, with one =")
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        raise click.UsageError(
+            f"--where: write {name}{operator}{text[1:-1]}, without quotes around the value"
+        )
 
 
 def _value(text: str, kind: FieldType) -> Scalar:
     if kind is FieldType.INT64:
         try:
-            return int(text.replace("_", ""))
+            number = int(text.replace("_", ""))
         except ValueError:
             # Times are stored as seconds since 1970, for `modified_at>=2024-06-01`.
             return int(datetime.fromisoformat(text).timestamp())
+        if not -(2**63) <= number < 2**63:
+            raise ValueError(text)
+        return number
     if kind is FieldType.DOUBLE:
         return float(text)
     if kind is FieldType.BOOL:

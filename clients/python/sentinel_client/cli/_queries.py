@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import click
 
 from sentinel_client import Box, ImageUri, Q
-from sentinel_client.cli._console import valid_text
+from sentinel_client._text import valid_text
+from sentinel_client.cli._console import Failure
 from sentinel_client.cli._options import full_id
 
 _URI = re.compile(r"(https?|s3|file)://")
@@ -34,6 +36,19 @@ class Query:
 def text_query(text: str) -> Query:
     text = valid_text(text)
     return Query("text", text, text, Q(text))
+
+
+def read_queries(file: BinaryIO) -> list[Query]:
+    """Return the queries of a file in UTF-8, or in UTF-16 with its mark: one per line."""
+    data = file.read()
+    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        name = valid_text(str(file.name))
+        raise Failure(f"line {number} of {name} is not UTF-8: save the file as UTF-8") from None
+    return [text_query(line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def image_query(image: Path | ImageUri, crop: Box | None) -> Query:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from rich.text import Text
 from sentinel_client import Hit, SearchResult, SearchTimings
 from sentinel_client.cli._console import (
     SHORT_ID_CHARS,
+    json_line,
     milliseconds,
     new_table,
     out,
@@ -90,7 +90,7 @@ def json_lines(query: Query, result: SearchResult) -> Iterator[str]:
             "text": hit.text or None,
             "fields": dict(hit.fields),
         }
-        yield json.dumps(fields, ensure_ascii=False)
+        yield json_line(fields)
 
 
 def contact_sheet(results: Sequence[tuple[Query, SearchResult]], collection: str) -> str:

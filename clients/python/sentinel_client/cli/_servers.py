@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,11 @@ from sentinel_client import (
     SentinelError,
 )
 from sentinel_client.cli._console import Failure
+from sentinel_client.cli._server_log import last_words, problem, rotate
 
 _LAUNCHER = Path(__file__).with_name("_server_launcher.py")
 _POLL_S = 0.1
-_TAIL_LINES = 15
-_TAIL_BYTES = 16 * 1024
+_ROTATE_S = 1.0
 
 
 @contextmanager
@@ -77,7 +77,7 @@ class Addresses(NamedTuple):
 
 
 class ServerDied(Exception):
-    """A server ended by itself; the text has its name, its exit code, and its last log lines."""
+    """A server ended by itself; the text has its name, its exit code, and what its log says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,12 @@ class Server:
             self._check()
             await asyncio.sleep(_POLL_S)
 
-    async def serving(self, address: str) -> None:
-        """Wait until its health check says SERVING."""
-        config = ClientConfig(retry=RetryPolicy(max_attempts=1))
+    async def serving(self, address: str, on_wait: Callable[[str], None]) -> None:
+        """Wait until its health check says SERVING; call `on_wait` with what it waits for."""
+        # As the server was told, and not as SENTINEL_TLS_CA says of the usual gateway.
+        kind = "GATEWAY" if self.name == "gateway" else "EMBEDDER"
+        tls = None if os.environ.get(f"SENTINEL_{kind}_TLS_CERT") else False
+        config = ClientConfig(retry=RetryPolicy(max_attempts=1), tls=tls)
         async with AsyncSentinelClient(address, config=config) as client:
             while True:
                 self._check()
@@ -128,7 +131,14 @@ class Server:
                     health = await client.health()
                     if health.services[""] is HealthStatus.SERVING:
                         return
+                on_wait(await asyncio.to_thread(problem, self.log))
                 await asyncio.sleep(_POLL_S)
+
+    async def keep_log_small(self) -> None:
+        """Rotate its log for ever."""
+        while True:
+            await asyncio.to_thread(rotate, self.log)
+            await asyncio.sleep(_ROTATE_S)
 
     async def ended(self) -> None:
         """Wait until it ends, then raise ServerDied."""
@@ -140,11 +150,9 @@ class Server:
         if code is None:
             return
         how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
-        last = "\n".join(f"  {line}" for line in lines) or "  (empty)"
-        raise ServerDied(f"{self.name} ended by itself ({how}). The end of {self.log}:\n{last}")
+        raise ServerDied(
+            f"{self.name} ended by itself ({how}); {self.log} has all:\n{last_words(self.log)}"
+        )
 
     async def stop(self, wait_s: float) -> bool:
         """Ask it to end; kill it after `wait_s` seconds. Return whether it ended by itself."""

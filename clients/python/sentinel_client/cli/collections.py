@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +17,14 @@ from sentinel_client import (
     SentinelClient,
     VectorIndex,
 )
-from sentinel_client.cli._console import Options, err, new_table, out, progress_bar
+from sentinel_client.cli._console import (
+    Options,
+    err,
+    json_line,
+    new_table,
+    out,
+    progress_bar,
+)
 from sentinel_client.cli._options import consistency_option, index_param_option, json_option
 
 # A gateway may be replaced during a reindex: retry for about half a minute.
@@ -38,7 +43,7 @@ def collections(context: click.Context, as_json: bool) -> None:
         found = client.list_collections()
     if as_json:
         for collection in found:
-            click.echo(json.dumps(_as_dict(collection), ensure_ascii=False))
+            click.echo(json_line(_as_dict(collection)))
     elif found:
         out().print(_table(found))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
@@ -18,6 +17,7 @@ from sentinel_client.cli._console import (
     SHORT_ID_CHARS,
     Failure,
     Options,
+    json_line,
     new_table,
     out,
     short_path,
@@ -209,4 +209,4 @@ def _json_line(item: Item) -> str:
         "image_uri": item.image_uri or None,
         "fields": dict(item.fields),
     }
-    return json.dumps(line, ensure_ascii=False)
+    return json_line(line)

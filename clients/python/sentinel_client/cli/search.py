@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, BinaryIO
 
 import click
 
@@ -27,7 +27,7 @@ from sentinel_client import (
     SentinelError,
 )
 from sentinel_client.cli import _options, _queries, _search_results
-from sentinel_client.cli._console import Options, err, explain, out
+from sentinel_client.cli._console import Failure, Options, err, explain, out
 
 _IN_FLIGHT = 8
 
@@ -59,8 +59,8 @@ _IN_FLIGHT = 8
     "-f",
     "--file",
     "lines",
-    type=click.File("r", encoding="utf-8"),
-    help="Queries, one per line; - reads standard input.",
+    type=click.File("rb"),
+    help="Queries in UTF-8, one per line; - reads standard input.",
 )
 @_options.collection_option("Where to search.")
 @click.option("--limit", "-n", default=10, show_default=True, help="Most hits per query.")
@@ -128,7 +128,7 @@ def search(
     images: tuple[Path | ImageUri, ...],
     crop: Box | None,
     like: tuple[str, ...],
-    lines: TextIO | None,
+    lines: BinaryIO | None,
     plus: tuple[_queries.MixedTerm, ...],
     minus: tuple[_queries.MixedTerm, ...],
     collection: str,
@@ -152,7 +152,7 @@ def search(
         *map(_queries.item_query, like),
     ]
     if lines is not None:
-        queries += [_queries.text_query(line.strip()) for line in lines if line.strip()]
+        queries += _queries.read_queries(lines)
     if not queries:
         raise click.UsageError("say what to look for: words, --image, --like or -f")
     if crop is not None and not images:
@@ -164,7 +164,31 @@ def search(
         conditions=conditions,
         options=_search_options(include_thumbnails=sheet is not None, **given),
     )
-    raise SystemExit(asyncio.run(_run(options, search, as_json=as_json, sheet=sheet)))
+    with _open_sheet(sheet) as page:
+        code = asyncio.run(_run(options, search, as_json=as_json, page=page))
+        if page is not None:
+            err().print(f"Contact sheet: {sheet}", markup=False, soft_wrap=True)
+    raise SystemExit(code)
+
+
+@contextmanager
+def _open_sheet(sheet: Path | None) -> Iterator[IO[str] | None]:
+    """Open the file of the contact sheet before the work; after an error, leave it as it was."""
+    if sheet is None:
+        yield None
+        return
+    existed = sheet.exists()
+    try:
+        page = sheet.open("a", encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"cannot write {sheet}: {error.strerror}") from error
+    with page:
+        try:
+            yield page
+        except BaseException:
+            if not existed:
+                sheet.unlink(missing_ok=True)
+            raise
 
 
 def _search_options(
@@ -244,11 +268,11 @@ class _Search:
             return error
 
 
-async def _run(options: Options, search: _Search, *, as_json: bool, sheet: Path | None) -> int:
+async def _run(options: Options, search: _Search, *, as_json: bool, page: IO[str] | None) -> int:
     """Search and show the hits; return exit code 1 if some of several queries failed."""
     failed = False
     on_sheet: list[tuple[_queries.Query, SearchResult]] = []
-    as_table = not as_json and (sheet is None or len(search.queries) == 1)
+    as_table = not as_json and (page is None or len(search.queries) == 1)
     async with (
         options.open(AsyncSentinelClient) as client,
         aclosing(search.results(client)) as results,
@@ -265,10 +289,11 @@ async def _run(options: Options, search: _Search, *, as_json: bool, sheet: Path 
                 out().print(_search_results.result_table(query, result))
                 out().print(_search_results.timing_line(result.timings), style="dim")
                 _options.remember_ids([hit.id for hit in result])
-            if sheet is not None:
+            if page is not None:
                 on_sheet.append((query, result))
-    if sheet is not None:
-        page = await asyncio.to_thread(_search_results.contact_sheet, on_sheet, search.collection)
-        await asyncio.to_thread(sheet.write_text, page, encoding="utf-8")
-        err().print(f"Contact sheet: {sheet}", markup=False, soft_wrap=True)
+    if page is not None:
+        text = await asyncio.to_thread(_search_results.contact_sheet, on_sheet, search.collection)
+        if page.seekable():
+            page.truncate(0)
+        await asyncio.to_thread(page.write, text)
     return 1 if failed else 0

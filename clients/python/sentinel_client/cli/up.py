@@ -7,11 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
 from sentinel_client._config import DEFAULT_ADDRESS
@@ -78,6 +80,11 @@ def _parse_workers(text: str) -> int | None:
 @click.option("--revision", help="Commit of a model from the hub.")
 @click.option("--runtime", help="Runtime of the model.  [default: the fastest that is exact]")
 @click.option("--milvus-uri", help="A Milvus server.  [default: Milvus Lite in DATA/milvus.db]")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="With another --host: no TLS and no keys, where everybody who can reach it is trusted.",
+)
 def up(
     *,
     data: Path,
@@ -87,6 +94,7 @@ def up(
     workers: int | None,
     device: str,
     milvus_uri: str | None,
+    insecure: bool,
     **model_options: str | None,
 ) -> None:
     """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
@@ -106,6 +114,7 @@ def up(
         *("--host", host, "--port", str(port)),
         *("--milvus-uri", milvus_uri or str(data / "milvus.db")),
         *("--object-store-uri", str(data / "objects")),
+        *(["--insecure"] if insecure else []),
     ]
     try:
         for name in ("run", "logs", "objects"):
@@ -113,19 +122,21 @@ def up(
     except OSError as error:
         raise Failure(f"cannot use {data}: {error.strerror}") from error
     with locked_folder(data) as lock:
-        raise SystemExit(asyncio.run(_Up(data, lock).run(embedders, gateway)))
+        raise SystemExit(asyncio.run(_Up(data, lock, milvus_uri).run(embedders, gateway)))
 
 
 class _Up:
     """The processes of one `sentinel up`."""
 
-    def __init__(self, data: Path, lock: int) -> None:
+    def __init__(self, data: Path, lock: int, milvus_uri: str | None) -> None:
         self._data = data
+        self._milvus_uri = milvus_uri
         self._lock = lock
         self._err = err()
         self._servers: list[Server] = []  # in the order of their start
         self._stop = asyncio.Event()
         self._killed = False
+        self._waiting_for = ""
 
     async def run(self, embedders: list[list[str]], gateway: list[str]) -> int:
         """Start servers with these flags, wait, stop them; return the exit code."""
@@ -149,7 +160,8 @@ class _Up:
             return 1
         except TimeoutError:
             logs = self._data / "logs"
-            click.secho(f"Not serving after {_START_TIMEOUT_S:.0f} s; see {logs}", err=True)
+            waited = f"not serving after {_START_TIMEOUT_S:.0f} s: {self._waiting_for}; see {logs}"
+            click.secho(waited, fg="red", err=True)
             return 1
         finally:
             for task in (stopping, work):
@@ -175,11 +187,25 @@ class _Up:
                 status.update("starting the gateway")
                 flags = [*gateway, "--workers", ",".join(one.grpc for one in workers)]
                 addresses = await self._start("gateway", "search_server", flags)
-                status.update("loading the model")
                 for server, one in zip(self._servers, [*workers, addresses], strict=True):
-                    await server.serving(one.grpc)
+                    await server.serving(one.grpc, partial(self._wait_for, status, server.name))
         _print_addresses(out(), self._data, addresses, workers)
-        await asyncio.gather(*(server.ended() for server in self._servers))
+        await asyncio.gather(
+            *(server.ended() for server in self._servers),
+            *(server.keep_log_small() for server in self._servers),
+        )
+
+    def _wait_for(self, status: Status, name: str, problem: str) -> None:
+        """Say what a server waits for; on a terminal, in place of what it waited for before."""
+        doing = "starting" if name == "gateway" else "loading the model"
+        waiting_for = f"{name}: {problem or doing}"
+        if self._milvus_uri and problem.startswith("Milvus"):
+            waiting_for += f" (--milvus-uri {self._milvus_uri})"
+        if waiting_for != self._waiting_for:
+            self._waiting_for = waiting_for
+            status.update(escape(f"waiting for {waiting_for}"))
+            if not self._err.is_terminal:
+                click.echo(f"waiting for {waiting_for}", err=True)
 
     async def _start(self, name: str, module: str, flags: list[str]) -> Addresses:
         server = await Server.start(name, module, flags, self._data, self._lock)

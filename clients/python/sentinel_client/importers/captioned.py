@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_client._filters import FieldValue
+from sentinel_client._text import valid_text
 from sentinel_client._types import FieldSchema, FieldType
 from sentinel_client.importers.dataset import (
     BrokenEntry,
@@ -23,10 +24,9 @@ from sentinel_client.importers.dataset import (
     ImportEntry,
     LayoutError,
     local_file,
-    path_text,
 )
 from sentinel_client.importers.folders import is_image_name
-from sentinel_client.importers.rows import read_lines
+from sentinel_client.importers.rows import RowError, read_lines
 
 # How deep a published archive nests its folders, unpacked in a folder of its own.
 _DEPTH = 3
@@ -165,8 +165,8 @@ def _captioned_image(
     more: Mapping[str, FieldValue] | None = None,
 ) -> ImportEntry:
     fields: dict[str, FieldValue] = {
-        "path": path_text(path),
-        "file_name": path_text(Path(path.name)),
+        "path": valid_text(str(path)),
+        "file_name": valid_text(path.name),
         "captions": list(captions),
         **(more or {}),
     }
@@ -195,7 +195,7 @@ def _flickr(layout: _FlickrLayout, root: Path, *, by_name: bool, full_text: bool
                 folder / image,
                 captions.by_image.get(image, []),
                 split=splits.get(image, ""),
-                id=path_text(Path(image)) if by_name else "",
+                id=valid_text(image) if by_name else "",
             )
 
     return Dataset(
@@ -212,8 +212,12 @@ def _read_captions(file: Path, form: _CaptionFormat) -> _Captions:
         lines = read_lines(data)
         if form.has_header:
             next(lines, None)
-        for number, line in lines:
-            match = None if line is None else form.row.fullmatch(line)
+        for row in lines:
+            if isinstance(row, RowError):
+                captions.add_broken(f"{file}#{row.number}", row.message)
+                continue
+            number, line = row
+            match = form.row.fullmatch(line)
             if match is None:
                 captions.add_broken(f"{file}#{number}", f"line {number} is not an image's caption")
             else:

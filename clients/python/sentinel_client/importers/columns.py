@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sentinel_client._filters import FieldValue
+from sentinel_client._text import valid_text
 from sentinel_client._types import FieldSchema, FieldType, ImageUri
 from sentinel_client.importers.dataset import (
     BrokenEntry,
@@ -21,9 +22,8 @@ from sentinel_client.importers.dataset import (
     LayoutError,
     digest_stamp,
     local_file,
-    path_text,
 )
-from sentinel_client.importers.rows import TableRow, is_empty
+from sentinel_client.importers.rows import TableRow, is_empty, is_unicode
 
 _DECLARED = re.compile(r"(?:(?P<name>\w+)=)?(?P<column>.+?)(?::(?P<type>\w+))?")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -31,6 +31,14 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # no leading zero: 007 is text
 _NUMBER = re.compile(r"-?[0-9]+\.[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 _MAX_INT64 = 2**63 - 1
+_MEANINGS = {
+    FieldType.STRING: "a text",
+    FieldType.INT64: "a whole number of at most 64 bits",
+    FieldType.DOUBLE: "a finite number",
+    FieldType.BOOL: "true or false",
+    FieldType.STRING_LIST: "a list of texts",
+}
+_MAX_SHOWN = 80
 _WRITTEN_AS_TEXT = {FieldType.STRING, FieldType.INT64, FieldType.DOUBLE}
 
 
@@ -147,6 +155,13 @@ def guess(cell: str) -> object:
 
 def typed_value(value: object, kind: FieldType) -> FieldValue:
     """Convert a cell to the value of a field; raise ValueError if it has another type."""
+    try:
+        return _typed_value(value, kind)
+    except (ValueError, OverflowError, RecursionError):
+        raise ValueError(f"{_short(value)} is not {_MEANINGS[kind]} ({kind.value})") from None
+
+
+def _typed_value(value: object, kind: FieldType) -> FieldValue:
     if kind is FieldType.STRING_LIST:
         if isinstance(value, str):  # in a text file
             value = json.loads(value) if value.startswith("[") else [value]
@@ -166,7 +181,13 @@ def typed_value(value: object, kind: FieldType) -> FieldValue:
             number = int(value)
             if -_MAX_INT64 <= number <= _MAX_INT64:
                 return number
-    raise ValueError(f"{value!r} is not {kind.value}")
+    raise ValueError(value)
+
+
+def _short(value: object) -> str:
+    """Return a value as it is written in messages."""
+    written = ascii(value) if not is_unicode(value) else repr(value)
+    return written if len(written) <= _MAX_SHOWN else f"{written[:_MAX_SHOWN]}…"
 
 
 def row_item(
@@ -189,7 +210,7 @@ def row_item(
         # The image is not fetched here: an equal URL counts as an equal image.
         return item(stamp=digest_stamp(content), image=ImageUri(content))
     path = (columns.base or table.parent).absolute() / str(content)
-    found = local_file(path, id=item_id, fields={"path": path_text(path), **values})
+    found = local_file(path, id=item_id, fields={"path": valid_text(str(path)), **values})
     if isinstance(found, BrokenEntry):  # name its row, where the path can be corrected
         return BrokenEntry(key, found.reason, f"{content}: {found.message}")
     return found

@@ -104,11 +104,6 @@ def digest_stamp(*values: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def path_text(path: Path) -> str:
-    """Return a path as valid Unicode; file names on Linux can be any bytes."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
 def local_file(path: Path, *, id: str = "", fields: Mapping[str, FieldValue]) -> ImportEntry:
     """Return the item of the image at an absolute path, or why there is none."""
     key = str(path)

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sentinel_client._filters import FieldValue
+from sentinel_client._text import valid_text
 from sentinel_client._types import FieldSchema, FieldType
 from sentinel_client.importers.dataset import (
     Dataset,
     ImportEntry,
     file_item,
-    path_text,
     unreadable,
 )
 
@@ -64,7 +64,7 @@ def _scan(roots: Sequence[Path]) -> Iterator[ImportEntry]:
 
 def _entry(path: Path) -> ImportEntry:
     status = path.stat()
-    valid = Path(path_text(path))
+    valid = Path(valid_text(str(path)))
     fields: dict[str, FieldValue] = {
         "path": str(valid),
         "file_name": valid.name,

@@ -1,4 +1,4 @@
-"""Read the rows of CSV, JSON Lines and Parquet files one by one, in bounded memory.
+"""Read the rows of JSON Lines and Parquet files one by one, in bounded memory; csv_rows.py, of CSV.
 
 `sentinel import` and the bulk indexer share these readers. A row that cannot be read becomes a
 `RowError`, and the next row is read. pyarrow does this for Parquet only (docs/adr/0017).
@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import codecs
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-_NOT_UTF8 = "not UTF-8"
+NOT_UTF8 = "not UTF-8"
+# Most bytes or characters of one line. The text and the fields of an item are 60,000 bytes each.
+MAX_LINE = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,79 +34,42 @@ class RowError:
     message: str
 
 
-def csv_header(file: IO[bytes], delimiter: str = ",") -> list[str]:
-    """Return the column names of a CSV file; raise ValueError if its first line is not CSV."""
-    return _open_csv(file, delimiter)[0]
-
-
-def read_csv(
-    file: IO[bytes], delimiter: str = ",", *, allow_short: bool = False, strip: bool = False
-) -> Iterator[TableRow | RowError]:
-    """Yield the rows of a CSV file in UTF-8, numbered by line. Empty lines are skipped.
-
-    Args:
-        file: Its first line names the columns; if that is not CSV, ValueError is raised.
-        delimiter: Separates the cells.
-        allow_short: Accept rows with fewer cells than columns; the last columns are left out.
-        strip: Remove white space around cells.
-    """
-    header, lines = _open_csv(file, delimiter)
-    while True:
-        number = lines.line_num + 1
-        try:
-            cells = next(lines)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield RowError(number, f"not CSV: {error}")
-            continue
-        number = lines.line_num
-        if not cells:
-            continue
-        if len(cells) > len(header) or (len(cells) < len(header) and not allow_short):
-            message = f"the row has {len(cells)} columns, the header {len(header)}"
-            yield RowError(number, message)
-        elif not _is_unicode(cells):
-            yield RowError(number, _NOT_UTF8)
-        else:
-            values = map(str.strip, cells) if strip else cells
-            yield TableRow(number, dict(zip(header, values, strict=False)))
-
-
-def _open_csv(file: IO[bytes], delimiter: str) -> tuple[list[str], Any]:
-    """Return the column names, and a reader of the lines below them."""
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    lines = csv.reader(text, delimiter=delimiter)
-    try:
-        names = next(lines, [])
-    except csv.Error as error:
-        raise ValueError(f"the header is not CSV: {error}") from error
-    return [name.encode(errors="surrogateescape").decode(errors="replace") for name in names], lines
-
-
 def read_json_lines(file: IO[bytes]) -> Iterator[TableRow | RowError]:
     """Yield the objects of a JSON Lines file, numbered by line. Empty lines are skipped."""
-    for number, line in read_lines(file):
+    for row in read_lines(file):
+        if isinstance(row, RowError):
+            yield row
+            continue
+        number, line = row
         try:
-            cells = None if line is None else json.loads(line)
+            cells = json.loads(line)
         except (ValueError, RecursionError) as error:
             yield RowError(number, f"not JSON: {error}")
             continue
-        if line is None or (isinstance(cells, dict) and not _is_unicode(cells.values())):
-            yield RowError(number, _NOT_UTF8)
+        # A string can be half of a character only as an escape, such as \ud83d.
+        if "\\ud" in line.lower() and not is_unicode(cells):
+            yield RowError(number, "not Unicode: an escape such as \\ud83d is half of a character")
         elif isinstance(cells, dict):
             yield TableRow(number, cells)
         else:
             yield RowError(number, "not a JSON object")
 
 
-def read_lines(file: IO[bytes]) -> Iterator[tuple[int, str | None]]:
-    """Yield the lines that are not empty, with their numbers; None: the line is not UTF-8."""
-    for number, line in enumerate(file, 1):
+def read_lines(file: IO[bytes]) -> Iterator[tuple[int, str] | RowError]:
+    """Yield the lines that are not empty with their numbers, or what is wrong with a line."""
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE)
+            yield RowError(number, f"the line is longer than {MAX_LINE:,} bytes")
+            continue
         try:
             text = line.decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError:
-            yield number, None
+            utf_16 = number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            yield RowError(number, "UTF-16: save the file as UTF-8" if utf_16 else NOT_UTF8)
         else:
             if text.strip():
                 yield number, text
@@ -129,12 +93,26 @@ def read_parquet(
         number = first
         try:
             for batch in table.iter_batches(batch_rows, row_groups=[group], columns=names):
-                for cells in batch.to_pylist():
-                    yield TableRow(number, cells)
+                for cells in _cells(batch):
+                    if cells is None:
+                        yield RowError(number, NOT_UTF8)
+                    else:
+                        yield TableRow(number, cells)
                     number += 1
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
             yield RowError(number, f"rows {number} to {end - 1} cannot be read: {error}")
         first = end
+
+
+def _cells(batch: Any) -> list[dict[str, Any] | None]:
+    """Return the cells of each row of a batch; None for a row with a string that is not UTF-8."""
+    try:
+        rows: list[dict[str, Any] | None] = batch.to_pylist()
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return [None]
+        return [row for at in range(batch.num_rows) for row in _cells(batch.slice(at, 1))]
+    return rows
 
 
 def is_empty(cell: object) -> bool:
@@ -142,9 +120,10 @@ def is_empty(cell: object) -> bool:
     return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _is_unicode(cells: Iterable[object]) -> bool:
-    try:
-        "".join(cell for cell in cells if isinstance(cell, str)).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def is_unicode(value: object) -> bool:
+    """Return whether all strings in a value of JSON are valid: UTF-8 can hold them."""
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, dict):
+        return all(is_unicode(key) and is_unicode(one) for key, one in value.items())
+    return not isinstance(value, list) or all(map(is_unicode, value))

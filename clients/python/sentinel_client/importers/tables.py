@@ -21,6 +21,7 @@ from sentinel_client.importers.columns import (
     guess,
     row_item,
 )
+from sentinel_client.importers.csv_rows import csv_header, read_csv
 from sentinel_client.importers.dataset import (
     BrokenEntry,
     Dataset,
@@ -32,8 +33,6 @@ from sentinel_client.importers.dataset import (
 from sentinel_client.importers.rows import (
     RowError,
     TableRow,
-    csv_header,
-    read_csv,
     read_json_lines,
     read_parquet,
 )
@@ -48,7 +47,7 @@ _Read: TypeAlias = Callable[[IO[bytes]], Iterator[TableRow | RowError]]
 def csv_table(file: Path, columns: Columns, *, delimiter: str | None = None) -> Dataset:
     """Return the rows of a CSV file in UTF-8 whose first line names the columns.
 
-    The delimiter None is a tab in .tsv files, else a comma.
+    The delimiter None is a tab in .tsv files, else a comma. Between tabs, quotes are text.
     """
     separator = delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
     read = partial(read_csv, delimiter=separator, allow_short=True, strip=True)
@@ -86,6 +85,11 @@ def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
             schema = first.schema_arrow
     except ArrowInvalid as error:
         raise LayoutError(f"{files[0]} is not a Parquet file: {error}") from None
+
+    repeated = {name for name in schema.names if schema.names.count(name) > 1}
+    if repeated:
+        names = ", ".join(sorted(repeated))
+        raise LayoutError(f"{files[0]} has two columns {names}: rename one")
 
     def infer(column: str) -> FieldType | None:
         return _field_type(schema.field(column).type)

@@ -165,7 +165,7 @@ def _take(
 
 
 def _values(ending: str, data: bytes) -> dict[str, object]:
-    text = data.decode()
+    text = data.decode("utf-8-sig")
     if ending == "txt":
         return {"caption": text.strip()}
     if ending == "cls":

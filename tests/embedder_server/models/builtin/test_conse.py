@@ -193,11 +193,32 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(devices, "cuda_devices", lambda _: 1)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ModelLoadError, match="pip install 'onnxruntime-gpu"):
-        registry.load_model(ModelChoice(registry.DEFAULT_MODEL, "cuda:0", 1))
+        create_session(b"not read", device="cuda:0", threads=1)
     with pytest.raises(ModelLoadError, match="'cpu' or 'cuda:N'"):
         registry.load_model(ModelChoice(registry.DEFAULT_MODEL, "tpu", 1))
     with pytest.raises(ModelLoadError, match="cannot load the model"):
         create_session(b"not a model", device="cpu", threads=1)
+
+
+def test_the_gpu_images_start_with_the_built_in_model_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their lock has ONNX Runtime for the CPU; profile and overlay ask for cuda:0."""
+    monkeypatch.setattr(devices, "cuda_devices", lambda *_: 1)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    loaded = registry.load_model(ModelChoice(registry.DEFAULT_MODEL, "cuda:0", 1))
+    assert loaded.info.device == "cpu"  # as GetModel and the log say
+    assert loaded.embed_texts([loaded.tokenize("a cat")]).shape == (1, 384)
+    [line] = [record for record in caplog.records if "runs on the CPU" in record.message]
+    assert line.levelname == "WARNING"
+    loaded.close()
+
+
+def test_the_built_in_model_needs_the_gpu_that_it_is_given() -> None:
+    if devices.cuda_devices():
+        return
+    with pytest.raises(ModelLoadError, match="no NVIDIA GPU"):
+        registry.load_model(ModelChoice(registry.DEFAULT_MODEL, "cuda:0", 1))
 
 
 def test_the_registry_loads_the_default_and_lists_what_exists() -> None:

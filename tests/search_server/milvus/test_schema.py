@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from sentinel_core.errors import InvalidArgument
+from sentinel_store.milvus.schema import checked_value
+from sentinel_store.values import FieldType
+
+
+@pytest.mark.parametrize(
+    ("value", "field_type", "message"),
+    [
+        (2**63 - 1, FieldType.INT64, ""),
+        ("x", FieldType.INT64, "a whole number above -2^63 + 1 and below 2^63 (int64), not 'x'"),
+        (
+            2**63,
+            FieldType.INT64,
+            f"a whole number above -2^63 + 1 and below 2^63 (int64), not {2**63}",
+        ),
+        (float("inf"), FieldType.DOUBLE, "a finite number (double), not inf"),
+        (float("nan"), FieldType.DOUBLE, "a finite number (double), not nan"),
+        (10**400, FieldType.DOUBLE, f"a finite number (double), not 1{'0' * 79}…"),
+        (True, FieldType.DOUBLE, "a finite number (double), not True"),
+        (5, FieldType.STRING, "a text (string), not 5"),
+        ("yes", FieldType.BOOL, "true or false (bool), not 'yes'"),
+        ("x" * 500, FieldType.STRING_LIST, f"a list of texts (string_list), not '{'x' * 79}…"),
+    ],
+)
+def test_a_value_of_another_type_is_told_in_plain_words(
+    value: object, field_type: FieldType, message: str
+) -> None:
+    if not message:
+        assert checked_value(value, field_type, "n") == value  # type: ignore[arg-type]
+        return
+    with pytest.raises(InvalidArgument) as told:
+        checked_value(value, field_type, "n")  # type: ignore[arg-type]
+    assert told.value.message == f"field 'n' takes {message}"
