@@ -74,6 +74,7 @@ class Table:
         self.query = unit(vectors[300] + 0.5 * vectors[0])
         self.vectors: dict[str, FloatArray] = {}
         self.insert({f"row{n}": vector for n, vector in enumerate(vectors)})
+        self.hits(self.search(), 1)  # from now on it knows how large these rows are
 
     async def _make(self, uri: str) -> SearchStore:
         return SearchStore(uri, "", 4)
