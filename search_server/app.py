@@ -22,6 +22,7 @@ from search_server.api.page_tokens import PageTokens
 from search_server.api.search_service import SearchService
 from search_server.collections.catalog import Catalog
 from search_server.collections.reindexer import Reindexer
+from search_server.collections.usage import StoredUsage
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import QueryCache
 from search_server.embedders.worker import WorkerAccess
@@ -41,8 +42,10 @@ from sentinel.search.v1 import (
 )
 from sentinel_core import runtime
 from sentinel_core.access import audit
+from sentinel_core.access.followed_file import FollowedFile, secret
 from sentinel_core.access.guard import Credentials, open_credentials
-from sentinel_core.access.keys import SecretFile
+from sentinel_core.access.quotas import LocalBuckets, Quotas
+from sentinel_core.access.shared_buckets import SharedBuckets
 from sentinel_core.errors import SentinelError
 from sentinel_core.interceptors import MethodLimits
 from sentinel_core.memory import MemoryBudget, default_limit
@@ -112,7 +115,8 @@ async def running_gateway(
 @asynccontextmanager
 async def _backends(settings: GatewaySettings, metrics: ServerMetrics) -> AsyncIterator[_Backends]:
     async with AsyncExitStack() as stack:
-        credentials = open_credentials(settings, settings.token_rules())
+        quotas = _quotas(settings, stack)
+        credentials = open_credentials(settings, settings.token_rules(), quotas)
         stack.callback(credentials.close)
         pool = EmbedderPool(
             settings.worker_entries(), settings.max_message_bytes, metrics, _worker_access(settings)
@@ -135,10 +139,20 @@ async def _backends(settings: GatewaySettings, metrics: ServerMetrics) -> AsyncI
         yield _Backends(credentials, pool, embeddings, store, images, fetcher)
 
 
+def _quotas(settings: GatewaySettings, stack: AsyncExitStack) -> Quotas | None:
+    if settings.quotas_file is None:
+        return None
+    if not settings.quota_redis_url.get_secret_value():
+        return Quotas(settings.quotas_file, LocalBuckets())
+    buckets = SharedBuckets.at(settings.quota_redis_url.get_secret_value())
+    stack.push_async_callback(buckets.close)
+    return Quotas(settings.quotas_file, buckets)
+
+
 def _worker_access(settings: GatewaySettings) -> WorkerAccess:
     files, key_file = settings.worker_tls(), settings.worker_api_key_file
     return WorkerAccess(
-        FileTls(files) if files else None, SecretFile(key_file) if key_file else None
+        FileTls(files) if files else None, FollowedFile(key_file, secret) if key_file else None
     )
 
 
@@ -150,7 +164,9 @@ def _services(
     draining: asyncio.Event,
 ) -> list[Service]:
     pool, store, images = backends.pool, backends.store, backends.images
-    catalog, tokens, row_memory = Catalog(store, pool), _page_tokens(settings), RowMemory(memory)
+    tokens, row_memory = _page_tokens(settings), RowMemory(memory)
+    usage = StoredUsage(store, images, backends.credentials.quotas)
+    catalog = Catalog(store, pool, usage)
     admission = GatewayAdmission(settings, metrics)
     searcher = Searcher(
         catalog,
@@ -167,6 +183,7 @@ def _services(
         images,
         metrics,
         dual_write=DualWrite(catalog),
+        usage=usage,
         max_image_bytes=settings.max_image_bytes,
         thumbnail_side=settings.thumbnail_side,
     )

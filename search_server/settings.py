@@ -73,6 +73,16 @@ class GatewaySettings(ServerSettings, StoreSettings):
     )
     jwt_scope_claim: str = Field("scope", description="Claim that names scopes and roles.")
     jwt_tenant_claim: str = Field("tenant", description="Claim that names the tenant.")
+    quotas_file: Path | None = Field(
+        None,
+        description="File with quotas of callers and tenants (docs/security.md). Read again when "
+        "it changes.",
+    )
+    quota_redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="Redis that shares quotas among gateways, redis:// or rediss://; empty: each "
+        "gateway has quotas of its own.",
+    )
     presign_seconds: int = Field(
         3600,
         ge=0,
@@ -165,6 +175,8 @@ class GatewaySettings(ServerSettings, StoreSettings):
                 "with keys or tokens on a Milvus server, set page_token_secret: whoever knows "
                 "milvus_uri and milvus_token could forge page tokens"
             )
+        if self.quotas_file and not self.has_credentials:
+            raise ValueError("quotas_file needs callers who prove who they are; set keys_file")
         if self.worker_api_key_file and not (self.worker_ca or self._all_workers_are_here()):
             raise ValueError("worker_api_key_file needs TLS with workers; set worker_ca")
         if bool(self.worker_cert) != bool(self.worker_key):

@@ -19,6 +19,7 @@ from sentinel_core.access.scopes import ANYBODY, Caller, Scope
 from sentinel_core.errors import DeadlineExceeded, InvalidArgument, first_error
 
 if TYPE_CHECKING:
+    from sentinel_core.access.quotas import Slot
     from sentinel_core.memory import Share
 
 REQUEST_ID_KEY = "x-request-id"
@@ -52,6 +53,7 @@ class Call:
         caller: Who calls; until it is known, and without access control, anybody.
         scope: What the method needs; None: nothing, or it is not known yet.
         collections: Those that the request names.
+        slot: Its place among the running calls that a quota counts.
     """
 
     method: str
@@ -68,6 +70,7 @@ class Call:
     caller: Caller = ANYBODY
     scope: Scope | None = None
     collections: tuple[str, ...] = ()
+    slot: Slot | None = None
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

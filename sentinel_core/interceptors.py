@@ -52,6 +52,9 @@ _NEGLIGIBLE_BYTES = 64 * 1024
 _SEND_WAIT_S = 5.0
 # For one message of a response stream.
 _LONGEST_WRITE_S = 60.0
+# Quotas slow a request stream down: it waits before it reads on, and a little with a message.
+_LONGEST_PAUSE_S = 60.0
+_PATIENCE_S = 5.0
 
 if TYPE_CHECKING:  # generic only in its type stubs
     _Handler = grpc.RpcMethodHandler[Any, Any]
@@ -138,11 +141,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if data is None:
             await asyncio.sleep(_UNTIL_CANCELLED_S)
             raise InvalidArgument("REQUEST_MALFORMED", "the call has no message; send one")
-        return await self._parsed(data, parser, call)
-
-    async def _parsed(self, data: Any, parser: MessageParser, call: Call) -> Any:
         request = await parser.parse(data)
-        self._access.authorize(call, request)
+        await self._access.authorize(call, request, len(data))
         return request
 
     async def _each_request(
@@ -155,8 +155,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> AsyncIterator[Any]:
         while (data := await self._receiver.next(context, call)) is not None:
             await self._access.identify(call, context)  # it may have been revoked meanwhile
-            yield await self._parsed(data, parser, call)
+            request = await parser.parse(data)
+            pause_s = await self._access.authorize(call, request, len(data), _PATIENCE_S)
+            data = None
+            yield request
             _release(call)
+            await asyncio.sleep(min(pause_s, _LONGEST_PAUSE_S))
 
     def _unary(self, method: _Method) -> Any:
         observer, gate, access = self._observer, self._gate, self._access
@@ -282,6 +286,8 @@ def _release_all(call: Call) -> None:
     _release(call)
     while call.taken:
         call.taken.pop().release()
+    if call.slot is not None:
+        call.slot.release()
 
 
 async def _abort(call: Call, context: _Context, error: Exception) -> None:

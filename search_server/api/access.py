@@ -1,11 +1,23 @@
-"""What each method of the gateway needs of its callers: a scope, and for which collections."""
+"""What each method of the gateway needs of its callers: a scope, and for which collections.
+
+And what it costs them, for their quotas: the unit is a search by a text with 20 hits.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sentinel_core.access.guard import Rule
+from sentinel_core.access.quotas import Cost
 from sentinel_core.access.scopes import Scope
+
+# A worker embeds 876 texts or 108 images in a second (docs/benchmarks-method.md).
+_PER_IMAGE = 8.0
+_HITS_PER_CALL = 200
+_DEFAULT_HITS = 20
+# Searches with another order than Milvus's rank this many candidates.
+_CANDIDATES = 1_000
 
 
 def _in_params(request: Any) -> tuple[str, ...]:
@@ -28,14 +40,53 @@ def _in_reindex(request: Any) -> tuple[str, ...]:
     return (request.source, request.target, *([request.alias] if request.alias else ()))
 
 
+def _search_cost(request: Any) -> Cost:
+    hits = request.limit if request.HasField("limit") else _DEFAULT_HITS
+    return Cost(_calls(request.params, hits))
+
+
+def _page_cost(request: Any) -> Cost:
+    return Cost(_calls(request.params, request.page_size or _DEFAULT_HITS))
+
+
+def _batch_cost(request: Any) -> Cost:
+    return Cost(max(1.0, sum(_page_cost(one).calls for one in request.searches)))
+
+
+def _calls(params: Any, hits: int) -> float:
+    """Return what a search costs: its contents, or 1 if it has none, and many hits."""
+    is_reranked = any(params.HasField(name) for name in ("hybrid", "diversity", "group"))
+    ranked = _CANDIDATES if is_reranked else max(0, hits)
+    return max(1.0, sum(map(_content_calls, _terms(params.query)))) + ranked // _HITS_PER_CALL
+
+
+def _terms(query: Any) -> Iterable[Any]:
+    return query.composite.terms if query.HasField("composite") else (query,)
+
+
+def _content_calls(term: Any) -> float:
+    if not term.HasField("content"):
+        return 0.0
+    return _PER_IMAGE if term.content.HasField("image") else 1.0
+
+
+def _items_cost(request: Any) -> Cost:
+    return Cost(items=len(request.items))
+
+
+def _batch_of_stream_cost(request: Any) -> Cost:
+    return Cost(items=len(request.batch.items)) if request.HasField("batch") else Cost()
+
+
 SEARCH_RULES = {
-    "Search": Rule(Scope.SEARCH, _in_params),
-    "SearchPage": Rule(Scope.SEARCH, _in_params),
-    "BatchSearch": Rule(Scope.SEARCH),  # each of its searches is checked alone
+    "Search": Rule(Scope.SEARCH, _in_params, _search_cost),
+    "SearchPage": Rule(Scope.SEARCH, _in_params, _page_cost),
+    # Each of its searches is checked alone.
+    "BatchSearch": Rule(Scope.SEARCH, cost=_batch_cost),
 }
 ITEM_RULES = {
-    "UpsertItems": Rule(Scope.WRITE, _in_collection),
-    "IngestItems": Rule(Scope.WRITE, _in_start),
+    "UpsertItems": Rule(Scope.WRITE, _in_collection, _items_cost),
+    "IngestItems": Rule(Scope.WRITE, _in_start, _batch_of_stream_cost),
     "GetItems": Rule(Scope.READ, _in_collection),
     "ListItems": Rule(Scope.READ, _in_collection),
     "DownloadImage": Rule(Scope.READ, _in_collection),

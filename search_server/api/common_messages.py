@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -21,7 +20,7 @@ from google.protobuf.message import Message
 from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import filter_pb2, search_service_pb2
-from sentinel_core.access.scopes import Scope
+from sentinel_core.access.scopes import Scope, is_of_a_tenant
 from sentinel_core.calls import current_caller
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import MAX_FIELDS, check_collection_name
@@ -34,7 +33,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _Ours = TypeVar("_Ours", bound=enum.Enum)
 _Number = TypeVar("_Number", bound=float | None)
 
-_OF_A_TENANT = re.compile(r"tenant_[a-z0-9]+__")
 _MAX_FILTER_DEPTH = 32
 _MAX_FILTER_VALUES = 1_000
 _MAX_FILTER_BYTES = 1024 * 1024
@@ -289,7 +287,7 @@ def stored_name(name: str, field: str) -> str:
     if caller.tenant:
         check_collection_name(name, field)
         return caller.prefix + name
-    if _OF_A_TENANT.match(name):
+    if is_of_a_tenant(name):
         raise InvalidArgument(
             "NAME_INVALID", "names that begin like tenant_x__ are kept for tenants", field=field
         )
@@ -301,13 +299,7 @@ def shown_name(name: str) -> str:
     return name.removeprefix(current_caller().prefix)
 
 
-def is_own(name: str) -> bool:
-    """Tell whether a stored name belongs to the current caller's tenant."""
-    caller = current_caller()
-    return name.startswith(caller.prefix) if caller.tenant else not _OF_A_TENANT.match(name)
-
-
 def is_listed(name: str) -> bool:
     """Tell whether the current caller may read the collection with this stored name."""
     caller = current_caller()
-    return is_own(name) and caller.may(Scope.READ, shown_name(name))
+    return caller.owns(name) and caller.may(Scope.READ, shown_name(name))

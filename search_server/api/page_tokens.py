@@ -19,7 +19,7 @@ import struct
 import time
 from collections.abc import Callable
 
-from search_server.api.common_messages import is_own, out_of_range
+from search_server.api.common_messages import out_of_range
 from sentinel_core.calls import current_caller
 from sentinel_core.errors import InvalidArgument
 
@@ -85,7 +85,7 @@ class PageTokens:
         """Return the collection and the position; both empty for the empty token."""
         collection, _, position = self.read(token, request).partition(b"\0")
         name = collection.decode()
-        if name and not is_own(name):  # somebody knows the key
+        if name and not current_caller().owns(name):  # somebody knows the key
             raise _damaged()
         return name, position
 

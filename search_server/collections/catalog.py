@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from search_server.collections.usage import StoredUsage
 from search_server.embedders.pool import EmbedderPool
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
@@ -31,11 +32,12 @@ class Catalog:
     uses this `CollectionInfo`, with the collection's own name and model, even if the alias moves.
     """
 
-    def __init__(self, store: SearchStore, pool: EmbedderPool) -> None:
+    def __init__(self, store: SearchStore, pool: EmbedderPool, usage: StoredUsage) -> None:
         self._store = store
         self._pool = pool
+        self._usage = usage
         self._cache: dict[str, tuple[float, CollectionInfo]] = {}
-        # Prevents setting an alias on a collection that is being deleted.
+        # Prevents an alias of a collection that is being deleted, and one collection too many.
         self._naming = asyncio.Lock()
 
     async def create(self, new: NewCollection, deadline: Deadline) -> CollectionInfo:
@@ -48,6 +50,7 @@ class Catalog:
             Unavailable: No worker is up, so the model is unknown.
             FailedPrecondition: No worker serves the requested model, or Milvus lacks the index or
                 full-text search.
+            ResourceExhausted: The tenant has as many collections as it may have.
         """
         check_declaration(new.name, new.fields)
         index = indexes.choose_index(
@@ -65,9 +68,14 @@ class Catalog:
             expected_item_count=new.expected_item_count,
             consistency=new.consistency,
         )
-        async with self._naming:
-            await self._store.create_collection(info, deadline)
+        await self.add(info, deadline)
         return info
+
+    async def add(self, info: CollectionInfo, deadline: Deadline) -> None:
+        """Create the empty collection that `info` describes; errors as `create`."""
+        async with self._naming:
+            await self._usage.check_new_collection(deadline)
+            await self._store.create_collection(info, deadline)
 
     async def get(self, name: str, deadline: Deadline) -> CollectionInfo:
         """Return the description of a collection by its name or alias, at most two seconds old.

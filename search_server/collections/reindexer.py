@@ -172,7 +172,7 @@ class Reindexer:
             origin=Origin(source.name, OriginState.COPYING),
             reindex=None,
         )
-        await self._store.create_collection(target, deadline)
+        await self._catalog.add(target, deadline)
         return target
 
     async def _report_complete(

@@ -23,7 +23,7 @@ from search_server.embedders.load import CallSize, Load
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
-from sentinel_core.access.keys import SecretFile
+from sentinel_core.access.followed_file import FollowedFile
 from sentinel_core.calls import REQUEST_ID_KEY, current_call
 from sentinel_core.errors import (
     DeadlineExceeded,
@@ -98,7 +98,7 @@ class WorkerAccess:
     """
 
     tls: FileTls | None = None
-    key: SecretFile | None = None
+    key: FollowedFile[str] | None = None
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return what a call sends."""

@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from search_server.collections.usage import StoredUsage
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.worker import EmbeddedItem
 from search_server.image_uris.fetcher import Fetcher
@@ -50,10 +51,12 @@ class _StoredBefore:
     """What Milvus already has of a batch.
 
     Attributes:
+        ids: Of items that are stored, whatever their content.
         unchanged: Ids of items that are stored exactly as they are.
         vectors: By id, the vectors of items whose content is stored, but with other fields.
     """
 
+    ids: frozenset[str] = frozenset()
     unchanged: frozenset[str] = frozenset()
     vectors: Mapping[str, FloatArray | None] = field(default_factory=dict)
 
@@ -70,6 +73,7 @@ class ItemWriter:
         metrics: ServerMetrics,
         *,
         dual_write: DualWrite,
+        usage: StoredUsage,
         max_image_bytes: int,
         thumbnail_side: int,
     ) -> None:
@@ -79,6 +83,7 @@ class ItemWriter:
         self._images = images
         self._metrics = metrics
         self._dual_write = dual_write
+        self._usage = usage
         self._max_image_bytes = max_image_bytes
         self._thumbnail_side = thumbnail_side
 
@@ -201,10 +206,11 @@ class ItemWriter:
             for item_id, item in items.items()
             if item_id not in before.unchanged and item_id not in before.vectors
         ]
+        failed = await self._usage.add(info, new, before.ids, deadline)
+        new = [item for item in new if item.id not in failed]
         embedded = await self._embed(info, new, deadline, retry_full_queues)
         rows = [items[item_id].row(vector) for item_id, vector in before.vectors.items()]
         images: list[tuple[str, bytes, bytes]] = []
-        failed: dict[str, SentinelError] = {}
         for item in new:
             result = embedded.get(item.id)
             if result is not None and result.error is not None:
@@ -226,15 +232,16 @@ class ItemWriter:
     ) -> _StoredBefore:
         with self._metrics.stage("milvus_lookup"):
             rows = await self._store.get(info, list(items), deadline)
+        ids = frozenset(row.id for row in rows)
         same_content = [row for row in rows if row.digest == items[row.id].digest]
         unchanged = frozenset(row.id for row in same_content if row.fields == items[row.id].fields)
         new_fields = [row.id for row in same_content if row.id not in unchanged]
         if not new_fields:
-            return _StoredBefore(unchanged)
+            return _StoredBefore(ids, unchanged)
         rows = await self._store.get(info, new_fields, deadline, include_vectors=True)
         # Compare again: another caller may have written between the two reads.
         vectors = {row.id: row.vector for row in rows if row.digest == items[row.id].digest}
-        return _StoredBefore(unchanged, vectors)
+        return _StoredBefore(ids, unchanged, vectors)
 
     async def _embed(
         self,

@@ -17,8 +17,9 @@ from sentinel_core.logging import JsonFormatter
 _logger = logging.getLogger("sentinel.audit")
 _SCOPES = {Scope.WRITE, Scope.ADMIN}
 _REJECTED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
-# Strangers must not fill the disk: so many lines of theirs in a second.
-_MOST_STRANGERS = 10
+_OVER_QUOTA = "QUOTA_EXCEEDED"
+# Who is refused at once must not fill the disk: so many lines in a second.
+_MOST_REFUSALS = 10
 _MOST_NAMES, _LONGEST_NAME = 8, 128
 
 
@@ -45,11 +46,12 @@ def open_audit_log(place: str) -> None:
 
 def note(call: Call, code: str) -> None:
     """Write a call's line, if it has one. `code` is how the call ended."""
-    if call.scope not in _SCOPES and code not in _REJECTED:
+    is_over_quota = call.reason == _OVER_QUOTA
+    if call.scope not in _SCOPES and code not in _REJECTED and not is_over_quota:
         return
     left_out = 0
-    if code == "UNAUTHENTICATED":
-        is_written, left_out = _strangers.count()
+    if code == "UNAUTHENTICATED" or is_over_quota:
+        is_written, left_out = _refusals.count()
         if not is_written:
             return
     _logger.info(
@@ -70,8 +72,8 @@ def note(call: Call, code: str) -> None:
     )
 
 
-class _Strangers:
-    """Counts the lines of callers without a valid credential, second by second."""
+class _Refusals:
+    """Counts the lines of callers without a valid credential or over a quota, by the second."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -82,7 +84,7 @@ class _Strangers:
         now = int(time.monotonic())
         if now != self._second:
             self._second, self._written = now, 0
-        if self._written >= _MOST_STRANGERS:
+        if self._written >= _MOST_REFUSALS:
             self._left_out += 1
             return False, 0
         self._written += 1
@@ -90,4 +92,4 @@ class _Strangers:
         return True, left_out
 
 
-_strangers = _Strangers()
+_refusals = _Refusals()

@@ -1,7 +1,8 @@
 """Decide who makes a call and whether it may: before the request is received, and once it is read.
 
 Without keys, tokens and a CA for clients, everybody may do everything. With one of them, a call
-needs a credential, and a method without a rule is refused to all.
+needs a credential, and a method without a rule is refused to all. Quotas count the call before its
+request is received, and charge it once its cost is known.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sentinel_core.access.keys import PREFIX, KeyFile
+from sentinel_core.access.quotas import Cost, Quotas
 from sentinel_core.access.scopes import EVERYTHING, Caller, Scope
 from sentinel_core.access.tokens import TokenRules, TokenVerifier
 from sentinel_core.calls import Call
@@ -18,6 +20,11 @@ from sentinel_core.errors import PermissionDenied, SentinelError, Unauthenticate
 from sentinel_core.settings import ServerSettings
 
 _HEADER = "authorization"
+_ONE_CALL = Cost()
+
+
+def _one_call(request: Any) -> Cost:
+    return _ONE_CALL
 
 
 def _no_collections(request: Any) -> Iterable[str]:
@@ -32,10 +39,12 @@ class Rule:
         scope: None: nothing, not even a credential.
         collections: Names the collections of a request that need `scope`; if it names none, the
             scope for any collection is enough, and the method looks after the rest.
+        cost: What a request costs, for quotas.
     """
 
     scope: Scope | None
     collections: Callable[[Any], Iterable[str]] = _no_collections
+    cost: Callable[[Any], Cost] = _one_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,13 @@ class Credentials:
 
     Attributes:
         by_certificate: The certificate of the connection is enough, and allows everything.
+        quotas: How much they may ask for; None: as much as they want.
     """
 
     keys: KeyFile | None = None
     tokens: TokenVerifier | None = None
     by_certificate: bool = False
+    quotas: Quotas | None = None
 
     @property
     def needed(self) -> bool:
@@ -61,7 +72,9 @@ class Credentials:
                 one.close()
 
 
-def open_credentials(settings: ServerSettings, tokens: TokenRules | None = None) -> Credentials:
+def open_credentials(
+    settings: ServerSettings, tokens: TokenRules | None = None, quotas: Quotas | None = None
+) -> Credentials:
     """Return what callers of a server may prove themselves with.
 
     Raises ValueError if the file of keys cannot be read.
@@ -69,7 +82,7 @@ def open_credentials(settings: ServerSettings, tokens: TokenRules | None = None)
     keys = KeyFile(settings.keys_file) if settings.keys_file else None
     verifier = TokenVerifier(tokens) if tokens else None
     by_certificate = settings.tls_client_ca is not None and not (keys or verifier)
-    return Credentials(keys, verifier, by_certificate)
+    return Credentials(keys, verifier, by_certificate, quotas)
 
 
 class Access:
@@ -93,7 +106,8 @@ class Access:
         Raises:
             Unauthenticated: There is no valid credential.
             PermissionDenied: It has not the method's scope.
-            ResourceExhausted, Unavailable: Credentials cannot be checked now.
+            ResourceExhausted: The caller has too many calls, or credentials cannot be checked now.
+            Unavailable: Credentials cannot be checked now.
         """
         if self._has_no_work:
             return
@@ -106,19 +120,32 @@ class Access:
         if not self._is_open:
             call.caller = await self._caller_of(context)
             call.caller.check(rule.scope)
+            quotas = self._credentials.quotas
+            if quotas is not None and call.slot is None:
+                call.slot = quotas.enter(call.caller)
 
-    def authorize(self, call: Call, request: Any) -> None:
-        """Check that the caller may do this with the request's collections.
+    async def authorize(
+        self, call: Call, request: Any, size: int, patience_s: float = 0.0
+    ) -> float:
+        """Check that the caller may do this with the request's collections; charge `size` bytes.
 
-        Raises PermissionDenied if not.
+        Waits for its quotas up to `patience_s`. Returns the seconds until they admit another call.
+
+        Raises:
+            PermissionDenied: It may not.
+            ResourceExhausted: A quota is used up.
         """
         rule = None if self._has_no_work else self._rules.get(call.method)
         if rule is None or rule.scope is None:
-            return
+            return 0.0
         names = tuple(rule.collections(request))
         call.collections = names or call.collections
         for name in names:
             call.caller.check(rule.scope, name)
+        quotas = self._credentials.quotas
+        if quotas is None:
+            return 0.0
+        return await quotas.charge(call.caller, rule.cost(request), size, patience_s)
 
     async def _caller_of(self, context: Any) -> Caller:
         keys, tokens = self._credentials.keys, self._credentials.tokens

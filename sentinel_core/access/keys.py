@@ -11,23 +11,19 @@ import asyncio
 import hashlib
 import hmac
 import json
-import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sentinel_core.access.followed_file import FollowedFile
 from sentinel_core.access.scopes import ROLES, Caller, Scope, parse_grants
 from sentinel_core.errors import ResourceExhausted, Unauthenticated
 
-logger = logging.getLogger(__name__)
-
 PREFIX = "sen_"
-_LOOK_EVERY_S = 0.25
 # A wrong secret for a known id costs 10 ms of CPU. Who guesses gets no more than ten a second, and
 # does not keep others with the same id waiting.
 _AFTER_WRONG_S = 0.1
@@ -51,24 +47,19 @@ class _Key:
 
 
 class KeyFile:
-    """The keys of one file. Use inside one event loop, but for `close`.
+    """The keys of one file, which it follows. Use inside one event loop, but for `close`.
 
-    Raises ValueError if the file cannot be read at the start. Later, an unreadable file leaves the
-    keys as they are, and the log says why.
+    Raises ValueError if the file cannot be read at the start.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self._path = path
+        self._file = FollowedFile(path, _parse)
+        self._keys = self._file.value()
         self._clock = clock
-        self._keys: dict[str, _Key] = {}
         self._proven: dict[bytes, str] = {}  # SHA-256 of a key that was right, and its hash
         self._checks: dict[bytes, asyncio.Task[bool]] = {}
         self._wrong_at: dict[tuple[str, str], float] = {}  # by id and who tried
-        self._stamp: tuple[int, int, int] | None = None
-        self._complaint = ""
-        self._looked_at = 0.0
         self._thread = ThreadPoolExecutor(1, "keys")
-        self._read()
 
     async def caller_of(self, key: str, host: str) -> Caller:
         """Return whose key this is; `host` is where it came from.
@@ -130,52 +121,11 @@ class KeyFile:
         return is_right
 
     def _follow_file(self) -> None:
-        now = time.monotonic()
-        if now - self._looked_at < _LOOK_EVERY_S:
-            return
-        self._looked_at = now
-        try:
-            if self._stamp != _stamp(self._path):
-                self._read()
-                logger.info("keys read", extra={"path": str(self._path), "keys": len(self._keys)})
-            self._complaint = ""
-        except (OSError, ValueError) as error:
-            if str(error) != self._complaint:
-                logger.error("keys not read", extra={"path": str(self._path), "why": str(error)})
-            self._complaint = str(error)
-
-    def _read(self) -> None:
-        try:
-            stamp = _stamp(self._path)
-            text = self._path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self._path} cannot be read: {error}") from error
-        self._stamp = stamp
-        self._keys = _parse(text, self._path)
-        valid = {key.hash for key in self._keys.values()}
-        self._proven = {digest: one for digest, one in self._proven.items() if one in valid}
-
-
-class SecretFile:
-    """A secret in a file, such as our own key for another server; read again when it changes."""
-
-    def __init__(self, path: Path) -> None:
-        """Read it. Raises OSError if that fails."""
-        self._path = path
-        self._stamp = _stamp(path)
-        self._value = _read_secret(path)
-
-    def value(self) -> str:
-        """Return the secret as it is now; the last one if the file cannot be read."""
-        with suppress(OSError, UnicodeDecodeError):
-            stamp = _stamp(self._path)
-            if stamp != self._stamp:
-                self._value, self._stamp = _read_secret(self._path), stamp
-        return self._value
-
-
-def _read_secret(path: Path) -> str:
-    return path.read_text(encoding="ascii").strip()
+        keys = self._file.value()
+        if keys is not self._keys:
+            self._keys = keys
+            valid = {key.hash for key in keys.values()}
+            self._proven = {digest: one for digest, one in self._proven.items() if one in valid}
 
 
 def matches(key: str, expected: str) -> bool:
@@ -210,12 +160,7 @@ def _wrong() -> Unauthenticated:
     )
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_ino, found.st_size
-
-
-def _parse(text: str, path: Path) -> dict[str, _Key]:
+def _parse(text: str) -> dict[str, _Key]:
     try:
         content = json.loads(text)
         roles = dict[str, tuple[Scope, ...]](ROLES)
@@ -223,7 +168,7 @@ def _parse(text: str, path: Path) -> dict[str, _Key]:
             roles[name] = tuple(Scope(scope) for scope in scopes)
         return {entry["id"]: _key(entry, roles) for entry in content["keys"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no file of keys: {error!r}; see docs/security.md") from error
+        raise ValueError(f"this is no file of keys: {error!r}") from error
 
 
 def _key(entry: dict[str, Any], roles: dict[str, tuple[Scope, ...]]) -> _Key:

@@ -32,6 +32,7 @@ ROLES: Mapping[str, tuple[Scope, ...]] = {
     "service": (Scope.EMBED, Scope.READ),
 }
 _TENANT = re.compile(r"[a-z0-9]{1,32}")
+_OF_A_TENANT = re.compile(r"tenant_[a-z0-9]+__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,10 @@ class Caller:
         """What the stored names of the tenant's collections begin with."""
         return f"tenant_{self.tenant}__" if self.tenant else ""
 
+    def owns(self, name: str) -> bool:
+        """Tell whether a stored name belongs to its tenant; without a tenant, to none."""
+        return name.startswith(self.prefix) if self.tenant else not is_of_a_tenant(name)
+
     def localized(self, text: str) -> str:
         """Return a text for the caller, without the prefix of its tenant."""
         return text.replace(self.prefix, "") if self.tenant else text
@@ -98,6 +103,11 @@ class Caller:
                 "ask the operator for it",
                 scope=scope.value,
             )
+
+
+def is_of_a_tenant(name: str) -> bool:
+    """Tell whether a stored name belongs to any tenant."""
+    return _OF_A_TENANT.match(name) is not None
 
 
 def parse_grants(

@@ -150,7 +150,7 @@ def test_a_damaged_file_of_keys_changes_nothing(system: Secured, owner: str) -> 
         system.keys_file.write_text(good[:50])
         time.sleep(0.6)
         assert system.caller(owner).call(LIST) == OK
-        assert "keys not read" in system.gateway.log.read_text()
+        assert "file not read" in system.gateway.log.read_text()
     finally:
         system.keys_file.write_text(good)
 

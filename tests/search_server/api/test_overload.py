@@ -43,6 +43,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, hold: Path) -> Iterator[proc
         flags += ["--max-items-in-flight", "64", "--query-cache-entries", "0"]
         with processes.running(folder / "g", "search_server", *flags) as gateway:
             connect(gateway.address).create("photos")
+            connect(gateway.address).create("written")
             connect(gateway.address).upsert("photos", caption("red"))
             yield gateway
 
@@ -91,7 +92,7 @@ class Caller:
 
     async def upsert(self, count: int) -> int:
         items = [caption(f"number {number}") for number in range(count)]
-        request = item_service_pb2.UpsertItemsRequest(collection="photos", items=items)
+        request = item_service_pb2.UpsertItemsRequest(collection="written", items=items)
         return len((await self.items.UpsertItems(request, timeout=60)).results)
 
 
@@ -210,7 +211,7 @@ async def test_hits_that_nobody_reads_are_no_work(
         for item in items:
             item.fields["path"].CopyFrom(string("x" * 59_000))
         answer = await slow.items.UpsertItems(
-            item_service_pb2.UpsertItemsRequest(collection="photos", items=items), timeout=60
+            item_service_pb2.UpsertItemsRequest(collection="written", items=items), timeout=60
         )
         assert {one.outcome for one in answer.results} == {STORED}
     request = search_service_pb2.SearchRequest(params=params("1"), limit=240)
@@ -236,6 +237,7 @@ async def test_three_thousand_searches_at_once_end_in_an_answer_or_a_refusal(
         flags = processes.gateway_flags(tmp_path / "g", str(tmp_path / "m.db"), worker.address)
         with processes.running(tmp_path / "g", "search_server", *flags) as gateway:
             connect(gateway.address).create("photos")
+            connect(gateway.address).create("written")
             connect(gateway.address).upsert("photos", caption("red"))
             async with AsyncExitStack() as stack:
                 callers = [Caller(gateway.address) for _ in range(10)]

@@ -35,7 +35,7 @@ class Reindexed:
         await self.store.aliases.point("now", alias, deadline())
 
     async def other(self, requested: str, *written: str) -> str | None:
-        catalog = Catalog(self.store, None)  # type: ignore[arg-type] # which only `create` asks
+        catalog = Catalog(self.store, None, None)  # type: ignore[arg-type] # only `create` asks
         info = await catalog.get(requested, deadline())
         reached = written or (info.name,)
         found = await DualWrite(catalog).next_target(info, reached, deadline())

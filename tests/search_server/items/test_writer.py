@@ -11,6 +11,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from search_server.collections.catalog import Catalog
+from search_server.collections.usage import StoredUsage
 from search_server.embedders.worker import Embedded, EmbeddedItem
 from search_server.items.dual_write import DualWrite
 from search_server.items.writer import ItemWriter
@@ -50,6 +51,7 @@ def test_a_vector_is_only_taken_over_from_equal_content(tmp_path: Path) -> None:
         metrics = ServerMetrics("gateway", CollectorRegistry())
         objects = ImageStore(str(tmp_path / "objects"))
         workers: Any = Workers()
+        usage = StoredUsage(store, objects, None)
         async with fetching() as fetcher:
             writer = ItemWriter(
                 workers,
@@ -57,7 +59,8 @@ def test_a_vector_is_only_taken_over_from_equal_content(tmp_path: Path) -> None:
                 store,
                 objects,
                 metrics,
-                dual_write=DualWrite(Catalog(store, workers)),
+                dual_write=DualWrite(Catalog(store, workers, usage)),
+                usage=usage,
                 max_image_bytes=1000,
                 thumbnail_side=16,
             )

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from search_server.collections.catalog import Catalog
+from search_server.collections.usage import StoredUsage
 from search_server.embedders.worker import Embedded, EmbeddedItem
 from search_server.items.dual_write import DualWrite
 from search_server.items.writer import ItemWriter
@@ -129,13 +130,15 @@ async def parts(
     metrics = ServerMetrics("gateway", CollectorRegistry())
     workers: Any = Workers()
     fetcher: Any = NoFetcher()
+    usage = StoredUsage(store, objects, None)
     writer = ItemWriter(
         workers,
         fetcher,
         store,
         objects,
         metrics,
-        dual_write=DualWrite(Catalog(store, workers)),
+        dual_write=DualWrite(Catalog(store, workers, usage)),
+        usage=usage,
         max_image_bytes=1000,
         thumbnail_side=16,
     )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sentinel_core.access import keys as module
-from sentinel_core.access.keys import KeyFile, SecretFile
+from sentinel_core.access.keys import KeyFile
 from sentinel_core.errors import ResourceExhausted, SentinelError, Unauthenticated
 from tests.search_server.access.secured import sentinel
 
@@ -40,7 +40,7 @@ class Keys:
 
     async def reason(self, key: str, host: str = HERE, *, reload: bool = True) -> str:
         if reload:
-            self.file._looked_at = 0.0
+            self.file._file._looked_at = 0.0
         try:
             await self.file.caller_of(key, host)
         except SentinelError as error:
@@ -86,7 +86,7 @@ async def test_the_file_may_change_while_a_key_is_checked(
         entry["hash"] = keys.entries()[1]["hash"]
     entry["grants"] = ["write"]
     keys.write([] if change == "revoked" else [entry])
-    keys.file._looked_at = 0.0
+    keys.file._file._looked_at = 0.0
     keys.file._follow_file()
     go_on.set()
     if change == "other grants":
@@ -113,7 +113,7 @@ async def test_a_caller_who_leaves_does_not_spoil_it_for_the_next(keys: Keys) ->
 
 async def test_checks_do_not_pile_up(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     more = [keys.create() for _ in range(40)]
-    keys.file._looked_at = 0.0
+    keys.file._file._looked_at = 0.0
     keys.file._follow_file()
     go_on = threading.Event()
     monkeypatch.setattr(module, "matches", lambda *_: go_on.wait(20))
@@ -154,7 +154,7 @@ async def test_a_broken_entry_is_told_when_the_file_is_read(
 async def test_no_tenant_may_be_written_as_nothing(keys: Keys) -> None:
     [entry] = keys.entries()
     keys.write([{**entry, "tenant": None}])
-    keys.file._looked_at = 0.0
+    keys.file._file._looked_at = 0.0
     assert (await keys.file.caller_of(keys.first, HERE)).tenant == ""
 
 
@@ -176,15 +176,3 @@ def test_roles_of_the_file_itself(tmp_path: Path) -> None:
     path.write_text(json.dumps({"roles": {"auditor": ["read"]}, "keys": []}))
     sentinel("keys", "create", "--file", str(path), "--grant", "auditor:log*")
     KeyFile(path).close()
-
-
-def test_a_secret_in_a_file_is_followed(tmp_path: Path) -> None:
-    path = tmp_path / "key"
-    path.write_text("one\n")
-    secret = SecretFile(path)
-    assert secret.value() == "one"
-    time.sleep(0.01)
-    path.write_text("three\n")
-    assert secret.value() == "three"
-    path.unlink()
-    assert secret.value() == "three"
