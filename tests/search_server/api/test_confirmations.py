@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from search_server.api.seals import Opened, Seals
+from search_server.api import confirmations
+from search_server.api.confirmations import Confirmations
+from search_server.api.page_tokens import PageTokens
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import collection_service_pb2 as collections
 from sentinel.search.v1 import filter_pb2
 from sentinel.search.v1 import item_service_pb2 as items
 from sentinel_client.cli import main
+from sentinel_core.errors import InvalidArgument
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.values import ModelRef
 from tests import processes
 from tests.search_server.conftest import PAGE_TOKEN_SECRET, Gateway, connect, error_info
 
@@ -187,11 +193,19 @@ def test_a_page_token_confirms_nothing_and_the_other_way_round(protected: Gatewa
     assert protected.count(name) == 5
 
 
-def test_seals_of_another_purpose_are_not_opened() -> None:
-    """Even with the same key, content and request."""
-    mine, other = Seals(b"key", b"mine", lambda: 7.0), Seals(b"key", b"other", lambda: 7.0)
-    assert mine.open(mine.make(b"content", b"request"), b"request") == Opened(b"content", 0.0)
-    assert other.open(mine.make(b"content", b"request"), b"request") is None
+def test_a_page_token_that_says_what_a_confirmation_says_confirms_nothing() -> None:
+    """The purposes have keys of their own."""
+    info = CollectionInfo("photos", ModelRef("m", "r", "f"), 4, {}, id="x")
+    deletion = collections.DeleteCollectionRequest(name="photos")
+    tokens = Confirmations(b"key", protect=True, small_items=0)
+    deletion.confirmation_token = tokens.make(deletion, info, 5)
+    tokens.check(deletion, info, 5)
+    said = base64.urlsafe_b64decode(deletion.confirmation_token)[40:]  # after tag and time
+    page = PageTokens(b"key", 60.0).make(said, confirmations._identity(deletion))
+    deletion.confirmation_token = page
+    with pytest.raises(InvalidArgument) as caught:
+        tokens.check(deletion, info, 5)
+    assert caught.value.reason == "CONFIRMATION_INVALID"
 
 
 def test_a_collection_of_the_same_name_is_another_one(protected: Gateway) -> None:
