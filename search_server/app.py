@@ -17,6 +17,7 @@ from search_server import health
 from search_server.api import access
 from search_server.api.admission import GatewayAdmission
 from search_server.api.collection_service import CollectionService
+from search_server.api.confirmations import Confirmations
 from search_server.api.item_service import ItemService
 from search_server.api.page_tokens import PageTokens
 from search_server.api.search_service import SearchService
@@ -167,6 +168,9 @@ def _services(
     tokens, row_memory = _page_tokens(settings), RowMemory(memory)
     usage = StoredUsage(store, images, backends.credentials.quotas)
     catalog = Catalog(store, pool, usage)
+    confirmations = Confirmations(
+        settings.page_token_key(), protect=settings.protect, small_items=settings.protect_items
+    )
     admission = GatewayAdmission(settings, metrics)
     searcher = Searcher(
         catalog,
@@ -197,11 +201,18 @@ def _services(
         pool,
         tokens,
         admission=admission,
+        confirmations=confirmations,
         draining=draining,
         settings=settings,
     )
     collections = CollectionService(
-        catalog, reindexer, tokens, write_s, draining, admission=admission
+        catalog,
+        reindexer,
+        tokens,
+        write_s,
+        draining,
+        admission=admission,
+        confirmations=confirmations,
     )
     small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
     return [

@@ -148,13 +148,22 @@ class GatewaySettings(ServerSettings, StoreSettings):
 
     page_token_secret: SecretStr = Field(
         SecretStr(""),
-        description="Key that signs page tokens; the same for all gateways behind one address. "
+        description="Key that signs page tokens and confirmation tokens; the same for all gateways "
+        "behind one address. "
         "Empty: a random key on Milvus Lite; on a Milvus server, a key derived from milvus_uri and "
         "milvus_token, which must then be the same for all gateways. Set it if there is no "
         "milvus_token: anyone who knows the URI could forge page tokens.",
     )
     page_token_seconds: float = Field(
         3600.0, gt=0, le=86_400, description="How long a page token is valid, in seconds."
+    )
+    protect: bool = Field(
+        False,
+        description="Whether deleting a collection, or many items by a filter, needs the "
+        "confirmation token of a dry run.",
+    )
+    protect_items: int = Field(
+        1000, ge=0, description="Most items that a filter may delete without such a token."
     )
 
     @model_validator(mode="after")
@@ -214,7 +223,7 @@ class GatewaySettings(ServerSettings, StoreSettings):
         return TlsFiles(self.worker_cert, self.worker_key, self.worker_ca)
 
     def page_token_key(self) -> bytes:
-        """Return the key that signs page tokens."""
+        """Return the key that signs page tokens and confirmation tokens."""
         secret = self.page_token_secret.get_secret_value()
         if not secret and "://" not in self.milvus_uri:
             return _RANDOM_KEY  # only this process opens the file, so no replica needs the key

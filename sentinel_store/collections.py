@@ -71,6 +71,8 @@ class CollectionInfo:
 
     Attributes:
         name: Its own name, even if it was found by an alias.
+        id: Differs from that of any other collection, also of an earlier one with this name; empty
+            for those of older versions.
         requested_name: The name or alias that it was found by.
         origin: The collection that it was made from; None: no other.
         reindex: The reindex that reads it; None: none.
@@ -89,6 +91,7 @@ class CollectionInfo:
     index: VectorIndex = field(default_factory=VectorIndex)
     expected_item_count: int = 0
     consistency: Consistency = Consistency.SESSION
+    id: str = ""
     requested_name: str = ""
     origin: Origin | None = None
     reindex: ReindexMark | None = None

@@ -97,6 +97,7 @@ COLLECTION_RULES = {
     "GetCollection": Rule(Scope.READ, _in_name),
     "ListCollections": Rule(Scope.READ),  # lists those that the caller may read
     "DeleteCollection": Rule(Scope.ADMIN, _in_name),
+    "PreviewDeletion": Rule(Scope.ADMIN, _in_name),
     "SetAlias": Rule(Scope.ADMIN, lambda request: (request.alias, request.collection)),
     "DeleteAlias": Rule(Scope.ADMIN, lambda request: (request.alias,)),
     "ReindexCollection": Rule(Scope.ADMIN, _in_reindex),

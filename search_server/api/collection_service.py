@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 from search_server.api import collection_messages
 from search_server.api.admission import GatewayAdmission
 from search_server.api.common_messages import Context, is_listed, stored_name
+from search_server.api.confirmations import Confirmations
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.collections.catalog import Catalog
 from search_server.collections.reindex_copier import ReindexProgress
@@ -37,12 +39,14 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         draining: asyncio.Event,
         *,
         admission: GatewayAdmission,
+        confirmations: Confirmations,
     ) -> None:
         """Keep the collaborators; setting `draining` ends reindexes, which continue elsewhere."""
         self._catalog = catalog
         self._reindexer = reindexer
         self._draining = draining
         self._tokens = tokens
+        self._confirmations = confirmations
         self._reads = admission.reads
         self._timeout_s = timeout_s
 
@@ -81,8 +85,23 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
     async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: Context
     ) -> pb.DeleteCollectionResponse:
-        await self._catalog.delete(stored_name(request.name, "name"), self._deadline(context))
+        check = None
+        if self._confirmations.may_refuse(request):  # or it need not be counted
+            check = partial(self._confirmations.check, request)
+        name = stored_name(request.name, "name")
+        await self._catalog.delete(name, self._deadline(context), check)
         return pb.DeleteCollectionResponse()
+
+    async def PreviewDeletion(
+        self, request: pb.PreviewDeletionRequest, context: Context
+    ) -> pb.PreviewDeletionResponse:
+        deadline = self._deadline(context)
+        with self._reads.admit({"reads": 1}):
+            info = await self._catalog.deletable(stored_name(request.name, "name"), deadline)
+            count = await self._catalog.count(info, deadline)
+        deletion = pb.DeleteCollectionRequest(name=request.name)
+        token = self._confirmations.make(deletion, info, count)
+        return pb.PreviewDeletionResponse(item_count=count, confirmation_token=token)
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         alias = stored_name(request.alias, "alias")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 
 from search_server.api import common_messages, item_messages
 from search_server.api.admission import GatewayAdmission
 from search_server.api.common_messages import Context, stored_name
+from search_server.api.confirmations import Confirmations
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.collections.catalog import Catalog
 from search_server.embedders.pool import EmbedderPool
@@ -43,6 +45,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
         tokens: PageTokens,
         *,
         admission: GatewayAdmission,
+        confirmations: Confirmations,
         draining: asyncio.Event,
         settings: GatewaySettings,
     ) -> None:
@@ -52,6 +55,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
         self._catalog = catalog
         self._pool = pool
         self._tokens = tokens
+        self._confirmations = confirmations
         self._reads, self._writes = admission.reads, admission.writes
         self._draining = draining
         self._settings = settings
@@ -160,10 +164,21 @@ class ItemService(pb_grpc.ItemServiceServicer):
         self, request: pb.DeleteItemsRequest, context: Context
     ) -> pb.DeleteItemsResponse:
         selector = _selector(request)
+        name = stored_name(request.collection, "collection")
         deadline = self._write_deadline(context)
         with self._writes.admit(_ONE_DELETION):
-            info = await self._catalog.get(stored_name(request.collection, "collection"), deadline)
-            count = await self._writer.delete(info, selector, deadline, dry_run=request.dry_run)
+            if request.dry_run:
+                info = await self._catalog.get_fresh(name, deadline)
+                count = await self._writer.count(info, selector, deadline)
+                token = self._confirmations.make(request, info, count)
+                return pb.DeleteItemsResponse(deleted_count=count, confirmation_token=token)
+            # A token is for one collection. A cached description may be of one that is gone.
+            find = self._catalog.get_fresh if request.confirmation_token else self._catalog.get
+            info = await find(name, deadline)
+            check = partial(self._confirmations.check, request, info)
+            count = await self._writer.delete(info, selector, deadline, check)
+        if request.HasField("filter"):
+            note_items(count)
         return pb.DeleteItemsResponse(deleted_count=count)
 
     async def _read_start(self, messages: AsyncIterator[pb.IngestItemsRequest]) -> str:
@@ -222,6 +237,7 @@ def _selector(request: pb.DeleteItemsRequest) -> Selector:
             common_messages.check_ids(request.ids.ids, "ids.ids")
             return ItemIds(tuple(request.ids.ids))
         case "filter":
+            note_items(0)  # until it is known how many match
             return common_messages.filter_from(request.filter)
         case _:
             raise InvalidArgument(

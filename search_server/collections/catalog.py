@@ -111,8 +111,12 @@ class Catalog:
         self, info: CollectionInfo, deadline: Deadline
     ) -> tuple[int, list[str]]:
         """Return how many items a collection holds, and its aliases, sorted."""
-        count = await self._store.count(info, "", deadline)
+        count = await self.count(info, deadline)
         return count, await self._store.aliases.of(info.name, deadline)
+
+    async def count(self, info: CollectionInfo, deadline: Deadline) -> int:
+        """Return how many items a collection holds."""
+        return await self._store.count(info, "", deadline)
 
     async def list_after(
         self,
@@ -137,25 +141,41 @@ class Catalog:
             page.append(info)
         return page, False
 
-    async def delete(self, name: str, deadline: Deadline) -> None:
-        """Drop a collection and its items. Image bytes stay: other collections may use them.
+    async def deletable(self, name: str, deadline: Deadline) -> CollectionInfo:
+        """Return the current description of a collection that `delete` would drop.
 
         Raises:
             NotFound: No collection has this name.
             FailedPrecondition: It is not Sentinel's, the name is an alias, or it has an alias.
         """
+        info = await self._by_own_name(name, "name", deadline)
+        aliases = await self._store.aliases.of(name, deadline)
+        if aliases:
+            # Milvus would drop the aliases too, and their users would find nothing.
+            raise FailedPrecondition(
+                "COLLECTION_ALIASED",
+                f"{', '.join(aliases)} point at {name!r}; point them elsewhere or delete them "
+                "first",
+                field="name",
+                collection=name,
+            )
+        return info
+
+    async def delete(
+        self,
+        name: str,
+        deadline: Deadline,
+        check: Callable[[CollectionInfo, int], None] | None = None,
+    ) -> None:
+        """Drop a collection and its items. Image bytes stay: other collections may use them.
+
+        `check` gets the collection and its number of items before it is dropped, and may raise.
+        Raises as `deletable`.
+        """
         async with self._naming:
-            info = await self._by_own_name(name, "name", deadline)
-            aliases = await self._store.aliases.of(name, deadline)
-            if aliases:
-                # Milvus would drop the aliases too, and their users would find nothing.
-                raise FailedPrecondition(
-                    "COLLECTION_ALIASED",
-                    f"{', '.join(aliases)} point at {name!r}; point them elsewhere or delete them "
-                    "first",
-                    field="name",
-                    collection=name,
-                )
+            info = await self.deletable(name, deadline)
+            if check is not None:
+                check(info, await self.count(info, deadline))
             await self._store.drop_collection(info.name, deadline)
             self.forget(info.name)
             await self._end_reindex_to(info, deadline)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from search_server.collections.usage import StoredUsage
@@ -278,15 +278,27 @@ class ItemWriter:
                 else:
                     return dict(zip(ids, answer.items, strict=True))
 
-    async def delete(
-        self, info: CollectionInfo, selector: Selector, deadline: Deadline, *, dry_run: bool
-    ) -> int:
-        """Delete the selected items; return how many there are."""
+    async def count(self, info: CollectionInfo, selector: Selector, deadline: Deadline) -> int:
+        """Return how many items are selected."""
         expression = filters.compile_selector(selector, info.fields)
-        count = await self._store.count(info, expression, deadline)
-        if dry_run:
-            return count
+        return await self._store.count(info, expression, deadline)
+
+    async def delete(
+        self,
+        info: CollectionInfo,
+        selector: Selector,
+        deadline: Deadline,
+        check: Callable[[int], None],
+    ) -> int:
+        """Delete the selected items; return how many there are.
+
+        `check` gets their number before any is deleted, and may raise. Items that are written
+        between the two are deleted, too.
+        """
+        count = await self.count(info, selector, deadline)
+        check(count)
         check_writable(info)
+        expression = filters.compile_selector(selector, info.fields)
         if count:
             await self._store.delete(info, expression, deadline)
         reached = {info.name}

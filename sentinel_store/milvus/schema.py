@@ -306,6 +306,7 @@ def to_properties(info: CollectionInfo) -> dict[str, str]:
     """Return the properties that describe a collection."""
     collection = json.dumps(
         {
+            "id": info.id,
             "model": info.model.model,
             "revision": info.model.revision,
             "fingerprint": info.model.fingerprint,
@@ -345,6 +346,7 @@ def from_properties(
         expected_item_count=data.get("expected_item_count", 0),
         consistency=Consistency(data.get("consistency", Consistency.SESSION)),
         full_text=tuple(data.get("full_text", ())),
+        id=data.get("id", ""),
         requested_name=requested_name,
         origin=Origin(origin["source"], OriginState(origin["state"])) if origin else None,
         reindex=ReindexMark(reindex["target"], reindex["runner"], reindex["mirrored"])

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pymilvus import MilvusClient
 
@@ -68,7 +70,7 @@ class MilvusStore:
         return await self.connection.write_problem()
 
     async def create_collection(self, info: CollectionInfo, deadline: Deadline) -> None:
-        """Create an empty collection, ready to search.
+        """Create an empty collection, ready to search, with an id of its own.
 
         Raises:
             AlreadyExists: A collection or an alias has this name.
@@ -88,7 +90,8 @@ class MilvusStore:
                 info.name,
                 schema=schema.table_schema(info),
                 consistency_level="Session",  # a gateway finds what it wrote
-                properties=schema.to_properties(info),
+                # Not Milvus's id, which is always 0 on Lite.
+                properties=schema.to_properties(replace(info, id=uuid.uuid4().hex)),
                 timeout=timeout,
             )
             try:

@@ -328,9 +328,13 @@ class _Items(item_service_pb2_grpc.ItemServiceServicer):
     def DeleteItems(self, request: Any, context: Any) -> Any:
         self.gateway.enter("DeleteItems", request, context)
         there = [one for one in request.ids.ids if one in self.gateway.items]
-        if not request.dry_run:
-            for one in there:
-                del self.gateway.items[one]
+        if request.HasField("filter"):  # which matches everything
+            there = list(self.gateway.items)
+        if request.dry_run:
+            token = f"{len(there)} of {request.collection}"
+            return item_pb.DeleteItemsResponse(deleted_count=len(there), confirmation_token=token)
+        for one in there:
+            del self.gateway.items[one]
         return item_pb.DeleteItemsResponse(deleted_count=len(there))
 
 
@@ -361,6 +365,16 @@ class _Collections(collection_service_pb2_grpc.CollectionServiceServicer):
         return collection_pb.ListCollectionsResponse(
             collections=[self.gateway.collections[name] for name in names[start : start + 2]],
             next_page_token=str(start + 2) if start + 2 < len(names) else "",
+        )
+
+    def PreviewDeletion(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("PreviewDeletion", request, context)
+        try:
+            found = self.gateway.collection(request.name)
+        except SentinelError as error:
+            fail(context, error)
+        return collection_pb.PreviewDeletionResponse(
+            item_count=found.item_count, confirmation_token=f"all of {request.name}"
         )
 
     def DeleteCollection(self, request: Any, context: Any) -> Any:

@@ -228,8 +228,10 @@ def test_deleting_a_collection_asks_first(gateway: FakeGateway) -> None:
     refused = sentinel(gateway, "collections", "delete", "photos", text="n\n")
     assert (refused.exit_code, list(gateway.collections)) == (1, ["photos"])
     assert "with its 0 items?" in refused.output
+    assert not gateway.calls["DeleteCollection"]
     assert sentinel(gateway, "collections", "delete", "photos", "--yes").exit_code == 0
     assert not gateway.collections
+    assert gateway.calls["DeleteCollection"][0].confirmation_token == "all of photos"
 
 
 def test_version() -> None:

@@ -59,6 +59,16 @@ def test_deleting_asks_and_says_how_many(stored: FakeGateway) -> None:
     assert sentinel(stored, "items", "delete").exit_code == 2
 
 
+def test_deleting_by_filter_confirms_what_it_has_shown(stored: FakeGateway) -> None:
+    command = ["items", "delete", "--where", "path^=/p"]
+    assert "Would delete 3 items" in sentinel(stored, *command, "--dry-run").stdout
+    refused = sentinel(stored, *command, text="n\n")
+    assert (refused.exit_code, "Delete 3 items of photos?" in refused.output) == (1, True)
+    assert all(call.dry_run for call in stored.calls["DeleteItems"])
+    assert "Deleted 3 items" in sentinel(stored, *command, text="y\n").output
+    assert stored.calls["DeleteItems"][-1].confirmation_token == "3 of photos"
+
+
 def test_a_picture_is_written_where_it_is_wanted(stored: FakeGateway, tmp_path: Path) -> None:
     item_id = "0" * 64
     result = sentinel(stored, "items", "download", item_id, "-o", tmp_path)

@@ -333,6 +333,28 @@ async def test_deleting_by_filter_sends_the_filter(
     assert gateway.calls["DeleteItems"][0].WhichOneof("selector") == "filter"
 
 
+async def test_a_preview_deletes_nothing_and_its_token_is_sent_only_when_given(
+    gateway: FakeGateway, client: AsyncSentinelClient
+) -> None:
+    gateway.add_collection("c")
+    await client.upsert([Item(id=str(n), text="x") for n in range(3)], collection="c")
+    some, condition = await client.preview_deletion("c", filter=F("a") == 1), F("a") == 1
+    whole = await client.preview_deletion("c")
+    assert (some.count, some.confirmation_token) == (3, "3 of c")
+    assert whole.confirmation_token == "all of c"
+    assert (len(gateway.items), list(gateway.collections)) == (3, ["c"])
+    await client.delete_items(collection="c", filter=condition)
+    await client.delete_items(
+        collection="c", filter=condition, confirmation_token=some.confirmation_token
+    )
+    await client.delete_collection("c", confirmation_token=whole.confirmation_token)
+    tokens = [call.confirmation_token for call in gateway.calls["DeleteItems"]]
+    assert tokens == ["", "", "3 of c"]
+    assert gateway.calls["DeleteCollection"][0].confirmation_token == "all of c"
+    with pytest.raises(TypeError):
+        await client.delete_items(["1"], collection="c", confirmation_token="3 of c")
+
+
 async def test_get_or_create_makes_what_is_missing_once(
     gateway: FakeGateway, client: AsyncSentinelClient
 ) -> None:

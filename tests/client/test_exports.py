@@ -45,6 +45,7 @@ def test_every_call_of_the_contract_is_known_and_has_a_method() -> None:
         "GetCollection": "get_collection",
         "ListCollections": "list_collections",
         "DeleteCollection": "delete_collection",
+        "PreviewDeletion": "preview_deletion",
         "SetAlias": "set_alias",
         "DeleteAlias": "delete_alias",
         "ReindexCollection": "reindex",

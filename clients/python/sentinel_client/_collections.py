@@ -10,12 +10,15 @@ from contextlib import aclosing
 from typing import Unpack
 
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
+from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel_client import _messages, _rpcs
 from sentinel_client._connection import Attempts, ServiceCalls
 from sentinel_client._errors import AlreadyExists, NotFound, ResultTruncated, SentinelError
+from sentinel_client._filters import Filter
 from sentinel_client._types import (
     Collection,
     CollectionOptions,
+    DeletionPreview,
     FieldSchema,
     ModelVersion,
     ReindexProgress,
@@ -78,9 +81,40 @@ class CollectionCalls(ServiceCalls):
                 return collections
             request.page_token = response.next_page_token
 
-    async def delete_collection(self, name: str, *, timeout: float | None = None) -> None:
-        """Delete a collection and its items permanently."""
-        request = collection_pb.DeleteCollectionRequest(name=name)
+    async def preview_deletion(
+        self, collection: str, *, filter: Filter | None = None, timeout: float | None = None
+    ) -> DeletionPreview:
+        """Return what `delete_items` with this filter would delete; nothing is deleted.
+
+        Without a filter: what `delete_collection` would delete. It fails where that would fail.
+        """
+        if filter is None:
+            request = collection_pb.PreviewDeletionRequest(name=collection)
+            found = await self._connection.unary(_rpcs.PREVIEW_DELETION, request, timeout)
+            return DeletionPreview(found.item_count, found.confirmation_token)
+        deletion = item_pb.DeleteItemsRequest(
+            collection=collection, filter=_messages.filter_to_proto(filter), dry_run=True
+        )
+        counted = await self._connection.unary(_rpcs.DELETE_ITEMS, deletion, timeout)
+        return DeletionPreview(counted.deleted_count, counted.confirmation_token)
+
+    async def delete_collection(
+        self, name: str, *, confirmation_token: str = "", timeout: float | None = None
+    ) -> None:
+        """Delete a collection and its items permanently.
+
+        Args:
+            name: Its own name, not an alias.
+            confirmation_token: That of `preview_deletion`. A gateway in protected mode needs it.
+                If it is given, the call fails once the preview is no longer true.
+            timeout: Seconds for the whole call.
+
+        Raises:
+            FailedPrecondition: CONFIRMATION_NEEDED or CONFIRMATION_OUTDATED: look at a new preview.
+        """
+        request = collection_pb.DeleteCollectionRequest(
+            name=name, confirmation_token=confirmation_token
+        )
         await self._connection.unary(_rpcs.DELETE_COLLECTION, request, timeout)
 
     async def set_alias(self, alias: str, collection: str, *, timeout: float | None = None) -> None:

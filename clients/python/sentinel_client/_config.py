@@ -49,7 +49,8 @@ class Timeouts:
         upsert: One batch of `upsert` or `ingest`, including the embedding of its images.
         read: `get_items`, one page of `list_items`, `download_image`, `get_collection`, one page of
             `list_collections`.
-        write: `delete_items`; creating, changing or deleting a collection or an alias.
+        write: `delete_items`, `preview_deletion`; creating, changing or deleting a collection or an
+            alias.
         health: `health`.
     """
 

@@ -184,15 +184,29 @@ class ItemCalls(ServiceCalls):
         collection: str,
         filter: Filter | None = None,
         dry_run: bool = False,
+        confirmation_token: str = "",
         timeout: float | None = None,
     ) -> int:
         """Delete items by ids (any number) or by filter; return how many existed.
 
+        Args:
+            ids: The items to delete.
+            collection: A collection, or an alias.
+            filter: Delete all items that match.
+            dry_run: Only count them.
+            confirmation_token: With a filter: that of `preview_deletion`. A gateway in protected
+                mode needs it to delete many items. If it is given, the call fails once the preview
+                is no longer true.
+            timeout: Seconds for each request: for each 1,000 ids, or for the filter.
+
         Raises:
-            TypeError: Not exactly one of `ids` and `filter` is given.
+            TypeError: Not exactly one of `ids` and `filter` is given, or a token without a filter.
+            FailedPrecondition: CONFIRMATION_NEEDED or CONFIRMATION_OUTDATED: look at a new preview.
         """
         if (ids is None) == (filter is None):
             raise TypeError("give exactly one of ids and filter")
+        if confirmation_token and filter is None:
+            raise TypeError("a confirmation token goes with a filter; ids need none")
         selections: list[dict[str, Any]] = [
             {"ids": item_pb.ItemIds(ids=part)} for part in _pages_of(ids or ())
         ]
@@ -201,7 +215,10 @@ class ItemCalls(ServiceCalls):
         deleted = 0
         for selection in selections:
             request = item_pb.DeleteItemsRequest(
-                collection=collection, dry_run=dry_run, **selection
+                collection=collection,
+                dry_run=dry_run,
+                confirmation_token=confirmation_token,
+                **selection,
             )
             response = await self._connection.unary(_rpcs.DELETE_ITEMS, request, timeout)
             deleted += response.deleted_count

@@ -79,6 +79,9 @@ LIST_COLLECTIONS = _rpc(
 DELETE_COLLECTION = _rpc(
     collection_pb.DeleteCollectionRequest, collection_pb.DeleteCollectionResponse, "write"
 )
+PREVIEW_DELETION = _rpc(
+    collection_pb.PreviewDeletionRequest, collection_pb.PreviewDeletionResponse, "write"
+)
 SET_ALIAS = _rpc(collection_pb.SetAliasRequest, collection_pb.SetAliasResponse, "write")
 DELETE_ALIAS = _rpc(collection_pb.DeleteAliasRequest, collection_pb.DeleteAliasResponse, "write")
 REINDEX_COLLECTION = _rpc(

@@ -255,6 +255,7 @@ class SentinelClient:
     get_collection = _blocking(AsyncSentinelClient.get_collection)
     get_or_create_collection = _blocking(AsyncSentinelClient.get_or_create_collection)
     list_collections = _blocking(AsyncSentinelClient.list_collections)
+    preview_deletion = _blocking(AsyncSentinelClient.preview_deletion)
     delete_collection = _blocking(AsyncSentinelClient.delete_collection)
     set_alias = _blocking(AsyncSentinelClient.set_alias)
     delete_alias = _blocking(AsyncSentinelClient.delete_alias)

@@ -153,6 +153,20 @@ class CollectionOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
+class DeletionPreview:
+    """What a deletion would delete.
+
+    Attributes:
+        count: Number of items.
+        confirmation_token: For the same deletion by the same caller, within five minutes; empty
+            from a gateway of an older version.
+    """
+
+    count: int
+    confirmation_token: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReindexProgress:
     """The progress of `reindex`.
 

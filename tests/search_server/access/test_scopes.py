@@ -59,6 +59,10 @@ REQUESTS: dict[str, tuple[str, list[Any]]] = {
         "admin",
         [collections.DeleteCollectionRequest(name="photos")],
     ),
+    "CollectionService/PreviewDeletion": (
+        "admin",
+        [collections.PreviewDeletionRequest(name="photos")],
+    ),
     "CollectionService/SetAlias": (
         "admin",
         [collections.SetAliasRequest(alias="photos", collection="photos")],

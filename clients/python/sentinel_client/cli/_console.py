@@ -53,6 +53,7 @@ _HINTS = {
     "NO_HEALTHY_WORKER": "is an embedder running? Check with `sentinel health`",
     "COLLECTION_NOT_FOUND": "`sentinel collections` lists them, `sentinel index` creates one",
     "MODEL_MISMATCH": "index into another --collection, or start the embedder with its old model",
+    "CONFIRMATION_OUTDATED": "run the command again",
     "CREDENTIALS_MISSING": "put it into SENTINEL_API_KEY, or its file into SENTINEL_API_KEY_FILE",
     "OUT_OF_TIME": "is the server overloaded? Try again",
 }

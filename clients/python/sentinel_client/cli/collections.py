@@ -173,11 +173,12 @@ def reindex(options: Options, source: str, target: str, alias_name: str, model: 
 def delete(options: Options, name: str, yes: bool) -> None:
     """Delete the collection NAME and its items permanently."""
     with options.open(SentinelClient) as client:
-        count = client.get_collection(name).item_count
+        found = client.preview_deletion(name)
         if not yes:
-            click.confirm(f"Delete the collection {name} with its {count:,} items?", abort=True)
-        client.delete_collection(name)
-    click.echo(f"Deleted {name} ({count:,} items).")
+            question = f"Delete the collection {name} with its {found.count:,} items?"
+            click.confirm(question, abort=True)
+        client.delete_collection(name, confirmation_token=found.confirmation_token)
+    click.echo(f"Deleted {name} ({found.count:,} items).")
 
 
 def _schema(text: str) -> FieldSchema:

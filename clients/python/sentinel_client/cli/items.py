@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
-from functools import partial
 from pathlib import Path
 
 import click
@@ -135,19 +134,22 @@ def delete(
     if bool(ids) == bool(conditions):
         raise click.UsageError("say what to delete: ids or --where, not both")
     with options.open(SentinelClient) as client:
-        condition = None
+        condition, token = None, ""
         if conditions:
             condition = _options.parse_filter(conditions, client.get_collection(collection))
-        matching = partial(
-            client.delete_items, ids or None, collection=collection, filter=condition
-        )
-        count = matching(dry_run=True)
+            found = client.preview_deletion(collection, filter=condition)
+            count, token = found.count, found.confirmation_token
+        else:
+            count = client.delete_items(ids, collection=collection, dry_run=True)
         if dry_run:
             click.echo(f"Would delete {count:,} items of {collection}.")
             return
         if not yes:
             click.confirm(f"Delete {count:,} items of {collection}?", abort=True)
-        click.echo(f"Deleted {matching(dry_run=False):,} items of {collection}.")
+        deleted = client.delete_items(
+            ids or None, collection=collection, filter=condition, confirmation_token=token
+        )
+        click.echo(f"Deleted {deleted:,} items of {collection}.")
 
 
 @items.command()

@@ -136,14 +136,30 @@ class ListCollectionsResponse(_message.Message):
     def __init__(self, collections: _Optional[_Iterable[_Union[Collection, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeleteCollectionRequest(_message.Message):
+    __slots__ = ("name", "confirmation_token")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMATION_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    confirmation_token: str
+    def __init__(self, name: _Optional[str] = ..., confirmation_token: _Optional[str] = ...) -> None: ...
+
+class DeleteCollectionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PreviewDeletionRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
-class DeleteCollectionResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+class PreviewDeletionResponse(_message.Message):
+    __slots__ = ("item_count", "confirmation_token")
+    ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMATION_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    item_count: int
+    confirmation_token: str
+    def __init__(self, item_count: _Optional[int] = ..., confirmation_token: _Optional[str] = ...) -> None: ...
 
 class SetAliasRequest(_message.Message):
     __slots__ = ("alias", "collection")

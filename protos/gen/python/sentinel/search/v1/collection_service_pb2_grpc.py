@@ -58,6 +58,11 @@ class CollectionServiceStub(object):
                 request_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.SerializeToString,
                 response_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionResponse.FromString,
                 _registered_method=True)
+        self.PreviewDeletion = channel.unary_unary(
+                '/sentinel.search.v1.CollectionService/PreviewDeletion',
+                request_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.PreviewDeletionRequest.SerializeToString,
+                response_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.PreviewDeletionResponse.FromString,
+                _registered_method=True)
         self.SetAlias = channel.unary_unary(
                 '/sentinel.search.v1.CollectionService/SetAlias',
                 request_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.SetAliasRequest.SerializeToString,
@@ -110,6 +115,19 @@ class CollectionServiceServicer(object):
     def DeleteCollection(self, request, context):
         """DeleteCollection deletes a collection and its items permanently. Fails with
         FAILED_PRECONDITION (COLLECTION_ALIASED) if an alias points at it or if the name is an alias.
+        A gateway in protected mode needs the token of PreviewDeletion. Fails with
+        FAILED_PRECONDITION (CONFIRMATION_NEEDED) without it, with INVALID_ARGUMENT
+        (CONFIRMATION_INVALID) if it is not for this call, and with FAILED_PRECONDITION
+        (CONFIRMATION_OUTDATED) if it is too old or the collection has changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewDeletion(self, request, context):
+        """PreviewDeletion is the dry run of DeleteCollection: it fails where that would fail, and
+        otherwise tells how many items would be lost. It is a call of its own because a gateway that
+        does not know it refuses it; a new field `dry_run` would be ignored, and the collection lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +183,11 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.DeleteCollection,
                     request_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.FromString,
                     response_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionResponse.SerializeToString,
+            ),
+            'PreviewDeletion': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewDeletion,
+                    request_deserializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.PreviewDeletionRequest.FromString,
+                    response_serializer=sentinel_dot_search_dot_v1_dot_collection__service__pb2.PreviewDeletionResponse.SerializeToString,
             ),
             'SetAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAlias,
@@ -294,6 +317,33 @@ class CollectionService(object):
             '/sentinel.search.v1.CollectionService/DeleteCollection',
             sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionRequest.SerializeToString,
             sentinel_dot_search_dot_v1_dot_collection__service__pb2.DeleteCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewDeletion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sentinel.search.v1.CollectionService/PreviewDeletion',
+            sentinel_dot_search_dot_v1_dot_collection__service__pb2.PreviewDeletionRequest.SerializeToString,
+            sentinel_dot_search_dot_v1_dot_collection__service__pb2.PreviewDeletionResponse.FromString,
             options,
             channel_credentials,
             insecure,

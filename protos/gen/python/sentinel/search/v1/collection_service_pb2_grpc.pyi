@@ -89,6 +89,22 @@ _CollectionServiceDeleteCollectionType = typing_extensions.TypeVar(
     ],
 )
 
+_CollectionServicePreviewDeletionType = typing_extensions.TypeVar(
+    '_CollectionServicePreviewDeletionType',
+    grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.PreviewDeletionRequest,
+        sentinel.search.v1.collection_service_pb2.PreviewDeletionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.PreviewDeletionRequest,
+        sentinel.search.v1.collection_service_pb2.PreviewDeletionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.PreviewDeletionRequest,
+        sentinel.search.v1.collection_service_pb2.PreviewDeletionResponse,
+    ],
+)
+
 _CollectionServiceSetAliasType = typing_extensions.TypeVar(
     '_CollectionServiceSetAliasType',
     grpc.UnaryUnaryMultiCallable[
@@ -137,7 +153,7 @@ _CollectionServiceReindexCollectionType = typing_extensions.TypeVar(
     ],
 )
 
-class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionType, _CollectionServiceGetCollectionType, _CollectionServiceListCollectionsType, _CollectionServiceDeleteCollectionType, _CollectionServiceSetAliasType, _CollectionServiceDeleteAliasType, _CollectionServiceReindexCollectionType]):
+class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionType, _CollectionServiceGetCollectionType, _CollectionServiceListCollectionsType, _CollectionServiceDeleteCollectionType, _CollectionServicePreviewDeletionType, _CollectionServiceSetAliasType, _CollectionServiceDeleteAliasType, _CollectionServiceReindexCollectionType]):
     """CollectionService manages collections. A collection is a set of items in one vector space. Calls
     fail with INVALID_ARGUMENT (NAME_INVALID, PARAMETER_OUT_OF_RANGE), NOT_FOUND
     (COLLECTION_NOT_FOUND), FAILED_PRECONDITION (COLLECTION_FOREIGN) or UNAVAILABLE
@@ -161,6 +177,10 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
         grpc.UnaryUnaryMultiCallable[
             sentinel.search.v1.collection_service_pb2.DeleteCollectionRequest,
             sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            sentinel.search.v1.collection_service_pb2.PreviewDeletionRequest,
+            sentinel.search.v1.collection_service_pb2.PreviewDeletionResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             sentinel.search.v1.collection_service_pb2.SetAliasRequest,
@@ -195,6 +215,10 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
             sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            sentinel.search.v1.collection_service_pb2.PreviewDeletionRequest,
+            sentinel.search.v1.collection_service_pb2.PreviewDeletionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             sentinel.search.v1.collection_service_pb2.SetAliasRequest,
             sentinel.search.v1.collection_service_pb2.SetAliasResponse,
         ],
@@ -225,6 +249,16 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
     DeleteCollection: _CollectionServiceDeleteCollectionType
     """DeleteCollection deletes a collection and its items permanently. Fails with
     FAILED_PRECONDITION (COLLECTION_ALIASED) if an alias points at it or if the name is an alias.
+    A gateway in protected mode needs the token of PreviewDeletion. Fails with
+    FAILED_PRECONDITION (CONFIRMATION_NEEDED) without it, with INVALID_ARGUMENT
+    (CONFIRMATION_INVALID) if it is not for this call, and with FAILED_PRECONDITION
+    (CONFIRMATION_OUTDATED) if it is too old or the collection has changed.
+    """
+
+    PreviewDeletion: _CollectionServicePreviewDeletionType
+    """PreviewDeletion is the dry run of DeleteCollection: it fails where that would fail, and
+    otherwise tells how many items would be lost. It is a call of its own because a gateway that
+    does not know it refuses it; a new field `dry_run` would be ignored, and the collection lost.
     """
 
     SetAlias: _CollectionServiceSetAliasType
@@ -261,6 +295,10 @@ CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         sentinel.search.v1.collection_service_pb2.DeleteCollectionRequest,
         sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        sentinel.search.v1.collection_service_pb2.PreviewDeletionRequest,
+        sentinel.search.v1.collection_service_pb2.PreviewDeletionResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         sentinel.search.v1.collection_service_pb2.SetAliasRequest,
@@ -320,6 +358,21 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse]]:
         """DeleteCollection deletes a collection and its items permanently. Fails with
         FAILED_PRECONDITION (COLLECTION_ALIASED) if an alias points at it or if the name is an alias.
+        A gateway in protected mode needs the token of PreviewDeletion. Fails with
+        FAILED_PRECONDITION (CONFIRMATION_NEEDED) without it, with INVALID_ARGUMENT
+        (CONFIRMATION_INVALID) if it is not for this call, and with FAILED_PRECONDITION
+        (CONFIRMATION_OUTDATED) if it is too old or the collection has changed.
+        """
+
+    @abc.abstractmethod
+    def PreviewDeletion(
+        self,
+        request: sentinel.search.v1.collection_service_pb2.PreviewDeletionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sentinel.search.v1.collection_service_pb2.PreviewDeletionResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.PreviewDeletionResponse]]:
+        """PreviewDeletion is the dry run of DeleteCollection: it fails where that would fail, and
+        otherwise tells how many items would be lost. It is a call of its own because a gateway that
+        does not know it refuses it; a new field `dry_run` would be ignored, and the collection lost.
         """
 
     @abc.abstractmethod

@@ -203,16 +203,18 @@ class DownloadImageResponse(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., media_type: _Optional[str] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class DeleteItemsRequest(_message.Message):
-    __slots__ = ("collection", "ids", "filter", "dry_run")
+    __slots__ = ("collection", "ids", "filter", "dry_run", "confirmation_token")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMATION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     collection: str
     ids: ItemIds
     filter: _filter_pb2.Filter
     dry_run: bool
-    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[ItemIds, _Mapping]] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., dry_run: bool = ...) -> None: ...
+    confirmation_token: str
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Union[ItemIds, _Mapping]] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., dry_run: bool = ..., confirmation_token: _Optional[str] = ...) -> None: ...
 
 class ItemIds(_message.Message):
     __slots__ = ("ids",)
@@ -221,7 +223,9 @@ class ItemIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeleteItemsResponse(_message.Message):
-    __slots__ = ("deleted_count",)
+    __slots__ = ("deleted_count", "confirmation_token")
     DELETED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMATION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     deleted_count: int
-    def __init__(self, deleted_count: _Optional[int] = ...) -> None: ...
+    confirmation_token: str
+    def __init__(self, deleted_count: _Optional[int] = ..., confirmation_token: _Optional[str] = ...) -> None: ...

@@ -127,7 +127,11 @@ class ItemServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """DeleteItems deletes items by id or by filter. Missing ids are not an error.
+        """DeleteItems deletes items by id or by filter. Missing ids are not an error. By a filter that
+        matches many items, a gateway in protected mode needs the token of a dry run. Fails with
+        FAILED_PRECONDITION (CONFIRMATION_NEEDED) without it, with INVALID_ARGUMENT
+        (CONFIRMATION_INVALID) if it is not for this call, and with FAILED_PRECONDITION
+        (CONFIRMATION_OUTDATED) if it is too old or the filter matches many more items by now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -217,7 +217,12 @@ class ItemServiceStub(typing.Generic[_ItemServiceUpsertItemsType, _ItemServiceIn
     """
 
     DeleteItems: _ItemServiceDeleteItemsType
-    """DeleteItems deletes items by id or by filter. Missing ids are not an error."""
+    """DeleteItems deletes items by id or by filter. Missing ids are not an error. By a filter that
+    matches many items, a gateway in protected mode needs the token of a dry run. Fails with
+    FAILED_PRECONDITION (CONFIRMATION_NEEDED) without it, with INVALID_ARGUMENT
+    (CONFIRMATION_INVALID) if it is not for this call, and with FAILED_PRECONDITION
+    (CONFIRMATION_OUTDATED) if it is too old or the filter matches many more items by now.
+    """
 
 ItemServiceAsyncStub: typing_extensions.TypeAlias = ItemServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -316,6 +321,11 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.item_service_pb2.DeleteItemsRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.item_service_pb2.DeleteItemsResponse, collections.abc.Awaitable[sentinel.search.v1.item_service_pb2.DeleteItemsResponse]]:
-        """DeleteItems deletes items by id or by filter. Missing ids are not an error."""
+        """DeleteItems deletes items by id or by filter. Missing ids are not an error. By a filter that
+        matches many items, a gateway in protected mode needs the token of a dry run. Fails with
+        FAILED_PRECONDITION (CONFIRMATION_NEEDED) without it, with INVALID_ARGUMENT
+        (CONFIRMATION_INVALID) if it is not for this call, and with FAILED_PRECONDITION
+        (CONFIRMATION_OUTDATED) if it is too old or the filter matches many more items by now.
+        """
 
 def add_ItemServiceServicer_to_server(servicer: ItemServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
