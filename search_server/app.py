@@ -24,9 +24,9 @@ from search_server.api.search_service import SearchService
 from search_server.collections.catalog import Catalog
 from search_server.collections.reindexer import Reindexer
 from search_server.collections.usage import StoredUsage
+from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import QueryCache
-from search_server.embedders.worker import WorkerAccess
 from search_server.image_uris.fetcher import Fetcher
 from search_server.items.dual_write import DualWrite
 from search_server.items.reader import ItemReader

@@ -9,8 +9,9 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.discovery import Directory
-from search_server.embedders.worker import Worker, WorkerAccess
+from search_server.embedders.worker import Worker
 from sentinel_core.metrics import ServerMetrics
 from sentinel_core.tls import FileTls
 

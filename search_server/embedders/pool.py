@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from prometheus_client import Counter
 
+from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.fleet import Fleet
 from search_server.embedders.load import CallSize
 from search_server.embedders.quarantine import Quarantine
@@ -19,7 +20,6 @@ from search_server.embedders.worker import (
     EmbeddedItem,
     ServedModel,
     Worker,
-    WorkerAccess,
     WorkerLost,
     call_size,
 )

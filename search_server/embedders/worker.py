@@ -9,21 +9,20 @@ import asyncio
 import enum
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 from google.rpc import status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
+from search_server.embedders.connection import Connection, WorkerAccess
 from search_server.embedders.load import CallSize, Load
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
-from sentinel_core.access.followed_file import FollowedFile
 from sentinel_core.calls import REQUEST_ID_KEY, current_call
 from sentinel_core.errors import (
     DeadlineExceeded,
@@ -34,7 +33,6 @@ from sentinel_core.errors import (
     Unavailable,
 )
 from sentinel_core.status import from_status
-from sentinel_core.tls import FileTls
 from sentinel_store.items import Content, Kind
 from sentinel_store.values import FloatArray, ModelRef
 
@@ -86,32 +84,6 @@ class ServedModel:
     dimensions: int
     max_contents: int
     max_queue_items: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerAccess:
-    """How this gateway proves itself to workers, and how they prove themselves to it.
-
-    Attributes:
-        tls: Our certificate and the workers' CA; None: connections without TLS.
-        key: Sent with each call; None: none.
-    """
-
-    tls: FileTls | None = None
-    key: FollowedFile[str] | None = None
-
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return what a call sends."""
-        return () if self.key is None else (("authorization", f"Bearer {self.key.value()}"),)
-
-    def channel(
-        self, address: str, host: str, options: list[tuple[str, int | str]]
-    ) -> grpc.aio.Channel:
-        """Return a channel; `host` is the name in the worker's certificate."""
-        if self.tls is None:
-            return grpc.aio.insecure_channel(address, options=options)
-        options = [*options, ("grpc.ssl_target_name_override", host)]
-        return grpc.aio.secure_channel(address, self.tls.channel_credentials(), options=options)
 
 
 class WorkerState(enum.StrEnum):
@@ -290,8 +262,14 @@ class Worker:
         task.add_done_callback(self._left.discard)
         self._connection = self._connect()
 
-    def _connect(self) -> _Connection:
-        return _Connection(self.address, self._host, self._max_message_bytes, self._access)
+    def _connect(self) -> Connection:
+        return Connection(
+            pb_grpc.EmbeddingServiceStub,
+            self.address,
+            self._host,
+            self._max_message_bytes,
+            self._access,
+        )
 
     async def embed(
         self,
@@ -338,7 +316,8 @@ class Worker:
             call = connection.embedding.Embed(request, timeout=timeout_s, metadata=metadata)
             self._calls.add(call)
             try:
-                return await call
+                answer: pb.EmbedResponse = await call
+                return answer
             except grpc.aio.AioRpcError as error:
                 raise self._converted(error) from error
             except asyncio.CancelledError:
@@ -412,64 +391,7 @@ class Worker:
         await self._connection.close()
 
 
-class _Connection:
-    """Two connections to one worker: health checks must not wait behind large messages.
-
-    Attributes:
-        idle: Set while no call is in flight.
-    """
-
-    def __init__(
-        self, address: str, host: str, max_message_bytes: int, access: WorkerAccess
-    ) -> None:
-        options = _options(max_message_bytes)
-        self._access = access
-        self._tls_version = access.tls.version if access.tls else 0
-        self._channels = [access.channel(address, host, options) for _ in range(2)]
-        self.embedding = pb_grpc.EmbeddingServiceStub(self._channels[0])
-        self.health = health_pb2_grpc.HealthStub(self._channels[1])
-        self._calls = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    @property
-    def is_outdated(self) -> bool:
-        """Whether our certificates have been replaced since."""
-        return self._access.tls is not None and self._access.tls.version != self._tls_version
-
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return what each call sends."""
-        return self._access.metadata()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the connection of the last health check still is."""
-        return self._channels[1].get_state() is grpc.ChannelConnectivity.READY
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Count a call until the block ends."""
-        self._calls += 1
-        self.idle.clear()
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self.idle.set()
-
-    async def close_when_idle(self) -> None:
-        try:
-            await self.idle.wait()
-        finally:
-            await self.close()
-
-    async def close(self) -> None:
-        for channel in self._channels:
-            await channel.close()
-
-
-async def _get_model(connection: _Connection) -> ServedModel:
+async def _get_model(connection: Connection) -> ServedModel:
     answer = await connection.embedding.GetModel(
         pb.GetModelRequest(), timeout=_HEALTH_TIMEOUT_S, metadata=connection.metadata()
     )
@@ -503,22 +425,3 @@ def _from_message(result: pb.EmbedResult) -> EmbeddedItem:
         return EmbeddedItem(vector=None, error=from_status(result.error))
     vector = np.frombuffer(result.vector.data, dtype="<f4").astype(np.float32, copy=False)
     return EmbeddedItem(vector=vector, thumbnail=result.image.thumbnail)
-
-
-def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
-    return [
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-        # So a call on a connection that has gone silent is lost within 15 s. Workers allow it.
-        ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.http2.ping_timeout_ms", 5_000),  # else a minute, whatever the line above says
-        # The pool fails over at once; a hidden retry on the dead worker would only use up the
-        # caller's time.
-        ("grpc.enable_retries", 0),
-        # Every channel has its own connection: closing one and opening another starts anew.
-        ("grpc.use_local_subchannel_pool", 1),
-        # Reconnect soon after a worker restart; the default backs off to two minutes.
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
-    ]
