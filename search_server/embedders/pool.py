@@ -307,13 +307,7 @@ class EmbedderPool:
                 if not worker.healthy:
                     continue
             try:
-                with worker.load.trial(contents[0].kind) if alone else nullcontext():
-                    embedded = await worker.embed(
-                        contents,
-                        bulk=call.bulk,
-                        thumbnail_side=call.thumbnail_side,
-                        timeout_s=call.deadline.for_next_hop("embed"),
-                    )
+                embedded = await _embed_on(worker, contents, call, alone=alone)
             except WorkerLost as lost:
                 self._note_failure(worker, lost.error)
                 last = lost.error
@@ -404,6 +398,18 @@ def matches(model: ModelRef, wanted: ModelRef) -> bool:
     if wanted.fingerprint:
         return model.fingerprint == wanted.fingerprint
     return not wanted.model or model.model == wanted.model
+
+
+async def _embed_on(
+    worker: Worker, contents: Sequence[Content], call: _Call, *, alone: bool
+) -> Embedded:
+    with worker.load.trial(contents[0].kind) if alone else nullcontext():
+        return await worker.embed(
+            contents,
+            bulk=call.bulk,
+            thumbnail_side=call.thumbnail_side,
+            timeout_s=call.deadline.for_next_hop("embed"),
+        )
 
 
 def choose(
