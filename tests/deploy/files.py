@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-OVERLAYS = ("base", "overlays/dev", "overlays/gpu", "overlays/secure")
+OVERLAYS = ("base", "overlays/dev", "overlays/gpu")
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 # Of Compose: ${NAME}, ${NAME:-default}, ${NAME:?message}.
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?[^}]*\}")
@@ -114,21 +114,30 @@ def deployments(overlay: str) -> list[dict[str, Any]]:
     return [manifest for manifest in rendered(overlay) if manifest["kind"] == "Deployment"]
 
 
+def compose_environment(name: str) -> dict[str, str]:
+    """The variables of a service of ours: the image's, then Compose's."""
+    service = compose()["services"][name]
+    own = {key: str(value) for key, value in service["environment"].items() if value is not None}
+    return image_environment(service["image"].split(":")[0].removeprefix("sentinel-")) | own
+
+
 def _is_ours(service: str) -> bool:
-    return str(compose()["services"][service]["image"]).startswith("sentinel-")
+    """Whether it runs one of our processes; `setup` runs a script."""
+    description = compose()["services"][service]
+    return str(description["image"]).startswith("sentinel-") and "entrypoint" not in description
 
 
 def _of_compose(name: str) -> Container:
     service = compose()["services"][name]
     image, tag = service["image"].split(":")
-    own = {key: str(value) for key, value in service["environment"].items() if value is not None}
+    written = {volume.split(":")[1] for volume in service["volumes"] if ":ro" not in volume}
     return Container(
         f"docker-compose.yaml: {name}",
         image,
         tag,
-        image_environment(image.removeprefix("sentinel-")) | own,
+        compose_environment(name),
         {int(port.rpartition(":")[2]) for port in service.get("ports", [])},
-        {volume.split(":")[1] for volume in service.get("volumes", [])} | set(service["tmpfs"]),
+        written | set(service["tmpfs"]),
         frozenset(key for key, value in service["environment"].items() if value is None),
     )
 
