@@ -11,7 +11,8 @@ umask 022
 exec 9>private/lock
 flock 9
 
-# Ten years: nobody replaces the certificates of a single machine in time. FOLDER NAME...
+# FOLDER NAME...: a certificate of our CA for a server that is called by these names. It lasts ten
+# years, as the CA: nobody would replace it in time.
 certificate() {
   folder=$1
   shift

@@ -22,6 +22,9 @@ from sentinel_core.access.keys import matches
 from tests.deploy import files
 from tests.deploy.contained import search_path, set_up, volumes
 
+# Some thirty starts of `sentinel`, each most of a second of CPU.
+pytestmark = pytest.mark.timeout(300)
+
 # Commands of the script. Each counts, and the one whose turn it is kills the script and itself.
 STEPS = ("sentinel", "mv", "install")
 STEP = """#!/bin/sh
