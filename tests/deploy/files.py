@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +18,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-OVERLAYS = ("base", "overlays/dev", "overlays/gpu", "overlays/secure")
+OVERLAYS = ("base", "overlays/dev", "overlays/gpu")
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 # Of Compose: ${NAME}, ${NAME:-default}, ${NAME:?message}.
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?[^}]*\}")
@@ -66,14 +68,35 @@ def compose_variables() -> dict[str, str | None]:
 @functools.cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
     """The manifests of an overlay, as kubectl renders them."""
-    beside = Path(sys.executable).with_name("kubectl")
-    kubectl = str(beside) if beside.exists() else shutil.which("kubectl")
-    assert kubectl, "no kubectl: pip install --group dev"
+    return _manifests(f"kubectl kustomize {DEPLOY / 'k8s' / overlay}", ROOT)
+
+
+def secrets_of_the_document(folder: Path) -> dict[str, dict[str, bytes]]:
+    """What docs/security.md has people put into Kubernetes, by name of the Secret and of the file.
+
+    Its commands run in a folder, those of kubectl as far as they go without a cluster.
+    """
+    document = (ROOT / "docs/security.md").read_text()
+    (block,) = re.findall(r"^```sh\n(umask 077\nsentinel keys.*?)^```$", document, re.M | re.S)
+    shown = 'kubectl() { command kubectl "$@" --dry-run=client -o yaml; echo ---; }'
+    return {
+        one["metadata"]["name"]: {
+            name: base64.b64decode(content) for name, content in one["data"].items()
+        }
+        for one in _manifests(f"{shown}\n{block}", folder)
+    }
+
+
+def _manifests(commands: str, folder: Path) -> list[dict[str, Any]]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    assert shutil.which("kubectl", path=path), "no kubectl: pip install --group dev"
     result = subprocess.run(
-        [kubectl, "kustomize", str(DEPLOY / "k8s" / overlay)],
+        ["bash", "-ec", commands],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -114,21 +137,30 @@ def deployments(overlay: str) -> list[dict[str, Any]]:
     return [manifest for manifest in rendered(overlay) if manifest["kind"] == "Deployment"]
 
 
+def compose_environment(name: str) -> dict[str, str]:
+    """The variables of a service of ours: the image's, then Compose's."""
+    service = compose()["services"][name]
+    own = {key: str(value) for key, value in service["environment"].items() if value is not None}
+    return image_environment(service["image"].split(":")[0].removeprefix("sentinel-")) | own
+
+
 def _is_ours(service: str) -> bool:
-    return str(compose()["services"][service]["image"]).startswith("sentinel-")
+    """Whether it runs one of our processes; `setup` runs a script."""
+    description = compose()["services"][service]
+    return str(description["image"]).startswith("sentinel-") and "entrypoint" not in description
 
 
 def _of_compose(name: str) -> Container:
     service = compose()["services"][name]
     image, tag = service["image"].split(":")
-    own = {key: str(value) for key, value in service["environment"].items() if value is not None}
+    written = {volume.split(":")[1] for volume in service["volumes"] if ":ro" not in volume}
     return Container(
         f"docker-compose.yaml: {name}",
         image,
         tag,
-        image_environment(image.removeprefix("sentinel-")) | own,
+        compose_environment(name),
         {int(port.rpartition(":")[2]) for port in service.get("ports", [])},
-        {volume.split(":")[1] for volume in service.get("volumes", [])} | set(service["tmpfs"]),
+        written | set(service["tmpfs"]),
         frozenset(key for key, value in service["environment"].items() if value is None),
     )
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 
-from sentinel.embedding.v1 import embedding_service_pb2
-from sentinel_core.server import LIVENESS
 from tests.deploy import files
 
 # The oldest one with gRPC probes that are no longer new, and the newest one there are schemas of.
 KUBERNETES = ("1.29", "1.37")
-WORKER_SERVICE = embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
 
 every_overlay = pytest.mark.parametrize("overlay", files.OVERLAYS)
 
@@ -31,7 +29,7 @@ def pods(overlay: str) -> dict[str, dict[str, Any]]:
 def test_manifests_fit_the_schemas(overlay: str, version: str) -> None:
     """A kind without a schema raises, too. cert-manager's are not among Kubernetes' own."""
     for manifest in files.rendered(overlay):
-        if manifest["apiVersion"] == "cert-manager.io/v1" and overlay == "overlays/secure":
+        if manifest["apiVersion"] == "cert-manager.io/v1":
             continue
         kubernetes_validate.validate(manifest, version, strict=True)
 
@@ -50,9 +48,9 @@ def test_the_check_finds_wrong_types_unknown_fields_and_unknown_kinds() -> None:
             kubernetes_validate.validate(copy.deepcopy(good) | change, KUBERNETES[-1], strict=True)
 
 
-def test_the_secure_overlay_leaves_nothing_open() -> None:
+@every_overlay
+def test_nothing_is_open(overlay: str) -> None:
     """Every port has TLS, both servers ask for keys, and the certificates have the right names."""
-    overlay = "overlays/secure"
     manifests = files.rendered(overlay)
     certificates = {
         m["metadata"]["name"]: m["spec"] for m in manifests if m["kind"] == "Certificate"
@@ -61,52 +59,75 @@ def test_the_secure_overlay_leaves_nothing_open() -> None:
     assert all(one["issuerRef"]["name"] in issuers for one in certificates.values())
     secrets = {one["secretName"] for one in certificates.values()}
     assert issuers["sentinel"]["ca"]["secretName"] in secrets
-    readme = (files.DEPLOY / "README.md").read_text()
     for name in ("sentinel-gateway", "sentinel-worker"):
         pod = pods(overlay)[name]
         (container,) = pod["containers"]
         values = {one["name"]: one["value"] for one in container["env"]}
         prefix = "SENTINEL_GATEWAY_" if "gateway" in name else "SENTINEL_EMBEDDER_"
-        assert values[f"{prefix}INSECURE"] == "false"
         volumes = {
             one["name"]: one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one
         }
         mounts = {one["mountPath"]: volumes.get(one["name"]) for one in container["volumeMounts"]}
         assert mounts["/tls"] == certificates[name]["secretName"]
-        assert f"secret generic {mounts['/keys']}" in readme
         for setting in ("TLS_CERT", "TLS_KEY", "KEYS_FILE"):
             assert values[prefix + setting].rpartition("/")[0] in ("/tls", "/keys")
         assert name in certificates[name]["dnsNames"]  # what `dns:///name:port` is checked against
         for kind in ("startup", "liveness", "readiness"):
-            probe = container[f"{kind}Probe"]
-            assert "grpc" not in probe
-            assert probe["httpGet"]["scheme"] == "HTTPS"
+            probe = container[f"{kind}Probe"]["httpGet"]
+            assert (probe["scheme"], probe["port"]) == ("HTTPS", "metrics")
+            assert probe["path"] in ("/livez", "/readyz")
     (gateway,) = pods(overlay)["sentinel-gateway"]["containers"]
     assert gateway["livenessProbe"]["httpGet"]["path"] == "/livez", "Milvus down must restart none"
+    assert gateway["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    (worker,) = pods(overlay)["sentinel-worker"]["containers"]
+    assert worker["livenessProbe"]["httpGet"]["path"] == "/readyz", "a device that hangs must"
+
+
+@every_overlay
+def test_only_the_traffic_that_is_needed_is_allowed(overlay: str) -> None:
+    manifests = files.rendered(overlay)
     policies = {m["metadata"]["name"]: m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"}
     assert policies["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
     for name, policy in policies.items():
         for rule in policy.get("ingress", []):
             assert "from" in rule or name == "sentinel-app"
+    for name, pod in pods(overlay).items():
+        labels = {"app.kubernetes.io/name": name}
+        assert policies[name]["podSelector"]["matchLabels"] == labels
+        (container,) = pod["containers"]
+        named = {port["name"] for port in container["ports"]}
+        for rule in policies[name]["ingress"]:
+            assert {port["port"] for port in rule["ports"]} <= named
+    for name in ("sentinel-worker", "sentinel-app"):  # they read what strangers sent
+        assert "Egress" in policies[name]["policyTypes"]
+        for rule in policies[name]["egress"]:
+            assert "to" in rule or {port["port"] for port in rule["ports"]} == {53, 443}
 
 
-@pytest.mark.parametrize("overlay", ["base", "overlays/dev", "overlays/gpu"])
-def test_probes_ask_for_health_names_that_exist(overlay: str) -> None:
-    known = {
-        "sentinel-gateway": {"", LIVENESS},
-        "sentinel-worker": {WORKER_SERVICE},
-    }
-    ports = {"sentinel-gateway": 50050, "sentinel-worker": 50051}
-    for name, names in known.items():
-        (container,) = pods(overlay)[name]["containers"]
-        probes = {
-            kind: container[f"{kind}Probe"]["grpc"] for kind in ("startup", "liveness", "readiness")
+@every_overlay
+def test_the_namespace_is_restricted(overlay: str) -> None:
+    (namespace,) = [m for m in files.rendered(overlay) if m["kind"] == "Namespace"]
+    labels = namespace["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_the_secrets_of_the_document_are_those_that_pods_mount(tmp_path: Path) -> None:
+    """Its commands, run with kubectl as far as that goes without a cluster."""
+    held = files.secrets_of_the_document(tmp_path)
+    for name, pod in pods("base").items():
+        (container,) = pod["containers"]
+        mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+        (keys,) = [one for one in pod["volumes"] if one["name"] == "keys"]
+        secret = held.pop(keys["secret"]["secretName"])
+        asked = {
+            one["value"].rpartition("/")[2]
+            for one in container["env"]
+            if one["value"].startswith(f"{mounts['keys']}/")
         }
-        assert {probe.get("service", "") for probe in probes.values()} == names, name
-        assert {probe["port"] for probe in probes.values()} == {ports[name]}
-    (gateway,) = pods(overlay)["sentinel-gateway"]["containers"]
-    assert gateway["livenessProbe"]["grpc"]["service"] == LIVENESS, "Milvus down must restart none"
-    assert "service" not in gateway["readinessProbe"]["grpc"]
+        assert set(secret) == asked, name
+        assert all(secret.values())
+    assert not held
+    assert (tmp_path / "my-key").read_text().startswith("sen_")
 
 
 @every_overlay

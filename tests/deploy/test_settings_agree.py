@@ -21,8 +21,8 @@ SETTINGS: dict[str, type[ServerSettings]] = {
 }
 APP_PORT = 8501
 METRICS_PORT = 9464
-# What is not ours, but belongs into our images.
-FOREIGN = {"HF_HOME", "NVIDIA_DRIVER_CAPABILITIES"}
+# What is not ours, but belongs into our images; and what health checks read.
+FOREIGN = {"HF_HOME", "NVIDIA_DRIVER_CAPABILITIES", "SENTINEL_TLS_CA"}
 
 every_container = pytest.mark.parametrize("container", files.containers(), ids=lambda c: c.where)
 
@@ -42,7 +42,7 @@ def test_every_variable_is_a_setting(
 ) -> None:
     names = (set(container.environment) | container.handed_on) - FOREIGN
     if container.image == "sentinel-app":
-        assert names - {"SENTINEL_TLS_CA", "SENTINEL_API_KEY_FILE"} == {ADDRESS_VARIABLE}
+        assert names == {ADDRESS_VARIABLE, "SENTINEL_API_KEY_FILE"}
         return
     kind = SETTINGS[container.image]
     prefix = str(kind.model_config["env_prefix"])
@@ -166,10 +166,21 @@ def test_processes_get_the_time_that_their_drain_needs(monkeypatch: pytest.Monke
             assert graces[container.where] >= drain + 2, container.where
 
 
-def test_nothing_but_app_and_gateway_is_published_beyond_this_machine() -> None:
+def test_nothing_but_the_gateway_is_published_beyond_this_machine() -> None:
+    """The others ask for no key."""
     for name, service in files.compose()["services"].items():
         for port in service.get("ports", []):
-            assert name in ("app", "gateway") or port.startswith("127.0.0.1:"), (name, port)
+            assert name == "gateway" or port.startswith("127.0.0.1:"), (name, port)
+
+
+def test_only_who_needs_them_reaches_milvus_and_what_it_stores_in() -> None:
+    reached: dict[str, set[str]] = {}
+    for name, service in files.compose()["services"].items():
+        for network in service.get("networks", ["default"]):
+            reached.setdefault(network, set()).add(name)
+    assert reached["milvus"] == {"milvus", "gateway", "prometheus"}
+    assert reached["storage"] == {"milvus", "etcd", "minio"}
+    assert "milvus" not in reached["default"]
 
 
 def test_our_containers_are_hardened() -> None:

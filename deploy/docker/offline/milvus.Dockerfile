@@ -3,6 +3,5 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 RUN python -m venv /opt/milvus && /opt/milvus/bin/pip install --quiet milvus==2.3.5 'setuptools<81'
-COPY milvus_entry.py /
+COPY --chmod=755 milvus_entry.py /usr/local/bin/milvus
 VOLUME /var/lib/milvus
-ENTRYPOINT ["/opt/milvus/bin/python", "/milvus_entry.py"]

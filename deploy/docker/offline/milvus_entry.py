@@ -1,4 +1,8 @@
-"""Becomes the Milvus server of the PyPI package, with its data under /var/lib/milvus."""
+#!/opt/milvus/bin/python
+"""The command `milvus` of the real image: becomes the server of the PyPI package.
+
+Its data lies under /var/lib/milvus.
+"""
 
 from __future__ import annotations
 
