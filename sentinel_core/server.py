@@ -110,16 +110,13 @@ class GrpcServer:
         ours, standard = CallLog(metrics), Observer()
         limits = {path: one for each in services for path, one in each.limits_by_path().items()}
         rules = {path: one for each in services for path, one in each.rules_by_path().items()}
+        access = Access(rules, credentials, is_audited=bool(settings.audit_log))
+        open_access = Access(introspection.RULES, credentials, is_audited=False)
         self.options = _options(settings)
         self._server = grpc.aio.server(
             interceptors=[
                 CallInterceptor(
-                    ours,
-                    self._gate,
-                    memory,
-                    receivers.ours,
-                    limits=limits,
-                    access=Access(rules, credentials, is_audited=bool(settings.audit_log)),
+                    ours, self._gate, memory, receivers.ours, limits=limits, access=access
                 ),
                 # Always answered, also while draining, and never logged.
                 CallInterceptor(
@@ -128,16 +125,12 @@ class GrpcServer:
                     memory,
                     receivers.standard,
                     limits=introspection.LIMITS,
-                    access=Access(introspection.RULES, credentials, is_audited=False),
+                    access=open_access,
                 ),
             ],
             options=self.options,
         )
-        for service in services:
-            service.register(service.servicer, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if settings.reflection:
-            introspection.add_reflection([name for name in self._names if name], self._server)
+        self._register(services, with_reflection=settings.reflection)
         self._guard = ConnectionGuard(
             [ours.open_calls, standard.open_calls],
             receivers.inflow,
@@ -156,6 +149,13 @@ class GrpcServer:
         )
         self.address = ""
         self.metrics_address = ""
+
+    def _register(self, services: list[Service], *, with_reflection: bool) -> None:
+        for service in services:
+            service.register(service.servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if with_reflection:
+            introspection.add_reflection([name for name in self._names if name], self._server)
 
     async def start(self) -> None:
         """Open both ports, still NOT_SERVING, and write the address file.
