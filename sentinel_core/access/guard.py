@@ -29,13 +29,15 @@ class Rule:
     """What a method needs.
 
     Attributes:
-        scope: None: nothing, not even a credential.
+        scope: None: no particular one; any valid credential is enough.
         collections: Names the collections of a request that need `scope`; if it names none, the
             scope for any collection is enough, and the method looks after the rest.
+        is_open: It needs nothing, not even a credential.
     """
 
     scope: Scope | None
     collections: Callable[[Any], Iterable[str]] = _no_collections
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +102,13 @@ class Access:
         rule = self._rules.get(call.method)
         if rule is None:
             raise PermissionDenied("SCOPE_MISSING", f"nobody may call {call.method}")
-        if rule.scope is None:
+        if rule.is_open:
             return
         call.scope = rule.scope
         if not self._is_open:
             call.caller = await self._caller_of(context)
-            call.caller.check(rule.scope)
+            if rule.scope is not None:
+                call.caller.check(rule.scope)
 
     def authorize(self, call: Call, request: Any) -> None:
         """Check that the caller may do this with the request's collections.

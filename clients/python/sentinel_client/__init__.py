@@ -10,6 +10,7 @@ with SentinelClient() as client:
 from __future__ import annotations
 
 from sentinel_client._access import Tls
+from sentinel_client._caller import Caller, Grant, Scope
 from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._config import ClientConfig, RetryPolicy, Timeouts
 from sentinel_client._errors import (
@@ -64,6 +65,7 @@ __all__ = [
     "AlreadyExists",
     "AsyncSentinelClient",
     "Box",
+    "Caller",
     "ClientConfig",
     "Collection",
     "CollectionOptions",
@@ -79,6 +81,7 @@ __all__ = [
     "FieldValue",
     "Filter",
     "FoundItems",
+    "Grant",
     "GroupBy",
     "Health",
     "HealthStatus",
@@ -101,6 +104,7 @@ __all__ = [
     "ResourceExhausted",
     "ResultTruncated",
     "RetryPolicy",
+    "Scope",
     "SearchOptions",
     "SearchPage",
     "SearchResult",
