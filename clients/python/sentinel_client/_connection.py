@@ -106,6 +106,10 @@ class Connection:
             finally:
                 call.cancel()  # has no effect on a call that has ended
 
+    def credential(self) -> tuple[tuple[str, str], ...]:
+        """Return the metadata that proves who calls, as it is now."""
+        return self._credential.metadata()
+
     def open_duplex(
         self, rpc: Rpc[RequestT, ResponseT], attempts: Attempts
     ) -> grpc.aio.StreamStreamCall[RequestT, ResponseT]:
@@ -145,7 +149,7 @@ class Connection:
             timeout=seconds,
             retry=rpc.repeatable,
             budget=self._budget,
-            metadata=self._credential.metadata(),
+            metadata=self.credential(),
         )
 
     def _callable(self, rpc: Rpc[Any, Any], kind: str) -> Any:

@@ -179,7 +179,12 @@ class IngestJob:
                 await attempts.pause_or_raise(error)
 
     def _attempts(self) -> Attempts:
-        return Attempts(self._policy, timeout=float("inf"), retry=True)
+        return Attempts(
+            self._policy,
+            timeout=float("inf"),
+            retry=True,
+            metadata=self._connection.credential(),
+        )
 
     async def _run_stream(self, attempts: Attempts) -> None:
         state, stream = self._state, _Stream()
