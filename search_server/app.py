@@ -15,6 +15,7 @@ from pydantic import ValidationError
 import sentinel_core.logging
 from search_server import health
 from search_server.api import access
+from search_server.api.access_service import AccessService
 from search_server.api.admission import GatewayAdmission
 from search_server.api.collection_service import CollectionService
 from search_server.api.confirmations import Confirmations
@@ -37,6 +38,7 @@ from search_server.search.query_vectors import QueryVectors
 from search_server.search.searcher import Searcher
 from search_server.settings import GatewaySettings
 from sentinel.search.v1 import (
+    access_service_pb2_grpc,
     collection_service_pb2_grpc,
     item_service_pb2_grpc,
     search_service_pb2_grpc,
@@ -245,6 +247,13 @@ def _services(
                 "ReindexCollection": MethodLimits(SMALL_REQUEST_BYTES, LONGEST_STREAM_S),
             },
             access.COLLECTION_RULES,
+        ),
+        Service(
+            "sentinel.search.v1.AccessService",
+            access_service_pb2_grpc.add_AccessServiceServicer_to_server,
+            AccessService(access_controlled=backends.credentials.needed),
+            {"": MethodLimits(SMALL_REQUEST_BYTES, search_s)},
+            access.ACCESS_RULES,
         ),
     ]
 

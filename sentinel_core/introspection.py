@@ -34,7 +34,7 @@ LIMITS = {
 
 # Health is for balancers and probes, which have no credentials.
 RULES = {
-    **{f"/{HEALTH}/{method}": Rule(None) for method in ("Check", "List", "Watch")},
+    **{f"/{HEALTH}/{method}": Rule(None, is_open=True) for method in ("Check", "List", "Watch")},
     f"/{REFLECTION_V1ALPHA}/ServerReflectionInfo": Rule(Scope.READ),
     f"/{REFLECTION_V1}/ServerReflectionInfo": Rule(Scope.READ),
 }

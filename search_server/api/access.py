@@ -92,6 +92,7 @@ ITEM_RULES = {
     "DownloadImage": Rule(Scope.READ, _in_collection),
     "DeleteItems": Rule(Scope.WRITE, _in_collection),
 }
+ACCESS_RULES = {"GetCaller": Rule(None)}
 COLLECTION_RULES = {
     "CreateCollection": Rule(Scope.ADMIN, lambda request: (request.collection.name,)),
     "GetCollection": Rule(Scope.READ, _in_name),

@@ -36,15 +36,17 @@ class Rule:
     """What a method needs.
 
     Attributes:
-        scope: None: nothing, not even a credential.
+        scope: None: no particular one; any valid credential is enough.
         collections: Names the collections of a request that need `scope`; if it names none, the
             scope for any collection is enough, and the method looks after the rest.
         cost: What a request costs, for quotas.
+        is_open: It needs nothing, not even a credential.
     """
 
     scope: Scope | None
     collections: Callable[[Any], Iterable[str]] = _no_collections
     cost: Callable[[Any], Cost] = _one_call
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +116,13 @@ class Access:
         rule = self._rules.get(call.method)
         if rule is None:
             raise PermissionDenied("SCOPE_MISSING", f"nobody may call {call.method}")
-        if rule.scope is None:
+        if rule.is_open:
             return
         call.scope = rule.scope
         if not self._is_open:
             call.caller = await self._caller_of(context)
-            call.caller.check(rule.scope)
+            if rule.scope is not None:
+                call.caller.check(rule.scope)
             quotas = self._credentials.quotas
             if quotas is not None and call.slot is None:
                 call.slot = quotas.enter(call.caller)
@@ -136,12 +139,13 @@ class Access:
             ResourceExhausted: A quota is used up.
         """
         rule = None if self._has_no_work else self._rules.get(call.method)
-        if rule is None or rule.scope is None:
+        if rule is None or rule.is_open:
             return 0.0
         names = tuple(rule.collections(request))
         call.collections = names or call.collections
-        for name in names:
-            call.caller.check(rule.scope, name)
+        if rule.scope is not None:
+            for name in names:
+                call.caller.check(rule.scope, name)
         quotas = self._credentials.quotas
         if quotas is None:
             return 0.0

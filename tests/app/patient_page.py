@@ -1,8 +1,7 @@
 """Run `sentinel-app` with longer limits: `python -m tests.app.patient_page`, flags as of the app.
 
 On a busy machine a search can take longer than a person would wait, and a browser can pause for
-longer than the page waits before it ends the search. `ABANDONED_AFTER_S` sets that wait, and
-`UPLOAD_BYTES` the space for the uploads of one visitor, which is half of the space for all.
+longer than the page waits before it ends the search. `ABANDONED_AFTER_S` sets that wait.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from sentinel_app import __main__, backend, search_job, upload_space
+from sentinel_app import __main__, backend, search_job
 from sentinel_client import Timeouts
 
 LIMIT_S = 200.0
@@ -19,7 +18,4 @@ if __name__ == "__main__":
     timeouts = Timeouts(search=LIMIT_S, read=LIMIT_S, health=3.0)
     backend._CONFIG = replace(backend._CONFIG, timeouts=timeouts)
     search_job._ABANDONED_AFTER_S = float(os.environ.get("ABANDONED_AFTER_S", LIMIT_S))
-    if "UPLOAD_BYTES" in os.environ:
-        upload_space.MAX_SESSION_BYTES = int(os.environ["UPLOAD_BYTES"])
-        upload_space.MAX_TOTAL_BYTES = 2 * upload_space.MAX_SESSION_BYTES
     __main__.main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -20,6 +21,7 @@ from tests.waiting import until
 ALBUM = Collection("album", ModelVersion(), 4, 0)
 REQUEST = SearchRequest((text_term("a cat"),), "album", 10, SearchOptions())
 FILES = [(f"{n}.png", b"data") for n in range(3)]
+MOST = 100
 
 
 @pytest.fixture
@@ -42,9 +44,23 @@ async def storing(items: Any, **_: Any) -> AsyncGenerator[IngestAck, None]:
         yield IngestAck((item,), stored_count=1)
 
 
+def test_a_connection_closes_when_nobody_uses_it(backend: Backend) -> None:
+    closed = threading.Event()
+
+    async def close() -> None:
+        closed.set()
+
+    visitor = backend.with_key("sen_one_secret")
+    instead(visitor, "close", close)
+    assert not closed.is_set()
+    del visitor
+    gc.collect()
+    assert closed.wait(20)
+
+
 def test_files_are_counted_first_and_stored(backend: Backend) -> None:
     instead(backend, "ingest", storing)
-    job = ended(IndexJob(backend, ALBUM, FILES))
+    job = ended(IndexJob(backend, ALBUM, FILES, MOST))
     assert (job.stored, job.total, job.error, job.stopped) == (3, 3, None, False)
     assert pending_uploads == {}
 
@@ -52,13 +68,13 @@ def test_files_are_counted_first_and_stored(backend: Backend) -> None:
 def test_whatever_ends_an_import_early_is_an_error(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(files: Any) -> Any:
+    def broken(files: Any, most: int) -> Any:
         yield UploadedImage("0.png", b"data")
         raise NotImplementedError("zip file version 9.9")
 
     monkeypatch.setattr(index_job, "images_in", broken)
     instead(backend, "ingest", storing)
-    job = ended(IndexJob(backend, ALBUM, FILES))
+    job = ended(IndexJob(backend, ALBUM, FILES, MOST))
     assert job.stored == 1
     assert job.error is not None
     assert "Its log has the details" in job.error.message
@@ -72,7 +88,7 @@ def test_an_import_that_was_stopped_says_so(backend: Backend) -> None:
             await asyncio.sleep(60)
 
     instead(backend, "ingest", slow)
-    job = IndexJob(backend, ALBUM, FILES)
+    job = IndexJob(backend, ALBUM, FILES, MOST)
     until(lambda: job.stored == 1)
     job.stop()
     assert job.stopped
@@ -92,7 +108,7 @@ def test_imports_of_many_people_wait_for_each_other(backend: Backend) -> None:
             yield IngestAck((item,), stored_count=1)
 
     instead(backend, "ingest", held)
-    jobs = [IndexJob(backend, ALBUM, FILES[:1]) for _ in range(4)]
+    jobs = [IndexJob(backend, ALBUM, FILES[:1], MOST) for _ in range(4)]
     until(lambda: len(storing_now) == 2 and sum(job.waiting for job in jobs) == 2)
     stopped = next(job for job in jobs if job.waiting)
     stopped.stop()
@@ -106,7 +122,7 @@ def test_imports_of_many_people_wait_for_each_other(backend: Backend) -> None:
 
 def test_a_stop_after_the_end_is_none(backend: Backend) -> None:
     instead(backend, "ingest", storing)
-    job = ended(IndexJob(backend, ALBUM, FILES))
+    job = ended(IndexJob(backend, ALBUM, FILES, MOST))
     job.stop()
     assert not job.stopped
 
@@ -153,6 +169,6 @@ def test_items_carry_their_names_where_the_collection_has_a_field_for_it(backend
             yield IngestAck((item,), stored_count=1)
 
     instead(backend, "ingest", noting)
-    ended(IndexJob(backend, Collection("a", ModelVersion(), 4, 0, FIELDS), FILES[:1]))
-    ended(IndexJob(backend, ALBUM, FILES[:1]))
+    ended(IndexJob(backend, Collection("a", ModelVersion(), 4, 0, FIELDS), FILES[:1], MOST))
+    ended(IndexJob(backend, ALBUM, FILES[:1], MOST))
     assert [dict(item.fields) for item in seen] == [{"path": "0.png"}, {}]

@@ -13,9 +13,13 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
 from sentinel_app import upload_space, uploads
 from sentinel_app.upload_space import UploadSpace
+from sentinel_app.uploads import UploadLimit
+from sentinel_client import Scope
 from tests.app.conftest import run_apart
 
 BIG = 100_000
+FILES = 20
+FILE = upload_space._FILE_BYTES
 
 
 class Server:
@@ -67,8 +71,11 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     made = Server()
     monkeypatch.setattr(upload_space.runtime, "get_instance", lambda: made.runtime)
-    monkeypatch.setattr(upload_space, "MAX_SESSION_BYTES", 2 * BIG)
-    monkeypatch.setattr(upload_space, "MAX_TOTAL_BYTES", 3 * BIG)
+    # One visitor has 200,000 bytes, and all together 300,000.
+    one = UploadLimit(2 * BIG - FILES * FILE, FILES)
+    other = UploadLimit(BIG, 0)
+    monkeypatch.setattr(uploads, "limits", {Scope.SEARCH: other, Scope.WRITE: one})
+    monkeypatch.setattr(upload_space, "_allowed", dict.fromkeys(made.here, one))
     return made
 
 
@@ -132,9 +139,41 @@ def test_images_of_a_search_count_until_the_visitor_leaves(
 def test_empty_files_are_not_for_nothing(server: Server) -> None:
     async def test() -> None:
         statuses = [await server.upload("one", 1) for _ in range(120)]
-        assert statuses.index(413) == 2 * BIG // upload_space._FILE_BYTES + 1
+        assert statuses.index(413) == 2 * BIG // FILE + 1
 
     run_apart(test())
+
+
+def test_a_visitor_uploads_what_its_scope_allows_and_before_that_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = SimpleNamespace(session_id="new")
+    monkeypatch.setattr(upload_space, "get_script_run_ctx", lambda: context)
+    server.here.add("new")
+
+    async def test() -> None:
+        assert await server.upload("new", 1) == 413
+        upload_space.allow(UploadLimit(1_000, 1))
+        assert await server.upload("new", 1_001 + FILE) == 413
+        assert await server.upload("new", 1_000) == 204
+        upload_space.allow(UploadLimit(BIG, 1))
+        assert await server.upload("new", BIG - 1_000) == 204
+        upload_space.forget_visitor()
+        assert server.files.file_storage.get("new", {}) == {}
+        assert await server.upload("new", 1) == 413
+
+    run_apart(test())
+
+
+def test_who_has_left_is_forgotten(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = SimpleNamespace(session_id="two")
+    monkeypatch.setattr(upload_space, "get_script_run_ctx", lambda: context)
+    server.here.remove("one")
+    upload_space.allow(UploadLimit(BIG, 1))
+    assert set(upload_space._allowed) == {"one", "two", "three"}  # it may come back
+    monkeypatch.setattr(upload_space, "_MOST_REMEMBERED", 2)
+    upload_space.allow(UploadLimit(BIG, 2))
+    assert set(upload_space._allowed) == {"two", "three"}
 
 
 def test_visitors_who_left_make_room(server: Server) -> None:

@@ -18,9 +18,14 @@ KIB = 1024
 @pytest.fixture(scope="module")
 def small_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a page with space for 1 MiB of one visitor, and 2 MiB of all."""
+    flags = [
+        word
+        for scope in ("search", "write", "admin")
+        for word in ("--upload-limit", scope, "1", "9")
+    ]
     with (
         running_fake_gateway() as gateway,
-        serving(gateway.address, tmp_path_factory.mktemp("small"), UPLOAD_BYTES=str(2**20)) as url,
+        serving(gateway.address, tmp_path_factory.mktemp("small"), *flags) as url,
     ):
         yield url
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sentinel_client import ClientConfig, PermissionDenied, SentinelClient, Tls
+from sentinel_client import ClientConfig, Item, PermissionDenied, SentinelClient, Tls
 from sentinel_client.cli import main
 from tests.search_server.access import secured
 from tests.search_server.access.secured import Pki, Secured, sentinel
@@ -41,6 +41,17 @@ def test_the_configuration_can_say_it(system: Secured, key: str) -> None:
         client.create_collection("configured")
         assert "configured" in {one.name for one in client.list_collections()}
     assert key not in repr(config)
+
+
+def test_every_call_carries_the_key(system: Secured, key: str) -> None:
+    """Streams in both directions, too."""
+    config = ClientConfig(tls=Tls(ca=system.pki.file("ca.pem")), api_key=key)
+    with SentinelClient(system.gateway.address, config=config) as client:
+        client.create_collection("streamed")
+        [ack] = client.ingest([Item(id="a", text="red")], collection="streamed")
+        assert ack.stored_count == 1
+        assert [item.id for item in client.list_items(collection="streamed")] == ["a"]
+        assert list(client.stream_search("red", collection="streamed"))
 
 
 def test_a_key_may_be_a_function(system: Secured, key: str) -> None:

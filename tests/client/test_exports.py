@@ -4,7 +4,12 @@ import subprocess
 import sys
 
 import sentinel_client
-from sentinel.search.v1 import collection_service_pb2, item_service_pb2, search_service_pb2
+from sentinel.search.v1 import (
+    access_service_pb2,
+    collection_service_pb2,
+    item_service_pb2,
+    search_service_pb2,
+)
 from sentinel_client import AsyncSentinelClient, _rpcs
 
 
@@ -49,8 +54,10 @@ def test_every_call_of_the_contract_is_known_and_has_a_method() -> None:
         "SetAlias": "set_alias",
         "DeleteAlias": "delete_alias",
         "ReindexCollection": "reindex",
+        "GetCaller": "get_caller",
     }
-    for file in (search_service_pb2, item_service_pb2, collection_service_pb2):
+    files = (search_service_pb2, item_service_pb2, collection_service_pb2, access_service_pb2)
+    for file in files:
         for service in file.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 assert f"/{service.full_name}/{method.name}" in known

@@ -1,4 +1,4 @@
-"""Call the gateway from the page: one client, one event loop, and jobs that run on it."""
+"""Call the gateway from the page: clients on one event loop, and jobs that run on it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import asyncio
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Coroutine
 from concurrent import futures
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sentinel_client import (
     AsyncSentinelClient,
+    Caller,
     ClientConfig,
+    Grant,
     Internal,
     RetryPolicy,
+    Scope,
     SentinelError,
     Timeouts,
 )
@@ -26,33 +31,85 @@ _CONFIG = ClientConfig(
 )
 # Each holds some batches of unpacked images, with their copies in messages.
 _MAX_IMPORTS = 2
+# Of gateways that are too old to tell: nothing is left out of the page, and they refuse themselves.
+_UNKNOWN = Caller("", "", tuple(Grant(scope) for scope in Scope), access_controlled=False)
 _log = logging.getLogger(__name__)
 
 
-class Backend:
-    """The asynchronous client on an event loop of its own thread. Thread-safe; one per process.
+class EventLoop:
+    """An event loop in a thread of its own. Thread-safe; one per process.
 
     Attributes:
-        client: The client; its calls run with `call` and `start`.
         imports: Held by each import that runs. The others wait.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True).start()
-        self.client = self.call(self._open(address))
         self.imports = asyncio.Semaphore(_MAX_IMPORTS)
 
-    async def _open(self, address: str | None) -> AsyncSentinelClient:
-        return AsyncSentinelClient(address, config=_CONFIG)
+    def start(self, work: Coroutine[Any, Any, T]) -> futures.Future[T]:
+        """Start a coroutine."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+class Backend:
+    """A client with one credential, on the event loop that all share. Thread-safe.
+
+    It closes when nobody uses it any more.
+
+    Attributes:
+        client: The client; its calls run with `call` and `start`.
+        imports: Held by each import that runs, with whichever credential. The others wait.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        api_key: str | None = None,
+        loop: EventLoop | None = None,
+    ) -> None:
+        """Connect with the first call; without a key, use the one of the environment.
+
+        Raises ValueError if the key would travel to another machine for all to read.
+        """
+        self._loop = loop or EventLoop()
+        self.imports = self._loop.imports
+        self.client = self.call(self._open(address, api_key))
+        # The loop's thread does not hold up the exit of the process.
+        weakref.finalize(self, _close, self._loop, self.client).atexit = False
+
+    async def _open(self, address: str | None, api_key: str | None) -> AsyncSentinelClient:
+        return AsyncSentinelClient(address, config=replace(_CONFIG, api_key=api_key))
+
+    def with_key(self, api_key: str) -> Backend:
+        """Return a connection of its own to the same gateway, for one visitor's key or token.
+
+        Raises ValueError as the constructor does.
+        """
+        return Backend(self.client.address, api_key=api_key, loop=self._loop)
+
+    def caller(self, timeout: float) -> Caller:
+        """Return what the gateway allows the holder of this credential."""
+        try:
+            return self.call(self.client.get_caller(timeout=timeout))
+        except SentinelError as error:
+            if error.code.name != "UNIMPLEMENTED":
+                raise
+            return _UNKNOWN
 
     def start(self, work: Coroutine[Any, Any, T]) -> futures.Future[T]:
         """Start a call. Cancelling the future cancels the call in gateway and Milvus, too."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return self._loop.start(work)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Make a call and wait for its result."""
         return self.start(work).result()
+
+
+def _close(loop: EventLoop, client: AsyncSentinelClient) -> None:
+    loop.start(client.close())
 
 
 class Job:

@@ -30,14 +30,18 @@ class IndexJob(Job):
     """
 
     def __init__(
-        self, backend: Backend, collection: Collection, files: list[tuple[str, bytes]]
+        self, backend: Backend, collection: Collection, files: list[tuple[str, bytes]], most: int
     ) -> None:
-        """Start to store the images among `files`, pairs of name and content."""
+        """Start to store the images among `files`, pairs of name and content.
+
+        A zip with more than `most` images is refused.
+        """
         self.stored = self.unchanged = self.total = 0
         self.failures: list[tuple[str, str]] = []
         self.stopped = self.waiting = False
         self._collection = collection
         self._files = deque(files)
+        self._most = most
         super().__init__(backend)
 
     @property
@@ -53,7 +57,7 @@ class IndexJob(Job):
     async def _run(self) -> None:
         pending_uploads[self] = self._files
         try:
-            self.total = await asyncio.to_thread(total_images, list(self._files))
+            self.total = await asyncio.to_thread(total_images, list(self._files), self._most)
             self.waiting = self._backend.imports.locked()
             async with self._backend.imports:
                 self.waiting = False
@@ -80,7 +84,7 @@ class IndexJob(Job):
             schema.name == _NAME_FIELD and schema.type is FieldType.STRING
             for schema in self._collection.fields
         )
-        images = images_in(self._take_files())
+        images = images_in(self._take_files(), self._most)
         # Unpacking would block the loop, which serves every page.
         while (image := await asyncio.to_thread(next, images, None)) is not None:
             if image.problem:

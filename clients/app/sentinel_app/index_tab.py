@@ -9,22 +9,15 @@ from sentinel_app.backend import Backend
 from sentinel_app.formatting import escape_markdown, plain
 from sentinel_app.index_job import IndexJob
 from sentinel_app.upload_space import release
-from sentinel_app.uploads import (
-    IMAGE_TYPES,
-    MAX_FILES,
-    MAX_IMAGE_BYTES,
-    MAX_UPLOAD_BYTES,
-    megabytes,
-    over_limit,
-)
+from sentinel_app.uploads import IMAGE_TYPES, MAX_IMAGE_BYTES, UploadLimit, megabytes
 from sentinel_client import Collection
 
 _POLL_INTERVAL_S = 0.3
 _MAX_LISTED_FAILURES = 50
 
 
-def index_tab(backend: Backend, collection: Collection) -> None:
-    """Draw the tab."""
+def index_tab(backend: Backend, collection: Collection, limit: UploadLimit) -> None:
+    """Draw the tab; `limit` is for one upload."""
     job: IndexJob | None = st.session_state.get("index_job")
     if job is not None:
         _show_job(job)
@@ -38,11 +31,11 @@ def index_tab(backend: Backend, collection: Collection) -> None:
             accept_multiple_files=True,
             key=key,
             disabled=job is not None and job.running,
-            max_upload_size=MAX_UPLOAD_BYTES >> 20,
+            max_upload_size=limit.bytes >> 20,
         )
     st.caption(
         f"JPEG, PNG, WebP, GIF, BMP or TIFF of up to {megabytes(MAX_IMAGE_BYTES)} each; "
-        f"{MAX_FILES:,} files and {megabytes(MAX_UPLOAD_BYTES)} at once. For a large folder, use "
+        f"{limit.files:,} files and {megabytes(limit.bytes)} at once. For a large folder, use "
         "the command line. It is faster, and it can be stopped and continued:"
     )
     st.code(f"sentinel index FOLDER --collection {collection.name}", language="sh")
@@ -55,7 +48,7 @@ def index_tab(backend: Backend, collection: Collection) -> None:
         )
     if not files:
         return
-    if problem := over_limit([file.size for file in files]):
+    if problem := limit.exceeded_by([file.size for file in files]):
         st.warning(
             f"{problem}. Drop fewer, or use the command above.", icon=":material/folder_off:"
         )
@@ -63,7 +56,7 @@ def index_tab(backend: Backend, collection: Collection) -> None:
     label = "Store 1 file" if len(files) == 1 else f"Store {len(files):,} files"
     if st.button(label, type="primary", icon=":material/upload:"):
         contents = [(file.name, file.getvalue()) for file in files]
-        st.session_state.index_job = IndexJob(backend, collection, contents)
+        st.session_state.index_job = IndexJob(backend, collection, contents, limit.files)
         release(files)
         st.session_state.uploads = generation + 1  # another key: an empty uploader
         st.rerun()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
@@ -15,7 +16,18 @@ from sentinel_app.query_panel import add_term, query_panel, replace_terms
 from sentinel_app.results import show_results
 from sentinel_app.search_job import SearchJob, SearchRequest, Term
 from sentinel_app.sidebar import Choice, sidebar
-from sentinel_client import Collection, FieldSchema, FieldType, Hit, SentinelError
+from sentinel_app.sign_in import account, needs_sign_in, refuse, sign_in_page, visitor_backend
+from sentinel_app.upload_space import allow
+from sentinel_app.uploads import limit_of
+from sentinel_client import (
+    Caller,
+    Collection,
+    FieldSchema,
+    FieldType,
+    Hit,
+    Scope,
+    SentinelError,
+)
 
 _HERE = Path(__file__).parent
 # The same fields as `sentinel index` declares.
@@ -28,7 +40,7 @@ _SHORT_PATIENCE_S = 1.5
 
 @st.cache_resource
 def _backend() -> Backend:
-    """Return the connection that all visitors share."""
+    """Return the connection that all visitors share who need not sign in."""
     return Backend()
 
 
@@ -36,48 +48,78 @@ def main() -> None:
     """Draw the page."""
     st.set_page_config("Sentinel", _HERE / "icon.svg", layout="wide")
     st.html(_HERE / "page.css")
-    backend = _backend()
-    trouble = _refresh_collections(backend)
-    collections: list[Collection] | None = st.session_state.get("collections")
+    backend = visitor_backend(_backend())
+    trouble = None if backend is None else _refresh(backend)
+    if trouble is not None and needs_sign_in(trouble):
+        refuse(trouble)
+        backend = None
+    if backend is None:
+        sign_in_page(_backend())
+        return
+    _draw(backend, trouble)
+    account(st.session_state.get("caller"))
+
+
+def _draw(backend: Backend, trouble: SentinelError | None) -> None:
+    """Draw what this visitor may do."""
+    state = st.session_state
+    collections: list[Collection] | None = state.get("collections")
     if trouble is not None and not collections:
         gateway_unavailable(trouble, backend.client.address)
         return
+    caller: Caller = state.caller
+    allow(limit_of(caller))
     if not collections:
-        _create_first_collection(backend)
+        _without_collections(backend, caller)
         return
     # Always drawn: if something came or went before the tabs, the first of them would be shown.
     with st.container():
         if trouble is not None:
             gateway_trouble(trouble, backend.client.address)
-    choice = sidebar(collections)
-    search, add = st.tabs([":material/search: Search", ":material/add_photo_alternate: Add"])
-    with search:
-        _search_tab(backend, choice)
-    with add:
-        index_tab(backend, choice.collection)
+    choice = sidebar(collections, caller)
+    collection = choice.collection
+    offers: dict[str, Callable[[], None]] = {}
+    if caller.may(Scope.SEARCH, collection.name):
+        offers[":material/search: Search"] = lambda: _search_tab(backend, choice, caller)
+    if caller.may(Scope.WRITE, collection.name):
+        limit = limit_of(caller, collection.name)
+        offers[":material/add_photo_alternate: Add"] = lambda: index_tab(backend, collection, limit)
+    for tab, draw in zip(st.tabs(list(offers)), offers.values(), strict=True):
+        with tab:
+            draw()
 
 
-def _refresh_collections(backend: Backend) -> SentinelError | None:
-    """List the collections again; return why that failed, and keep the last list.
+def _refresh(backend: Backend) -> SentinelError | None:
+    """Ask again what the visitor may do and which collections there are, for searches or writes.
 
-    The page is drawn with that list: Streamlit forgets what people entered into anything that it
-    does not draw once, among them filters and the files that they have chosen.
+    Return why that failed, and keep the last answers: the page is drawn with them. Streamlit
+    forgets what people entered into anything that it does not draw once, among them filters and
+    the files that they have chosen.
     """
     state = st.session_state
     patience = _SHORT_PATIENCE_S if state.get("in_trouble") else _PATIENCE_S
     try:
-        state.collections = backend.call(backend.client.list_collections(timeout=patience))
+        caller = backend.caller(patience)
+        # What may not be read is not listed.
+        found = (
+            backend.call(backend.client.list_collections(timeout=patience))
+            if caller.may(Scope.READ)
+            else []
+        )
     except SentinelError as error:
         state.in_trouble = True
         return error
     state.in_trouble = False
+    state.caller = caller
+    uses = (Scope.SEARCH, Scope.WRITE)
+    state.collections = [one for one in found if any(caller.may(use, one.name) for use in uses)]
     return None
 
 
-def _search_tab(backend: Backend, choice: Choice) -> None:
-    terms = query_panel()
+def _search_tab(backend: Backend, choice: Choice, caller: Caller) -> None:
+    terms = query_panel(limit_of(caller))
     if not terms:
-        _start_page(choice.collection)
+        _start_page(choice.collection, may_write=caller.may(Scope.WRITE, choice.collection.name))
         return
     name = choice.collection.name
     request = SearchRequest(tuple(terms), name, choice.limit, choice.options)
@@ -116,11 +158,14 @@ def _search_with_hit(kind: str, hit: Hit) -> bool:
     return True
 
 
-def _start_page(collection: Collection) -> None:
+def _start_page(collection: Collection, *, may_write: bool) -> None:
     if not collection.item_count:
+        advice = (
+            " Drop images on the *Add* tab, or run "
+            f"`sentinel index FOLDER --collection {collection.name}`."
+        )
         st.info(
-            f"**{escape_markdown(collection.name)}** is empty. Drop images on the *Add* tab, or "
-            f"run `sentinel index FOLDER --collection {collection.name}`.",
+            f"**{escape_markdown(collection.name)}** is empty.{advice if may_write else ''}",
             icon=":material/add_photo_alternate:",
         )
         return
@@ -132,15 +177,37 @@ def _start_page(collection: Collection) -> None:
     )
 
 
-def _create_first_collection(backend: Backend) -> None:
+def _without_collections(backend: Backend, caller: Caller) -> None:
     st.markdown("### :material/travel_explore: Welcome to Sentinel")
+    granted = [grant.collection for grant in caller.grants if grant.scope is Scope.ADMIN]
+    name = next((one for one in ("photos", *granted) if one and _may_create(caller, one)), None)
+    if name is not None:
+        _create_first_collection(backend, caller, name)
+        return
+    st.info(
+        "There is no collection that you may use here. This page needs the scopes search and read "
+        "for one: ask whoever runs Sentinel.",
+        icon=":material/lock:",
+    )
+
+
+def _may_create(caller: Caller, name: str) -> bool:
+    """Tell whether a caller may create a collection of this name, and then sees it here."""
+    is_useful = caller.may(Scope.SEARCH, name) or caller.may(Scope.WRITE, name)
+    return is_useful and caller.may(Scope.ADMIN, name) and caller.may(Scope.READ, name)
+
+
+def _create_first_collection(backend: Backend, caller: Caller, suggested: str) -> None:
     st.markdown(
         "There is no collection yet. Create one here and add images, or index a folder from the "
         "command line: `sentinel index FOLDER`."
     )
     with st.form("first", border=False):
-        name = st.text_input("Name", "photos", max_chars=128)
+        name = st.text_input("Name", suggested, max_chars=128)
         if st.form_submit_button("Create", type="primary"):
+            if not _may_create(caller, name):
+                st.warning("You may not create a collection of this name.", icon=":material/lock:")
+                return
             try:
                 backend.call(backend.client.create_collection(name, _FIELDS))
             except SentinelError as error:

@@ -11,7 +11,7 @@ from sentinel_app.formatting import plain
 from sentinel_app.previews import ImageRefused, Preview, cut, preview
 from sentinel_app.search_job import MAX_TERMS, Term, text_term, with_weights
 from sentinel_app.upload_space import hold, release
-from sentinel_app.uploads import MAX_IMAGE_BYTES, megabytes
+from sentinel_app.uploads import MAX_IMAGE_BYTES, UploadLimit, megabytes
 from sentinel_client import Box
 
 _PREVIEW_SIDE = 640
@@ -25,8 +25,10 @@ _OTHERS_KEY = "others"
 _MAX_ADDRESS_TEXT = 200
 
 
-def query_panel() -> list[Term]:
+def query_panel(limit: UploadLimit) -> list[Term]:
     """Draw the search box and the chips; return the terms of the query.
+
+    `limit` is for the images that are uploaded.
 
     In the session, `text` is the term of the search box, `terms` are all others.
     """
@@ -44,7 +46,7 @@ def query_panel() -> list[Term]:
     with box:
         _search_box()
     with _popover(image, "Image", ":material/image_search:"):
-        _image_panel()
+        _image_panel(min(MAX_IMAGE_BYTES, limit.bytes))
     with _popover(mix, "Mix", ":material/tune:"):
         _mix_panel()
     _remember_others()
@@ -144,10 +146,10 @@ def _term_or_none(text: str) -> Term | None:
     return text_term(text) if text.strip() else None
 
 
-def _image_panel() -> None:
+def _image_panel(most_bytes: int) -> None:
     generation = st.session_state.setdefault("image_uploads", 0)
     file = st.file_uploader(
-        "Search with an image", key=f"image:{generation}", max_upload_size=MAX_IMAGE_BYTES >> 20
+        "Search with an image", key=f"image:{generation}", max_upload_size=most_bytes >> 20
     )
     if file is None:
         st.caption("Drop an image here. Then draw a box to search with a part of it.")

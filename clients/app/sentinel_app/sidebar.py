@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_
 from typing import Any
@@ -12,6 +12,7 @@ import streamlit as st
 
 from sentinel_app.formatting import escape_markdown
 from sentinel_client import (
+    Caller,
     Collection,
     Diversity,
     F,
@@ -19,6 +20,7 @@ from sentinel_client import (
     FieldType,
     Filter,
     Hybrid,
+    Scope,
     SearchOptions,
 )
 
@@ -46,20 +48,22 @@ _COMPARISONS: dict[FieldType, dict[str, _Compare]] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The settings of the sidebar."""
+    """The settings of the sidebar: the collection, and how to search it."""
 
     collection: Collection
-    limit: int
-    options: SearchOptions
-    captions: bool
-    tile_width: int
+    limit: int = 0
+    options: SearchOptions = field(default_factory=SearchOptions)
+    captions: bool = False
+    tile_width: int = 0
 
 
-def sidebar(collections: list[Collection]) -> Choice:
+def sidebar(collections: list[Collection], caller: Caller) -> Choice:
     """Draw the sidebar; return its settings."""
     with st.sidebar:
         st.markdown("### :material/travel_explore: Sentinel")
         collection = _collection(collections)
+        if not caller.may(Scope.SEARCH, collection.name):
+            return Choice(collection)
         limit = st.select_slider("Hits", [10, 30, 60, 120, 250, 500, 1000], value=30, key="limit")
         captions = st.toggle("Captions", key="captions")
         hybrid = any(schema.full_text for schema in collection.fields) and st.toggle(

@@ -1,5 +1,7 @@
 """Memory for uploads: reserved before their bytes are read, by visitor and for all together.
 
+A visitor has what `allow` gives, and before that none: nobody uploads before signing in.
+
 Streamlit keeps uploads in memory, limits single files only, and forgets none while a visitor stays.
 """
 
@@ -20,18 +22,19 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from sentinel_app.uploads import MAX_FILES, MAX_UPLOAD_BYTES, megabytes, pending_uploads
+from sentinel_app import uploads
+from sentinel_app.uploads import NOTHING, UploadLimit, megabytes, pending_uploads
 
 # What a file takes beside its content. Also bounds how many empty ones there can be.
 _FILE_BYTES = 2048
-MAX_SESSION_BYTES = MAX_UPLOAD_BYTES + MAX_FILES * _FILE_BYTES
-# Of all people together, files of running imports included; deploy/k8s gives the app 1.5 GiB.
-MAX_TOTAL_BYTES = 2 * MAX_SESSION_BYTES
 # An upload ends when nothing came for so long, or when it is slower than this on the whole.
 _STALL_S = 30.0
 _MIN_BYTES_PER_S = 64 * 1024
-# By visitor: bytes of the images in the search.
+# By visitor: bytes of the images in the search, and how much may be uploaded.
 _in_searches: dict[str, int] = {}
+_allowed: dict[str, UploadLimit] = {}
+# Visitors whose connection broke come back, and then upload without a click on the page before.
+_MOST_REMEMBERED = 1_000
 _PATH = re.compile(r"/_stcore/upload_file/([^/]+)/[^/]+$")
 
 
@@ -76,14 +79,17 @@ class UploadSpace:
 
     def _problem(self, session: str, length: int) -> str:
         """Return why an upload cannot be taken; empty if it can."""
-        if self._held_by(session) + length > MAX_SESSION_BYTES:
+        limit = _allowed.get(session, NOTHING)
+        if limit == NOTHING:
+            return "You may not upload to this page. Sign in first."
+        if self._held_by(session) + length > _space(limit):
             return (
-                f"One visitor can upload {megabytes(MAX_UPLOAD_BYTES)} at once. Store these files "
-                "or remove some first."
+                f"You can upload {limit.files:,} files and {megabytes(limit.bytes)} at once. Store "
+                "these files or remove some first."
             )
-        if self._held() + length > MAX_TOTAL_BYTES:
+        if self._held() + length > _space_of_all():
             _forget_visitors_who_left()
-        if self._held() + length > MAX_TOTAL_BYTES:
+        if self._held() + length > _space_of_all():
             return "The page holds too many uploads of others. Try again in a minute."
         return ""
 
@@ -126,6 +132,26 @@ class _Body:
                 pass
 
 
+def allow(limit: UploadLimit) -> None:
+    """Let this visitor upload so much at once."""
+    context = get_script_run_ctx()
+    if context is None or _allowed.get(context.session_id) == limit:
+        return
+    _allowed[context.session_id] = limit
+    if len(_allowed) > _MOST_REMEMBERED:
+        for session in [*_allowed]:
+            if not runtime.get_instance().is_active_session(session):
+                _allowed.pop(session, None)
+
+
+def forget_visitor() -> None:
+    """Forget the files of this visitor, who may upload no more."""
+    context = get_script_run_ctx()
+    if context is not None:
+        _allowed.pop(context.session_id, None)
+        _forget_files(context.session_id)
+
+
 def release(files: Iterable[UploadedFile]) -> None:
     """Forget files of this visitor. Streamlit would keep them until the visitor leaves."""
     context = get_script_run_ctx()
@@ -149,8 +175,24 @@ def _forget_visitors_who_left() -> None:
     """Free what visitors uploaded whose pages are closed. Streamlit would keep it for minutes."""
     for session in [*_files(), *_in_searches]:
         if not runtime.get_instance().is_active_session(session):
-            _manager().remove_session_files(session)
-            _in_searches.pop(session, None)
+            _forget_files(session)
+
+
+def _forget_files(session: str) -> None:
+    _manager().remove_session_files(session)
+    _in_searches.pop(session, None)
+
+
+def _space(limit: UploadLimit) -> int:
+    return limit.bytes + limit.files * _FILE_BYTES
+
+
+def _space_of_all() -> int:
+    """Return the bytes of all people together, files of running imports included.
+
+    Those of the two largest limits; deploy/k8s gives the app 1.5 GiB.
+    """
+    return sum(sorted(map(_space, uploads.limits.values()))[-2:])
 
 
 def _size(files: MutableMapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Limits of uploads, and the files that are on their way to the gateway."""
+"""Limits of uploads, by what a visitor may do, and the files on their way to the gateway."""
 
 from __future__ import annotations
 
@@ -6,25 +6,54 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sentinel_client import Caller, Scope
+
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 # The gateway's own limit.
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
-# Limits of one upload, and of one zip. `sentinel index` has no such limits.
-MAX_FILES = 2_000
-MAX_UPLOAD_BYTES = 192 * 1024 * 1024
+MIB = 1024 * 1024
 # By import that runs: its files, pairs of name and content. Not a list, in which equal ones of two
 # imports could be taken for each other.
 pending_uploads: dict[object, deque[tuple[str, bytes]]] = {}
 
 
-def over_limit(sizes: Sequence[int]) -> str:
-    """Return why files of these sizes are too much for one upload; empty if they are not."""
-    if len(sizes) > MAX_FILES:
-        return f"{len(sizes):,} files are too many: the limit is {MAX_FILES:,} at once"
-    if sum(sizes) > MAX_UPLOAD_BYTES:
-        limit = megabytes(MAX_UPLOAD_BYTES)
-        return f"{megabytes(sum(sizes))} are too much: the limit is {limit} at once"
-    return ""
+@dataclass(frozen=True, slots=True)
+class UploadLimit:
+    """The most that a visitor may upload at once.
+
+    Attributes:
+        bytes: Bytes of all files together.
+        files: Number of files; also of those in one zip.
+    """
+
+    bytes: int
+    files: int
+
+    def exceeded_by(self, sizes: Sequence[int]) -> str:
+        """Return why files of these sizes are too much at once; empty if they are not."""
+        if len(sizes) > self.files:
+            return f"{len(sizes):,} files are too many: the limit is {self.files:,} at once"
+        if sum(sizes) > self.bytes:
+            limit = megabytes(self.bytes)
+            return f"{megabytes(sum(sizes))} are too much: the limit is {limit} at once"
+        return ""
+
+
+NOTHING = UploadLimit(0, 0)
+# By a visitor's highest scope; `sentinel-app --upload-limit` changes them. `sentinel index` has no
+# such limits.
+limits = {
+    # Two images in a search, and one that replaces them.
+    Scope.SEARCH: UploadLimit(48 * MIB, 4),
+    Scope.WRITE: UploadLimit(192 * MIB, 2_000),
+    Scope.ADMIN: UploadLimit(256 * MIB, 4_000),
+}
+
+
+def limit_of(caller: Caller, collection: str | None = None) -> UploadLimit:
+    """Return the most that a caller may upload for a collection; None: for any at all."""
+    highest = (scope for scope in reversed(limits) if caller.may(scope, collection))
+    return next((limits[scope] for scope in highest), NOTHING)
 
 
 def megabytes(byte_count: int) -> str:

@@ -9,7 +9,7 @@ import io
 import zipfile
 from collections.abc import Iterable, Iterator
 
-from sentinel_app.uploads import IMAGE_TYPES, MAX_FILES, MAX_IMAGE_BYTES, UploadedImage, megabytes
+from sentinel_app.uploads import IMAGE_TYPES, MAX_IMAGE_BYTES, UploadedImage, megabytes
 
 # A table of contents takes 46 bytes and a name for each file. This much is parsed in a second.
 _MAX_TABLE_BYTES = 2 * 2**20
@@ -24,28 +24,31 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _UNPACK = "unpack it and drop the images, or run `sentinel index FOLDER`"
 
 
-def images_in(files: Iterable[tuple[str, bytes]]) -> Iterator[UploadedImage]:
-    """Yield the images among files, pairs of name and content, and in their zips, one by one."""
+def images_in(files: Iterable[tuple[str, bytes]], most: int) -> Iterator[UploadedImage]:
+    """Yield the images among files, pairs of name and content, and in their zips, one by one.
+
+    A zip with more than `most` images is refused.
+    """
     for name, data in files:
         if not _is_zip(name):
             yield UploadedImage.checked(name, data)
             continue
         try:
-            archive = ImageZip(name, data)
+            archive = ImageZip(name, data, most)
         except ZipRefused as error:
             yield UploadedImage(name, problem=str(error))
         else:
             yield from archive
 
 
-def total_images(files: Iterable[tuple[str, bytes]]) -> int:
+def total_images(files: Iterable[tuple[str, bytes]], most: int) -> int:
     """Return how many results `images_in` will yield, without unpacking anything."""
-    return sum(_count(name, data) for name, data in files)
+    return sum(_count(name, data, most) for name, data in files)
 
 
-def _count(name: str, data: bytes) -> int:
+def _count(name: str, data: bytes, most: int) -> int:
     try:
-        return len(ImageZip(name, data)) if _is_zip(name) else 1
+        return len(ImageZip(name, data, most)) if _is_zip(name) else 1
     except ZipRefused:
         return 1
 
@@ -61,8 +64,8 @@ class ZipRefused(ValueError):
 class ImageZip:
     """An opened zip. Its images are read one by one."""
 
-    def __init__(self, name: str, data: bytes) -> None:
-        """Read the table of contents, or raise ZipRefused."""
+    def __init__(self, name: str, data: bytes, most: int) -> None:
+        """Read the table of contents, or raise ZipRefused; `most` images may be in it."""
         self._name = name
         self._left = min(_MAX_UNPACKED_BYTES, _MAX_RATIO * len(data))
         try:
@@ -74,9 +77,9 @@ class ImageZip:
             raise ZipRefused(f"this zip cannot be opened: {error}") from error
         self._members = [info for info in self._archive.infolist() if _is_wanted(info)]
         declared = sum(info.file_size for info in self._members)
-        if len(self._members) > MAX_FILES:
+        if len(self._members) > most:
             raise ZipRefused(
-                f"{len(self._members):,} images are too many: the limit is {MAX_FILES:,} at once; "
+                f"{len(self._members):,} images are too many: the limit is {most:,} at once; "
                 f"{_UNPACK}"
             )
         # Refuses honest bombs before anything is stored. `_read` stops the others.

@@ -10,6 +10,7 @@ with SentinelClient() as client:
 from __future__ import annotations
 
 from sentinel_client._access import Tls
+from sentinel_client._caller import Caller, Grant, Scope
 from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._config import ClientConfig, RetryPolicy, Timeouts
 from sentinel_client._errors import (
@@ -65,6 +66,7 @@ __all__ = [
     "AlreadyExists",
     "AsyncSentinelClient",
     "Box",
+    "Caller",
     "ClientConfig",
     "Collection",
     "CollectionOptions",
@@ -81,6 +83,7 @@ __all__ = [
     "FieldValue",
     "Filter",
     "FoundItems",
+    "Grant",
     "GroupBy",
     "Health",
     "HealthStatus",
@@ -103,6 +106,7 @@ __all__ = [
     "ResourceExhausted",
     "ResultTruncated",
     "RetryPolicy",
+    "Scope",
     "SearchOptions",
     "SearchPage",
     "SearchResult",

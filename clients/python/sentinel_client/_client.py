@@ -8,7 +8,9 @@ from typing import NoReturn
 
 from google.protobuf.wrappers_pb2 import StringValue
 
+from sentinel.search.v1 import access_service_pb2 as access_pb
 from sentinel_client import _rpcs
+from sentinel_client._caller import Caller, caller_from_proto
 from sentinel_client._collections import CollectionCalls
 from sentinel_client._config import ClientConfig, resolve_address
 from sentinel_client._connection import Connection
@@ -62,6 +64,18 @@ class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
     async def close(self) -> None:
         """Close the connection and cancel all calls in flight."""
         await self._connection.close()
+
+    async def get_caller(self, *, timeout: float | None = None) -> Caller:
+        """Return who calls, and what it may do: whose credential is sent, as the gateway sees it.
+
+        Raises:
+            PermissionDenied: There is no valid credential.
+            SentinelError: With the code UNIMPLEMENTED: the gateway is too old to tell.
+        """
+        response = await self._connection.unary(
+            _rpcs.GET_CALLER, access_pb.GetCallerRequest(), timeout
+        )
+        return caller_from_proto(response)
 
     async def health(
         self, *, services: Sequence[str] | None = None, timeout: float | None = None

@@ -48,7 +48,7 @@ class Timeouts:
         search: `search`, `stream_search`; one page or batch of the other searches.
         upsert: One batch of `upsert` or `ingest`, including the embedding of its images.
         read: `get_items`, one page of `list_items`, `download_image`, `get_collection`, one page of
-            `list_collections`.
+            `list_collections`, `get_caller`.
         write: `delete_items`, `preview_deletion`; creating, changing or deleting a collection or an
             alias.
         health: `health`.

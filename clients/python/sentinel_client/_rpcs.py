@@ -9,6 +9,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
+from sentinel.search.v1 import access_service_pb2 as access_pb
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
@@ -37,9 +38,13 @@ _SERVICES = [
     for service in file.services_by_name.values()
 ]
 _METHODS = {
-    method.input_type.full_name: method for service in _SERVICES for method in service.methods
+    method.input_type.full_name: method
+    for service in (*_SERVICES, *access_pb.DESCRIPTOR.services_by_name.values())
+    for method in service.methods
 }
 
+# Those whose health counts. AccessService needs nothing that could fail, and older gateways do not
+# have it.
 SERVICES: tuple[str, ...] = tuple(service.full_name for service in _SERVICES)
 
 
@@ -87,6 +92,7 @@ DELETE_ALIAS = _rpc(collection_pb.DeleteAliasRequest, collection_pb.DeleteAliasR
 REINDEX_COLLECTION = _rpc(
     collection_pb.ReindexCollectionRequest, collection_pb.ReindexCollectionResponse, "write"
 )
+GET_CALLER = _rpc(access_pb.GetCallerRequest, access_pb.GetCallerResponse, "read")
 
 # grpc.health.v1 without grpcio-health-checking, which the base install does not have.
 # HealthCheckRequest has one string field with number 1, its response one enum with number 1.

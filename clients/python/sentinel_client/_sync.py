@@ -260,4 +260,5 @@ class SentinelClient:
     set_alias = _blocking(AsyncSentinelClient.set_alias)
     delete_alias = _blocking(AsyncSentinelClient.delete_alias)
     reindex = _blocking_stream(AsyncSentinelClient.reindex)
+    get_caller = _blocking(AsyncSentinelClient.get_caller)
     health = _blocking(AsyncSentinelClient.health)

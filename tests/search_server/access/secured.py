@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import sentinel.embedding.v1.embedding_service_pb2  # for the pool of descriptors
+import sentinel.search.v1.access_service_pb2
 import sentinel.search.v1.collection_service_pb2
 import sentinel.search.v1.item_service_pb2
 import sentinel.search.v1.search_service_pb2
@@ -28,7 +29,9 @@ from tests.search_server.conftest import error_info
 from tests.waiting import until
 
 ISSUER, AUDIENCE = "https://issuer.test", "sentinel"
-SERVICES = [f"sentinel.search.v1.{name}Service" for name in ("Search", "Item", "Collection")]
+SERVICES = [
+    f"sentinel.search.v1.{name}Service" for name in ("Search", "Item", "Collection", "Access")
+]
 EMBEDDING = "sentinel.embedding.v1.EmbeddingService"
 OK = ("OK", "")
 

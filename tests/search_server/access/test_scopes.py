@@ -17,6 +17,7 @@ from sentinel.search.v1 import search_service_pb2 as search
 from tests.search_server.access.secured import EMBEDDING, SERVICES, Secured
 from tests.search_server.conftest import text
 
+GET_CALLER = "AccessService/GetCaller"  # of any scope
 DENIED = ("PERMISSION_DENIED", "SCOPE_MISSING")
 _PARAMS = search.SearchParams(collection="photos", query=text("red"))
 REQUESTS: dict[str, tuple[str, list[Any]]] = {
@@ -92,9 +93,11 @@ def test_every_method_has_a_rule_and_a_test() -> None:
         **{f"SearchService/{name}": rule for name, rule in access.SEARCH_RULES.items()},
         **{f"ItemService/{name}": rule for name, rule in access.ITEM_RULES.items()},
         **{f"CollectionService/{name}": rule for name, rule in access.COLLECTION_RULES.items()},
+        **{f"AccessService/{name}": rule for name, rule in access.ACCESS_RULES.items()},
     }
-    assert set(rules) == methods(*SERVICES) == set(REQUESTS)
-    assert {name: str(rule.scope) for name, rule in rules.items()} == {
+    assert set(rules) == methods(*SERVICES) == set(REQUESTS) | {GET_CALLER}
+    assert not any(rule.is_open for rule in rules.values())
+    assert {name: str(rule.scope) for name, rule in rules.items() if name != GET_CALLER} == {
         name: scope for name, (scope, _) in REQUESTS.items()
     }
 
@@ -102,7 +105,7 @@ def test_every_method_has_a_rule_and_a_test() -> None:
 def test_the_documents_have_the_same_table() -> None:
     table = Path("docs/security.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+/\w+)` \| (\w+) \|", table, re.MULTILINE))
-    expected = {name: scope for name, (scope, _) in REQUESTS.items()}
+    expected = {name: scope for name, (scope, _) in REQUESTS.items()} | {GET_CALLER: "any"}
     worker = {f"EmbeddingService/{name}": "embed" for name in ("Embed", "EmbedStream", "Rank")}
     worker["EmbeddingService/GetModel"] = "read"
     assert methods(EMBEDDING) == set(worker)

@@ -96,7 +96,10 @@ async def test_the_file_may_change_while_a_key_is_checked(
         await running
 
 
-async def test_who_guesses_does_not_keep_the_owner_waiting(keys: Keys) -> None:
+async def test_who_guesses_does_not_keep_the_owner_waiting(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_AFTER_WRONG_S", 60.0)
     wrong = keys.first[:-1] + ("A" if keys.first[-1] != "A" else "B")
     assert await keys.reason(wrong, THERE) == "CREDENTIALS_INVALID"
     assert await keys.reason(wrong, THERE) == "CREDENTIALS_THROTTLED"

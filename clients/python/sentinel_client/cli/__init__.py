@@ -20,6 +20,7 @@ from sentinel_client.cli.items import items
 from sentinel_client.cli.keys import keys
 from sentinel_client.cli.search import search
 from sentinel_client.cli.up import up
+from sentinel_client.cli.whoami import whoami
 
 
 class _Commands(click.Group):
@@ -103,6 +104,6 @@ def main(
 
 for _command in (
     *(up, index, imports, bulk_index, search, items, collections, health),
-    *(certs, keys),
+    *(certs, keys, whoami),
 ):
     main.add_command(_command)
