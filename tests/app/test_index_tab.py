@@ -92,7 +92,7 @@ def test_bombs_giants_and_impostors_are_named_and_the_good_is_stored(
 
 def test_the_limits_are_said_once(visitor: Visitor) -> None:
     visitor.page.get_by_role("tab", name="Add").click()
-    visitor.page.get_by_text("up to 16 MB each; 4,000 files and 256 MB at once").wait_for()
+    visitor.page.get_by_text("up to 16 MB each; 4,000 files and 192 MB at once").wait_for()
     assert not visitor.page.get_by_text("per file").locator("visible=true").count()
 
 

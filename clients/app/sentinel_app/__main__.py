@@ -56,7 +56,7 @@ _STREAMLIT = {
     ),
     multiple=True,
     help="The most that a visitor with this scope can upload at once. Images to search with count, "
-    "too. May be repeated.  [default: search 48 4, write 192 2000, admin 256 4000]",
+    "too. May be repeated.  [default: search 48 4, write 192 2000, admin 192 4000]",
 )
 def main(
     gateway: str | None,

@@ -46,7 +46,7 @@ limits = {
     # Two images in a search, and one that replaces them.
     Scope.SEARCH: UploadLimit(48 * MIB, 4),
     Scope.WRITE: UploadLimit(192 * MIB, 2_000),
-    Scope.ADMIN: UploadLimit(256 * MIB, 4_000),
+    Scope.ADMIN: UploadLimit(192 * MIB, 4_000),
 }
 
 
