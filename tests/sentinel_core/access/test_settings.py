@@ -108,6 +108,21 @@ def test_an_account_in_a_uri_is_no_secret() -> None:
     assert settings(object_store_uri=uri).object_store_uri == uri
 
 
+def test_the_bulk_indexer_says_what_is_wrong_with_the_gateways_settings(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra `bulk` is not installed")
+    variables = {"CERT": "no-pair", "TOKEN": "root:hush"}
+    result = subprocess.run(
+        [sys.executable, "-m", "bulk_indexer", "folder", "--run", "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, **{f"SENTINEL_GATEWAY_MILVUS_{k}": v for k, v in variables.items()}},
+    )
+    assert result.returncode == 2 and "milvus_cert" in result.stderr
+    assert "hush" not in result.stderr and "Traceback" not in result.stderr
+
+
 def test_errors_of_settings_do_not_show_the_others() -> None:
     with pytest.raises(ValidationError) as caught:
         settings(milvus_cert="c", milvus_token="hush", page_token_secret="hush")
