@@ -13,10 +13,15 @@ SECONDS ?= 60
 CHAOS ?=
 # Tests wait for servers half of the time, so three at a time keep two cores busy.
 WORKERS ?= -n 3 --dist worksteal
+# What runs again with TLS and keys: every method, over every path of the clients.
+SECURE := $(addprefix tests/,client app/test_details_page.py app/test_index_tab.py embedder_server/api \
+	e2e/test_connection_age.py e2e/test_ingest_restart.py \
+	$(addprefix search_server/,api collections items search test_health.py test_startup_faults.py \
+	embedders/test_worker_choice.py embedders/test_worker_discovery.py))
 CODE := bulk_indexer embedder_server search_server sentinel_core sentinel_store clients deploy scripts tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow chaos lint format types imports proto models bench lock lock-images clean
+.PHONY: help demo up test test-slow test-secure chaos lint format types imports proto models bench lock lock-images clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -32,6 +37,10 @@ test: $(VENV)/.dev ## Run the tests: real servers, real Milvus, real model, real
 
 test-slow: $(VENV)/.dev ## Run the slow tests: kills, packaging, whole benchmarks, what `make models` adds
 	$(BIN)/python -m pytest $(WORKERS) -m "slow and not long" $(PYTEST)
+	$(if $(PYTEST),,$(MAKE) --no-print-directory test-secure)
+
+test-secure: $(VENV)/.dev ## Run tests again with TLS and keys on all servers; `make test-slow` does it, too
+	SENTINEL_TEST_SECURE=1 $(BIN)/python -m pytest $(WORKERS) -m "not slow and not milvus" $(SECURE) $(PYTEST)
 
 chaos: $(VENV)/.dev ## Kill, pause and cut at random under load, check all that was stored (SEED=, SECONDS=)
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS) $(CHAOS)

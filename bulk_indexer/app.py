@@ -44,6 +44,9 @@ def run() -> int:
     start = time.monotonic()
     try:
         summary, delivered = asyncio.run(_stoppable(settings))
+    except ValidationError as error:  # in the variables of the gateway or the embedder
+        print_settings_errors("sentinel bulk-index", error)
+        return _STOPPED
     except (BulkError, SentinelError) as error:
         print(f"sentinel bulk-index: {error}", file=sys.stderr)
         return _STOPPED

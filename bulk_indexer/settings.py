@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 from bulk_indexer.entries import FILE_FIELDS
 from embedder_server.settings import EmbedderSettings
-from sentinel_core.settings import LogLevel, LogStyle, ServerSettings
+from sentinel_core.settings import LogLevel, LogStyle, PublicUri, ServerSettings
 from sentinel_store.settings import StoreSettings
 from sentinel_store.values import FieldType
 
@@ -30,8 +30,8 @@ class BulkSettings(BaseSettings):
         env_prefix="SENTINEL_BULK_", env_ignore_empty=False, cli_prog_name="sentinel bulk-index"
     )
 
-    inputs: CliPositionalArg[list[str]] = Field(description="What to index.")
-    run: str = Field(
+    inputs: CliPositionalArg[list[PublicUri]] = Field(description="What to index.")
+    run: PublicUri = Field(
         min_length=1,
         description="Folder of this run: a local path, or a URI that all machines reach. It keeps "
         "the plan, rows, reports and progress.",

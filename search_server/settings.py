@@ -10,8 +10,9 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from sentinel_core.access.keys import PREFIX
 from sentinel_core.access.tokens import ALGORITHMS, TokenRules
-from sentinel_core.settings import ServerSettings, is_loopback
+from sentinel_core.settings import PublicUri, ServerSettings, is_loopback
 from sentinel_core.tls import TlsFiles
 from sentinel_store.settings import StoreSettings
 
@@ -28,6 +29,12 @@ def _check_workers(value: str) -> str:
                 f"{entry!r} is not a worker; use host:port, or dns:///name:port for one worker at "
                 "each address of the name"
             )
+    return value
+
+
+def _check_is_no_key(value: Path | None) -> Path | None:
+    if value is not None and str(value).startswith(PREFIX):
+        raise ValueError("this is a key itself; name a file that has it")
     return value
 
 
@@ -56,14 +63,14 @@ class GatewaySettings(ServerSettings, StoreSettings):
         None, description="PEM file with our certificate for workers, if they ask for one."
     )
     worker_key: Path | None = Field(None, description="PEM file with the key of `worker_cert`.")
-    worker_api_key_file: Path | None = Field(
+    worker_api_key_file: Annotated[Path | None, AfterValidator(_check_is_no_key)] = Field(
         None, description="File with our API key for workers, if they ask for one."
     )
     jwt_issuer: str = Field(
         "", description="Issuer of JSON Web Tokens; then calls may bring one instead of a key."
     )
     jwt_audience: str = Field("", description="Audience that a token must name.")
-    jwt_keys: str = Field("", description="File or https URL of the issuer's keys, a JWKS.")
+    jwt_keys: PublicUri = Field("", description="File or https URL of the issuer's keys, a JWKS.")
     jwt_algorithms: str = Field(
         "RS256,ES256,EdDSA",
         description="Algorithms that may sign tokens, separated by commas; asymmetric ones only.",
@@ -124,7 +131,7 @@ class GatewaySettings(ServerSettings, StoreSettings):
         ge=0,
         description="Most cached embeddings of text queries, 4 bytes per dimension each; 0: none.",
     )
-    image_uri_places: str = Field(
+    image_uri_places: PublicUri = Field(
         "",
         description="Places from which images may be fetched by URI, separated by commas: "
         "https://host/folder/, s3://bucket/prefix/, file:///folder/. Empty: none.",

@@ -13,6 +13,12 @@ from typing import Any, TextIO
 # How long a line may wait in memory; WARNING and above are written at once.
 _FLUSH_PERIOD_S = 0.2
 
+# Libraries log no more than INFO: at DEBUG, botocore logs whole requests, session tokens included.
+_OURS = (
+    *("sentinel", "sentinel_core", "sentinel_store"),
+    *("search_server", "embedder_server", "bulk_indexer"),
+)
+
 # Attributes of every LogRecord; all others came through `extra` and are our fields.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -115,7 +121,7 @@ def configure(level: str, style: str) -> None:
     """Send the root logger to standard error.
 
     Args:
-        level: `debug`, `info`, `warning` or `error`.
+        level: `debug`, `info`, `warning` or `error`; of libraries, `info` or above.
         style: `json`, `text`, or `auto`: text on a terminal, JSON elsewhere.
     """
     as_text = style == "text" or (style == "auto" and sys.stderr.isatty())
@@ -123,7 +129,10 @@ def configure(level: str, style: str) -> None:
         logging.StreamHandler(sys.stderr) if as_text else BufferedHandler(sys.stderr)
     )
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    least: int = logging.getLevelName(level.upper())
+    logging.basicConfig(level=max(least, logging.INFO), handlers=[handler], force=True)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(least)
     # Milvus Lite, a gRPC server in our process, lacks a method that pymilvus calls at start.
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sentinel_core.memory import default_limit
@@ -23,6 +24,21 @@ LONGEST_STREAM_S = 86_400.0
 _MESSAGES_IN_MEMORY = 8
 # Where Docker and Kubernetes put files of secrets.
 SECRETS_FOLDER = Path("/run/secrets")
+# Azure's `abfs://container@account` has no password; over HTTP a user alone may be a token.
+_PASSWORD = re.compile(r"://[^/,\s]*:[^/,\s]*@|https?://[^/,\s]*@", re.IGNORECASE)
+
+
+def _without_password(value: str) -> str:
+    if _PASSWORD.search(value):
+        raise ValueError(
+            "everybody can read a URI in the command line and in the log; leave out the user and "
+            "the password, and use milvus_token or the object store's own variables"
+        )
+    return value
+
+
+# A URI, or several, without secrets.
+PublicUri = Annotated[str, AfterValidator(_without_password)]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"], Field(description="Least severe log level.")
 ]
@@ -39,6 +55,7 @@ class ServerSettings(BaseSettings):
         env_file=".env",
         env_ignore_empty=True,  # Compose passes an unset `VAR: ${VAR:-}` as empty
         extra="ignore",
+        hide_input_in_errors=True,  # it has the secrets
         secrets_dir=SECRETS_FOLDER if SECRETS_FOLDER.is_dir() else None,
         cli_kebab_case=True,
         cli_implicit_flags=True,

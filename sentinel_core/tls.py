@@ -11,7 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -47,7 +47,7 @@ class TlsBytes:
     """The contents of `TlsFiles` at one moment."""
 
     cert: bytes | None
-    key: bytes | None
+    key: bytes | None = field(repr=False)
     ca: bytes | None
 
 

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sentinel_core.settings import PublicUri
 from sentinel_core.tls import TlsFiles
 
 
@@ -15,10 +16,14 @@ class StoreSettings(BaseSettings):
     """Where collections and images are kept; both programs read the gateway's variables."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SENTINEL_GATEWAY_", env_file=".env", env_ignore_empty=True, extra="ignore"
+        env_prefix="SENTINEL_GATEWAY_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # it has the secrets
     )
 
-    milvus_uri: str = Field(
+    milvus_uri: PublicUri = Field(
         "sentinel-data/milvus.db",
         description="Milvus: a path ending in .db for the embedded Milvus Lite, or "
         "http(s)://host:19530 for a server.",
@@ -38,7 +43,7 @@ class StoreSettings(BaseSettings):
         description="Whether Milvus Lite forces each write to disk before it is acknowledged. "
         "--no-lite-fsync is a little faster, and a power failure can lose the newest items.",
     )
-    object_store_uri: str = Field(
+    object_store_uri: PublicUri = Field(
         "sentinel-data/objects",
         description="Where image bytes are kept: a folder, or an fsspec URI such as s3://bucket/x "
         "with keys and endpoint in the store's own variables (AWS_ACCESS_KEY_ID, "

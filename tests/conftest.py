@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import milvus_server, processes, s3_server, shared
+from tests import milvus_server, processes, s3_server, secure, shared
 
 # How long one example takes says nothing on a machine with other work.
 settings.register_profile("sentinel", deadline=None)
@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     shared.let_children_hear_sigint()
     if not hasattr(config, "workerinput"):
         config.stash[_REAPER] = shared.Reaper()
+    secure.set_up_clients()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -33,8 +34,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow on a real server only."""
+    """Mark what is slow on a real server only, and what the secure mode leaves out."""
     for item in items:
+        if secure.is_on() and (mark := item.get_closest_marker("plaintext")):
+            item.add_marker(pytest.mark.skip(reason=f"plaintext: {mark.args[0]}"))
         if item.get_closest_marker("slow_on_server") and item.get_closest_marker("milvus"):
             item.add_marker(pytest.mark.slow)
 

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests import shared
+from tests import secure, shared
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
@@ -107,26 +106,34 @@ def start(
     serving: bool = True,
     environment: Mapping[str, str] | None = None,
     constants: Mapping[str, float] | None = None,
+    forked: bool = True,
 ) -> Server:
     """Start `module` with `flags`; wait until it listens, or until it is SERVING.
 
     Args:
         folder: For the file with its address, and for its log.
         module: As for `python -m`.
-        flags: Of the module; without a port it picks a free one.
+        flags: Of the module; without a port it picks a free one. Those of the secure mode come
+            by themselves.
         serving: Wait until it is SERVING.
         environment: Variables besides those of this process.
         constants: New values for constants of its modules by their full names, for example for the
             age of a cache.
+        forked: False: with a command line of its own, as `python -m` does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     address_file, log = folder / f"{module}.address", folder / f"{module}.log"
     address_file.unlink(missing_ok=True)
-    arguments = ["--address-file", str(address_file), *flags]
+    arguments = ["--address-file", str(address_file), *flags, *secure.flags(module, flags)]
     if not any(flag.startswith("--port") for flag in flags):
         arguments += ["--port", "0"]
-    variables = {**os.environ, **(environment or {})}
-    process = _launched(module, arguments, variables, log, constants or {})
+    variables = {**os.environ, **secure.variables(module), **(environment or {})}
+    process: Process | subprocess.Popen[bytes]
+    if forked and shared.VARIABLE in os.environ:
+        process = _forked(module, arguments, variables, log, constants or {})
+    else:
+        assert not constants
+        process = _launched(module, arguments, variables, log)
     end = time.monotonic() + _START_TIMEOUT_S
     while not address_file.exists():
         if process.poll() is not None or time.monotonic() > end:
@@ -141,24 +148,28 @@ def start(
     return server
 
 
-def _launched(
+def _forked(
     module: str,
     arguments: list[str],
     environment: dict[str, str],
     log: Path,
     constants: Mapping[str, float],
-) -> Process | subprocess.Popen[bytes]:
-    """Start `python -m module`: in a test run by a fork, which costs a tenth."""
-    if shared.VARIABLE in os.environ:
-        request = {
-            "module": module,
-            "flags": arguments,
-            "environment": environment,
-            "log": str(log),
-            "constants": dict(constants),
-        }
-        return Process(shared.once("launcher", _start_launcher), request)
-    assert not constants
+) -> Process:
+    """Become `module` in a fork of the launcher, which costs a tenth of a start."""
+    request = {
+        "module": module,
+        "flags": arguments,
+        "environment": environment,
+        "log": str(log),
+        "constants": dict(constants),
+    }
+    return Process(shared.once("launcher", _start_launcher), request)
+
+
+def _launched(
+    module: str, arguments: list[str], environment: dict[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    """Start `python -m module`."""
     command = [sys.executable, "-m", module, *arguments]
     with log.open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
@@ -187,10 +198,17 @@ def running(
     serving: bool = True,
     environment: Mapping[str, str] | None = None,
     constants: Mapping[str, float] | None = None,
+    forked: bool = True,
 ) -> Iterator[Server]:
     """Run a server for the length of a block; for the arguments see `start`."""
     server = start(
-        folder, module, *flags, serving=serving, environment=environment, constants=constants
+        folder,
+        module,
+        *flags,
+        serving=serving,
+        environment=environment,
+        constants=constants,
+        forked=forked,
     )
     try:
         yield server
@@ -210,7 +228,7 @@ def gateway_flags(folder: Path, milvus_uri: str, *workers: str) -> list[str]:
 
 def is_serving(address: str) -> bool:
     """Ask a server for its overall health."""
-    with grpc.insecure_channel(address) as channel:
+    with secure.channel(address) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=2
@@ -222,11 +240,9 @@ def is_serving(address: str) -> bool:
 
 def metric(address: str, name: str, **labels: str) -> float:
     """Return the sum of a metric's samples that have these labels."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-        exposition = answer.read().decode()
     return sum(
         sample.value
-        for family in text_string_to_metric_families(exposition)
+        for family in text_string_to_metric_families(secure.read_metrics(address))
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()
     )

@@ -175,7 +175,8 @@ class TokenVerifier:
             self._keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(json.loads(text)).keys}
         # Whatever is there instead of keys: those from before go on.
         except (*_UNREADABLE, jwt.PyJWTError) as error:
-            logger.error("JWKS not read", extra={"from": self._rules.keys, "why": repr(error)})
+            why = f"{type(error).__name__}: {error}"  # `repr` may show the whole file
+            logger.error("JWKS not read", extra={"from": self._rules.keys, "why": why})
         self._read_at = self._clock()
 
 

@@ -17,6 +17,7 @@ from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import collection_service_pb2_grpc as collection_grpc
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel.search.v1 import search_service_pb2_grpc as search_grpc
+from tests import secure
 
 NAME = "album"
 
@@ -97,10 +98,10 @@ def _refuse(context: grpc.ServicerContext, retry_after: float, message: str) -> 
 def running_fake_gateway() -> Iterator[FakeGateway]:
     """Run a fake gateway on a free port."""
     gateway = FakeGateway()
-    server = grpc.server(futures.ThreadPoolExecutor(8))
+    server = grpc.server(futures.ThreadPoolExecutor(8), interceptors=secure.interceptors())
     collection_grpc.add_CollectionServiceServicer_to_server(_Collections(), server)  # type: ignore[abstract]
     search_grpc.add_SearchServiceServicer_to_server(_Search(gateway), server)  # type: ignore[abstract]
-    gateway.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    gateway.address = f"127.0.0.1:{secure.listen(server, '127.0.0.1:0')}"
     server.start()
     try:
         yield gateway

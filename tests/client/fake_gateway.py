@@ -31,6 +31,7 @@ from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client._rpcs import SERVICES
 from sentinel_core.errors import InvalidArgument, NotFound, SentinelError
 from sentinel_core.status import to_status
+from tests import secure
 
 MODEL = content_pb2.ModelVersion(model="fake-clip", revision="7", fingerprint="f00d")
 
@@ -81,7 +82,9 @@ class FakeGateway:
         self._lock = threading.Lock()
         self._health = health.HealthServicer()
         self._server = grpc.server(
-            ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", 64 << 20)]
+            ThreadPoolExecutor(16),
+            options=[("grpc.max_receive_message_length", 64 << 20)],
+            interceptors=secure.interceptors(),
         )
         search_service_pb2_grpc.add_SearchServiceServicer_to_server(_Search(self), self._server)
         item_service_pb2_grpc.add_ItemServiceServicer_to_server(_Items(self), self._server)
@@ -90,7 +93,7 @@ class FakeGateway:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.set_serving(True)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.address = f"127.0.0.1:{secure.listen(self._server, '127.0.0.1:0')}"
         self._server.start()
 
     def close(self) -> None:

@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sentinel_client import ClientConfig, Item, PermissionDenied, SentinelClient, Tls
+from sentinel_client import (
+    ClientConfig,
+    FailedPrecondition,
+    Item,
+    PermissionDenied,
+    RetryPolicy,
+    SentinelClient,
+    Tls,
+)
 from sentinel_client.cli import main
 from tests.search_server.access import secured
-from tests.search_server.access.secured import Pki, Secured, sentinel
+from tests.search_server.access.secured import Pki, Secured
+from tests.secure import sentinel
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +52,15 @@ def test_the_configuration_can_say_it(system: Secured, key: str) -> None:
     assert key not in repr(config)
 
 
-def test_every_call_carries_the_key(system: Secured, key: str) -> None:
-    """Streams in both directions, too."""
+def test_streams_send_the_key_too(system: Secured, key: str) -> None:
     config = ClientConfig(tls=Tls(ca=system.pki.file("ca.pem")), api_key=key)
     with SentinelClient(system.gateway.address, config=config) as client:
-        client.create_collection("streamed")
-        [ack] = client.ingest([Item(id="a", text="red")], collection="streamed")
-        assert ack.stored_count == 1
-        assert [item.id for item in client.list_items(collection="streamed")] == ["a"]
-        assert list(client.stream_search("red", collection="streamed"))
+        client.create_collection("streams")
+        acks = list(client.ingest([Item(id="one", text="red")], collection="streams"))
+        assert sum(ack.stored_count for ack in acks) == 1
+        assert [hit.id for hit in client.stream_search("red", collection="streams")] == ["one"]
+        with pytest.raises(FailedPrecondition, match="no worker serves such a model"):
+            list(client.reindex("streams", "streams_2"))
 
 
 def test_a_key_may_be_a_function(system: Secured, key: str) -> None:
@@ -85,7 +94,7 @@ def test_the_environment_can_say_it_and_files_are_followed(
 def test_certificates_are_followed(system: Secured, key: str, tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_bytes(Path(system.pki.file("ca.pem")).read_bytes())
-    config = ClientConfig(tls=Tls(ca=ca), api_key=key)
+    config = ClientConfig(tls=Tls(ca=ca), api_key=key, retry=RetryPolicy(max_attempts=1))
     with SentinelClient(system.gateway.address, config=config) as client:
         client.list_collections()
         other = Pki.create(tmp_path / "other")
@@ -93,11 +102,11 @@ def test_certificates_are_followed(system: Secured, key: str, tmp_path: Path) ->
         ca.write_bytes(Path(other.file("ca.pem")).read_bytes())
         time.sleep(0.1)
         with pytest.raises(Exception, match="UNREACHABLE"):
-            client.list_collections(timeout=1.0)
+            client.list_collections(timeout=20)
         ca.write_text("half written")
         time.sleep(1.1)
         with pytest.raises(Exception, match="UNREACHABLE"):
-            client.list_collections(timeout=1.0)
+            client.list_collections(timeout=20)
         time.sleep(1.1)
         ca.write_bytes(Path(system.pki.file("ca.pem")).read_bytes())
         client.list_collections()
@@ -139,6 +148,25 @@ def test_a_file_that_is_missing_is_named_at_once(
         SentinelClient("localhost:1")
     result = CliRunner().invoke(main, ["--address", "localhost:1", "collections"])
     assert result.exit_code == 2 and "no-such-file" in result.output
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SENTINEL_API_KEY", "sen_a_hush\nsen_a_hush"),
+        ("SENTINEL_API_KEY", "sen_a_hush\u00e9"),
+        ("SENTINEL_API_KEY_FILE", "sen_a_hush"),
+    ],
+)
+def test_a_key_that_cannot_be_sent_is_refused_at_once_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match="key") as caught:
+        SentinelClient("localhost:1")
+    result = CliRunner().invoke(main, ["--address", "localhost:1", "collections"])
+    assert result.exit_code == 2 and "key" in result.output
+    assert "hush" not in str(caught.value) + result.output
 
 
 def test_a_command_without_its_key_says_what_to_do(system: Secured) -> None:

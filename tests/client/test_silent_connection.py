@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from sentinel_client import AsyncSentinelClient, ClientConfig
+from tests import secure
 from tests.waiting import eventually
 from tests.wire import Wire
 
@@ -28,7 +29,7 @@ async def test_a_call_on_a_silent_connection_is_made_again_on_a_new_one() -> Non
     service = "sentinel.search.v1.CollectionService"
     handler = grpc.method_handlers_generic_handler(service, {"ListCollections": method})
     server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = secure.listen(server, "127.0.0.1:0")
     await server.start()
     config = ClientConfig(keepalive=1, keepalive_timeout=1)
     async with (

@@ -138,6 +138,7 @@ def lines_until_up(process: subprocess.Popen[str]) -> list[str]:
     raise AssertionError(f"ended: {process.communicate()}")
 
 
+@pytest.mark.plaintext("the fake servers of `sentinel up` have no TLS")
 def test_it_starts_both_says_where_and_stops_both(start: Start, tmp_path: Path) -> None:
     process = start("--device", "cpu", "--worker-port", "0")
     lines = lines_until_up(process)

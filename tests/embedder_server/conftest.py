@@ -3,13 +3,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import grpc
 import pytest
 
 from embedder_server.app import Worker, running_worker
 from embedder_server.images.fork_server import ForkServer
 from embedder_server.settings import EmbedderSettings
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests import secure
 from tests.fakes.fake_model import FakeModel
 
 
@@ -31,7 +31,8 @@ def forks() -> Iterator[ForkServer]:
 @pytest.fixture
 def make_settings() -> Callable[..., EmbedderSettings]:
     def make(**changes: Any) -> EmbedderSettings:
-        return EmbedderSettings(_env_file=None, port=0, decode_processes=2, **changes)
+        given = {**secure.server_settings(), **changes}
+        return EmbedderSettings(_env_file=None, port=0, decode_processes=2, **given)
 
     return make
 
@@ -53,5 +54,5 @@ async def worker(
 
 @pytest.fixture
 async def stub(worker: Worker) -> AsyncIterator[pb_grpc.EmbeddingServiceStub]:
-    async with grpc.aio.insecure_channel(worker.address) as channel:
+    async with secure.aio_channel(worker.address) as channel:
         yield pb_grpc.EmbeddingServiceStub(channel)

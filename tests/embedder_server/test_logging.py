@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -76,3 +78,15 @@ def test_a_stream_that_breaks_does_not_pile_lines_up(
     [handler] = logger.handlers
     assert isinstance(handler, BufferedHandler)
     until(lambda: not handler._lines)
+
+
+def test_debug_is_of_our_own_code_only() -> None:
+    """Botocore would log whole requests, with the tokens in them."""
+    script = """
+import logging, sentinel_core.logging
+sentinel_core.logging.configure("debug", "json")
+for name in ("search_server.app", "sentinel.access", "botocore.auth", "asyncio"):
+    print(logging.getLevelName(logging.getLogger(name).getEffectiveLevel()))
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
+    assert told.split() == [b"DEBUG", b"DEBUG", b"INFO", b"INFO"]

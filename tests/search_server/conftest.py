@@ -23,7 +23,7 @@ from sentinel.search.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
-from tests import photos, processes
+from tests import photos, processes, secure
 
 MIB = 1024 * 1024
 PAGE_TOKEN_SECRET = "known to the tests"
@@ -98,7 +98,7 @@ def connect(address: str) -> Gateway:
         ("grpc.max_receive_message_length", 64 * MIB),
         ("grpc.enable_retries", 0),
     ]
-    channel = grpc.insecure_channel(address, options=options)
+    channel = secure.channel(address, options)
     return Gateway(
         address,
         search_service_pb2_grpc.SearchServiceStub(channel),

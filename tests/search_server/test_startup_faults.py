@@ -16,7 +16,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests import processes
+from tests import processes, secure
 from tests.processes import metric
 from tests.search_server.conftest import connect, error_info, text
 from tests.search_server.embedders.test_faults import FAKE, caption, free_port, gateway_at, lite
@@ -43,7 +43,7 @@ def why_not_serving(log: Path, words: str) -> dict[str, Any]:
 
 
 def status(address: str, service: str) -> int:
-    with grpc.insecure_channel(address) as channel:
+    with secure.channel(address) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(service=service), timeout=5
         )
@@ -72,6 +72,7 @@ def refusing_milvus() -> Iterator[str]:
     server.stop(0).wait()
 
 
+@pytest.mark.plaintext("with keys a gateway needs the secret of page tokens that this one lacks")
 def test_a_wrong_milvus_password_is_said(
     tmp_path: Path, fake_worker: processes.Server, refusing_milvus: str
 ) -> None:

@@ -19,6 +19,7 @@ import grpc
 from sentinel_client._proxy import stays_on_machine
 
 Stamp = tuple[tuple[int, int], ...]
+_KEY_PREFIX = "sen_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,25 +88,40 @@ class Credential:
         """Take what was given: a key, or a function that returns the present one.
 
         Else the environment names a key, or a file of one, which is read again when it changes.
-        Raises ValueError if that file cannot be read.
+        Raises ValueError if that file cannot be read, or if the key cannot be sent.
         """
         self._given = given or os.environ.get("SENTINEL_API_KEY", "").strip() or None
         self._file = "" if self._given else os.environ.get("SENTINEL_API_KEY_FILE", "")
         self._read: tuple[int, str] = (-1, "")
-        self._from_file()  # to tell at once that it cannot be read
+        if not callable(self._given):
+            self.metadata()  # to tell at once what is wrong
 
     @property
     def is_set(self) -> bool:
         return bool(self._given or self._file)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return the metadata of the next call; raise ValueError if the file cannot be read."""
+        """Return the metadata of the next call.
+
+        Raises ValueError if the file cannot be read, or if the key cannot be sent.
+        """
         value = self._given() if callable(self._given) else self._given or self._from_file()
-        return (("authorization", f"Bearer {value}"),) if value else ()
+        if not value:
+            return ()
+        # gRPC would fail the call and not say why.
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(
+                "the API key has a line break or another character that no key has; copy it again"
+            )
+        return (("authorization", f"Bearer {value}"),)
 
     def _from_file(self) -> str:
         if not self._file:
             return ""
+        if self._file.startswith(_KEY_PREFIX):
+            raise ValueError(
+                "SENTINEL_API_KEY_FILE holds a key itself; it names a file: use SENTINEL_API_KEY"
+            )
         try:
             stamp = os.stat(self._file).st_mtime_ns
             if stamp != self._read[0]:

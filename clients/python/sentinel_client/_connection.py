@@ -68,7 +68,7 @@ class Connection:
         while True:
             call = self._callable(rpc, "unary_unary")
             try:
-                response: ResponseT = await call(request, **attempts.call_options())
+                response: ResponseT = await call(request, **self._options(attempts))
             except grpc.aio.AioRpcError as error:
                 await attempts.pause_or_raise(self.convert(error, attempts))
             except asyncio.CancelledError:
@@ -88,7 +88,7 @@ class Connection:
         attempts = self._attempts(rpc, timeout)
         started = False
         while True:
-            call = self._callable(rpc, "unary_stream")(request, **attempts.call_options())
+            call = self._callable(rpc, "unary_stream")(request, **self._options(attempts))
             try:
                 async for message in call:
                     started = True
@@ -106,16 +106,12 @@ class Connection:
             finally:
                 call.cancel()  # has no effect on a call that has ended
 
-    def credential(self) -> tuple[tuple[str, str], ...]:
-        """Return the metadata that proves who calls, as it is now."""
-        return self._credential.metadata()
-
     def open_duplex(
         self, rpc: Rpc[RequestT, ResponseT], attempts: Attempts
     ) -> grpc.aio.StreamStreamCall[RequestT, ResponseT]:
         """Return a new bidirectional call; the caller must end it."""
         call: grpc.aio.StreamStreamCall[RequestT, ResponseT]
-        call = self._callable(rpc, "stream_stream")(**attempts.call_options())
+        call = self._callable(rpc, "stream_stream")(**self._options(attempts))
         return call
 
     def convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
@@ -149,8 +145,13 @@ class Connection:
             timeout=seconds,
             retry=rpc.repeatable,
             budget=self._budget,
-            metadata=self.credential(),
         )
+
+    def _options(self, attempts: Attempts) -> dict[str, Any]:
+        """Return what each call sends besides its messages: the key, too."""
+        options = attempts.call_options()
+        options["metadata"] += self._credential.metadata()
+        return options
 
     def _callable(self, rpc: Rpc[Any, Any], kind: str) -> Any:
         if self._closed:
@@ -231,7 +232,6 @@ class Attempts:
         timeout: float,
         retry: bool,
         budget: RetryBudget | None = None,
-        metadata: tuple[tuple[str, str], ...] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
@@ -239,7 +239,6 @@ class Attempts:
         self._policy = policy
         self._retry = retry
         self._budget = budget
-        self._metadata = metadata
         self._clock, self._sleep, self._chance = clock, sleep, chance
         self._deadline = clock() + timeout
         self._made = 0
@@ -253,11 +252,8 @@ class Attempts:
         return max(0.0, self._deadline - self._clock())
 
     def call_options(self) -> dict[str, Any]:
-        """Return the deadline and the metadata of the next attempt, for grpc.aio."""
-        return {
-            "timeout": self.remaining(),
-            "metadata": ((_REQUEST_ID_KEY, self.request_id), *self._metadata),
-        }
+        """Return the deadline and the request id of the next attempt, for grpc.aio."""
+        return {"timeout": self.remaining(), "metadata": ((_REQUEST_ID_KEY, self.request_id),)}
 
     async def pause_or_raise(self, error: SentinelError) -> None:
         """Wait until the next attempt should start; raise `error` if there is none.

@@ -183,7 +183,6 @@ class IngestJob:
             self._policy,
             timeout=float("inf"),
             retry=True,
-            metadata=self._connection.credential(),
         )
 
     async def _run_stream(self, attempts: Attempts) -> None:

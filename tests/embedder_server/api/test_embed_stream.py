@@ -12,6 +12,7 @@ from embedder_server.settings import EmbedderSettings
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests import secure
 from tests.embedder_server.calls import failure, item_reason, request, text, until_busy
 from tests.fakes.fake_model import FakeModel
 from tests.waiting import eventually
@@ -83,7 +84,7 @@ async def test_a_fast_sender_is_slowed_down(
     model.faults.seconds_per_batch = 0.001
     async with (
         running_worker(settings, model=model) as worker,
-        grpc.aio.insecure_channel(worker.address) as channel,
+        secure.aio_channel(worker.address) as channel,
     ):
         stub = pb_grpc.EmbeddingServiceStub(channel)
         got = await answers(stub, messages(*[request(*[text("x")] * 8)] * 100))
@@ -142,7 +143,7 @@ async def test_draining_answers_what_was_read_and_ends_the_stream(
 
     async with (
         running_worker(settings, model=model) as worker,
-        grpc.aio.insecure_channel(worker.address) as channel,
+        secure.aio_channel(worker.address) as channel,
     ):
         model.batches.clear()
         model.faults.gate.clear()

@@ -17,6 +17,7 @@ from embedder_server.types import FloatArray, Modality
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests import secure
 from tests.embedder_server.calls import failure, image, item_reason, request, text
 from tests.embedder_server.pictures import encode, flat
 from tests.fakes.fake_model import FakeModel
@@ -154,7 +155,7 @@ async def text_only(settings: EmbedderSettings) -> AsyncIterator[pb_grpc.Embeddi
     model = FakeModel(modalities=(Modality.TEXT,))
     async with (
         running_worker(settings, model=model) as worker,
-        grpc.aio.insecure_channel(worker.address) as channel,
+        secure.aio_channel(worker.address) as channel,
     ):
         yield pb_grpc.EmbeddingServiceStub(channel)
 

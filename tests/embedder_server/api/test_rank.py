@@ -13,6 +13,7 @@ from embedder_server.settings import EmbedderSettings
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests import secure
 from tests.embedder_server.calls import failure, image, item_reason, text
 from tests.embedder_server.pictures import encode, flat
 from tests.fakes.fake_model import FakeModel
@@ -52,7 +53,7 @@ async def test_a_model_trained_with_a_sigmoid_judges_each_candidate_by_itself(
     model.info = dataclasses.replace(model.info, sigmoid=True, logit_bias=-5.0)
     async with (
         running_worker(settings, model=model) as worker,
-        grpc.aio.insecure_channel(worker.address) as channel,
+        secure.aio_channel(worker.address) as channel,
     ):
         stub = pb_grpc.EmbeddingServiceStub(channel)
         described = (await stub.GetModel(pb.GetModelRequest())).model

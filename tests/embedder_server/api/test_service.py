@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from embedder_server.settings import EmbedderSettings
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests import secure
 from tests.embedder_server.calls import (
     call_details,
     detail,
@@ -188,7 +188,7 @@ async def test_a_full_queue_says_when_to_come_back(
     settings = make_settings(max_queue_items=2, max_contents_per_request=2)
     async with (
         running_worker(settings, model=model) as worker,
-        grpc.aio.insecure_channel(worker.address) as channel,
+        secure.aio_channel(worker.address) as channel,
     ):
         stub = pb_grpc.EmbeddingServiceStub(channel)
         model.batches.clear()
@@ -223,7 +223,7 @@ async def test_the_server_s_own_limit_has_a_reason(
 ) -> None:
     async with (
         running_worker(make_settings(max_call_seconds=0.1), model=model) as worker,
-        grpc.aio.insecure_channel(worker.address) as channel,
+        secure.aio_channel(worker.address) as channel,
     ):
         model.faults.gate.clear()
         call = pb_grpc.EmbeddingServiceStub(channel).Embed(request(text("slow")))
@@ -266,7 +266,7 @@ async def cold_worker(settings: EmbedderSettings) -> AsyncIterator[Worker]:
 
 async def test_health_follows_the_model(cold_worker: Worker, model: FakeModel) -> None:
     worker = cold_worker
-    async with grpc.aio.insecure_channel(worker.address) as channel:
+    async with secure.aio_channel(worker.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         stub = pb_grpc.EmbeddingServiceStub(channel)
 
@@ -295,7 +295,7 @@ async def test_health_never_queues_behind_work(
     model.faults.gate.clear()
     calls = [stub.Embed(request(*[text(f"t{n}")] * 32)) for n in range(20)]
     await until_busy(model)
-    async with grpc.aio.insecure_channel(worker.address) as channel:
+    async with secure.aio_channel(worker.address) as channel:
         answer = await health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(), timeout=1
         )
@@ -305,7 +305,7 @@ async def test_health_never_queues_behind_work(
 
 
 async def test_reflection_lists_the_services(worker: Worker) -> None:
-    async with grpc.aio.insecure_channel(worker.address) as channel:
+    async with secure.aio_channel(worker.address) as channel:
         call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         answer = await call.read()
@@ -317,11 +317,7 @@ async def test_reflection_lists_the_services(worker: Worker) -> None:
 async def test_metrics(stub: pb_grpc.EmbeddingServiceStub, worker: Worker) -> None:
     await stub.Embed(request(text("red"), text(" "), image(encode(flat(), "PNG"))))
 
-    def read() -> str:
-        with urllib.request.urlopen(f"http://{worker.metrics_address}/metrics") as answer:
-            return str(answer.read().decode())
-
-    page = await asyncio.to_thread(read)
+    page = await asyncio.to_thread(secure.read_metrics, worker.metrics_address)
     for line in (
         'sentinel_embedder_items_total{operation="text",outcome="ok"} 1.0',
         'sentinel_embedder_items_total{operation="text",outcome="TEXT_EMPTY"} 1.0',
@@ -362,7 +358,7 @@ async def test_draining_answers_everything_it_accepted(
 
     worker = cold_worker
     await worker.load(model)
-    async with grpc.aio.insecure_channel(worker.address) as channel:
+    async with secure.aio_channel(worker.address) as channel:
         stub = pb_grpc.EmbeddingServiceStub(channel)
         callers = [asyncio.create_task(caller(stub, n)) for n in range(16)]
         await eventually(lambda: answered > 16)

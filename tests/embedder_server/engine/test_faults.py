@@ -15,6 +15,7 @@ from embedder_server.app import Worker, running_worker
 from embedder_server.images.fork_server import ForkServer
 from embedder_server.settings import EmbedderSettings
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
+from tests import secure
 from tests.embedder_server.calls import failure, image, item_reason, request, text, until_busy
 from tests.embedder_server.pictures import encode, flat, noise
 from tests.fakes.fake_model import FakeModel
@@ -38,7 +39,7 @@ async def test_a_stalled_device_turns_health_and_refuses_calls(
 ) -> None:
     async with (
         running_worker(make_settings(stall_seconds=0.1), model=model) as worker,
-        grpc.aio.insecure_channel(worker.address) as channel,
+        secure.aio_channel(worker.address) as channel,
     ):
         model.batches.clear()
         stub = pb_grpc.EmbeddingServiceStub(channel)
@@ -62,7 +63,7 @@ async def test_who_leaves_a_costly_image_leaves_no_work_and_it_is_counted(
     stuck = image(encode(flat("red", (STUCK, 20)), "PNG"))
     async with (
         running_worker(settings, model=model, forks=forks) as worker,
-        grpc.aio.insecure_channel(worker.address) as channel,
+        secure.aio_channel(worker.address) as channel,
     ):
         stub = pb_grpc.EmbeddingServiceStub(channel)
         gone = [stub.Embed(request(stuck), timeout=0.5) for _ in range(2)]
@@ -131,8 +132,8 @@ async def test_a_caller_who_disconnects_in_the_middle_of_a_batch_harms_nobody(
     worker: Worker, model: FakeModel
 ) -> None:
     model.faults.gate = gate = Turnstile()
-    async with grpc.aio.insecure_channel(worker.address) as stays:
-        async with grpc.aio.insecure_channel(worker.address) as leaves:
+    async with secure.aio_channel(worker.address) as stays:
+        async with secure.aio_channel(worker.address) as leaves:
             await leaves.channel_ready()
             first = pb_grpc.EmbeddingServiceStub(stays).Embed(request(text("first")))
             await until_busy(model)

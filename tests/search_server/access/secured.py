@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 import jwt
-from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.protobuf import descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
@@ -23,9 +22,9 @@ import sentinel.search.v1.access_service_pb2
 import sentinel.search.v1.collection_service_pb2
 import sentinel.search.v1.item_service_pb2
 import sentinel.search.v1.search_service_pb2
-from sentinel_client.cli import main
 from tests import processes
 from tests.search_server.conftest import error_info
+from tests.secure import sentinel
 from tests.waiting import until
 
 ISSUER, AUDIENCE = "https://issuer.test", "sentinel"
@@ -34,13 +33,6 @@ SERVICES = [
 ]
 EMBEDDING = "sentinel.embedding.v1.EmbeddingService"
 OK = ("OK", "")
-
-
-def sentinel(*words: str) -> str:
-    """Run a command of ours; return what it prints."""
-    result = CliRunner().invoke(main, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +197,22 @@ def wait_until_serving(channel: grpc.Channel) -> None:
 
 
 @contextmanager
-def running(folder: Path, *gateway_flags: str) -> Iterator[Secured]:
-    """Run a worker and a gateway on Milvus Lite, each with TLS and keys."""
+def running(
+    folder: Path,
+    *gateway_flags: str,
+    embedder: str = "tests.fakes.worker",
+    environment: Mapping[str, str] | None = None,
+    forked: bool = True,
+) -> Iterator[Secured]:
+    """Run a worker and a gateway on Milvus Lite, each with TLS and keys.
+
+    Args:
+        folder: For all their files.
+        gateway_flags: Besides, or instead of, those for TLS, keys and stores.
+        embedder: The module of the worker.
+        environment: As for `processes.start`; of both.
+        forked: Likewise.
+    """
     pki = Pki.create(folder / "pki", "worker.test")
     issuer = Issuer.create(folder)
     worker_keys, keys, worker_key = folder / "w.json", folder / "keys.json", folder / "worker-key"
@@ -218,11 +224,13 @@ def running(folder: Path, *gateway_flags: str) -> Iterator[Secured]:
     with (
         processes.running(
             folder / "worker",
-            "tests.fakes.worker",
+            embedder,
             *pki.server_flags,
             "--keys-file",
             str(worker_keys),
             serving=False,
+            environment=environment,
+            forked=forked,
         ) as worker,
         processes.running(
             folder / "gateway",
@@ -234,6 +242,8 @@ def running(folder: Path, *gateway_flags: str) -> Iterator[Secured]:
             *("--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE, "--jwt-keys", str(issuer.jwks)),
             *gateway_flags,
             serving=False,
+            environment=environment,
+            forked=forked,
         ) as gateway,
     ):
         wait_until_serving(pki.channel(gateway.address))

@@ -30,8 +30,9 @@ from sentinel.search.v1 import item_service_pb2_grpc
 from sentinel.search.v1 import search_service_pb2 as search
 from tests import processes
 from tests.search_server.access import secured
-from tests.search_server.access.secured import OK, Caller, Pki, Secured, sentinel
+from tests.search_server.access.secured import OK, Caller, Pki, Secured
 from tests.search_server.conftest import error_info, text
+from tests.secure import sentinel
 from tests.waiting import until
 
 LIST = "CollectionService/ListCollections"

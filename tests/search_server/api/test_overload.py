@@ -17,7 +17,7 @@ from sentinel.search.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
-from tests import processes
+from tests import processes, secure
 from tests.processes import metric
 from tests.search_server.conftest import connect, error_info, string
 from tests.search_server.embedders.test_faults import caption
@@ -75,9 +75,9 @@ def held(hold: Path) -> Iterator[Hold]:
 class Caller:
     """A connection of its own, which gRPC would otherwise share within a process."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, number: int = 0) -> None:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-        self.channel = grpc.aio.insecure_channel(address, options=options)
+        self.channel = secure.aio_channel(address, options, caller=number)
         self.stub = search_service_pb2_grpc.SearchServiceStub(self.channel)
         self.items = item_service_pb2_grpc.ItemServiceStub(self.channel)
 
@@ -105,7 +105,7 @@ def params(words: str) -> search_service_pb2.SearchParams:
 @pytest.fixture
 async def callers(small: processes.Server) -> AsyncIterator[list[Caller]]:
     async with AsyncExitStack() as stack:
-        made = [Caller(small.address) for _ in range(3)]
+        made = [Caller(small.address, number) for number in range(3)]
         for caller in made:
             await stack.enter_async_context(caller.channel)
         yield made

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from sentinel.search.v1 import search_service_pb2
+from tests import secure
 from tests.search_server.api.test_bad_input import text
 from tests.search_server.conftest import Gateway, error_info
 
@@ -35,7 +36,7 @@ def _deep_filter(depth: int) -> bytes:
     "data", [_deep_filter(10_000), b"\xff" * 100], ids=["a filter 10,000 deep", "no message"]
 )
 def test_bytes_that_no_message_has_are_refused(gateway: Gateway, album: str, data: bytes) -> None:
-    with grpc.insecure_channel(gateway.address) as channel:
+    with secure.channel(gateway.address) as channel:
         search = channel.unary_stream("/sentinel.search.v1.SearchService/Search")
         with pytest.raises(grpc.RpcError) as caught:
             list(search(data, timeout=20))
@@ -44,7 +45,7 @@ def test_bytes_that_no_message_has_are_refused(gateway: Gateway, album: str, dat
 
 
 def test_so_is_one_in_a_stream(gateway: Gateway) -> None:
-    with grpc.insecure_channel(gateway.address) as channel:
+    with secure.channel(gateway.address) as channel:
         ingest = channel.stream_stream("/sentinel.search.v1.ItemService/IngestItems")
         with pytest.raises(grpc.RpcError) as caught:
             list(ingest(iter([b"\xff" * 100]), timeout=20))

@@ -13,11 +13,13 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from search_server.embedders.pool import EmbedderPool
-from search_server.embedders.worker import Embedded, Worker
+from search_server.embedders.worker import Embedded, Worker, WorkerAccess
+from sentinel_core.access.keys import SecretFile
 from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
+from sentinel_core.tls import FileTls, TlsFiles
 from sentinel_store.items import Content, Kind
-from tests import processes
+from tests import processes, secure
 from tests.waiting import eventually
 
 
@@ -70,7 +72,7 @@ class Bench:
 async def running_pool(*addresses: str) -> AsyncIterator[Bench]:
     """Run a pool of these workers, all of which must become healthy."""
     registry = CollectorRegistry()
-    pool = EmbedderPool(addresses, 64 << 20, ServerMetrics("gateway", registry))
+    pool = EmbedderPool(addresses, 64 << 20, ServerMetrics("gateway", registry), worker_access())
     running = asyncio.create_task(pool.fleet.run())
     try:
         await eventually(lambda: all(worker.healthy for worker in pool.fleet.workers))
@@ -79,6 +81,14 @@ async def running_pool(*addresses: str) -> AsyncIterator[Bench]:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await pool.fleet.close()
+
+
+def worker_access() -> WorkerAccess:
+    """Return how a pool reaches the workers of these tests."""
+    if not secure.is_on():
+        return WorkerAccess()
+    files = secure.access()
+    return WorkerAccess(FileTls(TlsFiles(ca=Path(files.ca))), SecretFile(Path(files.key)))
 
 
 Start = Callable[..., processes.Server]

@@ -21,7 +21,14 @@ from tests import processes
 from tests.processes import metric
 from tests.search_server.conftest import connect
 from tests.search_server.conftest import text as query
-from tests.search_server.embedders.pools import Hold, Start, reasons, running_pool, text
+from tests.search_server.embedders.pools import (
+    Hold,
+    Start,
+    reasons,
+    running_pool,
+    text,
+    worker_access,
+)
 from tests.search_server.embedders.test_faults import FAKE, caption, gateway_at
 from tests.waiting import eventually
 
@@ -38,7 +45,7 @@ async def test_a_worker_that_has_not_told_its_model_may_have_the_one_that_is_mis
     """A gateway that has just started knows some workers earlier than others; some are down."""
     known, other = start(), start()
     metrics = ServerMetrics("gateway", CollectorRegistry())
-    pool = EmbedderPool([known.address, other.address], 64 << 20, metrics)
+    pool = EmbedderPool([known.address, other.address], 64 << 20, metrics, worker_access())
     first, second = pool.fleet.workers
     await first.check()
 

@@ -24,6 +24,7 @@ from sentinel_store.items import Content, Kind
 from tests import processes
 from tests.processes import metric
 from tests.search_server.conftest import connect, text
+from tests.search_server.embedders.pools import worker_access
 from tests.search_server.embedders.test_faults import caption, free_port, gateway_at
 
 FAKE = "tests.fakes.worker"
@@ -77,7 +78,7 @@ def workers(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[lis
 @pytest.fixture
 async def pool(port: int, workers: list[Any], names: Names) -> AsyncIterator[EmbedderPool]:
     metrics = ServerMetrics("gateway", CollectorRegistry())
-    pool = EmbedderPool([f"dns:///worker.test:{port}"], 64 << 20, metrics)
+    pool = EmbedderPool([f"dns:///worker.test:{port}"], 64 << 20, metrics, worker_access())
     yield pool
     await pool.fleet.close()
 

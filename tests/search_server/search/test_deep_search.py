@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import item_service_pb2, search_service_pb2
-from tests import processes
+from tests import processes, secure
 from tests.search_server.conftest import MIB, Gateway, connect, string
 from tests.waiting import until
 
@@ -68,8 +67,7 @@ def deep(gateway_process: processes.Server) -> Deep:
 
 def row_fetches(server: processes.Server) -> int:
     """How often the gateway has fetched rows of a ranking from Milvus."""
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    text = secure.read_metrics(server.metrics_address)
     name = 'sentinel_gateway_stage_duration_seconds_count{stage="milvus_rows"}'
     return next((int(float(x.split()[-1])) for x in text.splitlines() if x.startswith(name)), 0)
 

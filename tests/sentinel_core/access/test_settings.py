@@ -86,6 +86,49 @@ def test_a_secret_on_the_command_line_is_refused(module: str, words: list[str], 
     assert "hush" not in result.stderr + result.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "uri"),
+    [
+        ("milvus_uri", "http://root:hush@milvus:19530"),
+        ("milvus_uri", "https://hush@milvus:19530"),
+        ("object_store_uri", "ftp://me:hush@host/x"),
+        ("image_uri_places", "https://a.example/x/,https://me:hush@b.example/"),
+        ("jwt_keys", "https://me:hush@issuer.test/keys"),
+        ("worker_api_key_file", "sen_a_hush"),
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_refused_and_not_shown(name: str, uri: str) -> None:
+    with pytest.raises(ValidationError, match=name) as caught:
+        settings(**{**JWT, name: uri})
+    assert "hush" not in str(caught.value)
+
+
+def test_an_account_in_a_uri_is_no_secret() -> None:
+    uri = "abfs://container@account.dfs.core.windows.net/x"
+    assert settings(object_store_uri=uri).object_store_uri == uri
+
+
+def test_the_bulk_indexer_says_what_is_wrong_with_the_gateways_settings(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra `bulk` is not installed")
+    variables = {"CERT": "no-pair", "TOKEN": "root:hush"}
+    result = subprocess.run(
+        [sys.executable, "-m", "bulk_indexer", "folder", "--run", "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, **{f"SENTINEL_GATEWAY_MILVUS_{k}": v for k, v in variables.items()}},
+    )
+    assert result.returncode == 2 and "milvus_cert" in result.stderr
+    assert "hush" not in result.stderr and "Traceback" not in result.stderr
+
+
+def test_errors_of_settings_do_not_show_the_others() -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(milvus_cert="c", milvus_token="hush", page_token_secret="hush")
+    assert "hush" not in str(caught.value) + repr(caught.value)
+
+
 @pytest.mark.parametrize("what", ["missing", "no PEM", "of another key"])
 def test_certificates_that_do_not_work_end_the_start_with_one_line(
     tmp_path: Path, what: str

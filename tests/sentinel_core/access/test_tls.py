@@ -48,6 +48,12 @@ async def test_a_pair_is_used_once_it_is_whole(followed: tuple[FileTls, Pki, Pki
     assert following._bytes == following._files.read()
 
 
+def test_a_private_key_is_not_shown(tmp_path: Path) -> None:
+    pki = Pki.create(tmp_path)
+    files = TlsFiles(Path(pki.file("server.pem")), Path(pki.file("server-key.pem")))
+    assert "PRIVATE" not in repr(files.read()) + repr(vars(FileTls(files)))
+
+
 async def test_a_file_that_cannot_be_read_for_a_moment_is_used_later(
     followed: tuple[FileTls, Pki, Pki], monkeypatch: pytest.MonkeyPatch
 ) -> None:
