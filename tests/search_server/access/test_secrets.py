@@ -56,6 +56,7 @@ def evidence(
     folder, evidence = tmp_path_factory.mktemp("secrets"), Evidence()
     marks = evidence.marks
     proxy = quote(marks.new("password of the proxy"), safe="")
+    redis = quote(marks.new("password of Redis"), safe="")
     environment = {
         **s3.environment(),
         "HF_TOKEN": marks.new("token of the hub"),
@@ -63,11 +64,16 @@ def evidence(
         "no_proxy": "127.0.0.1,localhost",
         f"{GATEWAY}MILVUS_TOKEN": f"root:{marks.new('token of Milvus')}",
         f"{GATEWAY}PAGE_TOKEN_SECRET": marks.new("secret of page tokens"),
+        # Nobody is there: the log says so, and quotas hold for this gateway alone.
+        f"{GATEWAY}QUOTA_REDIS_URL": f"redis://user:{redis}@127.0.0.1:9",
         f"{GATEWAY}LOG_LEVEL": "debug",
         "SENTINEL_EMBEDDER_LOG_LEVEL": "debug",
     }
     marks.add("key of S3", s3.secret)
+    quotas = folder / "quotas.json"
+    quotas.write_text('{"callers": {"*": {"calls_per_second": 1000000}}}')
     stores = ("--milvus-uri", milvus_server_uri, "--object-store-uri", f"s3://{s3.bucket()}/x")
+    stores += ("--quotas-file", str(quotas))
     with secured.running(
         folder, *stores, embedder="embedder_server", environment=environment, forked=False
     ) as system:
@@ -226,7 +232,7 @@ def _broken_files(system: Secured, owner: str, evidence: Evidence, worker_key: P
     half = certificate.read_text()[:-60]
     for file, content, complaint in (
         (certificate, half, "certificates not replaced"),
-        (system.keys_file, system.keys_file.read_text()[:-9], "keys not read"),
+        (system.keys_file, system.keys_file.read_text()[:-9], "file not read"),
     ):
         kept = file.read_bytes()
         file.write_text(content)
@@ -347,7 +353,7 @@ def test_no_secret_is_there(evidence: Evidence, kind: str) -> None:
 def test_the_run_was_noisy(evidence: Evidence) -> None:
     """Else there was nothing to find."""
     log = evidence.places["log: gateway/search_server.log"].decode()
-    for words in ('"settings"', "worker changed", "keys not read", "certificates not replaced"):
+    for words in ('"settings"', "worker changed", "file not read", "certificates not replaced"):
         assert words in log
     assert "Traceback" in evidence.places["log: mistaken/search_server.log"].decode()
     assert '"who"' in evidence.places["log: audit.log"].decode()
