@@ -22,19 +22,23 @@ from sentinel_client import F, InvalidArgument, Q, SentinelError
 VECTOR = np.ones(4, np.float32)
 ERROR = InvalidArgument("TEXT_TOO_LONG", "cut it", field="items[0].content")
 ITEM = sentinel_client.Item(id="a", image=Path("a.jpg"), vector=VECTOR, fields={"tags": ["x"]})
+GRANT = sentinel_client.Grant(sentinel_client.Scope.READ, "photos", is_prefix=False)
 MODEL = sentinel_client.ModelVersion("m", "1", "f")
 HIT = sentinel_client.Hit(id="a", rank=1, score=0.5, vector=VECTOR)
 TIMINGS = sentinel_client.SearchTimings(total=0.5, embed=0.1)
 VALUES: list[Any] = [
     sentinel_client.Box(0, 0, 0.5, 1),
+    sentinel_client.Caller("key", "acme", (GRANT,), access_controlled=True),
     sentinel_client.ClientConfig(),
     sentinel_client.Collection(
         "c", MODEL, 4, 1, default_consistency=sentinel_client.Consistency.STRONG
     ),
+    sentinel_client.DeletionPreview(7, "token"),
     sentinel_client.Diversity(mmr_lambda=0.5),
     sentinel_client.DownloadedImage(b"x", "image/png"),
     sentinel_client.FieldSchema("n", sentinel_client.FieldType.INT64),
     sentinel_client.FoundItems((ITEM,), ("b",)),
+    GRANT,
     sentinel_client.GroupBy("n"),
     sentinel_client.Health({"": sentinel_client.HealthStatus.SERVING}),
     HIT,

@@ -12,9 +12,10 @@ from pathlib import Path
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
+from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.pool import EmbedderPool
-from search_server.embedders.worker import Embedded, Worker, WorkerAccess
-from sentinel_core.access.keys import SecretFile
+from search_server.embedders.worker import Embedded, Worker
+from sentinel_core.access.followed_file import FollowedFile, secret
 from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
 from sentinel_core.tls import FileTls, TlsFiles
@@ -88,7 +89,7 @@ def worker_access() -> WorkerAccess:
     if not secure.is_on():
         return WorkerAccess()
     files = secure.access()
-    return WorkerAccess(FileTls(TlsFiles(ca=Path(files.ca))), SecretFile(Path(files.key)))
+    return WorkerAccess(FileTls(TlsFiles(ca=Path(files.ca))), FollowedFile(Path(files.key), secret))
 
 
 Start = Callable[..., processes.Server]
