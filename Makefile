@@ -21,7 +21,7 @@ SECURE := $(addprefix tests/,client app/test_details_page.py app/test_index_tab.
 CODE := bulk_indexer embedder_server search_server sentinel_core sentinel_store clients deploy scripts tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-secure chaos lint format types imports proto models bench lock lock-images clean
+.PHONY: help demo up test test-slow test-secure chaos lint format types imports proto protos-dist models bench lock lock-images clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -64,8 +64,11 @@ types: $(VENV)/.dev ## Check types
 imports: $(VENV)/.dev ## Check who imports whom
 	$(BIN)/lint-imports
 
-proto: $(PROTO_VENV)/.installed ## Generate the stubs from protos/
+proto: $(PROTO_VENV)/.installed ## Generate the stubs and the descriptor set from protos/
 	$(PROTO_VENV)/bin/python scripts/protos.py generate
+
+protos-dist: $(VENV)/.created ## Pack protos, buf's settings and the descriptor set into dist/, for other languages
+	@$(BIN)/python scripts/protos.py dist
 
 models: $(VENV)/.models ## Add torch, transformers, OpenVINO and Ray, for the CLIP families, the bulk indexer, their tests
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract import clone
+
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.packaging, pytest.mark.timeout(300)]
 
@@ -53,6 +55,19 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     }
     assert "sentinel_client/py.typed" in names
     assert "embedder_server/models/builtin/conse_data/class_matrix.npy" in names
+
+
+def test_the_wheel_holds_the_contract_for_other_languages(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(tmp_path)
+    contract = tmp_path / "sentinel" / "protos"
+    version = wheel.name.split("-")[1]
+    source = "sentinel/search/v1/search_service.proto"
+    descriptors = contract / f"sentinel-{version}.binpb"
+    for place in (f"-I{contract}", f"--descriptor_set_in={descriptors}"):
+        built = run(clone.tool("protoc"), place, f"--cpp_out={tmp_path}", source)
+        assert built.returncode == 0, built.stderr
+    assert (contract / "NOTICE.md").exists()
 
 
 def test_the_base_install_is_the_client(clean: Path) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sentinel/search/v1/access_service.proto\x12\x12sentinel.search.v1\"\x12\n\x10GetCallerRequest\"u\n\x11GetCallerResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12)\n\x06grants\x18\x03 \x03(\x0b\x32\x19.sentinel.search.v1.Grant\x12\x19\n\x11\x61\x63\x63\x65ss_controlled\x18\x04 \x01(\x08\"\xd3\x01\n\x05Grant\x12.\n\x05scope\x18\x01 \x01(\x0e\x32\x1f.sentinel.search.v1.Grant.Scope\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x11\n\tis_prefix\x18\x03 \x01(\x08\"s\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_SEARCH\x10\x01\x12\x0e\n\nSCOPE_READ\x10\x02\x12\x0f\n\x0bSCOPE_WRITE\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04\x12\x0f\n\x0bSCOPE_EMBED\x10\x05\x32n\n\rAccessService\x12]\n\tGetCaller\x12$.sentinel.search.v1.GetCallerRequest\x1a%.sentinel.search.v1.GetCallerResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sentinel/search/v1/access_service.proto\x12\x12sentinel.search.v1\"\x12\n\x10GetCallerRequest\"\x9b\x01\n\x11GetCallerResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x31\n\x06grants\x18\x03 \x03(\x0b\x32\x19.sentinel.search.v1.GrantR\x06grants\x12+\n\x11\x61\x63\x63\x65ss_controlled\x18\x04 \x01(\x08R\x10\x61\x63\x63\x65ssControlled\"\xf0\x01\n\x05Grant\x12\x35\n\x05scope\x18\x01 \x01(\x0e\x32\x1f.sentinel.search.v1.Grant.ScopeR\x05scope\x12\x1e\n\ncollection\x18\x02 \x01(\tR\ncollection\x12\x1b\n\tis_prefix\x18\x03 \x01(\x08R\x08isPrefix\"s\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_SEARCH\x10\x01\x12\x0e\n\nSCOPE_READ\x10\x02\x12\x0f\n\x0bSCOPE_WRITE\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04\x12\x0f\n\x0bSCOPE_EMBED\x10\x05\x32n\n\rAccessService\x12]\n\tGetCaller\x12$.sentinel.search.v1.GetCallerRequest\x1a%.sentinel.search.v1.GetCallerResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCESSSERVICE'].methods_by_name['GetCaller']._serialized_options = b'\220\002\001'
   _globals['_GETCALLERREQUEST']._serialized_start=63
   _globals['_GETCALLERREQUEST']._serialized_end=81
-  _globals['_GETCALLERRESPONSE']._serialized_start=83
-  _globals['_GETCALLERRESPONSE']._serialized_end=200
-  _globals['_GRANT']._serialized_start=203
-  _globals['_GRANT']._serialized_end=414
-  _globals['_GRANT_SCOPE']._serialized_start=299
-  _globals['_GRANT_SCOPE']._serialized_end=414
-  _globals['_ACCESSSERVICE']._serialized_start=416
-  _globals['_ACCESSSERVICE']._serialized_end=526
+  _globals['_GETCALLERRESPONSE']._serialized_start=84
+  _globals['_GETCALLERRESPONSE']._serialized_end=239
+  _globals['_GRANT']._serialized_start=242
+  _globals['_GRANT']._serialized_end=482
+  _globals['_GRANT_SCOPE']._serialized_start=367
+  _globals['_GRANT_SCOPE']._serialized_end=482
+  _globals['_ACCESSSERVICE']._serialized_start=484
+  _globals['_ACCESSSERVICE']._serialized_end=594
 # @@protoc_insertion_point(module_scope)

@@ -27,13 +27,14 @@ from sentinel.common.v1 import content_pb2 as sentinel_dot_common_dot_v1_dot_con
 from sentinel.search.v1 import filter_pb2 as sentinel_dot_search_dot_v1_dot_filter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sentinel/search/v1/item_service.proto\x12\x12sentinel.search.v1\x1a\x17google/rpc/status.proto\x1a sentinel/common/v1/content.proto\x1a\x1fsentinel/search/v1/filter.proto\"\xa7\x02\n\x04Item\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x1b.sentinel.common.v1.Content\x12*\n\x06vector\x18\x03 \x01(\x0b\x32\x1a.sentinel.common.v1.Vector\x12\x34\n\x06\x66ields\x18\x04 \x03(\x0b\x32$.sentinel.search.v1.Item.FieldsEntry\x12\x11\n\timage_uri\x18\x05 \x01(\t\x12\x11\n\tthumbnail\x18\x06 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\x1aM\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.sentinel.search.v1.FieldValue:\x02\x38\x01\"Q\n\x12UpsertItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\'\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.Item\"F\n\x13UpsertItemsResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResult\"\xd7\x01\n\nItemResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\x37\n\x07outcome\x18\x02 \x01(\x0e\x32&.sentinel.search.v1.ItemResult.Outcome\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"a\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_STORED\x10\x01\x12\x15\n\x11OUTCOME_UNCHANGED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\"\x83\x01\n\x12IngestItemsRequest\x12\x30\n\x05start\x18\x01 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestStartH\x00\x12\x30\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestBatchH\x00\x42\t\n\x07message\"!\n\x0bIngestStart\x12\x12\n\ncollection\x18\x01 \x01(\t\"H\n\x0bIngestBatch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\'\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.Item\"\xb8\x01\n\x13IngestItemsResponse\x12,\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x1d.sentinel.search.v1.IngestAckH\x00\x12\x32\n\x06\x61\x64vice\x18\x02 \x01(\x0b\x32 .sentinel.search.v1.IngestAdviceH\x00\x12\x34\n\x07summary\x18\x03 \x01(\x0b\x32!.sentinel.search.v1.IngestSummaryH\x00\x42\t\n\x07message\"\xa7\x01\n\tIngestAck\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x14\n\x0cstored_count\x18\x02 \x01(\r\x12\x17\n\x0funchanged_count\x18\x03 \x01(\r\x12\x30\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResult\x12\x16\n\x0e\x66\x61ilure_places\x18\x05 \x03(\r\x12\x0f\n\x07\x64igests\x18\x06 \x03(\t\"c\n\x0cIngestAdvice\x12\x1c\n\x14suggested_batch_size\x18\x01 \x01(\r\x12#\n\x1bsuggested_batches_in_flight\x18\x02 \x01(\r\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\"T\n\rIngestSummary\x12\x14\n\x0cstored_count\x18\x01 \x01(\x04\x12\x17\n\x0funchanged_count\x18\x02 \x01(\x04\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x04\"~\n\x0fGetItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x15\n\routput_fields\x18\x03 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x04 \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\x05 \x01(\x08\"P\n\x10GetItemsResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.Item\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"\xc5\x01\n\x10ListItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12*\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1a.sentinel.search.v1.Filter\x12\x15\n\routput_fields\x18\x05 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x06 \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\x07 \x01(\x08\"U\n\x11ListItemsResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.Item\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x14\x44ownloadImageRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"N\n\x15\x44ownloadImageResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\"\xbb\x01\n\x12\x44\x65leteItemsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12*\n\x03ids\x18\x02 \x01(\x0b\x32\x1b.sentinel.search.v1.ItemIdsH\x00\x12,\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.sentinel.search.v1.FilterH\x00\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x1a\n\x12\x63onfirmation_token\x18\x05 \x01(\tB\n\n\x08selector\"\x16\n\x07ItemIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\"H\n\x13\x44\x65leteItemsResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03\x12\x1a\n\x12\x63onfirmation_token\x18\x02 \x01(\t2\xe3\x04\n\x0bItemService\x12\x63\n\x0bUpsertItems\x12&.sentinel.search.v1.UpsertItemsRequest\x1a\'.sentinel.search.v1.UpsertItemsResponse\"\x03\x90\x02\x02\x12\x62\n\x0bIngestItems\x12&.sentinel.search.v1.IngestItemsRequest\x1a\'.sentinel.search.v1.IngestItemsResponse(\x01\x30\x01\x12Z\n\x08GetItems\x12#.sentinel.search.v1.GetItemsRequest\x1a$.sentinel.search.v1.GetItemsResponse\"\x03\x90\x02\x01\x12]\n\tListItems\x12$.sentinel.search.v1.ListItemsRequest\x1a%.sentinel.search.v1.ListItemsResponse\"\x03\x90\x02\x01\x12k\n\rDownloadImage\x12(.sentinel.search.v1.DownloadImageRequest\x1a).sentinel.search.v1.DownloadImageResponse\"\x03\x90\x02\x01\x30\x01\x12\x63\n\x0b\x44\x65leteItems\x12&.sentinel.search.v1.DeleteItemsRequest\x1a\'.sentinel.search.v1.DeleteItemsResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sentinel/search/v1/item_service.proto\x12\x12sentinel.search.v1\x1a\x17google/rpc/status.proto\x1a sentinel/common/v1/content.proto\x1a\x1fsentinel/search/v1/filter.proto\"\xed\x02\n\x04Item\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x35\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x1b.sentinel.common.v1.ContentR\x07\x63ontent\x12\x32\n\x06vector\x18\x03 \x01(\x0b\x32\x1a.sentinel.common.v1.VectorR\x06vector\x12<\n\x06\x66ields\x18\x04 \x03(\x0b\x32$.sentinel.search.v1.Item.FieldsEntryR\x06\x66ields\x12\x1b\n\timage_uri\x18\x05 \x01(\tR\x08imageUri\x12\x1c\n\tthumbnail\x18\x06 \x01(\x0cR\tthumbnail\x12\x16\n\x06\x64igest\x18\x07 \x01(\tR\x06\x64igest\x1aY\n\x0b\x46ieldsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32\x1e.sentinel.search.v1.FieldValueR\x05value:\x02\x38\x01\"d\n\x12UpsertItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\"O\n\x13UpsertItemsResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResultR\x07results\"\xeb\x01\n\nItemResult\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12@\n\x07outcome\x18\x02 \x01(\x0e\x32&.sentinel.search.v1.ItemResult.OutcomeR\x07outcome\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"a\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_STORED\x10\x01\x12\x15\n\x11OUTCOME_UNCHANGED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\"\x91\x01\n\x12IngestItemsRequest\x12\x37\n\x05start\x18\x01 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestStartH\x00R\x05start\x12\x37\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestBatchH\x00R\x05\x62\x61tchB\t\n\x07message\"-\n\x0bIngestStart\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\"Y\n\x0bIngestBatch\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\"\xce\x01\n\x13IngestItemsResponse\x12\x31\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x1d.sentinel.search.v1.IngestAckH\x00R\x03\x61\x63k\x12:\n\x06\x61\x64vice\x18\x02 \x01(\x0b\x32 .sentinel.search.v1.IngestAdviceH\x00R\x06\x61\x64vice\x12=\n\x07summary\x18\x03 \x01(\x0b\x32!.sentinel.search.v1.IngestSummaryH\x00R\x07summaryB\t\n\x07message\"\xf0\x01\n\tIngestAck\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12!\n\x0cstored_count\x18\x02 \x01(\rR\x0bstoredCount\x12\'\n\x0funchanged_count\x18\x03 \x01(\rR\x0eunchangedCount\x12:\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResultR\x08\x66\x61ilures\x12%\n\x0e\x66\x61ilure_places\x18\x05 \x03(\rR\rfailurePlaces\x12\x18\n\x07\x64igests\x18\x06 \x03(\tR\x07\x64igests\"\x9b\x01\n\x0cIngestAdvice\x12\x30\n\x14suggested_batch_size\x18\x01 \x01(\rR\x12suggestedBatchSize\x12=\n\x1bsuggested_batches_in_flight\x18\x02 \x01(\rR\x18suggestedBatchesInFlight\x12\x1a\n\x08\x64raining\x18\x03 \x01(\x08R\x08\x64raining\"~\n\rIngestSummary\x12!\n\x0cstored_count\x18\x01 \x01(\x04R\x0bstoredCount\x12\'\n\x0funchanged_count\x18\x02 \x01(\x04R\x0eunchangedCount\x12!\n\x0c\x66\x61iled_count\x18\x03 \x01(\x04R\x0b\x66\x61iledCount\"\xc0\x01\n\x0fGetItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x10\n\x03ids\x18\x02 \x03(\tR\x03ids\x12#\n\routput_fields\x18\x03 \x03(\tR\x0coutputFields\x12\'\n\x0finclude_vectors\x18\x04 \x01(\x08R\x0eincludeVectors\x12-\n\x12include_thumbnails\x18\x05 \x01(\x08R\x11includeThumbnails\"c\n\x10GetItemsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\x12\x1f\n\x0bmissing_ids\x18\x02 \x03(\tR\nmissingIds\"\x9f\x02\n\x10ListItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12\x32\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1a.sentinel.search.v1.FilterR\x06\x66ilter\x12#\n\routput_fields\x18\x05 \x03(\tR\x0coutputFields\x12\'\n\x0finclude_vectors\x18\x06 \x01(\x08R\x0eincludeVectors\x12-\n\x12include_thumbnails\x18\x07 \x01(\x08R\x11includeThumbnails\"k\n\x11ListItemsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n\x14\x44ownloadImageRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x0e\n\x02id\x18\x02 \x01(\tR\x02id\"k\n\x15\x44ownloadImageResponse\x12\x12\n\x04\x64\x61ta\x18\x01 \x01(\x0cR\x04\x64\x61ta\x12\x1d\n\nmedia_type\x18\x02 \x01(\tR\tmediaType\x12\x1f\n\x0btotal_bytes\x18\x03 \x01(\x03R\ntotalBytes\"\xef\x01\n\x12\x44\x65leteItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12/\n\x03ids\x18\x02 \x01(\x0b\x32\x1b.sentinel.search.v1.ItemIdsH\x00R\x03ids\x12\x34\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.sentinel.search.v1.FilterH\x00R\x06\x66ilter\x12\x17\n\x07\x64ry_run\x18\x04 \x01(\x08R\x06\x64ryRun\x12-\n\x12\x63onfirmation_token\x18\x05 \x01(\tR\x11\x63onfirmationTokenB\n\n\x08selector\"\x1b\n\x07ItemIds\x12\x10\n\x03ids\x18\x01 \x03(\tR\x03ids\"i\n\x13\x44\x65leteItemsResponse\x12#\n\rdeleted_count\x18\x01 \x01(\x03R\x0c\x64\x65letedCount\x12-\n\x12\x63onfirmation_token\x18\x02 \x01(\tR\x11\x63onfirmationToken2\xe3\x04\n\x0bItemService\x12\x63\n\x0bUpsertItems\x12&.sentinel.search.v1.UpsertItemsRequest\x1a\'.sentinel.search.v1.UpsertItemsResponse\"\x03\x90\x02\x02\x12\x62\n\x0bIngestItems\x12&.sentinel.search.v1.IngestItemsRequest\x1a\'.sentinel.search.v1.IngestItemsResponse(\x01\x30\x01\x12Z\n\x08GetItems\x12#.sentinel.search.v1.GetItemsRequest\x1a$.sentinel.search.v1.GetItemsResponse\"\x03\x90\x02\x01\x12]\n\tListItems\x12$.sentinel.search.v1.ListItemsRequest\x1a%.sentinel.search.v1.ListItemsResponse\"\x03\x90\x02\x01\x12k\n\rDownloadImage\x12(.sentinel.search.v1.DownloadImageRequest\x1a).sentinel.search.v1.DownloadImageResponse\"\x03\x90\x02\x01\x30\x01\x12\x63\n\x0b\x44\x65leteItems\x12&.sentinel.search.v1.DeleteItemsRequest\x1a\'.sentinel.search.v1.DeleteItemsResponse\"\x03\x90\x02\x02\x42\x8f\x01\n\x12sentinel.search.v1P\x01Z0sentinel.internal/go/sentinel/search/v1;searchv1\xa2\x02\x03SEN\xaa\x02\x12Sentinel.Search.V1\xca\x02\x12Sentinel\\Search\\V1\xea\x02\x14Sentinel::Search::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sentinel.search.v1.item_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022sentinel.search.v1P\001Z0sentinel.internal/go/sentinel/search/v1;searchv1\242\002\003SEN\252\002\022Sentinel.Search.V1\312\002\022Sentinel\\Search\\V1\352\002\024Sentinel::Search::V1'
   _globals['_ITEM_FIELDSENTRY']._loaded_options = None
   _globals['_ITEM_FIELDSENTRY']._serialized_options = b'8\001'
   _globals['_ITEMSERVICE'].methods_by_name['UpsertItems']._loaded_options = None
@@ -47,49 +48,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMSERVICE'].methods_by_name['DeleteItems']._loaded_options = None
   _globals['_ITEMSERVICE'].methods_by_name['DeleteItems']._serialized_options = b'\220\002\002'
   _globals['_ITEM']._serialized_start=154
-  _globals['_ITEM']._serialized_end=449
-  _globals['_ITEM_FIELDSENTRY']._serialized_start=372
-  _globals['_ITEM_FIELDSENTRY']._serialized_end=449
-  _globals['_UPSERTITEMSREQUEST']._serialized_start=451
-  _globals['_UPSERTITEMSREQUEST']._serialized_end=532
-  _globals['_UPSERTITEMSRESPONSE']._serialized_start=534
-  _globals['_UPSERTITEMSRESPONSE']._serialized_end=604
-  _globals['_ITEMRESULT']._serialized_start=607
-  _globals['_ITEMRESULT']._serialized_end=822
-  _globals['_ITEMRESULT_OUTCOME']._serialized_start=725
-  _globals['_ITEMRESULT_OUTCOME']._serialized_end=822
-  _globals['_INGESTITEMSREQUEST']._serialized_start=825
-  _globals['_INGESTITEMSREQUEST']._serialized_end=956
-  _globals['_INGESTSTART']._serialized_start=958
-  _globals['_INGESTSTART']._serialized_end=991
-  _globals['_INGESTBATCH']._serialized_start=993
-  _globals['_INGESTBATCH']._serialized_end=1065
-  _globals['_INGESTITEMSRESPONSE']._serialized_start=1068
-  _globals['_INGESTITEMSRESPONSE']._serialized_end=1252
-  _globals['_INGESTACK']._serialized_start=1255
-  _globals['_INGESTACK']._serialized_end=1422
-  _globals['_INGESTADVICE']._serialized_start=1424
-  _globals['_INGESTADVICE']._serialized_end=1523
-  _globals['_INGESTSUMMARY']._serialized_start=1525
-  _globals['_INGESTSUMMARY']._serialized_end=1609
-  _globals['_GETITEMSREQUEST']._serialized_start=1611
-  _globals['_GETITEMSREQUEST']._serialized_end=1737
-  _globals['_GETITEMSRESPONSE']._serialized_start=1739
-  _globals['_GETITEMSRESPONSE']._serialized_end=1819
-  _globals['_LISTITEMSREQUEST']._serialized_start=1822
-  _globals['_LISTITEMSREQUEST']._serialized_end=2019
-  _globals['_LISTITEMSRESPONSE']._serialized_start=2021
-  _globals['_LISTITEMSRESPONSE']._serialized_end=2106
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=2108
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=2162
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=2164
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=2242
-  _globals['_DELETEITEMSREQUEST']._serialized_start=2245
-  _globals['_DELETEITEMSREQUEST']._serialized_end=2432
-  _globals['_ITEMIDS']._serialized_start=2434
-  _globals['_ITEMIDS']._serialized_end=2456
-  _globals['_DELETEITEMSRESPONSE']._serialized_start=2458
-  _globals['_DELETEITEMSRESPONSE']._serialized_end=2530
-  _globals['_ITEMSERVICE']._serialized_start=2533
-  _globals['_ITEMSERVICE']._serialized_end=3144
+  _globals['_ITEM']._serialized_end=519
+  _globals['_ITEM_FIELDSENTRY']._serialized_start=430
+  _globals['_ITEM_FIELDSENTRY']._serialized_end=519
+  _globals['_UPSERTITEMSREQUEST']._serialized_start=521
+  _globals['_UPSERTITEMSREQUEST']._serialized_end=621
+  _globals['_UPSERTITEMSRESPONSE']._serialized_start=623
+  _globals['_UPSERTITEMSRESPONSE']._serialized_end=702
+  _globals['_ITEMRESULT']._serialized_start=705
+  _globals['_ITEMRESULT']._serialized_end=940
+  _globals['_ITEMRESULT_OUTCOME']._serialized_start=843
+  _globals['_ITEMRESULT_OUTCOME']._serialized_end=940
+  _globals['_INGESTITEMSREQUEST']._serialized_start=943
+  _globals['_INGESTITEMSREQUEST']._serialized_end=1088
+  _globals['_INGESTSTART']._serialized_start=1090
+  _globals['_INGESTSTART']._serialized_end=1135
+  _globals['_INGESTBATCH']._serialized_start=1137
+  _globals['_INGESTBATCH']._serialized_end=1226
+  _globals['_INGESTITEMSRESPONSE']._serialized_start=1229
+  _globals['_INGESTITEMSRESPONSE']._serialized_end=1435
+  _globals['_INGESTACK']._serialized_start=1438
+  _globals['_INGESTACK']._serialized_end=1678
+  _globals['_INGESTADVICE']._serialized_start=1681
+  _globals['_INGESTADVICE']._serialized_end=1836
+  _globals['_INGESTSUMMARY']._serialized_start=1838
+  _globals['_INGESTSUMMARY']._serialized_end=1964
+  _globals['_GETITEMSREQUEST']._serialized_start=1967
+  _globals['_GETITEMSREQUEST']._serialized_end=2159
+  _globals['_GETITEMSRESPONSE']._serialized_start=2161
+  _globals['_GETITEMSRESPONSE']._serialized_end=2260
+  _globals['_LISTITEMSREQUEST']._serialized_start=2263
+  _globals['_LISTITEMSREQUEST']._serialized_end=2550
+  _globals['_LISTITEMSRESPONSE']._serialized_start=2552
+  _globals['_LISTITEMSRESPONSE']._serialized_end=2659
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=2661
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=2731
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=2733
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=2840
+  _globals['_DELETEITEMSREQUEST']._serialized_start=2843
+  _globals['_DELETEITEMSREQUEST']._serialized_end=3082
+  _globals['_ITEMIDS']._serialized_start=3084
+  _globals['_ITEMIDS']._serialized_end=3111
+  _globals['_DELETEITEMSRESPONSE']._serialized_start=3113
+  _globals['_DELETEITEMSRESPONSE']._serialized_end=3218
+  _globals['_ITEMSERVICE']._serialized_start=3221
+  _globals['_ITEMSERVICE']._serialized_end=3832
 # @@protoc_insertion_point(module_scope)
