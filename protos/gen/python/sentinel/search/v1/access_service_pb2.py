@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sentinel/search/v1/access_service.proto\x12\x12sentinel.search.v1\"\x12\n\x10GetCallerRequest\"\x9b\x01\n\x11GetCallerResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x31\n\x06grants\x18\x03 \x03(\x0b\x32\x19.sentinel.search.v1.GrantR\x06grants\x12+\n\x11\x61\x63\x63\x65ss_controlled\x18\x04 \x01(\x08R\x10\x61\x63\x63\x65ssControlled\"\xf0\x01\n\x05Grant\x12\x35\n\x05scope\x18\x01 \x01(\x0e\x32\x1f.sentinel.search.v1.Grant.ScopeR\x05scope\x12\x1e\n\ncollection\x18\x02 \x01(\tR\ncollection\x12\x1b\n\tis_prefix\x18\x03 \x01(\x08R\x08isPrefix\"s\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_SEARCH\x10\x01\x12\x0e\n\nSCOPE_READ\x10\x02\x12\x0f\n\x0bSCOPE_WRITE\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04\x12\x0f\n\x0bSCOPE_EMBED\x10\x05\x32n\n\rAccessService\x12]\n\tGetCaller\x12$.sentinel.search.v1.GetCallerRequest\x1a%.sentinel.search.v1.GetCallerResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sentinel/search/v1/access_service.proto\x12\x12sentinel.search.v1\"\x12\n\x10GetCallerRequest\"\x9b\x01\n\x11GetCallerResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x31\n\x06grants\x18\x03 \x03(\x0b\x32\x19.sentinel.search.v1.GrantR\x06grants\x12+\n\x11\x61\x63\x63\x65ss_controlled\x18\x04 \x01(\x08R\x10\x61\x63\x63\x65ssControlled\"\xf0\x01\n\x05Grant\x12\x35\n\x05scope\x18\x01 \x01(\x0e\x32\x1f.sentinel.search.v1.Grant.ScopeR\x05scope\x12\x1e\n\ncollection\x18\x02 \x01(\tR\ncollection\x12\x1b\n\tis_prefix\x18\x03 \x01(\x08R\x08isPrefix\"s\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_SEARCH\x10\x01\x12\x0e\n\nSCOPE_READ\x10\x02\x12\x0f\n\x0bSCOPE_WRITE\x10\x03\x12\x0f\n\x0bSCOPE_ADMIN\x10\x04\x12\x0f\n\x0bSCOPE_EMBED\x10\x05\x32n\n\rAccessService\x12]\n\tGetCaller\x12$.sentinel.search.v1.GetCallerRequest\x1a%.sentinel.search.v1.GetCallerResponse\"\x03\x90\x02\x01\x42\x8f\x01\n\x12sentinel.search.v1P\x01Z0sentinel.internal/go/sentinel/search/v1;searchv1\xa2\x02\x03SEN\xaa\x02\x12Sentinel.Search.V1\xca\x02\x12Sentinel\\Search\\V1\xea\x02\x14Sentinel::Search::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sentinel.search.v1.access_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022sentinel.search.v1P\001Z0sentinel.internal/go/sentinel/search/v1;searchv1\242\002\003SEN\252\002\022Sentinel.Search.V1\312\002\022Sentinel\\Search\\V1\352\002\024Sentinel::Search::V1'
   _globals['_ACCESSSERVICE'].methods_by_name['GetCaller']._loaded_options = None
   _globals['_ACCESSSERVICE'].methods_by_name['GetCaller']._serialized_options = b'\220\002\001'
   _globals['_GETCALLERREQUEST']._serialized_start=63
