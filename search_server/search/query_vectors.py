@@ -131,9 +131,9 @@ class QueryVectors:
         for part, found in zip(group, embeddings, strict=True):
             if found.vector is not None:
                 timings = SearchTimings(embed_cached=found.cached)
-                if not found.cached:
-                    timings.embed, timings.embed_queue = total_s, found.queue_s
-                    timings.embed_inference = found.inference_s
+                if found.timings is not None:
+                    timings.embed, timings.embed_queue = total_s, found.timings.queue
+                    timings.embed_inference = found.timings.inference
                 results[part] = QueryVector(found.vector, timings)
             elif found.error is not None:
                 results[part] = _embedding_error(part, found.error)

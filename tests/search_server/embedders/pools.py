@@ -13,7 +13,8 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from search_server.embedders.pool import EmbedderPool
-from search_server.embedders.worker import Embedded, Worker
+from search_server.embedders.worker import Worker
+from search_server.types.embeddings import Embedded, EmbedOptions
 from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Content, Kind
@@ -35,7 +36,7 @@ class Bench:
             contents,
             fingerprint=self.fingerprint,
             deadline=Deadline.within(seconds),
-            bulk=bulk,
+            options=EmbedOptions(bulk=bulk),
         )
 
     @property
