@@ -18,6 +18,7 @@ from search_server.api import access
 from search_server.api.admission import GatewayAdmission
 from search_server.api.collection_service import CollectionService
 from search_server.api.confirmations import Confirmations
+from search_server.api.embedding_service import EmbeddingService
 from search_server.api.item_service import ItemService
 from search_server.api.page_tokens import PageTokens
 from search_server.api.search_service import SearchService
@@ -36,6 +37,7 @@ from search_server.milvus.search_store import SearchStore
 from search_server.search.query_vectors import QueryVectors
 from search_server.search.searcher import Searcher
 from search_server.settings import GatewaySettings
+from sentinel.embedding.v1 import embedding_service_pb2_grpc
 from sentinel.search.v1 import (
     collection_service_pb2_grpc,
     item_service_pb2_grpc,
@@ -214,6 +216,14 @@ def _services(
         admission=admission,
         confirmations=confirmations,
     )
+    embeddings = EmbeddingService(
+        pool,
+        backends.embeddings,
+        backends.fetcher,
+        admission=admission.embeddings,
+        metrics=metrics,
+        timeout_s=write_s,
+    )
     small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
     return [
         Service(
@@ -245,6 +255,16 @@ def _services(
                 "ReindexCollection": MethodLimits(SMALL_REQUEST_BYTES, LONGEST_STREAM_S),
             },
             access.COLLECTION_RULES,
+        ),
+        Service(
+            "sentinel.embedding.v1.EmbeddingService",
+            embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server,
+            embeddings,
+            {
+                "": MethodLimits(settings.max_message_bytes, write_s),
+                "GetModel": MethodLimits(SMALL_REQUEST_BYTES, search_s),
+            },
+            access.EMBEDDING_RULES,
         ),
     ]
 

@@ -17,6 +17,7 @@ import numpy as np
 from search_server.embedders.query_cache import QueryCache
 from search_server.image_uris.fetcher import Fetcher
 from search_server.milvus.search_store import SearchStore
+from search_server.types.embeddings import placed
 from search_server.types.queries import Query, Term
 from search_server.types.searches import SearchTimings
 from sentinel_core.calls import Deadline
@@ -136,7 +137,7 @@ class QueryVectors:
                     timings.embed_inference = found.timings.inference
                 results[part] = QueryVector(found.vector, timings)
             elif found.error is not None:
-                results[part] = _embedding_error(part, found.error)
+                results[part] = placed(found.error, f"{part.path}.content")
         return results
 
     async def _read(self, group: Sequence[_Part], deadline: Deadline) -> _Results:
@@ -187,14 +188,6 @@ def _given(parts: Sequence[_Part]) -> _Results:
             except SentinelError as error:
                 results[part] = error
     return results
-
-
-def _embedding_error(part: _Part, error: SentinelError) -> SentinelError:
-    if isinstance(error, InvalidArgument):
-        # The worker's path is "contents[0].image.crop"; what follows the bracket is ours, too.
-        inside = error.metadata.get("field", "").partition("]")[2]
-        return error.at(f"{part.path}.content{inside}")
-    return error.at(None)
 
 
 def _no_item(part: _Part) -> NotFound:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sentinel_core.errors import SentinelError
+from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_store.values import FloatArray
 
 
@@ -89,3 +89,12 @@ class Embedded:
     items: list[EmbeddedItem]
     fingerprint: str
     timings: WorkerTimings = WorkerTimings()
+
+
+def placed(error: SentinelError, path: str) -> SentinelError:
+    """Return a content's error from a worker, with the path of the content in our own request."""
+    if not isinstance(error, InvalidArgument):
+        return error.at(None)
+    # The worker's path is "contents[0].image.crop"; what follows the bracket is ours, too.
+    inside = error.metadata.get("field", "").partition("]")[2]
+    return error.at(f"{path}{inside}")
