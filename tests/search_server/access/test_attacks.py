@@ -271,10 +271,7 @@ def test_a_certificate_that_is_not_accepted(tmp_path: Path, system: Secured, cli
         good = (pki.file("client.pem"), pki.file("client-key.pem"))
         assert fetch(worker.metrics_address, pki, good) == 200
         assert (
-            Caller(pki.channel(worker.address, client=True)).call(
-                "EmbeddingService/GetModel", package="sentinel.embedding.v1"
-            )
-            == OK
+            Caller(pki.channel(worker.address, client=True)).call("EmbeddingService/GetModel") == OK
         )
 
 
@@ -361,7 +358,7 @@ def test_a_worker_takes_no_key_of_a_user(system: Secured, owner: str) -> None:
     for key in (owner, None, system.issuer.token(scope="embed read")):
         caller = Caller(system.pki.channel(system.worker.address), key)
         for method in ("Embed", "GetModel", "Rank", "EmbedStream"):
-            answer = caller.call(f"EmbeddingService/{method}", package="sentinel.embedding.v1")
+            answer = caller.call(f"EmbeddingService/{method}")
             assert answer[0] == "UNAUTHENTICATED"
 
 
