@@ -222,6 +222,7 @@ def _services(
         backends.fetcher,
         admission=admission.embeddings,
         metrics=metrics,
+        max_contents=settings.max_items_per_upsert,
         timeout_s=write_s,
     )
     small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)

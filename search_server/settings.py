@@ -100,7 +100,10 @@ class GatewaySettings(ServerSettings, StoreSettings):
         description="Longest time a write or an Embed call may take, in seconds.",
     )
     max_items_per_upsert: int = Field(
-        256, ge=1, le=1024, description="Most items in one UpsertItems call."
+        256,
+        ge=1,
+        le=1024,
+        description="Most items in one UpsertItems call, and contents in one Embed.",
     )
     max_searches_in_flight: int = Field(
         256,

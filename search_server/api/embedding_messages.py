@@ -17,12 +17,7 @@ from sentinel_store.items import Content
 _ELEMENTS = enum_table(content_pb2.ElementType, "ELEMENT_TYPE", Element)
 _ELEMENTS_TO_WIRE = {ours: theirs for theirs, ours in _ELEMENTS.items()}
 _ELEMENTS[content_pb2.ELEMENT_TYPE_UNSPECIFIED] = Element.FLOAT32
-_LOWEST_LIMITS = (
-    "max_contents_per_request",
-    "max_text_chars",
-    "max_image_bytes",
-    "max_image_pixels",
-)
+_OF_ONE_CONTENT = ("max_text_chars", "max_image_bytes", "max_image_pixels")
 
 
 def options_from(options: pb.EmbedOptions) -> EmbedOptions:
@@ -114,12 +109,16 @@ def timings_to(total_s: float, timings: WorkerTimings) -> pb.StageTimings:
     return message
 
 
-def model_to(served: Sequence[ServedModel]) -> pb.Model:
-    """Describe a model by what its workers say of it, with the limits of a call to the gateway."""
+def model_to(served: Sequence[ServedModel], max_contents: int) -> pb.Model:
+    """Describe a model by what its workers say of it, with the limits of a call to the gateway.
+
+    A call may have more contents than one of a worker: the gateway splits it.
+    """
     model = pb.Model()
     model.CopyFrom(served[0].details)
     limits = [one.details.limits for one in served]
-    for name in _LOWEST_LIMITS:
+    model.limits.max_contents_per_request = max_contents
+    for name in _OF_ONE_CONTENT:
         setattr(model.limits, name, min(getattr(one, name) for one in limits))
     model.limits.max_queue_items = sum(one.max_queue_items for one in limits)
     model.limits.max_stream_items = 0

@@ -41,6 +41,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         *,
         admission: Admission,
         metrics: ServerMetrics,
+        max_contents: int,
         timeout_s: float,
     ) -> None:
         self._pool = pool
@@ -48,6 +49,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         self._fetcher = fetcher
         self._admission = admission
         self._metrics = metrics
+        self._max_contents = max_contents
         self._timeout_s = timeout_s
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
@@ -56,7 +58,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         options = embedding_messages.options_from(request.options)
         element = embedding_messages.element_from(request.options)
         served = self._pool.named(request.options.model)
-        check_count(count, _most_contents(served), "contents")
+        check_count(count, self._max_contents, "contents")
         paths = [f"contents[{index}]" for index in range(count)]
         contents = embedding_messages.contents_from(request.contents, paths)
         with self._admission.admit({"contents": count}):
@@ -88,7 +90,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             raise out_of_range(f"{request.top_k} is negative; 0 returns all", "top_k")
         served = self._pool.named(request.model)
         # The query is one of the contents.
-        check_count(count, _most_contents(served) - 1, "candidates")
+        check_count(count, self._max_contents - 1, "candidates")
         paths = ["query", *(f"candidates[{index}]" for index in range(count))]
         contents = embedding_messages.contents_from([request.query, *request.candidates], paths)
         with self._admission.admit({"contents": 1 + count}):
@@ -114,7 +116,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         served = self._pool.named(request.model)
-        return pb.GetModelResponse(model=embedding_messages.model_to(served))
+        return pb.GetModelResponse(model=embedding_messages.model_to(served, self._max_contents))
 
     def _deadline(self, context: Context) -> Deadline:
         return Deadline.after(context.time_remaining(), default_s=self._timeout_s)
@@ -193,7 +195,3 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         except InvalidArgument as error:  # a worker's, of an option
             raise error.at(error.metadata.get("field")) from error
         return answer.items, answer.timings
-
-
-def _most_contents(served: Sequence[ServedModel]) -> int:
-    return min(one.max_contents for one in served)

@@ -46,6 +46,7 @@ def _serves(gateway: Stub, name: str) -> bool:
 
 
 def test_limits_are_what_every_worker_takes(start: Start, tmp_path: Path) -> None:
+    """Of one content; a call may have more contents than one worker takes at once."""
     flags = (
         ("--max-contents-per-request", "8", "--max-text-chars", "90"),
         ("--max-contents-per-request", "4", "--max-queue-items", "100"),
@@ -63,10 +64,15 @@ def test_limits_are_what_every_worker_takes(start: Start, tmp_path: Path) -> Non
                 found.max_stream_items,
             )
 
-        until(lambda: limits() == (4, 90, 1124, 0))
-        assert refusal(lambda: embed(gateway, *map(words, "abcde")))[1] == "BATCH_TOO_LARGE"
-        ranking = pb.RankRequest(query=words("a"), candidates=map(words, "bcde"))
-        assert refusal(lambda: gateway.Rank(ranking))[1] == "BATCH_TOO_LARGE"
+        until(lambda: limits() == (256, 90, 1124, 0))
+        many = [words(f"red {number}") for number in range(50)]
+        results = embed(gateway, *many).results
+        assert [one.vector.data for one in results] == [
+            embed(gateway, one, normalize=True, truncate=True).results[0].vector.data
+            for one in many
+        ]
+        ranking = gateway.Rank(pb.RankRequest(query=many[7], candidates=many, top_k=1))
+        assert ranking.candidates[0].index == 7
 
 
 def busy(worker: processes.Server) -> bool:

@@ -106,9 +106,10 @@ class EmbeddingServiceServicer(object):
 
     def GetModel(self, request, context):
         """GetModel describes the served model and this worker's limits. Use it to size your batches. A
-        gateway describes what its workers have in common: the limits of one request are the lowest of
-        its healthy workers', `max_queue_items` is their sum, `max_stream_items` is 0; runtime, device
-        and dtype are those of one of them. Fails with NOT_FOUND (MODEL_NOT_FOUND).
+        gateway describes what its workers have in common: `max_contents_per_request` is its own, since
+        it splits requests; the limits of one content are the lowest of its healthy workers';
+        `max_queue_items` is their sum; `max_stream_items` is 0; runtime, device and dtype are those of
+        one of them. Fails with NOT_FOUND (MODEL_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

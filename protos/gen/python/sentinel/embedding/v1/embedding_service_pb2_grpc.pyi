@@ -166,9 +166,10 @@ class EmbeddingServiceStub(typing.Generic[_EmbeddingServiceEmbedType, _Embedding
 
     GetModel: _EmbeddingServiceGetModelType
     """GetModel describes the served model and this worker's limits. Use it to size your batches. A
-    gateway describes what its workers have in common: the limits of one request are the lowest of
-    its healthy workers', `max_queue_items` is their sum, `max_stream_items` is 0; runtime, device
-    and dtype are those of one of them. Fails with NOT_FOUND (MODEL_NOT_FOUND).
+    gateway describes what its workers have in common: `max_contents_per_request` is its own, since
+    it splits requests; the limits of one content are the lowest of its healthy workers';
+    `max_queue_items` is their sum; `max_stream_items` is 0; runtime, device and dtype are those of
+    one of them. Fails with NOT_FOUND (MODEL_NOT_FOUND).
     """
 
 EmbeddingServiceAsyncStub: typing_extensions.TypeAlias = EmbeddingServiceStub[
@@ -247,9 +248,10 @@ class EmbeddingServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sentinel.embedding.v1.embedding_service_pb2.GetModelResponse, collections.abc.Awaitable[sentinel.embedding.v1.embedding_service_pb2.GetModelResponse]]:
         """GetModel describes the served model and this worker's limits. Use it to size your batches. A
-        gateway describes what its workers have in common: the limits of one request are the lowest of
-        its healthy workers', `max_queue_items` is their sum, `max_stream_items` is 0; runtime, device
-        and dtype are those of one of them. Fails with NOT_FOUND (MODEL_NOT_FOUND).
+        gateway describes what its workers have in common: `max_contents_per_request` is its own, since
+        it splits requests; the limits of one content are the lowest of its healthy workers';
+        `max_queue_items` is their sum; `max_stream_items` is 0; runtime, device and dtype are those of
+        one of them. Fails with NOT_FOUND (MODEL_NOT_FOUND).
         """
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
