@@ -12,6 +12,12 @@ from __future__ import annotations
 from sentinel_client._access import Tls
 from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._config import ClientConfig, RetryPolicy, Timeouts
+from sentinel_client._embedding import (
+    Embedding,
+    EmbeddingModel,
+    EmbedOptions,
+    RankedCandidate,
+)
 from sentinel_client._errors import (
     AlreadyExists,
     ConnectionFailed,
@@ -74,6 +80,9 @@ __all__ = [
     "DeletionPreview",
     "Diversity",
     "DownloadedImage",
+    "EmbedOptions",
+    "Embedding",
+    "EmbeddingModel",
     "F",
     "FailedPrecondition",
     "FieldSchema",
@@ -99,6 +108,7 @@ __all__ = [
     "Outcome",
     "PermissionDenied",
     "Q",
+    "RankedCandidate",
     "ReindexProgress",
     "ResourceExhausted",
     "ResultTruncated",

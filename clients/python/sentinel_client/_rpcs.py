@@ -9,6 +9,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
+from sentinel.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
@@ -33,8 +34,8 @@ class Rpc(Generic[RequestT, ResponseT]):
 
 _SERVICES = [
     service
-    for file in (search_pb.DESCRIPTOR, item_pb.DESCRIPTOR, collection_pb.DESCRIPTOR)
-    for service in file.services_by_name.values()
+    for file in (search_pb, item_pb, collection_pb, embedding_pb)
+    for service in file.DESCRIPTOR.services_by_name.values()
 ]
 _METHODS = {
     method.input_type.full_name: method for service in _SERVICES for method in service.methods
@@ -87,6 +88,9 @@ DELETE_ALIAS = _rpc(collection_pb.DeleteAliasRequest, collection_pb.DeleteAliasR
 REINDEX_COLLECTION = _rpc(
     collection_pb.ReindexCollectionRequest, collection_pb.ReindexCollectionResponse, "write"
 )
+EMBED = _rpc(embedding_pb.EmbedRequest, embedding_pb.EmbedResponse, "upsert")
+RANK = _rpc(embedding_pb.RankRequest, embedding_pb.RankResponse, "upsert")
+GET_MODEL = _rpc(embedding_pb.GetModelRequest, embedding_pb.GetModelResponse, "read")
 
 # grpc.health.v1 without grpcio-health-checking, which the base install does not have.
 # HealthCheckRequest has one string field with number 1, its response one enum with number 1.

@@ -260,4 +260,8 @@ class SentinelClient:
     set_alias = _blocking(AsyncSentinelClient.set_alias)
     delete_alias = _blocking(AsyncSentinelClient.delete_alias)
     reindex = _blocking_stream(AsyncSentinelClient.reindex)
+    embed = _blocking(AsyncSentinelClient.embed)
+    embed_many = _blocking_stream(AsyncSentinelClient.embed_many)
+    rank = _blocking(AsyncSentinelClient.rank)
+    get_model = _blocking(AsyncSentinelClient.get_model)
     health = _blocking(AsyncSentinelClient.health)
