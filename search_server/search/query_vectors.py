@@ -130,14 +130,15 @@ class QueryVectors:
         total_s = perf_counter() - start
         results: _Results = {}
         for part, found in zip(group, embeddings, strict=True):
-            if found.vector is not None:
+            item = found.item
+            if item.vector is not None:
                 timings = SearchTimings(embed_cached=found.cached)
                 if found.timings is not None:
                     timings.embed, timings.embed_queue = total_s, found.timings.queue
                     timings.embed_inference = found.timings.inference
-                results[part] = QueryVector(found.vector, timings)
-            elif found.error is not None:
-                results[part] = placed(found.error, f"{part.path}.content")
+                results[part] = QueryVector(item.vector, timings)
+            elif item.error is not None:
+                results[part] = placed(item.error, f"{part.path}.content")
         return results
 
     async def _read(self, group: Sequence[_Part], deadline: Deadline) -> _Results:
