@@ -38,7 +38,7 @@ class GatewayAdmission:
             {"items": settings.max_items_in_flight}, partial(_overloaded, "writes")
         )
         self.embeddings = Admission(
-            {"contents": settings.max_items_in_flight}, partial(_overloaded, "embeddings")
+            {"contents": settings.max_items_in_flight}, partial(_overloaded, "contents to embed")
         )
         export(
             metrics,

@@ -21,7 +21,7 @@ from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from sentinel_core.admission import Admission
 from sentinel_core.calls import Deadline, check_count, note_items
-from sentinel_core.errors import InvalidArgument, SentinelError, Unimplemented
+from sentinel_core.errors import Internal, InvalidArgument, SentinelError, Unimplemented
 from sentinel_core.metrics import ServerMetrics
 from sentinel_core.vectors import rank
 from sentinel_store.items import Content
@@ -99,7 +99,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             )
         query, *candidates = items
         if query.vector is None:
-            raise query.error or out_of_range("it has no vector", "query")
+            raise query.error or Internal("MODEL_FAILED", "the query has no vector")
         good = [
             (index, one.vector) for index, one in enumerate(candidates) if one.vector is not None
         ]

@@ -131,8 +131,8 @@ def embed(
                 err().print(f"{query.title}: {explain(embedding.error)}", style="red", markup=False)
             if rows is not None:
                 rows.add(embedding.vector)
-            elif embedding.error is None:
-                click.echo(json_line(_record(query, embedding)))
+            elif embedding.vector is not None:
+                click.echo(json_line(_record(query, embedding, embedding.vector)))
     raise SystemExit(1 if failed else 0)
 
 
@@ -158,13 +158,12 @@ def _noted(given: Iterator[_queries.Query], pending: deque[_queries.Query]) -> I
         yield query.sent
 
 
-def _record(query: _queries.Query, embedding: Embedding) -> dict[str, Any]:
-    assert embedding.vector is not None
+def _record(query: _queries.Query, embedding: Embedding, vector: Vector) -> dict[str, Any]:
     record: dict[str, Any] = {query.kind: query.title, "model": embedding.model.model}
     if embedding.truncated:
         record["truncated"] = True
     # Of all numbers that become this float32 again, the shortest.
-    record["vector"] = [float(str(element)) for element in embedding.vector]
+    record["vector"] = [float(str(element)) for element in vector]
     return record
 
 
