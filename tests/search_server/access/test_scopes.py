@@ -91,7 +91,7 @@ REQUESTS: dict[str, tuple[str, list[Any]]] = {
     "EmbeddingService/GetModel": ("read", [embedding.GetModelRequest()]),
 }
 # These name no collection, or each part of the request is checked alone.
-_WITHOUT_COLLECTION = {
+WITHOUT_COLLECTION = {
     "SearchService/BatchSearch",
     "CollectionService/ListCollections",
     *(f"EmbeddingService/{name}" for name in access.EMBEDDING_RULES),
@@ -162,7 +162,7 @@ def test_a_call_needs_the_scope_of_its_method(
     assert system.caller(None).call(method, *requests)[0] == "UNAUTHENTICATED"
 
 
-@pytest.mark.parametrize("method", sorted(set(REQUESTS) - _WITHOUT_COLLECTION))
+@pytest.mark.parametrize("method", sorted(set(REQUESTS) - WITHOUT_COLLECTION))
 def test_a_scope_is_for_the_collections_that_it_names(
     system: Secured, keys: dict[str, str], method: str
 ) -> None:
