@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel_core.errors import SentinelError
+from sentinel_core.vectors import Element
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -25,16 +26,6 @@ class Priority(enum.IntEnum):
 
     INTERACTIVE = 0
     BULK = 1
-
-
-class Element(enum.StrEnum):
-    """Type of one element of a returned vector."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-    INT8 = "int8"
-    BINARY = "binary"
 
 
 @dataclass(frozen=True, slots=True)

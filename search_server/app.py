@@ -19,6 +19,7 @@ from search_server.api.access_service import AccessService
 from search_server.api.admission import GatewayAdmission
 from search_server.api.collection_service import CollectionService
 from search_server.api.confirmations import Confirmations
+from search_server.api.embedding_service import EmbeddingService
 from search_server.api.item_service import ItemService
 from search_server.api.page_tokens import PageTokens
 from search_server.api.search_service import SearchService
@@ -37,6 +38,7 @@ from search_server.milvus.search_store import SearchStore
 from search_server.search.query_vectors import QueryVectors
 from search_server.search.searcher import Searcher
 from search_server.settings import GatewaySettings
+from sentinel.embedding.v1 import embedding_service_pb2_grpc
 from sentinel.search.v1 import (
     access_service_pb2_grpc,
     collection_service_pb2_grpc,
@@ -216,6 +218,15 @@ def _services(
         admission=admission,
         confirmations=confirmations,
     )
+    embeddings = EmbeddingService(
+        pool,
+        backends.embeddings,
+        backends.fetcher,
+        admission=admission.embeddings,
+        metrics=metrics,
+        max_contents=settings.max_items_per_upsert,
+        timeout_s=write_s,
+    )
     small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
     return [
         Service(
@@ -254,6 +265,16 @@ def _services(
             AccessService(access_controlled=backends.credentials.needed),
             {"": MethodLimits(SMALL_REQUEST_BYTES, search_s)},
             access.ACCESS_RULES,
+        ),
+        Service(
+            "sentinel.embedding.v1.EmbeddingService",
+            embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server,
+            embeddings,
+            {
+                "": MethodLimits(settings.max_message_bytes, write_s),
+                "GetModel": MethodLimits(SMALL_REQUEST_BYTES, search_s),
+            },
+            access.EMBEDDING_RULES,
         ),
     ]
 

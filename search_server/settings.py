@@ -101,10 +101,16 @@ class GatewaySettings(ServerSettings, StoreSettings):
         30.0, gt=0, le=600, description="Longest time a search or read may take, in seconds."
     )
     write_timeout_seconds: float = Field(
-        120.0, gt=0, le=3600, description="Longest time a write may take, in seconds."
+        120.0,
+        gt=0,
+        le=3600,
+        description="Longest time a write or an Embed call may take, in seconds.",
     )
     max_items_per_upsert: int = Field(
-        256, ge=1, le=1024, description="Most items in one UpsertItems call."
+        256,
+        ge=1,
+        le=1024,
+        description="Most items in one UpsertItems call, and contents in one Embed.",
     )
     max_searches_in_flight: int = Field(
         256,
@@ -117,7 +123,8 @@ class GatewaySettings(ServerSettings, StoreSettings):
         2048,
         ge=1,
         le=1_000_000,
-        description="Most items of UpsertItems in work at once; more get RESOURCE_EXHAUSTED.",
+        description="Most items of UpsertItems in work at once, and as many contents of Embed and "
+        "Rank; more get RESOURCE_EXHAUSTED.",
     )
     max_wait_seconds: float = Field(
         1.0,

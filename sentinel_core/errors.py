@@ -91,6 +91,10 @@ class DeadlineExceeded(SentinelError, code=grpc.StatusCode.DEADLINE_EXCEEDED):
     """Time ran out."""
 
 
+class Unimplemented(SentinelError, code=grpc.StatusCode.UNIMPLEMENTED):
+    """This server does not offer the method."""
+
+
 class Internal(SentinelError, code=grpc.StatusCode.INTERNAL):
     """A fault of ours; the message names no internals."""
 

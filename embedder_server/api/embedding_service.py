@@ -16,7 +16,6 @@ import grpc
 
 from embedder_server.api import messages
 from embedder_server.engine.engine import Engine
-from embedder_server.engine.results import rank
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import EmbedOptions
 from sentinel.common.v1 import content_pb2
@@ -30,6 +29,7 @@ from sentinel_core.interceptors import MethodLimits
 from sentinel_core.server import Service
 from sentinel_core.settings import LONGEST_STREAM_S, SMALL_REQUEST_BYTES
 from sentinel_core.status import to_status
+from sentinel_core.vectors import rank
 
 logger = logging.getLogger(__name__)
 

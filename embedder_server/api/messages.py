@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from embedder_server.engine.results import RankedCandidate, encode
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import (
     Content,
     Crop,
-    Element,
     EmbedOptions,
     EmbedResults,
     ImageFile,
@@ -24,6 +22,7 @@ from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument, NotFound, PermissionDenied, SentinelError
 from sentinel_core.status import to_status
+from sentinel_core.vectors import Element, RankedCandidate, encode
 
 _MIN_THUMBNAIL_SIDE = 16
 _MAX_THUMBNAIL_SIDE = 1024

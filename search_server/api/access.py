@@ -67,7 +67,7 @@ def _terms(query: Any) -> Iterable[Any]:
 def _content_calls(term: Any) -> float:
     if not term.HasField("content"):
         return 0.0
-    return _PER_IMAGE if term.content.HasField("image") else 1.0
+    return _each(term.content)
 
 
 def _items_cost(request: Any) -> Cost:
@@ -76,6 +76,18 @@ def _items_cost(request: Any) -> Cost:
 
 def _batch_of_stream_cost(request: Any) -> Cost:
     return Cost(items=len(request.batch.items)) if request.HasField("batch") else Cost()
+
+
+def _embed_cost(request: Any) -> Cost:
+    return Cost(max(1.0, sum(map(_each, request.contents))))
+
+
+def _rank_cost(request: Any) -> Cost:
+    return Cost(_each(request.query) + sum(map(_each, request.candidates)))
+
+
+def _each(content: Any) -> float:
+    return _PER_IMAGE if content.HasField("image") else 1.0
 
 
 SEARCH_RULES = {
@@ -102,4 +114,11 @@ COLLECTION_RULES = {
     "SetAlias": Rule(Scope.ADMIN, lambda request: (request.alias, request.collection)),
     "DeleteAlias": Rule(Scope.ADMIN, lambda request: (request.alias,)),
     "ReindexCollection": Rule(Scope.ADMIN, _in_reindex),
+}
+# Without a collection: what a caller learns is only about its own contents.
+EMBEDDING_RULES = {
+    "Embed": Rule(Scope.EMBED, cost=_embed_cost),
+    "EmbedStream": Rule(Scope.EMBED),
+    "Rank": Rule(Scope.EMBED, cost=_rank_cost),
+    "GetModel": Rule(Scope.READ),
 }

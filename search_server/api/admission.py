@@ -1,4 +1,4 @@
-"""Limit the searches, reads and writes that a gateway has in work at once."""
+"""Limit the searches, reads, writes and embeddings that a gateway has in work at once."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class GatewayAdmission:
         reads: Unit: `reads`, calls that read items or collections.
         writes: Unit: `items` of calls that write; they have time. The batches of a stream are not
             counted: the stream is read no faster than they are stored.
+        embeddings: Unit: `contents` of Embed and Rank; they have time.
     """
 
     def __init__(self, settings: GatewaySettings, metrics: ServerMetrics) -> None:
@@ -36,7 +37,18 @@ class GatewayAdmission:
         self.writes = Admission(
             {"items": settings.max_items_in_flight}, partial(_overloaded, "writes")
         )
-        export(metrics, {"search": self.searches, "read": self.reads, "write": self.writes})
+        self.embeddings = Admission(
+            {"contents": settings.max_items_in_flight}, partial(_overloaded, "contents to embed")
+        )
+        export(
+            metrics,
+            {
+                "search": self.searches,
+                "read": self.reads,
+                "write": self.writes,
+                "embed": self.embeddings,
+            },
+        )
 
 
 def cost_of(*specs: SearchSpec) -> dict[str, int]:

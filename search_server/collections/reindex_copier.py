@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from search_server.embedders.pool import EmbedderPool
 from search_server.milvus.search_store import SearchStore
+from search_server.types.embeddings import EmbedOptions
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from sentinel_store.collections import CollectionInfo
@@ -209,7 +210,7 @@ class ReindexCopier:
                 [content for _, content in batch],
                 fingerprint=self._target.model.fingerprint,
                 deadline=deadline,
-                bulk=True,
+                options=EmbedOptions(bulk=True),
             )
         )
         copies = []

@@ -5,28 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from prometheus_client import Counter
 
+from search_server.embedders.choice import choose
 from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.fleet import Fleet
 from search_server.embedders.load import CallSize
 from search_server.embedders.quarantine import Quarantine
 from search_server.embedders.worker import (
-    Embedded,
-    EmbeddedItem,
     ServedModel,
     Worker,
     WorkerLost,
     call_size,
 )
+from search_server.types.embeddings import Embedded, EmbeddedItem, EmbedOptions, WorkerTimings
 from sentinel_core.calls import Deadline, together
 from sentinel_core.errors import (
     FailedPrecondition,
     Internal,
+    NotFound,
     ResourceExhausted,
     SentinelError,
     Unavailable,
@@ -37,10 +39,8 @@ from sentinel_store.values import ModelRef
 
 logger = logging.getLogger(__name__)
 
-# Expected times of answer within this factor count as equal.
-_AS_GOOD = 1.3
-_MOST_COMPARED = 8
 _SPREAD_S = 0.5
+_DEFAULTS = EmbedOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,7 @@ class _Call:
 
     fingerprint: str
     deadline: Deadline
-    bulk: bool
-    thumbnail_side: int
+    options: EmbedOptions
 
 
 class EmbedderPool:
@@ -156,6 +155,27 @@ class EmbedderPool:
             actual=",".join(sorted(served)),
         )
 
+    def named(self, name: str) -> list[ServedModel]:
+        """Return what each healthy worker says of one model: the first, or the one of this name.
+
+        Raises:
+            Unavailable: No worker is healthy, or one that may serve `name` has not told yet.
+            NotFound: No healthy worker serves `name`.
+        """
+        served = self._served()
+        found = [one for one in served if name in ("", one.model.model)]
+        if found:
+            fingerprint = found[0].model.fingerprint
+            return [one for one in found if one.model.fingerprint == fingerprint]
+        if not served or self._any_unknown:
+            raise self._no_healthy_worker()
+        known = ", ".join(sorted({one.model.model for one in served}))
+        raise NotFound(
+            "MODEL_NOT_FOUND",
+            f"no worker serves {name[:100]!r}; use one of {known}, or leave it empty",
+            model=name,
+        )
+
     def capacity(self, fingerprint: str) -> Capacity:
         """Return what the healthy workers of this model can take."""
         able = [one for one in self._served() if one.model.fingerprint == fingerprint]
@@ -177,8 +197,7 @@ class EmbedderPool:
         *,
         fingerprint: str,
         deadline: Deadline,
-        bulk: bool = False,
-        thumbnail_side: int = 0,
+        options: EmbedOptions = _DEFAULTS,
     ) -> Embedded:
         """Embed a batch, in one call unless a worker takes less in one call.
 
@@ -190,8 +209,9 @@ class EmbedderPool:
             Unavailable: No worker that serves it is healthy.
             ResourceExhausted: All of them are full; with the shortest time until one has room.
             DeadlineExceeded: Time ran out.
+            InvalidArgument: A worker does not accept the options.
         """
-        call = _Call(fingerprint, deadline, bulk, thumbnail_side)
+        call = _Call(fingerprint, deadline, options)
         if not self._quarantine.holds_any:
             return _joined(await self._embed_together(contents, call), fingerprint)
         keys = await self._quarantine.keys(contents, fingerprint)
@@ -261,13 +281,13 @@ class EmbedderPool:
                 rejected = self._quarantine.rejection(key)
                 if rejected is None:
                     return await self._try(content, key, call, last)
-        return Embedded([EmbeddedItem(None, error=rejected)], call.fingerprint, 0.0, 0.0)
+        return Embedded([EmbeddedItem(None, error=rejected)], call.fingerprint)
 
     async def _try(
         self, content: Content, key: bytes, call: _Call, last: SentinelError | None
     ) -> Embedded:
         # Not as bulk work: it keeps other suspects waiting.
-        call = replace(call, bulk=False)
+        call = replace(call, options=replace(call.options, bulk=False))
         while True:
             try:
                 embedded = await self._ask([content], call, last, alone=True)
@@ -280,7 +300,7 @@ class EmbedderPool:
                 rejected = self._quarantine.lose(key, ended=lost.ended)
                 if rejected is None:
                     raise last from None
-                return Embedded([EmbeddedItem(None, error=rejected)], call.fingerprint, 0.0, 0.0)
+                return Embedded([EmbeddedItem(None, error=rejected)], call.fingerprint)
             self._quarantine.clear(key)
             return embedded
 
@@ -297,7 +317,7 @@ class EmbedderPool:
         Raises:
             WorkerLost: A worker was lost, and its contents may be the reason.
         """
-        size = call_size(contents, bulk=call.bulk)
+        size = call_size(contents, bulk=call.options.bulk)
         tried: list[Worker] = []
         cut = False
         while (worker := choose(self.fleet.workers, call.fingerprint, size, tried)) is not None:
@@ -406,37 +426,9 @@ async def _embed_on(
     with worker.load.trial(contents[0].kind) if alone else nullcontext():
         return await worker.embed(
             contents,
-            bulk=call.bulk,
-            thumbnail_side=call.thumbnail_side,
+            call.options,
             timeout_s=call.deadline.for_next_hop("embed"),
         )
-
-
-def choose(
-    workers: Iterable[Worker], fingerprint: str, size: CallSize, excluded: Sequence[Worker] = ()
-) -> Worker | None:
-    """Return the healthy worker of this model that should answer first; None if none has room.
-
-    Workers that differ by less than the noise of measurement count as equal. One of them is chosen
-    at random, so that several gateways do not choose the same one.
-    """
-    able = [
-        worker
-        for worker in workers
-        if worker.healthy
-        and worker.fingerprint == fingerprint
-        and worker not in excluded
-        and worker.load.refusal(size) is None
-    ]
-    if len(able) < 2:
-        return able[0] if able else None
-    if len(able) > _MOST_COMPARED:  # the best of a few is nearly as good as the best of all
-        able = random.sample(able, _MOST_COMPARED)
-    speeds = (worker.load.latency_s(size) for worker in able)
-    best_s = min((speed for speed in speeds if speed is not None), default=1.0)
-    costs = [worker.load.cost(size, best_s) for worker in able]
-    most = min(costs) * _AS_GOOD
-    return random.choice([worker for worker, cost in zip(able, costs, strict=True) if cost <= most])
 
 
 def _joined(answers: Sequence[Embedded], fingerprint: str) -> Embedded:
@@ -445,6 +437,5 @@ def _joined(answers: Sequence[Embedded], fingerprint: str) -> Embedded:
     return Embedded(
         items=[item for answer in answers for item in answer.items],
         fingerprint=fingerprint,
-        queue_s=max((answer.queue_s for answer in answers), default=0.0),
-        inference_s=max((answer.inference_s for answer in answers), default=0.0),
+        timings=reduce(WorkerTimings.longest, (one.timings for one in answers), WorkerTimings()),
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Gauge
 
 from search_server.embedders.pool import EmbedderPool
+from search_server.types.embeddings import EmbeddedItem, WorkerTimings
 from sentinel_core.calls import Deadline, current_caller
 from sentinel_core.errors import DeadlineExceeded, SentinelError
 from sentinel_core.metrics import ServerMetrics
@@ -39,18 +40,30 @@ class QueryEmbedding:
     """The embedding of one content of a query, or its error.
 
     Attributes:
-        vector: float32 `[dimensions]`, L2-normalised, read-only; None if `error` is set.
-        error: Why this content could not be embedded; all callers share the object.
-        cached: Whether the cache had it.
-        queue_s: Seconds that its Embed call waited on the worker; None without an answer.
-        inference_s: Seconds that the worker computed; None without an answer.
+        item: All callers share it; its vector is read-only.
+        timings: Of the call that embedded it; None if the cache had it, or if the call failed.
     """
 
-    vector: FloatArray | None = None
-    error: SentinelError | None = None
-    cached: bool = False
-    queue_s: float | None = None
-    inference_s: float | None = None
+    item: EmbeddedItem
+    timings: WorkerTimings | None = None
+
+    @property
+    def vector(self) -> FloatArray | None:
+        return self.item.vector
+
+    @property
+    def error(self) -> SentinelError | None:
+        return self.item.error
+
+    @property
+    def cached(self) -> bool:
+        """Whether the cache had it."""
+        return self.timings is None and self.error is None
+
+    @property
+    def call_failed(self) -> bool:
+        """Whether its error is no fault of this content."""
+        return self.timings is None and self.error is not None
 
 
 _Embeddings = dict[Hashable, QueryEmbedding]
@@ -72,7 +85,7 @@ class QueryCache:
         """Keep the `max_entries` vectors that were used last; 0 keeps none and shares no calls."""
         self._pool = pool
         self._max_entries = max_entries
-        self._entries: OrderedDict[Hashable, FloatArray] = OrderedDict()
+        self._entries: OrderedDict[Hashable, EmbeddedItem] = OrderedDict()
         self._in_flight: dict[Hashable, _EmbedCall] = {}
         prefix = f"sentinel_{metrics.process}_embedding_cache"
         self._lookups = Counter(
@@ -117,11 +130,11 @@ class QueryCache:
     def _cached(self, wanted: Mapping[Hashable, Content]) -> _Embeddings:
         cached: _Embeddings = {}
         for key in wanted:
-            vector = self._entries.get(key)
-            if vector is not None:
+            item = self._entries.get(key)
+            if item is not None:
                 self._entries.move_to_end(key)
                 self._lookups.labels("hit").inc()
-                cached[key] = QueryEmbedding(vector, cached=True)
+                cached[key] = QueryEmbedding(item)
         return cached
 
     async def _fill(
@@ -144,7 +157,9 @@ class QueryCache:
                 except SentinelError as error:
                     late = isinstance(error, DeadlineExceeded) and call.task.done()
                     if call is own or not late:
-                        found |= {key: QueryEmbedding(error=error) for key in mine}
+                        found |= {
+                            key: QueryEmbedding(EmbeddedItem(None, error=error)) for key in mine
+                        }
                     # The caller that started this call had less time than we have: start a new one.
                     continue
                 found |= {key: results[key] for key in mine}
@@ -177,13 +192,11 @@ class QueryCache:
         )
         results: _Embeddings = {}
         for key, item in zip(new, answer.items, strict=True):
-            results[key] = QueryEmbedding(
-                item.vector, item.error, False, answer.queue_s, answer.inference_s
-            )
+            results[key] = QueryEmbedding(item, answer.timings)
             if item.vector is not None:
                 item.vector.setflags(write=False)
                 if isinstance(key, TextKey):
-                    self._entries[key] = item.vector
+                    self._entries[key] = item
                     if len(self._entries) > self._max_entries:
                         self._entries.popitem(last=False)
                     self._size.set(len(self._entries))

@@ -20,6 +20,13 @@ from grpc_health.v1 import health_pb2
 
 from search_server.embedders.connection import Connection, WorkerAccess
 from search_server.embedders.load import CallSize, Load
+from search_server.types.embeddings import (
+    Embedded,
+    EmbeddedItem,
+    EmbedOptions,
+    ImageInfo,
+    WorkerTimings,
+)
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
@@ -34,7 +41,7 @@ from sentinel_core.errors import (
 )
 from sentinel_core.status import from_status
 from sentinel_store.items import Content, Kind
-from sentinel_store.values import FloatArray, ModelRef
+from sentinel_store.values import ModelRef
 
 logger = logging.getLogger(__name__)
 
@@ -52,38 +59,18 @@ if TYPE_CHECKING:  # generic only in its type stubs
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedItem:
-    """The embedding of one content, or its error.
+class ServedModel:
+    """A model that a worker serves, and what the worker accepts.
 
     Attributes:
-        vector: float32 `[dimensions]`, L2-normalised; None if `error` is set.
-        thumbnail: WebP; empty for text, or if no thumbnail was requested.
-        error: Why this content could not be embedded; the others are not affected.
+        details: All that the worker says about it.
     """
-
-    vector: FloatArray | None
-    thumbnail: bytes = b""
-    error: SentinelError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """A worker's answer: one item per content, in order, and its seconds by stage."""
-
-    items: list[EmbeddedItem]
-    fingerprint: str
-    queue_s: float
-    inference_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model that a worker serves, and what the worker accepts."""
 
     model: ModelRef
     dimensions: int
     max_contents: int
     max_queue_items: int
+    details: pb.Model
 
 
 class WorkerState(enum.StrEnum):
@@ -274,9 +261,8 @@ class Worker:
     async def embed(
         self,
         contents: Sequence[Content],
+        options: EmbedOptions,
         *,
-        bulk: bool,
-        thumbnail_side: int,
         timeout_s: float,
     ) -> Embedded:
         """Embed a batch on this worker.
@@ -288,12 +274,9 @@ class Worker:
         """
         request = pb.EmbedRequest(
             contents=[_to_message(content) for content in contents],
-            options=pb.EmbedOptions(
-                priority=pb.PRIORITY_BULK if bulk else pb.PRIORITY_INTERACTIVE,
-                thumbnail_side=thumbnail_side,
-            ),
+            options=_options_to(options),
         )
-        with self.load.call(call_size(contents, bulk=bulk)):
+        with self.load.call(call_size(contents, bulk=options.bulk)):
             answer = await self._send(request, timeout_s)
             if len(answer.results) != len(contents):
                 raise Internal(
@@ -302,8 +285,7 @@ class Worker:
         return Embedded(
             items=[_from_message(result) for result in answer.results],
             fingerprint=answer.model_version.fingerprint,
-            queue_s=answer.timings.queue.ToNanoseconds() / 1e9,
-            inference_s=answer.timings.inference.ToNanoseconds() / 1e9,
+            timings=_timings_from(answer.timings),
         )
 
     async def _send(self, request: pb.EmbedRequest, timeout_s: float) -> pb.EmbedResponse:
@@ -401,6 +383,7 @@ async def _get_model(connection: Connection) -> ServedModel:
         answer.model.dimensions,
         max(1, limits.max_contents_per_request),
         limits.max_queue_items,
+        answer.model,
     )
 
 
@@ -420,8 +403,34 @@ def _to_message(content: Content) -> content_pb2.Content:
     return content_pb2.Content(image=image)
 
 
+def _options_to(options: EmbedOptions) -> pb.EmbedOptions:
+    return pb.EmbedOptions(
+        priority=pb.PRIORITY_BULK if options.bulk else pb.PRIORITY_INTERACTIVE,
+        thumbnail_side=options.thumbnail_side,
+        normalize=options.normalize,
+        dimensions=options.dimensions,
+        truncate=options.truncate,
+    )
+
+
 def _from_message(result: pb.EmbedResult) -> EmbeddedItem:
+    vector, error, thumbnail, image = None, None, b"", None
     if result.WhichOneof("outcome") == "error":
-        return EmbeddedItem(vector=None, error=from_status(result.error))
-    vector = np.frombuffer(result.vector.data, dtype="<f4").astype(np.float32, copy=False)
-    return EmbeddedItem(vector=vector, thumbnail=result.image.thumbnail)
+        error = from_status(result.error)
+    else:
+        vector = np.frombuffer(result.vector.data, dtype="<f4").astype(np.float32, copy=False)
+    if result.HasField("image"):
+        seen = result.image
+        thumbnail = seen.thumbnail
+        image = ImageInfo(seen.width, seen.height, seen.media_type)
+    return EmbeddedItem(vector, thumbnail, error, result.token_count, result.truncated, image)
+
+
+def _timings_from(timings: pb.StageTimings) -> WorkerTimings:
+    return WorkerTimings(
+        decode=timings.decode.ToNanoseconds() / 1e9,
+        preprocess=timings.preprocess.ToNanoseconds() / 1e9,
+        queue=timings.queue.ToNanoseconds() / 1e9,
+        inference=timings.inference.ToNanoseconds() / 1e9,
+        batch_size=timings.batch_size,
+    )

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from search_server.collections.usage import StoredUsage
 from search_server.embedders.pool import EmbedderPool
-from search_server.embedders.worker import EmbeddedItem
 from search_server.image_uris.fetcher import Fetcher
 from search_server.items.dual_write import DualWrite, check_writable, vector_only_error
 from search_server.milvus import filters
 from search_server.milvus.search_store import SearchStore
+from search_server.types.embeddings import EmbeddedItem, EmbedOptions
 from search_server.types.items import ItemOutcome, Outcome, Selector, UnreadableItem
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import ResourceExhausted, SentinelError
@@ -266,8 +266,7 @@ class ItemWriter:
                         contents,
                         fingerprint=info.model.fingerprint,
                         deadline=deadline,
-                        bulk=True,
-                        thumbnail_side=self._thumbnail_side,
+                        options=EmbedOptions(bulk=True, thumbnail_side=self._thumbnail_side),
                     )
                 except ResourceExhausted as error:
                     wait_s = error.retry_after_s

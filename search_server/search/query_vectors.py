@@ -17,6 +17,7 @@ import numpy as np
 from search_server.embedders.query_cache import QueryCache
 from search_server.image_uris.fetcher import Fetcher
 from search_server.milvus.search_store import SearchStore
+from search_server.types.embeddings import placed
 from search_server.types.queries import Query, Term
 from search_server.types.searches import SearchTimings
 from sentinel_core.calls import Deadline
@@ -129,14 +130,15 @@ class QueryVectors:
         total_s = perf_counter() - start
         results: _Results = {}
         for part, found in zip(group, embeddings, strict=True):
-            if found.vector is not None:
+            item = found.item
+            if item.vector is not None:
                 timings = SearchTimings(embed_cached=found.cached)
-                if not found.cached:
-                    timings.embed, timings.embed_queue = total_s, found.queue_s
-                    timings.embed_inference = found.inference_s
-                results[part] = QueryVector(found.vector, timings)
-            elif found.error is not None:
-                results[part] = _embedding_error(part, found.error)
+                if found.timings is not None:
+                    timings.embed, timings.embed_queue = total_s, found.timings.queue
+                    timings.embed_inference = found.timings.inference
+                results[part] = QueryVector(item.vector, timings)
+            elif item.error is not None:
+                results[part] = placed(item.error, f"{part.path}.content")
         return results
 
     async def _read(self, group: Sequence[_Part], deadline: Deadline) -> _Results:
@@ -187,14 +189,6 @@ def _given(parts: Sequence[_Part]) -> _Results:
             except SentinelError as error:
                 results[part] = error
     return results
-
-
-def _embedding_error(part: _Part, error: SentinelError) -> SentinelError:
-    if isinstance(error, InvalidArgument):
-        # The worker's path is "contents[0].image.crop"; what follows the bracket is ours, too.
-        inside = error.metadata.get("field", "").partition("]")[2]
-        return error.at(f"{part.path}.content{inside}")
-    return error.at(None)
 
 
 def _no_item(part: _Part) -> NotFound:

@@ -15,7 +15,7 @@ from sentinel_core.errors import PermissionDenied
 
 
 class Scope(enum.StrEnum):
-    """What a call does. EMBED is the only one that workers know."""
+    """What a call does. Workers know only EMBED and READ."""
 
     SEARCH = "search"
     READ = "read"
@@ -25,10 +25,12 @@ class Scope(enum.StrEnum):
 
 
 SCOPES = tuple(scope.value for scope in Scope)
+# Who may search may embed: a search does the same work, and a vector tells of the caller's own
+# contents only.
 ROLES: Mapping[str, tuple[Scope, ...]] = {
-    "reader": (Scope.SEARCH, Scope.READ),
-    "writer": (Scope.SEARCH, Scope.READ, Scope.WRITE),
-    "owner": (Scope.SEARCH, Scope.READ, Scope.WRITE, Scope.ADMIN),
+    "reader": (Scope.SEARCH, Scope.READ, Scope.EMBED),
+    "writer": (Scope.SEARCH, Scope.READ, Scope.EMBED, Scope.WRITE),
+    "owner": (Scope.SEARCH, Scope.READ, Scope.EMBED, Scope.WRITE, Scope.ADMIN),
     "service": (Scope.EMBED, Scope.READ),
 }
 _TENANT = re.compile(r"[a-z0-9]{1,32}")

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import numpy as np
 from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sentinel.common.v1 import content_pb2
+from sentinel.embedding.v1 import embedding_service_pb2 as embedding_pb
+from sentinel.embedding.v1 import embedding_service_pb2_grpc
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import (
     collection_service_pb2_grpc,
@@ -78,6 +81,7 @@ class FakeGateway:
         self.drained_with: list[int] = []
         self.images: dict[str, bytes] = {}
         self.aliases: dict[str, str] = {}
+        self.model = MODEL
         self.reindex_reports: list[collection_pb.ReindexCollectionResponse] = []
         self._lock = threading.Lock()
         self._health = health.HealthServicer()
@@ -90,6 +94,9 @@ class FakeGateway:
         item_service_pb2_grpc.add_ItemServiceServicer_to_server(_Items(self), self._server)
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
             _Collections(self), self._server
+        )
+        embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(
+            _Embedding(self), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.set_serving(True)
@@ -406,6 +413,49 @@ class _Collections(collection_service_pb2_grpc.CollectionServiceServicer):
                 self.gateway.break_stream_after = None
                 fail(context, grpc.StatusCode.UNAVAILABLE)
             yield report
+
+
+class _Embedding(embedding_service_pb2_grpc.EmbeddingServiceServicer):
+    """A text's vector is its number; a text that begins with BAD is bad."""
+
+    def __init__(self, gateway: FakeGateway) -> None:
+        self.gateway = gateway
+
+    def Embed(self, request: Any, context: Any) -> Any:
+        gateway = self.gateway
+        with gateway._lock:
+            gateway.in_flight += 1
+            gateway.most_in_flight = max(gateway.most_in_flight, gateway.in_flight)
+        try:
+            gateway.enter("Embed", request, context)
+            response = embedding_pb.EmbedResponse(model_version=gateway.model)
+            for place, content in enumerate(request.contents):
+                result = response.results.add()
+                if content.text.startswith("BAD"):
+                    error = InvalidArgument("TEXT_TOO_LONG", "cut it", field=f"contents[{place}]")
+                    result.error.CopyFrom(to_status(error))
+                    continue
+                number = float(content.text or len(content.image.data))
+                result.vector.data = np.array([number, 0.5], "<f4").tobytes()
+                result.vector.dimensions = 2
+            return response
+        finally:
+            with gateway._lock:
+                gateway.in_flight -= 1
+
+    def Rank(self, request: Any, context: Any) -> Any:
+        self.gateway.enter("Rank", request, context)
+        response = embedding_pb.RankResponse(model_version=self.gateway.model)
+        errors = []
+        for place, content in enumerate(request.candidates):
+            if content.text.startswith("BAD"):
+                error = InvalidArgument("TEXT_TOO_LONG", "cut it", field=f"candidates[{place}]")
+                errors.append((place, to_status(error)))
+            else:
+                response.candidates.add(index=place, cosine=1 - place / 10, probability=0.5)
+        for place, status in errors:
+            response.candidates.add(index=place, error=status)
+        return response
 
 
 def as_dict(message: Any) -> dict[str, Any]:

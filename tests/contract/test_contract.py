@@ -51,6 +51,7 @@ def test_the_contract_lists_exactly_the_reasons_that_are_raised() -> None:
                 "sentinel.search.v1.ItemService",
                 "sentinel.search.v1.CollectionService",
                 "sentinel.search.v1.AccessService",
+                "sentinel.embedding.v1.EmbeddingService",
             },
         ),
     ],

@@ -1,7 +1,8 @@
 """A worker process with the fake model: `python -m tests.fakes.worker`, flags as of the real one.
 
 `FAKE_SECONDS_PER_BATCH` makes every forward pass take that long; `FAKE_NAME` names the model and
-`FAKE_DIMENSIONS` is the length of its vectors: another model with another fingerprint. With
+`FAKE_DIMENSIONS` is the length of its vectors: another model with another fingerprint.
+`FAKE_SUPPORTED` lists shorter lengths that it offers. With
 `FAKE_STUCK` it does not answer any more once it is SERVING. While the file `FAKE_HOLD` exists, no
 forward pass ends. A text with the word `FAKE_KILLER`, or an image of that colour, ends the process
 as if by the kernel; `FAKE_FREEZER` stops it as SIGSTOP does.
@@ -35,6 +36,9 @@ async def main() -> None:
     model = FakeModel(
         int(os.environ.get("FAKE_DIMENSIONS", "16")),
         name=os.environ.get("FAKE_NAME", "fake-model"),
+        supported_dimensions=tuple(map(int, os.environ.get("FAKE_SUPPORTED", "").split(",")))
+        if "FAKE_SUPPORTED" in os.environ
+        else (),
     )
     model.faults.seconds_per_batch = float(os.environ.get("FAKE_SECONDS_PER_BATCH", "0"))
     async with running_worker(EmbedderSettings(_cli_parse_args=True), model=model) as worker:

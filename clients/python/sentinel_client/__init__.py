@@ -13,6 +13,12 @@ from sentinel_client._access import Tls
 from sentinel_client._caller import Caller, Grant, Scope
 from sentinel_client._client import AsyncSentinelClient
 from sentinel_client._config import ClientConfig, RetryPolicy, Timeouts
+from sentinel_client._embedding import (
+    Embedding,
+    EmbeddingModel,
+    EmbedOptions,
+    RankedCandidate,
+)
 from sentinel_client._errors import (
     AlreadyExists,
     ConnectionFailed,
@@ -76,6 +82,9 @@ __all__ = [
     "DeletionPreview",
     "Diversity",
     "DownloadedImage",
+    "EmbedOptions",
+    "Embedding",
+    "EmbeddingModel",
     "F",
     "FailedPrecondition",
     "FieldSchema",
@@ -102,6 +111,7 @@ __all__ = [
     "Outcome",
     "PermissionDenied",
     "Q",
+    "RankedCandidate",
     "ReindexProgress",
     "ResourceExhausted",
     "ResultTruncated",

@@ -14,6 +14,7 @@ from sentinel_client._caller import Caller, caller_from_proto
 from sentinel_client._collections import CollectionCalls
 from sentinel_client._config import ClientConfig, resolve_address
 from sentinel_client._connection import Connection
+from sentinel_client._embedding import EmbeddingCalls
 from sentinel_client._errors import NotFound
 from sentinel_client._items import ItemCalls
 from sentinel_client._processes import refuse_pickle
@@ -22,7 +23,7 @@ from sentinel_client._search import SearchCalls
 from sentinel_client._types import Health, HealthStatus
 
 
-class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls):
+class AsyncSentinelClient(SearchCalls, ItemCalls, CollectionCalls, EmbeddingCalls):
     """A client of one gateway address.
 
         async with AsyncSentinelClient() as client:

@@ -46,9 +46,10 @@ class Timeouts:
 
     Attributes:
         search: `search`, `stream_search`; one page or batch of the other searches.
-        upsert: One batch of `upsert` or `ingest`, including the embedding of its images.
+        upsert: One batch of `upsert`, `ingest`, `embed` or `embed_many`, or a `rank`, including the
+            embedding of its images.
         read: `get_items`, one page of `list_items`, `download_image`, `get_collection`, one page of
-            `list_collections`, `get_caller`.
+            `list_collections`, `get_caller`, `get_model`.
         write: `delete_items`, `preview_deletion`; creating, changing or deleting a collection or an
             alias.
         health: `health`.
@@ -69,11 +70,11 @@ class ClientConfig:
         timeouts: Default timeouts by kind of call.
         retry: When to retry failed calls.
         max_message_bytes: Largest message in either direction.
-        upsert_max_items: Most items in one request of `upsert`; the server accepts 256. `ingest`
-            uses it when the server gives no advice.
-        upsert_max_bytes: Most bytes in one request of `upsert`, or one batch of `ingest` or
-            `batch_search`; a larger item is sent alone.
-        upsert_in_flight: Most requests of one `upsert` at a time.
+        upsert_max_items: Most items in one request of `upsert`, `embed` or `embed_many`; the server
+            accepts 256. `ingest` uses it when the server gives no advice.
+        upsert_max_bytes: Most bytes in one request of `upsert`, `embed` or `embed_many`, or one
+            batch of `ingest` or `batch_search`; a larger item is sent alone.
+        upsert_in_flight: Most requests of one `upsert`, `embed` or `embed_many` at a time.
         keepalive: Seconds without traffic before the connection is pinged. The servers accept
             one ping every 20 s.
         keepalive_timeout: Seconds to wait for the answer to a ping.

@@ -138,6 +138,15 @@ def content_to_proto(
     return content_pb2.Content(image=message)
 
 
+def named_content_to_proto(
+    text: str | None, image: LoadedImage | None, crop: Box | None
+) -> content_pb2.Content:
+    """Convert a text or an image; raise InvalidArgument if no message can hold it."""
+    with _named("content", "NOT_UNICODE"):
+        content = content_to_proto(text, image, crop)
+    return content or content_pb2.Content()
+
+
 def item_to_proto(item: _types.Item, image: LoadedImage | None) -> item_pb.Item:
     """Convert an item; `image` is the loaded image source.
 

@@ -7,10 +7,14 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
+
+from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel_client import _messages
 from sentinel_client._config import MIB, ClientConfig
 from sentinel_client._errors import InvalidArgument
+from sentinel_client._query import Box
 from sentinel_client._text import valid_text
 from sentinel_client._types import ImageSource, ImageUri, Item
 
@@ -88,15 +92,34 @@ def estimate_bytes(item: Item) -> int:
 def item_message(item: Item, max_bytes: int) -> item_pb.Item | InvalidArgument:
     """Return the item's message, or the error if it or its file cannot be sent. Blocking."""
     try:
-        image = None if item.image is None else load_image(item.image)
-    except (OSError, ValueError) as error:  # ValueError: a path with NUL or not Unicode
-        cause = error.strerror if isinstance(error, OSError) else None
-        name = valid_text(str(item.image))
-        return InvalidArgument("FILE_UNREADABLE", f"cannot read {name}: {cause or error}")
-    try:
-        message = _messages.item_to_proto(item, image)
+        message = _messages.item_to_proto(item, _loaded(item.image))
+        _check_size(message, max_bytes)
     except InvalidArgument as error:
         return error
-    if message.ByteSize() > max_bytes:
-        return InvalidArgument("IMAGE_TOO_LARGE", f"larger than {max_bytes // MIB} MiB")
     return message
+
+
+def content_message(
+    text: str | None, image: ImageSource | None, crop: Box | None, max_bytes: int
+) -> content_pb2.Content | InvalidArgument:
+    """Return the message of a text or an image, or the error if it cannot be sent. Blocking."""
+    try:
+        message = _messages.named_content_to_proto(text, _loaded(image), crop)
+        _check_size(message, max_bytes)
+    except InvalidArgument as error:
+        return error
+    return message
+
+
+def _loaded(source: ImageSource | None) -> bytes | ImageUri | None:
+    try:
+        return None if source is None else load_image(source)
+    except (OSError, ValueError) as error:  # ValueError: a path with NUL or not Unicode
+        cause = error.strerror if isinstance(error, OSError) else None
+        name = valid_text(str(source))
+        raise InvalidArgument("FILE_UNREADABLE", f"cannot read {name}: {cause or error}") from error
+
+
+def _check_size(message: Message, max_bytes: int) -> None:
+    if message.ByteSize() > max_bytes:
+        raise InvalidArgument("IMAGE_TOO_LARGE", f"larger than {max_bytes // MIB} MiB")

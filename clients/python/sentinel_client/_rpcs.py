@@ -9,6 +9,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
+from sentinel.embedding.v1 import embedding_service_pb2 as embedding_pb
 from sentinel.search.v1 import access_service_pb2 as access_pb
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
@@ -34,8 +35,8 @@ class Rpc(Generic[RequestT, ResponseT]):
 
 _SERVICES = [
     service
-    for file in (search_pb.DESCRIPTOR, item_pb.DESCRIPTOR, collection_pb.DESCRIPTOR)
-    for service in file.services_by_name.values()
+    for file in (search_pb, item_pb, collection_pb, embedding_pb)
+    for service in file.DESCRIPTOR.services_by_name.values()
 ]
 _METHODS = {
     method.input_type.full_name: method
@@ -93,6 +94,9 @@ REINDEX_COLLECTION = _rpc(
     collection_pb.ReindexCollectionRequest, collection_pb.ReindexCollectionResponse, "write"
 )
 GET_CALLER = _rpc(access_pb.GetCallerRequest, access_pb.GetCallerResponse, "read")
+EMBED = _rpc(embedding_pb.EmbedRequest, embedding_pb.EmbedResponse, "upsert")
+RANK = _rpc(embedding_pb.RankRequest, embedding_pb.RankResponse, "upsert")
+GET_MODEL = _rpc(embedding_pb.GetModelRequest, embedding_pb.GetModelResponse, "read")
 
 # grpc.health.v1 without grpcio-health-checking, which the base install does not have.
 # HealthCheckRequest has one string field with number 1, its response one enum with number 1.

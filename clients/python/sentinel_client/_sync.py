@@ -261,4 +261,8 @@ class SentinelClient:
     delete_alias = _blocking(AsyncSentinelClient.delete_alias)
     reindex = _blocking_stream(AsyncSentinelClient.reindex)
     get_caller = _blocking(AsyncSentinelClient.get_caller)
+    embed = _blocking(AsyncSentinelClient.embed)
+    embed_many = _blocking_stream(AsyncSentinelClient.embed_many)
+    rank = _blocking(AsyncSentinelClient.rank)
+    get_model = _blocking(AsyncSentinelClient.get_model)
     health = _blocking(AsyncSentinelClient.health)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from embedder_server.engine.results import rank
+from sentinel_core.vectors import rank
 from tests.fakes.fake_model import FakeModel
 
 INFO = dataclasses.replace(FakeModel(2).info, logit_scale=10.0)

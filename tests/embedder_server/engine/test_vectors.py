@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from embedder_server.engine.results import encode, shaped_rows, unit_rows
-from embedder_server.types import Element, FloatArray
+from embedder_server.engine.results import shaped_rows, unit_rows
+from embedder_server.types import FloatArray
+from sentinel_core.vectors import Element, encode
 
 finite = arrays.arrays(
     np.float32,

@@ -28,10 +28,12 @@ from tests.secure import sentinel
 from tests.waiting import until
 
 ISSUER, AUDIENCE = "https://issuer.test", "sentinel"
+EMBEDDING = "sentinel.embedding.v1.EmbeddingService"
 SERVICES = [
     f"sentinel.search.v1.{name}Service" for name in ("Search", "Item", "Collection", "Access")
 ]
-EMBEDDING = "sentinel.embedding.v1.EmbeddingService"
+SERVICES += [EMBEDDING]
+_PACKAGES = {EMBEDDING.rpartition(".")[2]: EMBEDDING.rpartition(".")[0]}
 OK = ("OK", "")
 
 
@@ -145,11 +147,10 @@ class Caller:
         method: str,
         *requests: Any,
         metadata: Sequence[tuple[str, str]] | None = None,
-        package: str = "sentinel.search.v1",
     ) -> tuple[str, str]:
         """Return the code and the reason; without a request, send an empty one."""
         try:
-            self.answers(method, *requests, metadata=metadata, package=package)
+            self.answers(method, *requests, metadata=metadata)
         except grpc.RpcError as error:
             return error_info(error)
         return OK
@@ -159,9 +160,9 @@ class Caller:
         method: str,
         *requests: Any,
         metadata: Sequence[tuple[str, str]] | None = None,
-        package: str = "sentinel.search.v1",
     ) -> list[Any]:
         """Return all answers; raise RpcError."""
+        package = _PACKAGES.get(method.partition("/")[0], "sentinel.search.v1")
         found = descriptor_pool.Default().FindMethodByName(f"{package}.{method.replace('/', '.')}")
         kind = GetMessageClass(found.input_type)
         send, receive = (kind.SerializeToString, GetMessageClass(found.output_type).FromString)

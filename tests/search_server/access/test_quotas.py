@@ -15,7 +15,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from PIL import Image
 
+from search_server.api import access
 from sentinel.common.v1 import content_pb2
+from sentinel.embedding.v1 import embedding_service_pb2 as embedding
 from sentinel.search.v1 import collection_service_pb2 as collections
 from sentinel.search.v1 import item_service_pb2 as items
 from sentinel.search.v1 import search_service_pb2 as search
@@ -28,6 +30,7 @@ EXCEEDED = ("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")
 TENANTS = {
     "calls": {"calls_per_second": 2},
     "costs": {"calls_per_second": 1},
+    "embeds": {"calls_per_second": 1},
     "items": {"items_per_minute": 60},
     "bytes": {"bytes_per_minute": 60_000},
     "streams": {"concurrent_calls": 2},
@@ -122,6 +125,21 @@ def test_a_call_is_charged_what_it_costs(system: Secured) -> None:
     assert quota == "calls_per_second"
     assert retry_s is not None
     assert retry_s > 4
+
+
+def test_embedding_is_charged_by_its_contents(system: Secured) -> None:
+    caller = caller_of(system, "embeds")
+    words, picture = content_pb2.Content(text="red"), content_pb2.Content()
+    picture.image.data = noise(32, 0)
+    embed = embedding.EmbedRequest(contents=[words, words, picture])
+    rank = embedding.RankRequest(query=words, candidates=[words])
+    until(lambda: caller.call("EmbeddingService/Embed", embed) == OK)
+    quota, retry_s = refusal(caller, "EmbeddingService/Rank", rank)
+    assert quota == "calls_per_second"
+    assert retry_s is not None
+    assert retry_s > 5
+    costs = [access.EMBEDDING_RULES[one].cost for one in ("Embed", "Rank")]
+    assert [cost(of).calls for cost, of in zip(costs, (embed, rank), strict=True)] == [10, 2]
 
 
 def test_items_are_limited(system: Secured) -> None:

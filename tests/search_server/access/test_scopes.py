@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pool
 
+from embedder_server.api.embedding_service import EmbeddingService
+from embedder_server.settings import EmbedderSettings
 from search_server.api import access
 from sentinel.common.v1 import content_pb2
+from sentinel.embedding.v1 import embedding_service_pb2 as embedding
 from sentinel.search.v1 import collection_service_pb2 as collections
 from sentinel.search.v1 import item_service_pb2 as items
 from sentinel.search.v1 import search_service_pb2 as search
-from tests.search_server.access.secured import EMBEDDING, SERVICES, Secured
+from tests.search_server.access.secured import OK, SERVICES, Secured
 from tests.search_server.conftest import text
 
 GET_CALLER = "AccessService/GetCaller"  # of any scope
@@ -73,9 +76,27 @@ REQUESTS: dict[str, tuple[str, list[Any]]] = {
         "admin",
         [collections.ReindexCollectionRequest(source="photos", target="photos")],
     ),
+    "EmbeddingService/Embed": (
+        "embed",
+        [embedding.EmbedRequest(contents=[content_pb2.Content(text="red")])],
+    ),
+    "EmbeddingService/EmbedStream": ("embed", [embedding.EmbedStreamRequest()]),
+    "EmbeddingService/Rank": (
+        "embed",
+        [
+            embedding.RankRequest(
+                query=content_pb2.Content(text="red"), candidates=[content_pb2.Content(text="blue")]
+            )
+        ],
+    ),
+    "EmbeddingService/GetModel": ("read", [embedding.GetModelRequest()]),
 }
 # These name no collection, or each part of the request is checked alone.
-_WITHOUT_COLLECTION = {"SearchService/BatchSearch", "CollectionService/ListCollections"}
+WITHOUT_COLLECTION = {
+    "SearchService/BatchSearch",
+    "CollectionService/ListCollections",
+    *(f"EmbeddingService/{name}" for name in access.EMBEDDING_RULES),
+}
 
 
 def methods(*services: str) -> set[str]:
@@ -94,6 +115,7 @@ def test_every_method_has_a_rule_and_a_test() -> None:
         **{f"ItemService/{name}": rule for name, rule in access.ITEM_RULES.items()},
         **{f"CollectionService/{name}": rule for name, rule in access.COLLECTION_RULES.items()},
         **{f"AccessService/{name}": rule for name, rule in access.ACCESS_RULES.items()},
+        **{f"EmbeddingService/{name}": rule for name, rule in access.EMBEDDING_RULES.items()},
     }
     assert set(rules) == methods(*SERVICES) == set(REQUESTS) | {GET_CALLER}
     assert not any(rule.is_open for rule in rules.values())
@@ -106,15 +128,27 @@ def test_the_documents_have_the_same_table() -> None:
     table = Path("docs/security.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+/\w+)` \| (\w+) \|", table, re.MULTILINE))
     expected = {name: scope for name, (scope, _) in REQUESTS.items()} | {GET_CALLER: "any"}
-    worker = {f"EmbeddingService/{name}": "embed" for name in ("Embed", "EmbedStream", "Rank")}
-    worker["EmbeddingService/GetModel"] = "read"
-    assert methods(EMBEDDING) == set(worker)
-    assert rows == expected | worker
+    assert rows == expected
+
+
+def test_a_worker_needs_the_same_scopes_as_the_gateway() -> None:
+    rules = EmbeddingService(EmbedderSettings()).service().rules
+    assert {name: rule.scope for name, rule in rules.items()} == {
+        name: rule.scope for name, rule in access.EMBEDDING_RULES.items()
+    }
+
+
+@pytest.mark.parametrize("role", ["reader", "writer", "owner"])
+def test_who_may_search_may_embed(system: Secured, role: str) -> None:
+    caller = system.caller(system.key(f"{role}:photos"))
+    for method in ("Embed", "Rank", "GetModel"):
+        name = f"EmbeddingService/{method}"
+        assert caller.call(name, *REQUESTS[name][1]) == OK
 
 
 @pytest.fixture(scope="module")
 def keys(system: Secured) -> dict[str, str]:
-    every = ("search", "read", "write", "admin")
+    every = ("search", "read", "write", "admin", "embed")
     return {
         **{f"no {one}": system.key(*(two for two in every if two != one)) for one in every},
         **{f"other {one}": system.key(f"{one}:photo_album", f"{one}:video*") for one in every},
@@ -132,7 +166,7 @@ def test_a_call_needs_the_scope_of_its_method(
     assert system.caller(None).call(method, *requests)[0] == "UNAUTHENTICATED"
 
 
-@pytest.mark.parametrize("method", sorted(set(REQUESTS) - _WITHOUT_COLLECTION))
+@pytest.mark.parametrize("method", sorted(set(REQUESTS) - WITHOUT_COLLECTION))
 def test_a_scope_is_for_the_collections_that_it_names(
     system: Secured, keys: dict[str, str], method: str
 ) -> None:

@@ -19,7 +19,7 @@ from sentinel_core.calls import Call, current_call
 from sentinel_core.errors import InvalidArgument
 from tests import photos
 from tests.search_server.access.secured import OK, Caller, Secured
-from tests.search_server.access.test_scopes import REQUESTS
+from tests.search_server.access.test_scopes import REQUESTS, WITHOUT_COLLECTION
 from tests.search_server.conftest import error_info, image, text
 from tests.waiting import until
 
@@ -104,10 +104,13 @@ def _delete(name: str) -> collections.DeleteCollectionRequest:
     return collections.DeleteCollectionRequest(name=name)
 
 
+_NAMING_A_COLLECTION = sorted(set(REQUESTS) - WITHOUT_COLLECTION | {"SearchService/BatchSearch"})
+
+
 @pytest.mark.parametrize(
     "name", ["tenant_acme2__photos", "tenant_acme__photos", "photos2", "other_now"]
 )
-@pytest.mark.parametrize("method", sorted(set(REQUESTS) - {"CollectionService/ListCollections"}))
+@pytest.mark.parametrize("method", _NAMING_A_COLLECTION)
 def test_collections_of_others_do_not_exist(
     tenants: tuple[Tenant, Tenant], system: Secured, owner: str, method: str, name: str
 ) -> None:

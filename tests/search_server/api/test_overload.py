@@ -11,6 +11,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from sentinel.common.v1 import content_pb2
+from sentinel.embedding.v1 import embedding_service_pb2, embedding_service_pb2_grpc
 from sentinel.search.v1 import (
     item_service_pb2,
     item_service_pb2_grpc,
@@ -80,6 +82,7 @@ class Caller:
         self.channel = secure.aio_channel(address, options, caller=number)
         self.stub = search_service_pb2_grpc.SearchServiceStub(self.channel)
         self.items = item_service_pb2_grpc.ItemServiceStub(self.channel)
+        self.embedding = embedding_service_pb2_grpc.EmbeddingServiceStub(self.channel)
 
     async def search(self, words: str) -> int:
         request = search_service_pb2.SearchRequest(params=params(words), limit=5)
@@ -94,6 +97,18 @@ class Caller:
         items = [caption(f"number {number}") for number in range(count)]
         request = item_service_pb2.UpsertItemsRequest(collection="written", items=items)
         return len((await self.items.UpsertItems(request, timeout=60)).results)
+
+    async def embed(self, count: int) -> int:
+        request = embedding_service_pb2.EmbedRequest(contents=_texts(count))
+        return len((await self.embedding.Embed(request, timeout=60)).results)
+
+    async def rank(self, count: int) -> int:
+        request = embedding_service_pb2.RankRequest(query=_texts(1)[0], candidates=_texts(count))
+        return len((await self.embedding.Rank(request, timeout=60)).candidates)
+
+
+def _texts(count: int) -> list[content_pb2.Content]:
+    return [content_pb2.Content(text=f"text {number}") for number in range(count)]
 
 
 def params(words: str, collection: str = "photos") -> search_service_pb2.SearchParams:
@@ -199,6 +214,27 @@ async def test_writes_have_a_limit_of_their_own(
     held.release()
     assert await first == 60
     assert await search >= 1  # of what is stored by then
+
+
+async def test_contents_to_embed_have_a_limit_of_their_own(
+    small: processes.Server, callers: list[Caller], held: Hold
+) -> None:
+    heavy, searcher, _ = callers
+    first = asyncio.create_task(heavy.embed(60))
+    await until_admitted(small, "embed", 60)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await heavy.embed(5)
+    refusal(caught.value)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await heavy.rank(5)
+    refusal(caught.value)
+    search = asyncio.create_task(searcher.search("mine"))
+    await until_admitted(small, "search", 1)
+    held.release()
+    assert await first == 60
+    assert await search >= 1
+    assert await heavy.rank(5) == 5
+    await until_admitted(small, "embed", 0)
 
 
 async def test_hits_that_nobody_reads_are_no_work(

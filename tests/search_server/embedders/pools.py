@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.pool import EmbedderPool
-from search_server.embedders.worker import Embedded, Worker
+from search_server.embedders.worker import Worker
+from search_server.types.embeddings import Embedded, EmbedOptions
 from sentinel_core.access.followed_file import FollowedFile, secret
 from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
@@ -38,7 +39,7 @@ class Bench:
             contents,
             fingerprint=self.fingerprint,
             deadline=Deadline.within(seconds),
-            bulk=bulk,
+            options=EmbedOptions(bulk=bulk),
         )
 
     @property

@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry
 
 from search_server.collections.catalog import Catalog
 from search_server.collections.usage import StoredUsage
-from search_server.embedders.worker import Embedded, EmbeddedItem
 from search_server.items.dual_write import DualWrite
 from search_server.items.writer import ItemWriter
 from search_server.milvus.search_store import SearchStore
+from search_server.types.embeddings import Embedded, EmbeddedItem
 from search_server.types.items import Outcome
 from sentinel_core.calls import Deadline
 from sentinel_core.metrics import ServerMetrics
@@ -34,7 +34,7 @@ class Workers:
 
     async def embed(self, contents: Sequence[Content], **_: Any) -> Embedded:
         vectors = [np.array(DIRECTIONS[content.text], np.float32) for content in contents]
-        return Embedded([EmbeddedItem(vector) for vector in vectors], "f", 0.0, 0.0)
+        return Embedded([EmbeddedItem(vector) for vector in vectors], "f")
 
 
 def deadline() -> Deadline:

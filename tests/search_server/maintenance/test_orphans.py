@@ -16,12 +16,12 @@ from prometheus_client import CollectorRegistry
 
 from search_server.collections.catalog import Catalog
 from search_server.collections.usage import StoredUsage
-from search_server.embedders.worker import Embedded, EmbeddedItem
 from search_server.items.dual_write import DualWrite
 from search_server.items.writer import ItemWriter
 from search_server.maintenance import orphans
 from search_server.maintenance.orphans import OrphanCollector, OrphanReport
 from search_server.milvus.search_store import SearchStore
+from search_server.types.embeddings import Embedded, EmbeddedItem
 from search_server.types.items import Outcome
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition
@@ -59,7 +59,7 @@ class Workers:
 
     async def embed(self, contents: Sequence[Content], **_: Any) -> Embedded:
         item = EmbeddedItem(np.ones(4, np.float32), thumbnail=b"small")
-        return Embedded([item] * len(contents), "f", 0.0, 0.0)
+        return Embedded([item] * len(contents), "f")
 
 
 class NoFetcher:

@@ -14,6 +14,7 @@ from sentinel_client._text import printable
 from sentinel_client.cli._console import Failure, Options, explain, show_all_characters
 from sentinel_client.cli.certs import certs
 from sentinel_client.cli.collections import collections
+from sentinel_client.cli.embed import embed, rank
 from sentinel_client.cli.health import health
 from sentinel_client.cli.imports import bulk_index, imports, index
 from sentinel_client.cli.items import items
@@ -103,7 +104,7 @@ def main(
 
 
 for _command in (
-    *(up, index, imports, bulk_index, search, items, collections, health),
+    *(up, index, imports, bulk_index, search, embed, rank, items, collections, health),
     *(certs, keys, whoami),
 ):
     main.add_command(_command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path, PurePosixPath
@@ -45,10 +45,24 @@ def read_queries(file: BinaryIO) -> list[Query]:
     try:
         text = data.decode("utf-16" if utf_16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        name = valid_text(str(file.name))
-        raise Failure(f"line {number} of {name} is not UTF-8: save the file as UTF-8") from None
+        raise _not_utf_8(data.count(b"\n", 0, error.start) + 1, file) from None
     return [text_query(line.strip()) for line in text.splitlines() if line.strip()]
+
+
+def stream_queries(file: BinaryIO) -> Iterator[Query]:
+    """Yield the lines of a file in UTF-8 that are not blank, as they come."""
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError:
+            raise _not_utf_8(number, file) from None
+        if text:
+            yield text_query(text)
+
+
+def _not_utf_8(number: int, file: BinaryIO) -> Failure:
+    name = valid_text(str(file.name))
+    return Failure(f"line {number} of {name} is not UTF-8: save the file as UTF-8")
 
 
 def image_query(image: Path | ImageUri, crop: Box | None) -> Query:

@@ -26,8 +26,10 @@ if _version_not_supported:
 
 
 class EmbeddingServiceStub(object):
-    """EmbeddingService runs on every worker. One worker is one process on one device. Clients
-    spread their calls over several workers.
+    """EmbeddingService runs on every gateway and on every worker. Call a gateway: it spreads the calls
+    over its workers, moves them away from workers that fail, keeps the vectors of texts that came
+    lately, and fetches images by URI. One worker is one process on one device; it serves its gateways,
+    and programs that choose among workers themselves.
     """
 
     def __init__(self, channel):
@@ -59,8 +61,10 @@ class EmbeddingServiceStub(object):
 
 
 class EmbeddingServiceServicer(object):
-    """EmbeddingService runs on every worker. One worker is one process on one device. Clients
-    spread their calls over several workers.
+    """EmbeddingService runs on every gateway and on every worker. Call a gateway: it spreads the calls
+    over its workers, moves them away from workers that fail, keeps the vectors of texts that came
+    lately, and fetches images by URI. One worker is one process on one device; it serves its gateways,
+    and programs that choose among workers themselves.
     """
 
     def Embed(self, request, context):
@@ -69,7 +73,8 @@ class EmbeddingServiceServicer(object):
         others: its own result carries the error. The call itself fails with
         INVALID_ARGUMENT (BATCH_EMPTY, BATCH_TOO_LARGE, PARAMETER_OUT_OF_RANGE), NOT_FOUND
         (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
-        LOADING, DEVICE_STALLED) or DEADLINE_EXCEEDED (OUT_OF_TIME).
+        LOADING, DEVICE_STALLED) or DEADLINE_EXCEEDED (OUT_OF_TIME). At a gateway also with
+        RESOURCE_EXHAUSTED (OVERLOADED, QUOTA_EXCEEDED) or UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +88,8 @@ class EmbeddingServiceServicer(object):
         `Limits.max_stream_items` contents in progress; flow control then slows the sender down. The
         stream itself fails with UNAVAILABLE (LOADING), or with UNAVAILABLE (DRAINING) after the
         worker has answered everything it read: send the rest to another worker. A stream stays on
-        one worker; use Embed to spread work over several.
+        one worker; use Embed to spread work over several. Workers only: at a gateway it is
+        UNIMPLEMENTED / METHOD_UNSUPPORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,8 +105,11 @@ class EmbeddingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """GetModel describes the served model and this worker's limits. Use it to size your batches.
-        Fails with NOT_FOUND (MODEL_NOT_FOUND).
+        """GetModel describes the served model and this worker's limits. Use it to size your batches. A
+        gateway describes what its workers have in common: `max_contents_per_request` is its own, since
+        it splits requests; the limits of one content are the lowest of its healthy workers';
+        `max_queue_items` is their sum; `max_stream_items` is 0; runtime, device and dtype are those of
+        one of them. Fails with NOT_FOUND (MODEL_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,8 +147,10 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService(object):
-    """EmbeddingService runs on every worker. One worker is one process on one device. Clients
-    spread their calls over several workers.
+    """EmbeddingService runs on every gateway and on every worker. Call a gateway: it spreads the calls
+    over its workers, moves them away from workers that fail, keeps the vectors of texts that came
+    lately, and fetches images by URI. One worker is one process on one device; it serves its gateways,
+    and programs that choose among workers themselves.
     """
 
     @staticmethod
