@@ -149,7 +149,7 @@ def _calls(system: Secured, owner: str, evidence: Evidence) -> None:
     evidence.note_error("no message", caught.value)
     direct = Caller(system.pki.channel(system.worker.address), owner)
     with pytest.raises(grpc.RpcError) as caught:
-        direct.answers("EmbeddingService/GetModel", package="sentinel.embedding.v1")
+        direct.answers("EmbeddingService/GetModel")
     evidence.note_error("straight to the worker", caught.value)
 
 
