@@ -161,6 +161,22 @@ def _worker_access(settings: GatewaySettings) -> WorkerAccess:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What several services use."""
+
+    settings: GatewaySettings
+    backends: _Backends
+    metrics: ServerMetrics
+    tokens: PageTokens
+    row_memory: RowMemory
+    usage: StoredUsage
+    catalog: Catalog
+    confirmations: Confirmations
+    admission: GatewayAdmission
+    draining: asyncio.Event
+
+
 def _services(
     settings: GatewaySettings,
     backends: _Backends,
@@ -168,115 +184,23 @@ def _services(
     memory: MemoryBudget,
     draining: asyncio.Event,
 ) -> list[Service]:
-    pool, store, images = backends.pool, backends.store, backends.images
-    tokens, row_memory = _page_tokens(settings), RowMemory(memory)
-    usage = StoredUsage(store, images, backends.credentials.quotas)
-    catalog = Catalog(store, pool, usage)
-    confirmations = Confirmations(
-        settings.page_token_key(), protect=settings.protect, small_items=settings.protect_items
-    )
-    admission = GatewayAdmission(settings, metrics)
-    searcher = Searcher(
-        catalog,
-        QueryVectors(backends.embeddings, backends.fetcher, store, metrics),
-        store,
-        images,
-        row_memory=row_memory,
-        metrics=metrics,
-    )
-    writer = ItemWriter(
-        pool,
-        backends.fetcher,
-        store,
-        images,
+    usage = StoredUsage(backends.store, backends.images, backends.credentials.quotas)
+    parts = _Parts(
+        settings,
+        backends,
         metrics,
-        dual_write=DualWrite(catalog),
-        usage=usage,
-        max_image_bytes=settings.max_image_bytes,
-        thumbnail_side=settings.thumbnail_side,
-    )
-    search_s, write_s = settings.search_timeout_seconds, settings.write_timeout_seconds
-    reindexer = Reindexer(catalog, pool, store, images, call_timeout_s=write_s)
-    searches = SearchService(searcher, tokens, admission.searches, search_s)
-    items = ItemService(
-        writer,
-        ItemReader(store, images, row_memory),
-        catalog,
-        pool,
-        tokens,
-        admission=admission,
-        confirmations=confirmations,
-        draining=draining,
-        settings=settings,
-    )
-    collections = CollectionService(
-        catalog,
-        reindexer,
-        tokens,
-        write_s,
+        _page_tokens(settings),
+        RowMemory(memory),
+        usage,
+        Catalog(backends.store, backends.pool, usage),
+        Confirmations(
+            settings.page_token_key(), protect=settings.protect, small_items=settings.protect_items
+        ),
+        GatewayAdmission(settings, metrics),
         draining,
-        admission=admission,
-        confirmations=confirmations,
     )
-    embeddings = EmbeddingService(
-        pool,
-        backends.embeddings,
-        backends.fetcher,
-        admission=admission.embeddings,
-        metrics=metrics,
-        max_contents=settings.max_items_per_upsert,
-        timeout_s=write_s,
-    )
-    small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
-    return [
-        Service(
-            "sentinel.search.v1.SearchService",
-            search_service_pb2_grpc.add_SearchServiceServicer_to_server,
-            searches,
-            {"": MethodLimits(settings.max_message_bytes, search_s)},
-            access.SEARCH_RULES,
-        ),
-        Service(
-            "sentinel.search.v1.ItemService",
-            item_service_pb2_grpc.add_ItemServiceServicer_to_server,
-            items,
-            {
-                "": MethodLimits(SMALL_REQUEST_BYTES, search_s),
-                "DownloadImage": small_write,
-                "DeleteItems": small_write,
-                "UpsertItems": MethodLimits(settings.max_message_bytes, write_s),
-                "IngestItems": MethodLimits(settings.max_message_bytes, LONGEST_STREAM_S),
-            },
-            access.ITEM_RULES,
-        ),
-        Service(
-            "sentinel.search.v1.CollectionService",
-            collection_service_pb2_grpc.add_CollectionServiceServicer_to_server,
-            collections,
-            {
-                "": small_write,
-                "ReindexCollection": MethodLimits(SMALL_REQUEST_BYTES, LONGEST_STREAM_S),
-            },
-            access.COLLECTION_RULES,
-        ),
-        Service(
-            "sentinel.search.v1.AccessService",
-            access_service_pb2_grpc.add_AccessServiceServicer_to_server,
-            AccessService(access_controlled=backends.credentials.needed),
-            {"": MethodLimits(SMALL_REQUEST_BYTES, search_s)},
-            access.ACCESS_RULES,
-        ),
-        Service(
-            "sentinel.embedding.v1.EmbeddingService",
-            embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server,
-            embeddings,
-            {
-                "": MethodLimits(settings.max_message_bytes, write_s),
-                "GetModel": MethodLimits(SMALL_REQUEST_BYTES, search_s),
-            },
-            access.EMBEDDING_RULES,
-        ),
-    ]
+    makers = (_search_service, _item_service, _collection_service, _access_service)
+    return [make(parts) for make in (*makers, _embedding_service)]
 
 
 def _page_tokens(settings: GatewaySettings) -> PageTokens:
@@ -286,6 +210,126 @@ def _page_tokens(settings: GatewaySettings) -> PageTokens:
             "the same value for all gateways behind one address"
         )
     return PageTokens(settings.page_token_key(), settings.page_token_seconds)
+
+
+def _search_service(parts: _Parts) -> Service:
+    settings, backends = parts.settings, parts.backends
+    seconds = settings.search_timeout_seconds
+    searcher = Searcher(
+        parts.catalog,
+        QueryVectors(backends.embeddings, backends.fetcher, backends.store, parts.metrics),
+        backends.store,
+        backends.images,
+        row_memory=parts.row_memory,
+        metrics=parts.metrics,
+    )
+    return Service(
+        "sentinel.search.v1.SearchService",
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server,
+        SearchService(searcher, parts.tokens, parts.admission.searches, seconds),
+        {"": MethodLimits(settings.max_message_bytes, seconds)},
+        access.SEARCH_RULES,
+    )
+
+
+def _item_service(parts: _Parts) -> Service:
+    settings, backends = parts.settings, parts.backends
+    write_s = settings.write_timeout_seconds
+    small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
+    writer = ItemWriter(
+        backends.pool,
+        backends.fetcher,
+        backends.store,
+        backends.images,
+        parts.metrics,
+        dual_write=DualWrite(parts.catalog),
+        usage=parts.usage,
+        max_image_bytes=settings.max_image_bytes,
+        thumbnail_side=settings.thumbnail_side,
+    )
+    items = ItemService(
+        writer,
+        ItemReader(backends.store, backends.images, parts.row_memory),
+        parts.catalog,
+        backends.pool,
+        parts.tokens,
+        admission=parts.admission,
+        confirmations=parts.confirmations,
+        draining=parts.draining,
+        settings=settings,
+    )
+    return Service(
+        "sentinel.search.v1.ItemService",
+        item_service_pb2_grpc.add_ItemServiceServicer_to_server,
+        items,
+        {
+            "": MethodLimits(SMALL_REQUEST_BYTES, settings.search_timeout_seconds),
+            "DownloadImage": small_write,
+            "DeleteItems": small_write,
+            "UpsertItems": MethodLimits(settings.max_message_bytes, write_s),
+            "IngestItems": MethodLimits(settings.max_message_bytes, LONGEST_STREAM_S),
+        },
+        access.ITEM_RULES,
+    )
+
+
+def _collection_service(parts: _Parts) -> Service:
+    backends, write_s = parts.backends, parts.settings.write_timeout_seconds
+    reindexer = Reindexer(
+        parts.catalog, backends.pool, backends.store, backends.images, call_timeout_s=write_s
+    )
+    collections = CollectionService(
+        parts.catalog,
+        reindexer,
+        parts.tokens,
+        write_s,
+        parts.draining,
+        admission=parts.admission,
+        confirmations=parts.confirmations,
+    )
+    return Service(
+        "sentinel.search.v1.CollectionService",
+        collection_service_pb2_grpc.add_CollectionServiceServicer_to_server,
+        collections,
+        {
+            "": MethodLimits(SMALL_REQUEST_BYTES, write_s),
+            "ReindexCollection": MethodLimits(SMALL_REQUEST_BYTES, LONGEST_STREAM_S),
+        },
+        access.COLLECTION_RULES,
+    )
+
+
+def _access_service(parts: _Parts) -> Service:
+    return Service(
+        "sentinel.search.v1.AccessService",
+        access_service_pb2_grpc.add_AccessServiceServicer_to_server,
+        AccessService(access_controlled=parts.backends.credentials.needed),
+        {"": MethodLimits(SMALL_REQUEST_BYTES, parts.settings.search_timeout_seconds)},
+        access.ACCESS_RULES,
+    )
+
+
+def _embedding_service(parts: _Parts) -> Service:
+    settings, backends = parts.settings, parts.backends
+    embeddings = EmbeddingService(
+        backends.pool,
+        backends.embeddings,
+        backends.fetcher,
+        admission=parts.admission.embeddings,
+        metrics=parts.metrics,
+        max_contents=settings.max_items_per_upsert,
+        timeout_s=settings.write_timeout_seconds,
+    )
+    return Service(
+        "sentinel.embedding.v1.EmbeddingService",
+        embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server,
+        embeddings,
+        {
+            "": MethodLimits(settings.max_message_bytes, settings.write_timeout_seconds),
+            "GetModel": MethodLimits(SMALL_REQUEST_BYTES, settings.search_timeout_seconds),
+        },
+        access.EMBEDDING_RULES,
+    )
 
 
 async def _serve(settings: GatewaySettings) -> int:

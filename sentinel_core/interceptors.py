@@ -45,8 +45,7 @@ _AFTER_HANDLER_S = 0.5
 _ANSWER_GRACE_S = 15.0
 # A call without a message is mostly one that its caller has cancelled; gRPC says so a moment later.
 _UNTIL_CANCELLED_S = 0.05
-# A serialized response, and the transport's buffers.
-_SENT_COPIES = 2
+_SENT_COPIES = 2  # a serialized response, and the transport's buffers
 # Smaller responses need no share; the count of calls bounds them.
 _NEGLIGIBLE_BYTES = 64 * 1024
 _SEND_WAIT_S = 5.0
