@@ -6,6 +6,7 @@ import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -40,6 +41,15 @@ def _check_is_no_key(value: Path | None) -> Path | None:
 
 def _split(value: str) -> list[str]:
     return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+
+def _place(uri: str) -> str:
+    """Return a folder in one spelling, with a slash at its end."""
+    scheme, _, rest = uri.rpartition("://")
+    if scheme == "file":
+        rest = unquote(rest)
+    folder = str(Path(rest).resolve()) if scheme in ("", "file") else f"{scheme}://{rest}"
+    return folder.rstrip("/") + "/"
 
 
 class GatewaySettings(ServerSettings, StoreSettings):
@@ -200,6 +210,11 @@ class GatewaySettings(ServerSettings, StoreSettings):
             )
         if self.quotas_file and not self.has_credentials:
             raise ValueError("quotas_file needs callers who prove who they are; set keys_file")
+        if self.has_credentials and self._places_have_stored_images():
+            raise ValueError(
+                "image_uri_places covers the object store, and every caller could have the images "
+                "of others read there; name other places"
+            )
         if self.worker_api_key_file and not (self.worker_ca or self._all_workers_are_here()):
             raise ValueError("worker_api_key_file needs TLS with workers; set worker_ca")
         if bool(self.worker_cert) != bool(self.worker_key):
@@ -207,6 +222,11 @@ class GatewaySettings(ServerSettings, StoreSettings):
         if self.worker_cert and not self.worker_ca:
             raise ValueError("worker_cert needs TLS with workers; set worker_ca")
         return self
+
+    def _places_have_stored_images(self) -> bool:
+        stored = _place(self.object_store_uri)
+        places = map(_place, self.uri_places())
+        return any(stored.startswith(place) or place.startswith(stored) for place in places)
 
     def _all_workers_are_here(self) -> bool:
         hosts = (entry.rpartition(":")[0] for entry in self.worker_entries())

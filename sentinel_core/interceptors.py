@@ -51,9 +51,6 @@ _NEGLIGIBLE_BYTES = 64 * 1024
 _SEND_WAIT_S = 5.0
 # For one message of a response stream.
 _LONGEST_WRITE_S = 60.0
-# Quotas slow a request stream down: it waits before it reads on, and a little with a message.
-_LONGEST_PAUSE_S = 60.0
-_PATIENCE_S = 5.0
 
 if TYPE_CHECKING:  # generic only in its type stubs
     _Handler = grpc.RpcMethodHandler[Any, Any]
@@ -140,8 +137,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if data is None:
             await asyncio.sleep(_UNTIL_CANCELLED_S)
             raise InvalidArgument("REQUEST_MALFORMED", "the call has no message; send one")
+        return await self._parsed(data, parser, call, in_stream=False)
+
+    async def _parsed(
+        self, data: bytes, parser: MessageParser, call: Call, *, in_stream: bool
+    ) -> Any:
         request = await parser.parse(data)
-        await self._access.authorize(call, request, len(data))
+        await self._access.authorize(call, request, len(data), in_stream=in_stream)
         return request
 
     async def _each_request(
@@ -154,12 +156,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> AsyncIterator[Any]:
         while (data := await self._receiver.next(context, call)) is not None:
             await self._access.identify(call, context)  # it may have been revoked meanwhile
-            request = await parser.parse(data)
-            pause_s = await self._access.authorize(call, request, len(data), _PATIENCE_S)
-            data = None
-            yield request
+            yield await self._parsed(data, parser, call, in_stream=True)
             _release(call)
-            await asyncio.sleep(min(pause_s, _LONGEST_PAUSE_S))
+            data = None
+            await self._access.pace(call)
 
     def _unary(self, method: _Method) -> Any:
         observer, gate, access = self._observer, self._gate, self._access

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from search_server.types.queries import MAX_HITS
 from sentinel_core.access.guard import Rule
 from sentinel_core.access.quotas import Cost
 from sentinel_core.access.scopes import Scope
@@ -16,6 +17,8 @@ from sentinel_core.access.scopes import Scope
 _PER_IMAGE = 8.0
 _HITS_PER_CALL = 200
 _DEFAULT_HITS = 20
+# No request costs more than the largest one that is answered, whatever it asks for.
+_MAX_PAGE, _MAX_TERMS, _MAX_SEARCHES, _MAX_CONTENTS = 1_000, 16, 64, 1_024
 # Searches with another order than Milvus's rank this many candidates.
 _CANDIDATES = 1_000
 
@@ -42,15 +45,15 @@ def _in_reindex(request: Any) -> tuple[str, ...]:
 
 def _search_cost(request: Any) -> Cost:
     hits = request.limit if request.HasField("limit") else _DEFAULT_HITS
-    return Cost(_calls(request.params, hits))
+    return Cost(_calls(request.params, min(hits, MAX_HITS)))
 
 
 def _page_cost(request: Any) -> Cost:
-    return Cost(_calls(request.params, request.page_size or _DEFAULT_HITS))
+    return Cost(_calls(request.params, min(request.page_size or _DEFAULT_HITS, _MAX_PAGE)))
 
 
 def _batch_cost(request: Any) -> Cost:
-    return Cost(max(1.0, sum(_page_cost(one).calls for one in request.searches)))
+    return Cost(max(1.0, sum(_page_cost(one).calls for one in request.searches[:_MAX_SEARCHES])))
 
 
 def _calls(params: Any, hits: int) -> float:
@@ -61,7 +64,7 @@ def _calls(params: Any, hits: int) -> float:
 
 
 def _terms(query: Any) -> Iterable[Any]:
-    return query.composite.terms if query.HasField("composite") else (query,)
+    return query.composite.terms[:_MAX_TERMS] if query.HasField("composite") else (query,)
 
 
 def _content_calls(term: Any) -> float:
@@ -71,19 +74,19 @@ def _content_calls(term: Any) -> float:
 
 
 def _items_cost(request: Any) -> Cost:
-    return Cost(items=len(request.items))
+    return Cost(items=min(len(request.items), _MAX_CONTENTS))
 
 
 def _batch_of_stream_cost(request: Any) -> Cost:
-    return Cost(items=len(request.batch.items)) if request.HasField("batch") else Cost()
+    return _items_cost(request.batch) if request.HasField("batch") else Cost()
 
 
 def _embed_cost(request: Any) -> Cost:
-    return Cost(max(1.0, sum(map(_each, request.contents))))
+    return Cost(max(1.0, sum(map(_each, request.contents[:_MAX_CONTENTS]))))
 
 
 def _rank_cost(request: Any) -> Cost:
-    return Cost(_each(request.query) + sum(map(_each, request.candidates)))
+    return Cost(_each(request.query) + sum(map(_each, request.candidates[:_MAX_CONTENTS])))
 
 
 def _each(content: Any) -> float:
@@ -115,7 +118,8 @@ COLLECTION_RULES = {
     "DeleteAlias": Rule(Scope.ADMIN, lambda request: (request.alias,)),
     "ReindexCollection": Rule(Scope.ADMIN, _in_reindex),
 }
-# Without a collection: what a caller learns is only about its own contents.
+# Without a collection: what a caller learns is only about its own contents, and those that the
+# operator lets everybody fetch.
 EMBEDDING_RULES = {
     "Embed": Rule(Scope.EMBED, cost=_embed_cost),
     "EmbedStream": Rule(Scope.EMBED),

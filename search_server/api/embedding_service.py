@@ -21,7 +21,13 @@ from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from sentinel_core.admission import Admission
 from sentinel_core.calls import Deadline, check_count, note_items
-from sentinel_core.errors import Internal, InvalidArgument, SentinelError, Unimplemented
+from sentinel_core.errors import (
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    SentinelError,
+    Unimplemented,
+)
 from sentinel_core.metrics import ServerMetrics
 from sentinel_core.vectors import rank
 from sentinel_store.items import Content
@@ -61,6 +67,10 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         check_count(count, self._max_contents, "contents")
         paths = [f"contents[{index}]" for index in range(count)]
         contents = embedding_messages.contents_from(request.contents, paths)
+        if options.thumbnail_side:
+            contents = [
+                _unless_by_uri(one, path) for one, path in zip(contents, paths, strict=True)
+            ]
         with self._admission.admit({"contents": count}):
             items, timings = await self._embed(
                 contents, paths, options, served[0], self._deadline(context)
@@ -195,3 +205,15 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         except InvalidArgument as error:  # a worker's, of an option
             raise error.at(error.metadata.get("field")) from error
         return answer.items, answer.timings
+
+
+def _unless_by_uri(content: Content | SentinelError, path: str) -> Content | SentinelError:
+    """Return the content, or an error if a thumbnail would show an image that others may read."""
+    if isinstance(content, SentinelError) or not content.uri:
+        return content
+    return PermissionDenied(
+        "URI_FORBIDDEN",
+        "there are no thumbnails of images by URI, since the gateway may read more than its "
+        "callers; send the bytes, or leave out thumbnail_side",
+        field=f"{path}.image.uri",
+    )

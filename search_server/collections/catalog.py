@@ -74,7 +74,7 @@ class Catalog:
     async def add(self, info: CollectionInfo, deadline: Deadline) -> None:
         """Create the empty collection that `info` describes; errors as `create`."""
         async with self._naming:
-            await self._usage.check_new_collection(deadline)
+            await self._usage.check_new_collection(info.name, deadline)
             await self._store.create_collection(info, deadline)
 
     async def get(self, name: str, deadline: Deadline) -> CollectionInfo:

@@ -24,7 +24,7 @@ from sentinel_core.errors import ResourceExhausted, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
-from sentinel_store.items import Content, Item
+from sentinel_store.items import Content, Item, Row
 from sentinel_store.prepared_item import PreparedItem, prepare_item
 from sentinel_store.values import FloatArray
 
@@ -206,26 +206,35 @@ class ItemWriter:
             for item_id, item in items.items()
             if item_id not in before.unchanged and item_id not in before.vectors
         ]
-        failed = await self._usage.add(info, new, before.ids, deadline)
-        new = [item for item in new if item.id not in failed]
-        embedded = await self._embed(info, new, deadline, retry_full_queues)
-        rows = [items[item_id].row(vector) for item_id, vector in before.vectors.items()]
-        images: list[tuple[str, bytes, bytes]] = []
-        for item in new:
-            result = embedded.get(item.id)
-            if result is not None and result.error is not None:
-                failed[item.id] = result.error
-                continue
-            rows.append(item.row(result.vector if result is not None else None))
-            if result is not None and item.image and item.content is not None:
-                images.append((item.image, item.content.data, result.thumbnail))
+        async with self._usage.adding(info, new, before.ids, deadline) as failed:
+            new = [item for item in new if item.id not in failed]
+            embedded = await self._embed(info, new, deadline, retry_full_queues)
+            rows = [items[item_id].row(vector) for item_id, vector in before.vectors.items()]
+            images: list[tuple[str, bytes, bytes]] = []
+            for item in new:
+                result = embedded.get(item.id)
+                if result is not None and result.error is not None:
+                    failed[item.id] = result.error
+                    continue
+                rows.append(item.row(result.vector if result is not None else None))
+                if result is not None and item.image and item.content is not None:
+                    images.append((item.image, item.content.data, result.thumbnail))
+            await self._store_rows(info, rows, images, deadline)
+        return before.unchanged, failed
+
+    async def _store_rows(
+        self,
+        info: CollectionInfo,
+        rows: Sequence[Row],
+        images: Sequence[tuple[str, bytes, bytes]],
+        deadline: Deadline,
+    ) -> None:
         if images:
             with self._metrics.stage("object_store"):
                 await self._images.put_images(images, deadline)
         if rows:
             with self._metrics.stage("milvus_upsert"):
                 await self._store.upsert(info, rows, deadline)
-        return before.unchanged, failed
 
     async def _stored_before(
         self, info: CollectionInfo, items: Mapping[str, PreparedItem], deadline: Deadline

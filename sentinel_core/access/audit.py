@@ -17,7 +17,7 @@ from sentinel_core.logging import JsonFormatter
 _logger = logging.getLogger("sentinel.audit")
 _SCOPES = {Scope.WRITE, Scope.ADMIN}
 _REJECTED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
-_OVER_QUOTA = "QUOTA_EXCEEDED"
+_REFUSALS = ("CREDENTIALS_", "QUOTA_EXCEEDED")
 # Who is refused at once must not fill the disk: so many lines in a second.
 _MOST_REFUSALS = 10
 _MOST_NAMES, _LONGEST_NAME = 8, 128
@@ -46,11 +46,11 @@ def open_audit_log(place: str) -> None:
 
 def note(call: Call, code: str) -> None:
     """Write a call's line, if it has one. `code` is how the call ended."""
-    is_over_quota = call.reason == _OVER_QUOTA
-    if call.scope not in _SCOPES and code not in _REJECTED and not is_over_quota:
+    is_refused = code in _REJECTED or call.reason.startswith(_REFUSALS)
+    if call.scope not in _SCOPES and not is_refused:
         return
     left_out = 0
-    if code == "UNAUTHENTICATED" or is_over_quota:
+    if is_refused:
         is_written, left_out = _refusals.count()
         if not is_written:
             return
@@ -73,7 +73,7 @@ def note(call: Call, code: str) -> None:
 
 
 class _Refusals:
-    """Counts the lines of callers without a valid credential or over a quota, by the second."""
+    """Counts the lines of calls that were refused at once, by the second."""
 
     def __init__(self) -> None:
         self._second = 0

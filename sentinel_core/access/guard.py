@@ -118,21 +118,19 @@ class Access:
             raise PermissionDenied("SCOPE_MISSING", f"nobody may call {call.method}")
         if rule.is_open:
             return
-        call.scope = rule.scope
         if not self._is_open:
             call.caller = await self._caller_of(context)
-            if rule.scope is not None:
-                call.caller.check(rule.scope)
-            quotas = self._credentials.quotas
-            if quotas is not None and call.slot is None:
-                call.slot = quotas.enter(call.caller)
+        call.scope = rule.scope
+        if rule.scope is not None:
+            call.caller.check(rule.scope)
+        quotas = self._credentials.quotas
+        if quotas is not None and call.slot is None:
+            call.slot = quotas.enter(call.caller)
 
-    async def authorize(
-        self, call: Call, request: Any, size: int, patience_s: float = 0.0
-    ) -> float:
-        """Check that the caller may do this with the request's collections; charge `size` bytes.
+    async def authorize(self, call: Call, request: Any, size: int, *, in_stream: bool) -> None:
+        """Charge a request of `size` bytes, and check that the caller may use its collections.
 
-        Waits for its quotas up to `patience_s`. Returns the seconds until they admit another call.
+        A message of a stream is never refused for its cost: `pace` comes before it.
 
         Raises:
             PermissionDenied: It may not.
@@ -140,16 +138,24 @@ class Access:
         """
         rule = None if self._has_no_work else self._rules.get(call.method)
         if rule is None or rule.is_open:
-            return 0.0
+            return
+        quotas = self._credentials.quotas
+        if quotas is not None:
+            await quotas.charge(call.caller, rule.cost(request), size, even_if_empty=in_stream)
         names = tuple(rule.collections(request))
         call.collections = names or call.collections
         if rule.scope is not None:
             for name in names:
                 call.caller.check(rule.scope, name)
+
+    async def pace(self, call: Call) -> None:
+        """Wait until the quotas of a stream's caller have something again, up to a minute.
+
+        Raises ResourceExhausted if it takes longer.
+        """
         quotas = self._credentials.quotas
-        if quotas is None:
-            return 0.0
-        return await quotas.charge(call.caller, rule.cost(request), size, patience_s)
+        if quotas is not None:
+            await quotas.pace(call.caller)
 
     async def _caller_of(self, context: Any) -> Caller:
         keys, tokens = self._credentials.keys, self._credentials.tokens

@@ -29,6 +29,7 @@ _MOST_BUCKETS = 10_000
 _SWEEP_EVERY_S = 1.0
 # A call that ends makes room for the next.
 _RETRY_CONCURRENT_S = 0.1
+_LONGEST_PAUSE_S = 60.0
 
 
 class Quota(enum.StrEnum):
@@ -70,12 +71,13 @@ class Bill:
 class Buckets(Protocol):
     """Token buckets."""
 
-    async def take(self, bills: Sequence[Bill]) -> tuple[int | None, float]:
-        """Take all bills, or none.
+    async def take(
+        self, bills: Sequence[Bill], *, even_if_empty: bool = False
+    ) -> tuple[int, float] | None:
+        """Take all bills, or none, or with `even_if_empty` all in any case.
 
-        Returns:
-            The place of the bill that is short, or None if all were taken; and in how many seconds
-            every bucket will have something again.
+        Returns None if they were taken; else the place of the bill whose bucket is empty, and in
+        how many seconds it will have something again.
         """
         ...
 
@@ -88,21 +90,20 @@ class LocalBuckets:
         self._levels: dict[str, tuple[float, float, float]] = {}  # level, at, full at
         self._swept_at = clock()
 
-    async def take(self, bills: Sequence[Bill]) -> tuple[int | None, float]:
+    async def take(
+        self, bills: Sequence[Bill], *, even_if_empty: bool = False
+    ) -> tuple[int, float] | None:
         now = self._clock()
         levels = [self._level(bill, now) for bill in bills]
-        waits = [_seconds_short(bill, level) for bill, level in zip(bills, levels, strict=True)]
+        waits = [(1.0 - level) / bill.rate for bill, level in zip(bills, levels, strict=True)]
         longest = max(waits)
-        if longest > 0:
+        if longest > 0 and not even_if_empty:
             return waits.index(longest), longest
         for bill, level in zip(bills, levels, strict=True):
             left = level - bill.amount
             self._levels[bill.bucket] = (left, now, now + (bill.size - left) / bill.rate)
         self._sweep(now)
-        return None, max(
-            _seconds_short(bill, level - bill.amount)
-            for bill, level in zip(bills, levels, strict=True)
-        )
+        return None
 
     def _level(self, bill: Bill, now: float) -> float:
         level, at, _ = self._levels.get(bill.bucket, (bill.size, now, now))
@@ -113,10 +114,6 @@ class LocalBuckets:
         if len(self._levels) > _MOST_BUCKETS and now - self._swept_at > _SWEEP_EVERY_S:
             self._swept_at = now
             self._levels = {name: one for name, one in self._levels.items() if one[2] > now}
-
-
-def _seconds_short(bill: Bill, level: float) -> float:
-    return max(0.0, (1.0 - level) / bill.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,38 +157,47 @@ class Quotas:
         self._running.update(names)
         return Slot(self._running, names)
 
-    async def charge(self, caller: Caller, cost: Cost, size: int, patience_s: float = 0.0) -> float:
+    async def charge(
+        self, caller: Caller, cost: Cost, size: int, *, even_if_empty: bool = False
+    ) -> None:
         """Take what a call costs, `size` bytes included.
 
-        Returns in how many seconds the next call can be admitted. Raises ResourceExhausted if a
-        bucket is empty, and will be for longer than `patience_s`.
+        Raises ResourceExhausted if a bucket is empty, unless it may be.
         """
-        bills, refusals = self._bills(caller, cost, size)
-        patience = Deadline.within(patience_s)
-        while bills:
-            short, wait_s = await self._buckets.take(bills)
-            if short is None:
-                return wait_s
+        amounts = {Quota.CALLS: cost.calls, Quota.ITEMS: cost.items, Quota.BYTES: size}
+        bills, refusals = self._bills(caller, {one: n for one, n in amounts.items() if n})
+        if not bills:
+            return
+        empty = await self._buckets.take(bills, even_if_empty=even_if_empty)
+        if empty is not None:
+            place, wait_s = empty
+            raise refusals[place](wait_s)
+
+    async def pace(self, caller: Caller) -> None:
+        """Wait until there is something in every bucket; take nothing.
+
+        Raises ResourceExhausted if that takes longer than a minute.
+        """
+        bills, refusals = self._bills(caller, dict.fromkeys(_PERIODS, 0.0))
+        patience = Deadline.within(_LONGEST_PAUSE_S)
+        while bills and (empty := await self._buckets.take(bills)) is not None:
+            place, wait_s = empty
             if wait_s > patience.remaining():
-                raise refusals[short](wait_s)
+                raise refusals[place](wait_s)
             await asyncio.sleep(wait_s)
-        return 0.0
 
     def _bills(
-        self, caller: Caller, cost: Cost, size: int
+        self, caller: Caller, amounts: Mapping[Quota, float]
     ) -> tuple[list[Bill], list[Callable[[float], ResourceExhausted]]]:
-        """Return what a call takes from each bucket, and the refusal if there is not enough."""
-        amounts = {Quota.CALLS: cost.calls, Quota.ITEMS: cost.items, Quota.BYTES: size}
+        """Return what to take from each bucket, and the refusal if it is empty."""
         bills: list[Bill] = []
         refusals: list[Callable[[float], ResourceExhausted]] = []
         for limits, name in _holders(self._file.value(), caller):
-            for quota, period in _PERIODS.items():
+            for quota, amount in amounts.items():
                 limit = limits.get(quota)
-                if limit is not None and amounts[quota]:
-                    bucket = Bill(
-                        f"{name}:{quota}", amounts[quota], limit / period, max(1.0, limit)
-                    )
-                    bills.append(bucket)
+                if limit is not None:
+                    rate, size = limit / _PERIODS[quota], max(1.0, limit)
+                    bills.append(Bill(f"{name}:{quota}", amount, rate, size))
                     refusals.append(partial(refusal, quota, limit, name))
         return bills, refusals
 

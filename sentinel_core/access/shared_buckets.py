@@ -40,16 +40,14 @@ for place, key in ipairs(KEYS) do
   local wait = (1 - levels[place]) / rate
   if wait > longest then longest, short = wait, place end
 end
-if short > 0 then return {short, tostring(longest)} end
-local next_wait = 0
+if short > 0 and ARGV[#ARGV] == '0' then return {short, tostring(longest)} end
 for place, key in ipairs(KEYS) do
   local amount, rate, size = bill(place)
   local left = levels[place] - amount
   redis.call('HSET', key, 'level', string.format('%.6f', left), 'at', string.format('%.6f', now))
   redis.call('PEXPIRE', key, math.ceil((size - left) / rate * 1000) + 1000)
-  next_wait = math.max(next_wait, (1 - left) / rate)
 end
-return {0, tostring(next_wait)}
+return {0, '0'}
 """
 
 
@@ -82,25 +80,28 @@ class SharedBuckets:
             ) from None
         return cls(found)
 
-    async def take(self, bills: Sequence[Bill]) -> tuple[int | None, float]:
+    async def take(
+        self, bills: Sequence[Bill], *, even_if_empty: bool = False
+    ) -> tuple[int, float] | None:
         now = time.monotonic()
         if now < self._down_until:
-            return await self._own.take(bills)
+            return await self._own.take(bills, even_if_empty=even_if_empty)
+        if self._down_until:
+            self._down_until = now + _TRY_AGAIN_S  # this call tries, and the others do not wait
+        amounts = [one for bill in bills for one in (bill.amount, bill.rate, bill.size)]
         try:
-            answer = await self._script(
-                keys=[_PREFIX + bill.bucket for bill in bills],
-                args=[one for bill in bills for one in (bill.amount, bill.rate, bill.size)],
+            place, wait_s = await self._script(
+                keys=[_PREFIX + bill.bucket for bill in bills], args=[*amounts, int(even_if_empty)]
             )
         except (RedisError, OSError) as error:
             if not self._down_until:
                 logger.error("quotas are not shared", extra={"why": type(error).__name__})
-            self._down_until = now + _TRY_AGAIN_S
-            return await self._own.take(bills)
+            self._down_until = time.monotonic() + _TRY_AGAIN_S
+            return await self._own.take(bills, even_if_empty=even_if_empty)
         if self._down_until:
             logger.info("quotas are shared again")
             self._down_until = 0.0
-        place, wait_s = int(answer[0]), max(0.0, float(answer[1]))
-        return (place - 1 if place else None), wait_s
+        return (int(place) - 1, float(wait_s)) if place else None
 
     async def close(self) -> None:
         """Close the connections."""

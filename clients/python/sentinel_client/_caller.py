@@ -18,7 +18,7 @@ class Scope(enum.Enum):
     WRITE = "write"
     # Create, name, delete and reindex collections.
     ADMIN = "admin"
-    # At workers only.
+    # Embed and rank contents.
     EMBED = "embed"
 
 

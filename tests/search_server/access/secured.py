@@ -22,7 +22,7 @@ import sentinel.search.v1.access_service_pb2
 import sentinel.search.v1.collection_service_pb2
 import sentinel.search.v1.item_service_pb2
 import sentinel.search.v1.search_service_pb2
-from tests import processes
+from tests import photos, processes
 from tests.search_server.conftest import error_info
 from tests.secure import sentinel
 from tests.waiting import until
@@ -109,7 +109,7 @@ class Issuer:
 
 @dataclass(slots=True)
 class Secured:
-    """A running system."""
+    """A running system; `place` is a folder whose images everybody may name by URI."""
 
     gateway: processes.Server
     worker: processes.Server
@@ -117,6 +117,7 @@ class Secured:
     issuer: Issuer
     keys_file: Path
     audit: Path
+    place: Path
 
     def key(self, *grants: str, tenant: str = "", expires: str = "") -> str:
         """Create a key; the gateway knows it after a moment."""
@@ -221,7 +222,9 @@ def running(
         sentinel("keys", "create", "--file", str(worker_keys), "--grant", "service")
     )
     sentinel("keys", "create", "--file", str(keys), "--grant", "owner")
-    audit = folder / "audit.log"
+    audit, place = folder / "audit.log", folder / "place"
+    place.mkdir()
+    (place / "cat.jpg").write_bytes(photos.photo("chelsea").read_bytes())
     with (
         processes.running(
             folder / "worker",
@@ -241,6 +244,7 @@ def running(
             *("--keys-file", str(keys), "--audit-log", str(audit)),
             *("--worker-ca", pki.file("ca.pem"), "--worker-api-key-file", str(worker_key)),
             *("--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE, "--jwt-keys", str(issuer.jwks)),
+            *("--image-uri-places", f"{place.as_uri()}/"),
             *gateway_flags,
             serving=False,
             environment=environment,
@@ -248,4 +252,4 @@ def running(
         ) as gateway,
     ):
         wait_until_serving(pki.channel(gateway.address))
-        yield Secured(gateway, worker, pki, issuer, keys, audit)
+        yield Secured(gateway, worker, pki, issuer, keys, audit, place)

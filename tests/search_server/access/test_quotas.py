@@ -39,6 +39,7 @@ TENANTS = {
     "large": {"stored_bytes": 200_000},
     "collections": {"collections": 2},
     "audited": {"calls_per_second": 0.01},
+    "scoped": {"calls_per_second": 5},
 }
 
 
@@ -140,6 +141,30 @@ def test_embedding_is_charged_by_its_contents(system: Secured) -> None:
     assert retry_s > 5
     costs = [access.EMBEDDING_RULES[one].cost for one in ("Embed", "Rank")]
     assert [cost(of).calls for cost, of in zip(costs, (embed, rank), strict=True)] == [10, 2]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("Search", search.SearchRequest(limit=2**31 - 1)),
+        ("SearchPage", search.SearchPageRequest(page_size=2**31 - 1)),
+        ("BatchSearch", search.BatchSearchRequest(searches=[search.SearchPageRequest()] * 20_000)),
+    ],
+)
+def test_no_request_costs_more_than_the_largest_that_is_answered(
+    method: str, request_: Any
+) -> None:
+    assert access.SEARCH_RULES[method].cost(request_).calls <= 64 * 6
+
+
+def test_calls_without_the_scope_are_charged_and_do_not_fill_the_log(system: Secured) -> None:
+    caller = system.caller(system.key("reader:mine", tenant="scoped"))
+    begun, answers = time.monotonic(), set()
+    for _ in range(200):
+        answers.add(caller.call("SearchService/Search", searching()))
+    assert answers == {("PERMISSION_DENIED", "SCOPE_MISSING"), EXCEEDED}
+    lines = [line for line in system.audited() if line["tenant"] == "scoped"]
+    assert 1 <= len(lines) <= 10 * (2 + int(time.monotonic() - begun))
 
 
 def test_items_are_limited(system: Secured) -> None:
@@ -247,6 +272,7 @@ def test_stored_bytes_are_limited_also_as_a_new_gateway_estimates_them(system: S
 def test_collections_are_limited_also_as_targets_of_a_reindex(system: Secured) -> None:
     caller = caller_of(system, "collections", creates=False)
     assert [created(caller, name) for name in ("one", "two", "three")] == [OK, OK, EXCEEDED]
+    assert created(caller, "two") == ("ALREADY_EXISTS", "COLLECTION_EXISTS")
     reindex = collections.ReindexCollectionRequest(source="one", target="three")
     assert caller.call("CollectionService/ReindexCollection", reindex)[0] in (
         "RESOURCE_EXHAUSTED",

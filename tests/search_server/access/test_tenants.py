@@ -11,6 +11,7 @@ import pytest
 
 from search_server.api.page_tokens import PageTokens
 from sentinel.common.v1 import content_pb2
+from sentinel.embedding.v1 import embedding_service_pb2 as embedding
 from sentinel.search.v1 import collection_service_pb2 as collections
 from sentinel.search.v1 import item_service_pb2 as items
 from sentinel.search.v1 import search_service_pb2 as search
@@ -204,6 +205,18 @@ def test_strangers_do_not_fill_the_audit_log(system: Secured) -> None:
     assert len(system.audited()) - before <= 10 * seconds
 
 
+def test_guesses_of_a_known_id_do_not_fill_the_audit_log(system: Secured, owner: str) -> None:
+    """At a method that is always audited; most of them are throttled."""
+    before = len(system.audited())
+    guesser = system.caller(f"{owner.rpartition('_')[0]}_{'x' * 43}")
+    start = time.monotonic()
+    reasons = {guesser.call("ItemService/DeleteItems")[1] for _ in range(300)}
+    assert reasons == {"CREDENTIALS_INVALID", "CREDENTIALS_THROTTLED"}
+    lines = system.audited()[before:]
+    assert 1 <= len(lines) <= 10 * (2 + int(time.monotonic() - start))
+    assert {line["reason"] for line in lines} <= reasons
+
+
 def test_ids_of_another_one_are_found_nowhere(tenants: tuple[Tenant, Tenant]) -> None:
     mine, _ = tenants
     request = items.GetItemsRequest(collection="photos", ids=["acme21"])
@@ -215,16 +228,27 @@ def test_ids_of_another_one_are_found_nowhere(tenants: tuple[Tenant, Tenant]) ->
     assert answer == ("NOT_FOUND", "ITEM_NOT_FOUND")
 
 
-def test_a_uri_of_another_ones_image_is_not_fetched(tenants: tuple[Tenant, Tenant]) -> None:
+def test_a_uri_of_another_ones_image_is_not_fetched(
+    tenants: tuple[Tenant, Tenant], system: Secured
+) -> None:
+    """But one at a place that the operator names for all."""
     mine, other = tenants
     request = items.GetItemsRequest(collection="photos", ids=["cat"])
     [answer] = other.caller.answers("ItemService/GetItems", request)
-    uri = answer.items[0].image_uri
-    assert uri
-    stolen = items.Item(id="stolen", content=content_pb2.Content(image=content_pb2.Image(uri=uri)))
-    upsert = items.UpsertItemsRequest(collection="photos", items=[stolen])
+    uris = {"stolen": answer.items[0].image_uri, "listed": f"{system.place.as_uri()}/cat.jpg"}
+    upsert = items.UpsertItemsRequest(collection="photos")
+    for name, uri in uris.items():
+        content = content_pb2.Content(image=content_pb2.Image(uri=uri))
+        upsert.items.append(items.Item(id=name, content=content))
     [answer] = mine.caller.answers("ItemService/UpsertItems", upsert)
-    assert answer.results[0].outcome == items.ItemResult.OUTCOME_FAILED
+    outcomes = {result.id: result.outcome for result in answer.results}
+    assert outcomes["stolen"] == items.ItemResult.OUTCOME_FAILED
+    assert outcomes["listed"] == items.ItemResult.OUTCOME_STORED
+    embed = embedding.EmbedRequest(
+        contents=[content_pb2.Content(image=content_pb2.Image(uri=uri)) for uri in uris.values()]
+    )
+    [answer] = mine.caller.answers("EmbeddingService/Embed", embed)
+    assert [one.WhichOneof("outcome") for one in answer.results] == ["error", "vector"]
 
 
 def test_a_cached_query_of_another_one_is_not_cached_for_me(

@@ -116,6 +116,14 @@ def test_the_answer_is_the_workers_own(worker: Stub, gateway: Stub, options: Any
         assert without_times(embed(gateway, content, **options)) == own
 
 
+def test_there_are_no_thumbnails_of_images_by_uri(gateway: Stub) -> None:
+    by_uri = content_pb2.Content()
+    by_uri.image.uri = "https://example.com/dog.jpg"
+    answer = embed(gateway, cropped(), by_uri, thumbnail_side=64)
+    assert answer.results[0].image.thumbnail
+    assert "leave out thumbnail_side" in answer.results[1].error.message
+
+
 def test_one_bad_content_never_fails_its_neighbours(gateway: Stub) -> None:
     bad_crop, by_uri = cropped(), content_pb2.Content()
     bad_crop.image.crop.left = 0.9

@@ -80,15 +80,21 @@ async def buckets(request: pytest.FixtureRequest) -> AsyncIterator[Buckets]:
     await shared.close()
 
 
+async def place_of_empty(buckets: Buckets, *bills: Bill) -> int | None:
+    empty = await buckets.take(bills)
+    return None if empty is None else empty[0]
+
+
 async def test_a_full_bucket_is_spent_and_fills_at_its_rate(buckets: Buckets) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     taken = 0
     while loop.time() - started < 1.0:
-        short, wait_s = await buckets.take([Bill("x", 1.0, rate=50.0, size=10.0)])
-        if short is None:
+        empty = await buckets.take([Bill("x", 1.0, rate=50.0, size=10.0)])
+        if empty is None:
             taken += 1
         else:
+            _, wait_s = empty
             assert 0 < wait_s <= 1 / 50 + 0.001
             await asyncio.sleep(wait_s)
     most = 10 + 50 * (loop.time() - started) + 1
@@ -96,28 +102,37 @@ async def test_a_full_bucket_is_spent_and_fills_at_its_rate(buckets: Buckets) ->
 
 
 async def test_a_call_may_cost_more_than_a_bucket_holds(buckets: Buckets) -> None:
-    short, wait_s = await buckets.take([Bill("x", 100.0, rate=10.0, size=10.0)])
-    assert short is None
-    assert wait_s == pytest.approx(9.1, abs=0.5)
-    short, wait_s = await buckets.take([Bill("x", 1.0, rate=10.0, size=10.0)])
-    assert short == 0
+    assert await buckets.take([Bill("x", 100.0, rate=10.0, size=10.0)]) is None
+    place, wait_s = await buckets.take([Bill("x", 1.0, rate=10.0, size=10.0)]) or (None, 0.0)
+    assert place == 0
     assert 0 < wait_s <= 9.1
+
+
+async def test_a_bucket_may_be_asked_and_may_be_overdrawn(buckets: Buckets) -> None:
+    nothing, all_of_it = (Bill("x", amount, rate=0.1, size=5.0) for amount in (0.0, 5.0))
+    for _ in range(9):
+        assert await buckets.take([nothing]) is None
+    assert await buckets.take([all_of_it]) is None
+    assert await buckets.take([nothing]) is not None
+    assert await buckets.take([all_of_it], even_if_empty=True) is None
+    _, wait_s = await buckets.take([nothing]) or (None, 0.0)
+    assert wait_s == pytest.approx(60.0, abs=5.0)
 
 
 async def test_all_bills_or_none_are_taken(buckets: Buckets) -> None:
     empty, full = Bill("empty", 5.0, rate=0.1, size=5.0), Bill("full", 1.0, rate=0.1, size=3.0)
-    assert (await buckets.take([empty]))[0] is None
+    assert await place_of_empty(buckets, empty) is None
     for _ in range(5):
-        assert (await buckets.take([full, empty]))[0] == 1
+        assert await place_of_empty(buckets, full, empty) == 1
     for _ in range(3):  # nothing was taken from it
-        assert (await buckets.take([full]))[0] is None
-    assert (await buckets.take([full]))[0] == 0
+        assert await place_of_empty(buckets, full) is None
+    assert await place_of_empty(buckets, full) == 0
 
 
 async def test_gateways_share_the_buckets_of_one_redis(redis_url: str) -> None:
     one, other = SharedBuckets.at(redis_url), SharedBuckets.at(redis_url)
     bill = Bill("shared", 1.0, rate=0.01, size=4.0)
-    found = [(await gateway.take([bill]))[0] for gateway in (one, other) * 3]
+    found = [await place_of_empty(gateway, bill) for gateway in (one, other) * 3]
     assert found == [None] * 4 + [0, 0]
     await one.close()
     await other.close()
@@ -133,9 +148,9 @@ async def test_without_redis_each_gateway_has_its_own_buckets_until_it_is_back(
     other = SharedBuckets.at(f"redis://127.0.0.1:{port}")
     bill = Bill("x", 1.0, rate=0.01, size=2.0)
     for gateway in (one, other):
-        assert [(await gateway.take([bill]))[0] for _ in range(3)] == [None, None, 0]
+        assert [await place_of_empty(gateway, bill) for _ in range(3)] == [None, None, 0]
     with redis_server(port, tmp_path):
-        found = [(await gateway.take([bill]))[0] for gateway in (one, other) * 2]
+        found = [await place_of_empty(gateway, bill) for gateway in (one, other) * 2]
         assert found == [None, None, 0, 0]
     told = [record.message for record in caplog.records]
     assert told.count("quotas are not shared") == 2
@@ -176,14 +191,49 @@ async def test_each_caller_and_each_tenant_has_buckets(tmp_path: Path) -> None:
     await quotas.charge(BOB, one, 1000)  # which writes nothing
 
 
-async def test_who_has_patience_waits(tmp_path: Path) -> None:
+async def test_a_stream_waits_until_there_is_something(tmp_path: Path) -> None:
     path = write(tmp_path / "quotas.json", {"callers": {"*": {"calls_per_second": 20}}})
     quotas = Quotas(path, LocalBuckets())
     loop = asyncio.get_running_loop()
     started = loop.time()
-    for _ in range(30):
-        await quotas.charge(ANN, Cost(), 1, patience_s=30.0)
-    assert loop.time() - started >= 0.45
+
+    async def stream() -> None:
+        for _ in range(15):
+            await quotas.pace(ANN)
+            await quotas.charge(ANN, Cost(), 1, even_if_empty=True)
+
+    await asyncio.gather(stream(), stream())
+    await quotas.pace(ANN)
+    assert loop.time() - started >= (30 - 20) / 20
+
+
+async def test_a_stream_does_not_wait_for_longer_than_a_minute(tmp_path: Path) -> None:
+    path = write(tmp_path / "quotas.json", {"callers": {"*": {"items_per_minute": 10}}})
+    quotas = Quotas(path, LocalBuckets())
+    await quotas.charge(ANN, Cost(items=256), 1, even_if_empty=True)
+    with pytest.raises(ResourceExhausted, match="items_per_minute"):
+        await quotas.pace(ANN)
+
+
+async def test_while_redis_hangs_one_call_tries_and_the_others_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared_buckets, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(shared_buckets, "_TRY_AGAIN_S", 0.1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        shared = SharedBuckets.at(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        bill = Bill("x", 1.0, rate=1e6, size=1e6)
+        await shared.take([bill])
+        await asyncio.sleep(0.2)  # it is time to try again
+        trying = asyncio.create_task(shared.take([bill]))
+        await asyncio.sleep(0)
+        for _ in range(50):
+            await shared.take([bill])
+        assert not trying.done()
+        await trying
+        await shared.close()
 
 
 def test_running_calls_are_counted(tmp_path: Path) -> None:

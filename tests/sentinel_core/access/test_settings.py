@@ -41,6 +41,9 @@ def test_others_need_tls_and_credentials(host: str) -> None:
     assert settings(host=host, insecure=True).tls() is None
 
 
+KEYS = {"keys_file": "k"}
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -57,11 +60,22 @@ def test_others_need_tls_and_credentials(host: str) -> None:
         {"worker_api_key_file": "k", "workers": "worker:50051"},
         {"milvus_ca": "ca.pem", "milvus_uri": "http://milvus:19530"},
         {"milvus_cert": "c", "milvus_uri": "https://milvus:19530"},
+        {"quotas_file": "q"},
+        {**KEYS, "object_store_uri": "/data/objects", "image_uri_places": "file:///data/"},
+        {**KEYS, "object_store_uri": "/data/o o", "image_uri_places": "file:///data/o%20o/images/"},
+        {**KEYS, "object_store_uri": "s3://b/x", "image_uri_places": "https://a/b/,s3://b/"},
     ],
 )
 def test_halves_are_refused(given: dict[str, str]) -> None:
     with pytest.raises(ValidationError):
         settings(**given)
+
+
+def test_places_beside_the_object_store_are_allowed() -> None:
+    places = "file:///data/photos/,s3://b/xy/,https://a/"
+    assert settings(**KEYS, object_store_uri="s3://b/x", image_uri_places=places).keys_file
+    stored = {"object_store_uri": "/data/objects", "image_uri_places": "file:///data/objects/"}
+    assert settings(**stored).keys_file is None  # everybody reads everything there
 
 
 def test_a_worker_needs_the_same() -> None:
