@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 
 from search_server.api import collection_messages
@@ -17,7 +18,7 @@ from search_server.collections.reindexer import Reindexer
 from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel.search.v1 import collection_service_pb2_grpc as pb_grpc
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import Unavailable
+from sentinel_core.errors import NotFound, Unavailable
 from sentinel_store.collections import CollectionInfo
 
 _DEFAULT_PAGE = 100
@@ -76,7 +77,10 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         deadline = self._deadline(context)
         with self._reads.admit({"reads": 1}):
             infos, more = await self._catalog.list_after(last_name, size, deadline, is_listed)
-            collections = [await self._with_counts(info, deadline) for info in infos]
+            collections = []
+            for info in infos:
+                with suppress(NotFound):  # somebody has deleted it just now
+                    collections.append(await self._with_counts(info, deadline))
         response = pb.ListCollectionsResponse(collections=collections)
         if more:
             response.next_page_token = self._tokens.make(infos[-1].name.encode(), _LIST_IDENTITY)

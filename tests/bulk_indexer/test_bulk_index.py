@@ -140,6 +140,7 @@ def test_bulk_and_online_path_are_one(album: Path, tmp_path: Path) -> None:
     assert f"0 stored, {len(good)} unchanged" in done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_a_run_goes_on_after_sigkill_of_anything(album: Path, tmp_path: Path) -> None:
     marks = tmp_path / "run" / "done"
 

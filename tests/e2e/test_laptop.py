@@ -87,6 +87,7 @@ def test_a_second_up_on_the_same_data_is_refused(tmp_path: Path) -> None:
         assert "sentinel up" in second.stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sigkill_of_the_gateway_during_index_loses_and_doubles_nothing(
     tmp_path: Path, folder: Path
