@@ -16,6 +16,19 @@ CLOSED_IN_CALL = "RuntimeError: the client was closed during the call"
 ENDED = "child ended with 0"
 
 
+NO_HANDLERS = "skipping fork() handlers"
+
+
+def run(case: str, address: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.client.process_cases", case, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
@@ -45,13 +58,11 @@ ENDED = "child ended with 0"
 )
 def test_it_works_or_says_what_to_do(gateway: FakeGateway, case: str, expected: list[str]) -> None:
     gateway.hits = [hit(rank, 0.5) for rank in range(1, 99)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.client.process_cases", case, gateway.address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run(case, gateway.address)
+    if NO_HANDLERS in done.stderr and "child ended with -11" in done.stdout:
+        # gRPC says so if one of its threads was at work at the moment of the fork. Then its own
+        # code may crash in the child, which nobody outside can prevent.
+        done = run(case, gateway.address)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert len(lines) == len(expected), (lines, done.stderr)
