@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
-from tests import photos, processes
+from tests import photos, processes, secure
 from tests.processes import metric
 from tests.search_server.conftest import MIB, error_info, image, reason_of
 from tests.search_server.embedders.test_faults import gateway_at
@@ -26,7 +26,7 @@ ELEMENTS = [name for name in content_pb2.ElementType.keys() if "UNSPECIFIED" not
 
 def stub_of(server: processes.Server) -> Stub:
     options = [("grpc.max_receive_message_length", 64 * MIB), ("grpc.enable_retries", 0)]
-    return Stub(grpc.insecure_channel(server.address, options=options))
+    return Stub(secure.channel(server.address, options))
 
 
 def words(text: str) -> content_pb2.Content:
