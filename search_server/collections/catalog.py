@@ -133,10 +133,7 @@ class Catalog:
         for name in await self._store.list_collections(deadline):
             if name <= last_name or not is_listed(name):
                 continue
-            try:
-                info = await self._store.describe_collection(name, deadline, foreign_ok=True)
-            except NotFound:  # deleted just now
-                continue
+            info = await self._store.describe_collection(name, deadline, foreign_ok=True)
             if info is None:
                 continue
             if len(page) == page_size:

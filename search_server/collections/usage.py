@@ -14,14 +14,14 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.access.quotas import Limits, Quota, Quotas, refusal
 from sentinel_core.access.scopes import Caller
 from sentinel_core.calls import Deadline, current_caller, together
-from sentinel_core.errors import SentinelError
+from sentinel_core.errors import NotFound, SentinelError
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Row
@@ -190,10 +190,12 @@ class StoredUsage:
         before, started = dict(usage.added), time.monotonic()
         found = dict.fromkeys(_STORED, 0.0)
         for info in await self._collections(caller, deadline):
-            items = await self._store.count(info, "", deadline)
-            found[Quota.STORED_ITEMS] += items
-            if items and Quota.STORED_BYTES in limits:
-                found[Quota.STORED_BYTES] += items * await self._mean_size(info, items, deadline)
+            with suppress(NotFound):  # somebody has deleted it just now
+                items = await self._store.count(info, "", deadline)
+                if items and Quota.STORED_BYTES in limits:
+                    size = await self._mean_size(info, items, deadline)
+                    found[Quota.STORED_BYTES] += items * size
+                found[Quota.STORED_ITEMS] += items
         usage.counted = found
         _add(usage.added, before, -1.0)
         usage.counted_at = time.monotonic()

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pymilvus import MilvusClient
 
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import AlreadyExists, FailedPrecondition, SentinelError
+from sentinel_core.errors import AlreadyExists, FailedPrecondition, NotFound, SentinelError
 from sentinel_core.tls import TlsFiles
 from sentinel_store.collections import CollectionInfo, Origin, ReindexMark
 from sentinel_store.items import Row
@@ -140,7 +140,10 @@ class MilvusStore:
                 collection=name,
             )
 
-        return await self.connection.run(describe, deadline)
+        try:
+            return await self.connection.run(describe, deadline)
+        except NotFound:  # deleted between the two questions
+            return None
 
     async def set_origin(self, name: str, origin: Origin, deadline: Deadline) -> None:
         """Record the collection that `name` was made from, and how far it is."""

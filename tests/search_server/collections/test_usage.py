@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,22 @@ async def test_a_count_that_takes_longer_than_a_call_goes_on_for_the_next_one(
             async with parts.usage.adding(INFO, items(1), frozenset(), deadline(0.1)):
                 raise AssertionError("it has not counted")
     go_on.set()
+    assert await parts.add(items(1)) == set()
+
+
+async def test_a_collection_that_is_deleted_meanwhile_is_not_counted(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = replace(INFO, name="left")
+    await parts.store.create_collection(left, deadline())
+    count = parts.store.count
+
+    async def after_a_deletion(info: CollectionInfo, *arguments: Any, **options: Any) -> int:
+        if info.name == "left":
+            await parts.store.drop_collection("left", deadline())
+        return await count(info, *arguments, **options)
+
+    monkeypatch.setattr(parts.store, "count", after_a_deletion)
     assert await parts.add(items(1)) == set()
 
 
