@@ -21,7 +21,7 @@ SECURE := $(addprefix tests/,client app/test_details_page.py app/test_index_tab.
 CODE := bulk_indexer embedder_server search_server sentinel_core sentinel_store clients deploy scripts tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-secure chaos lint format types imports proto protos-dist models bench lock lock-images clean
+.PHONY: help demo up test test-slow test-secure test-clients chaos lint format types imports proto protos-dist models bench lock lock-images clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test-slow: $(VENV)/.dev ## Run the slow tests: kills, packaging, whole benchmark
 
 test-secure: $(VENV)/.dev ## Run tests again with TLS and keys on all servers; `make test-slow` does it, too
 	SENTINEL_TEST_SECURE=1 $(BIN)/python -m pytest $(WORKERS) -m "not slow and not milvus" $(SECURE) $(PYTEST)
+
+test-clients: $(VENV)/.dev ## Test the clients of other languages on live gateways, where their toolchains are installed
+	$(BIN)/python -m pytest -n 0 -m slow tests/clients $(PYTEST)
 
 chaos: $(VENV)/.dev ## Kill, pause and cut at random under load, check all that was stored (SEED=, SECONDS=)
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS) $(CHAOS)
