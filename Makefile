@@ -24,7 +24,7 @@ CODE := bulk_indexer embedder_server search_server sentinel_core sentinel_store 
 .PHONY: help demo up test test-slow test-secure test-clients chaos lint format types imports proto protos-dist models bench lock lock-images clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo ## Index real photos and ask for them in plain words (PHOTOS=folder for your own)
 	@$(BIN)/python scripts/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)")
