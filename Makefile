@@ -13,6 +13,8 @@ SECONDS ?= 60
 CHAOS ?=
 # Tests wait for servers half of the time, so three at a time keep two cores busy.
 WORKERS ?= -n 3 --dist worksteal
+# A test that fails runs once more. One that passes then is listed as RERUN: a fault to mend, too.
+AGAIN := --reruns 1
 # What runs again with TLS and keys: every method, over every path of the clients.
 SECURE := $(addprefix tests/,client app/test_details_page.py app/test_index_tab.py embedder_server/api \
 	e2e/test_connection_age.py e2e/test_ingest_restart.py \
@@ -33,17 +35,17 @@ up: $(VENV)/.demo ## Run a worker and a gateway on this machine until Ctrl-C
 	@$(BIN)/sentinel up
 
 test: $(VENV)/.dev ## Run the tests: real servers, real Milvus, real model, real photos; 10 minutes
-	$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest $(WORKERS) $(AGAIN) -m "not slow" $(PYTEST)
 
 test-slow: $(VENV)/.dev ## Run the slow tests: kills, packaging, whole benchmarks, what `make models` adds
-	$(BIN)/python -m pytest $(WORKERS) -m "slow and not long" $(PYTEST)
+	$(BIN)/python -m pytest $(WORKERS) $(AGAIN) -m "slow and not long" $(PYTEST)
 	$(if $(PYTEST),,$(MAKE) --no-print-directory test-secure)
 
 test-secure: $(VENV)/.dev ## Run tests again with TLS and keys on all servers; `make test-slow` does it, too
-	SENTINEL_TEST_SECURE=1 $(BIN)/python -m pytest $(WORKERS) -m "not slow and not milvus" $(SECURE) $(PYTEST)
+	SENTINEL_TEST_SECURE=1 $(BIN)/python -m pytest $(WORKERS) $(AGAIN) -m "not slow and not milvus" $(SECURE) $(PYTEST)
 
 test-clients: $(VENV)/.dev ## Test the clients of other languages on live gateways, where their toolchains are installed
-	$(BIN)/python -m pytest -n 0 -m slow tests/clients $(PYTEST)
+	$(BIN)/python -m pytest -n 0 $(AGAIN) -m slow tests/clients $(PYTEST)
 
 chaos: $(VENV)/.dev ## Kill, pause and cut at random under load, check all that was stored (SEED=, SECONDS=)
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seconds $(SECONDS) $(CHAOS)
