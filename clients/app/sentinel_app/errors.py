@@ -8,6 +8,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from sentinel_app.formatting import escape_markdown
+from sentinel_app.fragments import draw_fragment
 from sentinel_app.preview_process import NOT_AN_IMAGE
 from sentinel_client import (
     ConnectionFailed,
@@ -102,11 +103,10 @@ def rerun_after(seconds: float, caption: str, prepare: Callable[[], None] = lamb
     """Show a caption; after a delay call `prepare` and run the page again, without blocking it."""
     due = time.monotonic() + seconds - _TIMER_TOLERANCE_S
 
-    @st.fragment(run_every=seconds)
     def timer() -> None:
         if time.monotonic() >= due:
             prepare()
             st.rerun()
         st.caption(caption)
 
-    timer()
+    draw_fragment(timer, every=seconds)

@@ -7,6 +7,7 @@ from streamlit.runtime.uploaded_file_manager import DeletedFile
 
 from sentinel_app.backend import Backend
 from sentinel_app.formatting import escape_markdown, plain
+from sentinel_app.fragments import draw_fragment
 from sentinel_app.index_job import IndexJob
 from sentinel_app.upload_space import release
 from sentinel_app.uploads import IMAGE_TYPES, MAX_IMAGE_BYTES, UploadLimit, megabytes
@@ -71,7 +72,6 @@ def _lost_files(key: str) -> int:
 def _show_job(job: IndexJob) -> None:
     polling = job.running
 
-    @st.fragment(run_every=_POLL_INTERVAL_S if polling else None)
     def draw() -> None:
         running = job.running
         if running:
@@ -88,7 +88,7 @@ def _show_job(job: IndexJob) -> None:
             st.session_state.finished_job = job
             st.rerun()  # without the timer, and with the new item count in the sidebar
 
-    draw()
+    draw_fragment(draw, every=_POLL_INTERVAL_S if polling else None)
 
 
 def _progress(job: IndexJob) -> None:

@@ -10,6 +10,7 @@ import streamlit as st
 from sentinel_app.components import component, data_uri
 from sentinel_app.errors import rerun_after, retry_delay, show_error
 from sentinel_app.formatting import caption
+from sentinel_app.fragments import draw_fragment
 from sentinel_app.search_job import SearchJob
 from sentinel_client import Hit, SearchTimings, SentinelError
 
@@ -37,7 +38,6 @@ def show_results(
     """
     polling = not job.wait(_WAIT_S)
 
-    @st.fragment(run_every=_POLL_INTERVAL_S if polling else None)
     def draw() -> None:
         running = job.running  # before the hits are read: the last ones may arrive meanwhile
         job.viewed()
@@ -56,7 +56,7 @@ def show_results(
         if polling and not running:
             st.rerun()  # without the timer
 
-    draw()
+    draw_fragment(draw, every=_POLL_INTERVAL_S if polling else None)
     if job.abandoned and st.button("Search again", icon=":material/refresh:"):
         _restart(job)
     if job.error is not None and not job.hits:
