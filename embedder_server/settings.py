@@ -27,14 +27,16 @@ class EmbedderSettings(ServerSettings):
     model: str = Field(
         DEFAULT_MODEL,
         min_length=1,
-        description="Model to serve: the built-in one, a hub id such as "
-        "openai/clip-vit-base-patch32, or a folder.",
+        description="Model to serve: the built-in one, a short name such as siglip2-b16 "
+        "(`sentinel models`), a hub id such as openai/clip-vit-base-patch32, or a folder.",
     )
     device: Annotated[str, AfterValidator(parse_device)] = Field(
         "cpu", description="Device that runs the model: cpu or cuda:N."
     )
     revision: str | None = Field(
-        None, description="Commit, tag or branch of the model's repository; none: the newest."
+        None,
+        description="Commit, tag or branch of the model's repository; none: the catalog's for a "
+        "short name, else the newest.",
     )
     runtime: str = Field(
         "auto",

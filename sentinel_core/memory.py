@@ -216,9 +216,14 @@ def _return_freed() -> None:
 
 def default_limit(root: Path = Path("/")) -> int:
     """Return the bytes that requests may hold if no setting says it; `root` has proc and sys."""
+    machine, usable = _machine_bytes(), usable_bytes(root)
+    return int(usable * _OF_CONTAINER if usable < machine else machine * _OF_MACHINE)
+
+
+def usable_bytes(root: Path = Path("/")) -> int:
+    """Return the memory that this process may use at most: its container's, or the machine's."""
     machine = _machine_bytes()
-    container = min(_container_limits(root), default=machine)
-    return int(container * _OF_CONTAINER if container < machine else machine * _OF_MACHINE)
+    return min(machine, *_container_limits(root), machine)
 
 
 def _machine_bytes() -> int:

@@ -1,4 +1,4 @@
-"""Load the model that an operator names: a built-in one, a folder, or a hub id.
+"""Load the model that an operator names: a built-in one, a short name, a folder, or a hub id.
 
 A family is imported only when it is chosen, so a worker needs the packages of one family only.
 """
@@ -11,6 +11,7 @@ from dataclasses import replace
 from embedder_server.devices import check_device
 from embedder_server.models.base import EmbeddingModel, ModelChoice
 from embedder_server.models.builtin.parts import INSTALL_HINT
+from embedder_server.models.catalog import CatalogEntry, catalog, close_names, revision_of
 from embedder_server.models.hub.source import is_model_source
 from embedder_server.models.runtimes.base import memory_as_load_error
 from embedder_server.types import ModelLoadError
@@ -27,11 +28,8 @@ def load_model(choice: ModelChoice) -> EmbeddingModel:
         ModelLoadError: The model cannot be served. The message says what to do.
     """
     check_device(choice.device)
-    if choice.name != DEFAULT_MODEL and not is_model_source(choice.name):
-        raise ModelLoadError(
-            f"unknown model {choice.name!r}; available: {DEFAULT_MODEL}, a folder, or a hub id "
-            "owner/name"
-        )
+    if choice.name != DEFAULT_MODEL:
+        choice = with_hub_id(choice)
     try:
         with memory_as_load_error(choice.device):
             if choice.name == DEFAULT_MODEL:
@@ -43,6 +41,34 @@ def load_model(choice: ModelChoice) -> EmbeddingModel:
         raise ModelLoadError(
             f"model {choice.name!r} needs the package {exc.name!r}: {INSTALL_HINT}"
         ) from exc
+
+
+def with_hub_id(choice: ModelChoice) -> ModelChoice:
+    """Return the choice with a short name replaced by the hub id and commit that it stands for.
+
+    Raises:
+        ModelLoadError: There is no such short name.
+    """
+    if is_model_source(choice.name):
+        return choice
+    entry = named_entry(choice.name)
+    return replace(choice, name=entry.hub_id, revision=choice.revision or revision_of(entry))
+
+
+def named_entry(name: str) -> CatalogEntry:
+    """Return the entry of a short name.
+
+    Raises:
+        ModelLoadError: There is none. The message names those that may be meant.
+    """
+    if entry := catalog().get(name):
+        return entry
+    close = close_names(name)
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    raise ModelLoadError(
+        f"unknown model {name!r}: {meant}There are {DEFAULT_MODEL}, the names that `sentinel "
+        "models` lists, folders, and hub ids such as owner/name"
+    )
 
 
 def _load_built_in(choice: ModelChoice) -> EmbeddingModel:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from embedder_server.models.base import ModelChoice
+from embedder_server.models.catalog import check_files, entry_of, record_revision, say_license
 from embedder_server.models.hub import families
+from embedder_server.models.hub.downloads import weights
 from embedder_server.models.hub.families import ModelParts, Recipe
-from embedder_server.models.hub.jina_clip import JinaNetworks, onnx_files
+from embedder_server.models.hub.jina_clip import JinaNetworks
 from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.models.hub.transformers_networks import TransformersNetworks
 from embedder_server.models.runtimes.base import Networks, TwoTowers, parse_runtime
@@ -22,7 +24,8 @@ from embedder_server.models.runtimes.selection import (
     open_explicit,
 )
 from embedder_server.texts.tokenizer import TextTokenizer, canonical, read_tokenizer
-from embedder_server.types import ModelInfo
+from embedder_server.types import ModelInfo, ModelLoadError
+from sentinel_core.memory import usable_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,10 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
     """
     explicit = None if choice.runtime == "auto" else parse_runtime(choice.runtime)
     folder = find_model(choice.name, choice.revision, with_code=choice.trust_remote_code)
+    if entry := entry_of(folder.name, folder.revision):
+        check_files(entry, folder.path)
+        record_revision(entry, folder.revision)
+        say_license(entry)
     trusted = choice.trust_remote_code and "auto_map" in folder.config
     if trusted:
         recipe = families.read_remote_recipe(folder, choice.revision)
@@ -95,21 +102,30 @@ def _parts(folder: ModelFolder, recipe: Recipe, choice: ModelChoice) -> ModelPar
         folder=folder,
         recipe=recipe,
         tokenizer=TextTokenizer(tokenizer, recipe.max_text_tokens, _CLEANING[recipe.text_cleaning]),
-        fingerprint=families.fingerprint(recipe, folder, _hashed_files(folder, recipe, file)),
+        fingerprint=families.fingerprint(
+            recipe, folder, _hashed_files(folder, choice.device, file)
+        ),
         device=choice.device,
         threads=choice.threads,
     )
 
 
-def _hashed_files(folder: ModelFolder, recipe: Recipe, tokenizer_file: str) -> list[Path]:
-    """Return weights and tokenizer: the files that the fingerprint covers."""
-    if recipe.family == "jina_clip":
-        weights = list(onnx_files(folder))
-        weights += [data for f in weights if (data := f.with_name(f"{f.name}_data")).is_file()]
-    else:
-        weights = families.weight_files(folder)
+def _hashed_files(folder: ModelFolder, device: str, tokenizer_file: str) -> list[Path]:
+    """Return weights and tokenizer: the files that the fingerprint covers.
+
+    Raises:
+        ModelLoadError: One is missing or cut off, or the weights do not fit into the memory.
+    """
+    files = weights(folder)
+    size, usable = sum(file.stat().st_size for file in files), usable_bytes()
+    if device == "cpu" and size > usable:
+        raise ModelLoadError(
+            f"the weights of {folder.name} have {size / 1e9:.1f} GB, and this machine or container "
+            f"has {usable / 1e9:.1f} GB of memory: give it more, or choose a smaller model "
+            "(`sentinel models`)"
+        )
     extra = [folder.path / "merges.txt"] if tokenizer_file == "vocab.json" else []
-    return [*weights, folder.path / tokenizer_file, *extra]
+    return [*files, folder.path / tokenizer_file, *extra]
 
 
 def _info(

@@ -58,7 +58,9 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and bool(_COMMIT.fullmatch(revision))
 
 
-def find_model(spec: str, revision: str | None, *, with_code: bool = False) -> ModelFolder:
+def find_model(
+    spec: str, revision: str | None, *, with_code: bool = False, offline: bool = False
+) -> ModelFolder:
     """Return the folder of `spec`; download it if it is missing.
 
     Args:
@@ -66,6 +68,7 @@ def find_model(spec: str, revision: str | None, *, with_code: bool = False) -> M
         revision: Commit, tag or branch. For a folder it is checked against the record of the
             download tool.
         with_code: Whether to download the model's Python files, too.
+        offline: Whether to look only at what earlier downloads left, which may be incomplete.
 
     Raises:
         ModelLoadError: There is no such model, files are missing, or they have another revision.
@@ -83,8 +86,11 @@ def find_model(spec: str, revision: str | None, *, with_code: bool = False) -> M
         raise ModelLoadError(
             f"there is no folder {spec}, and it is not a hub id such as owner/name"
         )
-    path = _download(spec, revision or "main", _SMALL_FILES + ["*.py"] * with_code)
+    small_files = _SMALL_FILES + ["*.py"] * with_code
+    path = _download(spec, revision or "main", small_files, offline=offline)
     folder = _open_folder(path, spec, path.name)
+    if offline:
+        return folder
     if not is_commit(revision):
         logger.warning(
             "the model's revision is not pinned; another start may load other weights",
@@ -161,7 +167,7 @@ def _recorded_revision(path: Path) -> str:
     return ""
 
 
-def _download(spec: str, revision: str, patterns: list[str]) -> Path:
+def _download(spec: str, revision: str, patterns: list[str], *, offline: bool = False) -> Path:
     try:
         from huggingface_hub import errors as hub
         from huggingface_hub import snapshot_download
@@ -178,7 +184,7 @@ def _download(spec: str, revision: str, patterns: list[str]) -> Path:
         "ignore_patterns": None if patterns is _JINA_FILES else ["*/*"],
     }
     try:
-        return Path(snapshot_download(**request))
+        return Path(snapshot_download(**request, local_files_only=offline))
     except hub.RevisionNotFoundError as exc:
         raise ModelLoadError(
             f"{spec} has no revision {revision}; see its commits on the hub"
@@ -199,8 +205,17 @@ def _download(spec: str, revision: str, patterns: list[str]) -> Path:
             raise ModelLoadError(
                 f"{spec} at revision {revision} is not downloaded and the hub cannot be reached "
                 f"({type(error).__name__}); download it where there is a network and give its "
-                "folder"
+                f"folder. On this disk: {', '.join(downloaded_models()) or 'no model'}"
             ) from exc
+
+
+def downloaded_models() -> list[str]:
+    """Return the hub ids with a `config.json` in the hub's cache on this disk, sorted."""
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/config.json")
+    names = (folder.parents[2].name.removeprefix("models--") for folder in folders)
+    return sorted({name.replace("--", "/", 1) for name in names})
 
 
 def _is_disk_full(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,13 @@ def network_file(folder: Path, modality: Modality) -> Path:
 
 
 def sha256_of(file: Path) -> str:
-    """Return the hex SHA-256 of a file's content."""
+    """Return the hex SHA-256 of a file's content. A file that stays the same is read once."""
+    status = file.stat()
+    return _sha256_of(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256_of(file: Path, size: int, changed_ns: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -19,6 +19,7 @@ from sentinel_client.cli.health import health
 from sentinel_client.cli.imports import bulk_index, imports, index
 from sentinel_client.cli.items import items
 from sentinel_client.cli.keys import keys
+from sentinel_client.cli.models import models
 from sentinel_client.cli.search import search
 from sentinel_client.cli.up import up
 from sentinel_client.cli.whoami import whoami
@@ -105,6 +106,6 @@ def main(
 
 for _command in (
     *(up, index, imports, bulk_index, search, embed, rank, items, collections, health),
-    *(certs, keys, whoami),
+    *(models, certs, keys, whoami),
 ):
     main.add_command(_command)

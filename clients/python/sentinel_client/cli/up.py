@@ -19,6 +19,7 @@ from rich.table import Table
 from sentinel_client._config import DEFAULT_ADDRESS
 from sentinel_client.cli._console import Failure, err, out, require_modules
 from sentinel_client.cli._servers import Addresses, Server, ServerDied, locked_folder
+from sentinel_client.cli.models import pull_model, short_names
 
 # A server finishes its calls within 20 s, then closes them; it hangs if this takes longer.
 _STOP_TIMEOUT_S = 30.0
@@ -76,7 +77,11 @@ def _parse_workers(text: str) -> int | None:
     help="Number of embedders; auto: one for each GPU.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Device of the embedders.")
-@click.option("--model", help="Model of the embedders.  [default: the embedder's default]")
+@click.option(
+    "--model",
+    help="Model of the embedders: a name that `sentinel models` lists, a hub id, or a folder.  "
+    "[default: the embedder's default]",
+)
 @click.option("--revision", help="Commit of a model from the hub.")
 @click.option("--runtime", help="Runtime of the model.  [default: the fastest that is exact]")
 @click.option("--milvus-uri", help="A Milvus server.  [default: Milvus Lite in DATA/milvus.db]")
@@ -99,6 +104,9 @@ def up(
 ) -> None:
     """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
     require_modules(_SERVER_MODULES, "the servers are", "all")
+    model = model_options["model"]
+    if model and model in short_names():
+        pull_model(model)  # it may take longer than a start
     data = data.absolute()
     model_flags = [
         word

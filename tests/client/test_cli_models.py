@@ -1,0 +1,102 @@
+"""`sentinel models` with the worker's real catalog and a stand-in for the hub."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sentinel_client.cli import main
+from tests.embedder_server.models import tiny_models
+from tests.fakes import hub
+
+pytest.importorskip("huggingface_hub")
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
+    tiny_models.jina(tmp_path / "model")
+    with hub.serving() as found:
+        found.repositories["jinaai/jina-clip-v2"] = (tmp_path / "model", "a" * 40)
+        monkeypatch.setenv("HF_ENDPOINT", found.url)
+        for variable in ("HF_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.setenv(variable, str(tmp_path / "home"))
+        yield found
+
+
+def models(*words: str) -> Result:
+    return CliRunner().invoke(main, ["models", *words])
+
+
+def test_the_list_marks_what_is_here_after_a_pull(stand_in: hub.Hub) -> None:
+    before = models()
+    assert before.exit_code == 0, before.output
+    assert "siglip2-b16 recommended" in before.stdout and "●" not in before.stdout
+    pulled = models("pull", "jina-clip-v2")
+    assert pulled.exit_code == 0, pulled.output
+    assert "does not allow commercial use" in pulled.stderr
+    assert "Use it: sentinel up --model jina-clip-v2" in pulled.stdout
+    [line] = [line for line in models().stdout.splitlines() if "jina-clip-v2" in line]
+    assert line.split()[:3] == ["●", "jina-clip-v2", "1,024"]
+
+
+def test_one_model_is_shown_with_all_that_is_known(stand_in: hub.Hub) -> None:
+    shown = models("show", "jina-clip-v1").stdout
+    for part in ("ceb3e44ca4d6eceaa4f3fb58b1c1a5748b3f29b6", "Apache-2.0", "Flickr30k 67.5"):
+        assert part in shown
+    assert "sentinel models pull jina-clip-v1" in shown
+    found = json.loads(models("show", "jina-clip-v2", "--json").stdout)
+    assert (found["commercial_use"], found["pinned"], found["path"]) == (False, False, "")
+    assert len(models("--json").stdout.splitlines()) > 5
+
+
+def test_a_mistyped_name_gets_a_close_one(stand_in: hub.Hub) -> None:
+    result = models("pull", "siglip2-b-16")
+    assert result.exit_code == 1
+    shown = models("show", "siglip2-b-16")
+    assert shown.exit_code == 1 and "did you mean siglip2-b16" in shown.stderr
+
+
+def test_up_downloads_the_model_before_it_starts_a_server(
+    stand_in: hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[list[str]]] = []
+
+    async def run(_: object, embedders: list[list[str]], gateway: list[str]) -> int:
+        started.append(embedders)
+        return 0
+
+    # The package has the command under the name of its module.
+    up = importlib.import_module("sentinel_client.cli.up")
+    monkeypatch.setattr(up._Up, "run", run)
+    arguments = ["up", "--data", str(tmp_path / "data"), "--model", "jina-clip-v2"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert started[0][0][-2:] == ["--model", "jina-clip-v2"]
+    found = [*(tmp_path / "home").rglob("text_model.onnx")]
+    assert found, "the model was not downloaded"
+
+
+@pytest.mark.slow
+def test_a_short_name_serves_from_download_to_vector(stand_in: hub.Hub, tmp_path: Path) -> None:
+    flags = ["--model", "jina-clip-v2", "--port", "0", "--address-file", str(tmp_path / "address")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "embedder_server", *flags], stderr=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stderr is not None
+        try:
+            said = []
+            for line in worker.stderr:
+                said.append(line)
+                if '"message": "serving"' in line or '"ERROR"' in line:
+                    break
+        finally:
+            worker.terminate()
+            worker.stderr.read()
+    assert '"model": "jinaai/jina-clip-v2"' in said[-1], said
