@@ -20,8 +20,9 @@ _MAX_LISTED_FAILURES = 50
 def index_tab(backend: Backend, collection: Collection, limit: UploadLimit) -> None:
     """Draw the tab; `limit` is for one upload."""
     job: IndexJob | None = st.session_state.get("index_job")
-    if job is not None:
-        _show_job(job)
+    with st.container():  # always drawn, so that the uploader keeps its place
+        if job is not None:
+            _show_job(job)
     generation = st.session_state.setdefault("uploads", 0)
     key = f"upload:{generation}"
     # page.css finds the container by its key and hides Streamlit's own text about limits.

@@ -49,11 +49,13 @@ def query_panel(limit: UploadLimit) -> list[Term]:
         _image_panel(min(MAX_IMAGE_BYTES, limit.bytes))
     with _popover(mix, "Mix", ":material/tune:"):
         _mix_panel()
-    _remember_others()
     hold(sum(len(term.image) for term in state.terms))
     text = [state.text] if state.text is not None else []
-    if state.terms:
-        _chips([*text, *state.terms])
+    # Always drawn: if the hits moved up, the browser would show them twice for a moment.
+    with st.container():
+        _remember_others()
+        if state.terms:
+            _chips([*text, *state.terms])
     return [*text, *state.terms]
 
 

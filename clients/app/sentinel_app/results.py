@@ -69,6 +69,8 @@ def _summary_line(job: SearchJob) -> None:
     if job.running or job.abandoned or job.error is not None:
         if job.hits or job.running:
             st.caption(f"{hits} so far" + (" …" if job.running else ""))
+        else:
+            st.empty()  # what follows keeps its place, or the browser shows it twice for a moment
         return
     stages = _stages(job.timings) if job.timings is not None else []
     st.caption(" · ".join([f"**{hits}** in {_milliseconds(job.seconds)}", *stages]))
