@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sentinel_client._access import Tls
+from sentinel_client._names import suggest_for_fields
 
 ADDRESS_VARIABLE = "SENTINEL_ADDRESS"
 DEFAULT_ADDRESS = "127.0.0.1:50050"
 MIB = 1024 * 1024
 
 
+@suggest_for_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """When and how often to retry a failed call, always within the call's timeout.
@@ -40,6 +42,7 @@ class RetryPolicy:
             raise ValueError(f"max_attempts must be at least 1, not {self.max_attempts}")
 
 
+@suggest_for_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
     """Default timeouts in seconds, including retries. A call can override them.
@@ -62,6 +65,7 @@ class Timeouts:
     health: float = 5.0
 
 
+@suggest_for_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:
     """The configuration of a client, without its address.

@@ -22,6 +22,7 @@ from sentinel_client._errors import (
     SentinelError,
     from_rpc_error,
 )
+from sentinel_client._names import suggest_for_calls
 from sentinel_client._proxy import is_on_loopback
 from sentinel_client._retry_budget import RetryBudget
 from sentinel_client._rpcs import RequestT, ResponseT, Rpc
@@ -304,6 +305,10 @@ class ServiceCalls:
 
     _config: ClientConfig
     _connection: Connection
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        suggest_for_calls(cls)
 
 
 def _open(address: str, config: ClientConfig, tls: Tls | None) -> grpc.aio.Channel:

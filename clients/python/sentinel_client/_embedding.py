@@ -33,14 +33,18 @@ from sentinel_client._types import Item, ModelVersion, Vector
 
 
 class EmbedOptions(TypedDict, total=False):
-    """How to embed.
+    """The keyword arguments of `embed` and `embed_many`. All are optional.
 
     Attributes:
-        model: Name of a model; needed only if the workers of the gateway serve several.
+        model: Name of a model; needed only if the workers of the gateway serve several. Default:
+            the only one.
         dimensions: Elements to keep of each vector, one of `EmbeddingModel.supported_dimensions`.
-        normalize: False: vectors have the model's own length, and not 1.
-        truncate: False: a text that is too long for the model is an error, and not cut.
+            Default: all.
+        normalize: Whether vectors have length 1, and not the model's own length. Default: True.
+        truncate: Whether a text that is too long for the model is cut; otherwise it is an error.
+            Default: True.
         thumbnail_side: Longest side in pixels of a WebP thumbnail of each image, 16 to 1,024.
+            Default: 0, no thumbnails.
     """
 
     model: str
@@ -265,7 +269,7 @@ class EmbeddingCalls(ServiceCalls):
         timeout: float | None,
     ) -> AsyncGenerator[Embedding, None]:
         """Yield the embeddings of all contents, in order, and check that one model made them."""
-        wire = _options(options, priority)
+        wire = pb.EmbedOptions(priority=priority, **options)
         seconds = self._connection.timeout(_rpcs.EMBED, timeout)
 
         async def send(batch: list[Term]) -> list[Embedding]:
@@ -347,13 +351,6 @@ def _term(content: str | Q) -> Term:
 
 def _estimate(term: Term) -> int:
     return estimate_bytes(Item(text=term.text, image=term.image))
-
-
-def _options(options: EmbedOptions, priority: pb.Priority) -> pb.EmbedOptions:
-    unknown = set(options) - set(EmbedOptions.__annotations__)
-    if unknown:
-        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-    return pb.EmbedOptions(priority=priority, **options)
 
 
 def _embedding(result: pb.EmbedResult, model: ModelVersion) -> Embedding:
