@@ -12,7 +12,7 @@ from __future__ import annotations
 from sentinel_client._access import Tls
 from sentinel_client._caller import Caller, Grant, Scope
 from sentinel_client._client import AsyncSentinelClient
-from sentinel_client._config import ClientConfig, RetryPolicy, Timeouts
+from sentinel_client._config import ClientConfig, Hedging, RetryPolicy, Timeouts
 from sentinel_client._embedding import (
     Embedding,
     EmbeddingModel,
@@ -98,6 +98,7 @@ __all__ = [
     "GroupBy",
     "Health",
     "HealthStatus",
+    "Hedging",
     "Hit",
     "Hybrid",
     "ImageSource",

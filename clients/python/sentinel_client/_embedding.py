@@ -324,12 +324,13 @@ class EmbeddingCalls(ServiceCalls):
 
     async def _send_patiently(self, request: pb.EmbedRequest, seconds: float) -> pb.EmbedResponse:
         """Send a request; while servers are full, or a quota is used up, wait as they say."""
+        is_bulk = request.options.priority == pb.PRIORITY_BULK
+        rpc = _rpcs.EMBED_BULK if is_bulk else _rpcs.EMBED
         ends = time.monotonic() + seconds
         while True:
             try:
-                return await self._connection.unary(
-                    _rpcs.EMBED, request, max(0.0, ends - time.monotonic())
-                )
+                left = max(0.0, ends - time.monotonic())
+                return await self._connection.unary(rpc, request, left)
             except ResourceExhausted as error:
                 if error.retry_after is None or time.monotonic() + error.retry_after >= ends:
                     raise
