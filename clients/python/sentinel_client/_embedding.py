@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -221,13 +221,7 @@ class EmbeddingCalls(ServiceCalls):
         first = loaded[0]
         if isinstance(first, SentinelError):
             raise first
-        sent: list[tuple[int, content_pb2.Content]] = []
-        errors: dict[int, SentinelError] = {}
-        for place, message in enumerate(loaded[1:]):
-            if isinstance(message, SentinelError):
-                errors[place] = message
-            else:
-                sent.append((place, message))
+        sent, errors = _divided(loaded[1:])
         ranked: list[RankedCandidate] = []
         if sent or not errors:
             request = pb.RankRequest(
@@ -340,6 +334,20 @@ class EmbeddingCalls(ServiceCalls):
         """Return the messages of contents, and the errors of those that cannot be sent."""
         max_bytes = max_item_bytes(self._config)
         return [content_message(one.text, one.image, one.crop, max_bytes) for one in terms]
+
+
+def _divided(
+    loaded: Sequence[content_pb2.Content | InvalidArgument],
+) -> tuple[list[tuple[int, content_pb2.Content]], dict[int, SentinelError]]:
+    """Return the contents that can be sent, and the errors of the others, each with its place."""
+    sent: list[tuple[int, content_pb2.Content]] = []
+    errors: dict[int, SentinelError] = {}
+    for place, one in enumerate(loaded):
+        if isinstance(one, SentinelError):
+            errors[place] = one
+        else:
+            sent.append((place, one))
+    return sent, errors
 
 
 def _term(content: str | Q) -> Term:
