@@ -23,6 +23,12 @@ from tests.client.fake_gateway import FakeGateway, hit
 PROMPT = 0.05  # seconds after which a test's call is slow
 
 
+@pytest.fixture(autouse=True)
+def _name_of_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the secure mode: certificates name hosts, and a list of addresses has no name."""
+    monkeypatch.setenv("SENTINEL_TLS_SERVER_NAME", "localhost")
+
+
 @pytest.fixture
 def other() -> Any:
     fake = FakeGateway()
