@@ -26,9 +26,11 @@ Milvus 2.3 cannot remove a property, only change it; hence "empty".
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,8 @@ _MEANINGS = {
     FieldType.STRING_LIST: "a list of texts",
 }
 _MAX_SHOWN = 80
+# Comparing two names takes time for each pair of characters, and this is done while others wait.
+_MAX_COMPARED = 32
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
@@ -216,13 +220,23 @@ def type_of(name: str, fields: Mapping[str, FieldType], path: str) -> FieldType:
     """Return a field's type; raise InvalidArgument if the collection does not declare it."""
     if name not in fields:
         declared = ", ".join(sorted(fields)) or "none"
+        close = _closest(name, tuple(fields))
+        hint = f"did you mean {close!r}? It" if close else "it"
         raise InvalidArgument(
             "FIELD_UNKNOWN",
-            f"the collection does not declare field {name[:200]!r}; it declares: {declared}",
+            f"the collection does not declare field {name[:200]!r}; {hint} declares: {declared}",
             field=path,
             name=name[:200],
         )
     return fields[name]
+
+
+@lru_cache(maxsize=256)  # a batch may have the same mistake in each of its items
+def _closest(name: str, declared: tuple[str, ...]) -> str:
+    """Return the declared field that `name` is probably meant to be; empty if none is close."""
+    if len(name) > _MAX_COMPARED:
+        return ""
+    return next(iter(difflib.get_close_matches(name, declared, n=1)), "")
 
 
 def checked_value(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:

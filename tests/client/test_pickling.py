@@ -43,6 +43,7 @@ VALUES: list[Any] = [
     GRANT,
     sentinel_client.GroupBy("n"),
     sentinel_client.Health({"": sentinel_client.HealthStatus.SERVING}),
+    sentinel_client.Hedging(after=0.5),
     HIT,
     sentinel_client.Hybrid(text="x"),
     sentinel_client.ImageUri("https://example.org/a.jpg"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from sentinel_client._access import Tls
 from sentinel_client._caller import Caller, Grant, Scope
 from sentinel_client._client import AsyncSentinelClient
-from sentinel_client._config import ClientConfig, RetryPolicy, Timeouts
+from sentinel_client._config import ClientConfig, Hedging, RetryPolicy, Timeouts
 from sentinel_client._embedding import (
     Embedding,
     EmbeddingModel,
@@ -35,22 +35,28 @@ from sentinel_client._errors import (
 )
 from sentinel_client._filters import F, FieldValue, Filter
 from sentinel_client._query import Box, Q
+from sentinel_client._search_types import (
+    Diversity,
+    GroupBy,
+    Hit,
+    Hybrid,
+    SearchOptions,
+    SearchPage,
+    SearchResult,
+    SearchTimings,
+)
 from sentinel_client._sync import SentinelClient
 from sentinel_client._types import (
     Collection,
     CollectionOptions,
     Consistency,
     DeletionPreview,
-    Diversity,
     DownloadedImage,
     FieldSchema,
     FieldType,
     FoundItems,
-    GroupBy,
     Health,
     HealthStatus,
-    Hit,
-    Hybrid,
     ImageSource,
     ImageUri,
     IndexType,
@@ -60,10 +66,6 @@ from sentinel_client._types import (
     ModelVersion,
     Outcome,
     ReindexProgress,
-    SearchOptions,
-    SearchPage,
-    SearchResult,
-    SearchTimings,
     Vector,
     VectorIndex,
 )
@@ -96,6 +98,7 @@ __all__ = [
     "GroupBy",
     "Health",
     "HealthStatus",
+    "Hedging",
     "Hit",
     "Hybrid",
     "ImageSource",

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import grpc
 
+from sentinel_client._names import suggest_for_fields
 from sentinel_client._proxy import stays_on_machine
 
 Stamp = tuple[tuple[int, int], ...]
 _KEY_PREFIX = "sen_"
 
 
+@suggest_for_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
     """The PEM files of TLS. New connections use them as they are by then.

@@ -158,9 +158,20 @@ class CollectionCalls(ServiceCalls):
             alias=alias,
             model_version=_messages.model_to_proto(model),
         )
+        async with aclosing(self._reindex(request, timeout)) as reports:
+            async for report in reports:
+                yield report
+
+    async def _reindex(
+        self, request: collection_pb.ReindexCollectionRequest, timeout: float
+    ) -> AsyncGenerator[ReindexProgress, None]:
+        """Call again whenever the stream breaks, as long as it makes progress."""
         end = time.monotonic() + timeout
-        attempts = Attempts(self._config.retry, timeout=timeout, retry=True)
-        report = ReindexProgress(0, 0)
+
+        def fresh() -> Attempts:
+            return Attempts(self._config.retry, timeout=end - time.monotonic(), retry=True)
+
+        attempts, report = fresh(), ReindexProgress(0, 0)
         while not report.done:
             stream = self._connection.stream(
                 _rpcs.REINDEX_COLLECTION, request, end - time.monotonic()
@@ -171,9 +182,7 @@ class CollectionCalls(ServiceCalls):
                         report = _messages.reindex_progress_from_proto(message)
                         yield report
                         # The call made progress: count attempts from 1 again.
-                        attempts = Attempts(
-                            self._config.retry, timeout=end - time.monotonic(), retry=True
-                        )
+                        attempts = fresh()
             except SentinelError as error:
                 await attempts.pause_or_raise(error)
             else:

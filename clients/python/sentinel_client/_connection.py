@@ -22,6 +22,8 @@ from sentinel_client._errors import (
     SentinelError,
     from_rpc_error,
 )
+from sentinel_client._hedging import Hedges, Started
+from sentinel_client._names import suggest_for_calls
 from sentinel_client._proxy import is_on_loopback
 from sentinel_client._retry_budget import RetryBudget
 from sentinel_client._rpcs import RequestT, ResponseT, Rpc
@@ -52,6 +54,7 @@ class Connection:
         self._closed = False
         self._callables: dict[str, Any] = {}
         self._budget = RetryBudget()
+        self._hedges = Hedges(config.hedging, self._budget) if config.hedging else None
 
     def timeout(self, rpc: Rpc[Any, Any], given: float | None) -> float:
         """Return the timeout of a call in seconds: `given`, else the default for its kind."""
@@ -66,9 +69,8 @@ class Connection:
         """Return the response; raise the SentinelError of the last attempt."""
         attempts = self._attempts(rpc, timeout)
         while True:
-            call = self._callable(rpc, "unary_unary")
             try:
-                response: ResponseT = await call(request, **self._options(attempts))
+                response = await self._response(rpc, request, attempts)
             except grpc.aio.AioRpcError as error:
                 await attempts.pause_or_raise(self.convert(error, attempts))
             except asyncio.CancelledError:
@@ -88,10 +90,14 @@ class Connection:
         attempts = self._attempts(rpc, timeout)
         started = False
         while True:
-            call = self._callable(rpc, "unary_stream")(request, **self._options(attempts))
+            call = None
             try:
+                call, first = await self._first_message(rpc, request, attempts)
+                if first is grpc.aio.EOF:
+                    return
+                started = True
+                yield first
                 async for message in call:
-                    started = True
                     yield message
             except grpc.aio.AioRpcError as error:
                 converted = self.convert(error, attempts)
@@ -104,7 +110,56 @@ class Connection:
             else:
                 return
             finally:
-                call.cancel()  # has no effect on a call that has ended
+                if call is not None:
+                    call.cancel()  # has no effect on a call that has ended
+
+    async def _response(
+        self, rpc: Rpc[RequestT, ResponseT], request: RequestT, attempts: Attempts
+    ) -> ResponseT:
+        """Make one attempt of a call, or several at once if it is slow; return its response."""
+        call = self._callable(rpc, "unary_unary")
+        if self._hedges is None or not rpc.hedgeable:
+            response: ResponseT = await call(request, **self._options(attempts))
+            return response
+
+        def start() -> Started:
+            started = call(request, **self._options(attempts))
+            return started, started
+
+        _, response = await self._hedges.first(rpc.path, start, is_final=self._is_final(attempts))
+        return response
+
+    async def _first_message(
+        self, rpc: Rpc[RequestT, ResponseT], request: RequestT, attempts: Attempts
+    ) -> tuple[Any, Any]:
+        """Make one attempt, or several if it is slow; return its call and the first message.
+
+        The message is EOF if there is none. Iterate over the call to get the others.
+        """
+        open_call = self._callable(rpc, "unary_stream")
+
+        def start() -> Started:
+            call = open_call(request, **self._options(attempts))
+            return call, _next_message(call)
+
+        if self._hedges is not None and rpc.hedgeable:
+            return await self._hedges.first(rpc.path, start, is_final=self._is_final(attempts))
+        call, message = start()
+        try:
+            return call, await message
+        except BaseException:
+            call.cancel()  # has no effect on a call that has ended
+            raise
+
+    def _is_final(self, attempts: Attempts) -> Callable[[BaseException], bool]:
+        """Return what tells whether an error of one attempt would be that of all others, too."""
+
+        def is_final(error: BaseException) -> bool:
+            if not isinstance(error, grpc.aio.AioRpcError):
+                return True
+            return not self.convert(error, attempts).retryable
+
+        return is_final
 
     def open_duplex(
         self, rpc: Rpc[RequestT, ResponseT], attempts: Attempts
@@ -304,6 +359,14 @@ class ServiceCalls:
 
     _config: ClientConfig
     _connection: Connection
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        suggest_for_calls(cls)
+
+
+async def _next_message(call: Any) -> Any:
+    return await anext(aiter(call), grpc.aio.EOF)
 
 
 def _open(address: str, config: ClientConfig, tls: Tls | None) -> grpc.aio.Channel:

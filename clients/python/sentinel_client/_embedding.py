@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,14 +33,18 @@ from sentinel_client._types import Item, ModelVersion, Vector
 
 
 class EmbedOptions(TypedDict, total=False):
-    """How to embed.
+    """The keyword arguments of `embed` and `embed_many`. All are optional.
 
     Attributes:
-        model: Name of a model; needed only if the workers of the gateway serve several.
+        model: Name of a model; needed only if the workers of the gateway serve several. Default:
+            the only one.
         dimensions: Elements to keep of each vector, one of `EmbeddingModel.supported_dimensions`.
-        normalize: False: vectors have the model's own length, and not 1.
-        truncate: False: a text that is too long for the model is an error, and not cut.
+            Default: all.
+        normalize: Whether vectors have length 1, and not the model's own length. Default: True.
+        truncate: Whether a text that is too long for the model is cut; otherwise it is an error.
+            Default: True.
         thumbnail_side: Longest side in pixels of a WebP thumbnail of each image, 16 to 1,024.
+            Default: 0, no thumbnails.
     """
 
     model: str
@@ -217,13 +221,7 @@ class EmbeddingCalls(ServiceCalls):
         first = loaded[0]
         if isinstance(first, SentinelError):
             raise first
-        sent: list[tuple[int, content_pb2.Content]] = []
-        errors: dict[int, SentinelError] = {}
-        for place, message in enumerate(loaded[1:]):
-            if isinstance(message, SentinelError):
-                errors[place] = message
-            else:
-                sent.append((place, message))
+        sent, errors = _divided(loaded[1:])
         ranked: list[RankedCandidate] = []
         if sent or not errors:
             request = pb.RankRequest(
@@ -265,7 +263,7 @@ class EmbeddingCalls(ServiceCalls):
         timeout: float | None,
     ) -> AsyncGenerator[Embedding, None]:
         """Yield the embeddings of all contents, in order, and check that one model made them."""
-        wire = _options(options, priority)
+        wire = pb.EmbedOptions(priority=priority, **options)
         seconds = self._connection.timeout(_rpcs.EMBED, timeout)
 
         async def send(batch: list[Term]) -> list[Embedding]:
@@ -320,12 +318,13 @@ class EmbeddingCalls(ServiceCalls):
 
     async def _send_patiently(self, request: pb.EmbedRequest, seconds: float) -> pb.EmbedResponse:
         """Send a request; while servers are full, or a quota is used up, wait as they say."""
+        is_bulk = request.options.priority == pb.PRIORITY_BULK
+        rpc = _rpcs.EMBED_BULK if is_bulk else _rpcs.EMBED
         ends = time.monotonic() + seconds
         while True:
             try:
-                return await self._connection.unary(
-                    _rpcs.EMBED, request, max(0.0, ends - time.monotonic())
-                )
+                left = max(0.0, ends - time.monotonic())
+                return await self._connection.unary(rpc, request, left)
             except ResourceExhausted as error:
                 if error.retry_after is None or time.monotonic() + error.retry_after >= ends:
                     raise
@@ -335,6 +334,20 @@ class EmbeddingCalls(ServiceCalls):
         """Return the messages of contents, and the errors of those that cannot be sent."""
         max_bytes = max_item_bytes(self._config)
         return [content_message(one.text, one.image, one.crop, max_bytes) for one in terms]
+
+
+def _divided(
+    loaded: Sequence[content_pb2.Content | InvalidArgument],
+) -> tuple[list[tuple[int, content_pb2.Content]], dict[int, SentinelError]]:
+    """Return the contents that can be sent, and the errors of the others, each with its place."""
+    sent: list[tuple[int, content_pb2.Content]] = []
+    errors: dict[int, SentinelError] = {}
+    for place, one in enumerate(loaded):
+        if isinstance(one, SentinelError):
+            errors[place] = one
+        else:
+            sent.append((place, one))
+    return sent, errors
 
 
 def _term(content: str | Q) -> Term:
@@ -347,13 +360,6 @@ def _term(content: str | Q) -> Term:
 
 def _estimate(term: Term) -> int:
     return estimate_bytes(Item(text=term.text, image=term.image))
-
-
-def _options(options: EmbedOptions, priority: pb.Priority) -> pb.EmbedOptions:
-    unknown = set(options) - set(EmbedOptions.__annotations__)
-    if unknown:
-        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-    return pb.EmbedOptions(priority=priority, **options)
 
 
 def _embedding(result: pb.EmbedResult, model: ModelVersion) -> Embedding:

@@ -15,7 +15,7 @@ from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import filter_pb2
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
-from sentinel_client import _errors, _types
+from sentinel_client import _errors, _search_types, _types
 from sentinel_client._filters import Comparison, FieldValue, Filter, Group
 from sentinel_client._query import Box, Term
 
@@ -238,9 +238,6 @@ def consistency_to_proto(consistency: _types.Consistency | None) -> str:
 def collection_to_proto(
     name: str, fields: Iterable[_types.FieldSchema], options: _types.CollectionOptions
 ) -> collection_pb.Collection:
-    unknown = set(options) - set(_types.CollectionOptions.__annotations__)
-    if unknown:
-        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
     index = options.get("index")
     return collection_pb.Collection(
         name=name,
@@ -323,9 +320,9 @@ def search_params(
     include_thumbnails: bool = False,
     include_vectors: bool = False,
     consistency: _types.Consistency | None = None,
-    hybrid: _types.Hybrid | None = None,
-    diversity: _types.Diversity | None = None,
-    group_by: _types.GroupBy | None = None,
+    hybrid: _search_types.Hybrid | None = None,
+    diversity: _search_types.Diversity | None = None,
+    group_by: _search_types.GroupBy | None = None,
     index_params: Mapping[str, int] | None = None,
 ) -> search_pb.SearchParams:
     if isinstance(output_fields, str):
@@ -347,8 +344,8 @@ def search_params(
     )
 
 
-def hit_from_proto(message: search_pb.Hit) -> _types.Hit:
-    return _types.Hit(
+def hit_from_proto(message: search_pb.Hit) -> _search_types.Hit:
+    return _search_types.Hit(
         id=message.id,
         rank=message.rank,
         score=message.score,
@@ -360,15 +357,15 @@ def hit_from_proto(message: search_pb.Hit) -> _types.Hit:
     )
 
 
-def page_from_proto(message: search_pb.SearchPageResponse) -> _types.SearchPage:
-    return _types.SearchPage(
+def page_from_proto(message: search_pb.SearchPageResponse) -> _search_types.SearchPage:
+    return _search_types.SearchPage(
         hits=tuple(map(hit_from_proto, message.hits)),
         next_page_token=message.next_page_token,
         timings=timings_from_proto(message.summary),
     )
 
 
-def timings_from_proto(message: search_pb.SearchSummary) -> _types.SearchTimings:
+def timings_from_proto(message: search_pb.SearchSummary) -> _search_types.SearchTimings:
     """Convert the durations of a search to seconds."""
 
     def seconds(name: str) -> float | None:
@@ -377,7 +374,7 @@ def timings_from_proto(message: search_pb.SearchSummary) -> _types.SearchTimings
         duration: Any = getattr(message, name)
         return float(duration.ToNanoseconds()) / 1e9
 
-    return _types.SearchTimings(
+    return _search_types.SearchTimings(
         total=seconds("total") or 0.0,
         embed=seconds("embed"),
         embed_queue=seconds("embed_queue"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy.typing as npt
 
+from sentinel_client._names import suggest_for_fields
 from sentinel_client._types import ImageSource
 
 
@@ -32,6 +33,7 @@ class Term:
     weight: float = 1.0
 
 
+@suggest_for_fields
 class Q:
     """A query: a text, an image or a part of one, a vector, or a stored item.
 

@@ -1,8 +1,8 @@
-"""The RPCs of the contract: path, messages, default timeout, and whether a repeat is safe."""
+"""The RPCs of the contract: path, messages, timeout, and when to send one again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from google.protobuf.descriptor_pb2 import MethodOptions
@@ -24,13 +24,19 @@ TimeoutKind: TypeAlias = Literal["search", "upsert", "read", "write", "health"]
 
 @dataclass(frozen=True, slots=True)
 class Rpc(Generic[RequestT, ResponseT]):
-    """One RPC. A call without its own timeout takes the default of `timeout_kind`."""
+    """One RPC. A call without its own timeout takes the default of `timeout_kind`.
+
+    Attributes:
+        repeatable: Whether it may be sent again after it has failed.
+        hedgeable: Whether it may be sent again while it runs, for an earlier answer.
+    """
 
     path: str
     request: type[RequestT]
     response: type[ResponseT]
     timeout_kind: TimeoutKind
-    repeatable: bool
+    repeatable: bool = False
+    hedgeable: bool = False
 
 
 _SERVICES = [
@@ -61,6 +67,7 @@ def _rpc(
         response=response,
         timeout_kind=timeout_kind,
         repeatable=level != MethodOptions.IDEMPOTENCY_UNKNOWN,
+        hedgeable=level == MethodOptions.NO_SIDE_EFFECTS,
     )
 
 
@@ -95,6 +102,7 @@ REINDEX_COLLECTION = _rpc(
 )
 GET_CALLER = _rpc(access_pb.GetCallerRequest, access_pb.GetCallerResponse, "read")
 EMBED = _rpc(embedding_pb.EmbedRequest, embedding_pb.EmbedResponse, "upsert")
+EMBED_BULK = replace(EMBED, hedgeable=False)  # nobody waits for one of these requests
 RANK = _rpc(embedding_pb.RankRequest, embedding_pb.RankResponse, "upsert")
 GET_MODEL = _rpc(embedding_pb.GetModelRequest, embedding_pb.GetModelResponse, "read")
 
@@ -102,4 +110,4 @@ GET_MODEL = _rpc(embedding_pb.GetModelRequest, embedding_pb.GetModelResponse, "r
 # HealthCheckRequest has one string field with number 1, its response one enum with number 1.
 # These two messages of protobuf look the same on the wire. A failed health check is an answer,
 # so it is not repeated.
-HEALTH_CHECK = Rpc("/grpc.health.v1.Health/Check", StringValue, Int32Value, "health", False)
+HEALTH_CHECK = Rpc("/grpc.health.v1.Health/Check", StringValue, Int32Value, "health")

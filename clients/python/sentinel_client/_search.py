@@ -21,14 +21,14 @@ from sentinel_client._errors import (
 from sentinel_client._processes import in_thread
 from sentinel_client._query import Q, Term
 from sentinel_client._requests import gather_bounded, load_image, split
-from sentinel_client._types import (
+from sentinel_client._search_types import (
     Hit,
-    ImageUri,
     SearchOptions,
     SearchPage,
     SearchResult,
     SearchTimings,
 )
+from sentinel_client._types import ImageUri
 
 # The contract's limit for one BatchSearch, and how many of these requests run at once.
 _MAX_SEARCHES = 64

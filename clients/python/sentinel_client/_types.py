@@ -1,9 +1,9 @@
-"""The public types: items, collections, searches, health. All are frozen."""
+"""The public types of items, collections and health. All are frozen."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypedDict
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sentinel_client._errors import SentinelError
-from sentinel_client._filters import FieldValue, Filter
+from sentinel_client._filters import FieldValue
+from sentinel_client._names import suggest_for_fields
 
 # One dense embedding: float32 `[dimensions]`.
 Vector: TypeAlias = npt.NDArray[np.float32]
@@ -43,6 +44,7 @@ class FieldType(enum.Enum):
     STRING_LIST = "string_list"
 
 
+@suggest_for_fields
 @dataclass(frozen=True, slots=True)
 class FieldSchema:
     """One declared field of a collection.
@@ -90,6 +92,7 @@ class IndexType(enum.Enum):
     DISKANN = "diskann"
 
 
+@suggest_for_fields
 @dataclass(frozen=True, slots=True)
 class VectorIndex:
     """The index over a collection's vectors.
@@ -140,15 +143,19 @@ class Collection:
 
 
 class CollectionOptions(TypedDict, total=False):
-    """The keyword arguments of creating a collection."""
+    """The keyword arguments of creating a collection. All are optional.
 
-    # One of the workers' models, by name or fingerprint; None: the only one.
+    Attributes:
+        model: One of the workers' models, by name or fingerprint. Default: None, the only one.
+        index: The index of the vectors. Default: None, chosen by `expected_item_count`.
+        expected_item_count: How many items it will hold, 0 or more. Default: 0, unknown.
+        default_consistency: Consistency of reads that do not name one. Default: None, they see the
+            writes of their gateway.
+    """
+
     model: ModelVersion | None
-    # The index of the vectors; None: chosen by `expected_item_count`.
     index: VectorIndex | None
-    # How many items it will hold; 0: unknown.
     expected_item_count: int
-    # Consistency of reads that do not name one; None: they see the writes of their gateway.
     default_consistency: Consistency | None
 
 
@@ -187,6 +194,7 @@ class ReindexProgress:
     done: bool = False
 
 
+@suggest_for_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """An item to store, or a stored item: an image, a text, or only a vector.
@@ -276,165 +284,6 @@ class FoundItems:
 
     def __len__(self) -> int:
         return len(self.items)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hybrid:
-    """Combine the vector search with a keyword search in the collection's full-text fields.
-
-    Reciprocal rank fusion combines the two rankings: `score = sum of weight / (rrf_k + rank)`.
-
-    Attributes:
-        text: Keywords; empty: the query's own text.
-        rrf_k: The constant of the fusion, 1 to 16,384; None: 60.
-        vector_weight: Weight of the vector ranking, 0 to 1,000; None: 1.
-        text_weight: Weight of the text ranking, 0 to 1,000; None: 1.
-    """
-
-    text: str = ""
-    rrf_k: int | None = None
-    vector_weight: float | None = None
-    text_weight: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diversity:
-    """Drop near-duplicates or make the hits more different; considers the nearest 1,000 at most.
-
-    Attributes:
-        duplicate_threshold: Two hits with at least this cosine similarity are duplicates; only
-            the better one stays. Above 0, at most 1; None keeps all.
-        mmr_lambda: Maximal marginal relevance: 1 is relevance only, 0 is difference only; None
-            keeps the order of relevance.
-    """
-
-    duplicate_threshold: float | None = None
-    mmr_lambda: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GroupBy:
-    """Keep the best hits of each value of a field; considers the nearest 1,000 at most.
-
-    Attributes:
-        field: A declared field of strings, integers or booleans.
-        size: Most hits per group, 1 to 100.
-    """
-
-    field: str
-    size: int = 1
-
-
-class SearchOptions(TypedDict, total=False):
-    """The keyword arguments that all kinds of search share."""
-
-    # Instead of the query: an image.
-    image: ImageSource | None
-    # Instead of the query: a vector of the collection's space; need not be normalised.
-    vector: npt.ArrayLike | None
-    # Instead of the query: the id of a stored item. The item itself is not among the hits.
-    item_id: str | None
-    # Only items that match, for example `F("year") >= 2020`.
-    filter: Filter | None
-    # Fields to return with each hit; empty: all.
-    output_fields: Sequence[str]
-    # Minimum score of a hit, -1 to 1.
-    min_score: float | None
-    # Whether to return the thumbnails of images.
-    include_thumbnails: bool
-    # Whether to return the stored vectors.
-    include_vectors: bool
-    # Consistency of the read; None: the collection's default.
-    consistency: Consistency | None
-    # Add a keyword search; not together with `diversity` or `group_by`.
-    hybrid: Hybrid | None
-    # Drop near-duplicates, or make the hits more different.
-    diversity: Diversity | None
-    # Keep only the best hits of each value of a field.
-    group_by: GroupBy | None
-    # Search parameters of the index, by their Milvus names, for example `{"ef": 128}`.
-    index_params: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """One search result.
-
-    Attributes:
-        id: The item's id.
-        rank: Position in the whole result, from 1.
-        score: Cosine similarity to the query, -1 to 1; with `Hybrid`, the fused score. Higher
-            is better.
-        fields: The item's values of the requested fields.
-        image_uri: Image items: URI of the image in the gateway's object store.
-        text: Text items: the text.
-        thumbnail: Image items, on request: WebP.
-        vector: On request: the stored float32 vector `[dimensions]`.
-    """
-
-    id: str
-    rank: int
-    score: float
-    fields: Mapping[str, FieldValue] = field(default_factory=dict)
-    image_uri: str = ""
-    text: str = ""
-    thumbnail: bytes = field(default=b"", repr=False)
-    vector: Vector | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchTimings:
-    """The duration of each stage of a search in seconds; None if the stage did not run.
-
-    Attributes:
-        total: From the arrival at the gateway to the last hit.
-        embed: The call to the embedder, measured by the gateway.
-        embed_queue: Waiting for the device, measured by the embedder.
-        embed_inference: The forward pass, measured by the embedder.
-        vector_search: The Milvus search, measured by the gateway.
-        embed_cached: Whether the query's embedding came from the gateway's cache.
-    """
-
-    total: float = 0.0
-    embed: float | None = None
-    embed_queue: float | None = None
-    embed_inference: float | None = None
-    vector_search: float | None = None
-    embed_cached: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
-    """A complete result. Iterate over it, or index it, to get its hits."""
-
-    hits: tuple[Hit, ...]
-    timings: SearchTimings
-    collection: str
-    model: ModelVersion
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)
-
-    def __len__(self) -> int:
-        return len(self.hits)
-
-    def __getitem__(self, index: int) -> Hit:
-        return self.hits[index]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchPage:
-    """One page of hits; `next_page_token` is empty on the last page."""
-
-    hits: tuple[Hit, ...]
-    next_page_token: str
-    timings: SearchTimings
-
-    def __iter__(self) -> Iterator[Hit]:
-        return iter(self.hits)
-
-    def __len__(self) -> int:
-        return len(self.hits)
 
 
 class HealthStatus(enum.Enum):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sentinel_core.errors import InvalidArgument
-from sentinel_store.milvus.schema import checked_value
+from sentinel_store.milvus.schema import check_names, checked_value
 from sentinel_store.values import FieldType
 
 
@@ -35,3 +35,21 @@ def test_a_value_of_another_type_is_told_in_plain_words(
     with pytest.raises(InvalidArgument) as told:
         checked_value(value, field_type, "n")  # type: ignore[arg-type]
     assert told.value.message == f"field 'n' takes {message}"
+
+
+FIELDS = {name: FieldType.STRING for name in ("year", "title", "place")}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("yaer", "'yaer'; did you mean 'year'? It declares: place, title, year"),
+        ("Title", "'Title'; did you mean 'title'? It declares: place, title, year"),
+        ("size", "'size'; it declares: place, title, year"),
+        ("year" * 9, f"'{'year' * 9}'; it declares: place, title, year"),
+    ],
+)
+def test_a_field_that_is_not_declared_is_told_with_the_closest_one(name: str, told: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        check_names([name], FIELDS, "filter")
+    assert refused.value.message == f"the collection does not declare field {told}"
