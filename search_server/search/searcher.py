@@ -143,7 +143,7 @@ class Searcher:
         size: int,
         position: Position,
         *,
-        max_bytes: int = paging.MAX_BYTES,
+        max_bytes: int,
         first_hits: Sequence[Hit] | None = None,
     ) -> Page:
         """Return the page after `position`.

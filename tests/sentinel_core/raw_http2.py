@@ -1,4 +1,4 @@
-"""A client that sends a part of a message and then stops, which no gRPC library would do."""
+"""A client that does what no gRPC library does: it stops in a message, and shows all trailers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ _ACK = END_STREAM = 1
 _END_HEADERS = 4
 _MAX_FRAME = 16_384
 _FIRST_WINDOW = 65_535
+# gRPC's own setting: send binary metadata as it is, not as base64.
+_TRUE_BINARY = struct.pack(">HI", 0xFE03, 1)
 
 
 def _string(text: str) -> bytes:
@@ -31,7 +33,7 @@ class RawConnection:
     def __init__(self, address: str) -> None:
         host, port = address.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout=20)
-        self._send(_PREFACE + self._frame(_SETTINGS, 0, 0, b""))
+        self._send(_PREFACE + self._frame(_SETTINGS, 0, 0, _TRUE_BINARY))
         self._windows = {0: _FIRST_WINDOW}
         self._first_window = _FIRST_WINDOW
 
@@ -117,3 +119,13 @@ class RawConnection:
             kind, flags, payload = self._read_frame()
             if kind == _HEADERS and flags & END_STREAM:
                 return payload
+
+
+def binary_trailer(trailers: bytes, name: str) -> bytes:
+    """Return the value of a binary trailer in what `next_end` returned; KeyError if it has none."""
+    _, found, rest = trailers.partition(_string(name))
+    if not found:
+        raise KeyError(name)
+    length, zero = rest[0], rest[1]
+    assert zero == 0  # before what is not base64
+    return rest[2 : 1 + length]

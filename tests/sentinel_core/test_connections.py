@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from sentinel.search.v1 import item_service_pb2
-from sentinel_core import connection_guard, connections, interceptors
+from sentinel_core import call_log, connection_guard, connections, interceptors
 from sentinel_core.connections import ConnectionFinder, peer_address
 from sentinel_core.settings import MIB
 from tests.sentinel_core.raw_http2 import RawConnection
@@ -68,7 +68,8 @@ async def test_an_answer_that_nobody_reads_is_dropped_with_its_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection_guard, "_INTERVAL_S", 0.05)
-    monkeypatch.setattr(interceptors, "_ANSWER_GRACE_S", 0.3)
+    for module in (call_log, interceptors):
+        monkeypatch.setattr(module, "ANSWER_GRACE_S", 0.3)
     servicer = Downloads()
     async with serving(servicer, seconds=0.5) as (server, memory):
         idle = memory.used

@@ -27,6 +27,7 @@ from sentinel_client._retry_budget import RetryBudget
 from sentinel_client._rpcs import RequestT, ResponseT, Rpc
 
 _REQUEST_ID_KEY = "x-request-id"
+_MAX_RESPONSE_KEY = "x-max-response-bytes"
 _LOOK_EVERY_S = 1.0
 _LONGEST_CALL_S = 86_400.0
 # Round robin spreads calls over all addresses of a name; the default uses one address.
@@ -68,7 +69,7 @@ class Connection:
         while True:
             call = self._callable(rpc, "unary_unary")
             try:
-                response: ResponseT = await call(request, **self._options(attempts))
+                response: ResponseT = await call(request, **self._options(rpc, attempts))
             except grpc.aio.AioRpcError as error:
                 await attempts.pause_or_raise(self.convert(error, attempts))
             except asyncio.CancelledError:
@@ -88,7 +89,7 @@ class Connection:
         attempts = self._attempts(rpc, timeout)
         started = False
         while True:
-            call = self._callable(rpc, "unary_stream")(request, **self._options(attempts))
+            call = self._callable(rpc, "unary_stream")(request, **self._options(rpc, attempts))
             try:
                 async for message in call:
                     started = True
@@ -111,7 +112,7 @@ class Connection:
     ) -> grpc.aio.StreamStreamCall[RequestT, ResponseT]:
         """Return a new bidirectional call; the caller must end it."""
         call: grpc.aio.StreamStreamCall[RequestT, ResponseT]
-        call = self._callable(rpc, "stream_stream")(**self._options(attempts))
+        call = self._callable(rpc, "stream_stream")(**self._options(rpc, attempts))
         return call
 
     def convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
@@ -147,10 +148,12 @@ class Connection:
             budget=self._budget,
         )
 
-    def _options(self, attempts: Attempts) -> dict[str, Any]:
+    def _options(self, rpc: Rpc[Any, Any], attempts: Attempts) -> dict[str, Any]:
         """Return what each call sends besides its messages: the key, too."""
         options = attempts.call_options()
         options["metadata"] += self._credential.metadata()
+        if rpc.large_responses:
+            options["metadata"] += ((_MAX_RESPONSE_KEY, str(self._config.max_message_bytes)),)
         return options
 
     def _callable(self, rpc: Rpc[Any, Any], kind: str) -> Any:

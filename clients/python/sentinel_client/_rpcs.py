@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from google.protobuf.descriptor_pb2 import MethodOptions
@@ -24,13 +24,17 @@ TimeoutKind: TypeAlias = Literal["search", "upsert", "read", "write", "health"]
 
 @dataclass(frozen=True, slots=True)
 class Rpc(Generic[RequestT, ResponseT]):
-    """One RPC. A call without its own timeout takes the default of `timeout_kind`."""
+    """One RPC. A call without its own timeout takes the default of `timeout_kind`.
+
+    `large_responses` is for RPCs whose response can neither be cut nor always be small.
+    """
 
     path: str
     request: type[RequestT]
     response: type[ResponseT]
     timeout_kind: TimeoutKind
     repeatable: bool
+    large_responses: bool = False
 
 
 _SERVICES = [
@@ -94,7 +98,9 @@ REINDEX_COLLECTION = _rpc(
     collection_pb.ReindexCollectionRequest, collection_pb.ReindexCollectionResponse, "write"
 )
 GET_CALLER = _rpc(access_pb.GetCallerRequest, access_pb.GetCallerResponse, "read")
-EMBED = _rpc(embedding_pb.EmbedRequest, embedding_pb.EmbedResponse, "upsert")
+EMBED = replace(  # many thumbnails are large
+    _rpc(embedding_pb.EmbedRequest, embedding_pb.EmbedResponse, "upsert"), large_responses=True
+)
 RANK = _rpc(embedding_pb.RankRequest, embedding_pb.RankResponse, "upsert")
 GET_MODEL = _rpc(embedding_pb.GetModelRequest, embedding_pb.GetModelResponse, "read")
 
