@@ -84,7 +84,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         check_count(len(request.contents), limit, "contents")
         contents = messages.contents_from(request.contents, "contents")
         outcome = await engine.embed(contents, options, self._deadline(context))
-        return messages.embed_response(outcome, options.element, self._version)
+        return messages.embed_response(contents, outcome, options.element, self._version)
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: _Context
@@ -151,7 +151,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         outcome = await engine.embed(contents, EmbedOptions(), self._deadline(context))
         query, *candidates = (result.outcome for result in outcome.results)
         if isinstance(query, SentinelError):
-            raise messages.located(query, "query")
+            raise messages.located(query, messages.part_of(contents[0], "query"))
         good, errors = [], []
         for index, candidate in enumerate(candidates):
             if isinstance(candidate, SentinelError):
@@ -159,7 +159,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             else:
                 good.append((index, candidate))
         ranked = rank(query, good, engine.info, top_k)
-        return messages.rank_response(ranked, errors, outcome.timings, self._version)
+        return messages.rank_response(contents[1:], ranked, errors, outcome.timings, self._version)
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
         engine = self._ready()

@@ -128,7 +128,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
         size = page_size(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
         filter_ = None
         if request.HasField("filter"):
-            filter_ = common_messages.filter_from(request.filter)
+            filter_ = common_messages.filter_from(request.filter, "filter")
         projection = _projection(request)
         identity = _list_identity(request)
         collection, last_id = self._tokens.read_in_collection(request.page_token, identity)
@@ -229,7 +229,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
 
 def _projection(request: pb.GetItemsRequest | pb.ListItemsRequest) -> Projection:
     return Projection(
-        common_messages.output_fields_from(request.output_fields),
+        common_messages.output_fields_from(request.output_fields, "output_fields"),
         request.include_vectors,
         request.include_thumbnails,
     )
@@ -249,7 +249,7 @@ def _selector(request: pb.DeleteItemsRequest) -> Selector:
             return ItemIds(tuple(request.ids.ids))
         case "filter":
             note_items(0)  # until it is known how many match
-            return common_messages.filter_from(request.filter)
+            return common_messages.filter_from(request.filter, "filter")
         case _:
             raise InvalidArgument(
                 "BATCH_EMPTY", "say what to delete: ids or a filter", field="selector"

@@ -108,7 +108,9 @@ class Searcher:
                 vector_search.check_index_params(spec.index_params)
             if spec.is_reranked:
                 await self._reranker.check(spec, collection, deadline)
-            filter_expression = filters.compile_filter(spec.filter, collection.fields)
+            filter_expression = filters.compile_filter(
+                spec.filter, collection.fields, "params.filter"
+            )
         except SentinelError as error:
             return error
         expression = filter_expression
