@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 4, 6, 8
+_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
 _ACK = END_STREAM = 1
 _END_HEADERS = 4
 _MAX_FRAME = 16_384
@@ -109,6 +109,16 @@ class RawConnection:
         elif kind == _WINDOW_UPDATE:
             self._windows[stream] = self._windows.get(stream, 0) + struct.unpack(">I", payload)[0]
         return kind, flags, payload
+
+    def ping(self) -> None:
+        """Ping and wait for the answer; ConnectionResetError if the server ends the connection."""
+        self._send(self._frame(_PING, 0, 0, bytes(8)))
+        while True:
+            kind, flags, payload = self._read_frame()
+            if kind == _GOAWAY:
+                raise ConnectionResetError(payload[8:].decode())  # why
+            if kind == _PING and flags & _ACK:
+                return
 
     def next_end(self) -> bytes:
         """Wait for the end of any call; return its trailers, in which a new text is readable.

@@ -32,6 +32,7 @@ from sentinel.search.v1 import (
     item_service_pb2,
     search_service_pb2,
 )
+from sentinel_client import ClientConfig, Q, SearchPage, SentinelClient
 from sentinel_store.items import Row
 from tests import processes, secure
 from tests.search_server.conftest import (
@@ -350,3 +351,21 @@ def test_the_size_of_a_row_is_never_underestimated(row: Row, thumbnail: bytes, u
     item = StoredItem(row, uri, thumbnail)
     listed = item_service_pb2.ListItemsResponse(items=[item_to(item)])
     assert listed.ByteSize() <= message_bytes(item)
+
+
+def test_the_python_client_reads_on_where_a_response_ends(library: Library) -> None:
+    config = ClientConfig(max_message_bytes=4 * MIB)
+    options = {"collection": library.collection, "include_thumbnails": True}
+    queries = [
+        Q(vector=np.random.default_rng(number).normal(size=DIMENSIONS)) for number in range(9)
+    ]
+    with SentinelClient(library.gateway.address, config=config) as client:
+        found = client.get_items([*sorted(library.ids), "nobody"], **options)
+        assert [item.id for item in found] == sorted(library.ids)
+        assert found.missing_ids == ("nobody",)
+        pages = client.batch_search(queries, limit=20, **options)
+        for query, page in zip(queries, pages, strict=True):
+            assert isinstance(page, SearchPage), page
+            alone = client.search(query, limit=20, **options)
+            assert [hit.id for hit in page] == [hit.id for hit in alone]
+            assert page.next_page_token
