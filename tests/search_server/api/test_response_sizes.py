@@ -249,35 +249,58 @@ def test_who_asks_for_more_gets_more_in_one_message(library: Library, method: st
     assert 4 * MIB < page.ByteSize() <= 16 * MIB
 
 
-def test_many_large_collections_are_listed_in_parts(
-    worker: processes.Server, tmp_path: Path
-) -> None:
-    """A thousand take too long; so the room for rows is 20 kB here."""
-    room = {"sentinel_core.responses._REST_BYTES": MAX_RESPONSE_BYTES - 20_000}
-    flags = processes.gateway_flags(tmp_path, str(tmp_path / "m.db"), worker.address)
-    with processes.running(tmp_path, "search_server", *flags, constants=room) as server:
-        gateway = connect(server.address)
-        fields = [
-            collection_service_pb2.FieldSchema(name=f"field_{number:050}", type=1)  # type: ignore[arg-type]
-            for number in range(56)
-        ]
-        names = [f"c{number}" for number in range(8)]
-        for name in names:
-            collection = collection_service_pb2.Collection(name=name, fields=fields)
-            request = collection_service_pb2.CreateCollectionRequest(collection=collection)
-            gateway.collections.CreateCollection(request, timeout=20)
-        found, token = [], ""
-        while True:
-            page = gateway.collections.ListCollections(
-                collection_service_pb2.ListCollectionsRequest(page_token=token), timeout=60
-            )
-            assert 0 < len(page.collections) < len(names)
-            assert page.ByteSize() < 20_500
-            found += [one.name for one in page.collections]
-            token = page.next_page_token
-            if not token:
-                break
-    assert found == names
+@pytest.fixture(scope="module")
+def narrow(worker: processes.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway whose responses have room for 20 kB of rows, and in a batch of two for none."""
+    constants = {
+        "sentinel_core.responses._REST_BYTES": MAX_RESPONSE_BYTES - 20_000,
+        "search_server.api.search_service._ERROR_BYTES": MAX_RESPONSE_BYTES // 2,
+    }
+    folder: Path = tmp_path_factory.mktemp("narrow")
+    flags = processes.gateway_flags(folder, str(folder / "m.db"), worker.address)
+    with processes.running(folder, "search_server", *flags, constants=constants) as server:
+        yield connect(server.address)
+
+
+def test_many_large_collections_are_listed_in_parts(narrow: Gateway) -> None:
+    """In a real response there is room for a thousand, which take long to make."""
+    fields = [
+        collection_service_pb2.FieldSchema(name=f"field_{number:050}", type=1)  # type: ignore[arg-type]
+        for number in range(56)
+    ]
+    names = [f"c{number}" for number in range(8)]
+    for name in names:
+        collection = collection_service_pb2.Collection(name=name, fields=fields)
+        request = collection_service_pb2.CreateCollectionRequest(collection=collection)
+        narrow.collections.CreateCollection(request, timeout=20)
+    found, token = [], ""
+    while True:
+        page = narrow.collections.ListCollections(
+            collection_service_pb2.ListCollectionsRequest(page_token=token), timeout=60
+        )
+        assert 0 < len(page.collections) < len(names)
+        assert page.ByteSize() < 20_500
+        found += [one.name for one in page.collections]
+        token = page.next_page_token
+        if not token:
+            break
+    assert set(names) <= set(found)
+    assert found == sorted(set(found))
+
+
+def test_a_search_of_a_batch_without_room_for_a_token_fails_alone(narrow: Gateway) -> None:
+    name = narrow.create()
+    narrow.upsert(name, *(Item(id=str(number), vector=vector(number)) for number in range(5)))
+    query = search_service_pb2.Query(vector=vector(7))
+    params = search_service_pb2.SearchParams(collection=name, query=query, include_vectors=True)
+    searches = [
+        search_service_pb2.SearchPageRequest(params=params, page_size=3),
+        search_service_pb2.SearchPageRequest(),
+    ]
+    request = search_service_pb2.BatchSearchRequest(searches=searches)
+    large, wrong = narrow.search.BatchSearch(request, timeout=60).results
+    assert reason_of(large.error) == "RESPONSE_TOO_LARGE"
+    assert reason_of(wrong.error) == "QUERY_MISSING"
 
 
 @pytest.mark.slow  # thumbnails of 60 large pictures
@@ -356,16 +379,15 @@ def test_the_size_of_a_row_is_never_underestimated(row: Row, thumbnail: bytes, u
 def test_the_python_client_reads_on_where_a_response_ends(library: Library) -> None:
     config = ClientConfig(max_message_bytes=4 * MIB)
     options = {"collection": library.collection, "include_thumbnails": True}
-    queries = [
-        Q(vector=np.random.default_rng(number).normal(size=DIMENSIONS)) for number in range(9)
-    ]
+    rng = np.random.default_rng(3)
+    queries = [Q(vector=rng.normal(size=DIMENSIONS)) for _ in range(5)]
     with SentinelClient(library.gateway.address, config=config) as client:
         found = client.get_items([*sorted(library.ids), "nobody"], **options)
         assert [item.id for item in found] == sorted(library.ids)
         assert found.missing_ids == ("nobody",)
-        pages = client.batch_search(queries, limit=20, **options)
+        pages = client.batch_search(queries, limit=15, **options)
         for query, page in zip(queries, pages, strict=True):
             assert isinstance(page, SearchPage), page
-            alone = client.search(query, limit=20, **options)
+            alone = client.search(query, limit=15, **options)
             assert [hit.id for hit in page] == [hit.id for hit in alone]
             assert page.next_page_token
