@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import grpc
@@ -90,26 +91,18 @@ def weighted() -> str:
 @pytest.mark.slow  # two workers, and seconds until weights settle
 def test_of_two_unequal_workers_the_faster_one_gets_more_calls(tmp_path: Path) -> None:
     port = str(free_port())
-    seconds = {HOSTS[0]: "0.02", HOSTS[1]: "0.2"}
+
+    def worker(host: str, seconds: str) -> AbstractContextManager[processes.Server]:
+        return processes.running(
+            tmp_path / host,
+            FAKE,
+            *("--host", host, "--port", port),
+            environment={"FAKE_SECONDS_PER_BATCH": seconds},
+        )
+
     with (
-        processes.running(
-            tmp_path / "a",
-            FAKE,
-            "--host",
-            HOSTS[0],
-            "--port",
-            port,
-            environment={"FAKE_SECONDS_PER_BATCH": seconds[HOSTS[0]]},
-        ) as fast,
-        processes.running(
-            tmp_path / "b",
-            FAKE,
-            "--host",
-            HOSTS[1],
-            "--port",
-            port,
-            environment={"FAKE_SECONDS_PER_BATCH": seconds[HOSTS[1]]},
-        ) as slow,
+        worker(HOSTS[0], "0.02") as fast,
+        worker(HOSTS[1], "0.2") as slow,
         grpc.insecure_channel(
             f"ipv4:{HOSTS[0]}:{port},{HOSTS[1]}:{port}",
             options=[("grpc.service_config", weighted())],
