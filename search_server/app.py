@@ -227,7 +227,7 @@ def _search_service(parts: _Parts) -> Service:
         "sentinel.search.v1.SearchService",
         search_service_pb2_grpc.add_SearchServiceServicer_to_server,
         SearchService(searcher, parts.tokens, parts.admission.searches, seconds),
-        {"": MethodLimits(settings.max_message_bytes, seconds)},
+        {"": MethodLimits(settings.max_message_bytes, seconds, fills_responses=True)},
         access.SEARCH_RULES,
     )
 

@@ -73,6 +73,8 @@ class Admission:
         self._refusal = refusal
         self._max_wait_s = max_wait_s
         self._used = dict.fromkeys(limits, 0)
+        self._clock = clock
+        self._busy_s, self._busy_until = 0.0, clock()
         self._by_caller: dict[str, int] = {}
         self._calls = 0
         self._light = 0  # of what is used, admitted because its caller is light
@@ -121,6 +123,14 @@ class Admission:
         """Return how much of the first unit is admitted now."""
         return self._used[self._unit]
 
+    def busy_seconds(self) -> float:
+        """Return the seconds that the first limit was used so far; half of it for 2 s is 1 s."""
+        now = self._clock()
+        share = self._used[self._unit] / self._limits[self._unit]
+        self._busy_s += share * (now - self._busy_until)
+        self._busy_until = now
+        return self._busy_s
+
     def _may_enter(self, cost: Mapping[str, int], caller: str) -> bool:
         most, part = self.most(), 1.0
         if self._demand.callers() > 1:
@@ -156,6 +166,7 @@ class Admission:
             self._rate.note_backlog()
 
     def _count(self, work: Admitted, sign: int) -> None:
+        self.busy_seconds()  # until now, with what was used until now
         for unit, amount in work.cost.items():
             self._used[unit] += sign * amount
         amount = sign * work.cost[self._unit]
@@ -288,7 +299,8 @@ def _current_caller() -> str:
 
 
 def export(metrics: ServerMetrics, admissions: Mapping[str, Admission]) -> None:
-    """Show what is admitted, and the limit, as metrics, by kind of work."""
+    """Show what is admitted, and the limit, as metrics by kind of work, and in load reports."""
+    metrics.load.watch(admissions.values())
     for name, description, read in (
         ("admitted", "Work in progress, in its main unit.", Admission.used),
         ("admission_limit", "Most of it that is admitted now.", Admission.most),

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sentinel_core.memory import Share
 
 REQUEST_ID_KEY = "x-request-id"
+# 3.5 MiB: gRPC clients take 4 MiB unless they are told otherwise.
+MAX_RESPONSE_BYTES = 3_670_016
 # What a stage keeps for itself, to answer with its own error instead of being cut off.
 _MARGIN_S = 0.02
 # The parts of a caller's time that a server keeps to say that it is over. gRPC cuts the call off at
@@ -40,7 +42,7 @@ class Call:
 
     Attributes:
         method: Full name, for example `/sentinel.search.v1.SearchService/Search`.
-        request_id: The caller's `x-request-id`, or a random one; sent to the next hop.
+        request_id: The caller's `x-request-id`, or a random one; sent to the next hop, and back.
         items: Items in the request; the handler sets it.
         reason: ErrorReason of a failed call.
         started_at: On `perf_counter`'s clock.
@@ -54,6 +56,8 @@ class Call:
         scope: What the method needs; None: nothing, or it is not known yet.
         collections: Those that the request names.
         slot: Its place among the running calls that a quota counts.
+        asks_for_bytes: What the caller wrote into `x-max-response-bytes`; mostly nothing.
+        max_response_bytes: How large each of its responses may be.
     """
 
     method: str
@@ -71,6 +75,8 @@ class Call:
     scope: Scope | None = None
     collections: tuple[str, ...] = ()
     slot: Slot | None = None
+    asks_for_bytes: str = ""
+    max_response_bytes: int = MAX_RESPONSE_BYTES
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

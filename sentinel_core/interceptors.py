@@ -18,11 +18,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from prometheus_client import Histogram
 
-from sentinel_core.access import audit
 from sentinel_core.access.guard import Access
-from sentinel_core.calls import REQUEST_ID_KEY, Call, Deadline, current_call, time_to_answer
+from sentinel_core.call_log import ANSWER_GRACE_S, Observer, Trailers
+from sentinel_core.calls import Call, Deadline, time_to_answer
 from sentinel_core.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -31,18 +30,12 @@ from sentinel_core.errors import (
     hide,
 )
 from sentinel_core.memory import MemoryBudget, Share
-from sentinel_core.metrics import ServerMetrics
 from sentinel_core.receiving import MessageParser, MessageReceiver
+from sentinel_core.responses import allow_what_it_asks, too_large
 from sentinel_core.status import to_status
 
 logger = logging.getLogger(__name__)
-access_logger = logging.getLogger("sentinel.access")
 
-_OUR_FAULT = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}
-# Handlers keep to the limit of their method themselves, and then know in which stage they were.
-_AFTER_HANDLER_S = 0.5
-# Who has not read the answer so long after the call's end loses the connection.
-_ANSWER_GRACE_S = 15.0
 # A call without a message is mostly one that its caller has cancelled; gRPC says so a moment later.
 _UNTIL_CANCELLED_S = 0.05
 _SENT_COPIES = 2  # a serialized response, and the transport's buffers
@@ -64,10 +57,12 @@ class MethodLimits:
     Attributes:
         max_bytes: Size of one request message.
         seconds: From the call's begin to its end; receiving and sending count.
+        fills_responses: Whether it fills its responses with rows, up to the size that is allowed.
     """
 
     max_bytes: int
     seconds: float
+    fills_responses: bool = False
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -86,14 +81,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         *,
         limits: Mapping[str, MethodLimits],
         access: Access,
+        largest_response: int,
     ) -> None:
-        """Wrap the methods that `limits` names, by their paths; leave all others alone."""
+        """Wrap the methods that `limits` names, by their paths; leave all others alone.
+
+        `largest_response` has the bytes of what a caller may ask for.
+        """
         self._observer = observer
         self._gate = gate
         self._memory = memory
         self._receiver = receiver
         self._limits = limits
         self._access = access
+        self._largest_response = largest_response
         # Handlers are registered before the server starts and stay.
         self._wrapped: dict[str, _Handler] = {}
 
@@ -120,7 +120,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         shape += "_stream" if handler.response_streaming else "_unary"
         call = _Method(
             method,
-            limits.seconds,
+            limits,
             partial(receive, parser),
             getattr(handler, shape),
             handler.response_serializer,
@@ -131,6 +131,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         else:
             wrapped = grpc.stream_unary_rpc_method_handler(self._unary(call))
         return wrapped
+
+    async def _enter(self, method: _Method, call: Call, context: _Context) -> None:
+        """Find out who calls, and how large the responses may be."""
+        await self._access.identify(call, context)
+        if not call.asks_for_bytes:
+            return
+        more = allow_what_it_asks(call, self._largest_response)
+        if more and method.limits.fills_responses:
+            call.taken.add(await self._memory.take(more, Deadline.within(_SEND_WAIT_S)))
 
     async def _request(self, parser: MessageParser, call: Call, context: _Context) -> Any:
         data = await self._receiver.first(context, call)
@@ -162,24 +171,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await self._access.pace(call)
 
     def _unary(self, method: _Method) -> Any:
-        observer, gate, access = self._observer, self._gate, self._access
+        observer, gate = self._observer, self._gate
 
         async def unary(_: Any, context: Any) -> bytes:
-            call = observer.begin(method.name, method.seconds, context)
+            call = observer.begin(method.name, method.limits.seconds, context)
             limit = asyncio.timeout(_time_left(call))
             try:
                 try:
                     async with limit:
                         with gate:
-                            await access.identify(call, context)
+                            await self._enter(method, call, context)
                             # No variable keeps the request: its handler may need it only briefly.
                             response = method.serialize(
                                 await method.inner(await method.receive(call, context), context)
                             )
                             if len(response) > _NEGLIGIBLE_BYTES:
                                 await self._hold(len(response), call, context)
+                            context.set_trailing_metadata(observer.trailers(call))
                 except Exception as error:
-                    await _abort(call, context, _expiry(limit, error))
+                    await _abort(call, context, _expiry(limit, error), observer.trailers(call))
                     raise
             except BaseException as error:
                 observer.end(call, context, error)
@@ -192,23 +202,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return unary
 
     def _stream(self, method: _Method) -> Any:
-        observer, gate, access = self._observer, self._gate, self._access
+        observer, gate = self._observer, self._gate
 
         async def stream(_: Any, context: Any) -> None:
-            call = observer.begin(method.name, method.seconds, context)
+            call = observer.begin(method.name, method.limits.seconds, context)
             limit = asyncio.timeout(_time_left(call))
             try:
                 try:
                     async with limit:
                         with gate:
-                            await access.identify(call, context)
+                            await self._enter(method, call, context)
                             request = await method.receive(call, context)
                             # Closed here, not by the garbage collector: its work ends before `end`.
                             async with aclosing(method.inner(request, context)) as responses:
                                 async for response in responses:
                                     await self._send(method.serialize(response), call, context)
+                            context.set_trailing_metadata(observer.trailers(call))
                 except Exception as error:
-                    await _abort(call, context, _expiry(limit, error))
+                    await _abort(call, context, _expiry(limit, error), observer.trailers(call))
                     raise
             except BaseException as error:
                 observer.end(call, context, error)
@@ -221,6 +232,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def _hold(self, size: int, call: Call, context: _Context) -> Share:
         """Take memory for a response, until gRPC has done with the call."""
+        if size > call.max_response_bytes:
+            raise too_large(size, call.max_response_bytes)
         self._receiver.note_sent(call, size)
         share = await self._memory.take(size * _SENT_COPIES, Deadline.within(_SEND_WAIT_S))
         # The stubs demand a class, and not a function.
@@ -253,7 +266,7 @@ class _Method:
     """A method as its servicer implements it, and how its requests are received."""
 
     name: str
-    seconds: float
+    limits: MethodLimits
     receive: Callable[[Call, _Context], Awaitable[Any]]
     inner: Callable[[Any, _Context], Any]
     serialize: Callable[[Any], bytes]
@@ -289,7 +302,7 @@ def _release_all(call: Call) -> None:
         call.slot.release()
 
 
-async def _abort(call: Call, context: _Context, error: Exception) -> None:
+async def _abort(call: Call, context: _Context, error: Exception, trailers: Trailers) -> None:
     """Raise gRPC's AbortError with the status of `error`; return if the status is already set."""
     if isinstance(error, grpc.aio.AbortError):
         return
@@ -299,16 +312,14 @@ async def _abort(call: Call, context: _Context, error: Exception) -> None:
     # the garbage collector looks at old objects.
     error.__traceback__ = error.__context__ = error.__cause__ = None
     call.reason = error.reason
-    call.answer_by = perf_counter() + _ANSWER_GRACE_S
+    call.answer_by = perf_counter() + ANSWER_GRACE_S
     status = to_status(error)
-    trailers: list[tuple[str, str | bytes]] = [
-        ("grpc-status-details-bin", status.SerializeToString())
-    ]
+    trailers += (("grpc-status-details-bin", status.SerializeToString()),)
     if error.retry_after_s is not None:
         # gRPC's own retry policy waits this long before its next attempt.
-        trailers.append(("grpc-retry-pushback-ms", str(int(error.retry_after_s * 1000))))
+        trailers += (("grpc-retry-pushback-ms", str(int(error.retry_after_s * 1000))),)
     try:
-        await context.abort(error.code, status.message, trailing_metadata=tuple(trailers))
+        await context.abort(error.code, status.message, trailing_metadata=trailers)
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None  # its caller has left
 
@@ -345,106 +356,3 @@ class DrainGate:
         except TimeoutError:
             pass
         return self._in_flight
-
-
-class Observer:
-    """Opens a `Call` for each call, and closes it.
-
-    Attributes:
-        open_calls: Those that gRPC has not done with; their handlers may have ended.
-    """
-
-    def __init__(self) -> None:
-        self.open_calls: set[Call] = set()
-
-    def begin(self, method: str, seconds: float, context: _Context) -> Call:
-        """Open a call that may take `seconds`; `end` must follow.
-
-        Reads everything that `end` needs from the context now: when a caller leaves a stream that
-        waits for it to read, the stream is closed only after gRPC has freed the call. Asking a
-        freed call for its peer ends the process (grpcio 1.85.1: a null pointer in
-        `grpc_call_get_peer`).
-        """
-        request_id, header_bytes = "", 0
-        for key, value in context.invocation_metadata() or ():
-            header_bytes += len(key) + len(value)
-            if key == REQUEST_ID_KEY and isinstance(value, str):
-                request_id = value[:128]
-        call = Call(method, request_id) if request_id else Call(method)
-        call.header_bytes = header_bytes
-        call.started_at = perf_counter()
-        left = context.time_remaining()
-        most = seconds + _AFTER_HANDLER_S
-        call.ends_at = call.started_at + (most if left is None else min(left, most))
-        call.answer_by = call.ends_at + _ANSWER_GRACE_S
-        call.peer = context.peer()
-        self.open_calls.add(call)
-        # The stubs demand a class, and not a function.
-        context.add_done_callback(lambda _: self.open_calls.discard(call))  # type: ignore[arg-type]
-        current_call.set(call)
-        return call
-
-    def end(self, call: Call, context: _Context, error: BaseException | None) -> None:
-        """Close a call; `error` is how its handler ended."""
-
-
-class CallLog(Observer):
-    """Writes one access line and one duration per call, at its end."""
-
-    def __init__(self, metrics: ServerMetrics) -> None:
-        super().__init__()
-        self._in_flight = metrics.requests_in_flight
-        self._durations = metrics.request_duration
-        self._errors = metrics.errors
-        # Looking a child up by its labels costs as much as observing it. Bounded: methods x codes.
-        self._children: dict[tuple[str, str], Histogram] = {}
-
-    def begin(self, method: str, seconds: float, context: _Context) -> Call:
-        self._in_flight.inc()
-        return super().begin(method, seconds, context)
-
-    def end(self, call: Call, context: _Context, error: BaseException | None) -> None:
-        now = perf_counter()
-        seconds = now - call.started_at
-        self._in_flight.dec()
-        code = "OK" if error is None else _code(call, context, error, now)
-        self._duration(call.method, code).observe(seconds)
-        if error is not None:
-            self._errors.labels(call.method, call.reason or code).inc()
-        audit.note(call, code)
-        level = logging.ERROR if code in _OUR_FAULT else logging.INFO
-        if access_logger.isEnabledFor(level):
-            fields = {
-                "method": call.method,
-                "code": code,
-                "reason": call.reason,
-                "ms": round(seconds * 1000, 2),
-                "items": call.items,
-                "request_id": call.request_id,
-                "peer": call.peer,
-                "who": call.caller.id,
-            }
-            # After gRPC has taken the answer or status that the caller waits for.
-            asyncio.get_running_loop().call_soon(_write_line, level, fields)
-
-    def _duration(self, method: str, code: str) -> Histogram:
-        child = self._children.get((method, code))
-        if child is None:
-            child = self._children[method, code] = self._durations.labels(method, code)
-        return child
-
-
-def _write_line(level: int, fields: dict[str, Any]) -> None:
-    # Not `logger.log`: it walks the stack for a line number that is always the same.
-    name = access_logger.name
-    record = access_logger.makeRecord(name, level, "", 0, "call", (), None, extra=fields)
-    access_logger.handle(record)
-
-
-def _code(call: Call, context: _Context, error: BaseException, now: float) -> str:
-    """Return how a call ended; `context.code()` knows only what abort() set."""
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        # An expired deadline and a caller who left both arrive as a cancellation.
-        return "DEADLINE_EXCEEDED" if now >= call.ends_at else "CANCELLED"
-    status: Any = context.code()
-    return status.name if isinstance(status, grpc.StatusCode) else "UNKNOWN"

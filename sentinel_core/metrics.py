@@ -12,6 +12,8 @@ from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from sentinel_core.load_report import LoadReport
+
 # 18 of the latency bounds of gRPC proposal A66, in seconds: 0.5 ms to 10 s.
 LATENCY_BUCKETS = (
     0.0006, 0.001, 0.002, 0.003, 0.005, 0.008, 0.013, 0.02, 0.03,
@@ -26,11 +28,13 @@ class ServerMetrics:
     Attributes:
         process: `embedder` or `gateway`; part of every metric's name.
         registry: Holds the process's metrics.
+        load: The same for balancers: how busy the process is.
     """
 
     def __init__(self, process: str, registry: CollectorRegistry) -> None:
         self.process = process
         self.registry = registry
+        self.load = LoadReport()
         self.request_duration = Histogram(
             f"sentinel_{process}_request_duration_seconds",
             "Time from receipt of a call to its end, streams included.",

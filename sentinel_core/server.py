@@ -21,13 +21,13 @@ from grpc_health.v1 import health_pb2_grpc
 
 from sentinel_core import introspection
 from sentinel_core.access.guard import Access, Credentials, Rule
+from sentinel_core.call_log import CallLog, Observer
+from sentinel_core.calls import MAX_RESPONSE_BYTES
 from sentinel_core.connection_guard import ConnectionGuard
 from sentinel_core.interceptors import (
     CallInterceptor,
-    CallLog,
     DrainGate,
     MethodLimits,
-    Observer,
 )
 from sentinel_core.introspection import Health
 from sentinel_core.memory import MemoryBudget
@@ -116,7 +116,13 @@ class GrpcServer:
         self._server = grpc.aio.server(
             interceptors=[
                 CallInterceptor(
-                    ours, self._gate, memory, receivers.ours, limits=limits, access=access
+                    ours,
+                    self._gate,
+                    memory,
+                    receivers.ours,
+                    limits=limits,
+                    access=access,
+                    largest_response=settings.max_message_bytes,
                 ),
                 # Always answered, also while draining, and never logged.
                 CallInterceptor(
@@ -126,6 +132,7 @@ class GrpcServer:
                     receivers.standard,
                     limits=introspection.LIMITS,
                     access=open_access,
+                    largest_response=settings.max_message_bytes,
                 ),
             ],
             options=self.options,
@@ -224,7 +231,8 @@ class GrpcServer:
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
+        # For small settings; `CallInterceptor` bounds responses, with a reason.
+        ("grpc.max_send_message_length", max(settings.max_message_bytes, MAX_RESPONSE_BYTES)),
         # Identity only: a few compressed kilobytes could become the largest message.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         # A call holds this much before it is read; with probes gRPC would raise it to megabytes.

@@ -101,7 +101,10 @@ class ServerSettings(BaseSettings):
     )
     reflection: bool = Field(True, description="Describe the services to clients that ask.")
     max_message_bytes: int = Field(
-        64 * MIB, ge=MIB, description="Largest gRPC message, in bytes, in either direction."
+        64 * MIB,
+        ge=MIB,
+        description="Largest gRPC message, in bytes, in either direction. Responses end at 3.5 MiB "
+        "unless their callers ask for more.",
     )
     memory_bytes: int = Field(
         0,

@@ -44,6 +44,13 @@ class Content:
     def text(self) -> str:
         return self.data.decode()
 
+    @property
+    def part(self) -> str:
+        """Which field of the contract's Content it came from: the path that errors name."""
+        if self.kind is Kind.TEXT:
+            return "text"
+        return "image.uri" if self.uri else "image.data"
+
 
 @dataclass(slots=True)
 class Row:

@@ -118,7 +118,7 @@ def _check_content(content: Content, path: str, max_image_bytes: int) -> None:
         raise InvalidArgument(
             "TEXT_TOO_LONG",
             f"the text has {len(content.data)} bytes; at most {MAX_TEXT_BYTES} are stored",
-            field=f"{path}.content.text",
+            field=f"{path}.content.{content.part}",
             limit=MAX_TEXT_BYTES,
         )
     if content.kind is Kind.IMAGE and len(content.data) > max_image_bytes:
@@ -126,7 +126,7 @@ def _check_content(content: Content, path: str, max_image_bytes: int) -> None:
             "IMAGE_TOO_LARGE",
             f"the image has {len(content.data)} bytes, the limit is {max_image_bytes}; "
             "send a smaller version",
-            field=f"{path}.content.image.data",
+            field=f"{path}.content.{content.part}",
             limit=max_image_bytes,
         )
 

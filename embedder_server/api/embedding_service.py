@@ -26,6 +26,7 @@ from sentinel_core.access.scopes import Scope
 from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items
 from sentinel_core.errors import SentinelError, Unavailable, first_error, hide
 from sentinel_core.interceptors import MethodLimits
+from sentinel_core.responses import max_response_bytes, too_large
 from sentinel_core.server import Service
 from sentinel_core.settings import LONGEST_STREAM_S, SMALL_REQUEST_BYTES
 from sentinel_core.status import to_status
@@ -34,6 +35,8 @@ from sentinel_core.vectors import rank
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
+
+_STREAM_BYTES = 16  # a sequence number, and the tag and length of an answer
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -81,7 +84,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         check_count(len(request.contents), limit, "contents")
         contents = messages.contents_from(request.contents, "contents")
         outcome = await engine.embed(contents, options, self._deadline(context))
-        return messages.embed_response(outcome, options.element, self._version)
+        return messages.embed_response(contents, outcome, options.element, self._version)
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: _Context
@@ -125,6 +128,9 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         """Return the answer to one message of a stream; an error becomes part of it."""
         try:
             response = await self._embed(message.request, context)
+            size, most = response.ByteSize() + _STREAM_BYTES, max_response_bytes()
+            if size > most:
+                raise too_large(size, most)
         except Exception as error:
             if not isinstance(error, SentinelError):
                 error = hide(error, "stream message failed", logger)
@@ -145,7 +151,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         outcome = await engine.embed(contents, EmbedOptions(), self._deadline(context))
         query, *candidates = (result.outcome for result in outcome.results)
         if isinstance(query, SentinelError):
-            raise messages.located(query, "query")
+            raise messages.located(query, messages.part_of(contents[0], "query"))
         good, errors = [], []
         for index, candidate in enumerate(candidates):
             if isinstance(candidate, SentinelError):
@@ -153,7 +159,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             else:
                 good.append((index, candidate))
         ranked = rank(query, good, engine.info, top_k)
-        return messages.rank_response(ranked, errors, outcome.timings, self._version)
+        return messages.rank_response(contents[1:], ranked, errors, outcome.timings, self._version)
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
         engine = self._ready()

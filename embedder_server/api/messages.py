@@ -165,12 +165,16 @@ def model_version(info: ModelInfo) -> content_pb2.ModelVersion:
 
 
 def embed_response(
-    outcome: EmbedResults, element: Element, version: content_pb2.ModelVersion
+    contents: Sequence[Content],
+    outcome: EmbedResults,
+    element: Element,
+    version: content_pb2.ModelVersion,
 ) -> pb.EmbedResponse:
     """Build the response to an Embed call."""
     response = pb.EmbedResponse(model_version=version)
-    for index, result in enumerate(outcome.results):
-        _fill_result(response.results.add(), result, element, f"contents[{index}]")
+    for index, (content, result) in enumerate(zip(contents, outcome.results, strict=True)):
+        where = part_of(content, f"contents[{index}]")
+        _fill_result(response.results.add(), result, element, where)
     _fill_timings(response.timings, outcome.timings)
     return response
 
@@ -197,6 +201,16 @@ def _fill_result(message: pb.EmbedResult, result: ItemResult, element: Element, 
         image.thumbnail = facts.thumbnail
 
 
+def part_of(content: Content, where: str) -> str:
+    """Return the path of what is embedded of a content, whose own path is `where`."""
+    match content:
+        case str():
+            return f"{where}.text"
+        case ImageFile():
+            return f"{where}.image.data"
+    return where
+
+
 def located(error: SentinelError, where: str) -> SentinelError:
     """Return `error` with the path of the bad content, unless it names a field already."""
     if isinstance(error, InvalidArgument) and error.field is None:
@@ -217,6 +231,7 @@ def _fill_timings(message: pb.StageTimings, timings: StageTimings) -> None:
 
 
 def rank_response(
+    candidates: Sequence[Content],
     ranked: Sequence[RankedCandidate],
     errors: Sequence[tuple[int, SentinelError]],
     timings: StageTimings,
@@ -229,7 +244,8 @@ def rank_response(
             index=candidate.index, cosine=candidate.cosine, probability=candidate.probability
         )
     for index, error in errors:
-        status = to_status(located(error, f"candidates[{index}]"))
+        where = part_of(candidates[index], f"candidates[{index}]")
+        status = to_status(located(error, where))
         response.candidates.add(index=index, error=status)
     _fill_timings(response.timings, timings)
     return response

@@ -19,11 +19,13 @@ from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel.search.v1 import collection_service_pb2_grpc as pb_grpc
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import NotFound, Unavailable
+from sentinel_core.responses import room_for_rows
 from sentinel_store.collections import CollectionInfo
 
 _DEFAULT_PAGE = 100
 _PROGRESS_INTERVAL_S = 1.0
 _MAX_PAGE = 1_000
+_COLLECTION_BYTES = 8  # tag and length
 # The request that a page token of ListCollections is bound to: it has no other parameters.
 _LIST_IDENTITY = b"ListCollections"
 
@@ -77,13 +79,18 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         deadline = self._deadline(context)
         with self._reads.admit({"reads": 1}):
             infos, more = await self._catalog.list_after(last_name, size, deadline, is_listed)
-            collections = []
+            response, room = pb.ListCollectionsResponse(), room_for_rows()
             for info in infos:
                 with suppress(NotFound):  # somebody has deleted it just now
-                    collections.append(await self._with_counts(info, deadline))
-        response = pb.ListCollectionsResponse(collections=collections)
+                    collection = await self._with_counts(info, deadline)
+                    room -= collection.ByteSize() + _COLLECTION_BYTES
+                    if room < 0 and response.collections:
+                        more = True
+                        break
+                    response.collections.append(collection)
+                last_name = info.name
         if more:
-            response.next_page_token = self._tokens.make(infos[-1].name.encode(), _LIST_IDENTITY)
+            response.next_page_token = self._tokens.make(last_name.encode(), _LIST_IDENTITY)
         return response
 
     async def DeleteCollection(

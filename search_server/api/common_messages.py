@@ -50,10 +50,13 @@ _CONSISTENCIES = enum_table(search_service_pb2.Consistency, "CONSISTENCY", Consi
 CONSISTENCIES_TO_WIRE = {ours: theirs for theirs, ours in _CONSISTENCIES.items()}
 
 
-def filter_from(message: filter_pb2.Filter) -> Filter:
+def filter_from(message: filter_pb2.Filter, where: str) -> Filter:
     """Read a filter; the search checks whether its fields exist."""
-    _check_filter_size(message)
-    return _filter_from(message, 1)
+    try:
+        _check_filter_size(message)
+        return _filter_from(message, 1)
+    except InvalidArgument as error:
+        raise error.at(where) from error
 
 
 def _check_filter_size(message: filter_pb2.Filter) -> None:
@@ -86,7 +89,7 @@ def _filter_from(message: filter_pb2.Filter, depth: int) -> Filter:
         operator = _OPERATORS.get(comparison.operator)
         if operator is None:
             raise _bad_filter(f"comparison of {comparison.field!r} needs an operator")
-        values = tuple(value_from(value, comparison.field) for value in comparison.values)
+        values = tuple(value_from(value, comparison.field, "filter") for value in comparison.values)
         return Comparison(comparison.field, operator, values)
     filters = getattr(message, kind).filters
     if not filters:
@@ -98,7 +101,7 @@ def _bad_filter(message: str) -> InvalidArgument:
     return InvalidArgument("FILTER_INVALID", message, field="filter")
 
 
-def value_from(value: filter_pb2.FieldValue, name: str) -> FieldValue:
+def value_from(value: filter_pb2.FieldValue, name: str, where: str) -> FieldValue:
     """Read one typed value."""
     match value.WhichOneof("kind"):
         case "string_value":
@@ -115,7 +118,7 @@ def value_from(value: filter_pb2.FieldValue, name: str) -> FieldValue:
             raise InvalidArgument(
                 "FIELD_TYPE",
                 f"field {name!r} needs a value, and a finite one",
-                field=f"fields[{name}]",
+                field=where,
                 name=name,
             )
 
@@ -137,16 +140,16 @@ def _value_to(value: FieldValue) -> filter_pb2.FieldValue:
 def fields_from(fields: Mapping[str, filter_pb2.FieldValue], where: str) -> Fields:
     """Read the fields of an item; `where` is their path in the request."""
     _check_most(len(fields), MAX_FIELDS, where)
-    return {name: value_from(value, name) for name, value in fields.items()}
+    return {name: value_from(value, name, f"{where}[{name}]") for name, value in fields.items()}
 
 
 def fields_to(fields: Fields) -> dict[str, filter_pb2.FieldValue]:
     return {name: _value_to(value) for name, value in fields.items()}
 
 
-def output_fields_from(names: Sequence[str]) -> tuple[str, ...]:
+def output_fields_from(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Read the names of fields to return; the search checks whether they exist."""
-    _check_most(len(names), MAX_FIELDS, "output_fields")
+    _check_most(len(names), MAX_FIELDS, where)
     return tuple(names)
 
 

@@ -155,7 +155,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
                 continue
             item = next(items)
             if item.error is not None:
-                item = replace(item, error=placed(item.error, path))
+                item = replace(item, error=placed(item.error, path, content))
             answers.append(item)
         return answers, timings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from functools import partial
 
@@ -23,11 +23,13 @@ from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc as pb_grpc
 from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items, take_share
 from sentinel_core.errors import InvalidArgument, Unavailable
+from sentinel_core.responses import max_response_bytes, room_for_rows
 from sentinel_store.prepared_item import check_id_length
 
 _MAX_IDS = 1_000
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1_000
+_ID_BYTES = 3  # tag and length
 _ONE_READ = {"reads": 1}
 # It scans the collection, which takes about as long as to store a batch.
 _ONE_DELETION = {"items": 64}
@@ -110,11 +112,14 @@ class ItemService(pb_grpc.ItemServiceServicer):
         deadline = self._read_deadline(context)
         with self._reads.admit(_ONE_READ):
             info = await self._catalog.get(stored_name(request.collection, "collection"), deadline)
-            found = await self._reader.get(info, request.ids, deadline, projection)
-        found_ids = {item.row.id for item in found}
-        missing = [item_id for item_id in dict.fromkeys(request.ids) if item_id not in found_ids]
+            found, unread = await self._reader.get(
+                info, request.ids, deadline, projection, max_bytes=_room_beside(request.ids)
+            )
+        existing = {item.row.id for item in found} | set(unread)
         return pb.GetItemsResponse(
-            items=[item_messages.item_to(item) for item in found], missing_ids=missing
+            items=[item_messages.item_to(item) for item in found],
+            missing_ids=[one for one in dict.fromkeys(request.ids) if one not in existing],
+            unread_ids=unread,
         )
 
     async def ListItems(
@@ -123,7 +128,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
         size = page_size(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
         filter_ = None
         if request.HasField("filter"):
-            filter_ = common_messages.filter_from(request.filter)
+            filter_ = common_messages.filter_from(request.filter, "filter")
         projection = _projection(request)
         identity = _list_identity(request)
         collection, last_id = self._tokens.read_in_collection(request.page_token, identity)
@@ -136,6 +141,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
                 filter_,
                 last_id=last_id.decode(),
                 size=size,
+                max_bytes=room_for_rows(),
                 deadline=deadline,
                 projection=projection,
             )
@@ -223,10 +229,15 @@ class ItemService(pb_grpc.ItemServiceServicer):
 
 def _projection(request: pb.GetItemsRequest | pb.ListItemsRequest) -> Projection:
     return Projection(
-        common_messages.output_fields_from(request.output_fields),
+        common_messages.output_fields_from(request.output_fields, "output_fields"),
         request.include_vectors,
         request.include_thumbnails,
     )
+
+
+def _room_beside(ids: Iterable[str]) -> int:
+    """Return the bytes that items may have in a response that may name all `ids` besides."""
+    return max_response_bytes() - sum(_ID_BYTES + len(one.encode()) for one in ids)
 
 
 def _selector(request: pb.DeleteItemsRequest) -> Selector:
@@ -238,7 +249,7 @@ def _selector(request: pb.DeleteItemsRequest) -> Selector:
             return ItemIds(tuple(request.ids.ids))
         case "filter":
             note_items(0)  # until it is known how many match
-            return common_messages.filter_from(request.filter)
+            return common_messages.filter_from(request.filter, "filter")
         case _:
             raise InvalidArgument(
                 "BATCH_EMPTY", "say what to delete: ids or a filter", field="selector"

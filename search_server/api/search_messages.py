@@ -40,8 +40,8 @@ def spec_from(params: pb.SearchParams) -> SearchSpec:
     return SearchSpec(
         collection=stored_name(params.collection, "params.collection"),
         query=_query_from(params.query, "params.query"),
-        filter=filter_from(params.filter) if params.HasField("filter") else None,
-        output_fields=output_fields_from(params.output_fields),
+        filter=filter_from(params.filter, "params.filter") if params.HasField("filter") else None,
+        output_fields=output_fields_from(params.output_fields, "params.output_fields"),
         include_vectors=params.include_vectors,
         include_thumbnails=params.include_thumbnails,
         min_score=min_score,

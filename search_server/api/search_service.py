@@ -12,7 +12,7 @@ from search_server.api.common_messages import Context, shown_name
 from search_server.api.page_tokens import PageTokens, page_size
 from search_server.search import paging
 from search_server.search.batch_search import BatchSearcher, PageRequest
-from search_server.search.paging import Position
+from search_server.search.paging import START, Position
 from search_server.search.searcher import Page, Searcher
 from search_server.types.queries import MAX_HITS
 from search_server.types.searches import Search
@@ -22,6 +22,7 @@ from sentinel_core.access.scopes import Scope
 from sentinel_core.admission import Admission
 from sentinel_core.calls import Deadline, check_count, current_caller, note_items
 from sentinel_core.errors import SentinelError
+from sentinel_core.responses import max_response_bytes, room_for_rows, too_large
 from sentinel_core.status import to_status
 
 _DEFAULT_LIMIT = 20
@@ -29,6 +30,9 @@ _DEFAULT_CHUNK = 32
 _MAX_CHUNK = 1_000
 _MAX_PAGE = 1_000
 _MAX_SEARCHES = 64
+_RESULT_BYTES = 8  # tag and length
+# Room that every search of a batch has for an error, whatever the pages before it took.
+_ERROR_BYTES = 8 * 1024
 
 
 class SearchService(pb_grpc.SearchServiceServicer):
@@ -60,7 +64,7 @@ class SearchService(pb_grpc.SearchServiceServicer):
             sent = 0
             async with (
                 aclosing(self._searcher.hits(search, limit)) as hits,
-                aclosing(paging.message_chunks(hits, chunk_size)) as chunks,
+                aclosing(paging.message_chunks(hits, chunk_size, room_for_rows())) as chunks,
             ):
                 async for chunk, more in chunks:
                     sent += len(chunk)
@@ -78,7 +82,9 @@ class SearchService(pb_grpc.SearchServiceServicer):
         page = self._page_request_from(request)
         with self._admission.admit(cost_of(page.spec)):
             search = await self._searcher.prepare(page.spec, self._deadline(context))
-            found = await self._searcher.page(search, page.size, page.position)
+            found = await self._searcher.page(
+                search, page.size, page.position, max_bytes=room_for_rows()
+            )
         return self._page_to(request, found)
 
     async def BatchSearch(
@@ -96,15 +102,38 @@ class SearchService(pb_grpc.SearchServiceServicer):
         response = pb.BatchSearchResponse()
         specs = (one.spec for one in requests if not isinstance(one, SentinelError))
         with self._admission.admit(cost_of(*specs)):
-            pages = await self._batches.pages(requests, self._deadline(context))
+            pages = await self._batches.pages(
+                requests, self._deadline(context), max_bytes=room_for_rows()
+            )
+        room = max_response_bytes() - _ERROR_BYTES * len(pages)
         for index, (search, page) in enumerate(zip(request.searches, pages, strict=True)):
-            if isinstance(page, SentinelError):
+            found: pb.SearchPageResponse | SentinelError = (
+                self._page_within(room, search, page) if isinstance(page, Page) else page
+            )
+            if isinstance(found, SentinelError):
                 path = f"searches[{index}]"
-                moved = page.at(f"{path}.{page.field}" if page.field else path)
-                response.results.add(error=to_status(moved))
+                moved = found.at(f"{path}.{found.field}" if found.field else path)
+                result = pb.BatchSearchResult(error=to_status(moved))
             else:
-                response.results.add(page=self._page_to(search, page))
+                result = pb.BatchSearchResult(page=found)
+            room -= result.ByteSize() + _RESULT_BYTES
+            response.results.append(result)
         return response
+
+    def _page_within(
+        self, room: int, request: pb.SearchPageRequest, page: Page
+    ) -> pb.SearchPageResponse | SentinelError:
+        """Return a page of a batch that has `room` bytes left.
+
+        If it does not fit, the page is empty, and its token asks for what it would have had.
+        """
+        message = self._page_to(request, page)
+        if message.ByteSize() > room:
+            del message.hits[:]
+            message.summary.hit_count = 0
+            message.next_page_token = request.page_token or self._token(request, page, START)
+        size = message.ByteSize()
+        return message if size <= room else too_large(size, max(0, room))
 
     def _deadline(self, context: Context) -> Deadline:
         return Deadline.after(context.time_remaining(), default_s=self._timeout_s)
@@ -123,14 +152,14 @@ class SearchService(pb_grpc.SearchServiceServicer):
         response = pb.SearchPageResponse()
         search_messages.add_hits(response, page.hits)
         if page.next_position is not None:
-            response.next_page_token = self._tokens.make_in_collection(
-                page.search.selection.collection.name,
-                page.next_position.pack(),
-                _token_scope(request),
-            )
+            response.next_page_token = self._token(request, page, page.next_position)
         timings = self._searcher.finish(page.search)
         response.summary.CopyFrom(search_messages.summary_to(len(page.hits), timings))
         return response
+
+    def _token(self, request: pb.SearchPageRequest, page: Page, position: Position) -> str:
+        collection = page.search.selection.collection.name
+        return self._tokens.make_in_collection(collection, position.pack(), _token_scope(request))
 
 
 def _token_scope(request: pb.SearchPageRequest) -> bytes:

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from sentinel_core.access.followed_file import FollowedFile
+from sentinel_core.calls import MAX_RESPONSE_BYTES
 from sentinel_core.tls import FileTls
 
 
@@ -110,7 +111,7 @@ class Connection:
 
 def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
     return [
-        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max(max_message_bytes, MAX_RESPONSE_BYTES)),
         ("grpc.max_send_message_length", max_message_bytes),
         # So a call on a connection that has gone silent is lost within 15 s. Workers allow it.
         ("grpc.keepalive_time_ms", 10_000),

@@ -39,6 +39,7 @@ from sentinel_core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from sentinel_core.responses import MAX_RESPONSE_KEY
 from sentinel_core.status import from_status
 from sentinel_store.items import Content, Kind
 from sentinel_store.values import ModelRef
@@ -290,7 +291,9 @@ class Worker:
 
     async def _send(self, request: pb.EmbedRequest, timeout_s: float) -> pb.EmbedResponse:
         caller = current_call.get()
-        metadata = self._connection.metadata()
+        # It receives as much as it sends: many thumbnails are more than the default.
+        receives = (MAX_RESPONSE_KEY, str(self._max_message_bytes))
+        metadata = (receives, *self._connection.metadata())
         if caller:
             metadata += ((REQUEST_ID_KEY, caller.request_id),)
         connection = self._connection

@@ -10,20 +10,16 @@ from search_server.milvus import filters
 from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
 from search_server.types.items import Projection, StoredItem
+from search_server.types.message_sizes import message_bytes
 from search_server.types.queries import Filter
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import NotFound
 from sentinel_core.image_formats import image_format
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
-from sentinel_store.items import Row
 from sentinel_store.milvus import schema
 
 _CHUNK_BYTES = 1024 * 1024
-# A page ends early rather than have more.
-_MAX_PAGE_BYTES = 4 * 1024 * 1024
-# What a message needs for an item besides its strings and vector: names, tags, a presigned URL.
-_ITEM_OVERHEAD_BYTES = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +50,14 @@ class ItemReader:
         ids: Sequence[str],
         deadline: Deadline,
         projection: Projection,
-    ) -> list[StoredItem]:
-        """Return the items that exist, in the order of `ids`, each once."""
+        *,
+        max_bytes: int,
+    ) -> tuple[list[StoredItem], list[str]]:
+        """Return the items that exist, in the order of `ids`, each once.
+
+        If all of them have more than `max_bytes`, return the first ones, at least one, and the ids
+        of the others.
+        """
         schema.check_names(projection.output_fields, info.fields, "output_fields")
         async with self._row_memory.share(info, len(ids), deadline):
             rows = await self._store.get(
@@ -64,7 +66,9 @@ class ItemReader:
             self._row_memory.note(info, rows)
             by_id = {row.id: row for row in rows}
             found = [by_id[item_id] for item_id in dict.fromkeys(ids) if item_id in by_id]
-            return await present(found, self._images, projection)
+            items = await present(found, self._images, projection)
+        fitting = _fitting(items, max_bytes)
+        return items[:fitting], [item.row.id for item in items[fitting:]]
 
     async def page(
         self,
@@ -73,10 +77,14 @@ class ItemReader:
         *,
         last_id: str,
         size: int,
+        max_bytes: int,
         deadline: Deadline,
         projection: Projection,
     ) -> tuple[list[StoredItem], bool]:
-        """Return up to `size` items after `last_id`, by id, and whether more follow."""
+        """Return up to `size` items after `last_id`, by id, and whether more follow.
+
+        They are fewer if they have more than `max_bytes`, but at least one.
+        """
         expression = filters.compile_filter(filter_, info.fields)
         schema.check_names(projection.output_fields, info.fields, "output_fields")
         async with self._row_memory.share(info, size + 1, deadline):
@@ -90,17 +98,8 @@ class ItemReader:
             )
             self._row_memory.note(info, rows)
             items = await present(rows[:size], self._images, projection)
-        fitting = self._fitting(items)
+        fitting = _fitting(items, max_bytes)
         return items[:fitting], fitting < len(rows)
-
-    def _fitting(self, items: Sequence[StoredItem]) -> int:
-        """Return how many items fit in a message, at least one."""
-        total = 0
-        for position, item in enumerate(items):
-            total += _bytes_of(item.row) + len(item.thumbnail)
-            if total > _MAX_PAGE_BYTES and position:
-                return position
-        return len(items)
 
     async def image(
         self, info: CollectionInfo, item_id: str, deadline: Deadline
@@ -128,19 +127,14 @@ class ItemReader:
             yield ImageChunk(data) if start else ImageChunk(data, _media_type(data), image.size)
 
 
-def _bytes_of(row: Row) -> int:
-    vector = row.vector.nbytes if row.vector is not None else 0
-    fields = sum(len(name) + _value_bytes(value) for name, value in row.fields.items())
-    return _ITEM_OVERHEAD_BYTES + 4 * len(row.text) + vector + fields
-
-
-def _value_bytes(value: object) -> int:
-    """Return the most bytes that a field's value takes in a message; a character takes up to 4."""
-    if isinstance(value, str):
-        return 16 + 4 * len(value)
-    if isinstance(value, list):
-        return sum(_value_bytes(element) for element in value)
-    return 16
+def _fitting(items: Sequence[StoredItem], max_bytes: int) -> int:
+    """Return how many of the items have `max_bytes` together, at least one."""
+    total = 0
+    for position, item in enumerate(items):
+        total += message_bytes(item)
+        if total > max_bytes and position:
+            return position
+    return len(items)
 
 
 def _missing() -> NotFound:

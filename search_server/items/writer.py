@@ -17,7 +17,7 @@ from search_server.image_uris.fetcher import Fetcher
 from search_server.items.dual_write import DualWrite, check_writable, vector_only_error
 from search_server.milvus import filters
 from search_server.milvus.search_store import SearchStore
-from search_server.types.embeddings import EmbeddedItem, EmbedOptions
+from search_server.types.embeddings import EmbeddedItem, EmbedOptions, placed
 from search_server.types.items import ItemOutcome, Outcome, Selector, UnreadableItem
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import ResourceExhausted, SentinelError
@@ -157,8 +157,7 @@ class ItemWriter:
         for position, item_id in batch.ids.items():
             error, item = failed.get(item_id), batch.items[item_id]
             if error is not None:
-                error = error.at(f"{item.path}.content")
-                outcomes[position] = ItemOutcome(item_id, Outcome.FAILED, error)
+                outcomes[position] = ItemOutcome(item_id, Outcome.FAILED, _placed(error, item))
             else:
                 kind = Outcome.UNCHANGED if item_id in unchanged else Outcome.STORED
                 outcomes[position] = ItemOutcome(item_id, kind, digest=item.digest)
@@ -316,6 +315,15 @@ class ItemWriter:
                 await self._store.delete(target, expression, deadline)
             reached.add(target.name)
         return count
+
+
+def _placed(error: SentinelError, item: PreparedItem) -> SentinelError:
+    """Return an item's error with the path in the request."""
+    if error.field is not None:  # of this item in another batch, for the target of a reindex
+        return error.at(f"{item.path}{error.field.partition(']')[2]}")
+    if item.content is None:
+        return error.at(f"{item.path}.content")
+    return placed(error, f"{item.path}.content", item.content)
 
 
 def _vector_only_errors(target: str, items: Mapping[str, PreparedItem]) -> dict[str, SentinelError]:

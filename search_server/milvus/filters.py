@@ -36,12 +36,17 @@ _OPPOSITES = {
 }
 _OPPOSITES |= {opposite: operator for operator, opposite in _OPPOSITES.items()}
 
+_PATH = "filter"  # `compile_filter` knows the whole one
 _LAST_CHAR = chr(0x10FFFF)
 _BEFORE_SURROGATES, _AFTER_SURROGATES = chr(0xD7FF), chr(0xE000)
 
 
-def compile_filter(filter_: Filter | None, fields: Mapping[str, FieldType]) -> str:
+def compile_filter(
+    filter_: Filter | None, fields: Mapping[str, FieldType], path: str = "filter"
+) -> str:
     """Return the Milvus expression of `filter_`; empty for None.
+
+    `path` is that of the filter in the request.
 
     Raises:
         InvalidArgument: A field is not declared, its type does not allow the operator or the
@@ -49,7 +54,10 @@ def compile_filter(filter_: Filter | None, fields: Mapping[str, FieldType]) -> s
     """
     if filter_ is None:
         return ""
-    return _compile(filter_, fields, negated=False)
+    try:
+        return _compile(filter_, fields, negated=False)
+    except InvalidArgument as error:
+        raise error.at(path) from error
 
 
 def compile_selector(selector: Selector, fields: Mapping[str, FieldType]) -> str:
@@ -74,12 +82,12 @@ def _compile(filter_: Filter, fields: Mapping[str, FieldType], *, negated: bool)
 
 def _checked_values(comparison: Comparison, fields: Mapping[str, FieldType]) -> list[FieldValue]:
     name, operator = comparison.field, comparison.operator
-    field_type = schema.type_of(name, fields, "filter")
+    field_type = schema.type_of(name, fields, _PATH)
     if operator not in OPERATORS_OF[field_type]:
         raise InvalidArgument(
             "FIELD_TYPE",
             f"field {name!r} is a {field_type}, which does not support operator {operator}",
-            field="filter",
+            field=_PATH,
             name=name,
         )
     count = len(comparison.values)
@@ -90,10 +98,10 @@ def _checked_values(comparison: Comparison, fields: Mapping[str, FieldType]) -> 
         valid, takes = count == wanted, f"{wanted} value(s)"
     if not valid:
         raise InvalidArgument(
-            "FILTER_INVALID", f"{operator} on {name!r} takes {takes}, not {count}", field="filter"
+            "FILTER_INVALID", f"{operator} on {name!r} takes {takes}, not {count}", field=_PATH
         )
     element_type = FieldType.STRING if field_type is FieldType.STRING_LIST else field_type
-    return [schema.checked_value(value, element_type, name) for value in comparison.values]
+    return [schema.checked_value(value, element_type, name, _PATH) for value in comparison.values]
 
 
 def _comparison(

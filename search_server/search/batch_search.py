@@ -13,7 +13,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from search_server.milvus.vector_search import ROWS_PER_CALL
-from search_server.search import paging
 from search_server.search.paging import Position
 from search_server.search.searcher import Page, Searcher
 from search_server.types.queries import SearchSpec
@@ -50,10 +49,15 @@ class BatchSearcher:
         self._searcher = searcher
 
     async def pages(
-        self, requests: Sequence[PageRequest | SentinelError], deadline: Deadline
+        self,
+        requests: Sequence[PageRequest | SentinelError],
+        deadline: Deadline,
+        *,
+        max_bytes: int,
     ) -> list[Page | SentinelError]:
         """Return one page, or its error, for each request, in order.
 
+        Each page has an equal part of `max_bytes`; a page of one hit may have more.
         An error among the requests (its message could not be read) is returned as it is.
         """
         results: dict[int, Page | SentinelError] = {}
@@ -70,10 +74,9 @@ class BatchSearcher:
             else:
                 member = _Member(index, request, search)
                 groups.setdefault(_group_key(member), []).append(member)
-        # All pages go into one message.
-        max_bytes = paging.MAX_BATCH_BYTES // max(1, len(requests))
+        of_one = max_bytes // max(1, len(requests))
         for wave in _waves(groups.values()):
-            for found in await asyncio.gather(*(self._group(group, max_bytes) for group in wave)):
+            for found in await asyncio.gather(*(self._group(group, of_one) for group in wave)):
                 results |= found
         return [results[index] for index in range(len(requests))]
 

@@ -14,18 +14,13 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from search_server.types.message_sizes import message_bytes
 from search_server.types.searches import Hit, ScoredId
 
 # The greatest difference between two computations of one cosine in float32; seen: up to 2.4e-7.
 JITTER = 1e-6
 _HEAD = struct.Struct(">Id")
 _DIGEST_BYTES = 8
-
-# A caller who does not read holds up a few such messages, and there may be hundreds of them.
-MAX_BYTES = 4 * 1024 * 1024
-# Half of the largest message, since sizes are estimates.
-MAX_BATCH_BYTES = 32 * 1024 * 1024
-_OVERHEAD_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +80,9 @@ def _digest(item_id: str) -> bytes:
 
 
 async def message_chunks(
-    blocks: AsyncIterator[Sequence[Hit]], most: int
+    blocks: AsyncIterator[Sequence[Hit]], most: int, max_bytes: int
 ) -> AsyncGenerator[tuple[list[Hit], bool], None]:
-    """Yield the hits of `blocks` in chunks of `most`, or fewer if those are too large.
+    """Yield the hits of `blocks` in chunks of `most`, or fewer if those have more bytes.
 
     Each chunk comes with whether more hits may follow.
     """
@@ -95,8 +90,8 @@ async def message_chunks(
     total = 0
     async for block in blocks:
         for hit in block:
-            size = estimated_bytes(hit)
-            if chunk and total + size > MAX_BYTES:
+            size = message_bytes(hit)
+            if chunk and total + size > max_bytes:
                 yield chunk, True
                 chunk, total = [], 0
             chunk.append(hit)
@@ -109,9 +104,9 @@ async def message_chunks(
 
 
 async def first_page(
-    blocks: AsyncIterator[Sequence[Hit]], most: int, max_bytes: int = MAX_BYTES
+    blocks: AsyncIterator[Sequence[Hit]], most: int, max_bytes: int
 ) -> tuple[list[Hit], bool]:
-    """Return the first `most` hits of `blocks`, or fewer if those are too large.
+    """Return the first `most` hits of `blocks`, or fewer if those have more bytes.
 
     Also return whether there are more.
     """
@@ -119,21 +114,8 @@ async def first_page(
     total = 0
     async for block in blocks:
         for hit in block:
-            total += estimated_bytes(hit)
+            total += message_bytes(hit)
             if len(page) == most or (page and total > max_bytes):
                 return page, True
             page.append(hit)
     return page, False
-
-
-def estimated_bytes(hit: Hit) -> int:
-    """Return about how many bytes a hit takes in a message."""
-    row = hit.row
-    total = _OVERHEAD_BYTES + len(row.id) + len(hit.image_uri) + len(hit.thumbnail)
-    total += len(row.text.encode())
-    if row.vector is not None:
-        total += row.vector.nbytes
-    for name, value in row.fields.items():
-        texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
-        total += _OVERHEAD_BYTES + len(name) + sum(len(text.encode()) + 4 for text in texts)
-    return total

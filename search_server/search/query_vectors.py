@@ -138,7 +138,7 @@ class QueryVectors:
                     timings.embed_inference = found.timings.inference
                 results[part] = QueryVector(item.vector, timings)
             elif item.error is not None:
-                results[part] = placed(item.error, f"{part.path}.content")
+                results[part] = placed(item.error, f"{part.path}.content", contents[part])
         return results
 
     async def _read(self, group: Sequence[_Part], deadline: Deadline) -> _Results:

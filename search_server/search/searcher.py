@@ -108,7 +108,9 @@ class Searcher:
                 vector_search.check_index_params(spec.index_params)
             if spec.is_reranked:
                 await self._reranker.check(spec, collection, deadline)
-            filter_expression = filters.compile_filter(spec.filter, collection.fields)
+            filter_expression = filters.compile_filter(
+                spec.filter, collection.fields, "params.filter"
+            )
         except SentinelError as error:
             return error
         expression = filter_expression
@@ -143,7 +145,7 @@ class Searcher:
         size: int,
         position: Position,
         *,
-        max_bytes: int = paging.MAX_BYTES,
+        max_bytes: int,
         first_hits: Sequence[Hit] | None = None,
     ) -> Page:
         """Return the page after `position`.

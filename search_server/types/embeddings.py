@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sentinel_core.errors import InvalidArgument, SentinelError
+from sentinel_store.items import Content
 from sentinel_store.values import FloatArray
+
+_CROP = ".image.crop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,13 @@ class Embedded:
     timings: WorkerTimings = WorkerTimings()
 
 
-def placed(error: SentinelError, path: str) -> SentinelError:
-    """Return a content's error from a worker, with the path of the content in our own request."""
+def placed(error: SentinelError, path: str, content: Content) -> SentinelError:
+    """Return the error of a content from a worker, with its path in our own request.
+
+    `path` is that of the content.
+    """
     if not isinstance(error, InvalidArgument):
         return error.at(None)
-    # The worker's path is "contents[0].image.crop"; what follows the bracket is ours, too.
-    inside = error.metadata.get("field", "").partition("]")[2]
-    return error.at(f"{path}{inside}")
+    if error.metadata.get("field", "").endswith(_CROP):
+        return error.at(f"{path}{_CROP}")
+    return error.at(f"{path}.{content.part}")

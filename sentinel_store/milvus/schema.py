@@ -211,8 +211,9 @@ def check_names(names: Iterable[str], fields: Mapping[str, FieldType], path: str
 def checked_fields(values: Fields, fields: Mapping[str, FieldType], path: str) -> Fields:
     """Return an item's fields as they are stored; raise InvalidArgument for a wrong one."""
     return {
-        name: checked_value(value, type_of(name, fields, path), name)
+        name: checked_value(value, type_of(name, fields, where), name, where)
         for name, value in values.items()
+        for where in (f"{path}[{name}]",)
     }
 
 
@@ -239,10 +240,10 @@ def _closest(name: str, declared: tuple[str, ...]) -> str:
     return next(iter(difflib.get_close_matches(name, declared, n=1)), "")
 
 
-def checked_value(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:
+def checked_value(value: FieldValue, field_type: FieldType, name: str, path: str) -> FieldValue:
     """Return `value` as `field_type` stores it; raise InvalidArgument if it has another type.
 
-    An integer of a DOUBLE field becomes a float.
+    An integer of a DOUBLE field becomes a float. `path` is that of the value in the request.
     """
     match field_type, value:
         case FieldType.BOOL, bool():
@@ -260,7 +261,7 @@ def checked_value(value: FieldValue, field_type: FieldType, name: str) -> FieldV
     raise InvalidArgument(
         "FIELD_TYPE",
         f"field {name!r} takes {_MEANINGS[field_type]} ({field_type}), not {_shown(value)}",
-        field=f"fields[{name}]",
+        field=path,
         name=name,
     )
 

@@ -432,7 +432,9 @@ class _Embedding(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             for place, content in enumerate(request.contents):
                 result = response.results.add()
                 if content.text.startswith("BAD"):
-                    error = InvalidArgument("TEXT_TOO_LONG", "cut it", field=f"contents[{place}]")
+                    error = InvalidArgument(
+                        "TEXT_TOO_LONG", "cut it", field=f"contents[{place}].text"
+                    )
                     result.error.CopyFrom(to_status(error))
                     continue
                 number = float(content.text or len(content.image.data))
@@ -449,7 +451,9 @@ class _Embedding(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         errors = []
         for place, content in enumerate(request.candidates):
             if content.text.startswith("BAD"):
-                error = InvalidArgument("TEXT_TOO_LONG", "cut it", field=f"candidates[{place}]")
+                error = InvalidArgument(
+                    "TEXT_TOO_LONG", "cut it", field=f"candidates[{place}].text"
+                )
                 errors.append((place, to_status(error)))
             else:
                 response.candidates.add(index=place, cosine=1 - place / 10, probability=0.5)

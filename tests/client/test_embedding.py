@@ -92,10 +92,10 @@ async def test_one_bad_content_fails_alone_and_is_named(
             number for number in range(12) if number not in (5, 6)
         ]
         assert found[5].error is not None
-        assert found[5].error.field == "contents[5]"
+        assert found[5].error.field == "contents[5].text"
         with pytest.raises(InvalidArgument, match="TEXT_TOO_LONG") as caught:
             await client.embed(given)
-        assert caught.value.field == "contents[5]"
+        assert caught.value.field == "contents[5].text"
 
 
 async def test_results_keep_their_order_while_answers_do_not(gateway: FakeGateway) -> None:
@@ -192,7 +192,7 @@ async def test_a_ranking_names_the_places_that_were_passed(
             *("FILE_UNREADABLE", "TEXT_TOO_LONG"),
         ]
         assert found[3].error is not None
-        assert found[3].error.field == "candidates[2]"
+        assert found[3].error.field == "candidates[2].text"
         with pytest.raises(InvalidArgument, match="FILE_UNREADABLE"):
             await client.rank(missing, ["1"])
     assert gateway.calls["Rank"][0].top_k == 7

@@ -20,7 +20,7 @@ import sentinel_client
 from sentinel_client import F, InvalidArgument, Q, SentinelError
 
 VECTOR = np.ones(4, np.float32)
-ERROR = InvalidArgument("TEXT_TOO_LONG", "cut it", field="items[0].content")
+ERROR = InvalidArgument("TEXT_TOO_LONG", "cut it", field="items[0].content.text")
 ITEM = sentinel_client.Item(id="a", image=Path("a.jpg"), vector=VECTOR, fields={"tags": ["x"]})
 GRANT = sentinel_client.Grant(sentinel_client.Scope.READ, "photos", is_prefix=False)
 MODEL = sentinel_client.ModelVersion("m", "1", "f")
@@ -120,4 +120,4 @@ def test_a_process_pool_hands_an_error_on() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         error = pool.submit(fail).exception(60)
     assert isinstance(error, InvalidArgument)
-    assert error.field == "items[0].content"
+    assert error.field == "items[0].content.text"

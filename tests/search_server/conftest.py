@@ -26,6 +26,7 @@ from sentinel.search.v1 import (
 from tests import photos, processes, secure
 
 MIB = 1024 * 1024
+MAX_RESPONSE_BYTES = 3_670_016
 PAGE_TOKEN_SECRET = "known to the tests"
 FIELD_TYPES = {
     "path": collection_service_pb2.FieldSchema.TYPE_STRING,
@@ -93,11 +94,8 @@ class Gateway:
 
 
 def connect(address: str) -> Gateway:
-    options = [
-        ("grpc.max_send_message_length", 64 * MIB),
-        ("grpc.max_receive_message_length", 64 * MIB),
-        ("grpc.enable_retries", 0),
-    ]
+    """Return stubs that receive no more than gRPC's default, 4 MiB."""
+    options = [("grpc.enable_retries", 0)]
     channel = secure.channel(address, options)
     return Gateway(
         address,

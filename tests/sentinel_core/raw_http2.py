@@ -1,4 +1,4 @@
-"""A client that sends a part of a message and then stops, which no gRPC library would do."""
+"""A client that does what no gRPC library does: it stops in a message, and shows all trailers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from types import TracebackType
 from typing import Self
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 4, 6, 8
+_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
 _ACK = END_STREAM = 1
 _END_HEADERS = 4
 _MAX_FRAME = 16_384
 _FIRST_WINDOW = 65_535
+# gRPC's own setting: send binary metadata as it is, not as base64.
+_TRUE_BINARY = struct.pack(">HI", 0xFE03, 1)
 
 
 def _string(text: str) -> bytes:
@@ -31,7 +33,7 @@ class RawConnection:
     def __init__(self, address: str) -> None:
         host, port = address.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout=20)
-        self._send(_PREFACE + self._frame(_SETTINGS, 0, 0, b""))
+        self._send(_PREFACE + self._frame(_SETTINGS, 0, 0, _TRUE_BINARY))
         self._windows = {0: _FIRST_WINDOW}
         self._first_window = _FIRST_WINDOW
 
@@ -108,6 +110,16 @@ class RawConnection:
             self._windows[stream] = self._windows.get(stream, 0) + struct.unpack(">I", payload)[0]
         return kind, flags, payload
 
+    def ping(self) -> None:
+        """Ping and wait for the answer; ConnectionResetError if the server ends the connection."""
+        self._send(self._frame(_PING, 0, 0, bytes(8)))
+        while True:
+            kind, flags, payload = self._read_frame()
+            if kind == _GOAWAY:
+                raise ConnectionResetError(payload[8:].decode())  # why
+            if kind == _PING and flags & _ACK:
+                return
+
     def next_end(self) -> bytes:
         """Wait for the end of any call; return its trailers, in which a new text is readable.
 
@@ -117,3 +129,13 @@ class RawConnection:
             kind, flags, payload = self._read_frame()
             if kind == _HEADERS and flags & END_STREAM:
                 return payload
+
+
+def binary_trailer(trailers: bytes, name: str) -> bytes:
+    """Return the value of a binary trailer in what `next_end` returned; KeyError if it has none."""
+    _, found, rest = trailers.partition(_string(name))
+    if not found:
+        raise KeyError(name)
+    length, zero = rest[0], rest[1]
+    assert zero == 0  # before what is not base64
+    return rest[2 : 1 + length]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from search_server.api.access import ITEM_RULES
 from sentinel.search.v1 import item_service_pb2, item_service_pb2_grpc
 from sentinel_core.access.guard import open_credentials
+from sentinel_core.admission import Admission, export
 from sentinel_core.interceptors import MethodLimits
 from sentinel_core.memory import MemoryBudget
 from sentinel_core.metrics import ServerMetrics
@@ -40,14 +41,16 @@ async def serving(
     memory_bytes: int = 64 * MIB,
     seconds: float = 20.0,
     max_bytes: int = MIB,
+    admissions: Mapping[str, Admission] | None = None,
     **settings: Any,
 ) -> AsyncIterator[tuple[GrpcServer, MemoryBudget]]:
     """Serve an ItemService; UpsertItems and IngestItems may have 1 MiB, the others 64 KiB."""
     own = ServerSettings(_env_file=None, max_message_bytes=max_bytes, **settings)
     metrics = ServerMetrics("gateway", CollectorRegistry())
     memory = MemoryBudget(memory_bytes, metrics)
+    export(metrics, admissions or {})
     limits = {
-        "": MethodLimits(64 * 1024, seconds),
+        "": MethodLimits(64 * 1024, seconds, fills_responses=True),
         "UpsertItems": MethodLimits(max_bytes, seconds),
         "IngestItems": MethodLimits(max_bytes, seconds),
         "DownloadImage": MethodLimits(64 * 1024, seconds),

@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import socket
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,7 +15,7 @@ import grpc
 import pytest
 
 from sentinel.search.v1 import item_service_pb2
-from sentinel_core import connection_guard, connections, interceptors
+from sentinel_core import call_log, connection_guard, connections, interceptors
 from sentinel_core.connections import ConnectionFinder, peer_address
 from sentinel_core.settings import MIB
 from tests.sentinel_core.raw_http2 import RawConnection
@@ -68,7 +69,8 @@ async def test_an_answer_that_nobody_reads_is_dropped_with_its_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection_guard, "_INTERVAL_S", 0.05)
-    monkeypatch.setattr(interceptors, "_ANSWER_GRACE_S", 0.3)
+    for module in (call_log, interceptors):
+        monkeypatch.setattr(module, "ANSWER_GRACE_S", 0.3)
     servicer = Downloads()
     async with serving(servicer, seconds=0.5) as (server, memory):
         idle = memory.used
@@ -192,8 +194,35 @@ async def test_a_connection_ends_at_its_age_and_calls_go_on(age: float) -> None:
         assert await stream.read() == b""
 
 
+def pings(address: str, count: int, interval_s: float, *, with_call: bool) -> None:
+    with RawConnection(address) as connection:
+        if with_call:
+            connection.open(1, INGEST)
+        for _ in range(count):
+            connection.ping()
+            time.sleep(interval_s)
+
+
+@pytest.mark.parametrize("with_call", [True, False])
+async def test_pings_without_a_pause_end_the_connection(with_call: bool) -> None:
+    async with serving(Ingest()) as (server, _):
+        with pytest.raises(ConnectionResetError, match="too_many_pings"):
+            await asyncio.to_thread(pings, server.address, 100, 0, with_call=with_call)
+
+
+@pytest.mark.slow  # gRPC forgives two pings that come too soon, so it takes 40 s to see
 async def test_pings_every_ten_seconds_are_allowed() -> None:
-    """Scaled down by the options' own unit: the server's minimum is below ten seconds."""
+    """Ten seconds are the least that Go's client allows."""
+    async with serving(Ingest()) as (server, _):
+        await asyncio.gather(
+            *(
+                asyncio.to_thread(pings, server.address, 5, 10.0, with_call=with_call)
+                for with_call in (True, False)
+            )
+        )
+
+
+async def test_the_least_interval_of_pings_is_below_ten_seconds() -> None:
     async with serving() as (server, _):
         options = dict(server.options)
         assert options["grpc.http2.min_ping_interval_without_data_ms"] < 10_000

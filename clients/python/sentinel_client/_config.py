@@ -101,14 +101,15 @@ class ClientConfig:
         timeouts: Default timeouts by kind of call.
         retry: When to retry failed calls.
         hedging: When to send slow reads to another gateway, too; None: never.
-        max_message_bytes: Largest message in either direction.
+        max_message_bytes: Largest message in either direction. Most responses are smaller: the
+            servers end them at 3.5 MiB, and the client reads on.
         upsert_max_items: Most items in one request of `upsert`, `embed` or `embed_many`; the server
             accepts 256. `ingest` uses it when the server gives no advice.
         upsert_max_bytes: Most bytes in one request of `upsert`, `embed` or `embed_many`, or one
             batch of `ingest` or `batch_search`; a larger item is sent alone.
         upsert_in_flight: Most requests of one `upsert`, `embed` or `embed_many` at a time.
-        keepalive: Seconds without traffic before the connection is pinged. The servers accept
-            one ping every 20 s.
+        keepalive: Seconds without traffic before the connection is pinged. The servers accept a
+            ping every 10 s; who pings more often loses the connection.
         keepalive_timeout: Seconds to wait for the answer to a ping.
         tls: Whom to trust and how to prove oneself; True: the CAs that gRPC knows; False: no TLS;
             None: what SENTINEL_TLS_CA and its like say, else no TLS.

@@ -29,6 +29,7 @@ from sentinel_client._retry_budget import RetryBudget
 from sentinel_client._rpcs import RequestT, ResponseT, Rpc
 
 _REQUEST_ID_KEY = "x-request-id"
+_MAX_RESPONSE_KEY = "x-max-response-bytes"
 _LOOK_EVERY_S = 1.0
 _LONGEST_CALL_S = 86_400.0
 # Round robin spreads calls over all addresses of a name; the default uses one address.
@@ -119,11 +120,11 @@ class Connection:
         """Make one attempt of a call, or several at once if it is slow; return its response."""
         call = self._callable(rpc, "unary_unary")
         if self._hedges is None or not rpc.hedgeable:
-            response: ResponseT = await call(request, **self._options(attempts))
+            response: ResponseT = await call(request, **self._options(rpc, attempts))
             return response
 
         def start() -> Started:
-            started = call(request, **self._options(attempts))
+            started = call(request, **self._options(rpc, attempts))
             return started, started
 
         _, response = await self._hedges.first(rpc.path, start, is_final=self._is_final(attempts))
@@ -139,7 +140,7 @@ class Connection:
         open_call = self._callable(rpc, "unary_stream")
 
         def start() -> Started:
-            call = open_call(request, **self._options(attempts))
+            call = open_call(request, **self._options(rpc, attempts))
             return call, _next_message(call)
 
         if self._hedges is not None and rpc.hedgeable:
@@ -166,7 +167,7 @@ class Connection:
     ) -> grpc.aio.StreamStreamCall[RequestT, ResponseT]:
         """Return a new bidirectional call; the caller must end it."""
         call: grpc.aio.StreamStreamCall[RequestT, ResponseT]
-        call = self._callable(rpc, "stream_stream")(**self._options(attempts))
+        call = self._callable(rpc, "stream_stream")(**self._options(rpc, attempts))
         return call
 
     def convert(self, error: grpc.aio.AioRpcError, attempts: Attempts) -> SentinelError:
@@ -202,10 +203,12 @@ class Connection:
             budget=self._budget,
         )
 
-    def _options(self, attempts: Attempts) -> dict[str, Any]:
+    def _options(self, rpc: Rpc[Any, Any], attempts: Attempts) -> dict[str, Any]:
         """Return what each call sends besides its messages: the key, too."""
         options = attempts.call_options()
         options["metadata"] += self._credential.metadata()
+        if rpc.large_responses:
+            options["metadata"] += ((_MAX_RESPONSE_KEY, str(self._config.max_message_bytes)),)
         return options
 
     def _callable(self, rpc: Rpc[Any, Any], kind: str) -> Any:

@@ -159,19 +159,28 @@ class ItemCalls(ServiceCalls):
         include_thumbnails: bool = False,
         timeout: float | None = None,
     ) -> FoundItems:
-        """Return the items with these ids, any number of them; without image bytes."""
+        """Return the items with these ids, any number of them; without image bytes.
 
-        async def get(part: Sequence[str]) -> item_pb.GetItemsResponse:
-            request = item_pb.GetItemsRequest(
-                collection=collection,
-                ids=part,
-                output_fields=output_fields,
-                include_vectors=include_vectors,
-                include_thumbnails=include_thumbnails,
-            )
-            return await self._connection.unary(_rpcs.GET_ITEMS, request, timeout)
+        They are read in several requests if they are many or large, each with its own `timeout`.
+        """
 
-        answers = await gather_bounded(get, _pages_of(ids), _READS_IN_FLIGHT)
+        async def get(part: Sequence[str]) -> list[item_pb.GetItemsResponse]:
+            responses = []
+            while part:
+                request = item_pb.GetItemsRequest(
+                    collection=collection,
+                    ids=part,
+                    output_fields=output_fields,
+                    include_vectors=include_vectors,
+                    include_thumbnails=include_thumbnails,
+                )
+                response = await self._connection.unary(_rpcs.GET_ITEMS, request, timeout)
+                responses.append(response)
+                part = response.unread_ids  # not all items fit into one message
+            return responses
+
+        parts = await gather_bounded(get, _pages_of(ids), _READS_IN_FLIGHT)
+        answers = [answer for part in parts for answer in part]
         return FoundItems(
             tuple(_messages.item_from_proto(item) for answer in answers for item in answer.items),
             tuple(missing for answer in answers for missing in answer.missing_ids),

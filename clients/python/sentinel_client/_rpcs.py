@@ -29,6 +29,7 @@ class Rpc(Generic[RequestT, ResponseT]):
     Attributes:
         repeatable: Whether it may be sent again after it has failed.
         hedgeable: Whether it may be sent again while it runs, for an earlier answer.
+        large_responses: Whether a response can neither be cut nor always be small.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Rpc(Generic[RequestT, ResponseT]):
     timeout_kind: TimeoutKind
     repeatable: bool = False
     hedgeable: bool = False
+    large_responses: bool = False
 
 
 _SERVICES = [
@@ -101,7 +103,9 @@ REINDEX_COLLECTION = _rpc(
     collection_pb.ReindexCollectionRequest, collection_pb.ReindexCollectionResponse, "write"
 )
 GET_CALLER = _rpc(access_pb.GetCallerRequest, access_pb.GetCallerResponse, "read")
-EMBED = _rpc(embedding_pb.EmbedRequest, embedding_pb.EmbedResponse, "upsert")
+EMBED = replace(  # many thumbnails are large
+    _rpc(embedding_pb.EmbedRequest, embedding_pb.EmbedResponse, "upsert"), large_responses=True
+)
 EMBED_BULK = replace(EMBED, hedgeable=False)  # nobody waits for one of these requests
 RANK = _rpc(embedding_pb.RankRequest, embedding_pb.RankResponse, "upsert")
 GET_MODEL = _rpc(embedding_pb.GetModelRequest, embedding_pb.GetModelResponse, "read")

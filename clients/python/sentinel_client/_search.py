@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -32,6 +33,7 @@ from sentinel_client._types import ImageUri
 
 # The contract's limit for one BatchSearch, and how many of these requests run at once.
 _MAX_SEARCHES = 64
+_MAX_PAGE = 1_000
 _BATCHES_IN_FLIGHT = 2
 
 
@@ -155,11 +157,35 @@ class SearchCalls(ServiceCalls):
         """Return the nearest items for each of many queries, in order; `limit` is 1,000 at most.
 
         Any number of queries are embedded and searched together. A bad query fails alone: the
-        list has its error. `timeout` is for each request of up to 64 queries.
+        list has its error. `timeout` is for each request of up to 64 queries; there are further
+        ones while large hits do not fit into one response.
         """
         if isinstance(queries, str | Q):
             raise TypeError("give a list of queries, not one")
+        limit = min(limit, _MAX_PAGE)
         searches = [await _page_request(query, collection, options, limit) for query in queries]
+        found: dict[int, SearchPage | SentinelError] = {}
+        left: dict[int, search_pb.SearchPageRequest] = {}
+        for index, search in enumerate(searches):
+            if isinstance(search, SentinelError):
+                found[index] = search
+            else:
+                left[index] = search
+        while left:
+            pages = await self._search_together(list(left.values()), timeout)
+            for index, page in zip(list(left), pages, strict=True):
+                found[index] = so_far = _continued(found.get(index), page)
+                if isinstance(so_far, SentinelError) or _is_whole(so_far, limit):
+                    del left[index]
+                else:
+                    left[index].page_token = so_far.next_page_token
+                    left[index].page_size = limit - len(so_far)
+        return [found[index] for index in range(len(searches))]
+
+    async def _search_together(
+        self, searches: list[search_pb.SearchPageRequest], timeout: float | None
+    ) -> list[SearchPage | SentinelError]:
+        """Return one page, or its error, for each search."""
 
         async def send(batch: list[search_pb.SearchPageRequest]) -> search_pb.BatchSearchResponse:
             request = search_pb.BatchSearchRequest(searches=batch)
@@ -171,16 +197,13 @@ class SearchCalls(ServiceCalls):
             return response
 
         batches = split(
-            [one for one in searches if not isinstance(one, SentinelError)],
+            searches,
             lambda search: search.ByteSize(),
             max_items=_MAX_SEARCHES,
             max_bytes=self._config.upsert_max_bytes,
         )
         answers = await gather_bounded(send, list(batches), _BATCHES_IN_FLIGHT)
-        results = (result for answer in answers for result in answer.results)
-        return [
-            one if isinstance(one, SentinelError) else _outcome(next(results)) for one in searches
-        ]
+        return [_outcome(result) for answer in answers for result in answer.results]
 
     async def _page(
         self, request: search_pb.SearchPageRequest, timeout: float | None
@@ -237,6 +260,19 @@ async def _load_image(term: Term) -> bytes | ImageUri | None:
     if term.image is None or isinstance(term.image, bytes | ImageUri):
         return term.image
     return await in_thread(partial(load_image, term.image))
+
+
+def _continued(
+    before: SearchPage | SentinelError | None, page: SearchPage | SentinelError
+) -> SearchPage | SentinelError:
+    """Return `page` with the hits of the pages before it."""
+    if not isinstance(before, SearchPage) or isinstance(page, SentinelError):
+        return page
+    return replace(before, hits=before.hits + page.hits, next_page_token=page.next_page_token)
+
+
+def _is_whole(page: SearchPage, limit: int) -> bool:
+    return len(page) >= limit or not page.next_page_token
 
 
 def _outcome(result: search_pb.BatchSearchResult) -> SearchPage | SentinelError:

@@ -74,7 +74,7 @@ async def test_a_model_trained_with_a_sigmoid_judges_each_candidate_by_itself(
         pytest.param(ask(), "BATCH_EMPTY", "candidates", id="no candidates"),
         pytest.param(ask(*[text("x")] * 256), "BATCH_TOO_LARGE", "candidates", id="too many"),
         pytest.param(ask(text("x"), top_k=-1), "PARAMETER_OUT_OF_RANGE", "top_k", id="top_k"),
-        pytest.param(ask(text("x"), query=text(" ")), "TEXT_EMPTY", "query", id="blank query"),
+        pytest.param(ask(text("x"), query=text(" ")), "TEXT_EMPTY", "query.text", id="blank query"),
         pytest.param(
             pb.RankRequest(candidates=[text("x")]), "CONTENT_MISSING", "query", id="no query"
         ),

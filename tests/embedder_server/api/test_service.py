@@ -80,7 +80,7 @@ async def test_one_bad_content_never_fails_its_neighbours(
         "IMAGE_DECODE_FAILED",
     ]  # fmt: skip
     bad_request = detail(errors[3].details, error_details_pb2.BadRequest)
-    assert bad_request.field_violations[0].field == "contents[4]"
+    assert bad_request.field_violations[0].field == "contents[4].image.data"
 
 
 IN_CONTENTS = {"field": "contents"}

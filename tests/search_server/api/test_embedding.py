@@ -131,7 +131,7 @@ def test_one_bad_content_never_fails_its_neighbours(gateway: Stub) -> None:
     bad = {
         1: (words(" "), "TEXT_EMPTY", "contents[1].text"),
         2: (content_pb2.Content(), "CONTENT_MISSING", "contents[2]"),
-        4: (image(b"\xff\xd8\xff damaged"), "IMAGE_DECODE_FAILED", "contents[4]"),
+        4: (image(b"\xff\xd8\xff damaged"), "IMAGE_DECODE_FAILED", "contents[4].image.data"),
         5: (bad_crop, "CROP_INVALID", "contents[5].image.crop"),
         7: (by_uri, "URI_FORBIDDEN", "contents[7].image.uri"),
         8: (image(b""), "IMAGE_EMPTY", "contents[8].image.data"),
@@ -234,7 +234,7 @@ def test_a_bad_query_or_number_fails_a_ranking(gateway: Stub) -> None:
 
     bad = image(b"\xff\xd8\xff damaged")
     invalid = "INVALID_ARGUMENT"
-    assert refusal(lambda: rank(bad, "a")) == (invalid, "IMAGE_DECODE_FAILED", "query")
+    assert refusal(lambda: rank(bad, "a")) == (invalid, "IMAGE_DECODE_FAILED", "query.image.data")
     assert refusal(lambda: rank(words(""), "a")) == (invalid, "TEXT_EMPTY", "query.text")
     assert refusal(lambda: rank(words("a"))) == (invalid, "BATCH_EMPTY", "candidates")
     out = (invalid, "PARAMETER_OUT_OF_RANGE", "top_k")

@@ -88,14 +88,14 @@ def test_ids_are_refused_before_the_collection_is_asked_for(gateway: Gateway) ->
 )
 def test_a_large_filter_is_refused(large: filter_pb2.Filter) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        common_messages.filter_from(large)
+        common_messages.filter_from(large, "filter")
     assert caught.value.reason == "FILTER_INVALID"
     assert "more than" in caught.value.message
 
 
 def test_a_filter_of_a_thousand_values_is_taken() -> None:
     half = compare("year", *[filter_pb2.FieldValue(int_value=1)] * 500)
-    common_messages.filter_from(any_of(half, half))
+    common_messages.filter_from(any_of(half, half), "filter")
 
 
 def test_a_large_filter_of_any_call_is_refused(gateway: Gateway, album: str) -> None:

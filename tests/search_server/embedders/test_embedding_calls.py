@@ -119,7 +119,7 @@ def test_a_content_that_ends_workers_fails_alone(start: Start, tmp_path: Path) -
             red, deadly, blue = embed(gateway, *contents, **options).results
             assert [red.WhichOneof("outcome"), blue.WhichOneof("outcome")] == ["vector"] * 2
             assert reason_of(deadly.error) == "CONTENT_POISONOUS"
-            assert field_of(deadly.error) == "contents[1]"
+            assert field_of(deadly.error) == "contents[1].text"
         ranking = gateway.Rank(pb.RankRequest(query=contents[0], candidates=contents[1:]))
         assert [one.index for one in ranking.candidates] == [1, 0]
         assert reason_of(ranking.candidates[1].error) == "CONTENT_POISONOUS"

@@ -30,10 +30,10 @@ def test_a_value_of_another_type_is_told_in_plain_words(
     value: object, field_type: FieldType, message: str
 ) -> None:
     if not message:
-        assert checked_value(value, field_type, "n") == value  # type: ignore[arg-type]
+        assert checked_value(value, field_type, "n", "fields[n]") == value  # type: ignore[arg-type]
         return
     with pytest.raises(InvalidArgument) as told:
-        checked_value(value, field_type, "n")  # type: ignore[arg-type]
+        checked_value(value, field_type, "n", "fields[n]")  # type: ignore[arg-type]
     assert told.value.message == f"field 'n' takes {message}"
 
 

@@ -11,7 +11,7 @@ import pytest
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import item_service_pb2, search_service_pb2
 from tests import processes, secure
-from tests.search_server.conftest import MIB, Gateway, connect, string
+from tests.search_server.conftest import MAX_RESPONSE_BYTES, Gateway, connect, string
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow  # thousands of rows
@@ -139,7 +139,7 @@ def test_no_message_outgrows_its_limit(gateway: Gateway) -> None:
     pages = 0
     while True:
         page = gateway.search.SearchPage(request, timeout=30)
-        assert page.ByteSize() < 5 * MIB
+        assert page.ByteSize() <= MAX_RESPONSE_BYTES
         found += [hit.id for hit in page.hits]
         pages += 1
         request.page_token = page.next_page_token
@@ -150,4 +150,4 @@ def test_no_message_outgrows_its_limit(gateway: Gateway) -> None:
     whole = search_service_pb2.SearchRequest(params=params, limit=600, chunk_size=600)
     chunks = [e.chunk for e in gateway.search.Search(whole, timeout=30) if e.HasField("chunk")]
     assert [hit.id for chunk in chunks for hit in chunk.hits] == found
-    assert max(chunk.ByteSize() for chunk in chunks) < 5 * MIB
+    assert max(chunk.ByteSize() for chunk in chunks) <= MAX_RESPONSE_BYTES

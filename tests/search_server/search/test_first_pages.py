@@ -139,6 +139,6 @@ async def test_a_batch_of_different_large_pages_goes_in_turns() -> None:
     entries = [
         PageRequest(replace(spec, collection=f"c{n}"), 1_000, START) for n in range(SEARCHES)
     ]
-    pages = await BatchSearcher(searcher).pages(entries, deadline())  # type: ignore[arg-type]
+    pages = await BatchSearcher(searcher).pages(entries, deadline(), max_bytes=10**6)  # type: ignore[arg-type]
     assert len(pages) == SEARCHES
     assert searcher.most <= 4 * 1_000

@@ -154,11 +154,11 @@ TERMS: dict[str, tuple[Term, str, str, str]] = {
         Term(content=content_pb2.Content()), "INVALID_ARGUMENT", "CONTENT_MISSING", ".content",
     ),
     "too long a text": (
-        words("cat " * 100_000), "INVALID_ARGUMENT", "TEXT_TOO_LONG", ".content",
+        words("cat " * 100_000), "INVALID_ARGUMENT", "TEXT_TOO_LONG", ".content.text",
     ),
     "no picture": (
         Term(content=image(b"%PDF-1.7")), "INVALID_ARGUMENT", "IMAGE_FORMAT_UNSUPPORTED",
-        ".content",
+        ".content.image.data",
     ),
     "no bytes": (
         Term(content=image(b"")), "INVALID_ARGUMENT", "IMAGE_EMPTY", ".content.image.data",

@@ -75,6 +75,8 @@ class EmbeddingServiceServicer(object):
         (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
         LOADING, DEVICE_STALLED) or DEADLINE_EXCEEDED (OUT_OF_TIME). At a gateway also with
         RESOURCE_EXHAUSTED (OVERLOADED, QUOTA_EXCEEDED) or UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST).
+        A response with many thumbnails may exceed 3.5 MiB; then the call fails with RESOURCE_EXHAUSTED
+        (RESPONSE_TOO_LARGE). Send fewer images, or `x-max-response-bytes`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

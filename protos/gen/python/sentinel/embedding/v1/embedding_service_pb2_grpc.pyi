@@ -144,6 +144,8 @@ class EmbeddingServiceStub(typing.Generic[_EmbeddingServiceEmbedType, _Embedding
     (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
     LOADING, DEVICE_STALLED) or DEADLINE_EXCEEDED (OUT_OF_TIME). At a gateway also with
     RESOURCE_EXHAUSTED (OVERLOADED, QUOTA_EXCEEDED) or UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST).
+    A response with many thumbnails may exceed 3.5 MiB; then the call fails with RESOURCE_EXHAUSTED
+    (RESPONSE_TOO_LARGE). Send fewer images, or `x-max-response-bytes`.
     """
 
     EmbedStream: _EmbeddingServiceEmbedStreamType
@@ -211,6 +213,8 @@ class EmbeddingServiceServicer(metaclass=abc.ABCMeta):
         (MODEL_NOT_FOUND), RESOURCE_EXHAUSTED (QUEUE_FULL, with RetryInfo), UNAVAILABLE (DRAINING,
         LOADING, DEVICE_STALLED) or DEADLINE_EXCEEDED (OUT_OF_TIME). At a gateway also with
         RESOURCE_EXHAUSTED (OVERLOADED, QUOTA_EXCEEDED) or UNAVAILABLE (NO_HEALTHY_WORKER, WORKER_LOST).
+        A response with many thumbnails may exceed 3.5 MiB; then the call fails with RESOURCE_EXHAUSTED
+        (RESPONSE_TOO_LARGE). Send fewer images, or `x-max-response-bytes`.
         """
 
     @abc.abstractmethod

@@ -86,7 +86,8 @@ class SearchServiceServicer(object):
     def BatchSearch(self, request, context):
         """BatchSearch runs many searches at once. The gateway embeds all contents in one call and merges
         searches that differ only in the vector into one Milvus search. A bad search never fails the
-        others.
+        others. All pages share one message of 3.5 MiB, or of `x-max-response-bytes`: a page that ends
+        early has a token, for another batch or for SearchPage.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

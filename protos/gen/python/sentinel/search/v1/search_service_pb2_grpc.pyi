@@ -126,7 +126,8 @@ class SearchServiceStub(typing.Generic[_SearchServiceSearchType, _SearchServiceS
     BatchSearch: _SearchServiceBatchSearchType
     """BatchSearch runs many searches at once. The gateway embeds all contents in one call and merges
     searches that differ only in the vector into one Milvus search. A bad search never fails the
-    others.
+    others. All pages share one message of 3.5 MiB, or of `x-max-response-bytes`: a page that ends
+    early has a token, for another batch or for SearchPage.
     """
 
 SearchServiceAsyncStub: typing_extensions.TypeAlias = SearchServiceStub[
@@ -180,7 +181,8 @@ class SearchServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sentinel.search.v1.search_service_pb2.BatchSearchResponse, collections.abc.Awaitable[sentinel.search.v1.search_service_pb2.BatchSearchResponse]]:
         """BatchSearch runs many searches at once. The gateway embeds all contents in one call and merges
         searches that differ only in the vector into one Milvus search. A bad search never fails the
-        others.
+        others. All pages share one message of 3.5 MiB, or of `x-max-response-bytes`: a page that ends
+        early has a token, for another batch or for SearchPage.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
