@@ -1,0 +1,195 @@
+"""Check fields and filters against a collection, and tell which items a filter selects."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from sentinel.search.v1 import collection_service_pb2 as collection_pb
+from sentinel.search.v1 import filter_pb2
+from sentinel_client import _messages
+from sentinel_client._errors import InvalidArgument
+from sentinel_client._filters import FieldValue
+from sentinel_client._names import did_you_mean
+from sentinel_client._types import FieldType
+
+Declared: TypeAlias = Mapping[str, FieldType]
+Fields: TypeAlias = dict[str, FieldValue]
+Predicate: TypeAlias = Callable[[Fields], bool]
+
+FIELD_TYPES = {collection_pb.FieldSchema.Type.Value(f"TYPE_{one.name}"): one for one in FieldType}
+_MAX_FIELDS_BYTES = 60_000
+_MAX_DEPTH = 32
+_MAX_VALUES = 1_000
+_LEAST_INT64 = -(2**63 - 1)  # the gateway keeps the lowest values for itself
+_NUMBERS_TOO = {"LESS", "LESS_OR_EQUAL", "GREATER", "GREATER_OR_EQUAL"}
+_SAME = {"EQUAL", "NOT_EQUAL", "EXISTS"}
+_OPERATORS_OF = {
+    FieldType.STRING: _SAME | _NUMBERS_TOO | {"IN", "NOT_IN", "PREFIX"},
+    FieldType.INT64: _SAME | _NUMBERS_TOO | {"IN", "NOT_IN"},
+    FieldType.DOUBLE: _SAME | _NUMBERS_TOO | {"IN", "NOT_IN"},
+    FieldType.BOOL: _SAME,
+    FieldType.STRING_LIST: {"LIST_CONTAINS", "EXISTS"},
+}
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "EQUAL": operator.eq,
+    "NOT_EQUAL": operator.ne,
+    "LESS": operator.lt,
+    "LESS_OR_EQUAL": operator.le,
+    "GREATER": operator.gt,
+    "GREATER_OR_EQUAL": operator.ge,
+    "PREFIX": str.startswith,
+    "LIST_CONTAINS": operator.contains,
+}
+
+
+def check_declared(names: Iterable[str], declared: Declared, path: str) -> None:
+    """Raise InvalidArgument if a name is no declared field."""
+    for name in names:
+        type_of(name, declared, path)
+
+
+def type_of(name: str, declared: Declared, path: str) -> FieldType:
+    """Return the type of a field; raise InvalidArgument if it is not declared."""
+    if name not in declared:
+        raise InvalidArgument(
+            "FIELD_UNKNOWN",
+            f"the collection does not declare field {name!r}{did_you_mean(name, declared)}",
+            field=path,
+            metadata={"name": name},
+        )
+    return declared[name]
+
+
+def values_from(fields: Mapping[str, filter_pb2.FieldValue], path: str) -> Fields:
+    """Read the fields of an item; `stored_fields` checks them against the collection."""
+    if len(fields) > 56:
+        raise InvalidArgument(
+            "PARAMETER_OUT_OF_RANGE", f"{path}: {len(fields)} elements, at most 56", field=path
+        )
+    for name, value in fields.items():
+        _check_value(value, name)
+    return _messages.fields_from_proto(fields)
+
+
+def stored_fields(values: Fields, declared: Declared, path: str) -> Fields:
+    """Return an item's fields as they are stored; raise InvalidArgument for a wrong one."""
+    stored = {
+        name: _typed(value, type_of(name, declared, path), name) for name, value in values.items()
+    }
+    if len(json.dumps(stored).encode()) > _MAX_FIELDS_BYTES:
+        raise InvalidArgument(
+            "PARAMETER_OUT_OF_RANGE",
+            f"the fields are more than {_MAX_FIELDS_BYTES} bytes as JSON",
+            field=path,
+            metadata={"limit": str(_MAX_FIELDS_BYTES)},
+        )
+    return stored
+
+
+def _check_value(value: filter_pb2.FieldValue, name: str) -> None:
+    kind = value.WhichOneof("kind")
+    if kind is None or (kind == "double_value" and not math.isfinite(value.double_value)):
+        raise InvalidArgument(
+            "FIELD_TYPE",
+            f"field {name!r} needs a value, and a finite one",
+            field=f"fields[{name}]",
+            metadata={"name": name},
+        )
+
+
+def _typed(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:
+    match field_type, value:
+        case FieldType.BOOL, bool():
+            return value
+        case ((FieldType.INT64 | FieldType.DOUBLE), bool()):
+            pass  # in Python a bool is an int
+        case FieldType.INT64, int() if _LEAST_INT64 < value < 2**63:
+            return value
+        case FieldType.DOUBLE, int() | float():
+            return float(value)
+        case FieldType.STRING, str():
+            return value
+        case FieldType.STRING_LIST, list():
+            return value
+    raise InvalidArgument(
+        "FIELD_TYPE",
+        f"field {name!r} takes a {field_type.value}, not {value!r:.80}",
+        field=f"fields[{name}]",
+        metadata={"name": name},
+    )
+
+
+def check_filter(message: filter_pb2.Filter, depth: int = 1) -> int:
+    """Check a filter without its collection; return how many values it compares."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise _bad("a filter sets one of comparison, all_of, any_of or none_of")
+    if depth > _MAX_DEPTH:
+        raise _bad(f"filters nest at most {_MAX_DEPTH} deep")
+    if kind == "comparison":
+        comparison = message.comparison
+        if comparison.operator not in filter_pb2.Comparison.Operator.values()[1:]:
+            raise _bad(f"comparison of {comparison.field!r} needs an operator")
+        for value in comparison.values:
+            _check_value(value, comparison.field)
+        count = max(1, len(comparison.values))
+    else:
+        filters = getattr(message, kind).filters
+        if not filters:
+            raise _bad(f"{kind} needs at least one filter")
+        count = sum(check_filter(inner, depth + 1) for inner in filters)
+    if count > _MAX_VALUES:
+        raise _bad(f"the filter compares more than {_MAX_VALUES} values; split the call")
+    return count
+
+
+def predicate(message: filter_pb2.Filter, declared: Declared) -> Predicate:
+    """Return what tells whether the fields of an item match; check the filter's fields."""
+    kind = message.WhichOneof("kind")
+    if kind == "comparison":
+        return _comparison(message.comparison, declared)
+    inner = [predicate(one, declared) for one in getattr(message, str(kind)).filters]
+    if kind == "all_of":
+        return lambda fields: all(matches(fields) for matches in inner)
+    if kind == "any_of":
+        return lambda fields: any(matches(fields) for matches in inner)
+    return lambda fields: not any(matches(fields) for matches in inner)
+
+
+def _comparison(comparison: filter_pb2.Comparison, declared: Declared) -> Predicate:
+    name = comparison.field
+    field_type = type_of(name, declared, "filter")
+    kind = filter_pb2.Comparison.Operator.Name(comparison.operator).removeprefix("OPERATOR_")
+    if kind not in _OPERATORS_OF[field_type]:
+        raise InvalidArgument(
+            "FIELD_TYPE",
+            f"field {name!r} is a {field_type.value}, which does not support {kind}",
+            field="filter",
+            metadata={"name": name},
+        )
+    count = len(comparison.values)
+    if (kind in ("IN", "NOT_IN") and not count) or (
+        kind not in ("IN", "NOT_IN") and count != (kind != "EXISTS")
+    ):
+        raise _bad(f"{kind} on {name!r} takes another number of values than {count}")
+    element = FieldType.STRING if field_type is FieldType.STRING_LIST else field_type
+    read = _messages.fields_from_proto({str(at): one for at, one in enumerate(comparison.values)})
+    values = [_typed(value, element, name) for value in read.values()]
+
+    def matches(fields: Fields) -> bool:
+        value = fields.get(name)
+        if kind == "EXISTS" or value is None:
+            return (value is not None) == (kind not in ("NOT_EQUAL", "NOT_IN"))
+        if kind in ("IN", "NOT_IN"):
+            return (value in values) == (kind == "IN")
+        return _COMPARE[kind](value, values[0])
+
+    return matches
+
+
+def _bad(message: str) -> InvalidArgument:
+    return InvalidArgument("FILTER_INVALID", message, field="filter")

@@ -1,0 +1,185 @@
+"""SearchService of the fake: read the request, rank all items, cut the ranking into messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+
+from sentinel.search.v1 import search_service_pb2 as pb
+from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
+from sentinel_client._errors import InvalidArgument, NotFound, SentinelError
+from sentinel_client._types import Vector
+from sentinel_client.testing import _checks, _filters, _ranking, _search_checks
+from sentinel_client.testing._model import HashingModel, unit
+from sentinel_client.testing._ranking import Scored
+from sentinel_client.testing._status import to_status
+from sentinel_client.testing._store import FakeCollection, Store
+
+_DEFAULT_LIMIT = 20
+_DEFAULT_CHUNK = 32
+_MAX_SEARCHES = 64
+# A shorter sum, relative to the sum of the weights, is only rounding noise.
+_CANCELLED = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A checked search and its complete ranking."""
+
+    params: pb.SearchParams
+    collection: FakeCollection
+    ranking: list[Scored]
+    embeds: bool
+
+
+class SearchService(pb_grpc.SearchServiceServicer):
+    """Streams, pages and batches of ranked hits."""
+
+    def __init__(self, store: Store, model: HashingModel) -> None:
+        self._store = store
+        self._model = model
+
+    def Search(
+        self, request: pb.SearchRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.SearchResponse]:
+        limit = _checks.optional(request, "limit", _DEFAULT_LIMIT, (1, _checks.MAX_HITS))
+        size = _checks.optional(request, "chunk_size", _DEFAULT_CHUNK, (1, _checks.MAX_PAGE))
+        search = self._run(request.params)
+        header = pb.SearchHeader(
+            collection=search.collection.name,
+            model_version=search.collection.description.model_version,
+        )
+        response = pb.SearchResponse(header=header)
+        hits = search.ranking[:limit]
+        for start in range(0, len(hits), size):
+            if start:
+                yield response
+                response = pb.SearchResponse()
+            _add_hits(response.chunk, search, hits[start : start + size], start)
+        response.summary.CopyFrom(_summary(search, len(hits)))
+        yield response
+
+    def SearchPage(
+        self, request: pb.SearchPageRequest, context: grpc.ServicerContext
+    ) -> pb.SearchPageResponse:
+        return self._page(request)
+
+    def BatchSearch(
+        self, request: pb.BatchSearchRequest, context: grpc.ServicerContext
+    ) -> pb.BatchSearchResponse:
+        _checks.check_count(len(request.searches), _MAX_SEARCHES, "searches")
+        response = pb.BatchSearchResponse()
+        for index, search in enumerate(request.searches):
+            path = f"searches[{index}]"
+            try:
+                response.results.add(page=self._page(search))
+            except SentinelError as error:
+                error.field = f"{path}.{error.field}" if error.field else path
+                response.results.add(error=to_status(error))
+        return response
+
+    def _page(self, request: pb.SearchPageRequest) -> pb.SearchPageResponse:
+        _search_checks.check_params(request.params)
+        size = _checks.page_size(request.page_size, _DEFAULT_LIMIT)
+        bound = b"SearchPage" + request.params.SerializeToString(deterministic=True)
+        position = self._store.position(request.page_token, bound)
+        collection, rank, *last = position or ["", 0]
+        search = self._run(request.params, collection)
+        following = search.ranking[rank:]
+        if last and not _ranking.is_reordered(request.params):
+            # By the last hit and not by its rank, which changes as items come and go.
+            score, item_id = last
+            following = [one for one in search.ranking if (-one[1], one[0].id) > (-score, item_id)]
+        page = following[: min(size, _checks.MAX_HITS - rank)]
+        response = pb.SearchPageResponse(summary=_summary(search, len(page)))
+        _add_hits(response, search, page, rank)
+        end = rank + len(page)
+        if len(following) > len(page) and end < _checks.MAX_HITS:
+            item, score = page[-1]
+            response.next_page_token = self._store.seal(
+                [search.collection.name, end, score, item.id], bound
+            )
+        return response
+
+    def _run(self, params: pb.SearchParams, collection_name: str = "") -> _Search:
+        _search_checks.check_params(params)
+        with self._store.lock:
+            collection = self._store.find(collection_name or params.collection)
+            declared = collection.declared
+            _filters.check_declared(params.output_fields, declared, "params.output_fields")
+            _search_checks.check_against(params, collection)
+            items = list(collection.items.values())
+            if params.HasField("filter"):
+                matches = _filters.predicate(params.filter, declared)
+                items = [one for one in items if matches(one.fields)]
+            vector = self._query_vector(params.query, collection)
+            own = set(_search_checks.item_ids(params.query))
+            ranking = _ranking.ranked(
+                params, vector, [one for one in items if one.id not in own], collection
+            )
+        embeds = any(term.HasField("content") for term in _search_checks.terms_of(params.query))
+        return _Search(params, collection, ranking, embeds)
+
+    def _query_vector(self, query: pb.Query, collection: FakeCollection) -> Vector:
+        if not query.HasField("composite"):
+            return self._term_vector(query, "params.query", collection)
+        path = "params.query.composite"
+        total = np.zeros(collection.description.dimensions, np.float64)
+        weights = 0.0
+        for index, term in enumerate(query.composite.terms):
+            weight = term.weight if term.HasField("weight") else 1.0
+            vector = self._term_vector(term, f"{path}.terms[{index}]", collection)
+            total += weight * vector.astype(np.float64)
+            weights += abs(weight)
+        if np.linalg.norm(total) < _CANCELLED * weights:
+            raise InvalidArgument(
+                "QUERY_CANCELS_OUT",
+                "the terms cancel each other out, so that no direction is left; change their "
+                "weights",
+                field=path,
+            )
+        return unit(total.astype(np.float32))
+
+    def _term_vector(
+        self, term: pb.Query | pb.WeightedTerm, path: str, collection: FakeCollection
+    ) -> Vector:
+        """Return the vector of one term, at length 1."""
+        if term.HasField("content"):
+            return unit(self._model.embed(term.content, f"{path}.content").vector)
+        if term.HasField("vector"):
+            given = _checks.vector_from(term.vector, f"{path}.vector")
+            return _checks.unit_vector(given, collection.description.dimensions, f"{path}.vector")
+        stored = collection.items.get(term.item_id)
+        if stored is None:
+            raise NotFound(
+                "ITEM_NOT_FOUND",
+                f"no item {term.item_id[:100]!r} in collection {collection.name}",
+                field=f"{path}.item_id",
+                metadata={"id": term.item_id},
+            )
+        return stored.vector
+
+
+def _add_hits(message: Any, search: _Search, ranking: Sequence[Scored], delivered: int) -> None:
+    params = search.params
+    for rank, (item, score) in enumerate(ranking, delivered + 1):
+        hit = message.hits.add(rank=rank, score=score, text=item.text)
+        item.fill(
+            hit,
+            params.output_fields,
+            vectors=params.include_vectors,
+            thumbnails=params.include_thumbnails,
+        )
+
+
+def _summary(search: _Search, count: int) -> pb.SearchSummary:
+    summary = pb.SearchSummary(hit_count=count)
+    summary.total.FromNanoseconds(1)
+    summary.vector_search.FromNanoseconds(1)
+    if search.embeds:
+        summary.embed.FromNanoseconds(1)
+    return summary
