@@ -210,8 +210,8 @@ export class SentinelClient {
    * a second run continues where the first one ended. An item counts as stored if the collection
    * has its id with the same content; its fields are not compared.
    *
-   * Throws SentinelError if the stream fails and repeating does not help, after MAX_ATTEMPTS
-   * without progress. Items without a result may be stored; repeating the call is safe. `timeoutMs`
+   * Throws SentinelError if the stream fails five times without progress, or for a reason that
+   * does not go away. Items without a result may be stored; repeating the call is safe. `timeoutMs`
    * is the longest wait for the next acknowledgement; the call itself has no time limit.
    */
   async *ingest<T extends Item>(

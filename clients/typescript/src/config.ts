@@ -120,7 +120,7 @@ export function channelOptions(address: string, tls: Tls | undefined): ChannelOp
     // A request that does not fit into these buffers is not repeated.
     "grpc.per_rpc_retry_buffer_size": MAX_MESSAGE_BYTES,
     "grpc.retry_buffer_size": 4 * MAX_MESSAGE_BYTES,
-    // The gateways accept a ping every 9 s. Pings between calls find a dead connection early.
+    // The gateways accept a ping every 10 s. Pings between calls find a dead connection early.
     "grpc.keepalive_time_ms": 30_000,
     "grpc.keepalive_timeout_ms": 10_000,
     "grpc.keepalive_permit_without_calls": 1,

@@ -98,7 +98,13 @@ export function proxy(onConnection: (socket: Socket) => void): Promise<string> {
 }
 
 async function serve(onConnection: (socket: Socket) => void): Promise<string> {
-  const server = createServer(onConnection).unref();
+  const sockets: Socket[] = [];
+  const server = createServer((socket) => {
+    sockets.push(socket);
+    onConnection(socket);
+  }).unref();
+  // grpc-js keeps a socket whose client was closed before it was connected.
+  after(() => sockets.forEach((socket) => socket.destroy()));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   return `127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
