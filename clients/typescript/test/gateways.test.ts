@@ -28,7 +28,7 @@ before(async () => {
   collection = await newCollection(client);
 });
 
-test("calls go round both gateways", async () => {
+test("calls go round both gateways", { timeout: 60_000 }, async () => {
   // Both connections must be there before the calls are counted.
   while (new Set(peers).size < 2) {
     await client.getItems(["none"], { collection });

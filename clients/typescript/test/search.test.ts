@@ -58,7 +58,7 @@ test("a filter keeps the items that match", async () => {
   assert.ok(hits.every(({ id, fields }) => id !== "chelsea.png" && Number(fields.year) < 3));
 });
 
-test("leaving the loop ends the search", async () => {
+test("leaving the loop ends the search", { timeout: 60_000 }, async () => {
   const many = await newCollection(client);
   await client.upsert(texts(64), { collection: many });
   const status = new Promise<number>((resolve) => {
