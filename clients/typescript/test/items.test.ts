@@ -1,0 +1,199 @@
+import assert from "node:assert/strict";
+import { before, test } from "node:test";
+import { Code, SentinelError, type Item } from "sentinel-client";
+
+import { collect, newClient, newCollection, photos, proxy, silentServer, texts } from "./live.js";
+
+const client = newClient();
+let collection = "";
+
+before(async () => {
+  collection = await newCollection(client);
+});
+
+const BAD: [Item, string][] = [
+  [{ id: "no file", image: "/no/such/file.png" }, "FILE_UNREADABLE"],
+  [{ id: "no image", image: Buffer.from("no image") }, "IMAGE_FORMAT_UNSUPPORTED"],
+  [{ id: "no content" }, "CONTENT_MISSING"],
+  [{ id: "no value", text: "a cat", fields: { year: null as never } }, "ITEM_INVALID"],
+  [{ id: "no such field", text: "a cat", fields: { colour: "red" } }, "FIELD_UNKNOWN"],
+];
+
+test("an upsert returns a result per item, and a bad item fails alone", async () => {
+  const good = photos().slice(0, 3);
+  const items = [good[0]!, ...BAD.map(([item]) => item), good[1]!, good[2]!];
+  const results = await client.upsert(items, { collection });
+  assert.deepEqual(
+    results.map(({ item }) => item),
+    items,
+  );
+  assert.deepEqual(
+    results.map(({ id }) => id),
+    items.map(({ id }) => id),
+  );
+  const reasons = BAD.map(([, reason]) => reason);
+  const expected = [undefined, ...reasons, undefined, undefined];
+  assert.deepEqual(
+    results.map(({ error }) => error?.reason),
+    expected,
+  );
+  const again = await client.upsert(good, { collection });
+  assert.deepEqual(
+    again.map(({ outcome }) => outcome),
+    Array(3).fill("unchanged"),
+  );
+});
+
+test("a failed item has a code and a message", async () => {
+  const [result] = await client.upsert([{ text: " " }], { collection });
+  assert.equal(result?.outcome, "failed");
+  assert.equal(result.error?.code, Code.INVALID_ARGUMENT);
+  assert.equal(result.error.reason, "TEXT_EMPTY");
+});
+
+test("values of all types come back as they were stored", async () => {
+  const name = `${collection}_types`;
+  const types = ["STRING", "INT64", "DOUBLE", "BOOL", "STRING_LIST"] as const;
+  await client.createCollection(name, Object.fromEntries(types.map((type) => [type, { type }])));
+  const fields = {
+    STRING: "é",
+    INT64: 2n ** 60n,
+    DOUBLE: 0.5,
+    BOOL: false,
+    STRING_LIST: ["a", ""],
+  };
+  await client.upsert([{ id: "1", text: "a cat", fields }], { collection: name });
+  const { items, missingIds } = await client.getItems(["1", "2"], { collection: name });
+  assert.deepEqual(items[0]?.fields, fields);
+  assert.equal(items[0].text, "a cat");
+  assert.deepEqual(missingIds, ["2"]);
+});
+
+test("an ingest acknowledges each item, and a bad item fails alone", async () => {
+  const items = [...photos(), ...BAD.map(([item]) => item), ...texts(100)];
+  const results = await collect(client.ingest(items, { collection }));
+  assert.equal(results.length, items.length);
+  assert.deepEqual(new Set(results.map(({ item }) => item)), new Set(items));
+  const failed = results.filter(({ outcome }) => outcome === "failed");
+  const reasons = Object.fromEntries(failed.map(({ id, error }) => [id, error?.reason]));
+  assert.deepEqual(reasons, Object.fromEntries(BAD.map(([item, reason]) => [item.id, reason])));
+  const { missingIds } = await client.getItems(
+    items.map(({ id }) => id!),
+    { collection },
+  );
+  assert.deepEqual(new Set(missingIds), new Set(BAD.map(([item]) => item.id)));
+});
+
+test("an ingest tells the id that the gateway derived", async () => {
+  const [result] = await collect(client.ingest([{ text: "an old cat" }], { collection }));
+  const { items } = await client.getItems([result!.id], { collection });
+  assert.equal(items[0]?.text, "an old cat");
+});
+
+test("an ingest that was stopped is resumed by the next one", async () => {
+  const items = texts(120).map(({ id, text }) => ({
+    id: `resumed ${id}`,
+    text: `resumed ${text}`,
+  }));
+  const stored = new Set<string>();
+  for await (const { id } of client.ingest(items, { collection })) {
+    stored.add(id);
+    if (stored.size === 20) {
+      break;
+    }
+  }
+  const results = await collect(client.ingest(items, { collection, skipStored: true }));
+  const skipped = results.filter(({ outcome }) => outcome === "skipped").map(({ id }) => id);
+  assert.deepEqual(new Set(results.map(({ id }) => id)), new Set(items.map(({ id }) => id)));
+  assert.ok([...stored].every((id) => skipped.includes(id)));
+  const third = await collect(client.ingest(items, { collection, skipStored: true }));
+  assert.deepEqual(new Set(third.map(({ outcome }) => outcome)), new Set(["skipped"]));
+});
+
+test("another content under a stored id is not skipped", async () => {
+  const options = { collection, skipStored: true };
+  const outcomes = [];
+  for (const text of ["a red cup", "a red cup", "a blue cup"]) {
+    const [result] = await collect(client.ingest([{ id: "cup", text }], options));
+    outcomes.push(result?.outcome);
+  }
+  assert.deepEqual(outcomes, ["stored", "skipped", "stored"]);
+});
+
+test("an ingest goes on after a lost connection", async () => {
+  const sockets: { destroy(): void }[] = [];
+  const address = await proxy((socket) => sockets.push(socket));
+  const items = texts(300);
+  const seen: string[] = [];
+  for await (const { id, outcome } of newClient({ address }).ingest(items, { collection })) {
+    assert.equal(outcome, "stored");
+    seen.push(id);
+    if (seen.length === 1 || seen.length === 100) {
+      sockets.at(-1)?.destroy();
+    }
+  }
+  assert.ok(sockets.length > 1);
+  assert.deepEqual(seen.sort(), items.map(({ id }) => id).sort());
+});
+
+test("a call is repeated after a lost connection", async () => {
+  let count = 0;
+  const address = await proxy((socket) => {
+    count += 1;
+    if (count === 1) {
+      socket.destroy();
+    }
+  });
+  const { missingIds } = await newClient({ address }).getItems(["none"], { collection });
+  assert.deepEqual(missingIds, ["none"]);
+  assert.equal(count, 2);
+});
+
+test("an error of the items comes after the results of those before", async () => {
+  const failure = new Error("no more");
+  const seen: string[] = [];
+  const ingesting = async () => {
+    for await (const { id } of client.ingest(failingAfter(texts(10), failure), { collection })) {
+      seen.push(id);
+    }
+  };
+  await assert.rejects(ingesting, failure);
+  assert.equal(seen.length, 10);
+});
+
+test("an ingest fails with a reason", async () => {
+  const ingesting = () => collect(client.ingest(texts(3), { collection: "no_such" }));
+  await assert.rejects(ingesting, (error) => {
+    assert.ok(error instanceof SentinelError);
+    assert.deepEqual([error.code, error.reason], [Code.NOT_FOUND, "COLLECTION_NOT_FOUND"]);
+    return true;
+  });
+});
+
+test("an ingest without an acknowledgement ends in time", async () => {
+  const silent = newClient({ address: await silentServer() });
+  const ingesting = () => collect(silent.ingest(texts(3), { collection, timeoutMs: 300 }));
+  await assert.rejects(ingesting, { code: Code.DEADLINE_EXCEEDED, reason: "OUT_OF_TIME" });
+});
+
+test("a signal ends an ingest that waits for its items", async () => {
+  const stop = new AbortController();
+  const options = { collection, signal: stop.signal };
+  const ingesting = async () => {
+    for await (const { id } of client.ingest(thenNothing(texts(1)), options)) {
+      assert.equal(id, "text 0");
+      stop.abort(new Error("enough"));
+    }
+  };
+  await assert.rejects(ingesting, /^Error: enough$/);
+});
+
+async function* failingAfter(items: Item[], error: Error): AsyncGenerator<Item> {
+  yield* items;
+  throw error;
+}
+
+async function* thenNothing(items: Item[]): AsyncGenerator<Item> {
+  yield* items;
+  await new Promise(() => {});
+}
