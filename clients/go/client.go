@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -147,7 +148,8 @@ func split(addresses string) ([]string, error) {
 	hosts := strings.Split(addresses, ",")
 	for i, host := range hosts {
 		hosts[i] = strings.TrimSpace(host)
-		if _, _, err := net.SplitHostPort(hosts[i]); err != nil {
+		_, port, err := net.SplitHostPort(hosts[i])
+		if _, wrong := strconv.ParseUint(port, 10, 16); err != nil || wrong != nil {
 			return nil, fmt.Errorf("sentinel: %q is not host:port, nor several with commas between",
 				addresses)
 		}
