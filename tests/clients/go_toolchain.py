@@ -66,8 +66,8 @@ class Toolchain:
         """Copy the contract and the client into a folder, and generate the client's stubs."""
         module = unpacked(folder) / CLIENT.relative_to(protos.ROOT)
         shutil.copytree(CLIENT, module, ignore=shutil.ignore_patterns("sentinel", "go.sum"))
-        subprocess.run(["go", "generate"], cwd=module, env=self.environment(), check=True)
         self.provide(module)
+        subprocess.run(["go", "generate"], cwd=module, env=self.environment(), check=True)
         return module
 
     def provide(self, module: Path) -> None:
