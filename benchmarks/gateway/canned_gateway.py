@@ -18,7 +18,7 @@ async def _serve(address_file: Path, answer: bytes) -> None:
         yield answer
 
     # Without serializers, requests and answers stay bytes.
-    methods = {"Search": grpc.unary_stream_rpc_method_handler(search)}
+    methods: dict[str, Any] = {"Search": grpc.unary_stream_rpc_method_handler(search)}
     server = grpc.aio.server()
     server.add_registered_method_handlers("sentinel.search.v1.SearchService", methods)
     port = server.add_insecure_port("127.0.0.1:0")

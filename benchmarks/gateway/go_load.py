@@ -116,7 +116,7 @@ def _turn(
 ) -> dict[str, Any]:
     """Load one system; return rate, latencies and the share of a core of each process."""
     before = system.cpu_seconds(), embedder.cpu_seconds()
-    command = [program, "-addresses", system.address, "-collection", _COLLECTION]
+    command = [str(program), "-addresses", system.address, "-collection", _COLLECTION]
     command += ["-callers", str(arguments.callers), "-for", f"{arguments.seconds}s"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
