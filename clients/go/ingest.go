@@ -37,13 +37,13 @@ type Ack struct {
 //
 //	for ack, err := range client.Ingest(ctx, "photos", slices.Values(items)) { … }
 //
-// Items that were not acknowledged are sent again if the connection is lost, the gateway leaves or
-// a worker is busy, on another gateway if there is one. So acknowledgements come in about the order
-// of the items. Before an item is acknowledged, it may be stored or not; to store it again
-// changes nothing. An error, of type [*Error], ends the ingest and is the last value.
+// Items that were not acknowledged are sent again if the connection is lost, if the gateway leaves
+// and if a worker is busy: to another gateway, if there is one. To send an item twice changes
+// nothing. Acknowledgements come in the order of the items, except those of items sent again. An
+// error, of type [*Error], ends the ingest and is the last value.
 //
-// A few batches are in memory at a time. items runs on a goroutine of its own. It is read one
-// batch ahead, and after the loop it is not read further. The context's deadline is for the whole
+// A few batches are in memory at a time. items runs on a goroutine of its own; it is read one
+// batch ahead, and no further once the loop has ended. The context's deadline is for the whole
 // ingest; Timeouts.Upsert is for each acknowledgement.
 func (c *Client) Ingest(
 	ctx context.Context, collection string, items iter.Seq[*searchv1.Item],
