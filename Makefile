@@ -47,6 +47,7 @@ test-secure: $(VENV)/.dev ## Run tests again with TLS and keys on all servers; `
 	SENTINEL_TEST_SECURE=1 $(BIN)/python -m pytest $(WORKERS) $(AGAIN) -m "not slow and not milvus" $(SECURE) $(PYTEST)
 
 test-clients: $(VENV)/.dev ## Test the clients of other languages on live gateways, where their toolchains are installed
+	-$(BIN)/python -m tests.clients.go_toolchain
 	$(BIN)/python -m pytest -n 0 $(AGAIN) -m slow tests/clients $(PYTEST)
 
 chaos: $(VENV)/.dev ## Kill, pause and cut at random under load, check all that was stored (SEED=, SECONDS=)
