@@ -1,11 +1,12 @@
 #!/bin/sh
 # Build the client without Maven, with the compilers and libraries of Debian:
 #
-#   apt-get install default-jdk-headless libgrpc-java libprotobuf-java protobuf-compiler \
-#       protobuf-compiler-grpc-java-plugin
+#   apt-get install default-jdk-headless libgrpc-java libprotobuf-java libnetty-tcnative-java \
+#       protobuf-compiler protobuf-compiler-grpc-java-plugin
 #   ./debian.sh [TARGET]
 #
-# TARGET (default: target) gets stubs/, classes/, and classpath: the path of all libraries.
+# TARGET (default: target) gets stubs/; classes/; classpath, the path of all libraries; and native/,
+# for java -Djava.library.path.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 target=${1:-$here/target}
@@ -13,7 +14,7 @@ protos=$here/../../protos
 jars=/usr/share/java
 
 rm -rf "$target/stubs" "$target/classes"
-mkdir -p "$target/stubs" "$target/classes"
+mkdir -p "$target/stubs" "$target/classes" "$target/native"
 # The descriptor set has no bounds, so the code needs no package of protovalidate. Google's error
 # details are generated, too: Debian's package of them is older than ErrorInfo.
 # shellcheck disable=SC2046
@@ -34,6 +35,9 @@ for jar in error_prone_annotations geronimo-annotation-1.3-spec grpc-api grpc-co
 done
 path=${path#:}
 echo "$path" >"$target/classpath"
+# For TLS: Debian's Netty has no ALPN of its own, and looks for OpenSSL under this name.
+cp /usr/lib/*/jni/libnetty-tcnative.so "$target/native/libnetty_tcnative.so"
+
 find "$target/stubs" -name '*.java' >"$target/sources"
 javac --release 17 -proc:none -nowarn -cp "$path" -d "$target/classes" @"$target/sources"
 javac --release 17 -proc:none -Xlint:all,-path,-classfile -Werror -cp "$target/classes:$path" \

@@ -16,7 +16,7 @@ import pytest
 
 from sentinel_client import SentinelClient
 
-pytestmark = [pytest.mark.slow, pytest.mark.milvus, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.milvus, pytest.mark.timeout(1500)]
 
 CLIENT = Path(__file__).resolve().parents[2] / "clients/java"
 JUNIT = (
@@ -26,12 +26,13 @@ JUNIT = (
 )
 JARS = Path("/usr/share/java")
 PACKAGES = (
-    "default-jdk-headless libgrpc-java libprotobuf-java protobuf-compiler "
+    "default-jdk-headless libgrpc-java libprotobuf-java libnetty-tcnative-java protobuf-compiler "
     "protobuf-compiler-grpc-java-plugin junit5"
 )
 NEEDED = (
     *("/usr/bin/javac", "/usr/bin/protoc", "/usr/bin/grpc_java_plugin"),
-    *(str(JARS / f"{name}.jar") for name in ("grpc-netty", "protobuf", "junit-platform-console")),
+    *(str(JARS / f"{name}.jar") for name in ("grpc-netty", "netty-tcnative", "protobuf")),
+    str(JARS / "junit-platform-console.jar"),
 )
 # The names of all tests, so that each is one of pytest's.
 TESTS = sorted(
@@ -52,33 +53,48 @@ def _run(*command: object, timeout: float, **environment: str) -> subprocess.Com
     )
 
 
+class Java:
+    """The client, built into a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.class_path = f"{target / 'classes'}:{(target / 'classpath').read_text().strip()}"
+        self._library_path = f"-Djava.library.path={target / 'native'}"
+
+    def run(
+        self, class_path: str, *arguments: object, timeout: float, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program."""
+        command = ("java", self._library_path, "-cp", class_path, *arguments)
+        return _run(*command, timeout=timeout, **environment)
+
+
 @pytest.fixture(scope="module")
-def class_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Build the client; return the path of its classes and libraries."""
+def java(tmp_path_factory: pytest.TempPathFactory) -> Java:
+    """Build the client."""
     if missing := [one for one in NEEDED if not Path(one).exists()]:
         pytest.skip(f"not installed: {', '.join(missing)}; on Debian: apt-get install {PACKAGES}")
     target = tmp_path_factory.mktemp("java")
     # Not the protoc of our development tools: code must be as old as the library it runs on.
     built = _run(CLIENT / "debian.sh", target, timeout=600, PATH="/usr/bin:/bin")
     assert built.returncode == 0, built.stdout + built.stderr
-    return f"{target / 'classes'}:{(target / 'classpath').read_text().strip()}"
+    return Java(target)
 
 
 @pytest.fixture(scope="module")
 def results(
-    class_path: str, variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    java: Java, variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     """Run all tests in one JVM; return what is wrong with each, or ""."""
     folder = tmp_path_factory.mktemp("junit")
-    path = ":".join([str(folder), class_path, *(str(JARS / f"{jar}.jar") for jar in JUNIT)])
+    path = ":".join([str(folder), java.class_path, *(str(JARS / f"{jar}.jar") for jar in JUNIT)])
     sources = sorted((CLIENT / "src/test/java").rglob("*.java"))
     lint = ("-proc:none", "-Xlint:all,-path,-classfile", "-Werror")
     compiled = _run("javac", *lint, "-cp", path, "-d", folder, *sources, timeout=300)
     assert compiled.returncode == 0, compiled.stdout + compiled.stderr
-    launcher = ("java", "-cp", path, "org.junit.platform.console.ConsoleLauncher")
+    launcher = "org.junit.platform.console.ConsoleLauncher"
     report = folder / "TEST-junit-jupiter.xml"
     options = (f"--scan-classpath={folder}", f"--reports-dir={folder}", "--details=tree")
-    ran = _run(*launcher, *options, timeout=600, **variables)
+    ran = java.run(path, launcher, *options, timeout=600, **variables)
     assert report.exists(), ran.stdout + ran.stderr
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -95,13 +111,13 @@ def test_client(name: str, results: dict[str, str]) -> None:
 
 
 def test_the_example_searches_ingests_and_resumes(
-    class_path: str, variables: dict[str, str], tmp_path: Path
+    java: Java, variables: dict[str, str], tmp_path: Path
 ) -> None:
     environment = {**variables, "SENTINEL_ADDRESS": variables["SENTINEL_TEST_ADDRESS"]}
 
     def example(*arguments: object) -> subprocess.CompletedProcess[str]:
-        program = ("java", "-cp", class_path, CLIENT / "example/PhotoFolder.java")
-        return _run(*program, *arguments, timeout=120, **environment)
+        program = CLIENT / "example/PhotoFolder.java"
+        return java.run(java.class_path, program, *arguments, timeout=120, **environment)
 
     photos = tmp_path / "photos"
     shutil.copytree(variables["SENTINEL_TEST_PHOTOS"], photos)

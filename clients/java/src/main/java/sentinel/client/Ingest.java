@@ -54,6 +54,7 @@ public final class Ingest implements Iterator<IngestResult>, AutoCloseable {
   private long lastProgress;
   private int attempts;
   private boolean isExhausted;
+  private boolean isClosed;
 
   /**
    * Starts with the first call of {@link #hasNext}.
@@ -70,7 +71,8 @@ public final class Ingest implements Iterator<IngestResult>, AutoCloseable {
   /**
    * Waits for the next result.
    *
-   * @throws SentinelException the ingest cannot go on; what was acknowledged is stored
+   * @throws SentinelException the ingest cannot go on; what was acknowledged is stored. Another call
+   *     tries again.
    */
   @Override
   public boolean hasNext() {
@@ -96,6 +98,9 @@ public final class Ingest implements Iterator<IngestResult>, AutoCloseable {
 
   /** Sends what may be sent and handles one event; returns false when each item has its result. */
   private boolean step() {
+    if (isClosed) {
+      return false;
+    }
     if (stream == null && ready.isEmpty() && pausing.isEmpty()) {
       isExhausted = !batches.hasNext();
     }
@@ -236,7 +241,7 @@ public final class Ingest implements Iterator<IngestResult>, AutoCloseable {
 
   /** Prepares the next stream after a pause, or throws {@code error} if there is none. */
   private void recover(SentinelException error) {
-    close();
+    cancelStream();
     List<Batch> unacknowledged = new ArrayList<>(inFlight.values());
     inFlight.clear();
     for (int i = unacknowledged.size() - 1; i >= 0; i--) {
@@ -273,6 +278,11 @@ public final class Ingest implements Iterator<IngestResult>, AutoCloseable {
   /** Stops the ingest. What was acknowledged is stored; the rest may be. */
   @Override
   public void close() {
+    isClosed = true;
+    cancelStream();
+  }
+
+  private void cancelStream() {
     if (stream != null) {
       stream.cancel();
       stream = null;

@@ -90,8 +90,8 @@ class GatewaysTest {
 
   /** Yields notes from {@code first} on, starts the drain, and ends some items after it is over. */
   private static final class NotesDuringDrain implements Iterator<Item> {
-    private static final int BEFORE = 200;
-    private static final int AFTER = 200;
+    private static final int BEFORE = 100;
+    private static final int AFTER = 100;
     private final int first;
     private int count;
     private int left = AFTER;

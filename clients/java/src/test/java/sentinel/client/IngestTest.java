@@ -71,17 +71,17 @@ class IngestTest {
   void anIngestThatWasStoppedContinues() {
     String collection = Live.collection(CLIENT, "resume");
     int stored = 0;
-    try (Ingest ingest = CLIENT.ingest(collection, notes(600))) {
+    try (Ingest ingest = CLIENT.ingest(collection, notes(300))) {
       while (stored < 100) {
         assertTrue(ingest.next().isStored());
         stored++;
       }
     }
-    Iterator<Item> unstored = CLIENT.unstored(collection, notes(600));
+    Iterator<Item> unstored = CLIENT.unstored(collection, notes(300));
     List<IngestResult> rest = all(CLIENT.ingest(collection, unstored));
-    assertTrue(rest.size() <= 600 - stored, "sent again: " + rest.size());
-    assertEquals(List.of(), Live.missing(CLIENT, collection, ids(600)));
-    assertFalse(CLIENT.unstored(collection, notes(600)).hasNext());
+    assertTrue(rest.size() <= 300 - stored, "sent again: " + rest.size());
+    assertEquals(List.of(), Live.missing(CLIENT, collection, ids(300)));
+    assertFalse(CLIENT.unstored(collection, notes(300)).hasNext());
   }
 
   @Test
@@ -90,15 +90,15 @@ class IngestTest {
     try (Link link = new Link(Live.ADDRESS);
         SentinelClient client = SentinelClient.connect(link.address())) {
       Stream<Item> items =
-          IntStream.range(0, 400)
+          IntStream.range(0, 300)
               .mapToObj(Live::note)
               .peek(item -> link.cutOnce(item.getId().equals("note 200")));
       List<IngestResult> results = all(client.ingest(collection, items.iterator()));
       assertEquals(1, link.cuts());
-      assertEquals(400, results.stream().map(one -> one.item().getId()).distinct().count());
+      assertEquals(300, results.stream().map(one -> one.item().getId()).distinct().count());
       assertTrue(results.stream().allMatch(IngestResult::isStored));
     }
-    assertEquals(List.of(), Live.missing(CLIENT, collection, ids(400)));
+    assertEquals(List.of(), Live.missing(CLIENT, collection, ids(300)));
   }
 
   @Test
