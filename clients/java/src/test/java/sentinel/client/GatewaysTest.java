@@ -31,10 +31,10 @@ import org.junit.jupiter.api.MethodOrderer;
 import org.junit.jupiter.api.Order;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestMethodOrder;
-import sentinel.search.v1.CollectionServiceGrpc;
+import sentinel.search.v1.AccessServiceGrpc;
+import sentinel.search.v1.GetCallerRequest;
 import sentinel.search.v1.Hit;
 import sentinel.search.v1.Item;
-import sentinel.search.v1.ListCollectionsRequest;
 
 /** Two gateways of one Milvus. The last test drains one of them, so the order matters. */
 @TestMethodOrder(MethodOrderer.OrderAnnotation.class)
@@ -72,17 +72,17 @@ class GatewaysTest {
     Answers answers = new Answers();
     try (SentinelClient client = SentinelClient.connect(Live.addresses())) {
       var stub =
-          CollectionServiceGrpc.newBlockingStub(
+          AccessServiceGrpc.newBlockingStub(
               ClientInterceptors.intercept(client.channel(), answers));
-      ListCollectionsRequest request = ListCollectionsRequest.getDefaultInstance();
+      GetCallerRequest request = GetCallerRequest.getDefaultInstance();
       // The first calls may find only one connection ready.
       long end = System.nanoTime() + Duration.ofSeconds(20).toNanos();
       while (answers.counts.size() < 2 && System.nanoTime() < end) {
-        stub.listCollections(request);
+        stub.getCaller(request);
       }
       answers.counts.clear();
       for (int i = 0; i < 20; i++) {
-        stub.listCollections(request);
+        stub.getCaller(request);
       }
     }
     assertEquals(List.of(10, 10), List.copyOf(answers.counts.values()), answers.counts::toString);
