@@ -20,7 +20,9 @@ SECURE := $(addprefix tests/,client app/test_details_page.py app/test_index_tab.
 	e2e/test_connection_age.py e2e/test_ingest_restart.py \
 	$(addprefix search_server/,api collections items search test_health.py test_startup_faults.py \
 	embedders/test_worker_choice.py embedders/test_worker_discovery.py))
-CODE := bulk_indexer embedder_server search_server sentinel_core sentinel_store clients deploy scripts tests benchmarks
+# The servers need the client of their own version, which pip finds in its folder only.
+CLIENT := -e clients/python
+CODE := hatch_build.py bulk_indexer embedder_server search_server sentinel_core sentinel_store clients deploy scripts tests benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-slow test-secure test-clients chaos lint format types imports proto protos-dist models bench lock lock-images clean
@@ -84,7 +86,7 @@ bench: $(VENV)/.models ## Measure worker and gateway against model and Milvus ca
 lock: ## Pin what CI and the demo install to the newest versions that pyproject.toml allows
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip
-	.venv-lock/bin/python -m pip install --quiet -e '.[demo,app,torch,openvino,bulk]' --group dev
+	.venv-lock/bin/python -m pip install --quiet $(CLIENT) -e '.[demo,app,torch,openvino,bulk]' --group dev
 	.venv-lock/bin/python -m pip freeze --exclude-editable --exclude pip | sed "s/+cpu$$//" > constraints.txt
 	rm -rf .venv-lock
 
@@ -104,19 +106,21 @@ $(VENV)/.created:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
+$(VENV)/.demo: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "installing Sentinel into $(VENV), about a minute …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@# Of an older Sentinel, pip would remove the command `sentinel` after the client has brought it.
+	@$(BIN)/python -m pip uninstall -qq --yes sentinel-retrieval
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(CLIENT) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.demo
+$(VENV)/.dev: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/.demo
 	@echo "installing the development tools into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,app]' --group dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(CLIENT) -e '.[demo,app]' --group dev
 	@touch $@
 
-$(VENV)/.models: pyproject.toml constraints.txt | $(VENV)/.dev
+$(VENV)/.models: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/.dev
 	@echo "installing torch, transformers, OpenVINO and Ray into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,app,torch,openvino,bulk]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(CLIENT) -e '.[demo,app,torch,openvino,bulk]'
 	@touch $@
 
 $(PROTO_VENV)/.installed: protos/requirements.txt

@@ -9,6 +9,7 @@ lock() { # name of the file, then what to compile
   shift
   "${UV:-uv}" pip compile "$@" --quiet --no-config --universal --python-version 3.11 \
     --no-emit-index-url --no-annotate --no-header --generate-hashes \
+    --no-emit-package sentinel-retrieval-client \
     --constraint constraints.txt --output-file "deploy/docker/locks/$name.txt"
 }
 

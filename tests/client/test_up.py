@@ -322,5 +322,5 @@ def test_missing_extras_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     result = CliRunner().invoke(main, ["up", "--data", str(tmp_path / "data")])
     assert result.exit_code == 2
     assert "pymilvus missing" in result.stderr
-    assert "pip install '.[all]' in Sentinel's folder" in result.stderr
+    assert "pip install ./clients/python '.[all]' in Sentinel's folder" in result.stderr
     assert not (tmp_path / "data").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -27,10 +28,15 @@ def locked(name: str) -> dict[str, str]:
     return {canonicalize_name(package): version for package, version, _ in _ENTRY.findall(text)}
 
 
+def pyproject(folder: str) -> dict[str, Any]:
+    return tomllib.loads((files.ROOT / folder / "pyproject.toml").read_text())
+
+
 def wanted(extras: list[str]) -> list[Requirement]:
-    """What the base install and these extras ask for, extras of ours resolved."""
-    project = tomllib.loads((files.ROOT / "pyproject.toml").read_text())["project"]
-    found: list[Requirement] = [Requirement(line) for line in project["dependencies"]]
+    """What the client and these extras of the servers ask for, extras of ours resolved."""
+    project = pyproject("")["project"]
+    needed = pyproject("clients/python")["project"]["dependencies"]
+    found: list[Requirement] = [Requirement(line) for line in needed]
     for extra in extras:
         for line in project["optional-dependencies"][extra]:
             requirement = Requirement(line)
@@ -73,11 +79,24 @@ def test_every_package_has_hashes_and_no_host(name: str) -> None:
     assert all("--hash=sha256:" in entry for entry in entries)
 
 
-def test_the_wheel_of_the_images_holds_every_package() -> None:
-    project = tomllib.loads((files.ROOT / "pyproject.toml").read_text())
+@pytest.mark.parametrize("distribution", ["", "clients/python"])
+def test_the_wheels_of_the_images_hold_every_package(distribution: str) -> None:
     context = (files.ROOT / ".dockerignore").read_text().splitlines()
-    for package in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+    wheel = pyproject(distribution)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = ["hatch_build.py", *wheel["packages"]]
+    for package in (str(PurePosixPath(distribution, name)) for name in needed):
         folders = [str(folder) for folder in PurePosixPath(package).parents] + [package]
-        copied = [f for f in folders if f"COPY {f} {f}\n" in files.target("wheel")]
+        copied = [f for f in folders if is_copied(f)]
         assert copied, f"the Dockerfile does not copy {package}"
         assert f"!{copied[0]}" in context, f".dockerignore leaves {package} out"
+    (build,) = re.findall(r"pip wheel (.*)", files.target("wheel"))
+    assert (f"./{distribution}" if distribution else ".") in build.split()
+
+
+def is_copied(name: str) -> bool:
+    """Whether the build context's file or folder is copied to where the wheels are built."""
+    copies = re.findall(r"^COPY (.*) (\S+)$", files.target("wheel"), re.MULTILINE)
+    return any(
+        (target == "./" and name in sources.split()) or sources == target == name
+        for sources, target in copies
+    )

@@ -213,6 +213,7 @@ class Clone:
         shutil.copy(ROOT / "scripts" / "demo.py", self._folder / "scripts")
         for name in ("Makefile", "pyproject.toml", "constraints.txt"):
             (self._folder / name).symlink_to(ROOT / name)
+        (self._folder / "clients").symlink_to(ROOT / "clients")
         (self._folder / ".venv" / "bin").mkdir(parents=True)
         (self._folder / "path").mkdir()
         for path in (*BIN.parent.iterdir(), *BIN.iterdir()):

@@ -76,7 +76,7 @@ class _Commands(click.Group):
     type=click.Path(dir_okay=False),
     help="PEM file with the key of your certificate.",
 )
-@click.version_option(package_name="sentinel-retrieval", prog_name="sentinel")
+@click.version_option(package_name="sentinel-retrieval-client", prog_name="sentinel")
 @click.pass_context
 def main(
     context: click.Context,

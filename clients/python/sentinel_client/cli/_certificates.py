@@ -1,4 +1,4 @@
-"""Make a private CA and certificates. Needs the library `cryptography`, of the extra `gateway`."""
+"""Make a private CA and certificates. Needs the library `cryptography`, of the extra `certs`."""
 
 from __future__ import annotations
 

@@ -93,14 +93,16 @@ def explain(error: SentinelError) -> str:
     return f"{line}: {hint}" if hint else line
 
 
-def require_modules(names: Sequence[str], subject: str, extra: str) -> None:
-    """Fail if an optional part of Sentinel is not installed."""
+def require_modules(names: Sequence[str], subject: str, install: str) -> None:
+    """Fail if an optional part of Sentinel is not installed; `install` says how to."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise Failure(
-            f"{subject} not installed ({', '.join(missing)} missing): "
-            f"pip install '.[{extra}]' in Sentinel's folder"
-        )
+        raise Failure(f"{subject} not installed ({', '.join(missing)} missing): {install}")
+
+
+def install_servers(extra: str) -> str:
+    """Return how to install an extra of the servers: of the client's own version, so with it."""
+    return f"pip install ./clients/python '.[{extra}]' in Sentinel's folder"
 
 
 def out() -> Console:

@@ -26,7 +26,11 @@ def certs(folder: Path, names: tuple[str, ...], days: int) -> None:
 
     Run it again to replace the certificates; the CA stays, so that everybody still trusts them.
     """
-    require_modules(["cryptography"], "certificates need a library that is", "gateway")
+    require_modules(
+        ["cryptography"],
+        "certificates need a library that is",
+        "pip install 'sentinel-retrieval-client[certs]'",
+    )
     from sentinel_client.cli import _certificates  # noqa: PLC0415 - only with the extra
 
     try:

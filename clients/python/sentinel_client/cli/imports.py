@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import click
 
 from sentinel_client import importers
-from sentinel_client.cli._console import Failure, Options, require_modules
+from sentinel_client.cli._console import Failure, Options, install_servers, require_modules
 from sentinel_client.cli._import_run import ImportPlan, run_import
 from sentinel_client.cli._options import Decorator
 from sentinel_client.importers import Column, Columns, Dataset, LayoutError
@@ -72,7 +72,7 @@ _TABLE_OPTIONS = [
     ),
 ]
 
-# One module of each package that the bulk indexer needs.
+# The bulk indexer, and one module of each package that it needs.
 _BULK_MODULES = ("bulk_indexer", "ray", "pyarrow", "onnxruntime", "pymilvus")
 
 
@@ -264,6 +264,6 @@ def bulk_index(arguments: tuple[str, ...]) -> None:
 
     The bulk indexer connects to Milvus and the object store itself, without a gateway.
     """
-    require_modules(_BULK_MODULES, "the bulk indexer is", "bulk")
+    require_modules(_BULK_MODULES, "the bulk indexer is", install_servers("bulk"))
     command = [sys.executable, "-P", "-m", "bulk_indexer", *arguments]
     os.execv(command[0], command)

@@ -17,7 +17,7 @@ from rich.status import Status
 from rich.table import Table
 
 from sentinel_client._config import DEFAULT_ADDRESS
-from sentinel_client.cli._console import Failure, err, out, require_modules
+from sentinel_client.cli._console import Failure, err, install_servers, out, require_modules
 from sentinel_client.cli._servers import Addresses, Server, ServerDied, locked_folder
 from sentinel_client.cli.models import pull_model, short_names
 
@@ -27,8 +27,10 @@ _START_TIMEOUT_S = 300.0
 _MAX_WORKERS = 64
 _NVIDIA_SMI_TIMEOUT_S = 10
 
-# One module of each package that the servers need.
+# The servers, and one module of each package that they need.
 _SERVER_MODULES = (
+    "embedder_server",
+    "search_server",
     "pydantic_settings",
     "grpc_health",
     "onnxruntime",
@@ -103,7 +105,7 @@ def up(
     **model_options: str | None,
 ) -> None:
     """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
-    require_modules(_SERVER_MODULES, "the servers are", "all")
+    require_modules(_SERVER_MODULES, "the servers are", install_servers("all"))
     model = model_options["model"]
     if model and model in short_names():
         pull_model(model)  # it may take longer than a start

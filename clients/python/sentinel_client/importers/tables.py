@@ -78,7 +78,7 @@ def parquet_table(files: Sequence[Path], columns: Columns) -> Dataset:
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415
     except ImportError:
         raise LayoutError(
-            "Parquet needs pyarrow: pip install '.[import]' in Sentinel's folder"
+            "Parquet needs pyarrow: pip install 'sentinel-retrieval-client[import]'"
         ) from None
     try:
         with ParquetFile(files[0]) as first:
