@@ -11,8 +11,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# In `protos/`, and in the wheel. All but the stubs are for other languages: a folder for protoc, and
-# the descriptor set beside it.
+# In `protos/`, and in the wheel. All but the stubs are for other languages: a folder for protoc,
+# and the descriptor set beside it.
 _IN_WHEEL = {
     "gen/python/sentinel": "sentinel",
     "buf": "sentinel/protos/buf",
