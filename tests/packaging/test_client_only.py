@@ -62,6 +62,13 @@ def test_the_client_works_alone(python: str, gateway: processes.Server, four_pho
     found = installs.run(command, "search", "a rocket", *collection, "--json", **address)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout.splitlines()[0])["fields"]["path"].endswith("rocket.jpg")
+    # From 3.13 on, Python itself complains of a file that is collected and cannot be written.
+    (four_photos / "bad.jpg").write_bytes(b"BAD")
+    full = installs.run(
+        command, "index", four_photos, "--report", "/dev/full", *collection, **address
+    )
+    assert "cannot write /dev/full" in full.stderr
+    assert "Traceback" not in full.stderr
 
 
 def test_nothing_arrives_but_what_the_client_needs() -> None:

@@ -204,6 +204,9 @@ class _Failures:
         try:
             print(line, file=self._report, flush=True)
         except OSError as error:  # the import is worth more than its report
+            # Python 3.13 prints a traceback for a file that it cannot write when it collects it.
+            with suppress(OSError):
+                self.close()
             self._report = None
             self._console.print(
                 f"cannot write {self._path}: {error.strerror}; it is not complete",
