@@ -14,7 +14,15 @@ from typing import Any
 import click
 from rich.text import Text
 
-from sentinel_client.cli._console import Failure, err, json_line, new_table, out, require_modules
+from sentinel_client.cli._console import (
+    Failure,
+    err,
+    install_servers,
+    json_line,
+    new_table,
+    out,
+    require_modules,
+)
 from sentinel_client.cli._options import json_option
 
 _MODULE = "embedder_server.models"
@@ -135,7 +143,9 @@ def _named(name: str) -> dict[str, Any]:
 
 def _run(*words: str, quiet: bool = True) -> list[dict[str, Any]]:
     """Run the worker's own command; return the objects that it prints."""
-    require_modules(("embedder_server", "onnxruntime", "tokenizers"), "models are", "embedder")
+    require_modules(
+        ("embedder_server", "onnxruntime", "tokenizers"), "models are", install_servers("embedder")
+    )
     done = subprocess.run(
         [sys.executable, "-m", _MODULE, *words],
         stdout=subprocess.PIPE,
