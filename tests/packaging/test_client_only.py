@@ -87,6 +87,7 @@ def test_keys_need_no_server(tmp_path: Path) -> None:
     ("words", "advice"),
     [
         (["up"], "pip install ./clients/python '.[all]' in Sentinel's folder"),
+        (["models"], "pip install ./clients/python '.[embedder]' in Sentinel's folder"),
         (["bulk-index", "x"], "pip install ./clients/python '.[bulk]' in Sentinel's folder"),
         (["certs", "pki"], "pip install 'sentinel-retrieval-client[certs]'"),
         (

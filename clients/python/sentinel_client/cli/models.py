@@ -26,7 +26,6 @@ from sentinel_client.cli._console import (
 from sentinel_client.cli._options import json_option
 
 _MODULE = "embedder_server.models"
-_MODULES = ("embedder_server", "onnxruntime", "tokenizers")
 _GB = 1000  # MB
 
 
@@ -144,7 +143,9 @@ def _named(name: str) -> dict[str, Any]:
 
 def _run(*words: str, quiet: bool = True) -> list[dict[str, Any]]:
     """Run the worker's own command; return the objects that it prints."""
-    require_modules(_MODULES, "models are", install_servers("embedder"))
+    require_modules(
+        ("embedder_server", "onnxruntime", "tokenizers"), "models are", install_servers("embedder")
+    )
     done = subprocess.run(
         [sys.executable, "-m", _MODULE, *words],
         stdout=subprocess.PIPE,
