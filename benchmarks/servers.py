@@ -138,13 +138,14 @@ def worker(folder: Path, *flags: str) -> Iterator[Server]:
     try:
         with grpc.insecure_channel(server.address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
-            server.wait_until(lambda: _is_serving(health))
+            server.wait_until(lambda: is_serving(health))
         yield server
     finally:
         server.stop()
 
 
-def _is_serving(health: health_pb2_grpc.HealthStub) -> bool:
+def is_serving(health: health_pb2_grpc.HealthStub) -> bool:
+    """Ask a server for its health."""
     try:
         answer = health.Check(health_pb2.HealthCheckRequest(), timeout=5)
     except grpc.RpcError:

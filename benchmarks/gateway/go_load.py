@@ -21,11 +21,12 @@ from typing import Any
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2_grpc
 from rich.console import Console
 
 from benchmarks.load import contents
 from benchmarks.report import Row, commit, median, print_report
-from benchmarks.servers import Server, bare, spawn, worker
+from benchmarks.servers import Server, bare, is_serving, spawn, worker
 from sentinel.common.v1 import content_pb2 as common
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
@@ -87,8 +88,10 @@ def _gateway(folder: Path, embedder: Server, checkout: Path | None = None) -> It
     try:
         server.wait_until(lambda: address_file.exists() and bool(address_file.read_text().split()))
         server.address = address_file.read_text().split()[0]
+        with grpc.insecure_channel(server.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            server.wait_until(lambda: is_serving(health))
         with SentinelClient(server.address) as client:
-            server.wait_until(lambda: client.health().serving)
             client.create_collection(_COLLECTION)
             vectors = np.random.default_rng(1).normal(size=(_ROWS, _DIMENSIONS))
             items = (
