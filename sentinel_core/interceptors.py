@@ -25,6 +25,7 @@ from sentinel_core.calls import Call, Deadline, time_to_answer
 from sentinel_core.errors import (
     DeadlineExceeded,
     InvalidArgument,
+    ResourceExhausted,
     SentinelError,
     Unavailable,
     hide,
@@ -44,6 +45,7 @@ _NEGLIGIBLE_BYTES = 64 * 1024
 _SEND_WAIT_S = 5.0
 # For one message of a response stream.
 _LONGEST_WRITE_S = 60.0
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 if TYPE_CHECKING:  # generic only in its type stubs
     _Handler = grpc.RpcMethodHandler[Any, Any]
@@ -317,7 +319,9 @@ async def _abort(call: Call, context: _Context, error: Exception, trailers: Trai
     trailers += (("grpc-status-details-bin", status.SerializeToString()),)
     if error.retry_after_s is not None:
         # gRPC's own retry policy waits this long before its next attempt.
-        trailers += (("grpc-retry-pushback-ms", str(int(error.retry_after_s * 1000))),)
+        trailers += ((_PUSHBACK_KEY, str(int(error.retry_after_s * 1000))),)
+    elif isinstance(error, ResourceExhausted):
+        trailers += ((_PUSHBACK_KEY, "-1"),)  # no attempt of it: waiting changes nothing
     try:
         await context.abort(error.code, status.message, trailing_metadata=trailers)
     except grpc.aio.InternalError:

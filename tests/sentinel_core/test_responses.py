@@ -89,6 +89,8 @@ async def test_a_larger_response_is_refused_with_a_reason(asked: str, allowed: i
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert reason_and_limit(caught.value) == ("RESPONSE_TOO_LARGE", str(allowed))
         assert KEY in str(caught.value.details())
+        # gRPC's own retry policies do not repeat it.
+        assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "-1"
         await eventually(lambda: memory.used == idle)
 
 
