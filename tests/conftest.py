@@ -34,11 +34,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow on a real server only, and what the secure mode leaves out."""
+    """Mark as slow what needs a real Milvus server, and skip what the secure mode leaves out."""
     for item in items:
         if secure.is_on() and (mark := item.get_closest_marker("plaintext")):
             item.add_marker(pytest.mark.skip(reason=f"plaintext: {mark.args[0]}"))
-        if item.get_closest_marker("slow_on_server") and item.get_closest_marker("milvus"):
+        # The server takes a fifth of two cores, and Milvus Lite shows nearly all that it does.
+        if item.get_closest_marker("milvus"):
             item.add_marker(pytest.mark.slow)
 
 

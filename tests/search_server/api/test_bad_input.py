@@ -823,7 +823,6 @@ def odd_images() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.slow_on_server
 def test_a_bad_call_is_refused(gateway: Gateway, album: str, name: str) -> None:
     call, code, reason = CALLS[name]
     with pytest.raises(grpc.RpcError) as caught:
@@ -851,7 +850,6 @@ def test_bad_items_fail_alone(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("name", odd_images())
-@pytest.mark.slow_on_server
 def test_an_odd_image_is_taken_for_what_it_shows(gateway: Gateway, album: str, name: str) -> None:
     hits = gateway.hits(album, Query(content=image(odd_images()[name])))
     assert hits[0].fields["path"].string_value == "chelsea.png"

@@ -25,7 +25,6 @@ from tests.search_server.api.test_bad_input import GOOD, NAN, by_uri, compare, c
 from tests.search_server.conftest import Gateway, image, string
 
 Content = content_pb2.Content
-pytestmark = pytest.mark.slow_on_server  # Milvus has no part in it
 CAT = photos.photo("chelsea").read_bytes()
 # What is wrong with a content, and where; the worker finds the second half.
 BAD_CONTENTS = [

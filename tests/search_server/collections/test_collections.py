@@ -22,7 +22,6 @@ def test_a_collection_remembers_its_model_and_fields(gateway: Gateway) -> None:
     assert found.collection.item_count == 0
 
 
-@pytest.mark.slow_on_server
 def test_collections_are_listed_by_name_in_pages(gateway: Gateway) -> None:
     names = sorted(gateway.create() for _ in range(5))
     listed, token = [], ""

@@ -227,7 +227,6 @@ def test_a_collection_changes_its_model(shared: Gateway) -> None:
     assert {result.outcome for result in again} == {Result.OUTCOME_UNCHANGED}
 
 
-@pytest.mark.slow_on_server
 def test_once_done_the_two_live_apart_and_the_call_again_changes_nothing(shared: Gateway) -> None:
     create_old(shared, "apart")
     shared.upsert("apart", caption("a", "red"), caption("b", "blue"))
@@ -249,7 +248,6 @@ def test_once_done_the_two_live_apart_and_the_call_again_changes_nothing(shared:
     assert contents(shared, "apart_now")["b"] == ("lime", "", 16)
 
 
-@pytest.mark.slow_on_server
 def test_without_an_alias_none_is_pointed(shared: Gateway) -> None:
     create_old(shared, "alone")
     shared.upsert("alone", caption("a", "red"))
@@ -466,7 +464,6 @@ def test_after_a_crash_the_same_call_goes_on(place: Place) -> None:
         assert searched(gateway, "crash_now", "red 3")[:2] == ("crash_new", "new")
 
 
-@pytest.mark.slow_on_server
 def test_a_caller_who_leaves_ends_the_work_and_writes_stay_free(place: Place) -> None:
     with place.gateway() as server:
         gateway = connect(server.address)
@@ -507,7 +504,6 @@ def test_a_caller_who_leaves_ends_the_work_and_writes_stay_free(place: Place) ->
         assert last(reindex(gateway, "left", "left_other")).done_count == 201
 
 
-@pytest.mark.slow_on_server
 def test_a_crash_while_writes_are_mirrored_leaves_them_so(place: Place) -> None:
     """Until the same call ends it, or the target is deleted."""
     with place.gateway(cache_s=20) as server:  # so it does not swap before it is killed
@@ -534,7 +530,6 @@ def test_a_crash_while_writes_are_mirrored_leaves_them_so(place: Place) -> None:
             assert set(contents(gateway, "bound")) == {"b", "c", "v"}
 
 
-@pytest.mark.slow_on_server
 def test_pictures_whose_bytes_are_gone_are_told(place: Place) -> None:
     with place.gateway() as server:
         gateway = connect(server.address)

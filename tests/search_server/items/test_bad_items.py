@@ -75,7 +75,6 @@ CALLS: dict[str, tuple[Call, str, str]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.slow_on_server
 def test_a_bad_call_is_refused(gateway: Gateway, album: str, name: str) -> None:
     call, code, reason = CALLS[name]
     with pytest.raises(grpc.RpcError) as caught:

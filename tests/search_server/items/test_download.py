@@ -50,7 +50,6 @@ def test_a_large_picture_comes_whole_in_pieces_of_at_most_a_mebibyte(gateway: Ga
         ("TIFF", "image/tiff"),
     ],
 )
-@pytest.mark.slow_on_server
 def test_the_media_type_is_read_from_the_bytes(gateway: Gateway, kind: str, expected: str) -> None:
     name, data = gateway.create(), noise(kind, 32)
     gateway.upsert(name, pb.Item(id="x", content=image(data)))

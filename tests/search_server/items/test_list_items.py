@@ -69,7 +69,6 @@ def by_bytes(item_ids: list[str]) -> list[str]:
     return sorted(item_ids, key=str.encode)
 
 
-@pytest.mark.slow_on_server
 def test_every_item_comes_once_by_the_bytes_of_its_id(gateway: Gateway) -> None:
     """Written in random order and in many writes, some of them twice, some deleted again."""
     name = gateway.create()
@@ -138,7 +137,6 @@ def test_vectors_and_thumbnails_come_when_asked_for(gateway: Gateway) -> None:
     assert photo.vector.dimensions == vector.vector.dimensions == 384
 
 
-@pytest.mark.slow_on_server
 def test_a_page_ends_before_its_message_would_be_too_large(gateway: Gateway) -> None:
     """100 texts of 60 kB are 6 MB."""
     name = gateway.create()

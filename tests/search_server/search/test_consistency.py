@@ -82,7 +82,6 @@ def test_a_collections_level_holds_where_none_is_named(gateway: Gateway, other: 
 
 
 @pytest.mark.parametrize("level", [UNSPECIFIED, EVENTUAL, BOUNDED, SESSION, STRONG])
-@pytest.mark.slow_on_server
 def test_a_collection_tells_its_level(gateway: Gateway, level: int) -> None:
     name = gateway.create(default_consistency=level)
     request = collection_service_pb2.GetCollectionRequest(name=name)

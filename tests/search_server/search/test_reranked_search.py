@@ -223,7 +223,6 @@ VALUES = {
 @pytest.mark.parametrize(
     ("size", "expected"), [(0, "0135"), (1, "0135"), (2, "021435"), (100, "0261435")]
 )
-@pytest.mark.slow_on_server
 def test_groups_of_each_type_of_field(
     gateway: Gateway, field: str, size: int, expected: str
 ) -> None:
