@@ -18,7 +18,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from embedder_server.models.runtimes.export_cache import default_cache_dir, sha256_of
+from embedder_server.models.runtimes.export_cache import sha256_of
 from embedder_server.types import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _BYTES_PER_PARAMETER = 4  # the files hold float32
 # A worker with CLIP B/32 holds 1.5 GB for 605 MB of weights: measured, see docs/benchmarks.md.
 _MEMORY_PER_DOWNLOAD = 2.5
-_RECORD = "model-revisions.json"
+_RECORD = "sentinel-revisions.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def record_revision(entry: CatalogEntry, revision: str) -> None:
     """
     if entry.revision or _recorded().get(entry.hub_id) == revision:
         return
-    path = default_cache_dir() / _RECORD
+    path = _record_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
@@ -101,7 +101,7 @@ def record_revision(entry: CatalogEntry, revision: str) -> None:
     except OSError as error:
         raise ModelLoadError(
             f"cannot record the revision of {entry.name} in {path} ({error.strerror}): free some "
-            "space, or set XDG_CACHE_HOME to a folder that can be written"
+            "space, or set HF_HOME to a folder that can be written"
         ) from error
 
 
@@ -145,8 +145,14 @@ def say_license(entry: CatalogEntry) -> None:
         )
 
 
+def _record_file() -> Path:
+    """Return where commits are kept: beside the hub's downloads, on the same volume."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface") / _RECORD
+
+
 def _recorded() -> dict[str, str]:
-    path = default_cache_dir() / _RECORD
+    path = _record_file()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -102,10 +102,10 @@ class SearchService(pb_grpc.SearchServiceServicer):
         response = pb.BatchSearchResponse()
         specs = (one.spec for one in requests if not isinstance(one, SentinelError))
         with self._admission.admit(cost_of(*specs)):
+            room = max_response_bytes() - _ERROR_BYTES * len(requests)
             pages = await self._batches.pages(
-                requests, self._deadline(context), max_bytes=room_for_rows()
+                requests, self._deadline(context), max_bytes=min(room, room_for_rows())
             )
-        room = max_response_bytes() - _ERROR_BYTES * len(pages)
         for index, (search, page) in enumerate(zip(request.searches, pages, strict=True)):
             found: pb.SearchPageResponse | SentinelError = (
                 self._page_within(room, search, page) if isinstance(page, Page) else page

@@ -28,6 +28,7 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
+from embedder_server.models.catalog import catalog
 from sentinel.search.v1 import search_service_pb2
 from tests import processes
 from tests.waiting import until
@@ -120,14 +121,16 @@ def test_the_readme_keeps_its_length_and_the_order_of_its_sections() -> None:
 
 
 def test_the_real_model_is_pinned_and_its_flags_and_extra_exist() -> None:
-    pip, up = (shlex.split(line) for line in not_run("'.[hub]'").text.splitlines())
+    pip, models, up = (shlex.split(line) for line in not_run("'.[hub]'").text.splitlines())
     assert_extra_exists(pip[-1])
     assert up[:2] == UP.split()
+    assert models == [up[0], "models"]
     usage = subprocess.run(
         [BIN / "sentinel", "up", "--help"], capture_output=True, text=True, check=True
     ).stdout
     assert all(flag in usage for flag in up if flag.startswith("--"))
-    assert re.fullmatch("[0-9a-f]{40}", up[up.index("--revision") + 1])
+    pinned = catalog()[up[up.index("--model") + 1]].revision
+    assert f"commit `{pinned[:8]}`" in (ROOT / "README.md").read_text()
 
 
 def test_the_containers_of_the_readme_are_in_the_compose_file() -> None:

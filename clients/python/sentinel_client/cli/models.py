@@ -147,7 +147,7 @@ def _run(*words: str, quiet: bool = True) -> list[dict[str, Any]]:
         ("embedder_server", "onnxruntime", "tokenizers"), "models are", install_servers("embedder")
     )
     done = subprocess.run(
-        [sys.executable, "-m", _MODULE, *words],
+        [sys.executable, "-P", "-m", _MODULE, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if quiet else None,
         text=True,

@@ -107,7 +107,8 @@ def up(
     """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
     require_modules(_SERVER_MODULES, "the servers are", install_servers("all"))
     model = model_options["model"]
-    if model and model in short_names():
+    is_short = model and "/" not in model and not Path(model).is_dir()
+    if is_short and model_options["revision"] is None and model in short_names():
         pull_model(model)  # it may take longer than a start
     data = data.absolute()
     model_flags = [
