@@ -225,7 +225,7 @@ def test_the_registry_loads_the_default_and_lists_what_exists() -> None:
     loaded = registry.load_model(ModelChoice(registry.DEFAULT_MODEL, "cpu", 1))
     assert loaded.info.name == registry.DEFAULT_MODEL
     loaded.close()
-    with pytest.raises(ModelLoadError, match=r"'clip'; available: .*conse-minilm-lite0"):
+    with pytest.raises(ModelLoadError, match=r"'clip': .*There are conse-minilm-lite0"):
         registry.load_model(ModelChoice("clip", "cpu", 1))
 
 
