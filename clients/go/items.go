@@ -53,8 +53,8 @@ func (c *Client) Upsert(
 // SHA-256 of the stored image file or text. With it, an ingest that ended early goes on with what
 // is missing: see examples/folder.
 //
-// An id that no item can have is not asked for: it has no digest, and the gateway refuses only the
-// item that is sent with it.
+// An id that no item can have is not asked for: it has no digest, and an ingest refuses only the
+// item that has it.
 func (c *Client) Digests(
 	ctx context.Context, collection string, ids []string,
 ) (map[string]string, error) {

@@ -1,10 +1,12 @@
 package sentinel_test
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 
+	sentinel "sentinel.internal/go"
 	searchv1 "sentinel.internal/go/sentinel/search/v1"
 )
 
@@ -48,21 +50,22 @@ func TestDigestsLeavesOutIdsThatNoItemHas(t *testing.T) {
 	longest, tooLong := strings.Repeat("é", 128), strings.Repeat("é", 128)+"x"
 	items := []*searchv1.Item{
 		text("a", "one"), text(tooLong, "two"), text("line\nbreak", "three"), text(longest, "four"),
+		text("not UTF-8: \xff", "five"),
 	}
-	refused := 0
+	refused := map[string]string{}
 	for ack, err := range client.Ingest(t.Context(), name, slices.Values(items)) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		if ack.Err != nil {
-			refused++
-			if failure := failed(t, ack.Err); failure.Reason != "NAME_INVALID" {
-				t.Errorf("%q: %+v", ack.Item.Id, failure)
-			}
+			refused[ack.Item.Id] = failed(t, ack.Err).Reason
 		}
 	}
-	if refused != 2 {
-		t.Errorf("%d items were refused", refused)
+	if !maps.Equal(refused, map[string]string{
+		tooLong: "NAME_INVALID", "line\nbreak": "NAME_INVALID",
+		"not UTF-8: \xff": sentinel.ReasonNotUnicode,
+	}) {
+		t.Errorf("refused: %q", refused)
 	}
 	wrong := []string{"", tooLong, "line\nbreak", "\u0085", "not UTF-8: \xff"}
 	digests, err := client.Digests(t.Context(), name, append(wrong, "a", longest))
