@@ -26,6 +26,19 @@ import (
 
 const maxMessageBytes = 64 << 20
 
+// The servers accept one ping every 10 s.
+var pings = keepalive.ClientParameters{
+	Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true,
+}
+
+// Reconnect within the time of the retries; the default grows to two minutes.
+var connecting = grpc.ConnectParams{
+	Backoff: backoff.Config{
+		BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second,
+	},
+	MinConnectTimeout: 5 * time.Second,
+}
+
 // Options configures a [Client]. The zero value is for a gateway without TLS and keys.
 type Options struct {
 	// TLS turns on TLS; nil: none. [TLSFromFile] makes one from a CA.
@@ -88,18 +101,8 @@ func New(addresses string, options Options) (*Client, error) {
 			// gRPC forgets larger requests, and could not repeat an image of a megabyte.
 			grpc.MaxRetryRPCBufferSize(maxMessageBytes),
 		),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{
-			// The servers accept one ping every 20 s.
-			Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true,
-		}),
-		// Reconnect within the time of the retries; the default grows to two minutes.
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{
-				BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
-				MaxDelay: 3 * time.Second,
-			},
-			MinConnectTimeout: 5 * time.Second,
-		}),
+		grpc.WithKeepaliveParams(pings),
+		grpc.WithConnectParams(connecting),
 	}
 	if options.APIKey != "" {
 		if options.TLS == nil && !onLoopback(hosts) {

@@ -21,6 +21,8 @@ const (
 	ReasonOutOfTime = "OUT_OF_TIME"
 	// ReasonTruncated: a stream of hits ended without its summary, so hits may be missing.
 	ReasonTruncated = "RESULT_TRUNCATED"
+	// ReasonNotUnicode: a string of an item is not UTF-8.
+	ReasonNotUnicode = "NOT_UNICODE"
 	// ReasonUnknown: the error is not from Sentinel, but from a proxy or gRPC.
 	ReasonUnknown = "UNKNOWN"
 )

@@ -252,10 +252,8 @@ func (j *ingest) take(next *batch, ok bool) error {
 	switch {
 	case !ok:
 		j.exhausted = true
-	case next.tooLarge:
-		err := newError(codes.InvalidArgument, "BATCH_TOO_LARGE", fmt.Sprintf(
-			"the item has more than %d bytes; send a smaller image", maxItemBytes))
-		return j.yield(Ack{Item: next.items[0], Err: err})
+	case next.refused != nil:
+		return j.yield(Ack{Item: next.items[0], Err: next.refused})
 	default:
 		j.ready = append(j.ready, next)
 	}

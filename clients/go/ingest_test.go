@@ -89,14 +89,12 @@ func TestIngestResumes(t *testing.T) {
 	client := plain(t)
 	name := collection(t, client, "resume")
 	const all = 120
-	first := 0
-	for ack, err := range client.Ingest(t.Context(), name, numbered(all)) {
+	// Half of the items: a gateway may store all that it gets before the loop has its first answer.
+	for ack, err := range client.Ingest(t.Context(), name, numbered(all/2)) {
 		if err != nil || ack.Err != nil {
 			t.Fatal(err, ack.Err)
 		}
-		if first++; first == 40 {
-			break // the program ends here
-		}
+		break // the program ends here
 	}
 	known := make([]string, all)
 	for i := range known {
@@ -114,7 +112,7 @@ func TestIngestResumes(t *testing.T) {
 		last = len(digests)
 		return settled
 	})
-	if len(digests) < 40 || len(digests) == all {
+	if len(digests) == 0 || len(digests) > all/2 {
 		t.Fatalf("%d are stored after the first run", len(digests))
 	}
 	missing := func(yield func(*searchv1.Item) bool) {

@@ -2,11 +2,18 @@ package sentinel
 
 import (
 	"context"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	searchv1 "sentinel.internal/go/sentinel/search/v1"
 )
 
-const maxIDs = 1000
+const (
+	maxIDs     = 1000 // in one GetItems
+	maxIDBytes = 256
+)
 
 // Result is what became of one item of [Client.Upsert].
 type Result struct {
@@ -45,20 +52,38 @@ func (c *Client) Upsert(
 // Digests returns the digests of those of the items that are stored, by id. A digest is the hex
 // SHA-256 of the stored image file or text. With it, an ingest that ended early goes on with what
 // is missing: see examples/folder.
+//
+// An id that no item can have is not asked for: it has no digest, and an ingest refuses only the
+// item that has it.
 func (c *Client) Digests(
 	ctx context.Context, collection string, ids []string,
 ) (map[string]string, error) {
-	digests := make(map[string]string, len(ids))
-	for start := 0; start < len(ids); start += maxIDs {
-		response, err := c.ItemService.GetItems(ctx, &searchv1.GetItemsRequest{
-			Collection: collection, Ids: ids[start:min(start+maxIDs, len(ids))],
-		})
-		if err != nil {
-			return nil, err
+	possible := make([]string, 0, len(ids))
+	for _, id := range ids {
+		if isID(id) {
+			possible = append(possible, id)
 		}
-		for _, item := range response.Items {
-			digests[item.Id] = item.Digest
+	}
+	digests := make(map[string]string, len(possible))
+	for left := range slices.Chunk(possible, maxIDs) {
+		for len(left) > 0 {
+			response, err := c.ItemService.GetItems(ctx, &searchv1.GetItemsRequest{
+				Collection: collection, Ids: left,
+			})
+			if err != nil {
+				return nil, err
+			}
+			for _, item := range response.Items {
+				digests[item.Id] = item.Digest
+			}
+			left = response.UnreadIds // the items of these did not fit into the response
 		}
 	}
 	return digests, nil
+}
+
+// isID checks the contract's rules for ids. gRPC sends no string that is not UTF-8.
+func isID(id string) bool {
+	return id != "" && len(id) <= maxIDBytes && utf8.ValidString(id) &&
+		!strings.ContainsFunc(id, unicode.IsControl)
 }

@@ -2,6 +2,7 @@ package sentinel
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"math/rand/v2"
 	"sync/atomic"
@@ -24,9 +25,9 @@ const (
 
 // batch is items that are sent together; attempt counts from 1.
 type batch struct {
-	items    []*searchv1.Item
-	attempt  int
-	tooLarge bool // its only item does not fit into a message
+	items   []*searchv1.Item
+	attempt int
+	refused *Error // why its only item cannot be sent
 }
 
 // readBatches groups items until there are no more, or until emit returns false. A batch has as
@@ -40,8 +41,8 @@ func readBatches(items iter.Seq[*searchv1.Item], advised *atomic.Int64, emit fun
 	}
 	for item := range items {
 		bytes := proto.Size(item)
-		if bytes > maxItemBytes {
-			if !emit(&batch{items: []*searchv1.Item{item}, tooLarge: true}) {
+		if refused := unsendable(item, bytes); refused != nil {
+			if !emit(&batch{items: []*searchv1.Item{item}, refused: refused}) {
 				return
 			}
 			continue
@@ -56,6 +57,21 @@ func readBatches(items iter.Seq[*searchv1.Item], advised *atomic.Int64, emit fun
 		}
 	}
 	flush()
+}
+
+// unsendable returns why gRPC would not send an item of so many bytes; nil if it would. One such
+// item would end the stream of all.
+func unsendable(item *searchv1.Item, bytes int) *Error {
+	if bytes > maxItemBytes {
+		return newError(codes.InvalidArgument, "BATCH_TOO_LARGE", fmt.Sprintf(
+			"the item has more than %d bytes; send a smaller image", maxItemBytes))
+	}
+	if _, err := proto.Marshal(item); err != nil {
+		return newError(codes.InvalidArgument, ReasonNotUnicode,
+			"the item's id, text, image URI or a field is not UTF-8; convert it, for example with "+
+				"strings.ToValidUTF8")
+	}
+	return nil
 }
 
 type receipt struct {
