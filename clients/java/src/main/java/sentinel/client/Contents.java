@@ -45,10 +45,15 @@ public final class Contents {
   /**
    * Returns the hex SHA-256 of a text or of an image's bytes. It is the id that a gateway gives to
    * an item that has none, so equal images are one item.
+   *
+   * @throws IllegalArgumentException it has no bytes; only the gateway reads those at a URI
    */
   public static String id(Content content) {
-    ByteString bytes =
-        content.hasImage() ? content.getImage().getData() : content.getTextBytes();
+    ByteString bytes = bytes(content);
+    if (bytes.isEmpty()) {
+      throw new IllegalArgumentException(
+          "the content has no text and no bytes of an image: choose an id for the item");
+    }
     try {
       MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
       bytes.asReadOnlyByteBufferList().forEach(sha256::update);
@@ -56,5 +61,10 @@ public final class Contents {
     } catch (NoSuchAlgorithmException impossible) {
       throw new AssertionError(impossible); // each Java platform must have it
     }
+  }
+
+  /** Returns the bytes of a text or of an image; none if only the gateway knows them. */
+  static ByteString bytes(Content content) {
+    return content.hasImage() ? content.getImage().getData() : content.getTextBytes();
   }
 }

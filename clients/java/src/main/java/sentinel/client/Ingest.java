@@ -17,6 +17,7 @@ import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
 import sentinel.client.Batches.Batch;
+import sentinel.common.v1.ErrorReason;
 import sentinel.search.v1.IngestAck;
 import sentinel.search.v1.IngestAdvice;
 import sentinel.search.v1.IngestItemsResponse;
@@ -26,9 +27,9 @@ import sentinel.search.v1.Item;
  * Stores any number of items over {@code IngestItems} streams; yields one result for each item.
  *
  * <p>All work is done in the thread that asks for results: it reads items, sends as many batches as
- * the gateway advises, and waits for acknowledgements. If a stream is lost, or its gateway shuts
- * down, the ingest goes on at the next gateway with what was not acknowledged. An item sent twice
- * changes nothing. It gives up after five attempts in a row that stored nothing.
+ * the gateway advises, and waits for acknowledgements. If a stream is lost or idle for too long, or
+ * its gateway shuts down, the ingest goes on at the next gateway with what was not acknowledged. An
+ * item sent twice changes nothing. It gives up after five attempts in a row that stored nothing.
  *
  * <pre>
  *   items ──▶ ready ──send──▶ in flight ──acknowledgement──▶ results ──▶ the caller
@@ -248,7 +249,7 @@ public final class Ingest implements Iterator<IngestResult>, AutoCloseable {
       ready.addFirst(unacknowledged.get(i));
     }
     attempts++;
-    if (!error.isRetryable() || attempts >= MAX_ATTEMPTS) {
+    if (!isTemporary(error) || attempts >= MAX_ATTEMPTS) {
       throw error;
     }
     try {
@@ -257,6 +258,12 @@ public final class Ingest implements Iterator<IngestResult>, AutoCloseable {
       Thread.currentThread().interrupt();
       throw error;
     }
+  }
+
+  private static boolean isTemporary(SentinelException error) {
+    // A gateway ends streams that send nothing for long, as when the items come slowly. The next
+    // stream opens when there is something to send.
+    return error.isRetryable() || error.is(ErrorReason.ERROR_REASON_STREAM_STALLED);
   }
 
   private static Duration backoff(int made, SentinelException error) {

@@ -129,7 +129,8 @@ public final class SentinelClient implements AutoCloseable {
   /**
    * Leaves out the items that are in the collection, by their ids. So an ingest that was stopped
    * continues: {@code client.ingest("photos", client.unstored("photos", items))}. Items without an
-   * id get that of their content.
+   * id get that of their content. Without bytes, as with a URI, they have none here: such items are
+   * always sent.
    */
   public Iterator<Item> unstored(String collection, Iterator<Item> items) {
     return new Unstored(items, ids -> missingIds(collection, ids));

@@ -85,6 +85,21 @@ class IngestTest {
   }
 
   @Test
+  void anIdThatBreaksTheRulesFailsAlone() {
+    String collection = Live.collection(CLIENT, "ids");
+    Item note = Live.note(1);
+    Item tooLong = note.toBuilder().setId("a".repeat(257)).build();
+    Item control = note.toBuilder().setId("a\nb").build();
+    List<Item> items = List.of(tooLong, note, control);
+    Iterator<Item> unstored = CLIENT.unstored(collection, items.iterator());
+    List<IngestResult> results = all(CLIENT.ingest(collection, unstored));
+    assertEquals(items, results.stream().map(IngestResult::item).toList());
+    assertEquals("NAME_INVALID", results.get(0).error().reason());
+    assertTrue(results.get(1).isStored());
+    assertEquals("NAME_INVALID", results.get(2).error().reason());
+  }
+
+  @Test
   void anIngestGoesOnAfterALostConnection() throws IOException {
     String collection = Live.collection(CLIENT, "lost");
     try (Link link = new Link(Live.ADDRESS);
