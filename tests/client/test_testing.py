@@ -1,4 +1,4 @@
-"""What only `FakeSentinel` has; test_fake_sentinel.py compares it to a gateway."""
+"""What only `FakeSentinel` has; tests/search_server/test_fake_*.py compare it to a gateway."""
 
 from __future__ import annotations
 

@@ -23,7 +23,10 @@ from sentinel.search.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
+from sentinel_client import SentinelClient
+from sentinel_client.testing import FakeSentinel
 from tests import photos, processes, secure
+from tests.search_server.fake_pair import SCHEMA, Pair, items, new_name, stored
 
 MIB = 1024 * 1024
 MAX_RESPONSE_BYTES = 3_670_016
@@ -178,6 +181,28 @@ def gateway_process(
 @pytest.fixture
 def gateway(gateway_process: processes.Server) -> Gateway:
     return connect(gateway_process.address)
+
+
+@pytest.fixture(scope="module")
+def pair(gateways: Callable[[str], processes.Server], lite_uri: str) -> Iterator[Pair]:
+    """A FakeSentinel and a gateway with Milvus Lite, which have the same items."""
+    with ExitStack() as stack:
+        real = stack.enter_context(SentinelClient(gateways(lite_uri).address))
+        dimensions = real.get_model().dimensions
+        fake = stack.enter_context(FakeSentinel(dimensions=dimensions))
+        made = Pair(fake, real, new_name(), dimensions)
+        made.same(lambda client, pair: client.create_collection(pair.collection, SCHEMA))
+        outcomes = made.same(stored(*items(made)))
+        assert {one["outcome"] for one in outcomes} == {"STORED"}
+        yield made
+
+
+@pytest.fixture
+def fresh(pair: Pair) -> Pair:
+    """The same clients, with an empty collection of their own."""
+    empty = pair._replace(collection=new_name())
+    empty.same(lambda client, pair: client.create_collection(pair.collection, SCHEMA))
+    return empty
 
 
 @pytest.fixture

@@ -73,6 +73,29 @@ BAD: dict[str, tuple[str, Call]] = {
     ),
     "unknown field in a filter": ("FIELD_UNKNOWN", options(filter=F("yaer") > 1)),
     "unknown field to return": ("FIELD_UNKNOWN", options(output_fields=["yaer"])),
+    "many fields to return": ("PARAMETER_OUT_OF_RANGE", options(output_fields=["year"] * 57)),
+    "many fields to list": (
+        "PARAMETER_OUT_OF_RANGE",
+        lambda client, pair: client.list_items(
+            collection=pair.collection, output_fields=["year"] * 57
+        ),
+    ),
+    "many fields to get": (
+        "PARAMETER_OUT_OF_RANGE",
+        lambda client, pair: client.get_items(
+            ["x"], collection=pair.collection, output_fields=["year"] * 57
+        ),
+    ),
+    "unknown field of a list's filter": (
+        "FIELD_UNKNOWN",
+        lambda client, pair: client.list_items(collection=pair.collection, filter=F("yaer") > 1),
+    ),
+    "wrong type in a deletion": (
+        "FIELD_TYPE",
+        lambda client, pair: client.delete_items(
+            collection=pair.collection, filter=F("year") == "2003"
+        ),
+    ),
     "unknown field of a group": ("FIELD_UNKNOWN", options(group_by=GroupBy("yaer"))),
     "unknown field to list": (
         "FIELD_UNKNOWN",

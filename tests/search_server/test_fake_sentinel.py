@@ -7,11 +7,7 @@ depends on the model is left out: scores of texts and images, its name, duration
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -32,45 +28,18 @@ from sentinel_client import (
     SentinelClient,
     VectorIndex,
 )
-from sentinel_client.testing import FakeSentinel
-from tests import photos, processes, secure
+from tests import photos, secure
 from tests.search_server.fake_bad_calls import BAD, RAW
 from tests.search_server.fake_pair import (
     COUNT,
     SCHEMA,
-    WORDS,
     Call,
     Pair,
-    items,
     new_name,
     plain,
     search,
     stored,
 )
-
-
-@pytest.fixture(scope="module")
-def pair(gateways: Callable[[str], processes.Server], lite_uri: str) -> Iterator[Pair]:
-    with ExitStack() as stack:
-        real = stack.enter_context(SentinelClient(gateways(lite_uri).address))
-        dimensions = real.get_model().dimensions
-        fake = stack.enter_context(FakeSentinel(dimensions=dimensions))
-        made = Pair(fake, real, new_name(), dimensions)
-        made.same(lambda client, pair: client.create_collection(pair.collection, SCHEMA))
-        stored = made.same(
-            lambda client, pair: client.upsert(items(pair), collection=pair.collection)
-        )
-        assert {one["outcome"] for one in stored} == {"STORED"}
-        yield made
-
-
-@pytest.fixture
-def fresh(pair: Pair) -> Pair:
-    """The same clients, with an empty collection of their own."""
-    empty = pair._replace(collection=new_name())
-    empty.same(lambda client, pair: client.create_collection(pair.collection, SCHEMA))
-    return empty
-
 
 # Reads that find something
 
@@ -469,71 +438,3 @@ def test_the_model_and_the_caller_are_described_alike(pair: Pair) -> None:
     )
     if not secure.is_on():
         pair.same(lambda client, _: client.get_caller())
-
-
-# Many calls in a row
-
-
-def random_filter(chance: random.Random, depth: int = 0) -> Filter:
-    if depth < 2 and chance.random() < 0.4:
-        left, right = random_filter(chance, depth + 1), random_filter(chance, depth + 1)
-        return chance.choice([left & right, left | right, ~left])
-    year, ratio = 2000 + chance.randrange(8), chance.choice([0.5, 1, 1.5])
-    return chance.choice(
-        [
-            F("year") > year,
-            F("year") != year,
-            F("year").isin([year, 2001]),
-            F("ratio") <= ratio,
-            F("public") == chance.choice([True, False]),
-            F("title").startswith(chance.choice(WORDS)[:1]),
-            F("tags").contains(chance.choice(WORDS)),
-            F("tags").exists(),
-        ]
-    )
-
-
-def random_call(chance: random.Random, pair: Pair) -> Call:
-    """Return a write, a search or a read with random arguments.
-
-    No keyword search: after many writes, Milvus Lite ranks words by the statistics of each of its
-    segments, so that texts which tie come in another order.
-    """
-    some = chance.choices(range(COUNT), k=chance.randrange(1, 8))
-    given = random_filter(chance)
-    vector = pair.vector(chance.randrange(1_000))
-    order = chance.choice(
-        [
-            {},
-            {"min_score": 0.02},
-            {"diversity": Diversity(mmr_lambda=chance.choice([0.2, 0.8]))},
-            {
-                "group_by": GroupBy(
-                    chance.choice(["year", "public", "title"]), chance.randrange(1, 4)
-                )
-            },
-        ]
-    )
-    upserted = chance.sample(items(pair)[:COUNT], 6)
-    changed = [
-        dataclasses.replace(one, fields={"year": 2000 + chance.randrange(8)})
-        for one in upserted[:2]
-    ]
-    where = {"collection": pair.collection}
-    calls: list[Call] = [
-        lambda client, _: client.upsert([*upserted, *changed], **where),
-        lambda client, _: client.delete_items([f"item {one:02}" for one in some], **where),
-        lambda client, _: client.search(vector=vector, limit=15, filter=given, **order, **where),
-        lambda client, _: client.pages(vector=vector, page_size=4, filter=given, **order, **where),
-        lambda client, _: client.get_items([f"item {one:02}" for one in some], **where),
-        lambda client, _: client.list_items(filter=given, page_size=5, **where),
-    ]
-    return chance.choices(calls, weights=[2, 1, 3, 3, 1, 1])[0]
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_random_history_goes_alike(fresh: Pair, seed: int) -> None:
-    chance = random.Random(seed)
-    fresh.same(stored(*items(fresh)[:COUNT]))
-    for _ in range(60):
-        fresh.same(random_call(chance, fresh))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import TypeVar, cast
 
 import grpc
@@ -19,6 +19,7 @@ MAX_HITS = 10_000
 MAX_PAGE = 1_000
 MAX_IDS = 1_000
 _MAX_ID_BYTES = 256
+_MAX_OUTPUT_FIELDS = 56
 _MAX_NAME_CHARS = 128
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OF_A_TENANT = re.compile(r"tenant_[a-z0-9]+__")
@@ -77,6 +78,12 @@ def check_count(count: int, most: int, field: str) -> None:
             field=field,
             metadata={"limit": str(most)},
         )
+
+
+def check_output_fields(names: Sized, field: str) -> None:
+    """Raise InvalidArgument if these are more fields than a collection can have."""
+    if len(names) > _MAX_OUTPUT_FIELDS:
+        raise out_of_range(f"{len(names)} elements; send at most {_MAX_OUTPUT_FIELDS}", field)
 
 
 def page_size(requested: int, default: int) -> int:

@@ -14,7 +14,7 @@ from sentinel.search.v1 import collection_service_pb2_grpc as pb_grpc
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client._errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from sentinel_client.testing import _checks
+from sentinel_client.testing import _checks, _responses
 from sentinel_client.testing._filters import FIELD_TYPES
 from sentinel_client.testing._model import HashingModel
 from sentinel_client.testing._store import FakeCollection, Store, identity
@@ -109,8 +109,11 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         after = self._store.position(request.page_token, bound) or ""
         with self._store.lock:
             names = sorted(name for name in self._store.collections if name > after)
-            found = [self._described(self._store.collections[name]) for name in names[:size]]
-        token = self._store.seal(names[size - 1], bound) if len(names) > size else ""
+            found = _responses.fitting(
+                (self._described(self._store.collections[name]) for name in names[:size]),
+                _responses.room_for_rows(context),
+            )
+        token = self._store.seal(found[-1].name, bound) if len(names) > len(found) else ""
         return pb.ListCollectionsResponse(collections=found, next_page_token=token)
 
     def PreviewDeletion(

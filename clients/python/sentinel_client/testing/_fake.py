@@ -32,7 +32,7 @@ from sentinel_client._errors import NotFound, SentinelError
 from sentinel_client._names import did_you_mean
 from sentinel_client._sync import SentinelClient
 from sentinel_client._types import HealthStatus
-from sentinel_client.testing import _status
+from sentinel_client.testing import _responses, _status
 from sentinel_client.testing._collections import AccessService, CollectionService
 from sentinel_client.testing._embedding import EmbeddingService
 from sentinel_client.testing._items import ItemService
@@ -192,7 +192,7 @@ class FakeSentinel:
 
 
 class _Errors(grpc.ServerInterceptor):
-    """Fails calls that are told to fail, and sends the errors that handlers raise."""
+    """Fails calls that are told to fail; sends request ids, and the errors that handlers raise."""
 
     def __init__(self, check: Callable[[str], None]) -> None:
         self._check = check
@@ -204,23 +204,33 @@ class _Errors(grpc.ServerInterceptor):
     ) -> Any:
         handler = continuation(handler_call_details)
         path = handler_call_details.method
-        if handler is None or path == _rpcs.HEALTH_CHECK.path:
+        if handler is None:
             return handler
         method = path.rpartition("/")[2]
         shape = "stream" if handler.request_streaming else "unary"
         shape += "_stream" if handler.response_streaming else "_unary"
         answer = getattr(handler, shape)
 
+        def begin(context: grpc.ServicerContext) -> int:
+            """Return how large responses may be."""
+            if path != _rpcs.HEALTH_CHECK.path:
+                self._check(method)
+            given = _responses.request_id(context)
+            context.set_trailing_metadata(((_responses.REQUEST_ID_KEY, given),))
+            return _responses.max_bytes(context)
+
         def one(request: Any, context: grpc.ServicerContext) -> Any:
             try:
-                self._check(method)
-                return answer(request, context)
+                most = begin(context)
+                response = answer(request, context)
+                _responses.check_size(response, most)
+                return response
             except SentinelError as error:
                 _status.abort(context, error)
 
         def several(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             try:
-                self._check(method)
+                begin(context)
                 yield from answer(request, context)
             except SentinelError as error:
                 _status.abort(context, error)

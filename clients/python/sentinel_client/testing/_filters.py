@@ -71,14 +71,16 @@ def values_from(fields: Mapping[str, filter_pb2.FieldValue], path: str) -> Field
             "PARAMETER_OUT_OF_RANGE", f"{path}: {len(fields)} elements, at most 56", field=path
         )
     for name, value in fields.items():
-        _check_value(value, name)
+        _check_value(value, name, f"{path}[{name}]")
     return _messages.fields_from_proto(fields)
 
 
 def stored_fields(values: Fields, declared: Declared, path: str) -> Fields:
     """Return an item's fields as they are stored; raise InvalidArgument for a wrong one."""
     stored = {
-        name: _typed(value, type_of(name, declared, path), name) for name, value in values.items()
+        name: _typed(value, type_of(name, declared, where), name, where)
+        for name, value in values.items()
+        for where in (f"{path}[{name}]",)
     }
     if len(json.dumps(stored).encode()) > _MAX_FIELDS_BYTES:
         raise InvalidArgument(
@@ -90,18 +92,18 @@ def stored_fields(values: Fields, declared: Declared, path: str) -> Fields:
     return stored
 
 
-def _check_value(value: filter_pb2.FieldValue, name: str) -> None:
+def _check_value(value: filter_pb2.FieldValue, name: str, path: str) -> None:
     kind = value.WhichOneof("kind")
     if kind is None or (kind == "double_value" and not math.isfinite(value.double_value)):
         raise InvalidArgument(
             "FIELD_TYPE",
             f"field {name!r} needs a value, and a finite one",
-            field=f"fields[{name}]",
+            field=path,
             metadata={"name": name},
         )
 
 
-def _typed(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:
+def _typed(value: FieldValue, field_type: FieldType, name: str, path: str) -> FieldValue:
     match field_type, value:
         case FieldType.BOOL, bool():
             return value
@@ -118,41 +120,47 @@ def _typed(value: FieldValue, field_type: FieldType, name: str) -> FieldValue:
     raise InvalidArgument(
         "FIELD_TYPE",
         f"field {name!r} takes a {field_type.value}, not {value!r:.80}",
-        field=f"fields[{name}]",
+        field=path,
         metadata={"name": name},
     )
 
 
-def check_filter(message: filter_pb2.Filter, depth: int = 1) -> int:
-    """Check a filter without its collection; return how many values it compares."""
+def check_filter(message: filter_pb2.Filter, path: str, depth: int = 1) -> int:
+    """Check a filter without its collection; return how many values it compares.
+
+    `path` is that of the whole filter in the request, for errors.
+    """
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise _bad("a filter sets one of comparison, all_of, any_of or none_of")
+        raise _bad("a filter sets one of comparison, all_of, any_of or none_of", path)
     if depth > _MAX_DEPTH:
-        raise _bad(f"filters nest at most {_MAX_DEPTH} deep")
+        raise _bad(f"filters nest at most {_MAX_DEPTH} deep", path)
     if kind == "comparison":
         comparison = message.comparison
         if comparison.operator not in filter_pb2.Comparison.Operator.values()[1:]:
-            raise _bad(f"comparison of {comparison.field!r} needs an operator")
+            raise _bad(f"comparison of {comparison.field!r} needs an operator", path)
         for value in comparison.values:
-            _check_value(value, comparison.field)
+            _check_value(value, comparison.field, path)
         count = max(1, len(comparison.values))
     else:
         filters = getattr(message, kind).filters
         if not filters:
-            raise _bad(f"{kind} needs at least one filter")
-        count = sum(check_filter(inner, depth + 1) for inner in filters)
+            raise _bad(f"{kind} needs at least one filter", path)
+        count = sum(check_filter(inner, path, depth + 1) for inner in filters)
     if count > _MAX_VALUES:
-        raise _bad(f"the filter compares more than {_MAX_VALUES} values; split the call")
+        raise _bad(f"the filter compares more than {_MAX_VALUES} values; split the call", path)
     return count
 
 
-def predicate(message: filter_pb2.Filter, declared: Declared) -> Predicate:
-    """Return what tells whether the fields of an item match; check the filter's fields."""
+def predicate(message: filter_pb2.Filter, declared: Declared, path: str) -> Predicate:
+    """Return what tells whether the fields of an item match; check the filter's fields.
+
+    `path` is that of the whole filter in the request, for errors.
+    """
     kind = message.WhichOneof("kind")
     if kind == "comparison":
-        return _comparison(message.comparison, declared)
-    inner = [predicate(one, declared) for one in getattr(message, str(kind)).filters]
+        return _comparison(message.comparison, declared, path)
+    inner = [predicate(one, declared, path) for one in getattr(message, str(kind)).filters]
     if kind == "all_of":
         return lambda fields: all(matches(fields) for matches in inner)
     if kind == "any_of":
@@ -160,25 +168,25 @@ def predicate(message: filter_pb2.Filter, declared: Declared) -> Predicate:
     return lambda fields: not any(matches(fields) for matches in inner)
 
 
-def _comparison(comparison: filter_pb2.Comparison, declared: Declared) -> Predicate:
+def _comparison(comparison: filter_pb2.Comparison, declared: Declared, path: str) -> Predicate:
     name = comparison.field
-    field_type = type_of(name, declared, "filter")
+    field_type = type_of(name, declared, path)
     kind = filter_pb2.Comparison.Operator.Name(comparison.operator).removeprefix("OPERATOR_")
     if kind not in _OPERATORS_OF[field_type]:
         raise InvalidArgument(
             "FIELD_TYPE",
             f"field {name!r} is a {field_type.value}, which does not support {kind}",
-            field="filter",
+            field=path,
             metadata={"name": name},
         )
     count = len(comparison.values)
     if (kind in ("IN", "NOT_IN") and not count) or (
         kind not in ("IN", "NOT_IN") and count != (kind != "EXISTS")
     ):
-        raise _bad(f"{kind} on {name!r} takes another number of values than {count}")
+        raise _bad(f"{kind} on {name!r} takes another number of values than {count}", path)
     element = FieldType.STRING if field_type is FieldType.STRING_LIST else field_type
     read = _messages.fields_from_proto({str(at): one for at, one in enumerate(comparison.values)})
-    values = [_typed(value, element, name) for value in read.values()]
+    values = [_typed(value, element, name, path) for value in read.values()]
 
     def matches(fields: Fields) -> bool:
         value = fields.get(name)
@@ -191,5 +199,5 @@ def _comparison(comparison: filter_pb2.Comparison, declared: Declared) -> Predic
     return matches
 
 
-def _bad(message: str) -> InvalidArgument:
-    return InvalidArgument("FILTER_INVALID", message, field="filter")
+def _bad(message: str, path: str) -> InvalidArgument:
+    return InvalidArgument("FILTER_INVALID", message, field=path)

@@ -13,7 +13,7 @@ from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc as pb_grpc
 from sentinel_client._errors import InvalidArgument, NotFound, SentinelError
 from sentinel_client._types import Vector
-from sentinel_client.testing import _checks, _filters
+from sentinel_client.testing import _checks, _filters, _responses
 from sentinel_client.testing._collections import check_confirmation, confirmation_of
 from sentinel_client.testing._model import MAX_IMAGE_BYTES, HashingModel, unit
 from sentinel_client.testing._status import to_status
@@ -22,6 +22,7 @@ from sentinel_client.testing._store import FakeCollection, Store, StoredItem, id
 _MAX_ITEMS = 256
 _MAX_TEXT_BYTES = 60_000
 _DEFAULT_PAGE = 100
+_ID_BYTES = 3  # tag and length
 _CHUNK_BYTES = 1024 * 1024
 _ADVICE = pb.IngestAdvice(suggested_batch_size=32, suggested_batches_in_flight=2)
 
@@ -117,36 +118,43 @@ class ItemService(pb_grpc.ItemServiceServicer):
     ) -> pb.GetItemsResponse:
         _checks.check_count(len(request.ids), _checks.MAX_IDS, "ids")
         _checks.check_ids(request.ids, "ids")
-        response = pb.GetItemsResponse()
+        _checks.check_output_fields(request.output_fields, "output_fields")
+        room = _responses.max_bytes(context)
+        room -= sum(_ID_BYTES + len(one.encode()) for one in request.ids)
         with self._store.lock:
             collection = self._store.find(request.collection)
             _filters.check_declared(request.output_fields, collection.declared, "output_fields")
-            for item_id in dict.fromkeys(request.ids):
-                if item_id in collection.items:
-                    _fill(response.items.add(), collection.items[item_id], request)
-                else:
-                    response.missing_ids.append(item_id)
-        return response
+            ids = list(dict.fromkeys(request.ids))
+            found = [collection.items[one] for one in ids if one in collection.items]
+            items = _responses.fitting((_shown(one, request) for one in found), room)
+            return pb.GetItemsResponse(
+                items=items,
+                missing_ids=[one for one in ids if one not in collection.items],
+                unread_ids=[one.id for one in found[len(items) :]],
+            )
 
     def ListItems(
         self, request: pb.ListItemsRequest, context: grpc.ServicerContext
     ) -> pb.ListItemsResponse:
         size = _checks.page_size(request.page_size, _DEFAULT_PAGE)
         if request.HasField("filter"):
-            _filters.check_filter(request.filter)
+            _filters.check_filter(request.filter, "filter")
+        _checks.check_output_fields(request.output_fields, "output_fields")
         bound = identity(request, "page_token", "page_size")
         name, last_id = self._store.position(request.page_token, bound) or ("", "")
-        response = pb.ListItemsResponse()
         with self._store.lock:
             collection = self._store.find(name or request.collection)
             items = _selected(collection, request)
             _filters.check_declared(request.output_fields, collection.declared, "output_fields")
             # Python sorts by code points, which is the order of the bytes of UTF-8.
             following = sorted((one for one in items if one.id > last_id), key=lambda one: one.id)
-            for stored in following[:size]:
-                _fill(response.items.add(), stored, request)
-            if len(following) > size:
-                position = [collection.name, following[size - 1].id]
+            page = _responses.fitting(
+                (_shown(one, request) for one in following[:size]),
+                _responses.room_for_rows(context),
+            )
+            response = pb.ListItemsResponse(items=page)
+            if len(following) > len(page):
+                position = [collection.name, page[-1].id]
                 response.next_page_token = self._store.seal(position, bound)
         return response
 
@@ -177,7 +185,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
                 _checks.check_count(len(request.ids.ids), _checks.MAX_IDS, "ids")
                 _checks.check_ids(request.ids.ids, "ids.ids")
             case "filter":
-                _filters.check_filter(request.filter)
+                _filters.check_filter(request.filter, "filter")
             case _:
                 raise InvalidArgument(
                     "BATCH_EMPTY", "say what to delete: ids or a filter", field="selector"
@@ -241,7 +249,7 @@ def _selected(
     collection: FakeCollection, request: pb.ListItemsRequest | pb.DeleteItemsRequest
 ) -> list[StoredItem]:
     if request.HasField("filter"):
-        matches = _filters.predicate(request.filter, collection.declared)
+        matches = _filters.predicate(request.filter, collection.declared, "filter")
         return [one for one in collection.items.values() if matches(one.fields)]
     if isinstance(request, pb.DeleteItemsRequest):
         ids = dict.fromkeys(request.ids.ids)
@@ -249,18 +257,17 @@ def _selected(
     return list(collection.items.values())
 
 
-def _fill(
-    message: pb.Item, stored: StoredItem, request: pb.GetItemsRequest | pb.ListItemsRequest
-) -> None:
+def _shown(stored: StoredItem, request: pb.GetItemsRequest | pb.ListItemsRequest) -> pb.Item:
+    message = pb.Item(digest=stored.digest)
     stored.fill(
         message,
         request.output_fields,
         vectors=request.include_vectors,
         thumbnails=request.include_thumbnails,
     )
-    message.digest = stored.digest
     if stored.text:
         message.content.text = stored.text
+    return message
 
 
 def _check_size(text: str, image: bytes, path: str) -> None:

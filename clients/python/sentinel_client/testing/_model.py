@@ -59,15 +59,15 @@ class HashingModel:
         if content.WhichOneof("kind") == "text":
             return self._embed_text(content.text, where, truncate)
         _checks.check_crop(content.image, f"{where}.image")
-        data = content.image.data
+        data, path = content.image.data, f"{where}.image.data"
         if len(data) > MAX_IMAGE_BYTES:
             raise InvalidArgument(
                 "IMAGE_TOO_LARGE",
                 f"the image has {len(data)} bytes, the limit is {MAX_IMAGE_BYTES}",
-                field=where,
+                field=path,
                 metadata={"limit": str(MAX_IMAGE_BYTES)},
             )
-        media_type = _checks.media_type(data, where)
+        media_type = _checks.media_type(data, path)
         digest = hashlib.sha256(data).hexdigest()
         if (description := self._descriptions.get(digest)) is not None:
             vector = self._vector(words_of(description))
@@ -83,7 +83,7 @@ class HashingModel:
             raise InvalidArgument(
                 "TEXT_TOO_LONG",
                 f"the text is longer than {limit}; shorten it",
-                field=where,
+                field=f"{where}.text",
                 metadata={"limit": str(limit)},
             )
         vector = self._vector(words[: MAX_TOKENS - _MARKS])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import numpy as np
@@ -13,15 +12,17 @@ from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 from sentinel_client._errors import InvalidArgument, NotFound, SentinelError
 from sentinel_client._types import Vector
-from sentinel_client.testing import _checks, _filters, _ranking, _search_checks
+from sentinel_client.testing import _checks, _filters, _ranking, _responses, _search_checks
 from sentinel_client.testing._model import HashingModel, unit
 from sentinel_client.testing._ranking import Scored
 from sentinel_client.testing._status import to_status
-from sentinel_client.testing._store import FakeCollection, Store
+from sentinel_client.testing._store import FakeCollection, Store, StoredItem
 
 _DEFAULT_LIMIT = 20
 _DEFAULT_CHUNK = 32
 _MAX_SEARCHES = 64
+# Room that every search of a batch has for an error, whatever the pages before it took.
+_ERROR_BYTES = 8 * 1024
 # A shorter sum, relative to the sum of the weights, is only rounding noise.
 _CANCELLED = 1e-5
 
@@ -54,35 +55,46 @@ class SearchService(pb_grpc.SearchServiceServicer):
             model_version=search.collection.description.model_version,
         )
         response = pb.SearchResponse(header=header)
-        hits = search.ranking[:limit]
-        for start in range(0, len(hits), size):
-            if start:
+        room = _responses.room_for_rows(context)
+        ranking, sent = search.ranking[:limit], 0
+        while sent < len(ranking):
+            if sent:
                 yield response
                 response = pb.SearchResponse()
-            _add_hits(response.chunk, search, hits[start : start + size], start)
-        response.summary.CopyFrom(_summary(search, len(hits)))
+            hits = _hits(search, ranking[sent : sent + size], sent, room)
+            response.chunk.hits.extend(hits)
+            sent += len(hits)
+        response.summary.CopyFrom(_summary(search, sent))
         yield response
 
     def SearchPage(
         self, request: pb.SearchPageRequest, context: grpc.ServicerContext
     ) -> pb.SearchPageResponse:
-        return self._page(request)
+        return self._page(request, _responses.room_for_rows(context))
 
     def BatchSearch(
         self, request: pb.BatchSearchRequest, context: grpc.ServicerContext
     ) -> pb.BatchSearchResponse:
         _checks.check_count(len(request.searches), _MAX_SEARCHES, "searches")
         response = pb.BatchSearchResponse()
+        count = len(request.searches)
+        rows = _responses.room_for_rows(context) // count
+        room = _responses.max_bytes(context) - _ERROR_BYTES * count
         for index, search in enumerate(request.searches):
             path = f"searches[{index}]"
             try:
-                response.results.add(page=self._page(search))
+                page = self._page(search, rows, room)
+                room -= page.ByteSize()
+                response.results.add(page=page)
             except SentinelError as error:
                 error.field = f"{path}.{error.field}" if error.field else path
                 response.results.add(error=to_status(error))
         return response
 
-    def _page(self, request: pb.SearchPageRequest) -> pb.SearchPageResponse:
+    def _page(
+        self, request: pb.SearchPageRequest, room_for_rows: int, room: int | None = None
+    ) -> pb.SearchPageResponse:
+        """Return a page; without hits, and a token for them, if it has more than `room` bytes."""
         _search_checks.check_params(request.params)
         size = _checks.page_size(request.page_size, _DEFAULT_LIMIT)
         bound = b"SearchPage" + request.params.SerializeToString(deterministic=True)
@@ -95,13 +107,18 @@ class SearchService(pb_grpc.SearchServiceServicer):
             score, item_id = last
             following = [one for one in search.ranking if (-one[1], one[0].id) > (-score, item_id)]
         page = following[: min(size, _checks.MAX_HITS - rank)]
-        response = pb.SearchPageResponse(summary=_summary(search, len(page)))
-        _add_hits(response, search, page, rank)
-        end = rank + len(page)
-        if len(following) > len(page) and end < _checks.MAX_HITS:
-            item, score = page[-1]
+        hits = _hits(search, page, rank, room_for_rows)
+        response = pb.SearchPageResponse(hits=hits, summary=_summary(search, len(hits)))
+        end = rank + len(hits)
+        if len(following) > len(hits) and end < _checks.MAX_HITS:
+            item, score = following[len(hits) - 1]
             response.next_page_token = self._store.seal(
                 [search.collection.name, end, score, item.id], bound
+            )
+        if room is not None and response.ByteSize() > room:
+            start = self._store.seal([search.collection.name, 0], bound)
+            return pb.SearchPageResponse(
+                summary=_summary(search, 0), next_page_token=request.page_token or start
             )
         return response
 
@@ -114,7 +131,7 @@ class SearchService(pb_grpc.SearchServiceServicer):
             _search_checks.check_against(params, collection)
             items = list(collection.items.values())
             if params.HasField("filter"):
-                matches = _filters.predicate(params.filter, declared)
+                matches = _filters.predicate(params.filter, declared, "params.filter")
                 items = [one for one in items if matches(one.fields)]
             vector = self._query_vector(params.query, collection)
             own = set(_search_checks.item_ids(params.query))
@@ -164,16 +181,22 @@ class SearchService(pb_grpc.SearchServiceServicer):
         return stored.vector
 
 
-def _add_hits(message: Any, search: _Search, ranking: Sequence[Scored], delivered: int) -> None:
+def _hits(search: _Search, ranking: Sequence[Scored], delivered: int, room: int) -> list[pb.Hit]:
+    """Return the first hits of this part of a ranking that have `room` bytes, at least one."""
     params = search.params
-    for rank, (item, score) in enumerate(ranking, delivered + 1):
-        hit = message.hits.add(rank=rank, score=score, text=item.text)
+
+    def hit(rank: int, item: StoredItem, score: float) -> pb.Hit:
+        message = pb.Hit(rank=rank, score=score, text=item.text)
         item.fill(
-            hit,
+            message,
             params.output_fields,
             vectors=params.include_vectors,
             thumbnails=params.include_thumbnails,
         )
+        return message
+
+    made = (hit(rank, *scored) for rank, scored in enumerate(ranking, delivered + 1))
+    return _responses.fitting(made, room)
 
 
 def _summary(search: _Search, count: int) -> pb.SearchSummary:

@@ -16,7 +16,6 @@ _MAX_RRF_K = 16_384
 _MAX_RANKING_WEIGHT = 1_000
 _MAX_GROUP_SIZE = 100
 _MAX_TEXT_BYTES = 60_000
-_MAX_OUTPUT_FIELDS = 56
 _MAX_INDEX_PARAMS = {"ef": 32_768, "nprobe": 65_536, "search_list": 65_535}
 _GROUPABLE = (FieldType.STRING, FieldType.INT64, FieldType.BOOL)
 
@@ -37,9 +36,8 @@ def check_params(params: pb.SearchParams) -> None:
     _checks.check_no_tenant(params.collection, "params.collection")
     _check_query(params.query)
     if params.HasField("filter"):
-        _filters.check_filter(params.filter)
-    if len(params.output_fields) > _MAX_OUTPUT_FIELDS:
-        raise _checks.out_of_range(f"at most {_MAX_OUTPUT_FIELDS}", "output_fields")
+        _filters.check_filter(params.filter, "params.filter")
+    _checks.check_output_fields(params.output_fields, "params.output_fields")
     if params.consistency not in pb.Consistency.values():
         raise _checks.out_of_range("there is none such", "params.consistency")
     if params.HasField("hybrid"):

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from sentinel_client._errors import DOMAIN, ConnectionFailed, SentinelError
+from sentinel_client.testing import _responses
 
 
 def to_status(error: SentinelError) -> status_pb2.Status:
@@ -43,6 +44,11 @@ def abort(context: grpc.ServicerContext, error: SentinelError) -> NoReturn:
     """End a call with an error; a ConnectionFailed as gRPC itself ends a call, without details."""
     if not isinstance(error, ConnectionFailed):
         details = to_status(error).SerializeToString()
-        context.set_trailing_metadata((("grpc-status-details-bin", details),))
+        context.set_trailing_metadata(
+            (
+                (_responses.REQUEST_ID_KEY, _responses.request_id(context)),
+                ("grpc-status-details-bin", details),
+            )
+        )
     context.abort(error.code, error.message)
     raise AssertionError("abort has raised")
