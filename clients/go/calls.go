@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/balancer/roundrobin"
+	"google.golang.org/grpc/balancer/weightedroundrobin"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
@@ -23,7 +25,11 @@ type object = map[string]any
 // serviceConfig has gRPC spread calls over all gateways and repeat those that the contract marks
 // as safe to repeat. UNAVAILABLE is repeated after a growing pause; where the gateway asks for a
 // pause, as it does with RESOURCE_EXHAUSTED for a full queue, gRPC keeps to that.
-func serviceConfig() string {
+func serviceConfig(balanceByLoad bool) string {
+	balancing := roundrobin.Name
+	if balanceByLoad {
+		balancing = weightedroundrobin.Name
+	}
 	var safe []object
 	for _, file := range []protoreflect.FileDescriptor{
 		searchv1.File_sentinel_search_v1_search_service_proto,
@@ -46,7 +52,7 @@ func serviceConfig() string {
 		}
 	}
 	config, err := json.Marshal(object{
-		"loadBalancingConfig": []object{{"round_robin": object{}}},
+		"loadBalancingConfig": []object{{balancing: object{}}},
 		"methodConfig": []object{{
 			"name": safe,
 			"retryPolicy": object{

@@ -34,6 +34,10 @@ type Options struct {
 	APIKey string
 	// Timeouts are for calls whose context has no deadline.
 	Timeouts Timeouts
+	// BalanceByLoad gives busy gateways fewer calls, by the load that they report with each call:
+	// one that is twice as fast gets twice as many. Weights count ten seconds after the first
+	// report. False: all get the same number.
+	BalanceByLoad bool
 	// DialOptions come after the client's own, for example further interceptors, or
 	// credentials that renew a token.
 	DialOptions []grpc.DialOption
@@ -65,8 +69,8 @@ type Client struct {
 }
 
 // New returns a client of the gateways at addresses: one host:port, or several, separated by
-// commas. Calls take turns over all of them, and over all IP addresses of a single name. New does
-// not connect; the first call does.
+// commas. Calls go to all of them, and to all IP addresses of a single name, in turns or by
+// [Options.BalanceByLoad]. New does not connect; the first call does.
 func New(addresses string, options Options) (*Client, error) {
 	hosts, err := split(addresses)
 	if err != nil {
@@ -79,7 +83,7 @@ func New(addresses string, options Options) (*Client, error) {
 	timeouts := options.Timeouts.withDefaults()
 	dial := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
-		grpc.WithDefaultServiceConfig(serviceConfig()),
+		grpc.WithDefaultServiceConfig(serviceConfig(options.BalanceByLoad)),
 		grpc.WithChainUnaryInterceptor(callUnary(timeouts)),
 		grpc.WithChainStreamInterceptor(callStream(timeouts)),
 		grpc.WithDefaultCallOptions(

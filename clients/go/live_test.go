@@ -20,7 +20,7 @@ import (
 
 const patience = time.Minute
 
-// variable returns what tests/clients/live.py of the repository sets.
+// variable returns what tests/clients of the repository sets.
 func variable(t *testing.T, name string) string {
 	t.Helper()
 	value := os.Getenv("SENTINEL_TEST_" + name)

@@ -122,15 +122,17 @@ func TestDefaultDeadline(t *testing.T) {
 }
 
 func TestConnectIsRepeated(t *testing.T) {
-	link := newLink(t, variable(t, "ADDRESS"))
-	link.toRefuse.Store(2)
-	client := connect(t, link.address, sentinel.Options{})
-	response, err := client.AccessService.GetCaller(t.Context(), &searchv1.GetCallerRequest{})
-	if err != nil || response == nil {
-		t.Fatal(err)
-	}
-	if link.refused.Load() != 2 {
-		t.Errorf("%d connections were refused", link.refused.Load())
+	for _, byLoad := range []bool{false, true} {
+		link := newLink(t, variable(t, "ADDRESS"))
+		link.toRefuse.Store(2)
+		client := connect(t, link.address, sentinel.Options{BalanceByLoad: byLoad})
+		response, err := client.AccessService.GetCaller(t.Context(), &searchv1.GetCallerRequest{})
+		if err != nil || response == nil {
+			t.Fatal(byLoad, err)
+		}
+		if link.refused.Load() != 2 {
+			t.Errorf("%t: %d connections were refused", byLoad, link.refused.Load())
+		}
 	}
 }
 

@@ -24,10 +24,12 @@ from tests.contract.clone import BIN, unpacked
 
 CLIENT = protos.ROOT / "clients/go"
 _SUITE = "sid"
+_SOURCES = "usr/share/gocode/src"
 _PACKAGES = (
     *("golang-google-grpc-dev", "golang-google-protobuf-dev", "golang-google-genproto-dev"),
     *("golang-golang-x-net-dev", "golang-golang-x-sys-dev", "golang-golang-x-text-dev"),
     "golang-github-golang-protobuf-1-5-dev",
+    *("golang-github-cncf-xds-dev", "golang-github-envoyproxy-protoc-gen-validate-dev"),
     *("protoc-gen-go", "protoc-gen-go-grpc"),
 )
 # Debian's gRPC also imports the last one.
@@ -35,6 +37,7 @@ _MODULES = (
     *("google.golang.org/grpc", "google.golang.org/protobuf"),
     "google.golang.org/genproto/googleapis/rpc",
     *("golang.org/x/net", "golang.org/x/sys", "golang.org/x/text"),
+    *("github.com/cncf/xds/go", "github.com/envoyproxy/protoc-gen-validate"),
     "github.com/golang/protobuf",
 )
 
@@ -72,7 +75,7 @@ class Toolchain:
 
     def provide(self, module: Path) -> None:
         """Have a copy of a module take its libraries from here; they may be newer."""
-        sources = self.folder / "usr/share/gocode/src"
+        sources = self.folder / _SOURCES
         command = ["go", "mod", "edit", "-require=github.com/golang/protobuf@v1.5.4"]
         command += [f"-replace={name}={sources / name}" for name in _MODULES]
         subprocess.run(command, cwd=module, env=self.environment(), check=True)
@@ -84,12 +87,17 @@ def folder() -> Path:
 
 
 def find() -> Toolchain | None:
-    """Return the toolchain if it is there."""
-    return Toolchain(folder()) if list(folder().glob("usr/lib/go-1.*/bin/go")) else None
+    """Return the toolchain if it is there, with all libraries."""
+    libraries = [folder() / _SOURCES / name for name in _MODULES]
+    return Toolchain(folder()) if _has_go() and all(map(Path.exists, libraries)) else None
+
+
+def _has_go() -> bool:
+    return any(folder().glob("usr/lib/go-1.*/bin/go"))
 
 
 def unpack() -> None:
-    """Download and unpack the packages.
+    """Download and unpack the packages, unless a former run did it.
 
     Raises:
         SystemExit: This is not Debian, or its mirror does not answer.
@@ -115,6 +123,8 @@ def unpack() -> None:
         _run("apt-get", *apt, "-qq", "download", *compiler, *_PACKAGES, cwd=place / "apt")
         for package in (place / "apt").glob("*.deb"):
             _run("dpkg", "-x", str(package), str(place / "root"))
+        if _has_go():
+            shutil.rmtree(target)  # unpacked when the client needed fewer libraries
         (place / "root").rename(target)
     _compile(Toolchain(target))
 

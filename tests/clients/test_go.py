@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.clients import go_toolchain
 from tests.clients.go_toolchain import CLIENT
 
@@ -68,9 +70,23 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Module]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(module: Module, variables: dict[str, str]) -> dict[str, Outcome]:
+def unequal_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Two workers, `fast,slow`; one needs 25 times as long for a forward pass."""
+    folder = tmp_path_factory.mktemp("unequal")
+
+    def worker(name: str, seconds: str) -> AbstractContextManager[processes.Server]:
+        environment = {"FAKE_SECONDS_PER_BATCH": seconds}
+        return processes.running(folder / name, "tests.fakes.worker", environment=environment)
+
+    with worker("fast", "0.02") as fast, worker("slow", "0.5") as slow:
+        yield f"{fast.address},{slow.address}"
+
+
+@pytest.fixture(scope="module")
+def outcomes(module: Module, variables: dict[str, str], unequal_workers: str) -> dict[str, Outcome]:
     """Run all tests of the client; return what became of each."""
     ours = {name: value for name, value in variables.items() if name.startswith("SENTINEL_TEST_")}
+    ours["SENTINEL_TEST_UNEQUAL_WORKERS"] = unequal_workers
     done = module.run("go", "test", "-json", "-count=1", "-timeout=9m", ".", **ours)
     found: dict[str, Outcome] = {}
     for line in done.stdout.splitlines():
