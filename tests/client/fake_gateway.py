@@ -32,7 +32,7 @@ from sentinel.search.v1 import (
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client._rpcs import SERVICES
-from sentinel_core.errors import InvalidArgument, NotFound, SentinelError
+from sentinel_core.errors import DeadlineExceeded, InvalidArgument, NotFound, SentinelError
 from sentinel_core.status import to_status
 from tests import secure
 
@@ -47,11 +47,13 @@ class IngestScript:
         break_after: Fail the stream after this many acknowledgements.
         drain_after: Advise to drain after this many.
         silent_after: Acknowledge no more after this many, and go on reading.
+        stall_after: After this many, end the stream as one that has sent nothing for too long.
     """
 
     break_after: int | None = None
     drain_after: int | None = None
     silent_after: int | None = None
+    stall_after: int | None = None
 
 
 class FakeGateway:
@@ -302,6 +304,9 @@ class _Items(item_service_pb2_grpc.ItemServiceServicer):
                 gateway.drained_with.append(message.batch.sequence)
                 advice = item_pb.IngestAdvice(suggested_batches_in_flight=1, draining=True)
                 yield item_pb.IngestItemsResponse(advice=advice)
+            if script.stall_after == number + 1:
+                script.stall_after = None
+                fail(context, DeadlineExceeded("STREAM_STALLED", "open a new stream"))
         yield item_pb.IngestItemsResponse(summary=summary)
 
     def ListItems(self, request: Any, context: Any) -> Any:

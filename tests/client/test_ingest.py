@@ -5,6 +5,7 @@ import hashlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -21,6 +22,7 @@ from sentinel_client import (
     Unavailable,
     _ingest,
 )
+from sentinel_client._connection import Attempts, Connection
 from sentinel_core import errors as core
 from tests.client.fake_gateway import FakeGateway
 
@@ -133,6 +135,55 @@ async def test_a_draining_gateway_is_left_and_the_rest_goes_to_the_next(
     acks = await all_of(client.ingest(texts(60), collection="c"))
     assert ids(acks) == [item.id for item in texts(60)]
     assert len(gateway.calls["IngestItems"]) == 3
+
+
+@pytest.mark.parametrize("more", [[], texts(9)[1:]])
+async def test_a_stream_that_ends_as_idle_is_followed_by_another_when_items_come(
+    gateway: FakeGateway,
+    client: AsyncSentinelClient,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    more: list[Item],
+) -> None:
+    gateway.ingest.stall_after = 1
+    # The second ends the first batch, and cannot be sent itself.
+    items = [*texts(1), Item(id="gone", image=tmp_path / "gone"), *more]
+    opened: list[str] = []
+    has_ended = asyncio.Event()
+    open_duplex, pause_or_raise = Connection.open_duplex, Attempts.pause_or_raise
+
+    def note_opening(*args: Any) -> Any:
+        opened.append("stream")
+        return open_duplex(*args)
+
+    async def note_end(*args: Any, **options: Any) -> None:
+        await pause_or_raise(*args, **options)
+        has_ended.set()
+
+    monkeypatch.setattr(Connection, "open_duplex", note_opening)
+    monkeypatch.setattr(Attempts, "pause_or_raise", note_end)
+
+    async def source() -> AsyncIterator[Item]:
+        yield items[0]
+        yield items[1]
+        await asyncio.wait_for(has_ended.wait(), 20)
+        opened.append("items")
+        for item in more:
+            yield item
+
+    acks = await all_of(client.ingest(source(), collection="c"))
+    assert ids(acks) == [item.id for item in items]
+    assert opened == ["stream", "items", "stream"][: 3 if more else 2]
+
+
+async def test_a_gateway_that_ends_every_stream_as_stalled_ends_it(
+    gateway: FakeGateway, client: AsyncSentinelClient
+) -> None:
+    stalled = core.DeadlineExceeded("STREAM_STALLED", "too slow")
+    gateway.failures["IngestItems"].extend([stalled] * 99)
+    with pytest.raises(DeadlineExceeded, match="too slow"):
+        await all_of(client.ingest(texts(9), collection="c"))
+    assert len(gateway.calls["IngestItems"]) == CONFIG.retry.max_attempts
 
 
 async def test_a_gateway_that_stays_away_ends_it(

@@ -313,15 +313,22 @@ class Attempts:
         """Return the deadline and the request id of the next attempt, for grpc.aio."""
         return {"timeout": self.remaining(), "metadata": ((_REQUEST_ID_KEY, self.request_id),)}
 
-    async def pause_or_raise(self, error: SentinelError) -> None:
+    async def pause_or_raise(self, error: SentinelError, *, temporary: bool = False) -> None:
         """Wait until the next attempt should start; raise `error` if there is none.
 
         DEADLINE_EXCEEDED has the failure of the attempt before as its cause.
+
+        Args:
+            error: Of the last attempt.
+            temporary: Repeat this call even if its error is not `retryable` for every call.
         """
         self._made += 1
-        if isinstance(error, DeadlineExceeded):
+        if isinstance(error, DeadlineExceeded) and not temporary:
             raise error from self._last
-        if not (self._retry and error.retryable) or self._made >= self._policy.max_attempts:
+        if (
+            not (self._retry and (error.retryable or temporary))
+            or self._made >= self._policy.max_attempts
+        ):
             raise error
         seconds = backoff(self._policy, self._made, error.retry_after, self._chance)
         left = self.remaining()

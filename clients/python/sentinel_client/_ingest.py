@@ -43,6 +43,8 @@ Outgoing: TypeAlias = tuple[Item, item_pb.Item | SentinelError]
 # in them: they hold the caller's images.
 _MAX_UNREAD_ACKS = 64
 _MAX_UNREAD_BYTES = 64 * MIB
+# The reason of a stream that sent nothing for too long: a new stream is welcome.
+_STALLED = "STREAM_STALLED"
 _HIDDEN_STATUS = "Internal error from Core"
 
 
@@ -167,16 +169,26 @@ class IngestJob:
     async def _run_streams(self) -> None:
         """Run one stream after another until nothing is left."""
         attempts = self._attempts()
-        while not (self._state.ready or self._state.finished):
-            await self._change.wait()
-        while not self._state.finished:
+        while await self._has_work():
             before = self._state.acknowledged
             try:
                 await self._run_stream(attempts)
             except SentinelError as error:
                 if self._state.acknowledged > before:
                     attempts = self._attempts()  # the stream made progress: count from 1 again
-                await attempts.pause_or_raise(error)
+                await attempts.pause_or_raise(error, temporary=error.reason == _STALLED)
+
+    async def _has_work(self) -> bool:
+        """Wait until something can be sent; return False if nothing is left.
+
+        Servers end streams that send nothing.
+        """
+        state = self._state
+        while not state.finished:
+            if (state.ready or state.in_flight) and not state.reader_is_behind:
+                return True
+            await self._change.wait()
+        return False
 
     def _attempts(self) -> Attempts:
         return Attempts(

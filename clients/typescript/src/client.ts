@@ -10,7 +10,7 @@ import type {
 
 import { MIB, type ClientOptions } from "./config.js";
 import { Connection, type CallOptions } from "./connection.js";
-import { Code, fromStatus, SentinelError, truncated } from "./errors.js";
+import { Code, fromStatus, SentinelError, truncated, type Reason } from "./errors.js";
 import {
   CollectionService,
   FieldSchema_Type,
@@ -230,22 +230,27 @@ export class SentinelClient {
     yield* job.run(options.skipStored ? markStored(prepared, lookUp) : prepared);
   }
 
-  /** Return the items with these ids, any number of them, and the ids that are not stored. */
+  /**
+   * Return the items with these ids, any number of them, and the ids that are not stored.
+   *
+   * They are read in several calls if they are many or large, each with its own `timeoutMs`.
+   */
   async getItems(
     ids: readonly string[],
     options: CallOptions & { collection: string; includeVectors?: boolean },
   ): Promise<{ items: StoredItem[]; missingIds: string[] }> {
     const items: StoredItem[] = [];
     const missingIds: string[] = [];
+    const { collection, includeVectors = false } = options;
     for (let start = 0; start < ids.length; start += MAX_IDS) {
-      const request = {
-        collection: options.collection,
-        ids: ids.slice(start, start + MAX_IDS),
-        includeVectors: options.includeVectors ?? false,
-      };
-      const answer = await this.call(ItemService.method.getItems, request, options);
-      items.push(...answer.items.map(storedItem));
-      missingIds.push(...answer.missingIds);
+      let unread = ids.slice(start, start + MAX_IDS);
+      while (unread.length > 0) {
+        const request = { collection, ids: unread, includeVectors };
+        const answer = await this.call(ItemService.method.getItems, request, options);
+        items.push(...answer.items.map(storedItem));
+        missingIds.push(...answer.missingIds);
+        unread = answer.unreadIds; // their items did not fit into the answer
+      }
     }
     return { items, missingIds };
   }
@@ -269,21 +274,31 @@ export class SentinelClient {
     return required(answer.collection);
   }
 
-  /** Return a collection by its name or an alias; create it if it does not exist. */
+  /**
+   * Return a collection by its name or an alias; create it if it does not exist.
+   *
+   * Several callers may do so at once. A collection that exists is not changed.
+   */
   async getOrCreateCollection(
     name: string,
     fields: Record<string, FieldDeclaration> = {},
     options: CallOptions = {},
   ): Promise<Collection> {
-    try {
+    const get = async () => {
       const method = CollectionService.method.getCollection;
       return required((await this.call(method, { name }, options)).collection);
+    };
+    try {
+      return await get();
     } catch (error) {
-      if (!(error instanceof SentinelError && error.code === Code.NOT_FOUND)) {
-        throw error;
-      }
+      throwUnless("COLLECTION_NOT_FOUND", error);
     }
-    return await this.createCollection(name, fields, options);
+    try {
+      return await this.createCollection(name, fields, options);
+    } catch (error) {
+      throwUnless("COLLECTION_EXISTS", error);
+      return await get(); // another caller was faster
+    }
   }
 
   /**
@@ -353,6 +368,12 @@ function outcomeOf(result: ItemResult | undefined): Omit<UpsertResult, "item"> {
   }
   const isUnchanged = outcome === ItemResult_Outcome.UNCHANGED;
   return { id, outcome: isUnchanged ? "unchanged" : "stored", error: undefined };
+}
+
+function throwUnless(reason: Reason, error: unknown): void {
+  if (!(error instanceof SentinelError && error.reason === reason)) {
+    throw error;
+  }
 }
 
 function required<T>(value: T | undefined): T {

@@ -16,7 +16,7 @@ import { create, type MessageInitShape } from "@bufbuild/protobuf";
 
 import { MAX_ATTEMPTS, MIB } from "./config.js";
 import type { Connection } from "./connection.js";
-import { Code, fromServiceError, fromStatus, SentinelError } from "./errors.js";
+import { Code, fromServiceError, fromStatus, SentinelError, type Reason } from "./errors.js";
 import {
   IngestItemsRequestSchema,
   ItemService,
@@ -71,6 +71,8 @@ const MAX_UNREAD_RESULTS = 1_024;
 const MAX_UNREAD_BYTES = 64 * MIB;
 const WATCH_EVERY_MS = 1_000;
 const INITIAL_BACKOFF_MS = 200;
+// The reason of a stream that sent nothing for too long: a new stream is welcome.
+const STALLED: Reason = "STREAM_STALLED";
 
 /** One call of `ingest`. Run it once. */
 export class IngestJob<T extends Item> {
@@ -187,18 +189,23 @@ export class IngestJob<T extends Item> {
 
   /** Run one stream after another until nothing is left. */
   async #runStreams(): Promise<void> {
-    await this.#until(() => this.#ready.length > 0 || this.#isFinished);
     let attempt = 1;
     let before = this.#acknowledged;
     let since = performance.now();
-    while (!this.#isFinished) {
+    for (;;) {
+      const idleSince = performance.now();
+      if (!(await this.#hasWork())) {
+        return;
+      }
+      since += performance.now() - idleSince;
       try {
         await this.#runStream();
       } catch (error) {
         if (this.#acknowledged > before) {
           [attempt, before, since] = [1, this.#acknowledged, performance.now()];
         }
-        const isTemporary = error instanceof SentinelError && error.retryable;
+        const isTemporary =
+          error instanceof SentinelError && (error.retryable || error.reason === STALLED);
         if (!isTemporary || attempt >= MAX_ATTEMPTS || this.#stop.signal.aborted) {
           throw error;
         }
@@ -208,6 +215,16 @@ export class IngestJob<T extends Item> {
         attempt += error.reason === "DRAINING" && !isLate ? 0 : 1;
       }
     }
+  }
+
+  /**
+   * Wait until something can be sent; return false if nothing is left. Gateways end streams that
+   * send nothing.
+   */
+  async #hasWork(): Promise<boolean> {
+    const hasBatch = () => this.#ready.length + this.#inFlight.size > 0;
+    await this.#until(() => this.#isFinished || (hasBatch() && !this.#readerIsBehind));
+    return !this.#isFinished;
   }
 
   async #runStream(): Promise<void> {

@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { anyPack } from "@bufbuild/protobuf/wkt";
+import { InterceptingCall, Metadata, type Interceptor } from "@grpc/grpc-js";
 import { Code, SentinelError, type Item } from "sentinel-client";
+import { ErrorInfoSchema } from "sentinel-client/stubs/google/rpc/error_details_pb.js";
+import { StatusSchema } from "sentinel-client/stubs/google/rpc/status_pb.js";
+import type { IngestItemsResponse } from "sentinel-client/stubs/sentinel/search/v1/item_service_pb.js";
 
 import { collect, newClient, newCollection, photos, proxy, silentServer, texts } from "./live.js";
 
@@ -67,6 +73,25 @@ test("values of all types come back as they were stored", async () => {
   assert.deepEqual(items[0]?.fields, fields);
   assert.equal(items[0].text, "a cat");
   assert.deepEqual(missingIds, ["2"]);
+});
+
+test("items that need more than one answer are read, and skipped if stored", async () => {
+  // 4.2 MB; the gateway puts at most 3.5 MiB into an answer. `skipStored` asks for 64 at once.
+  const file = "x".repeat(59_000);
+  const items = texts(72).map((item) => ({ ...item, id: `large ${item.id}`, fields: { file } }));
+  const wanted = items.map(({ id }) => id);
+  await collect(client.ingest(items, { collection }));
+  const found = await client.getItems([...wanted, "none"], { collection });
+  assert.deepEqual(
+    found.items.map(({ id }) => id),
+    wanted,
+  );
+  assert.deepEqual(found.missingIds, ["none"]);
+  const again = await collect(client.ingest(items, { collection, skipStored: true }));
+  assert.deepEqual(
+    again.map(({ id, outcome }) => [id, outcome]),
+    wanted.map((id) => [id, "skipped"]),
+  );
 });
 
 test("an ingest acknowledges each item, and a bad item fails alone", async () => {
@@ -136,6 +161,37 @@ test("an ingest goes on after a lost connection", async () => {
   assert.deepEqual(seen.sort(), items.map(({ id }) => id).sort());
 });
 
+test("an ingest opens a new stream after one that was idle for too long", async () => {
+  const idle = endFirstStreamAsIdle();
+  const items = texts(20);
+  async function* source(): AsyncGenerator<Item> {
+    yield items[0]!;
+    await idle.ended;
+    yield* items.slice(1);
+  }
+  const patient = newClient({ interceptors: [idle.interceptor] });
+  const results = await collect(patient.ingest(source(), { collection }));
+  assert.deepEqual(
+    results.map(({ id, outcome }) => [id, outcome]),
+    items.map(({ id }) => [id, "stored"]),
+  );
+});
+
+test("an ingest whose items are over ends well after an idle stream", async () => {
+  const idle = endFirstStreamAsIdle();
+  async function* source(): AsyncGenerator<Item> {
+    yield* texts(1);
+    await idle.ended;
+  }
+  const patient = newClient({ interceptors: [idle.interceptor] });
+  const results = await collect(patient.ingest(source(), { collection }));
+  assert.deepEqual(
+    results.map(({ outcome }) => outcome),
+    ["stored"],
+  );
+  assert.equal(idle.opened(), 1);
+});
+
 test("a call is repeated after a lost connection", async () => {
   let count = 0;
   const address = await proxy((socket) => {
@@ -196,4 +252,38 @@ async function* failingAfter(items: Item[], error: Error): AsyncGenerator<Item> 
 async function* thenNothing(items: Item[]): AsyncGenerator<Item> {
   yield* items;
   await new Promise(() => {});
+}
+
+/** End the first stream after its first acknowledgement, as a gateway does with an idle one. */
+function endFirstStreamAsIdle() {
+  const [code, message] = [Code.DEADLINE_EXCEEDED, "open a new stream when there is more"];
+  const info = create(ErrorInfoSchema, { reason: "STREAM_STALLED", domain: "sentinel" });
+  const details = [anyPack(ErrorInfoSchema, info)];
+  const status = toBinary(StatusSchema, create(StatusSchema, { code, message, details }));
+  const metadata = new Metadata();
+  metadata.set("grpc-status-details-bin", Buffer.from(status));
+  let opened = 0;
+  let end = () => {};
+  const ended = new Promise<void>((resolve) => (end = resolve));
+  const interceptor: Interceptor = (options, next) => {
+    opened += 1;
+    const isFirst = opened === 1;
+    const call = new InterceptingCall(next(options), {
+      start: (sent, _, start) =>
+        start(sent, {
+          onReceiveMessage: (answer: IngestItemsResponse, pass) => {
+            pass(answer);
+            if (isFirst && answer.message.case === "ack") {
+              call.cancelWithStatus(code, message);
+            }
+          },
+          onReceiveStatus: (received, pass) => {
+            pass(isFirst ? { code, details: message, metadata } : received);
+            end();
+          },
+        }),
+    });
+    return call;
+  };
+  return { interceptor, ended, opened: () => opened };
 }
