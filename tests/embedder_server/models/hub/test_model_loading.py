@@ -59,7 +59,7 @@ def lose_tokenizer(folder: Path) -> None:
 
 
 def test_a_name_that_is_neither_ours_nor_a_folder_nor_a_hub_id_is_refused() -> None:
-    with pytest.raises(ModelLoadError, match="There are conse-minilm-lite0, the names .*, folders, and hub ids"):
+    with pytest.raises(ModelLoadError, match=r"There are conse-minilm-lite0, the names "):
         load_model(ModelChoice("no-such-model", "cpu", 1))
 
 
