@@ -22,7 +22,7 @@ from rich.console import Console
 from benchmarks import random_clip, report
 from benchmarks.gateway import access_cost, ingest_overhead, search_overhead
 from benchmarks.gateway.embedded_defaults import embedded
-from benchmarks.gateway.overload import overload
+from benchmarks.gateway.overload import Crowd, overload
 from benchmarks.gateway.search_overhead import FilledStack
 from benchmarks.load.agents import agent
 from benchmarks.report import Row
@@ -114,12 +114,11 @@ def _search_sections(
 
 
 def _overload_section(plan: Plan, scratch: Path, milvus: str) -> list[Row]:
-    with _servers(scratch, milvus) as (_, gateway):
+    with _servers(scratch, milvus) as (embedder, gateway):
         _fill(gateway, "crowded", plan.rows, 384)
         milvus_server.wait_for_indexes(milvus, "crowded", timeout_s=600)
-        return overload(
-            gateway, "crowded", scratch, seconds=plan.overload_seconds, turn=plan.seconds
-        )
+        crowd = Crowd(gateway, embedder.address, milvus, "crowded", scratch)
+        return overload(crowd, seconds=plan.overload_seconds, turn=plan.seconds)
 
 
 def _access_section(plan: Plan, scratch: Path, milvus: str) -> list[Row]:

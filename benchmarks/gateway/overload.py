@@ -8,6 +8,7 @@ search follows the other until they are as fast as before.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,63 +27,88 @@ _WARM_S = 3.0
 _TEXTS = 2_000
 
 
-def overload(
-    gateway: str, collection: str, scratch: Path, *, seconds: float, turn: float
-) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """What is searched, by addresses, and a folder for logs."""
+
+    gateway: str
+    worker: str
+    milvus: str
+    collection: str
+    scratch: Path
+
+
+def overload(crowd: Crowd, *, seconds: float, turn: float) -> list[Row]:
     """Measure for `seconds`, between two measurements of the peak that last `turn` seconds.
 
     The floor of the goodput: the rate of as many callers as at the peak, beside as many empty calls
-    as are refused, ÷ the peak. Refusing cannot cost less than an empty call.
+    as are refused, ÷ the peak. Refusing cannot cost less than an empty call. The floor of the
+    refusals: those of a gateway without logic, in the same flood.
     """
     with (
         agent("benchmarks.load.search_generator") as load,
         agent("benchmarks.load.embed_generator") as others,
-        bare(scratch, "embedder.empty_calls") as echo,
+        bare(crowd.scratch, "embedder.empty_calls") as echo,
     ):
         load.call("prepare", texts=contents.texts(_TEXTS, seed=21), vectors=[])
-        closed = _closed(load, gateway, collection, turn)
+        closed = _closed(load, crowd, turn)
         closed()  # warms up
         before = closed()
-        idle = load.call("lone", address=gateway, collection=collection, searches=30)
-        flood = load.call(
-            "open",
-            address=gateway,
-            collection=collection,
-            rate=_EXCESS * before["rate"],
-            seconds=_WARM_S + seconds,
-            warm_seconds=_WARM_S,
-            connections=_CONNECTIONS,
-        )
+        idle = load.call("lone", address=crowd.gateway, collection=crowd.collection, searches=30)
+        flood = _flood(load, crowd.gateway, crowd.collection, before["rate"], seconds)
         after = closed()
+        plain = _plain_refusals(load, crowd, before["rate"], seconds)
         refused = flood["refused"] / flood["seconds"]
         others.start(
             "open", kind="sentinel", address=echo.address, rate=refused, seconds=turn,
             requests={"content": "text", "per_request": 1},
         )  # fmt: skip
         beside = closed()
-        empty = others.answer()
+        others.answer()
     peak = max(before["rate"], after["rate"])
     floor = beside["rate"] / peak
-    return _rows(flood, peak, floor, empty["latencies_ms"], idle["latencies_ms"])
+    return _rows(flood, peak, floor, plain, idle["latencies_ms"])
 
 
-def _closed(
-    load: Agent, gateway: str, collection: str, turn: float
-) -> Callable[[], dict[str, Any]]:
+def _closed(load: Agent, crowd: Crowd, turn: float) -> Callable[[], dict[str, Any]]:
     def closed() -> dict[str, Any]:
         return load.call(
-            "closed", kind="new_texts", address=gateway, collection=collection,
+            "closed", kind="new_texts", address=crowd.gateway, collection=crowd.collection,
             callers=CALLERS, seconds=turn,
         )  # fmt: skip
 
     return closed
 
 
+def _flood(
+    load: Agent, gateway: str, collection: str, rate: float, seconds: float
+) -> dict[str, Any]:
+    return load.call(
+        "open",
+        address=gateway,
+        collection=collection,
+        rate=_EXCESS * rate,
+        seconds=_WARM_S + seconds,
+        warm_seconds=_WARM_S,
+        connections=_CONNECTIONS,
+    )
+
+
+def _plain_refusals(load: Agent, crowd: Crowd, rate: float, seconds: float) -> list[float]:
+    """Return the times of refusals by a gateway without logic, in ms."""
+    most = str(round(max(_NO_BACKLOG, rate * _MAX_WAIT_S)))
+    arguments = (crowd.milvus, crowd.worker, most)
+    with bare(crowd.scratch, "gateway.bare_gateway", *arguments) as plain:
+        flood = _flood(load, plain.address, crowd.collection, rate, seconds)
+    refused: list[float] = flood["refused_ms"]
+    return refused
+
+
 def _rows(
     flood: dict[str, Any],
     peak: float,
     floor: float,
-    empty_ms: list[float],
+    plain_ms: list[float],
     idle_ms: list[float],
 ) -> list[Row]:
     goodput = flood["rate"] / peak
@@ -124,9 +150,9 @@ def _rows(
             "ms",
             at_most=20,
             note=f"{len(flood['refused_ms'])} of them, from sending to the answer, in the client; "
-            f"p50 {percentile(flood['refused_ms'], 50):.1f} ms; floor, as many empty calls "
-            f"beside the load of the peak: p50 {percentile(empty_ms, 50):.1f} ms, p99 "
-            f"{percentile(empty_ms, 99):.1f} ms",
+            f"p50 {percentile(flood['refused_ms'], 50):.1f} ms; floor, a gateway without logic in "
+            f"the same flood: p50 {percentile(plain_ms, 50):.1f} ms, p99 "
+            f"{percentile(plain_ms, 99):.1f} ms",
         ),
         Row(
             "light caller, one search a second: answered",

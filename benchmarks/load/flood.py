@@ -22,6 +22,7 @@ from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 _TIMEOUT_S = 60.0
 _LIGHT_INTERVAL_S = 1.0
 _AFTERWARDS_S = 6.0
+_REFUSED = {"OVERLOADED", "RESOURCE_EXHAUSTED"}  # the second one without a reason
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Flood:
     ) -> dict[str, Any]:
         due = [one for one in self._done if since <= one.due <= until]
         served = sum(one.reason == "OK" and since <= one.done <= until for one in self._done)
-        refused = [one.ms for one in due if one.reason == "OVERLOADED"]
+        refused = [one.ms for one in due if one.reason in _REFUSED]
         light = [one for one in self._light if one.due <= until]
         answered = [one.ms for one in light if one.reason == "OK"]
         return {
