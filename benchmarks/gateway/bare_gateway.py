@@ -70,13 +70,14 @@ def _through(worker: str) -> _Embed:
     async def embed(request: pb.SearchRequest) -> list[float]:
         contents = [request.params.query.content]
         answer = await stub.Embed(embedding_pb.EmbedRequest(contents=contents))
-        return np.frombuffer(answer.results[0].vector.data, dtype="<f4").tolist()
+        vector: list[float] = np.frombuffer(answer.results[0].vector.data, dtype="<f4").tolist()
+        return vector
 
     return embed
 
 
 def _same(file: str) -> _Embed:
-    vector = np.load(file).tolist()
+    vector: list[float] = np.load(file).tolist()
 
     async def embed(_: pb.SearchRequest) -> list[float]:
         return vector
@@ -88,9 +89,11 @@ async def _serve(address_file: Path, milvus_uri: str, source: str, most: int = 0
     """Serve; `source` is a file with a vector, or with `most` the address of a worker."""
     async with AsyncMilvusClient(milvus_uri, dedicated=True) as milvus:
         server = grpc.aio.server()
-        search = (
-            _Limited(milvus, _through(source), most) if most else _Search(milvus, _same(source))
-        )
+        search: _Search
+        if most:
+            search = _Limited(milvus, _through(source), most)  # type: ignore[abstract]
+        else:
+            search = _Search(milvus, _same(source))  # type: ignore[abstract]
         pb_grpc.add_SearchServiceServicer_to_server(search, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -99,4 +102,5 @@ async def _serve(address_file: Path, milvus_uri: str, source: str, most: int = 0
 
 
 if __name__ == "__main__":
-    runtime.run(_serve(Path(sys.argv[1]), *sys.argv[2:4], *map(int, sys.argv[4:])))
+    _, address_file, milvus_uri, source, *most = sys.argv
+    runtime.run(_serve(Path(address_file), milvus_uri, source, *map(int, most)))
