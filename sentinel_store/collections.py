@@ -76,6 +76,7 @@ class CollectionInfo:
         requested_name: The name or alias that it was found by.
         origin: The collection that it was made from; None: no other.
         reindex: The reindex that reads it; None: none.
+        moved_to: The collection that its name means now; empty: itself.
         indexed: The fields that have a scalar index.
         full_text: The fields whose words can be searched.
         expected_item_count: The number that its index was chosen for; 0: unknown.
@@ -95,6 +96,7 @@ class CollectionInfo:
     requested_name: str = ""
     origin: Origin | None = None
     reindex: ReindexMark | None = None
+    moved_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

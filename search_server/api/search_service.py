@@ -145,7 +145,7 @@ class SearchService(pb_grpc.SearchServiceServicer):
             request.page_token, _token_scope(request)
         )
         if collection:
-            spec = replace(spec, collection=collection)
+            spec = replace(spec, collection=collection, own_name=True)
         return PageRequest(spec, size, Position.unpack(position))
 
     def _page_to(self, request: pb.SearchPageRequest, page: Page) -> pb.SearchPageResponse:

@@ -96,7 +96,7 @@ class Catalog:
         read_at = time.monotonic()
         info = await self._store.describe_collection(name, deadline)
         if info is None:
-            raise NotFound("COLLECTION_NOT_FOUND", f"no collection {name!r}", collection=name)
+            raise _not_found(name)
         self._cache[name] = (read_at, info)
         return info
 
@@ -107,12 +107,23 @@ class Catalog:
         except NotFound:
             return None
 
+    async def find_own(self, name: str, deadline: Deadline) -> CollectionInfo | None:
+        """Return the current description of the collection `name` itself, also if it has moved."""
+        return await self._store.describe_collection(name, deadline, follow=False)
+
+    async def get_own(self, name: str, deadline: Deadline) -> CollectionInfo:
+        """Return what `find_own` returns; raise NotFound if there is no such collection."""
+        info = await self.find_own(name, deadline)
+        if info is None:
+            raise _not_found(name)
+        return info
+
     async def count_and_aliases(
         self, info: CollectionInfo, deadline: Deadline
     ) -> tuple[int, list[str]]:
-        """Return how many items a collection holds, and its aliases, sorted."""
+        """Return how many items a collection holds, and its other names, sorted."""
         count = await self.count(info, deadline)
-        return count, await self._store.aliases.of(info.name, deadline)
+        return count, (await self._store.aliases.of(info.name, deadline)).all
 
     async def count(self, info: CollectionInfo, deadline: Deadline) -> int:
         """Return how many items a collection holds."""
@@ -127,14 +138,17 @@ class Catalog:
     ) -> tuple[list[CollectionInfo], bool]:
         """Return Sentinel's collections that sort after `last_name`, and whether more follow.
 
-        Only those whose names `is_listed` accepts.
+        Only those whose names `is_listed` accepts. One that has moved is another name of a listed
+        one.
         """
         page: list[CollectionInfo] = []
         for name in await self._store.list_collections(deadline):
             if name <= last_name or not is_listed(name):
                 continue
-            info = await self._store.describe_collection(name, deadline, foreign_ok=True)
-            if info is None:
+            info = await self._store.describe_collection(
+                name, deadline, foreign_ok=True, follow=False
+            )
+            if info is None or info.moved_to:
                 continue
             if len(page) == page_size:
                 return page, True
@@ -144,20 +158,25 @@ class Catalog:
     async def deletable(self, name: str, deadline: Deadline) -> CollectionInfo:
         """Return the current description of a collection that `delete` would drop.
 
+        The name of a collection that has moved deletes the one that it moved to as well.
+
         Raises:
             NotFound: No collection has this name.
             FailedPrecondition: It is not Sentinel's, the name is an alias, or it has an alias.
         """
-        info = await self._by_own_name(name, "name", deadline)
-        aliases = await self._store.aliases.of(name, deadline)
-        if aliases:
+        info = await self.get_fresh(name, deadline)
+        names = await self._store.aliases.of(info.name, deadline)
+        moved = name in names.moved
+        if info.name != name and not moved:
+            raise _is_alias(name, info, "name")
+        if aliases := names.aliases if moved else names.all:
             # Milvus would drop the aliases too, and their users would find nothing.
             raise FailedPrecondition(
                 "COLLECTION_ALIASED",
-                f"{', '.join(aliases)} point at {name!r}; point them elsewhere or delete them "
+                f"{', '.join(aliases)} point at {info.name!r}; point them elsewhere or delete them "
                 "first",
                 field="name",
-                collection=name,
+                collection=info.name,
             )
         return info
 
@@ -176,7 +195,9 @@ class Catalog:
             info = await self.deletable(name, deadline)
             if check is not None:
                 check(info, await self.count(info, deadline))
-            await self._store.drop_collection(info.name, deadline)
+            names = await self._store.aliases.of(info.name, deadline)
+            for one in (*names.moved, info.name):
+                await self._store.drop_collection(one, deadline)
             self.forget(info.name)
             await self._end_reindex_to(info, deadline)
 
@@ -188,6 +209,8 @@ class Catalog:
             NotFound: No collection has this name.
             AlreadyExists: `alias` is the name of a collection.
             FailedPrecondition: `name` is an alias, or not Sentinel's.
+
+        The name of a collection that has moved is an alias.
         """
         check_collection_name(alias, "alias")
         async with self._naming:
@@ -196,7 +219,11 @@ class Catalog:
         self._cache.pop(alias, None)
 
     async def delete_alias(self, alias: str, deadline: Deadline) -> None:
-        """Remove an alias; do nothing if it does not exist."""
+        """Remove an alias; do nothing if it does not exist.
+
+        Raises:
+            FailedPrecondition: It is the name of a collection that has moved.
+        """
         check_collection_name(alias, "alias")
         async with self._naming:
             await self._store.aliases.remove(alias, deadline)
@@ -205,19 +232,14 @@ class Catalog:
     async def _by_own_name(self, name: str, field: str, deadline: Deadline) -> CollectionInfo:
         info = await self.get_fresh(name, deadline)
         if info.name != name:
-            raise FailedPrecondition(
-                "COLLECTION_ALIASED",
-                f"{name!r} is an alias of {info.name!r}; use the collection's own name",
-                field=field,
-                collection=info.name,
-            )
+            raise _is_alias(name, info, field)
         return info
 
     async def _end_reindex_to(self, dropped: CollectionInfo, deadline: Deadline) -> None:
         """Clear the reindex mark of the source of `dropped`; writers ignore the mark anyway."""
         if dropped.origin is None:
             return
-        source = await self.find(dropped.origin.source, deadline)
+        source = await self.find_own(dropped.origin.source, deadline)
         if source and source.reindex and source.reindex.target == dropped.name:
             await self._store.set_reindex(source.name, None, deadline)
             self.forget(source.name)
@@ -225,3 +247,16 @@ class Catalog:
     def forget(self, name: str) -> None:
         """Read a collection anew the next time, under any name."""
         self._cache = {key: one for key, one in self._cache.items() if one[1].name != name}
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound("COLLECTION_NOT_FOUND", f"no collection {name!r}", collection=name)
+
+
+def _is_alias(name: str, info: CollectionInfo, field: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        "COLLECTION_ALIASED",
+        f"{name!r} is an alias of {info.name!r}; use the collection's own name",
+        field=field,
+        collection=info.name,
+    )

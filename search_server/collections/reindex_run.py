@@ -5,7 +5,8 @@
                    a write only once it is in both collections
     3  verify      compare until nothing differs; from then on the two stay equal
     4  swap        point the alias at the target; writes by the alias still reach both collections,
-                   since other gateways may read by its old meaning
+                   since other gateways may read by its old meaning. The alias may be the source's
+                   own name: then the source moves
     5  finish      after `SETTLE_S` nobody uses the alias's old meaning: clear the mark; another
                    `SETTLE_S` later no write to the source reaches the target
 
@@ -109,7 +110,7 @@ class ReindexRun:
 
     async def _is_swapped(self) -> bool:
         """Tell whether an earlier run swapped the alias, so that callers use the target now."""
-        aliases = await self._store.aliases.of(self._target.name, _deadline())
+        aliases = (await self._store.aliases.of(self._target.name, _deadline())).all
         if not aliases:
             return False
         origin = self._target.origin
@@ -138,7 +139,10 @@ class ReindexRun:
         await self._check_mark()
         if self._alias:
             deadline = Deadline.within(_SWAP_TIMEOUT_S)
-            await self._store.aliases.point(self._alias, self._target.name, deadline)
+            may_move = self._alias == self._source.name
+            await self._store.aliases.point(
+                self._alias, self._target.name, deadline, may_move=may_move
+            )
             self._catalog.forget(self._source.name)
 
     async def _finish(self) -> None:
@@ -150,7 +154,7 @@ class ReindexRun:
 
     async def _check_mark(self) -> None:
         """Raise FailedPrecondition if another run has taken over the source."""
-        now = await self._catalog.get_fresh(self._source.name, _deadline())
+        now = await self._catalog.get_own(self._source.name, _deadline())
         if now.reindex != self._mark:
             raise reindex_conflict(f"another call has taken over reindexing {now.name!r}", "source")
 

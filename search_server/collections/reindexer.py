@@ -27,7 +27,7 @@ class ReindexRequest:
 
     Attributes:
         source: Name or alias.
-        alias: Empty: point no alias.
+        alias: Empty: point no alias. The source's own name: the source moves to the target.
         model: Chooses the new model; None: the only served model that is not the source's.
     """
 
@@ -68,7 +68,7 @@ class Reindexer:
             FailedPrecondition: Another reindex is in the way, or no worker serves the model.
             Unavailable: A service that it needs was unavailable for a minute.
         """
-        source = await self._catalog.get_fresh(request.source, self._deadline())
+        source = await self._source(request)
         if source.name in self._running:
             raise reindex_conflict(f"another call is reindexing {source.name!r}", "source")
         self._running.add(source.name)
@@ -108,6 +108,14 @@ class Reindexer:
         )
         await run.run()
 
+    async def _source(self, request: ReindexRequest) -> CollectionInfo:
+        found = await self._catalog.get_fresh(request.source, self._deadline())
+        if found.name != request.target or request.source == found.name or found.origin is None:
+            return found
+        # An earlier call has pointed the name at the target already.
+        source = await self._catalog.find_own(found.origin.source, self._deadline())
+        return found if source is None else source
+
     async def _check(self, source: CollectionInfo, request: ReindexRequest) -> None:
         """Refuse at once what could otherwise fail after hours."""
         deadline = self._deadline()
@@ -115,7 +123,8 @@ class Reindexer:
         if request.alias:
             check_collection_name(request.alias, "alias")
             current = await self._store.aliases.resolve(request.alias, deadline)
-            if request.alias in (request.target, current):
+            taken = request.alias == current != source.name
+            if taken or request.alias == request.target:
                 raise AlreadyExists(
                     "COLLECTION_EXISTS",
                     f"{request.alias!r} is the name of a collection; an alias needs one of its own",
@@ -171,6 +180,7 @@ class Reindexer:
             dimensions=dimensions,
             origin=Origin(source.name, OriginState.COPYING),
             reindex=None,
+            moved_to="",
         )
         await self._catalog.add(target, deadline)
         return target

@@ -204,7 +204,8 @@ class StoredUsage:
     async def _collections(self, caller: Caller, deadline: Deadline) -> list[CollectionInfo]:
         names = filter(caller.owns, await self._store.list_collections(deadline))
         found = [
-            await self._store.describe_collection(name, deadline, foreign_ok=True) for name in names
+            await self._store.describe_collection(name, deadline, foreign_ok=True, follow=False)
+            for name in names
         ]
         return [info for info in found if info is not None]
 

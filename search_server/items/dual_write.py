@@ -56,7 +56,7 @@ class DualWrite:
         by_alias = target.requested_name not in ("", target.name)
         if not by_alias or name in written:
             return None
-        source = await self._catalog.find(name, deadline)
+        source = await self._catalog.find_own(name, deadline)
         if source is None or source.reindex is None or source.reindex.target != target.name:
             return None
         return source
@@ -70,7 +70,7 @@ class DualWrite:
             yield
         except NotFound:
             self._catalog.forget(target.name)
-            if await self._catalog.find(target.name, deadline) is not None:
+            if await self._catalog.find_own(target.name, deadline) is not None:
                 raise
 
 

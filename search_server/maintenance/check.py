@@ -124,7 +124,9 @@ class _StoreCheck:
         if unfinished:
             self._note(f"{unfinished} files in drafts/ are being written, or a crash left them")
         for name in await self._store.list_collections(_deadline()):
-            info = await self._store.describe_collection(name, _deadline(), foreign_ok=True)
+            info = await self._store.describe_collection(
+                name, _deadline(), foreign_ok=True, follow=False
+            )
             if info is not None:
                 await self._check_rows(info)
         orphans = len(self._present - self._named)

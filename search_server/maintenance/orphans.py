@@ -32,6 +32,7 @@ from sentinel_store.collections import CollectionInfo
 from sentinel_store.images import image_store
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.images.local_files import StoredFile
+from sentinel_store.milvus import schema
 from sentinel_store.milvus.store import MilvusStore
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class OrphanReport:
         removed: Files that this run deleted, with those that crashed writers left.
         removed_bytes: Their size.
         brought_back: Files that were aside although a row names them.
+        old_rows: Rows of collections that have moved, which this run deleted.
     """
 
     looked_at: int = 0
@@ -66,6 +68,7 @@ class OrphanReport:
     removed: int = 0
     removed_bytes: int = 0
     brought_back: int = 0
+    old_rows: int = 0
 
 
 class OrphanCollector:
@@ -92,7 +95,9 @@ class OrphanCollector:
             FailedPrecondition: Milvus has no collection of Sentinel.
             Unavailable: Milvus or the object store failed; completed steps stay done.
         """
-        await self._collections()  # fail before any change
+        for info in await self._collections():  # fail before any change
+            if info.moved_to:
+                await self._empty(info)
         for start in range(0, len(image_store.SHARDS), _SHARDS_AT_ONCE):
             shards = image_store.SHARDS[start : start + _SHARDS_AT_ONCE]
             await asyncio.gather(*(self._delete_or_bring_back(shard) for shard in shards))
@@ -100,6 +105,13 @@ class OrphanCollector:
         unfinished = [file for file in await self._images.list_unfinished() if self._is_old(file)]
         await self._remove(unfinished)
         return self._report
+
+    async def _empty(self, moved: CollectionInfo) -> None:
+        """Delete the rows of a collection that has moved: no name means them any more."""
+        count = await self._store.count(moved, "", _deadline())
+        self._report.old_rows += count
+        if count and not self._dry_run:
+            await self._store.delete(moved, schema.after_id("", ""), _deadline())
 
     async def _delete_or_bring_back(self, shard: str) -> None:
         files = await self._images.list_shard(shard, aside=True)
@@ -154,7 +166,9 @@ class OrphanCollector:
         """Return every collection of Sentinel; fail without any: it is probably another Milvus."""
         collections = []
         for name in await self._store.list_collections(_deadline()):
-            info = await self._store.describe_collection(name, _deadline(), foreign_ok=True)
+            info = await self._store.describe_collection(
+                name, _deadline(), foreign_ok=True, follow=False
+            )
             if info is not None:
                 collections.append(info)
         if not collections:
@@ -241,8 +255,9 @@ def run(arguments: list[str]) -> int:
 
 def _summary(report: OrphanReport, *, dry_run: bool) -> str:
     would = "would be " if dry_run else ""
+    rows = f", {report.old_rows} old rows {would}deleted" if report.old_rows else ""
     return (
         f"{report.looked_at} files: {report.set_aside} ({report.set_aside_bytes} bytes) "
         f"{would}moved aside, {report.removed} ({report.removed_bytes} bytes) {would}removed, "
-        f"{report.waiting} not aside for long enough, {report.brought_back} {would}brought back"
+        f"{report.waiting} not aside for long enough, {report.brought_back} {would}brought back{rows}"
     )

@@ -102,7 +102,8 @@ class Searcher:
 
     async def _check(self, spec: SearchSpec, deadline: Deadline) -> Selection | SentinelError:
         try:
-            collection = await self._catalog.get(spec.collection, deadline)
+            find = self._catalog.get_own if spec.own_name else self._catalog.get
+            collection = await find(spec.collection, deadline)
             schema.check_names(spec.output_fields, collection.fields, "params.output_fields")
             if spec.index_params:
                 vector_search.check_index_params(spec.index_params)

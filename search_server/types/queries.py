@@ -130,12 +130,14 @@ class SearchSpec:
     """Everything about a search except how its hits are delivered.
 
     Attributes:
+        own_name: Whether `collection` is the collection itself, also if its name has moved.
         consistency: None takes the collection's.
         index_params: Search parameters of the vector index, by Milvus's names.
     """
 
     collection: str
     query: Query
+    own_name: bool = False
     filter: Filter | None = None
     output_fields: tuple[str, ...] = ()
     include_vectors: bool = False

@@ -20,6 +20,8 @@ is dropped with the collection:
     sentinel.collection   how it was created; never changes
     sentinel.origin       the collection that it was made from, if any
     sentinel.reindex      the reindex that reads it, if any; empty: none
+    sentinel.moved_to     the collection that its name means now; empty: itself
+    sentinel.names        names of collections that may have moved to it; their `moved_to` decides
 
 Milvus 2.3 cannot remove a property, only change it; hence "empty".
 """
@@ -55,6 +57,8 @@ FULL_TEXT_WORDS = "full_text_words"
 COLLECTION = "sentinel.collection"
 ORIGIN = "sentinel.origin"
 REINDEX = "sentinel.reindex"
+MOVED_TO = "sentinel.moved_to"
+NAMES = "sentinel.names"
 
 _ROW_FIELDS = ["id", "digest", "image", "text", "fields"]
 _ID_LENGTH = 256
@@ -367,6 +371,7 @@ def from_properties(
         reindex=ReindexMark(reindex["target"], reindex["runner"], reindex["mirrored"])
         if reindex
         else None,
+        moved_to=properties.get(MOVED_TO, ""),
     )
 
 

@@ -115,23 +115,32 @@ class MilvusStore:
         return "vector" in names  # built last
 
     async def describe_collection(
-        self, name: str, deadline: Deadline, *, foreign_ok: bool = False
+        self, name: str, deadline: Deadline, *, foreign_ok: bool = False, follow: bool = True
     ) -> CollectionInfo | None:
         """Return the description of a collection by its name or alias; None if there is none.
+
+        With `follow`, the name of a collection that has moved means the one that it moved to.
 
         Raises:
             FailedPrecondition: Sentinel did not create it; with `foreign_ok` it returns None.
         """
 
         def describe(client: MilvusClient, timeout: float) -> CollectionInfo | None:
-            if not client.has_collection(name, timeout=timeout):
+            now = name
+            # It ends: a name only ever moves to a collection that has not moved.
+            while client.has_collection(now, timeout=timeout):
+                # One answer has the own name and the model. If the alias moves meanwhile, both are
+                # from before or both from after.
+                found = client.describe_collection(now, timeout=timeout)
+                properties = found.get("properties", {})
+                if schema.COLLECTION not in properties:
+                    break
+                info = schema.from_properties(found["collection_name"], name, properties)
+                if not follow or not info.moved_to:
+                    return info
+                now = info.moved_to
+            else:
                 return None
-            # One answer has the own name and the model. If the alias moves meanwhile, both are
-            # from before or both from after.
-            found = client.describe_collection(name, timeout=timeout)
-            properties = found.get("properties", {})
-            if schema.COLLECTION in properties:
-                return schema.from_properties(found["collection_name"], name, properties)
             if foreign_ok:
                 return None
             raise FailedPrecondition(
@@ -155,10 +164,7 @@ class MilvusStore:
 
     async def _set_property(self, name: str, key: str, value: str, deadline: Deadline) -> None:
         def alter(client: MilvusClient, timeout: float) -> None:
-            # Milvus 2.3.5 makes a change durable only with the next one: its restart takes back
-            # the last one. So the same change follows.
-            for _ in range(1 if self.is_lite else 2):
-                client.alter_collection_properties(name, {key: value}, timeout=timeout)
+            alter_property(client, name, key, value, timeout, is_lite=self.is_lite)
 
         await self.connection.run(alter, deadline, writes=True)
 
@@ -292,3 +298,13 @@ class MilvusStore:
         await self.connection.run(
             lambda client, timeout: client.flush(name, timeout=timeout), deadline, writes=True
         )
+
+
+def alter_property(
+    client: MilvusClient, name: str, key: str, value: str, timeout: float, *, is_lite: bool
+) -> None:
+    """Set one property of the collection `name`; those of `schema.py` describe it."""
+    # Milvus 2.3.5 makes a change durable only with the next one: its restart takes back the last
+    # one. So the same change follows.
+    for _ in range(1 if is_lite else 2):
+        client.alter_collection_properties(name, {key: value}, timeout=timeout)
