@@ -20,15 +20,17 @@ from sentinel_store.settings import StoreSettings
 # Known to this process only.
 _RANDOM_KEY = secrets.token_bytes(32)
 _WORKER = re.compile(r"(dns:///[^/:\s]+|\[[0-9a-fA-F:]+\]|[^/:\s\[\]]+):([0-9]{1,5})")
+_WORKER_FILE = re.compile(r"file:///[^\s?#]+")
 
 
 def _check_workers(value: str) -> str:
     for entry in _split(value):
         found = _WORKER.fullmatch(entry)
-        if found is None or not 0 < int(found[2]) < 65536:
+        is_address = found is not None and 0 < int(found[2]) < 65536
+        if not is_address and not _WORKER_FILE.fullmatch(entry):
             raise ValueError(
-                f"{entry!r} is not a worker; use host:port, or dns:///name:port for one worker at "
-                "each address of the name"
+                f"{entry!r} is not a worker; use host:port, dns:///name:port for one worker at "
+                "each address of the name, or file:///path for one at each line of a file"
             )
     return value
 
@@ -63,8 +65,10 @@ class GatewaySettings(ServerSettings, StoreSettings):
     port: int = Field(50050, ge=0, le=65535, description="gRPC port; 0 picks a free one.")
     workers: Annotated[str, AfterValidator(_check_workers)] = Field(
         "127.0.0.1:50051",
-        description="Embedder workers, separated by commas: host:port, or dns:///name:port for one "
-        "worker at each address of the name, looked up every few seconds.",
+        description="Embedder workers, separated by commas: host:port; dns:///name:port for one "
+        "worker at each address of the name, looked up every few seconds; file:///path for one at "
+        "each line of a file, which is read again when it changes. New collections get the model "
+        "of the first.",
     )
     worker_ca: Path | None = Field(
         None, description="PEM file with the CA of the workers; then calls to them use TLS."
@@ -273,7 +277,7 @@ class GatewaySettings(ServerSettings, StoreSettings):
         return "://" in self.milvus_uri and not secret.get_secret_value()
 
     def worker_entries(self) -> list[str]:
-        """Return the entries of `workers`, each `host:port` or `dns:///name:port`."""
+        """Return the entries of `workers`, as `_check_workers` accepts them."""
         return _split(self.workers)
 
     def uri_places(self) -> list[str]:

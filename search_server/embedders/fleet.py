@@ -16,14 +16,15 @@ from sentinel_core.metrics import ServerMetrics
 from sentinel_core.tls import FileTls
 
 _CHECK_INTERVAL_S = 0.5
-_RESOLVE_INTERVAL_S = 3.0
+# How often to look for new workers to watch, if none can come.
+_IDLE_S = 3.0
 
 
 class Fleet:
     """All workers, healthy or not. Use inside one event loop.
 
     Args:
-        entries: `host:port`, or `dns:///name:port` for one worker per address of the name.
+        entries: What `Directory` takes.
         max_message_bytes: Largest message to or from a worker.
         access: How this gateway proves itself to workers, and they to it.
 
@@ -64,13 +65,13 @@ class Fleet:
         watched: dict[Worker, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as tasks:
             while True:
-                if self._directory.has_names:
+                if self._directory.interval_s is not None:
                     await self.resolve()
                 for worker in self.workers:
                     if worker not in watched:
                         watched[worker] = tasks.create_task(self._watch(worker))
                 watched = {worker: task for worker, task in watched.items() if not task.done()}
-                await asyncio.sleep(_RESOLVE_INTERVAL_S)
+                await asyncio.sleep(self._directory.interval_s or _IDLE_S)
 
     async def _watch(self, worker: Worker) -> None:
         """Check a worker until it is retired, each by itself: one that hangs delays no other."""
@@ -79,7 +80,7 @@ class Fleet:
             await asyncio.sleep(_CHECK_INTERVAL_S)
 
     async def resolve(self) -> None:
-        """Resolve every name once; add new workers and retire those that are gone."""
+        """Look up every entry once; add new workers and retire those that are gone."""
         await self._directory.refresh()
         self._follow_directory()
 

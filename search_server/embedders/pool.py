@@ -71,7 +71,8 @@ class EmbedderPool:
     """Use inside one event loop.
 
     Args:
-        entries: `host:port`, or `dns:///name:port` for one worker per address of the name.
+        entries: `host:port`; `dns:///name:port` for one worker per address of the name;
+            `file:///path` for one per line of a file.
         max_message_bytes: Largest message to or from a worker.
         access: How this gateway proves itself to workers, and they to it; None: not at all.
 

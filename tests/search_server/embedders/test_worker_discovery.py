@@ -185,6 +185,28 @@ async def test_a_host_with_two_families_is_one_worker(
     assert [worker.address for worker in pool.fleet.workers] == [f"127.0.0.1:{port}"]
 
 
+async def test_a_file_names_the_workers_in_its_order_and_is_read_again(
+    workers: list[Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "a, b" / "workers"
+    metrics = ServerMetrics("gateway", CollectorRegistry())
+    pool = EmbedderPool([file.as_uri()], 64 << 20, metrics, worker_access())
+    assert [file.as_uri()] == GatewaySettings(workers=file.as_uri()).worker_entries()
+    addresses = [worker.address for worker in workers]
+    await look(pool)  # there is no file yet
+    assert pool.fleet.workers == []
+    file.parent.mkdir()
+    for lines in (addresses[1:], addresses[::-1], addresses[:1]):
+        file.write_text("".join(f"{line}\n" for line in lines))
+        await look(pool)
+        assert [worker.address for worker in pool.fleet.workers] == lines
+    await embed(pool, "red")
+    file.unlink()
+    await look(pool)
+    assert [worker.address for worker in pool.fleet.workers] == addresses[:1]
+    await pool.fleet.close()
+
+
 def test_a_gateway_finds_its_worker_by_name(tmp_path: Path, workers: list[Any], port: int) -> None:
     with gateway_at(tmp_path, f"dns:///localhost:{port}") as server:
         gateway = connect(server.address)
@@ -196,18 +218,20 @@ def test_a_gateway_finds_its_worker_by_name(tmp_path: Path, workers: list[Any], 
 @pytest.mark.parametrize(
     "entries",
     ["worker", "worker:", ":50051", "worker:0", "worker:70000", "dns:worker:50051",
-     "dns:///worker", "http://worker:50051", "a:1,b"],
+     "dns:///worker", "http://worker:50051", "a:1,b", "file:///", "file://host/x", "file:x"],
 )  # fmt: skip
 def test_what_is_no_worker_is_refused_at_start(entries: str) -> None:
     with pytest.raises(
-        ValidationError, match="is not a worker; use host:port, or dns:///name:port"
+        ValidationError, match="is not a worker; use host:port, dns:///name:port"
     ):
         GatewaySettings(workers=entries)
 
 
 @pytest.mark.parametrize(
-    "entries", ["worker:50051", "10.0.0.1:1, b:2", "[::1]:50051", "dns:///worker.ns.svc:50051", ""]
-)
+    "entries",
+    ["worker:50051", "10.0.0.1:1, b:2", "[::1]:50051", "dns:///worker.ns.svc:50051", "",
+     "file:///run/a%20b%2Cc/workers"],
+)  # fmt: skip
 def test_what_is_a_worker_is_taken(entries: str) -> None:
     taken = GatewaySettings(workers=entries).worker_entries()
     assert taken == [entry.strip() for entry in entries.split(",") if entry.strip()]
