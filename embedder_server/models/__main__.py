@@ -3,6 +3,7 @@
     python -m embedder_server.models list
     python -m embedder_server.models show NAME
     python -m embedder_server.models pull NAME
+    python -m embedder_server.models need NAME    (pull, unless it is part of Sentinel)
 
 The command line has a process of its own, since the client imports no server.
 """
@@ -31,11 +32,11 @@ def main(words: list[str]) -> int:
                     print(json.dumps(_described(entry)))
             case ["show", name]:
                 print(json.dumps(_described(named_entry(name))))
-            case ["pull", name]:
-                if name == DEFAULT_MODEL:
-                    raise ModelLoadError(
-                        f"{name} is part of Sentinel: there is nothing to download"
-                    )
+            case ["need", name] if name == DEFAULT_MODEL:
+                print(json.dumps({"name": name}))
+            case ["pull", name] if name == DEFAULT_MODEL:
+                raise ModelLoadError(f"{name} is part of Sentinel: there is nothing to download")
+            case ["pull" | "need", name]:
                 entry = named_entry(name)
                 folder = pull(entry)
                 found = {"path": str(folder.path), "revision": folder.revision}

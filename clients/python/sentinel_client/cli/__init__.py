@@ -22,6 +22,7 @@ from sentinel_client.cli.keys import keys
 from sentinel_client.cli.models import models
 from sentinel_client.cli.search import search
 from sentinel_client.cli.up import up
+from sentinel_client.cli.use import use
 from sentinel_client.cli.whoami import whoami
 
 
@@ -109,3 +110,4 @@ for _command in (
     *(models, certs, keys, whoami),
 ):
     main.add_command(_command)
+models.add_command(use)

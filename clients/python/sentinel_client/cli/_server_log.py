@@ -43,6 +43,15 @@ def problem(log: Path) -> str:
     return why
 
 
+def served_fingerprint(log: Path) -> str:
+    """Return the first characters of the fingerprint that an embedder says it serves; or ""."""
+    found = ""
+    for _, record in _tail(log):
+        if record is not None and record.get("message") == "serving":
+            found = str(record.get("fingerprint", ""))
+    return found
+
+
 def rotate(log: Path) -> None:
     """Move what is in a large log to `.log.1`, and begin the log again.
 

@@ -53,7 +53,7 @@ def locked_folder(data: Path) -> Iterator[int]:
 
 
 def _in_use(data: Path, owner: str) -> str:
-    if owner.isdecimal() and _alive(int(owner)):
+    if owner.isdecimal() and is_alive(int(owner)):
         return (
             f"{data} is in use by another `sentinel up` (process {owner}): "
             "use that one, stop it, or choose another --data"
@@ -61,7 +61,8 @@ def _in_use(data: Path, owner: str) -> str:
     return f"the servers of an earlier `sentinel up` still use {data}: try again in a moment"
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

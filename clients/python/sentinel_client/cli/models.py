@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,6 +24,7 @@ from sentinel_client.cli._console import (
     out,
     require_modules,
 )
+from sentinel_client.cli._library import ModelChoice
 from sentinel_client.cli._options import json_option
 
 _MODULE = "embedder_server.models"
@@ -33,13 +35,14 @@ _GB = 1000  # MB
 @json_option("model")
 @click.pass_context
 def models(context: click.Context, as_json: bool) -> None:
-    """List the models that have a short name; show or download one.
+    """List the models that have a short name; show, download or use one.
 
     \b
     sentinel models                     all of them
     sentinel models show siglip2-b16    one, with everything that is known about it
     sentinel models pull siglip2-b16    download it
-    sentinel up --model siglip2-b16     use it
+    sentinel up --model siglip2-b16     use it for a new library
+    sentinel models use siglip2-b16     change the model of a library that runs
     """  # noqa: D301 - click needs a real backspace to keep these lines as they are
     if context.invoked_subcommand is not None:
         return
@@ -111,14 +114,14 @@ def pull(name: str) -> None:
     click.echo(f"Use it: sentinel up --model {name}")
 
 
-def pull_model(name: str) -> dict[str, Any]:
+def pull_model(name: str, command: str = "pull") -> dict[str, Any]:
     """Download a model with its progress on stderr; return what is known about it.
 
     Raises:
         Failure: There is no such model, or it cannot be downloaded.
     """
-    model = _run("pull", name, quiet=False)[0]
-    if not model["commercial_use"]:
+    model = _run(command, name, quiet=False)[0]
+    if not model.get("commercial_use", True):
         click.secho(
             f"{name}: the license ({model['license']}) does not allow commercial use, or does not "
             "say so",
@@ -128,9 +131,23 @@ def pull_model(name: str) -> dict[str, Any]:
     return model
 
 
-def short_names() -> list[str]:
-    """Return the short names of all models."""
-    return [model["name"] for model in _catalog()]
+def model_choice(name: str, revision: str | None) -> ModelChoice:
+    """Return the model that a user names; a folder by its full path, for other processes."""
+    folder = Path(name).expanduser()
+    return ModelChoice(
+        str(folder.resolve()) if name and folder.is_dir() else name, revision or ""
+    )
+
+
+def download(choice: ModelChoice) -> None:
+    """Download a model that has a short name; the embedder downloads others itself.
+
+    Raises:
+        Failure: There is no such model, or it cannot be downloaded.
+    """
+    name = choice.model
+    if name and "/" not in name and not choice.revision:
+        pull_model(name, command="need")
 
 
 def _catalog() -> list[dict[str, Any]]:

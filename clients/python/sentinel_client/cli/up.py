@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -13,17 +12,15 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status
 from rich.table import Table
 
 from sentinel_client._config import DEFAULT_ADDRESS
-from sentinel_client.cli._console import Failure, err, install_servers, out, require_modules
-from sentinel_client.cli._servers import Addresses, Server, ServerDied, locked_folder
-from sentinel_client.cli.models import pull_model, short_names
+from sentinel_client.cli._console import Failure, install_servers, out, require_modules
+from sentinel_client.cli._library import Wanted, read_wanted
+from sentinel_client.cli._servers import Addresses, locked_folder
+from sentinel_client.cli._supervisor import Plan, Supervisor
+from sentinel_client.cli.models import download, model_choice
 
-# A server finishes its calls within 20 s, then closes them; it hangs if this takes longer.
-_STOP_TIMEOUT_S = 30.0
-_START_TIMEOUT_S = 300.0
 _MAX_WORKERS = 64
 _NVIDIA_SMI_TIMEOUT_S = 10
 
@@ -82,7 +79,7 @@ def _parse_workers(text: str) -> int | None:
 @click.option(
     "--model",
     help="Model of the embedders: a name that `sentinel models` lists, a hub id, or a folder.  "
-    "[default: the embedder's default]",
+    "[default: the one that `sentinel models use` has set, or the embedder's default]",
 )
 @click.option("--revision", help="Commit of a model from the hub.")
 @click.option("--runtime", help="Runtime of the model.  [default: the fastest that is exact]")
@@ -100,27 +97,20 @@ def up(
     worker_port: int,
     workers: int | None,
     device: str,
+    model: str | None,
+    revision: str | None,
+    runtime: str | None,
     milvus_uri: str | None,
     insecure: bool,
-    **model_options: str | None,
 ) -> None:
     """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
     require_modules(_SERVER_MODULES, "the servers are", install_servers("all"))
-    model = model_options["model"]
-    is_short = model and "/" not in model and not Path(model).is_dir()
-    if is_short and model_options["revision"] is None and model in short_names():
-        pull_model(model)  # it may take longer than a start
     data = data.absolute()
-    model_flags = [
-        word
-        for flag, value in model_options.items()
-        if value is not None
-        for word in (f"--{flag}", value)
-    ]
-    embedders = [
-        ["--port", str(worker_port and worker_port + number), "--device", name, *model_flags]
-        for number, name in enumerate(devices_for(workers, device))
-    ]
+    wanted = _wanted_models(data, model, revision)
+    for choice in wanted.models:
+        download(choice)  # it may take longer than a start
+    more = ["--runtime", runtime] if runtime is not None else []
+    embedders = [["--device", name, *more] for name in devices_for(workers, device)]
     gateway = [
         *("--host", host, "--port", str(port)),
         *("--milvus-uri", milvus_uri or str(data / "milvus.db")),
@@ -132,105 +122,29 @@ def up(
             (data / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Failure(f"cannot use {data}: {error.strerror}") from error
+    plan = Plan(embedders, gateway, wanted, milvus_uri, worker_port)
     with locked_folder(data) as lock:
-        raise SystemExit(asyncio.run(_Up(data, lock, milvus_uri).run(embedders, gateway)))
+        supervisor = Supervisor(data, lock, plan, partial(_print_addresses, out(), data))
+        raise SystemExit(asyncio.run(supervisor.run()))
 
 
-class _Up:
-    """The processes of one `sentinel up`."""
+def _wanted_models(data: Path, model: str | None, revision: str | None) -> Wanted:
+    """Return the models to start: those that the library uses, if it has changed its model.
 
-    def __init__(self, data: Path, lock: int, milvus_uri: str | None) -> None:
-        self._data = data
-        self._milvus_uri = milvus_uri
-        self._lock = lock
-        self._err = err()
-        self._servers: list[Server] = []  # in the order of their start
-        self._stop = asyncio.Event()
-        self._killed = False
-        self._waiting_for = ""
-
-    async def run(self, embedders: list[list[str]], gateway: list[str]) -> int:
-        """Start servers with these flags, wait, stop them; return the exit code."""
-        loop = asyncio.get_running_loop()
-        # SIGINT even if the parent ignores it, as CI runners and `sh -c "sentinel up &"` do: it
-        # is the documented way to stop. The servers start with the default again, because exec
-        # resets a handled signal and keeps an ignored one.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it on purpose
-            loop.add_signal_handler(signal.SIGHUP, self._on_signal)
-        stopping = asyncio.create_task(self._stop.wait())
-        work = asyncio.create_task(self._start_and_watch(embedders, gateway))
-        try:
-            await asyncio.wait((stopping, work), return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-            return 0
-        except ServerDied as death:
-            click.secho(str(death), fg="red", err=True)
-            return 1
-        except TimeoutError:
-            logs = self._data / "logs"
-            waited = f"not serving after {_START_TIMEOUT_S:.0f} s: {self._waiting_for}; see {logs}"
-            click.secho(waited, fg="red", err=True)
-            return 1
-        finally:
-            for task in (stopping, work):
-                task.cancel()
-            await asyncio.gather(stopping, work, return_exceptions=True)
-            await self._stop_all()
-
-    def _on_signal(self) -> None:
-        if self._stop.is_set():  # the second signal: do not wait
-            self._killed = True
-            for server in self._servers:
-                server.kill()
-        self._stop.set()
-
-    async def _start_and_watch(self, embedders: list[list[str]], gateway: list[str]) -> None:
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            with self._err.status("starting the embedder") as status:
-                several = len(embedders) > 1
-                workers = []
-                for number, flags in enumerate(embedders, 1):
-                    name = f"embedder-{number}" if several else "embedder"
-                    workers.append(await self._start(name, "embedder_server", flags))
-                status.update("starting the gateway")
-                flags = [*gateway, "--workers", ",".join(one.grpc for one in workers)]
-                addresses = await self._start("gateway", "search_server", flags)
-                for server, one in zip(self._servers, [*workers, addresses], strict=True):
-                    await server.serving(one.grpc, partial(self._wait_for, status, server.name))
-        _print_addresses(out(), self._data, addresses, workers)
-        await asyncio.gather(
-            *(server.ended() for server in self._servers),
-            *(server.keep_log_small() for server in self._servers),
+    Raises:
+        Failure: The flags name another one.
+    """
+    given = model_choice(model or "", revision)
+    kept = read_wanted(data)
+    if kept is None:
+        return Wanted((given,))
+    if model and given not in kept.models:
+        used = kept.models[0].shown
+        raise Failure(
+            f"{data} uses {used} since `sentinel models use`: leave out --model, or change the "
+            f"model with `sentinel models use {model}` while `sentinel up` runs"
         )
-
-    def _wait_for(self, status: Status, name: str, problem: str) -> None:
-        """Say what a server waits for; on a terminal, in place of what it waited for before."""
-        doing = "starting" if name == "gateway" else "loading the model"
-        waiting_for = f"{name}: {problem or doing}"
-        if self._milvus_uri and problem.startswith("Milvus"):
-            waiting_for += f" (--milvus-uri {self._milvus_uri})"
-        if waiting_for != self._waiting_for:
-            self._waiting_for = waiting_for
-            status.update(escape(f"waiting for {waiting_for}"))
-            if not self._err.is_terminal:
-                click.echo(f"waiting for {waiting_for}", err=True)
-
-    async def _start(self, name: str, module: str, flags: list[str]) -> Addresses:
-        server = await Server.start(name, module, flags, self._data, self._lock)
-        self._servers.append(server)
-        return await server.listening()
-
-    async def _stop_all(self) -> None:
-        """Stop the gateway before the embedders, which its calls in flight still need."""
-        if not self._servers:
-            return
-        with self._err.status("stopping"):
-            for server in reversed(self._servers):
-                if not await server.stop(_STOP_TIMEOUT_S) and not self._killed:
-                    click.secho(f"{server.name} did not stop and was killed", fg="red", err=True)
+    return kept
 
 
 def _print_addresses(

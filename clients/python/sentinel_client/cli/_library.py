@@ -1,0 +1,189 @@
+"""Which models the library in a data folder uses, and what `sentinel up` runs of them.
+
+    DATA/models.json   what the library needs; written by `sentinel models use`, read by `sentinel up`
+    DATA/run/up.json   what runs now; the other way round
+
+Neither process tells the other what to do next. One writes what it wants, the other works towards
+it. So each may die at any moment, and the next one continues. A file is replaced in one step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sentinel_client.cli._console import Failure
+from sentinel_client.cli._servers import is_alive
+
+_WANTED = "models.json"
+_RUNNING = Path("run", "up.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model as the embedder's flags name it; empty: what the embedder has by default."""
+
+    model: str = ""
+    revision: str = ""
+
+    @property
+    def flags(self) -> list[str]:
+        model = ["--model", self.model] if self.model else []
+        return model + (["--revision", self.revision] if self.revision else [])
+
+    @property
+    def shown(self) -> str:
+        return self.model or "the default model"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a library needs.
+
+    Attributes:
+        models: One, or two while it changes from the second to the first. New collections get the
+            first.
+        request: Names this request. A model that failed is started again for another request.
+        copies: Collections that `sentinel models use` fills, by the one that each replaces.
+    """
+
+    models: tuple[ModelChoice, ...]
+    request: str = field(default_factory=lambda: uuid.uuid4().hex)
+    copies: dict[str, str] = field(default_factory=dict)
+
+
+class State(StrEnum):
+    """State of the embedders of one model."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    FAILED = "failed"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningModel:
+    """The embedders of one model.
+
+    Attributes:
+        why: Why they failed; else empty.
+        fingerprint: The first characters of the model's fingerprint, while they serve.
+    """
+
+    choice: ModelChoice
+    state: State
+    why: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What `sentinel up` runs.
+
+    Attributes:
+        pid: Its process.
+        gateway: Address of the gateway; empty until it is known.
+        request: The `Wanted.request` that it works on.
+    """
+
+    pid: int
+    gateway: str
+    request: str
+    models: tuple[RunningModel, ...]
+
+    def find(self, choice: ModelChoice) -> RunningModel | None:
+        """Return the embedders of this model; None if there are none."""
+        return next((one for one in self.models if one.choice == choice), None)
+
+
+def read_wanted(data: Path) -> Wanted | None:
+    """Return what the library needs; None if it never changed its model.
+
+    Raises:
+        Failure: The file is damaged.
+    """
+    content = _read(data / _WANTED)
+    if content is None:
+        return None
+    try:
+        models = tuple(ModelChoice(**one) for one in content["models"])
+        return Wanted(models, content["request"], dict(content["copies"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(data / _WANTED, error) from error
+
+
+def want(data: Path, wanted: Wanted) -> None:
+    """Record what the library needs."""
+    _replace(data / _WANTED, asdict(wanted))
+
+
+def forget_wanted(data: Path) -> None:
+    """Record that the library never changed its model."""
+    (data / _WANTED).unlink(missing_ok=True)
+
+
+def read_running(data: Path) -> Running | None:
+    """Return what `sentinel up` runs on this folder; None if it does not run."""
+    content = _read(data / _RUNNING)
+    if content is None or not is_alive(content["pid"]):
+        return None
+    models = [
+        RunningModel(
+            ModelChoice(**one["choice"]), State(one["state"]), one["why"], one["fingerprint"]
+        )
+        for one in content["models"]
+    ]
+    return Running(content["pid"], content["gateway"], content["request"], tuple(models))
+
+
+def tell_running(data: Path, running: Running) -> None:
+    """Record what runs."""
+    _replace(data / _RUNNING, asdict(running))
+
+
+def tell_ended(data: Path) -> None:
+    """Record that nothing runs any more."""
+    (data / _RUNNING).unlink(missing_ok=True)
+
+
+def write_workers(data: Path, addresses: Sequence[str]) -> str:
+    """Write the file of worker addresses that the gateway follows; return its `--workers`."""
+    path = data / "run" / "workers"
+    _replace_text(path, "".join(f"{one}\n" for one in addresses))
+    return path.as_uri()
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> Failure:
+    return Failure(
+        f"{path} is damaged ({error}): delete it, and name the model of this library with --model"
+    )
+
+
+def _replace(path: Path, content: dict[str, Any]) -> None:
+    _replace_text(path, json.dumps(content, indent=1))
+
+
+def _replace_text(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(path)
