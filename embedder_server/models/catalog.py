@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _BYTES_PER_PARAMETER = 4  # the files hold float32
 # A worker with CLIP B/32 holds 1.5 GB for 605 MB of weights: measured, see docs/benchmarks.md.
-_MEMORY_PER_DOWNLOAD = 2.5
+_MEMORY_PER_WEIGHTS = 2.5
 _RECORD = "sentinel-revisions.json"
 
 
@@ -44,19 +44,21 @@ class CatalogEntry:
     languages: str
     extra: str
     recommended: bool = False
+    size_mb: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
+    scores_from: str = ""
     verified: str
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def download_mb(self) -> int:
-        """Size of the download in MB, from the number of parameters."""
-        return self.parameters * _BYTES_PER_PARAMETER
+        """Size of the download in MB: as published, or from the number of parameters."""
+        return self.size_mb or self.parameters * _BYTES_PER_PARAMETER
 
     @property
     def memory_mb(self) -> int:
         """Memory of a worker on a CPU in MB, scaled from a measured model."""
-        return round(self.download_mb * _MEMORY_PER_DOWNLOAD)
+        return round(self.parameters * _BYTES_PER_PARAMETER * _MEMORY_PER_WEIGHTS)
 
 
 @cache

@@ -259,5 +259,6 @@ def _summary(report: OrphanReport, *, dry_run: bool) -> str:
     return (
         f"{report.looked_at} files: {report.set_aside} ({report.set_aside_bytes} bytes) "
         f"{would}moved aside, {report.removed} ({report.removed_bytes} bytes) {would}removed, "
-        f"{report.waiting} not aside for long enough, {report.brought_back} {would}brought back{rows}"
+        f"{report.waiting} not aside for long enough, {report.brought_back} {would}brought back"
+        f"{rows}"
     )

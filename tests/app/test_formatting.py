@@ -12,6 +12,7 @@ from sentinel_app.formatting import (
     field_value,
     html_table,
     human_size,
+    model_note,
     plain,
     title,
 )
@@ -123,3 +124,8 @@ def test_sizes_have_units() -> None:
 def test_the_best_words_stand_for_an_item() -> None:
     assert caption(Hit(id="id", rank=1, score=0.5, fields={"captions": ["one", "two"]})) == "one"
     assert caption(Hit(id="id", rank=1, score=0.5, fields={"path": "a/b.jpg"})) == "b.jpg"
+
+
+def test_the_model_is_named_and_only_the_demo_model_gets_advice() -> None:
+    assert model_note("google/siglip2_base") == r"Model: google/siglip2\_base"
+    assert "`sentinel models use siglip2-b16`" in model_note("conse-minilm-lite0")

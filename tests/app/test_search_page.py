@@ -272,3 +272,10 @@ def test_two_people_do_not_share_what_they_look_for(browser: Any, app: App) -> N
         assert CAT in one.labels[0]
         assert ROCKET in other.labels[0]
         one.holds("a cat")
+
+
+def test_the_page_names_the_model_and_how_to_get_a_real_one(visitor: Visitor) -> None:
+    sidebar = visitor.page.locator("[data-testid=stSidebar]")
+    sidebar.get_by_text("Model: conse-minilm-lite0, for demos only.").wait_for()
+    sidebar.locator("code", has_text="sentinel models use siglip2-b16").wait_for()
+    visitor.shot("model")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from sentinel_client.cli import main
+from sentinel_client.cli import _supervisor, main
 from tests.embedder_server.models import tiny_models
 from tests.fakes import hub
 
@@ -51,6 +51,13 @@ def test_one_model_is_shown_with_all_that_is_known(stand_in: hub.Hub) -> None:
     for part in ("ceb3e44ca4d6eceaa4f3fb58b1c1a5748b3f29b6", "Apache-2.0", "Flickr30k 67.5"):
         assert part in shown
     assert "sentinel models pull jina-clip-v1" in shown
+    lines = {line.strip().split("  ")[0]: line for line in shown.splitlines()}
+    assert "768" in lines["dimensions"] and "892 MB" in lines["download"]
+    assert "2.2 GB" in lines["memory of a worker"]
+    assert "commercial use allowed" in lines["license"]
+    assert "English" in lines["languages"]
+    assert "not measured by us" in lines["from"]
+    assert "not allowed, or not said" in models("show", "jina-clip-v2").stdout
     found = json.loads(models("show", "jina-clip-v2", "--json").stdout)
     assert (found["commercial_use"], found["pinned"], found["path"]) == (False, False, "")
     assert len(models("--json").stdout.splitlines()) > 5
@@ -66,21 +73,29 @@ def test_a_mistyped_name_gets_a_close_one(stand_in: hub.Hub) -> None:
 def test_up_downloads_the_model_before_it_starts_a_server(
     stand_in: hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[list[list[str]]] = []
+    started: list[_supervisor.Plan] = []
+    commands: list[list[str]] = []
 
-    async def run(_: object, embedders: list[list[str]], gateway: list[str]) -> int:
-        started.append(embedders)
+    async def run(self: _supervisor.Supervisor) -> int:
+        started.append(self._plan)
         return 0
 
-    # The package has the command under the name of its module.
-    up = importlib.import_module("sentinel_client.cli.up")
-    monkeypatch.setattr(up._Up, "run", run)
+    def run_command(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(words[-2:])
+        return real(words, **options)
+
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", run_command)
+    monkeypatch.setattr(_supervisor.Supervisor, "run", run)
     arguments = ["up", "--data", str(tmp_path / "data"), "--model", "jina-clip-v2"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert started[0][0][-2:] == ["--model", "jina-clip-v2"]
+    assert started[0].wanted.models[0].flags == ["--model", "jina-clip-v2"]
     found = [*(tmp_path / "home").rglob("text_model.onnx")]
     assert found, "the model was not downloaded"
+    assert commands == [["need", "jina-clip-v2"]], "one process does it"
+    mistyped = CliRunner().invoke(main, [*arguments[:-1], "jina-clip2"])
+    assert mistyped.exit_code == 1 and len(started) == 1
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ _EXPANDED = re.compile(r"(?<=[:@])(?=\S)|(?<=www)(?=\.)|(?<=[-<>=~])(?=[-<>=])",
 # Control characters, and marks that reverse the text after them: "photo\u202egpj.exe" would look
 # like photoexe.jpg.
 _DISGUISES = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_DEMO_MODEL = "conse-minilm-lite0"
+_GET_BETTER = "sentinel models use siglip2-b16"
 _NOT_IN_FILE_NAMES = re.compile(r'[<>:"/\\|?*]')
 _MAX_FILE_NAME = 100
 # The first one is given to files that have none of them.
@@ -101,3 +103,11 @@ def caption(hit: Hit) -> str:
 def title(hit: Hit) -> str:
     """Return the name of a hit's file, or else its caption or its id."""
     return file_name(hit) or plain(caption(hit)[:80]) or hit.id[:12]
+
+
+def model_note(model: str) -> str:
+    """Return a line about a collection's model; for the demo model, how to get a better one."""
+    note = f"Model: {escape_markdown(model)}"
+    if model != _DEMO_MODEL:
+        return note
+    return f"{note}, for demos only. For far better results run `{_GET_BETTER}`"

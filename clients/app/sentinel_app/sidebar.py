@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from sentinel_app.formatting import escape_markdown
+from sentinel_app.formatting import escape_markdown, model_note
 from sentinel_client import (
     Caller,
     Collection,
@@ -94,6 +94,7 @@ def _collection(collections: list[Collection]) -> Collection:
     collection = by_name[name]
     alias = "" if name == collection.name else f" → {collection.name}"
     st.caption(f"{collection.item_count:,} items{escape_markdown(alias)}")
+    st.caption(model_note(collection.model.model))
     return collection
 
 

@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,18 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _POINTER = b"version https://git-lfs"
 # Only scripts/check_model.py needs `spiece.model`, for the reference tokenizer.
-_SMALL_FILES = ["*.json", "*.txt", "spiece.model"]
-_JINA_FILES = ["onnx/text_model.onnx", "onnx/vision_model.onnx", "onnx/model.onnx*"]
+_SMALL_FILES = ["*.json", "*.txt", "spiece.model", "tokenizer.model"]
+# The files of the networks, by layout: those that are tried, the first that a repository has. Large
+# ones have their weights in a second file, `….onnx_data` or `….onnx.data`.
+_TRANSFORMERS = (["model*.safetensors"], ["pytorch_model*.bin"])
+_OPEN_CLIP = (["open_clip_model*.safetensors"],)
+_ONNX = (["onnx/text_model.onnx*", "onnx/vision_model.onnx*"],)
+_JINA = (["onnx/text_model.onnx*", "onnx/vision_model.onnx*", "onnx/model.onnx*"],)
+_IMMICH = ([
+    f"{half}/{name}"
+    for half in ("textual", "visual")
+    for name in ("model.onnx*", "*.json", "*.txt", "*.model")
+],)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +99,35 @@ def find_model(
         )
     small_files = _SMALL_FILES + ["*.py"] * with_code
     path = _download(spec, revision or "main", small_files, offline=offline)
-    folder = _open_folder(path, spec, path.name)
-    if offline:
-        return folder
-    if not is_commit(revision):
-        logger.warning(
-            "the model's revision is not pinned; another start may load other weights",
-            extra={"model": spec, "pin_with": f"--revision {path.name}"},
-        )
-    if folder.model_type == "jina_clip":
-        _download(spec, path.name, _JINA_FILES)
-    else:
+    if not offline:
+        if not is_commit(revision):
+            logger.warning(
+                "the model's revision is not pinned; another start may load other weights",
+                extra={"model": spec, "pin_with": f"--revision {path.name}"},
+            )
+        _download_networks(spec, path)
+    return _open_folder(path, spec, path.name)
+
+
+def _download_networks(spec: str, path: Path) -> None:
+    """Download the networks of a model whose small files are in `path`."""
+    for patterns in _networks(path):
         # Even if some exist: an interrupted start may have left a part of them.
-        _download(spec, path.name, ["*.safetensors"])
-        if not any(path.glob("*.safetensors")):
-            _download(spec, path.name, ["pytorch_model*.bin"])
-    return folder
+        _download(spec, path.name, patterns)
+        if any(any(path.glob(pattern)) for pattern in patterns if not pattern.endswith(".json")):
+            return
+
+
+def _networks(path: Path) -> Sequence[list[str]]:
+    """Return the files that may hold the networks of a model with these small files, best first."""
+    config = path / "config.json"
+    model_type = _read_json(config).get("model_type") if config.is_file() else None
+    open_clip = _OPEN_CLIP if (path / "open_clip_config.json").is_file() else ()
+    if model_type == "jina_clip":
+        return _JINA
+    if model_type:
+        return (*_TRANSFORMERS, *open_clip, *_ONNX)
+    return open_clip or _IMMICH
 
 
 def check_file(file: Path) -> None:
@@ -180,8 +204,8 @@ def _download(spec: str, revision: str, patterns: list[str], *, offline: bool = 
         "repo_id": spec,
         "revision": revision,
         "allow_patterns": patterns,
-        # Subfolders hold exports for other runtimes; we read only those of jina-clip.
-        "ignore_patterns": None if patterns is _JINA_FILES else ["*/*"],
+        # Subfolders hold exports for other runtimes, unless we name them.
+        "ignore_patterns": None if any("/" in one for one in patterns) else ["*/*"],
     }
     try:
         return Path(snapshot_download(**request, local_files_only=offline))

@@ -67,9 +67,20 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 def test_every_entry_can_be_served_and_says_where_it_is_from() -> None:
     entries = catalog.catalog().values()
-    assert {entry.family for entry in entries} <= {"clip", "siglip", "chinese_clip", "jina_clip"}
+    transformers = {"clip", "siglip", "chinese_clip", "metaclip_2", "tipsv2"}
+    families = {*transformers, "jina_clip", "open_clip", "onnx_folder"}
+    assert {entry.family for entry in entries} == families
     for entry in entries:
         assert re.fullmatch(r"[0-9a-f]{40}|", entry.revision), entry.name
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", entry.hub_id), entry.name
+        assert 64 <= entry.dimensions <= 4096 and 50 <= entry.parameters <= 3000, entry.name
+        assert entry.size_mb <= 4 * entry.parameters + 10, entry.name
+        # A score without its source is worth nothing; a source without a score is a mistake.
+        assert bool(entry.scores) == bool(entry.scores_from), entry.name
+        assert set(entry.scores) <= {"flickr30k", "coco"}, entry.name
+        assert all(20 < score < 100 for score in entry.scores.values()), entry.name
+        if re.search("NC|AMLR|not stated|states none", entry.license):
+            assert not entry.commercial_use, entry.name
         assert entry.license and entry.languages and entry.verified, entry.name
         assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in entry.sha256.values())
     assert [entry.name for entry in entries if entry.recommended] == ["siglip2-b16"]
@@ -115,6 +126,58 @@ def test_a_file_that_is_not_the_catalogs_is_downloaded_again_then_refused(
         r"text_model\.onnx has the SHA-256 [0-9a-f]{64}, not the catalog's", done.stderr
     )
     assert [name for name, _ in machine.hub.sent].count("onnx/text_model.onnx") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "small", "files"),
+    [
+        # The other weights are the same ones again, for another program.
+        ("laion-l14", {"config.json": {"model_type": "clip"}}, (["pytorch_model.bin"],
+         ["open_clip_pytorch_model.safetensors", "onnx/text_model.onnx"])),
+        ("metaclip2-b32", {"config.json": {"model_type": "metaclip_2"}},
+         (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+          ["pytorch_model.bin"])),
+        ("pe-core-b16", {"open_clip_config.json": {}},
+         (["open_clip_model.safetensors"], ["open_clip_pytorch_model.bin"])),
+        ("eva02-l14", {"config.json": {"architecture": "x"}, "open_clip_config.json": {}},
+         (["open_clip_model.safetensors"], ["model.safetensors", "open_clip_pytorch_model.bin"])),
+        ("immich-siglip2-b16", {"config.json": {"embed_dim": 8}},
+         (["textual/model.onnx", "textual/tokenizer.json", "visual/model.onnx",
+           "visual/model.onnx.data", "visual/preprocess_cfg.json"],
+          ["visual/model.armnn", "textual/rknpu/rk3588/model.rknn"])),
+        ("siglip2-b16-onnx", {"config.json": {"model_type": "siglip"}},
+         (["onnx/text_model.onnx", "onnx/vision_model.onnx", "onnx/vision_model.onnx_data"],
+          ["onnx/text_model_q4.onnx", "onnx/model.onnx", "onnx/vision_model_fp16.onnx"])),
+    ],
+)  # fmt: skip
+def test_of_each_layout_the_files_that_are_read_are_downloaded(
+    machine: Machine,
+    tmp_path: Path,
+    name: str,
+    small: dict[str, Any],
+    files: tuple[list[str], list[str]],
+) -> None:
+    taken, left = files
+    folder = tmp_path / "published"
+    for file in (*taken, *left, "README.md", "tokenizer.json"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(file)  # equal files would be downloaded once
+    for file, content in small.items():
+        (folder / file).write_text(json.dumps(content))
+    entry = catalog.catalog()[name]
+    machine.hub.repositories[entry.hub_id] = (folder, entry.revision or COMMIT)
+    machine.run("pull", name)  # refused, as there is nothing in these files
+    sent = {file for file, _ in machine.hub.sent}
+    assert sent == {*taken, *small, "tokenizer.json"}
+
+
+def test_what_is_needed_is_downloaded_unless_it_is_built_in(machine: Machine) -> None:
+    done = machine.run("need", "conse-minilm-lite0")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"name": "conse-minilm-lite0"})
+    assert not machine.hub.sent
+    assert json.loads(machine.run("need", NAME).stdout)["path"]
+    refused = machine.run("need", "jina-clip-2")
+    assert refused.returncode == 1 and "did you mean jina-clip-v2" in refused.stderr
 
 
 def test_an_incomplete_download_is_not_here(machine: Machine) -> None:

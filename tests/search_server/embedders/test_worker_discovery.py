@@ -221,9 +221,7 @@ def test_a_gateway_finds_its_worker_by_name(tmp_path: Path, workers: list[Any], 
      "dns:///worker", "http://worker:50051", "a:1,b", "file:///", "file://host/x", "file:x"],
 )  # fmt: skip
 def test_what_is_no_worker_is_refused_at_start(entries: str) -> None:
-    with pytest.raises(
-        ValidationError, match="is not a worker; use host:port, dns:///name:port"
-    ):
+    with pytest.raises(ValidationError, match="is not a worker; use host:port, dns:///name:port"):
         GatewaySettings(workers=entries)
 
 

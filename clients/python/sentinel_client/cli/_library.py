@@ -1,7 +1,7 @@
 """Which models the library in a data folder uses, and what `sentinel up` runs of them.
 
-    DATA/models.json   what the library needs; written by `sentinel models use`, read by `sentinel up`
-    DATA/run/up.json   what runs now; the other way round
+    DATA/models.json   what the library needs: `sentinel models use` writes it, `up` reads it
+    DATA/run/up.json   what runs now: `up` writes it, `sentinel models use` reads it
 
 Neither process tells the other what to do next. One writes what it wants, the other works towards
 it. So each may die at any moment, and the next one continues. A file is replaced in one step.

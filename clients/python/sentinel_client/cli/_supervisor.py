@@ -275,9 +275,7 @@ class Supervisor:
         models = [
             RunningModel(one.choice, one.state, one.why, one.fingerprint) for one in self._models
         ]
-        running = Running(
-            os.getpid(), self._gateway_address, self._wanted.request, tuple(models)
-        )
+        running = Running(os.getpid(), self._gateway_address, self._wanted.request, tuple(models))
         _library.tell_running(self._data, running)
 
     def _worker_addresses(self) -> list[str]:

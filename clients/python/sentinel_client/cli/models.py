@@ -97,6 +97,7 @@ def show(name: str, as_json: bool) -> None:
         ("download", f"about {_size(model['download_mb'])}"),
         ("memory of a worker", f"about {_size(model['memory_mb'])} on a CPU"),
         ("published R@1", _scores(model) or "none found for text to image"),
+        ("from", f"{model['scores_from']}; not measured by us" if model["scores"] else ""),
         ("checked by us", model["verified"]),
         ("needs", f"pip install '.[{model['extra']}]'"),
         ("on this disk", model["path"] or f"no: sentinel models pull {name}"),
@@ -134,9 +135,7 @@ def pull_model(name: str, command: str = "pull") -> dict[str, Any]:
 def model_choice(name: str, revision: str | None) -> ModelChoice:
     """Return the model that a user names; a folder by its full path, for other processes."""
     folder = Path(name).expanduser()
-    return ModelChoice(
-        str(folder.resolve()) if name and folder.is_dir() else name, revision or ""
-    )
+    return ModelChoice(str(folder.resolve()) if name and folder.is_dir() else name, revision or "")
 
 
 def download(choice: ModelChoice) -> None:

@@ -172,9 +172,7 @@ class _Switch:
                 client.delete_collection(target, confirmation_token=token)
                 self._remember({one: at for one, at in self._copies().items() if one != source})
 
-    def _embed_again(
-        self, client: SentinelClient, collection: Collection, fingerprint: str
-    ) -> int:
+    def _embed_again(self, client: SentinelClient, collection: Collection, fingerprint: str) -> int:
         """Replace a collection by its copy in the new model; return how many items failed."""
         name = collection.name
         target = self._copies().get(name) or self._free_name(client, collection)

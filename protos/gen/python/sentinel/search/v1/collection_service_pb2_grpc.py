@@ -115,7 +115,8 @@ class CollectionServiceServicer(object):
     def DeleteCollection(self, request, context):
         """DeleteCollection deletes a collection and its items permanently. Fails with
         FAILED_PRECONDITION (COLLECTION_ALIASED) if an alias points at it or if the name is an alias.
-        A gateway in protected mode needs the token of PreviewDeletion. Fails with
+        The name of a collection that has moved (ReindexCollectionRequest.alias) deletes both. A
+        gateway in protected mode needs the token of PreviewDeletion. Fails with
         FAILED_PRECONDITION (CONFIRMATION_NEEDED) without it, with INVALID_ARGUMENT
         (CONFIRMATION_INVALID) if it is not for this call, and with FAILED_PRECONDITION
         (CONFIRMATION_OUTDATED) if it is too old or the collection has changed.
@@ -136,7 +137,7 @@ class CollectionServiceServicer(object):
     def SetAlias(self, request, context):
         """SetAlias points a new or existing alias at a collection, atomically. Other gateways use the
         change within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS) if a collection has
-        that name, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
+        that name and has not moved, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
         alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -144,7 +145,8 @@ class CollectionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAlias(self, request, context):
-        """DeleteAlias deletes an alias; the collection stays. A missing alias is not an error.
+        """DeleteAlias deletes an alias; the collection stays. A missing alias is not an error. Fails with
+        FAILED_PRECONDITION (COLLECTION_ALIASED) for the name of a collection that has moved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

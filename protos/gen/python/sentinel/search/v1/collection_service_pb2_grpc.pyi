@@ -249,7 +249,8 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
     DeleteCollection: _CollectionServiceDeleteCollectionType
     """DeleteCollection deletes a collection and its items permanently. Fails with
     FAILED_PRECONDITION (COLLECTION_ALIASED) if an alias points at it or if the name is an alias.
-    A gateway in protected mode needs the token of PreviewDeletion. Fails with
+    The name of a collection that has moved (ReindexCollectionRequest.alias) deletes both. A
+    gateway in protected mode needs the token of PreviewDeletion. Fails with
     FAILED_PRECONDITION (CONFIRMATION_NEEDED) without it, with INVALID_ARGUMENT
     (CONFIRMATION_INVALID) if it is not for this call, and with FAILED_PRECONDITION
     (CONFIRMATION_OUTDATED) if it is too old or the collection has changed.
@@ -264,12 +265,14 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
     SetAlias: _CollectionServiceSetAliasType
     """SetAlias points a new or existing alias at a collection, atomically. Other gateways use the
     change within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS) if a collection has
-    that name, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
+    that name and has not moved, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
     alias.
     """
 
     DeleteAlias: _CollectionServiceDeleteAliasType
-    """DeleteAlias deletes an alias; the collection stays. A missing alias is not an error."""
+    """DeleteAlias deletes an alias; the collection stays. A missing alias is not an error. Fails with
+    FAILED_PRECONDITION (COLLECTION_ALIASED) for the name of a collection that has moved.
+    """
 
     ReindexCollection: _CollectionServiceReindexCollectionType
     """ReindexCollection embeds every item of a collection with another model into a new collection,
@@ -358,7 +361,8 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.DeleteCollectionResponse]]:
         """DeleteCollection deletes a collection and its items permanently. Fails with
         FAILED_PRECONDITION (COLLECTION_ALIASED) if an alias points at it or if the name is an alias.
-        A gateway in protected mode needs the token of PreviewDeletion. Fails with
+        The name of a collection that has moved (ReindexCollectionRequest.alias) deletes both. A
+        gateway in protected mode needs the token of PreviewDeletion. Fails with
         FAILED_PRECONDITION (CONFIRMATION_NEEDED) without it, with INVALID_ARGUMENT
         (CONFIRMATION_INVALID) if it is not for this call, and with FAILED_PRECONDITION
         (CONFIRMATION_OUTDATED) if it is too old or the collection has changed.
@@ -383,7 +387,7 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.SetAliasResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.SetAliasResponse]]:
         """SetAlias points a new or existing alias at a collection, atomically. Other gateways use the
         change within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS) if a collection has
-        that name, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
+        that name and has not moved, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
         alias.
         """
 
@@ -393,7 +397,9 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.DeleteAliasRequest,
         context: _ServicerContext,
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.DeleteAliasResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.DeleteAliasResponse]]:
-        """DeleteAlias deletes an alias; the collection stays. A missing alias is not an error."""
+        """DeleteAlias deletes an alias; the collection stays. A missing alias is not an error. Fails with
+        FAILED_PRECONDITION (COLLECTION_ALIASED) for the name of a collection that has moved.
+        """
 
     @abc.abstractmethod
     def ReindexCollection(
