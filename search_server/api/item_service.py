@@ -134,8 +134,11 @@ class ItemService(pb_grpc.ItemServiceServicer):
         collection, last_id = self._tokens.read_in_collection(request.page_token, identity)
         deadline = self._read_deadline(context)
         with self._reads.admit(_ONE_READ):
-            name = collection or stored_name(request.collection, "collection")
-            info = await self._catalog.get(name, deadline)
+            if collection:
+                info = await self._catalog.get_own(collection, deadline)
+            else:
+                name = stored_name(request.collection, "collection")
+                info = await self._catalog.get(name, deadline)
             items, more = await self._reader.page(
                 info,
                 filter_,

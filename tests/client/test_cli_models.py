@@ -94,6 +94,7 @@ def test_up_downloads_the_model_before_it_starts_a_server(
     found = [*(tmp_path / "home").rglob("text_model.onnx")]
     assert found, "the model was not downloaded"
     assert commands == [["need", "jina-clip-v2"]], "one process does it"
+    assert "does not allow commercial use" in result.stderr
     mistyped = CliRunner().invoke(main, [*arguments[:-1], "jina-clip2"])
     assert mistyped.exit_code == 1 and len(started) == 1
 

@@ -7,12 +7,14 @@ query of one space in the other would fail.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,17 @@ def interrupt_when(
     return command.wait(60), rest
 
 
+def child_of(parent: int, module: str) -> int:
+    """Return the process of a module that this parent started."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            if int(status.read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                words = (status.parent / "cmdline").read_bytes().split(b"\0")
+                if module.encode() in words:
+                    return int(status.parent.name)
+    raise AssertionError(f"{parent} has no process of {module}")
+
+
 def test_no_search_fails_while_the_model_changes_and_up_remembers_it(
     library: Library, models: dict[str, str]
 ) -> None:
@@ -224,6 +237,26 @@ def test_ctrl_c_and_the_death_of_either_process_lose_nothing(
         assert library.models() == [("b", "serving")]
         with SentinelClient(library.address) as client:
             assert client.get_collection("photos").item_count > 900
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_gateway_killed_right_after_the_move_takes_writes_again(
+    library: Library, models: dict[str, str]
+) -> None:
+    """Until the change is finished, writes go to both collections, which need both models."""
+    with library.up("--model", models["a"]) as up:
+        library.fill("photos", items=50)
+        command = library.use(models["b"])
+        until(lambda: library.dimensions("photos") == DIMENSIONS["b"], 60)
+        os.kill(child_of(up.pid, "search_server"), signal.SIGKILL)
+        assert command.wait(60) != 0
+        assert up.wait(60) == 1
+    with library.up():
+        library.finish(models["b"])
+        assert library.models() == [("b", "serving")]
+        with SentinelClient(library.address) as client:
+            client.upsert([Item(id="after", text="a black dog")], collection="photos")
+            assert client.get_items(["after"], collection="photos")
 
 
 def test_going_back_drops_the_unfinished_copy(library: Library, models: dict[str, str]) -> None:

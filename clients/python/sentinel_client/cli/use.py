@@ -110,6 +110,7 @@ class _Switch:
         failed = 0
         with options.open(SentinelClient, max_attempts=_ATTEMPTS) as client:
             fingerprint = self._served_by(client)
+            self._finish_moves(client)
             self._drop_copies_of_others(client, fingerprint)
             # Again: another caller may have created one meanwhile. New ones get the new model.
             while old := [
@@ -160,6 +161,14 @@ class _Switch:
                 return served
             time.sleep(_POLL_S)
         raise Failure(f"the gateway does not find the embedder of {self.choice.shown}", 1)
+
+    def _finish_moves(self, client: SentinelClient) -> None:
+        """Finish what a crash interrupted after a name had moved: writes go to both until then."""
+        listed = {one.name for one in client.list_collections()}
+        for source, target in self._copies().items():
+            if source not in listed and target in listed:
+                for _ in client.reindex(source, target, alias=source):
+                    pass
 
     def _drop_copies_of_others(self, client: SentinelClient, fingerprint: str) -> None:
         """Delete what an interrupted change to another model has copied so far."""
