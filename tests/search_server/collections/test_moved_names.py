@@ -121,25 +121,25 @@ def test_a_gateway_that_dies_at_any_moment_leaves_a_call_that_can_finish(
     """Killed while it copies, and killed between the move and the end."""
     with place.gateway() as server:
         gateway = connect(server.address)
-        create_old(gateway, "crash")
-        gateway.upsert("crash", *(caption(f"t{n}", f"red {n}") for n in range(40)))
+        create_old(gateway, "killed")
+        gateway.upsert("killed", *(caption(f"t{n}", f"red {n}") for n in range(40)))
         with pytest.raises(grpc.RpcError):
-            for _ in islice(reindex(gateway, "crash", "crash_new", "crash"), 1):
+            for _ in islice(reindex(gateway, "killed", "killed_new", "killed"), 1):
                 server.process.kill()
-            last(reindex(gateway, "crash", "crash_new", "crash"))
+            last(reindex(gateway, "killed", "killed_new", "killed"))
     with place.gateway() as server:
         gateway = connect(server.address)
-        assert searched(gateway, "crash", "red 3")[:2] == ("crash", "old")
-        call = reindex(gateway, "crash", "crash_new", "crash")
-        while described(gateway, "crash").name == "crash":
+        assert searched(gateway, "killed", "red 3")[:2] == ("killed", "old")
+        call = reindex(gateway, "killed", "killed_new", "killed")
+        while described(gateway, "killed").name == "killed":
             time.sleep(0.02)
         server.process.kill()
         with pytest.raises(grpc.RpcError):
             last(call)
     with place.gateway() as server:
         gateway = connect(server.address)
-        assert searched(gateway, "crash", "red 3")[:2] == ("crash_new", "new")
-        done = last(reindex(gateway, "crash", "crash_new", "crash"))
+        assert searched(gateway, "killed", "red 3")[:2] == ("killed_new", "new")
+        done = last(reindex(gateway, "killed", "killed_new", "killed"))
         assert (done.done_count, done.alias_swapped) == (40, True)
 
 
@@ -162,6 +162,7 @@ def test_collect_orphans_deletes_the_rows_that_no_name_means(place: Place) -> No
             images.close()
 
     counts = [asyncio.run(collect(dry_run=dry_run)) for dry_run in (True, False, False)]
-    assert counts == [2, 2, 0]
+    # On a server there are those of other tests, too.
+    assert counts[0] == counts[1] >= 2 and counts[2] == 0
     with place.gateway() as server:
         assert set(contents(connect(server.address), "old_rows")) == {"a", "b"}
