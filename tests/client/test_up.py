@@ -19,11 +19,13 @@ import pytest
 from click.testing import CliRunner
 
 from sentinel_client import SentinelClient
-from sentinel_client.cli import main
+from sentinel_client.cli import _library, main
+from sentinel_client.cli._library import ModelChoice, Wanted
 from sentinel_client.cli._server_log import MAX_LOG_BYTES
 from tests.waiting import until
 
-# Behaves as FAKE_<MODULE> says: die, die-later, deaf (to SIGTERM), waits, chatty, or well.
+# Behaves as FAKE_<MODULE> says: die, die-later, deaf (to SIGTERM), waits, chatty, or well. An
+# embedder of the model "owner/broken" dies.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 
@@ -36,7 +38,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 name = pathlib.Path(__file__).parent.name
-how = os.environ.get("FAKE_" + name.upper(), "")
+how = "die" if "owner/broken" in sys.argv else os.environ.get("FAKE_" + name.upper(), "")
 print(json.dumps({"arguments": sys.argv[1:], "pid": os.getpid()}), flush=True)
 if how == "die":
     print(json.dumps({"level": "INFO", "message": "settings", "x": "y" * 1000}), flush=True)
@@ -287,6 +289,66 @@ def test_a_second_signal_does_not_wait(start: Start, tmp_path: Path) -> None:
     for name in ("embedder", "gateway"):
         log = tmp_path / "sentinel-data" / "logs" / f"{name}.log"
         assert not alive(arguments_of(log)["pid"])
+
+
+def test_it_runs_the_models_that_the_library_uses_and_follows_a_change(
+    start: Start, tmp_path: Path
+) -> None:
+    data = tmp_path / "sentinel-data"
+    (data / "run").mkdir(parents=True)
+    _library.want(data, Wanted((ModelChoice("owner/new"), ModelChoice("owner/old", "1" * 40))))
+    process = start()
+    lines_until_up(process)
+
+    def running() -> list[tuple[str, str]]:
+        found = _library.read_running(data)
+        return [(one.choice.model, one.state) for one in found.models] if found else []
+
+    def workers() -> list[str]:
+        return (data / "run" / "workers").read_text().split()
+
+    def address(number: int) -> str:
+        return (data / "run" / f"embedder-{number}.address").read_text().split()[0]
+
+    assert running() == [("owner/new", "serving"), ("owner/old", "serving")]
+    assert workers() == [address(1), address(2)]
+    told = arguments_of(data / "logs" / "embedder-2.log")["arguments"]
+    assert told[-4:] == ["--model", "owner/old", "--revision", "1" * 40]
+    # Back to the old one: it goes first, and keeps its process.
+    _library.want(data, Wanted((ModelChoice("owner/old", "1" * 40),)))
+    until(lambda: running() == [("owner/old", "serving")], 30)
+    assert workers() == [address(2)]
+    assert not alive(arguments_of(data / "logs" / "embedder-1.log")["pid"])
+    # One that dies while it starts ends nothing; another request starts it again.
+    for number in (3, 4):
+        wanted = Wanted((ModelChoice("owner/broken"), ModelChoice("owner/old", "1" * 40)))
+        _library.want(data, wanted)
+        log = data / "logs" / f"embedder-{number}.log"
+        until(lambda log=log: log.exists() and ("owner/broken", "failed") in running(), 30)
+        found = _library.read_running(data)
+        assert found is not None and found.request == wanted.request
+        assert "no such device" in found.models[0].why
+        assert workers() == [address(2)]
+    refused = start("--model", "owner/other")
+    assert "leave out --model" in refused.communicate(timeout=20)[1]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert _library.read_running(data) is None
+
+
+def test_of_two_models_one_that_does_not_start_leaves_the_other(
+    start: Start, tmp_path: Path
+) -> None:
+    data = tmp_path / "sentinel-data"
+    (data / "run").mkdir(parents=True)
+    _library.want(data, Wanted((ModelChoice("owner/broken"), ModelChoice("owner/old"))))
+    process = start()
+    lines_until_up(process)
+    process.send_signal(signal.SIGINT)
+    assert "cannot serve owner/broken: embedder-1 ended by itself" in process.communicate()[1]
+    (data / "models.json").write_text('{"models": 3}')
+    damaged = start()
+    assert "models.json is damaged" in damaged.communicate(timeout=20)[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
