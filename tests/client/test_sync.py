@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,28 @@ def test_a_stream_can_be_left_early(gateway: FakeGateway) -> None:
         unfinished = client.stream_search("x", collection="c")
         next(unfinished)
     unfinished.close()  # type: ignore[attr-defined]
+
+
+def test_ctrl_c_just_after_a_call_was_sent_ends_the_stream(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At that moment nobody holds the call yet, so nobody has cancelled it."""
+    submit = SentinelClient._submit
+    interrupts = [KeyboardInterrupt]
+
+    def interrupted(client: SentinelClient, work: Any) -> Any:
+        future = submit(client, work)
+        if interrupts:
+            assert gateway.entered.wait(20)
+            raise interrupts.pop()
+        return future
+
+    gateway.stall()
+    with SentinelClient(gateway.address) as client:
+        monkeypatch.setattr(SentinelClient, "_submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(client.stream_search("x", collection="c"))
+        assert gateway.cancelled.wait(20)
 
 
 def test_threads_may_share_one_client(gateway: FakeGateway) -> None:

@@ -122,9 +122,20 @@ def _blocking_stream(
     def call(self: SentinelClient, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         stream: Any = method(self._client, *args, **kwargs)
         end = object()
+        task: asyncio.Task[Any] | None = None
 
         async def next_value() -> Any:
+            nonlocal task
+            task = asyncio.current_task()
             return await anext(stream, end)
+
+        async def close() -> None:
+            # Ctrl-C may leave it running, at whatever line it comes; until it ends, a generator
+            # cannot be closed.
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+            await stream.aclose()
 
         try:
             while (value := self._run(next_value())) is not end:
@@ -133,7 +144,7 @@ def _blocking_stream(
             # Otherwise the loop closes it when it is collected. The collector may be at work here,
             # in any thread.
             if self._may_wait():
-                self._run(stream.aclose())
+                self._run(close())
 
     return call
 
