@@ -145,7 +145,8 @@ class CollectionCalls(ServiceCalls):
         Args:
             source: A collection, or an alias.
             target: Name of the collection to create or to continue.
-            alias: Alias to point at the target when it is complete.
+            alias: Alias to point at the target when it is complete. The own name of `source` is
+                allowed, too: from then on it means the target, and so do its aliases.
             model: One of the workers' models; None: the one that `source` does not use.
             timeout: Seconds for the whole call.
 

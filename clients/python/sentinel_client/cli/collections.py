@@ -137,7 +137,10 @@ def unalias(options: Options, name: str) -> None:
 @click.argument("source")
 @click.argument("target")
 @click.option(
-    "--alias", "alias_name", default="", help="Point this alias at TARGET when it is complete."
+    "--alias",
+    "alias_name",
+    default="",
+    help="Point this alias at TARGET when it is complete. SOURCE itself: its name means TARGET.",
 )
 @click.option(
     "--model",
