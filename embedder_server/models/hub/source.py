@@ -120,8 +120,7 @@ def _download_networks(spec: str, path: Path) -> None:
 
 def _networks(path: Path) -> Sequence[list[str]]:
     """Return the files that may hold the networks of a model with these small files, best first."""
-    config = path / "config.json"
-    model_type = _read_json(config).get("model_type") if config.is_file() else None
+    model_type = ModelFolder(path, "", "", {}).read_json("config.json").get("model_type")
     open_clip = _OPEN_CLIP if (path / "open_clip_config.json").is_file() else ()
     if model_type == "jina_clip":
         return _JINA
