@@ -11,7 +11,7 @@ The command line has a process of its own, since the client imports no server.
 from __future__ import annotations
 
 import json
-import logging
+import os
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -24,7 +24,8 @@ from embedder_server.types import ModelLoadError
 
 def main(words: list[str]) -> int:
     """Run one command; return the exit code of the process."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries fill the screen
+    # Its retries, and the layouts that a repository does not have, fill the screen.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         match words:
             case ["list"]:
