@@ -291,6 +291,7 @@ def test_a_second_signal_does_not_wait(start: Start, tmp_path: Path) -> None:
         assert not alive(arguments_of(log)["pid"])
 
 
+@pytest.mark.timeout(180)  # ten processes, one after the other
 def test_it_runs_the_models_that_the_library_uses_and_follows_a_change(
     start: Start, tmp_path: Path
 ) -> None:
@@ -316,7 +317,7 @@ def test_it_runs_the_models_that_the_library_uses_and_follows_a_change(
     assert told[-4:] == ["--model", "owner/old", "--revision", "1" * 40]
     # Back to the old one: it goes first, and keeps its process.
     _library.want(data, Wanted((ModelChoice("owner/old", "1" * 40),)))
-    until(lambda: running() == [("owner/old", "serving")], 30)
+    until(lambda: running() == [("owner/old", "serving")], 60)
     assert workers() == [address(2)]
     assert not alive(arguments_of(data / "logs" / "embedder-1.log")["pid"])
     # One that dies while it starts ends nothing; another request starts it again.
@@ -324,15 +325,15 @@ def test_it_runs_the_models_that_the_library_uses_and_follows_a_change(
         wanted = Wanted((ModelChoice("owner/broken"), ModelChoice("owner/old", "1" * 40)))
         _library.want(data, wanted)
         log = data / "logs" / f"embedder-{number}.log"
-        until(lambda log=log: log.exists() and ("owner/broken", "failed") in running(), 30)
+        until(lambda log=log: log.exists() and ("owner/broken", "failed") in running(), 60)
         found = _library.read_running(data)
         assert found is not None and found.request == wanted.request
         assert "no such device" in found.models[0].why
         assert workers() == [address(2)]
     refused = start("--model", "owner/other")
-    assert "leave out --model" in refused.communicate(timeout=20)[1]
+    assert "leave out --model" in refused.communicate(timeout=60)[1]
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert _library.read_running(data) is None
 
 
@@ -348,7 +349,7 @@ def test_of_two_models_one_that_does_not_start_leaves_the_other(
     assert "cannot serve owner/broken: embedder-1 ended by itself" in process.communicate()[1]
     (data / "models.json").write_text('{"models": 3}')
     damaged = start()
-    assert "models.json is damaged" in damaged.communicate(timeout=20)[1]
+    assert "models.json is damaged" in damaged.communicate(timeout=60)[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
