@@ -10,7 +10,8 @@ from embedder_server.models.hub import families
 from embedder_server.models.hub.families import ModelParts, Recipe
 from embedder_server.models.hub.jina_clip import JinaNetworks
 from embedder_server.models.hub.layout import Layout
-from embedder_server.models.hub.onnx_folder import OnnxFolderNetworks, check_onnx_family
+from embedder_server.models.hub.onnx_contract import contracts_of
+from embedder_server.models.hub.onnx_folder import OnnxFolderNetworks
 from embedder_server.models.hub.open_clip_config import read_open_clip, read_open_clip_tokenizer
 from embedder_server.models.hub.open_clip_networks import OpenClipNetworks
 from embedder_server.models.hub.source import ModelFolder
@@ -32,7 +33,7 @@ def read_recipe(folder: ModelFolder) -> Recipe:
         return read_open_clip(folder)
     recipe = families.read_recipe(folder)
     if folder.layout is Layout.ONNX:
-        check_onnx_family(recipe.family, folder.name)
+        contracts_of(folder)
     return recipe
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from embedder_server.models.base import ModelChoice
 from embedder_server.models.catalog import check_files, entry_of, record_revision, say_license
 from embedder_server.models.hub import families
+from embedder_server.models.hub.cleaning import cleaning
 from embedder_server.models.hub.dispatch import networks_of, read_recipe, tokenizer_of
 from embedder_server.models.hub.downloads import weights
 from embedder_server.models.hub.families import ModelParts, Recipe
@@ -21,7 +22,6 @@ from embedder_server.models.runtimes.selection import (
     make_probe,
     open_explicit,
 )
-from embedder_server.texts.cleaning import cleaning
 from embedder_server.texts.tokenizer import TextTokenizer
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.memory import usable_bytes

@@ -3,23 +3,35 @@
 None of their code runs, and torch is not needed. What a graph takes and returns is read from its
 file and compared with what its layout promises. Before a folder is served, each network embeds one
 item, which must give one finite vector of the model's dimensions.
+
+Immich's graphs take one item at a time. Where one can be rewritten for several, and gives several
+texts or pictures the same vectors, the cache keeps the rewritten one. Others run item by item.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 from PIL import Image
 
 from embedder_server.models.hub.families import ModelParts
 from embedder_server.models.hub.layout import Layout
+from embedder_server.models.hub.onnx_contract import (
+    Contract,
+    Signature,
+    contracts_of,
+    read_signature,
+)
+from embedder_server.models.hub.open_batch import OneItemOnly, open_batches
 from embedder_server.models.hub.open_clip_config import initial_logits
 from embedder_server.models.hub.source import ModelFolder, check_file
 from embedder_server.models.runtimes.base import (
@@ -29,57 +41,34 @@ from embedder_server.models.runtimes.base import (
     TwoTowers,
     as_load_error,
 )
-from embedder_server.models.runtimes.export_cache import ExportCache
-from embedder_server.models.runtimes.onnx import cpu_candidates, open_onnx
+from embedder_server.models.runtimes.export_cache import ExportCache, network_file
+from embedder_server.models.runtimes.onnx import cpu_candidates, open_onnx, write_folded
 from embedder_server.texts.batches import Padding, TextBatches
 from embedder_server.types import FloatArray, Modality, ModelLoadError
 
+logger = logging.getLogger(__name__)
+
+# Part of the cache's key. Raise it when graphs are rewritten in another way.
+OPENING_VERSION = 1
+_TRIES = 4  # rewritten graphs that are compared, at most
+# Cosines. bfloat16 stays above the first; other orders of the same sums above the second.
+_CLOSE, _SAME = 0.999, 0.99999
 # Trained scales are not in these files. What transformers' classes and SigLIP's paper begin with.
 _CLIP_SCALE, _SIGLIP_LOGITS = 2.6592, (10.0, -10.0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Contract:
-    """What a network of a layout takes and returns. Types are numpy's names."""
+class _Network:
+    """A file, what it must be, and what it says of itself."""
 
-    inputs: Mapping[str, tuple[str, ...]]  # the types of each, by their names
-    names: Mapping[str, str]  # theirs by ours
-    outputs: tuple[str, ...]  # possible names of the vectors
-    optional: tuple[str, ...] = ()  # of theirs
+    file: Path
+    contract: Contract
+    signature: Signature
 
-
-_IDS = ("int32", "int64")
-_IMMICH = {
-    Modality.TEXT: _Contract({"text": _IDS}, {"input_ids": "text"}, ("embedding",)),
-    Modality.IMAGE: _Contract({"image": ("float32",)}, {"image": "image"}, ("embedding",)),
-}
-_PIXELS: dict[str, tuple[str, ...]] = {"pixel_values": ("float32",)}
-_TRANSFORMERS_INPUTS = {"input_ids": _IDS, "attention_mask": _IDS}
-
-
-def _of_transformers(text: tuple[str, ...], image: tuple[str, ...]) -> dict[Modality, _Contract]:
-    same = {name: name for name in (*_TRANSFORMERS_INPUTS, *_PIXELS)}
-    masked = ("attention_mask",)
-    return {
-        Modality.TEXT: _Contract(_TRANSFORMERS_INPUTS, same, text, masked),
-        Modality.IMAGE: _Contract(_PIXELS, same, image),
-    }
-
-
-# CLIP's pooler_output is not projected into the common space; SigLIP has no projection.
-_CLIP = _of_transformers(("text_embeds",), ("image_embeds",))
-_SIGLIP = _of_transformers(("pooler_output", "text_embeds"), ("pooler_output", "image_embeds"))
-_CONTRACTS = {"clip": _CLIP, "siglip": _SIGLIP}
-
-
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    """What a graph takes and returns, as its file says."""
-
-    types: dict[str, str]  # of the inputs, by name
-    fixed_batch: bool  # whether it takes one item only
-    fixed_length: bool  # whether texts have one length only
-    output: str
+    def opened(self, file: Path) -> _Network:
+        """Return the same network in a file that takes any number of items."""
+        signature = dataclasses.replace(self.signature, fixed_batch=False)
+        return dataclasses.replace(self, file=file, signature=signature)
 
 
 class OnnxFolderNetworks:
@@ -93,21 +82,26 @@ class OnnxFolderNetworks:
         return cpu_candidates() if self._parts.device == "cpu" else (Runtime("onnxruntime"),)
 
     def open(self, runtime: Runtime) -> TwoTowers:
-        parts, signatures = self._parts, self._signatures
-        files = _paths(parts.folder)
+        recipe, files = self._parts.recipe, self._files
         if runtime.precision == "int8":
-            copies = self._cache.int8_copies(f"{parts.fingerprint[:24]}-onnx", files)
-            files = {kind: copies.file(kind) for kind in Modality}
-        towers: dict[Modality, Tower] = {}
-        for kind, file in files.items():
-            output = (signatures[kind].output,)
-            tower = open_onnx(file, runtime, parts.device, parts.threads, output)
-            towers[kind] = _Renamed(tower, self._contracts[kind], signatures[kind])
-        batches = parts.recipe.text_batches()
-        if signatures[Modality.TEXT].fixed_length:
+            sources = {kind: network.file for kind, network in files.items()}
+            copies = self._cache.int8_copies(f"{self._key}-onnx", sources)
+            files = {
+                kind: dataclasses.replace(network, file=copies.file(kind))
+                for kind, network in files.items()
+            }
+        towers = {kind: self._tower(network, runtime) for kind, network in files.items()}
+        batches = recipe.text_batches()
+        if files[Modality.TEXT].signature.fixed_length:
             batches = dataclasses.replace(batches, padding=Padding.MAX_LENGTH)
-        self._try(towers, batches)
-        return TwoTowers(towers, batches, parts.recipe.dimensions)
+        samples = self._samples(batches)
+        self._check(towers, samples)
+        if runtime.library == "openvino":
+            exact = {kind: self._tower(files[kind], Runtime("onnxruntime")) for kind in files}
+            for kind, feed in samples.items():
+                what = f"{runtime} on the {kind} network"
+                _compare(towers[kind], exact[kind], feed, what, _CLOSE)
+        return TwoTowers(towers, batches, recipe.dimensions)
 
     def reference(self) -> TwoTowers | None:
         return None  # on a GPU there is one candidate, so nothing is compared
@@ -123,56 +117,134 @@ class OnnxFolderNetworks:
         return math.exp(float(scale)), 0.0
 
     @property
-    def _contracts(self) -> dict[Modality, _Contract]:
-        if self._parts.folder.layout is Layout.IMMICH:
-            return _IMMICH
-        return _CONTRACTS[self._parts.recipe.family]
+    def _key(self) -> str:
+        return self._parts.fingerprint[:24]
 
     @cached_property
-    def _signatures(self) -> dict[Modality, _Signature]:
-        files = _paths(self._parts.folder)
+    def _files(self) -> dict[Modality, _Network]:
+        """The networks to run: for any number of items where that is the same."""
+        folder, dimensions = self._parts.folder, self._parts.recipe.dimensions
+        networks = {
+            kind: _Network(file, contract, read_signature(file, contract, dimensions))
+            for (kind, contract), file in zip(
+                contracts_of(folder).items(), _paths(folder).values(), strict=True
+            )
+        }
+        if not any(network.signature.fixed_batch for network in networks.values()):
+            return networks
+        opened = self._cache.get_or_build(
+            f"{self._key}-items-v{OPENING_VERSION}",
+            lambda target: {kind: self._open(networks[kind], kind, target) for kind in networks},
+        )
         return {
-            kind: _signature(files[kind], contract, self._parts.recipe.dimensions)
-            for kind, contract in self._contracts.items()
+            kind: network.opened(opened.file(kind)) if opened.facts[kind] else network
+            for kind, network in networks.items()
         }
 
-    def _try(self, towers: Mapping[Modality, Tower], batches: TextBatches) -> None:
-        """Embed one item with each network."""
-        parts, recipe = self._parts, self._parts.recipe
-        [(_, ids, mask)] = batches.split([parts.tokenizer.tokenize("a")])
-        pixels = recipe.image.pixels(Image.new("RGB", (recipe.image.side,) * 2))[None]
-        feeds: dict[Modality, Feed] = {
+    def _open(self, network: _Network, kind: Modality, target: Path) -> bool:
+        """Write the network into `target` for any number of items; return whether it could be.
+
+        It could if several items together have the vectors that each of them has in the file.
+        """
+        if not network.signature.fixed_batch:
+            return False
+        made = network.opened(network_file(target, kind))
+        exact = Runtime("onnxruntime")
+        feed = self._samples(self._parts.recipe.text_batches())[kind]
+        what = f"the {kind} network for several items"
+        reason = "no reading of its shapes gives the same vectors"
+        folded = target / "folded.onnx"
+        write_folded(network.file, folded, f"{kind}.data")
+        try:
+            for model in islice(open_batches(onnx.load(folded, load_external_data=False)), _TRIES):
+                onnx.save(model, made.file)
+                try:
+                    pair = self._tower(made, exact), self._tower(network, exact)
+                    _compare(*pair, feed, what, _SAME)
+                except ModelLoadError as error:
+                    reason = str(error)
+                else:
+                    logger.info("opened for batches, once", extra={"modality": str(kind)})
+                    return True
+        except OneItemOnly as error:
+            reason = str(error)
+        finally:
+            folded.unlink()
+        for file in (made.file, target / f"{kind}.data"):
+            file.unlink(missing_ok=True)
+        logger.info("runs one item at a time", extra={"modality": str(kind), "why": reason})
+        return False
+
+    def _tower(self, network: _Network, runtime: Runtime) -> Tower:
+        parts, output = self._parts, (network.signature.output,)
+        tower = open_onnx(network.file, runtime, parts.device, parts.threads, output)
+        # Where rows are always filled up, training had no mask.
+        return _Renamed(tower, network, parts.recipe.padding is not Padding.MAX_LENGTH)
+
+    def _samples(self, batches: TextBatches) -> dict[Modality, Feed]:
+        """Return some texts that share a batch, and three pictures."""
+        recipe, random = self._parts.recipe, np.random.default_rng(7)
+        texts = [self._parts.tokenizer.tokenize(text) for text in ("cat", "red boats", "night")]
+        _, ids, mask = next(batches.split(texts))
+        coarse = random.integers(0, 256, (3, 6, 6, 3), dtype=np.uint8)
+        sides = (recipe.image.side,) * 2
+        pictures = [recipe.image.pixels(Image.fromarray(one).resize(sides)) for one in coarse]
+        [pixels] = contracts_of(self._parts.folder)[Modality.IMAGE].names
+        return {
             Modality.TEXT: {"input_ids": ids, "attention_mask": mask},
-            Modality.IMAGE: dict.fromkeys(towers[Modality.IMAGE].inputs, pixels),
+            Modality.IMAGE: {pixels: np.stack(pictures)},
         }
+
+    def _check(self, towers: Mapping[Modality, Tower], samples: Mapping[Modality, Feed]) -> None:
+        """Embed one item with each network."""
+        parts, dimensions = self._parts, self._parts.recipe.dimensions
         for kind, tower in towers.items():
             fails = f"the {kind} network of {parts.folder.name} does not embed one {kind}"
             with as_load_error(fails, parts.device):
-                vectors = tower.run({name: feeds[kind][name] for name in tower.inputs})
-            if vectors.shape != (1, recipe.dimensions) or not np.isfinite(vectors).all():
+                vectors = tower.run({name: samples[kind][name][:1] for name in tower.inputs})
+            if vectors.shape != (1, dimensions) or not np.isfinite(vectors).all():
                 raise ModelLoadError(
                     f"{fails}: it returns {vectors.shape}, not finite numbers of the shape (1, "
-                    f"{recipe.dimensions}); its files do not match each other"
+                    f"{dimensions}); its files do not match each other"
                 )
+
+
+def _compare(tower: Tower, exact: Tower, feed: Feed, what: str, least: float) -> None:
+    """Raise `ModelLoadError` if two towers' vectors of some item have a cosine below `least`."""
+    taken = {name: feed[name] for name in exact.inputs}
+    with as_load_error(f"{what} does not work", "cpu"):
+        ours, theirs = (
+            vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            for vectors in (tower.run(taken), exact.run(taken))
+        )
+        cosine = float(np.einsum("ij,ij->i", ours, theirs).min())
+    if not cosine >= least:
+        raise ModelLoadError(
+            f"{what} gives other vectors than onnxruntime on the file itself (cosine {cosine:.4f}):"
+            " use --runtime auto or onnxruntime"
+        )
 
 
 class _Renamed:
     """A tower whose inputs have other names or types, or that takes one item at a time."""
 
-    def __init__(self, tower: Tower, contract: _Contract, signature: _Signature) -> None:
+    def __init__(self, tower: Tower, network: _Network, masked: bool) -> None:
         self._tower = tower
         self._types = {
-            ours: (theirs, signature.types[theirs])
-            for ours, theirs in contract.names.items()
-            if theirs in signature.types
+            ours: (theirs, network.signature.types[theirs])
+            for ours, theirs in network.contract.names.items()
+            if theirs in network.signature.types
         }
-        self._single = signature.fixed_batch
+        self._single = network.signature.fixed_batch
+        self._masked = masked
         self.inputs = tuple(self._types)
 
     def run(self, feed: Feed) -> FloatArray:
         theirs = {
             name: np.asarray(feed[ours], dtype=kind) for ours, (name, kind) in self._types.items()
         }
+        if "attention_mask" in theirs and not self._masked:
+            theirs["attention_mask"] = np.ones_like(theirs["attention_mask"])
         if not self._single:
             return self._tower.run(theirs)
         [count] = {len(array) for array in theirs.values()}
@@ -207,72 +279,9 @@ def onnx_weights(folder: ModelFolder) -> list[Path]:
     return [*paths.values(), *sorted(beside), *sorted(external)]
 
 
-def check_onnx_family(family: str, name: str) -> None:
-    """Raise `ModelLoadError` if folders of ONNX files are not read for a family."""
-    if family not in _CONTRACTS:
-        raise ModelLoadError(
-            f"{name} has ONNX files of the architecture {family!r}; read are those of "
-            f"{', '.join(_CONTRACTS)}. Use its repository with model.safetensors"
-        )
-
-
 def _paths(folder: ModelFolder) -> dict[Modality, Path]:
     if folder.layout is Layout.IMMICH:
         halves = {Modality.TEXT: "textual/model.onnx", Modality.IMAGE: "visual/model.onnx"}
     else:
         halves = {Modality.TEXT: "onnx/text_model.onnx", Modality.IMAGE: "onnx/vision_model.onnx"}
     return {kind: folder.path / half for kind, half in halves.items()}
-
-
-def _signature(file: Path, contract: _Contract, dimensions: int) -> _Signature:
-    """Read what a graph takes and returns.
-
-    Raises:
-        ModelLoadError: It is not what the layout promises. The message names both.
-    """
-    import onnx
-
-    with as_load_error(f"{file} is no ONNX file", "cpu"):
-        graph = onnx.load(file, load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    given = {value.name: _described(value) for value in graph.input if value.name not in weights}
-    made = {value.name: _described(value) for value in graph.output}
-    required = set(contract.inputs) - set(contract.optional)
-    fits = required <= set(given) <= set(contract.inputs) and all(
-        kind in contract.inputs[name] for name, (kind, _) in given.items()
-    )
-    if not fits:
-        expected = [f"{name} ({' or '.join(k)})" for name, k in contract.inputs.items()]
-        raise ModelLoadError(
-            f"{file} takes {_listed(given)}; expected: {', '.join(expected)}"
-            + "".join(f", {name} not always" for name in contract.optional)
-        )
-    named = [name for name in contract.outputs if name in made]
-    if not named:
-        raise ModelLoadError(
-            f"{file} returns {_listed(made)}; expected: {' or '.join(contract.outputs)}"
-        )
-    width = made[named[0]][1][-1:]
-    if width and isinstance(width[0], int) and width[0] != dimensions:
-        raise ModelLoadError(
-            f"{file} returns vectors of {width[0]} dimensions, config.json says {dimensions}"
-        )
-    return _Signature(
-        types={name: kind for name, (kind, _) in given.items()},
-        fixed_batch=any(shape[:1] == [1] for _, shape in given.values()),
-        fixed_length=any(len(s) == 2 and isinstance(s[1], int) for _, s in given.values()),
-        output=named[0],
-    )
-
-
-def _described(value: Any) -> tuple[str, list[int | str]]:
-    """Return the type of a graph's input or output, and its shape: open sides as names."""
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    tensor = value.type.tensor_type
-    sides = [side.dim_value or side.dim_param or "?" for side in tensor.shape.dim]
-    return str(tensor_dtype_to_np_dtype(tensor.elem_type)), sides
-
-
-def _listed(values: Mapping[str, tuple[str, list[int | str]]]) -> str:
-    return ", ".join(f"{name} ({kind} {shape})" for name, (kind, shape) in values.items())

@@ -50,7 +50,7 @@ def read_open_clip(folder: ModelFolder) -> Recipe:
 
 def model_config(folder: ModelFolder) -> dict[str, Any]:
     """Return the part of the configuration that describes the networks."""
-    return dict(folder.config["model_cfg"] if "model_cfg" in folder.config else folder.config)
+    return dict(folder.config.get("model_cfg", folder.config))
 
 
 def initial_logits(folder: ModelFolder) -> tuple[float, float]:

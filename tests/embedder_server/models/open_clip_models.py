@@ -66,7 +66,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "text_cfg": TEXT,
     },
     "clipa": {
-        "vision_cfg": {**VISION, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
+        "vision_cfg": {
+            **VISION, "no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True,
+        },
         "text_cfg": CLIPA_TEXT,
     },
     "worldwide": {
@@ -180,9 +182,7 @@ def write(kind: str, folder: Path, **preprocess: Any) -> Reference:
 def read(folder: Path) -> Reference:
     library = open_clip()
     model, _, preprocess = library.create_model_and_transforms(f"local-dir:{folder}")
-    return Reference(
-        folder, model.eval(), library.get_tokenizer(f"local-dir:{folder}"), preprocess
-    )
+    return Reference(folder, model.eval(), library.get_tokenizer(f"local-dir:{folder}"), preprocess)
 
 
 def _scattered(model: Any) -> Any:
@@ -197,9 +197,16 @@ def _scattered(model: Any) -> Any:
                 continue
             if weight.ndim > 1:
                 fan = weight[0].numel() if "embedding" not in name else 16
-                weight.copy_(noise * (3 if weight.ndim == 4 else 1.5) / fan**0.5)
+                weight.copy_(noise * 1.5 / fan**0.5)
             else:
                 weight.add_(noise * 0.15)
+        # Training leaves batch statistics of the network's own values; else they grow by layers.
+        size = model.visual.image_size
+        sides = (size, size) if isinstance(size, int) else size
+        for part in model.visual.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.momentum = None
+        model.visual.train()(torch.randn(8, 3, *sides, generator=generator))
     return model.eval()
 
 
@@ -221,7 +228,16 @@ def _tokenizer(kind: str, folder: Path, text: dict[str, Any]) -> None:
         return
     own = open_clip().SimpleTokenizer()
     vocabulary = dict(own.encoder)
-    for theirs, name in (("<start_of_text>", "<|startoftext|>"), ("<end_of_text>", "<|endoftext|>")):
+    for theirs, name in (
+        ("<start_of_text>", "<|startoftext|>"),
+        ("<end_of_text>", "<|endoftext|>"),
+    ):
         vocabulary[name] = vocabulary.pop(theirs)
     merges = sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)
     transformers.CLIPTokenizer(vocabulary, merges).save_pretrained(folder)
+
+
+def context_length(folder: Path) -> int:
+    """Return the width of the text network of an Immich folder."""
+    text = json.loads((folder / "config.json").read_text())["text_cfg"]
+    return int(text.get("context_length", 77))

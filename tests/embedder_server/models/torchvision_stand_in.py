@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import util
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -103,7 +103,7 @@ class Normalize:
 class _Module(ModuleType):
     """A module that has every name; those that are not here are empty classes."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -128,7 +128,7 @@ def installed() -> Iterator[None]:
 
 
 def _declare_missing_operators() -> None:
-    """Let a torchvision for CUDA be imported with a torch without it: its transforms need neither."""
+    """Let a torchvision for CUDA be imported without CUDA, which its transforms do not need."""
     import torch
 
     try:
