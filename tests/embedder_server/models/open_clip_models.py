@@ -181,7 +181,7 @@ def write(kind: str, folder: Path, **preprocess: Any) -> Reference:
 
 def read(folder: Path) -> Reference:
     library = open_clip()
-    model, _, preprocess = library.create_model_and_transforms(f"local-dir:{folder}")
+    model, preprocess = library.create_model_from_pretrained(f"local-dir:{folder}")
     return Reference(folder, model.eval(), library.get_tokenizer(f"local-dir:{folder}"), preprocess)
 
 
