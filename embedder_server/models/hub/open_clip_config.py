@@ -42,7 +42,7 @@ def read_open_clip(folder: ModelFolder) -> Recipe:
     """
     try:
         return _recipe(folder)
-    except (KeyError, TypeError, ValueError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise ModelLoadError(
             f"the open_clip configuration of {folder.path} lacks what a dual encoder needs: {exc!r}"
         ) from exc

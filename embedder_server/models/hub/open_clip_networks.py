@@ -180,10 +180,8 @@ def _attention(*given: Any, **named: Any) -> tuple[Any, None]:
         return parts.permute(1, 2, 0, 3)
 
     tokens = (of["query"], of["key"], of["value"])
-    mixed = functional.scaled_dot_product_attention(
-        *(headed(*one) for one in zip(tokens, weights, biases, strict=True)),
-        attn_mask=of.get("attn_mask"),
-    )
+    query, key, value = (headed(*one) for one in zip(tokens, weights, biases, strict=True))
+    mixed = functional.scaled_dot_product_attention(query, key, value, of.get("attn_mask"))
     length, batch = of["query"].shape[:2]
     together = mixed.permute(2, 0, 1, 3).reshape(length, batch, width)
     return functional.linear(together, of["out_proj_weight"], of["out_proj_bias"]), None

@@ -65,7 +65,10 @@ def same_vectors(model: DualEncoder, texts: FloatArray, images: FloatArray) -> N
 # Immich
 
 
-@pytest.fixture(scope="module", params=["vit", "siglip", "mobileclip2_s", "roberta"])
+KINDS = ["vit", "siglip", "roberta", pytest.param("mobileclip2_s", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def immich(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Reference]:
