@@ -31,7 +31,7 @@ from embedder_server.models.hub.onnx_contract import (
     contracts_of,
     read_signature,
 )
-from embedder_server.models.hub.open_batch import OneItemOnly, open_batches
+from embedder_server.models.hub.open_batch import open_batches
 from embedder_server.models.hub.open_clip_config import initial_logits
 from embedder_server.models.hub.source import ModelFolder, check_file
 from embedder_server.models.runtimes.base import (
@@ -166,8 +166,9 @@ class OnnxFolderNetworks:
                 else:
                     logger.info("opened for batches, once", extra={"modality": str(kind)})
                     return True
-        except OneItemOnly as error:
-            reason = str(error)
+        # Whatever stops it, the file itself still runs.
+        except Exception as error:
+            reason = str(error) or repr(error)
         finally:
             folded.unlink()
         for file in (made.file, target / f"{kind}.data"):
