@@ -78,7 +78,7 @@ proto: $(PROTO_VENV)/.installed ## Generate the stubs and the descriptor set fro
 protos-dist: $(VENV)/.created ## Pack protos, buf's settings and the descriptor set into dist/, for other languages
 	@$(BIN)/python scripts/protos.py dist
 
-models: $(VENV)/.models ## Add torch, transformers, OpenVINO and Ray, for the CLIP families, the bulk indexer, their tests
+models: $(VENV)/.models ## Add torch, transformers, open_clip, OpenVINO and Ray, for the CLIP families, the bulk indexer, their tests
 
 bench: $(VENV)/.models ## Measure worker and gateway against model and Milvus called directly, and against peers
 	$(BIN)/python -m benchmarks.embedder
@@ -88,6 +88,7 @@ lock: ## Pin what CI and the demo install to the newest versions that pyproject.
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip
 	.venv-lock/bin/python -m pip install --quiet $(CLIENT) -e '.[demo,app,torch,openvino,bulk]' --group dev
+	.venv-lock/bin/python -m pip install --quiet --no-deps open-clip-torch timm
 	.venv-lock/bin/python -m pip freeze --exclude-editable --exclude pip | sed "s/+cpu$$//" > constraints.txt
 	rm -rf .venv-lock
 
@@ -120,8 +121,10 @@ $(VENV)/.dev: pyproject.toml clients/python/pyproject.toml constraints.txt | $(V
 	@touch $@
 
 $(VENV)/.models: pyproject.toml clients/python/pyproject.toml constraints.txt | $(VENV)/.dev
-	@echo "installing torch, transformers, OpenVINO and Ray into $(VENV) …"
+	@echo "installing torch, transformers, open_clip, OpenVINO and Ray into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(CLIENT) -e '.[demo,app,torch,openvino,bulk]'
+	@# open_clip without torchvision, which PyPI has for CUDA only. Its tests bring what it uses of that.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps open-clip-torch timm
 	@touch $@
 
 $(PROTO_VENV)/.installed: protos/requirements.txt

@@ -2,13 +2,14 @@
 """Check with a model's real weights that Sentinel's vectors equal those of its reference.
 
 For CLIP, SigLIP, SigLIP 2 and Chinese-CLIP the reference is transformers: the same texts and images
-go through its processor and PyTorch model, and through all our runtimes. Current transformers
-cannot load jina-clip. There the reference is its published ONNX files with tokenizers, Pillow and
-onnxruntime, one text and one image at a time, cropped like torchvision, as its own code does.
+go through its processor and PyTorch model, and through all our runtimes. For open_clip checkpoints
+it is open_clip, in the same way. Current transformers cannot load jina-clip. There the reference is
+its published ONNX files with tokenizers, Pillow and onnxruntime, one text and one image at a time,
+cropped like torchvision, as its own code does.
 
 Usage: check_model.py NAME_OR_FOLDER [--revision SHA] [--runtimes auto,onnxruntime,…] [--device …]
 Needs: pip install '.[torch,openvino]' sentencepiece in Sentinel's folder (jina-clip:
-'.[hub,openvino]' alone).
+'.[hub,openvino]' alone; open_clip: '.[openclip,openvino]').
 Exits with 1 if a cosine is below what docs/models.md promises.
 """
 
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from embedder_server.models.base import EmbeddingModel, ModelChoice
+from embedder_server.models.hub.layout import Layout
 from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.models.registry import load_model
 from embedder_server.types import ModelLoadError
@@ -132,9 +134,26 @@ def pictures() -> list[Image.Image]:
 
 def reference(folder: ModelFolder) -> tuple[Vectors, Vectors]:
     """Return the vectors of the same texts and images without any code of ours."""
+    if folder.layout is Layout.OPEN_CLIP:
+        return open_clip_vectors(folder)
+    if folder.layout is not Layout.TRANSFORMERS:
+        raise SystemExit(f"{folder.name} has no weights: check the model it was exported from")
     if folder.model_type == "jina_clip":
         return jina_vectors(folder)
     return transformers_vectors(folder)
+
+
+def open_clip_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
+    """Return the vectors of open_clip, its tokenizer and its preprocessing."""
+    import open_clip
+    import torch
+
+    name = f"local-dir:{folder.path}"
+    model, preprocess = open_clip.create_model_from_pretrained(name)
+    with torch.inference_mode():
+        texts = model.eval().encode_text(open_clip.get_tokenizer(name)(list(TEXTS)))
+        images = model.encode_image(torch.stack([preprocess(picture) for picture in pictures()]))
+    return unit(texts.numpy()), unit(images.numpy())
 
 
 def transformers_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:

@@ -13,6 +13,9 @@ from embedder_server.models.catalog import (
 )
 from embedder_server.models.hub.families import weight_files
 from embedder_server.models.hub.jina_clip import onnx_files
+from embedder_server.models.hub.layout import Layout
+from embedder_server.models.hub.onnx_folder import onnx_weights
+from embedder_server.models.hub.open_clip_config import open_clip_weights
 from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.types import ModelLoadError
 
@@ -60,6 +63,10 @@ def weights(folder: ModelFolder) -> list[Path]:
     Raises:
         ModelLoadError: One is missing or cut off.
     """
+    if folder.layout is Layout.OPEN_CLIP:
+        return [open_clip_weights(folder)]
+    if folder.layout in (Layout.IMMICH, Layout.ONNX):
+        return onnx_weights(folder)
     if folder.model_type != "jina_clip":
         return weight_files(folder)
     files = list(onnx_files(folder))

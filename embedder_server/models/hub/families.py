@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedder_server.images.open_clip_preprocessing import FittedRecipe
 from embedder_server.images.preprocessing import ImageRecipe, PatchRecipe, read_image_recipe
 from embedder_server.models.hub.source import ModelFolder, check_file, is_commit
 from embedder_server.models.runtimes.export_cache import sha256_of
@@ -39,7 +40,7 @@ class Recipe:
     max_text_tokens: int  # special tokens included
     padding: Padding
     pad_id: int
-    image: ImageRecipe | PatchRecipe
+    image: ImageRecipe | PatchRecipe | FittedRecipe
     needs_mask: bool = False  # whether the text network takes a mask of the padding
     pad_left: bool = False
     text_cleaning: str = "none"  # before the tokenizer: `none`, `lower` or `canonical`

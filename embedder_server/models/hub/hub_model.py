@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from embedder_server.models.base import ModelChoice
 from embedder_server.models.catalog import check_files, entry_of, record_revision, say_license
 from embedder_server.models.hub import families
+from embedder_server.models.hub.cleaning import cleaning
+from embedder_server.models.hub.dispatch import networks_of, read_recipe, tokenizer_of
 from embedder_server.models.hub.downloads import weights
 from embedder_server.models.hub.families import ModelParts, Recipe
-from embedder_server.models.hub.jina_clip import JinaNetworks
 from embedder_server.models.hub.source import ModelFolder, find_model
-from embedder_server.models.hub.transformers_networks import TransformersNetworks
-from embedder_server.models.runtimes.base import Networks, TwoTowers, parse_runtime
+from embedder_server.models.runtimes.base import TwoTowers, parse_runtime
 from embedder_server.models.runtimes.export_cache import ExportCache, default_cache_dir
 from embedder_server.models.runtimes.selection import (
     ChosenRuntime,
@@ -23,17 +22,11 @@ from embedder_server.models.runtimes.selection import (
     make_probe,
     open_explicit,
 )
-from embedder_server.texts.tokenizer import TextTokenizer, canonical, read_tokenizer
+from embedder_server.texts.tokenizer import TextTokenizer
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.memory import usable_bytes
 
 logger = logging.getLogger(__name__)
-
-_CLEANING: dict[str, Callable[[str], str]] = {
-    "none": str,
-    "lower": str.lower,
-    "canonical": canonical,
-}
 
 
 class DualEncoder:
@@ -67,15 +60,11 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
     if trusted:
         recipe = families.read_remote_recipe(folder, choice.revision)
     else:
-        recipe = families.read_recipe(folder)
+        recipe = read_recipe(folder)
     limit = choice.text_limit(recipe.max_text_tokens)
     parts = _parts(folder, recipe, choice)
     cache = ExportCache(choice.cache_dir or default_cache_dir())
-    networks: Networks = (
-        JinaNetworks(parts, cache)
-        if recipe.family == "jina_clip"
-        else TransformersNetworks(parts, cache, trust_remote_code=trusted)
-    )
+    networks = networks_of(parts, cache, trust_remote_code=trusted)
 
     def probe() -> Probe:
         return make_probe(parts.tokenizer.tokenize, recipe.image.pixels, recipe.image.side)
@@ -97,24 +86,24 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
 
 
 def _parts(folder: ModelFolder, recipe: Recipe, choice: ModelChoice) -> ModelParts:
-    tokenizer, file = read_tokenizer(folder.path, folder.read_json("tokenizer_config.json"))
+    tokenizer, files = tokenizer_of(folder)
     return ModelParts(
         folder=folder,
         recipe=recipe,
-        tokenizer=TextTokenizer(tokenizer, recipe.max_text_tokens, _CLEANING[recipe.text_cleaning]),
+        tokenizer=TextTokenizer(tokenizer, recipe.max_text_tokens, cleaning(recipe.text_cleaning)),
         fingerprint=families.fingerprint(
-            recipe, folder, _hashed_files(folder, choice.device, file)
+            recipe, folder, [*_weights(folder, choice.device), *files]
         ),
         device=choice.device,
         threads=choice.threads,
     )
 
 
-def _hashed_files(folder: ModelFolder, device: str, tokenizer_file: str) -> list[Path]:
-    """Return weights and tokenizer: the files that the fingerprint covers.
+def _weights(folder: ModelFolder, device: str) -> list[Path]:
+    """Return the files that hold the networks.
 
     Raises:
-        ModelLoadError: One is missing or cut off, or the weights do not fit into the memory.
+        ModelLoadError: One is missing or cut off, or they do not fit into the memory.
     """
     files = weights(folder)
     size, usable = sum(file.stat().st_size for file in files), usable_bytes()
@@ -124,8 +113,7 @@ def _hashed_files(folder: ModelFolder, device: str, tokenizer_file: str) -> list
             f"has {usable / 1e9:.1f} GB of memory: give it more, or choose a smaller model "
             "(`sentinel models`)"
         )
-    extra = [folder.path / "merges.txt"] if tokenizer_file == "vocab.json" else []
-    return [*files, folder.path / tokenizer_file, *extra]
+    return files
 
 
 def _info(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedder_server.models.hub.layout import Layout, find_root, layout_of, read_object
 from embedder_server.types import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,16 @@ class ModelFolder:
     path: Path
     name: str  # hub id, or name of the folder
     revision: str  # commit of the hub; empty for a plain folder
-    config: dict[str, Any]  # content of `config.json`
+    config: dict[str, Any]  # content of `config.json`, or of `open_clip_config.json`
 
     @property
     def model_type(self) -> str:
         return str(self.config.get("model_type", ""))
+
+    @property
+    def layout(self) -> Layout:
+        """Raises `ModelLoadError` if it is not known."""
+        return layout_of(self.path, self.config)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the content of a JSON file; empty if it is missing.
@@ -56,7 +62,7 @@ class ModelFolder:
         Raises:
             ModelLoadError: The file is damaged.
         """
-        return _read_json(self.path / name) if (self.path / name).is_file() else {}
+        return read_object(self.path / name) if (self.path / name).is_file() else {}
 
 
 def is_model_source(spec: str) -> bool:
@@ -165,18 +171,9 @@ def _safetensors_size(head: bytes, file: Path) -> int:
 
 
 def _open_folder(path: Path, name: str, revision: str) -> ModelFolder:
-    check_file(path / "config.json")
-    return ModelFolder(path, name, revision, _read_json(path / "config.json"))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as exc:
-        raise ModelLoadError(f"{file} is damaged ({exc}): download the model again") from exc
-    if not isinstance(content, dict):
-        raise ModelLoadError(f"{file} does not hold a JSON object: download the model again")
-    return content
+    root, config = find_root(path)
+    check_file(root / config)
+    return ModelFolder(root, name, revision, read_object(root / config))
 
 
 def _recorded_revision(path: Path) -> str:

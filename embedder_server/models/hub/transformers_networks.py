@@ -186,7 +186,7 @@ def export_model(folder: ModelFolder, recipe: Recipe, target: Path) -> dict[str,
     for modality in Modality:
         module, inputs = build_module(model, recipe, modality)
         try:
-            _export(module, inputs, recipe, modality, network_file(target, modality))
+            export_module(module, inputs, recipe, modality, network_file(target, modality))
         # The exporter raises its own classes, torch's and Python's.
         except Exception as exc:
             raise ModelLoadError(
@@ -198,9 +198,10 @@ def export_model(folder: ModelFolder, recipe: Recipe, target: Path) -> dict[str,
     return {"logit_scale": scale, "logit_bias": bias}
 
 
-def _export(
+def export_module(
     module: Any, inputs: tuple[str, ...], recipe: Recipe, modality: Modality, file: Path
 ) -> None:
+    """Write a network, as `build_module` returns it, into an ONNX file."""
     import torch
 
     dynamic: dict[str, dict[int, str]] = {_OUTPUT: {0: "batch"}}

@@ -154,6 +154,25 @@ def create_session(model: bytes | Path, *, device: str, threads: int) -> ort.Inf
     return session
 
 
+def write_folded(file: Path, target: Path, weights: str) -> None:
+    """Write the network in `file` to `target` with every constant computed.
+
+    Large tensors go into the file `weights` beside it.
+
+    Raises:
+        ModelLoadError: The file is no network.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", weights
+    )
+    with as_load_error(f"onnxruntime cannot load {file}", "cpu"):
+        ort.InferenceSession(str(file), sess_options=options, providers=["CPUExecutionProvider"])
+
+
 def has_cuda() -> bool:
     """Tell whether the installed ONNX Runtime is the build for CUDA."""
     return _CUDA_PROVIDER in ort.get_available_providers()

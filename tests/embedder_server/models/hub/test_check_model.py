@@ -15,7 +15,7 @@ from embedder_server.models.hub.source import find_model
 from embedder_server.models.registry import load_model
 from embedder_server.models.runtimes.onnx import cpu_precisions
 from scripts import check_model
-from tests.embedder_server.models import tiny_models
+from tests.embedder_server.models import open_clip_models, tiny_models
 
 JINA_RUNTIMES = [(1, "onnxruntime"), (2, "onnxruntime")]
 JINA_RUNTIMES += [(1, "openvino")] if cpu_precisions() else []
@@ -43,6 +43,15 @@ def test_jina_clips_vectors_are_those_of_its_files_called_by_hand(
 def test_the_reference_of_transformers_agrees_with_ours(tmp_path: Path, family: str) -> None:
     pytest.importorskip("torch")
     getattr(tiny_models, family)(tmp_path / "model")
+    folder = find_model(str(tmp_path / "model"), None)
+    model = load_model(
+        ModelChoice(str(folder.path), "cpu", 2, runtime="onnxruntime", cache_dir=tmp_path)
+    )
+    assert check_model.agrees(model, check_model.reference(folder))
+
+
+def test_the_reference_of_open_clip_agrees_with_ours(tmp_path: Path) -> None:
+    open_clip_models.write("siglip", tmp_path / "model")
     folder = find_model(str(tmp_path / "model"), None)
     model = load_model(
         ModelChoice(str(folder.path), "cpu", 2, runtime="onnxruntime", cache_dir=tmp_path)
