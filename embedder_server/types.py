@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sentinel_core.errors import SentinelError
-from sentinel_core.vectors import Element
+from sentinel_core.vectors import Element, Role
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -71,6 +71,7 @@ class EmbedOptions:
         normalize: Return vectors of length 1; otherwise as the model made them.
         dimensions: Number of leading elements to keep of each vector; 0: all.
         element: Type of the elements in the response.
+        role: What the contents are for; symmetric models ignore it.
     """
 
     truncate: bool = True
@@ -79,6 +80,7 @@ class EmbedOptions:
     normalize: bool = True
     dimensions: int = 0
     element: Element = Element.FLOAT32
+    role: Role = Role.DOCUMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,11 @@ class StageTimings:
     inference: float = 0.0
     batch_size: int = 0
 
+    def longest(self, other: StageTimings) -> StageTimings:
+        """Return the timings of two requests at the same time."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return StageTimings(*(max(pair) for pair in pairs))
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedResults:
@@ -158,6 +165,7 @@ class ModelInfo:
         logit_bias: Added to the scaled cosine; 0 except for models trained with a sigmoid.
         sigmoid: Whether a score is the sigmoid of its own logit; otherwise a softmax over all.
         runtime_choice: Why this runtime was chosen, with the measurements.
+        asymmetric: Whether a content's vector depends on its role.
     """
 
     name: str
@@ -175,6 +183,7 @@ class ModelInfo:
     logit_bias: float = 0.0
     sigmoid: bool = False
     runtime_choice: str = ""
+    asymmetric: bool = False
 
 
 class ModelLoadError(RuntimeError):

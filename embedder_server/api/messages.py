@@ -22,7 +22,7 @@ from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument, NotFound, PermissionDenied, SentinelError
 from sentinel_core.status import to_status
-from sentinel_core.vectors import Element, RankedCandidate, encode
+from sentinel_core.vectors import Element, RankedCandidate, Role, encode
 
 _MIN_THUMBNAIL_SIDE = 16
 _MAX_THUMBNAIL_SIDE = 1024
@@ -39,6 +39,7 @@ _ELEMENTS[content_pb2.ELEMENT_TYPE_UNSPECIFIED] = _DEFAULTS.element
 _MODALITIES: dict[Modality, Any] = {
     own: pb.Modality.Value(f"MODALITY_{own.name}") for own in Modality
 }
+_ROLES = {pb.Role.Value(f"ROLE_{own.name}"): own for own in Role}
 _NANOS = 1_000_000_000
 
 
@@ -86,6 +87,7 @@ def options_from(request: pb.EmbedRequest, info: ModelInfo) -> EmbedOptions:
         normalize=options.normalize if options.HasField("normalize") else True,
         dimensions=_dimensions(options, info),
         element=element,
+        role=_role(options.role, _DEFAULTS.role, "options.role"),
     )
 
 
@@ -118,6 +120,25 @@ def top_k_from(request: pb.RankRequest) -> int:
     if request.top_k < 0:
         raise _out_of_range("top_k", f"{request.top_k} is negative; 0 returns all")
     return request.top_k
+
+
+def rank_roles_from(request: pb.RankRequest) -> tuple[Role, Role]:
+    """Return the role of the query and that of the candidates.
+
+    Raises:
+        InvalidArgument: PARAMETER_OUT_OF_RANGE.
+    """
+    return (
+        _role(request.query_role, Role.QUERY, "query_role"),
+        _role(request.candidates_role, Role.DOCUMENT, "candidates_role"),
+    )
+
+
+def _role(number: int, default: Role, field: str) -> Role:
+    role = _ROLES.get(number) if number != pb.ROLE_UNSPECIFIED else default
+    if role is None:
+        raise _out_of_range(field, f"{number} is not a Role")
+    return role
 
 
 def _out_of_range(field: str, message: str) -> InvalidArgument:
@@ -273,6 +294,7 @@ def model_response(info: ModelInfo, settings: EmbedderSettings) -> pb.GetModelRe
         sigmoid=info.sigmoid,
         runtime=info.runtime,
         runtime_choice=info.runtime_choice,
+        asymmetric=info.asymmetric,
         device=info.device,
         dtype=info.dtype,
         limits=limits,

@@ -154,7 +154,7 @@ class TextLane:
     async def _run(self, request: RequestState, texts: Sequence[str]) -> list[ItemResult]:
         request.begin_preparing()
         if sum(map(len, texts)) <= self._inline_chars:
-            prepared, seconds = self._tokenize_all(texts, request.options.truncate)
+            prepared, seconds = self._tokenize_all(texts, request.options)
         else:
             prepared, seconds = await self._tokenize_in_turns(request, texts)
         request.end_preparing(seconds)
@@ -183,14 +183,14 @@ class TextLane:
         options = request.options
         for part in _cut(texts, len, _CHARS_PER_TURN, len(texts)):
             tokens, seconds = await self._pool.run(
-                options.priority, partial(self._tokenize_all, part, options.truncate)
+                options.priority, partial(self._tokenize_all, part, options)
             )
             prepared += tokens
             longest = max(longest, seconds)
         return prepared, longest
 
     def _tokenize_all(
-        self, texts: Sequence[str], truncate: bool
+        self, texts: Sequence[str], options: EmbedOptions
     ) -> tuple[list[TokenizedText | SentinelError], float]:
         """Return the tokens of each text, or its error, and the seconds of the slowest one."""
         prepared: list[TokenizedText | SentinelError] = []
@@ -198,15 +198,15 @@ class TextLane:
         for text in texts:
             start = perf_counter()
             try:
-                prepared.append(self._tokenize(text, truncate))
+                prepared.append(self._tokenize(text, options))
             except Exception as error:
                 prepared.append(_item_error(error))
             longest = max(longest, perf_counter() - start)
         return prepared, longest
 
-    def _tokenize(self, text: str, truncate: bool) -> TokenizedText:
-        tokens = self._model.tokenize(clean_text(text, self._max_chars))
-        if tokens.truncated and not truncate:
+    def _tokenize(self, text: str, options: EmbedOptions) -> TokenizedText:
+        tokens = self._model.tokenize(clean_text(text, self._max_chars), options.role)
+        if tokens.truncated and not options.truncate:
             limit = self._model.info.max_text_tokens
             raise InvalidArgument(
                 "TEXT_TOO_LONG",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from embedder_server.texts.tokenizer import TokenizedText
 from embedder_server.types import FloatArray, ModelInfo, ModelLoadError
+from sentinel_core.vectors import Role
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,8 +61,8 @@ class EmbeddingModel(Protocol):
     @property
     def info(self) -> ModelInfo: ...
 
-    def tokenize(self, text: str) -> TokenizedText:
-        """Return the token ids of `text`, cut to the model's limit."""
+    def tokenize(self, text: str, role: Role = Role.DOCUMENT) -> TokenizedText:
+        """Return the token ids of `text`, with what its role adds, cut to the model's limit."""
         ...
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sentinel_core.errors import InvalidArgument, SentinelError
+from sentinel_core.vectors import Role
 from sentinel_store.items import Content
 from sentinel_store.values import FloatArray
 
@@ -21,6 +22,7 @@ class EmbedOptions:
         normalize: Whether vectors have length 1, and not the model's own.
         dimensions: Elements to keep of each vector; None: all.
         truncate: Whether texts that are too long for the model are cut, and not refused.
+        role: What the contents are for: queries, or the items that they find.
     """
 
     bulk: bool = False
@@ -28,6 +30,7 @@ class EmbedOptions:
     normalize: bool = True
     dimensions: int | None = None
     truncate: bool = True
+    role: Role = Role.DOCUMENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from PIL import Image, ImageColor
 
 from embedder_server.texts.tokenizer import TokenizedText
 from embedder_server.types import FloatArray, Modality, ModelInfo
+from sentinel_core.vectors import Role
 
 _COLOURS = ("black", "white", "red", "lime", "blue", "yellow", "cyan", "magenta", "gray", "orange")
 _RGB = np.array([ImageColor.getrgb(name) for name in _COLOURS], dtype=np.float32)
@@ -70,7 +71,8 @@ class FakeText(TokenizedText):
 class FakeModel:
     """Implements `EmbeddingModel`.
 
-    Its vectors are not of length 1: a text's is the sum of its words'.
+    Its vectors are not of length 1: a text's is the sum of its words'. If it is asymmetric, a query
+    has two words before it that no document has.
 
     Attributes:
         faults: Faults of the next calls; the gate is open.
@@ -87,6 +89,7 @@ class FakeModel:
         name: str = "fake-model",
         modalities: tuple[Modality, ...] = tuple(Modality),
         supported_dimensions: tuple[int, ...] = (),
+        asymmetric: bool = False,
     ) -> None:
         self.info = ModelInfo(
             name=name,
@@ -102,6 +105,7 @@ class FakeModel:
             modalities=modalities,
             supported_dimensions=supported_dimensions,
             runtime_choice="the only one",
+            asymmetric=asymmetric,
         )
         self.preprocess: Callable[[Image.Image], np.ndarray[Any, Any]] = shrink
         self.faults = Faults()
@@ -110,7 +114,9 @@ class FakeModel:
         self.threads: set[str] = set()
         self.closed = False
 
-    def tokenize(self, text: str) -> TokenizedText:
+    def tokenize(self, text: str, role: Role = Role.DOCUMENT) -> TokenizedText:
+        if self.info.asymmetric and role is Role.QUERY:
+            text = f"query for {text}"
         words = text.lower().split()
         ids = np.array([_word_id(word) for word in words], dtype=np.int64)
         tokens = FakeText(ids[: self.info.max_text_tokens], len(words))

@@ -385,4 +385,16 @@ RAW: dict[str, tuple[str, Call]] = {
         "PARAMETER_OUT_OF_RANGE",
         sent(_rpcs.EMBED, contents=[TEXT], options=embedding_pb.EmbedOptions(priority=9)),
     ),
+    "role": (
+        "PARAMETER_OUT_OF_RANGE",
+        sent(_rpcs.EMBED, contents=[TEXT], options=embedding_pb.EmbedOptions(role=9)),
+    ),
+    "role of a query": (
+        "PARAMETER_OUT_OF_RANGE",
+        sent(_rpcs.RANK, query=TEXT, candidates=[TEXT], query_role=9),
+    ),
+    "role of candidates": (
+        "PARAMETER_OUT_OF_RANGE",
+        sent(_rpcs.RANK, query=TEXT, candidates=[TEXT], candidates_role=9),
+    ),
 }

@@ -25,6 +25,7 @@ from embedder_server.models.runtimes.onnx import create_session
 from embedder_server.texts.batches import Padding, TextBatches
 from embedder_server.texts.tokenizer import TextTokenizer, TokenizedText, bert_tokenizer
 from embedder_server.types import FloatArray, ModelInfo, ModelLoadError
+from sentinel_core.vectors import Role
 
 NAME = "conse-minilm-lite0"
 DIMENSIONS = 384
@@ -129,9 +130,11 @@ class ConseModel:
         self._text = MiniLmTower(device, threads, recipe.max_text_tokens)
         self._image = lite0.Lite0Tower(device, threads)
         self._class_matrix = _read_class_matrix()
-        self.tokenize = self._text.tokenize
         self.preprocess = lite0.RECIPE.pixels
         self.embed_texts = self._text.vectors
+
+    def tokenize(self, text: str, role: Role = Role.DOCUMENT) -> TokenizedText:
+        return self._text.tokenize(text)
 
     def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
         weights = class_weights(self._image.logits(images), self._recipe)

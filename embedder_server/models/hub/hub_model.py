@@ -12,6 +12,7 @@ from embedder_server.models.hub import families
 from embedder_server.models.hub.downloads import weights
 from embedder_server.models.hub.families import ModelParts, Recipe
 from embedder_server.models.hub.jina_clip import JinaNetworks
+from embedder_server.models.hub.prompts import Prompts, read_prompts
 from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.models.hub.transformers_networks import TransformersNetworks
 from embedder_server.models.runtimes.base import Networks, TwoTowers, parse_runtime
@@ -23,9 +24,15 @@ from embedder_server.models.runtimes.selection import (
     make_probe,
     open_explicit,
 )
-from embedder_server.texts.tokenizer import TextTokenizer, canonical, read_tokenizer
+from embedder_server.texts.tokenizer import (
+    TextTokenizer,
+    TokenizedText,
+    canonical,
+    read_tokenizer,
+)
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.memory import usable_bytes
+from sentinel_core.vectors import Role
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +47,24 @@ class DualEncoder:
     """`EmbeddingModel` of a CLIP-like family: a tokenizer, an image recipe and two networks."""
 
     def __init__(
-        self, recipe: Recipe, tokenizer: TextTokenizer, towers: TwoTowers, info: ModelInfo
+        self,
+        recipe: Recipe,
+        tokenizer: TextTokenizer,
+        prompts: Prompts,
+        towers: TwoTowers,
+        info: ModelInfo,
     ) -> None:
         self.info = info
-        self.tokenize = tokenizer.tokenize
+        self._tokenizer = tokenizer
+        self._prompts = prompts
         self.preprocess = recipe.image.pixels
         self.embed_texts = towers.embed_texts
         self.embed_images = towers.embed_images
         self.close = towers.close
         self._towers = towers
+
+    def tokenize(self, text: str, role: Role = Role.DOCUMENT) -> TokenizedText:
+        return self._tokenizer.tokenize(self._prompts.before(role) + text)
 
 
 def load_hub_model(choice: ModelChoice) -> DualEncoder:
@@ -91,9 +107,10 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
         )
     else:
         chosen = open_explicit(networks, explicit, probe, choice.device)
-    info = _info(parts, chosen, networks.logits(), limit)
+    prompts = read_prompts(folder)
+    info = prompts.described(_info(parts, chosen, networks.logits(), limit))
     logger.info("runtime", extra={"runtime": info.runtime, "why": info.runtime_choice})
-    return DualEncoder(recipe, parts.tokenizer.cut_at(limit), chosen.towers, info)
+    return DualEncoder(recipe, parts.tokenizer.cut_at(limit), prompts, chosen.towers, info)
 
 
 def _parts(folder: ModelFolder, recipe: Recipe, choice: ModelChoice) -> ModelParts:
