@@ -21,6 +21,11 @@ class Modality(enum.StrEnum):
     IMAGE = "image"
 
 
+# What an image with a text beside it is called where a modality is named. It shares the images'
+# queue, so it is no `Modality`.
+IMAGE_WITH_TEXT = "image_with_text"
+
+
 class Priority(enum.IntEnum):
     """Lower runs first: a person waits for INTERACTIVE, a program for BULK."""
 
@@ -43,10 +48,11 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One encoded image and the part of it to embed; None: all of it."""
+    """One encoded image, the part of it to embed (None: all of it), and a text beside it."""
 
     data: bytes
     crop: Crop | None = None
+    text: str = ""
 
 
 # One thing to embed: a text, an image file, or the error that its conversion gave.
@@ -166,6 +172,7 @@ class ModelInfo:
         sigmoid: Whether a score is the sigmoid of its own logit; otherwise a softmax over all.
         runtime_choice: Why this runtime was chosen, with the measurements.
         asymmetric: Whether a content's vector depends on its role.
+        embeds_image_with_text: Whether an image can have a text beside it, for one vector of both.
     """
 
     name: str
@@ -184,6 +191,7 @@ class ModelInfo:
     sigmoid: bool = False
     runtime_choice: str = ""
     asymmetric: bool = False
+    embeds_image_with_text: bool = False
 
 
 class ModelLoadError(RuntimeError):

@@ -153,7 +153,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         )
         query, *candidates = (result.outcome for result in outcome.results)
         if isinstance(query, SentinelError):
-            raise messages.located(query, messages.part_of(contents[0], "query"))
+            raise messages.located(query, contents[0], "query")
         good, errors = [], []
         for index, candidate in enumerate(candidates):
             if isinstance(candidate, SentinelError):

@@ -409,15 +409,15 @@ def split(contents: Sequence[Content], most_items: int, most_bytes: int) -> list
 
     A content of more bytes is a part of its own.
     """
-    if len(contents) <= most_items and sum(len(one.data) for one in contents) <= most_bytes:
+    if len(contents) <= most_items and sum(one.size for one in contents) <= most_bytes:
         return [contents]
     parts: list[list[Content]] = []
     size = 0
     for content in contents:
-        size += len(content.data)
+        size += content.size
         if not parts or len(parts[-1]) == most_items or size > most_bytes:
             parts.append([])
-            size = len(content.data)
+            size = content.size
         parts[-1].append(content)
     return list(parts)
 

@@ -401,7 +401,7 @@ def call_size(contents: Sequence[Content], *, bulk: bool) -> CallSize:
 def _to_message(content: Content) -> content_pb2.Content:
     if content.kind is Kind.TEXT:
         return content_pb2.Content(text=content.text)
-    image = content_pb2.Image(data=content.data)
+    image = content_pb2.Image(data=content.data, text=content.beside)
     if content.crop is not None:
         image.crop.left, image.crop.top = content.crop.left, content.crop.top
         image.crop.right, image.crop.bottom = content.crop.right, content.crop.bottom

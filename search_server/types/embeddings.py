@@ -9,7 +9,8 @@ from sentinel_core.vectors import Role
 from sentinel_store.items import Content
 from sentinel_store.values import FloatArray
 
-_CROP = ".image.crop"
+# Parts of an image that workers name, besides its bytes.
+_PARTS = (".image.crop", ".image.text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ def placed(error: SentinelError, path: str, content: Content) -> SentinelError:
     """
     if not isinstance(error, InvalidArgument):
         return error.at(None)
-    if error.metadata.get("field", "").endswith(_CROP):
-        return error.at(f"{path}{_CROP}")
+    for part in _PARTS:
+        if error.metadata.get("field", "").endswith(part):
+            return error.at(f"{path}{part}")
     return error.at(f"{path}.{content.part}")

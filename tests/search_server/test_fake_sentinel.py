@@ -399,7 +399,14 @@ def test_an_image_is_found_by_itself(fresh: Pair) -> None:
 
 
 def test_embeddings_have_the_same_form(pair: Pair) -> None:
-    contents = ["a dog", Q(image=photos.photo("coffee")), " ", Q(image=b"no image at all")]
+    contents = [
+        "a dog",
+        Q(image=photos.photo("coffee")),
+        " ",
+        Q(image=b"no image at all"),
+        Q("a cup", image=photos.photo("coffee")),
+        Q(" ", image=photos.photo("coffee")),
+    ]
 
     def form(client: SentinelClient, _: Pair) -> Any:
         found = client.embed_many(contents, thumbnail_side=64)
@@ -414,7 +421,7 @@ def test_embeddings_have_the_same_form(pair: Pair) -> None:
             for one in found
         ]
 
-    assert [one[0] for one in pair.same(form)] == [1, 1, False, False]
+    assert [one[0] for one in pair.same(form)] == [1, 1, False, False, False, False]
     pair.same(lambda client, _: client.embed(["a", "b", "a"]).shape)
     pair.same(lambda client, _: client.embed("a").shape)
 
@@ -455,6 +462,7 @@ def test_the_model_and_the_caller_are_described_alike(pair: Pair) -> None:
                 "embeds_images",
                 "max_contents",
                 "asymmetric",
+                "embeds_image_with_text",
             )
         ]
     )

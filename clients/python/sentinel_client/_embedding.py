@@ -117,6 +117,7 @@ class EmbeddingModel:
         max_text_tokens: Longer texts are cut.
         max_contents: Most contents in one request; `embed` and `embed_many` send several.
         asymmetric: Whether a content has other vectors as a query and as a document.
+        embeds_image_with_text: Whether it takes `Q("a text", image=...)`: one vector of both.
     """
 
     version: ModelVersion
@@ -127,6 +128,7 @@ class EmbeddingModel:
     max_text_tokens: int
     max_contents: int
     asymmetric: bool = False
+    embeds_image_with_text: bool = False
 
 
 class EmbeddingCalls(ServiceCalls):
@@ -272,6 +274,7 @@ class EmbeddingCalls(ServiceCalls):
             max_text_tokens=found.max_text_tokens,
             max_contents=found.limits.max_contents_per_request,
             asymmetric=found.asymmetric,
+            embeds_image_with_text=pb.MODALITY_IMAGE_WITH_TEXT in found.modalities,
         )
 
     async def _embed(

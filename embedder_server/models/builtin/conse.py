@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +136,11 @@ class ConseModel:
 
     def tokenize(self, text: str, role: Role = Role.DOCUMENT) -> TokenizedText:
         return self._text.tokenize(text)
+
+    def image_input(
+        self, pixels: npt.NDArray[Any], text: str, role: Role
+    ) -> tuple[npt.NDArray[Any], None]:
+        return pixels, None
 
     def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
         weights = class_weights(self._image.logits(images), self._recipe)

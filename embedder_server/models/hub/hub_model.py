@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from embedder_server.models.base import ModelChoice
 from embedder_server.models.catalog import check_files, entry_of, record_revision, say_license
@@ -12,9 +16,12 @@ from embedder_server.models.hub import families
 from embedder_server.models.hub.downloads import weights
 from embedder_server.models.hub.families import ModelParts, Recipe
 from embedder_server.models.hub.jina_clip import JinaNetworks
-from embedder_server.models.hub.prompts import Prompts, read_prompts
+from embedder_server.models.hub.prompts import PromptedTokenizer, read_prompts
 from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.models.hub.transformers_networks import TransformersNetworks
+from embedder_server.models.hub.vlm import FAMILIES as VLM_FAMILIES
+from embedder_server.models.hub.vlm import load_vlm
+from embedder_server.models.hub.vlm_tokens import SequenceReader
 from embedder_server.models.runtimes.base import Networks, TwoTowers, parse_runtime
 from embedder_server.models.runtimes.export_cache import ExportCache, default_cache_dir
 from embedder_server.models.runtimes.selection import (
@@ -24,15 +31,12 @@ from embedder_server.models.runtimes.selection import (
     make_probe,
     open_explicit,
 )
-from embedder_server.texts.tokenizer import (
-    TextTokenizer,
-    TokenizedText,
-    canonical,
-    read_tokenizer,
-)
+from embedder_server.texts.tokenizer import TextTokenizer, canonical, read_tokenizer
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.memory import usable_bytes
-from sentinel_core.vectors import Role
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 logger = logging.getLogger(__name__)
 
@@ -44,27 +48,23 @@ _CLEANING: dict[str, Callable[[str], str]] = {
 
 
 class DualEncoder:
-    """`EmbeddingModel` of a CLIP-like family: a tokenizer, an image recipe and two networks."""
+    """`EmbeddingModel` of two networks, or of one that reads texts and images."""
 
     def __init__(
         self,
-        recipe: Recipe,
-        tokenizer: TextTokenizer,
-        prompts: Prompts,
+        preprocess: Callable[[Image.Image], npt.NDArray[np.generic]],
+        reader: PromptedTokenizer | SequenceReader,
         towers: TwoTowers,
         info: ModelInfo,
     ) -> None:
         self.info = info
-        self._tokenizer = tokenizer
-        self._prompts = prompts
-        self.preprocess = recipe.image.pixels
+        self.tokenize = reader.tokenize
+        self.image_input = reader.image_input
+        self.preprocess = preprocess
         self.embed_texts = towers.embed_texts
         self.embed_images = towers.embed_images
         self.close = towers.close
         self._towers = towers
-
-    def tokenize(self, text: str, role: Role = Role.DOCUMENT) -> TokenizedText:
-        return self._tokenizer.tokenize(self._prompts.before(role) + text)
 
 
 def load_hub_model(choice: ModelChoice) -> DualEncoder:
@@ -79,6 +79,11 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
         check_files(entry, folder.path)
         record_revision(entry, folder.revision)
         say_license(entry)
+    if folder.model_type in VLM_FAMILIES:
+        files = _hashed_files(folder, choice.device, "tokenizer.json")
+        vlm = load_vlm(folder, choice, explicit, files)
+        return DualEncoder(vlm.preprocess, vlm.reader, vlm.chosen.towers, vlm.info)
+    choice.check_fixed_images()
     trusted = choice.trust_remote_code and "auto_map" in folder.config
     if trusted:
         recipe = families.read_remote_recipe(folder, choice.revision)
@@ -110,7 +115,8 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
     prompts = read_prompts(folder)
     info = prompts.described(_info(parts, chosen, networks.logits(), limit))
     logger.info("runtime", extra={"runtime": info.runtime, "why": info.runtime_choice})
-    return DualEncoder(recipe, parts.tokenizer.cut_at(limit), prompts, chosen.towers, info)
+    reader = PromptedTokenizer(parts.tokenizer.cut_at(limit), prompts)
+    return DualEncoder(recipe.image.pixels, reader, chosen.towers, info)
 
 
 def _parts(folder: ModelFolder, recipe: Recipe, choice: ModelChoice) -> ModelParts:

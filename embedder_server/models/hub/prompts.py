@@ -12,6 +12,7 @@ from typing import Any
 
 from embedder_server.models.hub.families import derived_fingerprint
 from embedder_server.models.hub.source import ModelFolder
+from embedder_server.texts.tokenizer import TextTokenizer, TokenizedText
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.vectors import Role
 
@@ -53,10 +54,27 @@ class Prompts:
         )
 
 
-def read_prompts(folder: ModelFolder) -> Prompts:
+class PromptedTokenizer:
+    """Reads texts with the prompt of their role, and images as they are."""
+
+    def __init__(self, tokenizer: TextTokenizer, prompts: Prompts) -> None:
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+
+    def tokenize(self, text: str, role: Role = Role.DOCUMENT) -> TokenizedText:
+        """Return the ids of the prompt and the text, cut to the limit."""
+        return self._tokenizer.tokenize(self._prompts.before(role) + text)
+
+    def image_input(self, pixels: Any, text: str, role: Role) -> tuple[Any, None]:
+        """Return the pixels: these models read no text beside an image."""
+        return pixels, None
+
+
+def read_prompts(folder: ModelFolder, known: Prompts | None = None) -> Prompts:
     """Return the prompts of a model folder.
 
-    A role without a prompt of its own has the model's default prompt, if it names one.
+    A role without a prompt of its own has that of `known`, which is published elsewhere; else the
+    model's default prompt, if it names one.
 
     Raises:
         ModelLoadError: The file is damaged, or its default prompt is missing.
@@ -69,7 +87,13 @@ def read_prompts(folder: ModelFolder) -> Prompts:
         )
     named = {name.lower(): prompt for name, prompt in prompts.items()}
     default = _default(folder, config, prompts)
-    return Prompts(*(_first(named, _NAMES[role], default) for role in (Role.QUERY, Role.DOCUMENT)))
+    known = known or Prompts()
+    return Prompts(
+        *(
+            _first(named, _NAMES[role], known.before(role) or default)
+            for role in (Role.QUERY, Role.DOCUMENT)
+        )
+    )
 
 
 def _default(folder: ModelFolder, config: Mapping[str, Any], prompts: Mapping[str, str]) -> str:

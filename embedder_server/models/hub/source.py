@@ -22,7 +22,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _POINTER = b"version https://git-lfs"
 # Only scripts/check_model.py needs `spiece.model`, for the reference tokenizer.
-_SMALL_FILES = ["*.json", "*.txt", "spiece.model"]
+_SMALL_FILES = ["*.json", "*.txt", "*.jinja", "spiece.model"]
 _JINA_FILES = ["onnx/text_model.onnx", "onnx/vision_model.onnx", "onnx/model.onnx*"]
 
 

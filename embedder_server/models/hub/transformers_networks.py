@@ -133,8 +133,10 @@ def _on_cpu() -> tuple[Runtime, ...]:
     return *candidates, Runtime("torch", "bf16")
 
 
-def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -> Any:
-    """Load the folder's transformers model in float32 on the CPU, ready for inference.
+def load_transformers(
+    folder: ModelFolder, *, trust_remote_code: bool = False, dtype: str = "float32"
+) -> Any:
+    """Load the folder's transformers model on the CPU, ready for inference.
 
     Raises:
         ModelLoadError: torch or transformers is missing, or the files do not form a model.
@@ -145,7 +147,7 @@ def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -
     with as_load_error(f"transformers cannot load {folder.path}", "cpu"):
         model, report = transformers.AutoModel.from_pretrained(
             folder.path,
-            dtype="float32",
+            dtype=dtype,
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,

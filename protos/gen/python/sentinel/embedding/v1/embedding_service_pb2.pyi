@@ -26,6 +26,7 @@ class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODALITY_UNSPECIFIED: _ClassVar[Modality]
     MODALITY_TEXT: _ClassVar[Modality]
     MODALITY_IMAGE: _ClassVar[Modality]
+    MODALITY_IMAGE_WITH_TEXT: _ClassVar[Modality]
 PRIORITY_UNSPECIFIED: Priority
 PRIORITY_INTERACTIVE: Priority
 PRIORITY_BULK: Priority
@@ -35,6 +36,7 @@ ROLE_DOCUMENT: Role
 MODALITY_UNSPECIFIED: Modality
 MODALITY_TEXT: Modality
 MODALITY_IMAGE: Modality
+MODALITY_IMAGE_WITH_TEXT: Modality
 
 class EmbedOptions(_message.Message):
     __slots__ = ("model", "normalize", "dimensions", "element_type", "truncate", "priority", "thumbnail_side", "role")
