@@ -19,6 +19,7 @@ from sentinel_client import (
     Q,
     ResultTruncated,
     SearchPage,
+    _messages,
 )
 from tests.client.fake_gateway import FakeGateway, as_dict, hit
 

@@ -74,7 +74,7 @@ class Q:
         content = image if text is None else text
         if sum(kind is not None for kind in (content, vector, item_id)) != 1:
             raise TypeError(
-                "give exactly one of a text, an image, a text with an image, a vector and an item_id"
+                "give exactly one of a text, an image, both as one, a vector, and an item_id"
             )
         if text is not None and not isinstance(text, str):
             raise TypeError(f"{text!r} is not a text; pass an image as Q(image=...)")

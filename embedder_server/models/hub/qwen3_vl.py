@@ -29,6 +29,7 @@ DIMENSIONS = (64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _DEFAULT_INSTRUCTION = "Represent the user's input."
 _LEAST, _FEWEST, _MOST = 4, 16, 1800
 MEAN = STD = (0.5, 0.5, 0.5)
+CONFIG: dict[str, Any] = {}
 IMAGE = "<|image_pad|>"
 RESERVED = (IMAGE, "<|video_pad|>")
 

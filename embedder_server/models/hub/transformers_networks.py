@@ -134,9 +134,15 @@ def _on_cpu() -> tuple[Runtime, ...]:
 
 
 def load_transformers(
-    folder: ModelFolder, *, trust_remote_code: bool = False, dtype: str = "float32"
+    folder: ModelFolder,
+    *,
+    trust_remote_code: bool = False,
+    dtype: str = "float32",
+    **config: Any,
 ) -> Any:
     """Load the folder's transformers model on the CPU, ready for inference.
+
+    `config` replaces entries of its configuration.
 
     Raises:
         ModelLoadError: torch or transformers is missing, or the files do not form a model.
@@ -151,6 +157,7 @@ def load_transformers(
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **config,
         )
     # transformers would initialise them randomly, and every vector would be noise.
     if report["missing_keys"]:

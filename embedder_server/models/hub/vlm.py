@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from embedder_server.models.base import ModelChoice
-from embedder_server.models.hub import families, qwen3_vl
+from embedder_server.models.hub import embedding_gemma2, families, qwen3_vl
 from embedder_server.models.hub.prompts import read_prompts
 from embedder_server.models.hub.source import ModelFolder
 from embedder_server.models.hub.vlm_images import TokenBudget
@@ -27,7 +27,10 @@ from embedder_server.texts.tokenizer import read_tokenizer
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.vectors import Role
 
-FAMILIES: dict[str, ModuleType] = {"qwen3_vl": qwen3_vl}
+FAMILIES: dict[str, ModuleType] = {
+    "embedding_gemma2": embedding_gemma2,
+    "qwen3_vl": qwen3_vl,
+}
 # The runtimes are compared with pictures of this side, not with the largest ones.
 _PROBE_SIDE = 256
 _RUNTIMES = (Runtime("torch"), Runtime("torch", "bf16"))
@@ -85,7 +88,14 @@ def load_vlm(
             "raise it, or lower --max-image-tokens"
         )
     fingerprint = families.fingerprint(recipe, folder, files)
-    networks = VlmNetworks(folder, recipe, family.forward, choice.device, choice.threads)
+    networks = VlmNetworks(
+        folder,
+        recipe,
+        family.forward,
+        config=family.CONFIG,
+        device=choice.device,
+        threads=choice.threads,
+    )
 
     def probe() -> Probe:
         return _probe(reader, recipe)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-# A longer image is squashed to this ratio of its sides. The references refuse it.
+# Qwen's reference refuses longer images; they are squashed to this ratio of their sides.
 _MAX_RATIO = 200
 
 
@@ -50,13 +50,13 @@ class TokenBudget:
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return what an image of this size is resized to, as the family's reference does."""
-        shortest = math.ceil(max(height, width) / _MAX_RATIO)
-        height, width = max(height, shortest), max(width, shortest)
         return self._filled(height, width) if self.fills else self._kept(height, width)
 
     def _kept(self, height: int, width: int) -> tuple[int, int]:
         """As Qwen's `smart_resize`: about the image's own size, if that is within the budget."""
         unit = self.unit
+        shortest = math.ceil(max(height, width) / _MAX_RATIO)
+        height, width = max(height, shortest), max(width, shortest)
         new_height = max(unit, round(height / unit) * unit)
         new_width = max(unit, round(width / unit) * unit)
         if new_height * new_width > self.most * unit**2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,10 +40,14 @@ class VlmNetworks:
         folder: ModelFolder,
         recipe: VlmRecipe,
         forward: Forward,
+        *,
+        config: Mapping[str, Any],
         device: str,
         threads: int,
     ) -> None:
+        """Keep the parts; `config` replaces entries of the folder's configuration."""
         self._folder = folder
+        self._config = dict(config)
         self._recipe = recipe
         self._forward = forward
         self._device = device
@@ -65,7 +69,7 @@ class VlmNetworks:
         if device != "cpu":
             check_cuda(device)
         import_torch().set_num_threads(self._threads)
-        model = load_transformers(self._folder, dtype=runtime.dtype)
+        model = load_transformers(self._folder, dtype=runtime.dtype, **self._config)
         with as_load_error(f"torch cannot move the model to {device}", device):
             return VlmTowers(model.to(device), self._recipe, self._forward, device)
 

@@ -17,6 +17,9 @@ _QWEN_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
     "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
+_GEMMA_TOKENS = (
+    "<pad>", "<eos>", "<bos>", "<|image>", "<image|>", "<|image|>", "<|video|>", "<|audio|>",
+)  # fmt: skip
 # What a conversation of a system message and one content looks like in Qwen's own template.
 _QWEN_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -63,6 +66,52 @@ def qwen3_vl(folder: Path) -> Any:
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
     )  # fmt: skip
     model = scattered(Qwen3VLModel(config))
+    model.save_pretrained(folder)
+    return model
+
+
+def embedding_gemma2(folder: Path) -> Any:
+    """Write an EmbeddingGemma 2 of two layers, one of each kind, with an audio network."""
+    from transformers import EmbeddingGemma2Config, EmbeddingGemma2Model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _bytes_tokenizer(_GEMMA_TOKENS)
+    ids = {token: tokenizer.token_to_id(token) for token in _GEMMA_TOKENS}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>",
+        special_tokens=[("<bos>", ids["<bos>"]), ("<eos>", ids["<eos>"])],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write(folder, "tokenizer_config.json", {"boi_token": "<|image>", "eoi_token": "<image|>"})
+    pixels = {
+        "image_processor_type": "Gemma4ImageProcessor", "patch_size": PATCH, "do_normalize": False,
+        "pooling_kernel_size": 3, "max_soft_tokens": 70, "resample": 3,
+        "rescale_factor": 1 / 255, "image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0],
+    }  # fmt: skip
+    _write(folder, "processor_config.json", {"image_processor": pixels})
+    config = EmbeddingGemma2Config(
+        text_config={
+            "vocab_size": tokenizer.get_vocab_size(), "hidden_size": 48, "intermediate_size": 96,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 16, "global_head_dim": 32, "sliding_window": 8, "embedding_dim": 160,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "hidden_size_per_layer_input": 24, "pad_token_id": ids["<pad>"],
+            "eos_token_id": ids["<eos>"], "bos_token_id": ids["<bos>"],
+        },
+        vision_config={
+            "model_type": "gemma4_vision", "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+            "head_dim": 16, "patch_size": PATCH, "pooling_kernel_size": 3,
+            "position_embedding_size": 1024,
+        },
+        audio_config={
+            "model_type": "gemma4_audio", "hidden_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "output_proj_dims": 32, "subsampling_conv_channels": [8, 4],
+        },
+        boi_token_id=ids["<|image>"], eoi_token_id=ids["<image|>"], image_token_id=ids["<|image|>"],
+        video_token_id=ids["<|video|>"], audio_token_id=ids["<|audio|>"],
+    )  # fmt: skip
+    model = scattered(EmbeddingGemma2Model(config))
     model.save_pretrained(folder)
     return model
 

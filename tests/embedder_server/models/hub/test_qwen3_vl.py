@@ -23,24 +23,24 @@ from embedder_server.types import FloatArray, ModelLoadError
 from scripts.check_model import unit
 from sentinel_core.vectors import Role
 from tests.embedder_server.models import tiny_vlms
+from tests.embedder_server.models.hub.vlm_cases import (
+    EXACT,
+    KINDS,
+    TEXTS,
+    Content,
+    copied,
+    least_cosine,
+    ours,
+    pictures,
+)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-EXACT = 0.9999
 INSTRUCTIONS = {
     Role.QUERY: "Retrieve images or text relevant to the user's query.",
     Role.DOCUMENT: "Represent the user's input.",
 }
-TEXTS = (
-    "a cat",
-    "\n two dogs run along the beach  ",
-    "an old red boat near the river at night in the rain with many people and three black birds",
-    "naïve café 猫",
-)
-# Height and width in pixels; some are far below or above what a token stands for.
-SHAPES = ((40, 60), (97, 33), (200, 200), (16, 16), (20, 900), (1000, 700), (33, 31))
-Content = tuple[str, Image.Image | None]
 
 
 @dataclasses.dataclass
@@ -112,35 +112,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
 @pytest.fixture(scope="module")
 def model(reference: Reference) -> DualEncoder:
     return reference.load()
-
-
-def pictures() -> list[Image.Image]:
-    random = np.random.default_rng(5)
-    return [
-        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        for height, width in SHAPES
-    ]
-
-
-def ours(model: DualEncoder, contents: Sequence[Content], role: Role) -> FloatArray:
-    """Embed contents of one kind in one batch."""
-    if contents[0][1] is None:
-        return model.embed_texts([model.tokenize(text, role) for text, _ in contents])
-    pixels = [model.preprocess(image) for _, image in contents if image is not None]
-    texts = [text for text, _ in contents]
-    given = [model.image_input(*one, role)[0] for one in zip(pixels, texts, strict=True)]
-    return model.embed_images(given)
-
-
-def least_cosine(one: FloatArray, other: FloatArray) -> float:
-    return float(np.einsum("ij,ij->i", unit(one), unit(other)).min())
-
-
-KINDS: dict[str, list[Content]] = {
-    "texts": [(text, None) for text in TEXTS],
-    "images": [("", image) for image in pictures()],
-    "both": list(zip(TEXTS, pictures(), strict=False)),
-}
 
 
 @pytest.mark.parametrize("role", Role)
@@ -253,13 +224,6 @@ def test_extreme_shapes_are_embedded_within_the_budget(
     assert np.isfinite(ours(model, [("", Image.new("RGB", shape[::-1]))], Role.QUERY)).all()
 
 
-def copied(reference: Reference, folder: Path) -> Path:
-    folder.mkdir()
-    for file in reference.folder.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -272,7 +236,7 @@ def copied(reference: Reference, folder: Path) -> Path:
 def test_a_folder_that_does_not_fit_is_refused(
     reference: Reference, tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
-    folder = copied(reference, tmp_path / "model")
+    folder = copied(reference.folder, tmp_path / "model")
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_text(content)
@@ -281,7 +245,7 @@ def test_a_folder_that_does_not_fit_is_refused(
 
 
 def test_a_folder_of_another_tokenizer_is_refused(reference: Reference, tmp_path: Path) -> None:
-    folder = copied(reference, tmp_path / "model")
+    folder = copied(reference.folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "image_token_id": 1}))
     with pytest.raises(ModelLoadError, match=r"disagree on the token .* download the model"):
@@ -294,7 +258,7 @@ def test_a_checkpoint_with_a_language_head_is_read_without_it(
     """That is how the published weights are saved."""
     from transformers import Qwen3VLForConditionalGeneration
 
-    folder = copied(reference, tmp_path / "model")
+    folder = copied(reference.folder, tmp_path / "model")
     whole = Qwen3VLForConditionalGeneration(reference.model.config)
     whole.model.load_state_dict(reference.model.state_dict())
     whole.save_pretrained(folder)
@@ -307,7 +271,7 @@ def test_a_checkpoint_with_a_language_head_is_read_without_it(
 def test_instructions_come_from_the_folder_and_change_the_space(
     reference: Reference, tmp_path: Path
 ) -> None:
-    folder = copied(reference, tmp_path / "model")
+    folder = copied(reference.folder, tmp_path / "model")
     prompts = {"query": "Find the same shoe", "default": "Represent the user's input."}
     (folder / "config_sentence_transformers.json").write_text(
         json.dumps({"prompts": prompts, "default_prompt_name": "default"})
