@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from embedder_server.models.hub.families import weight_files
 from embedder_server.models.hub.source import ModelFolder
 from embedder_server.models.hub.transformers_networks import load_transformers
 from embedder_server.models.hub.vlm_tokens import TokenSequence
 from embedder_server.models.runtimes.base import Runtime, TwoTowers, as_load_error
 from embedder_server.models.runtimes.torch import check_cuda, import_torch
 from embedder_server.texts.tokenizer import TokenizedText
-from embedder_server.types import FloatArray
+from embedder_server.types import FloatArray, ModelLoadError
+from sentinel_core.memory import usable_bytes
 
 if TYPE_CHECKING:
     from embedder_server.models.hub.vlm import VlmRecipe
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Most tokens of one pass, padding included. More gain nothing on a CPU, and need memory on a GPU.
 _TOKENS_PER_PASS = {"cpu": 2_048, "cuda": 16_384}
+_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 # The longest sequence of a pass has at most this many times the tokens of the shortest, and a few.
 _PADDING_RATIO = 1.5
 _PADDING_TOKENS = 8
@@ -54,10 +57,27 @@ class VlmNetworks:
         self._threads = threads
 
     def candidates(self) -> tuple[Runtime, ...]:
-        return Runtime("torch"), Runtime("torch", "bf16")
+        half = Runtime("torch", "bf16")
+        if self._device == "cpu" and self._bytes(Runtime("torch")) > usable_bytes():
+            return (half,)
+        return Runtime("torch"), half
 
     def open(self, runtime: Runtime) -> TwoTowers:
+        needed, usable = self._bytes(runtime), usable_bytes()
+        if self._device == "cpu" and needed > usable:
+            raise ModelLoadError(
+                f"{self._folder.name} takes {needed / 1e9:.1f} GB in {runtime.dtype}, and this "
+                f"machine or container has {usable / 1e9:.1f} GB of memory: give it more, or use "
+                "--runtime torch-bf16 or a smaller model"
+            )
         return self._opened(runtime, self._device)
+
+    def _bytes(self, runtime: Runtime) -> int:
+        """Return what the weights take in this precision; the files may have another one."""
+        config = self._folder.config
+        stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        size = sum(file.stat().st_size for file in weight_files(self._folder))
+        return size * _WIDTHS[runtime.dtype] // _WIDTHS.get(stored, 4)
 
     def reference(self) -> TwoTowers | None:
         return None if self._device == "cpu" else self._opened(Runtime("torch"), "cpu")

@@ -38,7 +38,8 @@ def qwen3_vl(folder: Path) -> Any:
     tokenizer = _bytes_tokenizer(_QWEN_TOKENS)
     tokenizer.save(str(folder / "tokenizer.json"))
     ids = {token: tokenizer.token_to_id(token) for token in _QWEN_TOKENS}
-    _write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|endoftext|>"}
+    _write(folder, "tokenizer_config.json", settings)
     (folder / "chat_template.jinja").write_text(_QWEN_TEMPLATE)
     pixels = {
         "image_processor_type": "Qwen2VLImageProcessor", "patch_size": PATCH, "merge_size": MERGE,
@@ -82,10 +83,11 @@ def embedding_gemma2(folder: Path) -> Any:
         special_tokens=[("<bos>", ids["<bos>"]), ("<eos>", ids["<eos>"])],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    _write(folder, "tokenizer_config.json", {"boi_token": "<|image>", "eoi_token": "<image|>"})
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}
+    _write(folder, "tokenizer_config.json", settings)
     pixels = {
         "image_processor_type": "Gemma4ImageProcessor", "patch_size": PATCH, "do_normalize": False,
-        "pooling_kernel_size": 3, "max_soft_tokens": 70, "resample": 3,
+        "pooling_kernel_size": 3, "max_soft_tokens": 280, "resample": 3,
         "rescale_factor": 1 / 255, "image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0],
     }  # fmt: skip
     _write(folder, "processor_config.json", {"image_processor": pixels})
