@@ -121,8 +121,8 @@ def load_vlm(
 def _check_runtime(explicit: Runtime | None) -> None:
     if explicit is not None and explicit not in _RUNTIMES:
         raise ModelLoadError(
-            f"a vision-language model runs on --runtime torch or torch-bf16, not {explicit}: in "
-            "float16 its activations overflow, and it is not exported"
+            f"a vision-language model runs on --runtime torch or torch-bf16, not {explicit}: the "
+            "range of float16 is too small for it, and it is not exported"
         )
 
 
