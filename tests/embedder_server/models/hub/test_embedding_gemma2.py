@@ -26,8 +26,8 @@ from sentinel_core.vectors import Role
 from tests.embedder_server.models import tiny_vlms
 from tests.embedder_server.models.hub.vlm_cases import EXACT, Case
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers", minversion="5.18")
+pytest.importorskip("torch")
+pytest.importorskip("transformers.models.embedding_gemma2")
 
 
 @pytest.fixture(scope="module")
