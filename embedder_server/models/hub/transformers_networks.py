@@ -133,16 +133,8 @@ def _on_cpu() -> tuple[Runtime, ...]:
     return *candidates, Runtime("torch", "bf16")
 
 
-def load_transformers(
-    folder: ModelFolder,
-    *,
-    trust_remote_code: bool = False,
-    dtype: str = "float32",
-    **config: Any,
-) -> Any:
-    """Load the folder's transformers model on the CPU, ready for inference.
-
-    `config` replaces entries of its configuration.
+def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -> Any:
+    """Load the folder's transformers model in float32 on the CPU, ready for inference.
 
     Raises:
         ModelLoadError: torch or transformers is missing, or the files do not form a model.
@@ -153,11 +145,10 @@ def load_transformers(
     with as_load_error(f"transformers cannot load {folder.path}", "cpu"):
         model, report = transformers.AutoModel.from_pretrained(
             folder.path,
-            dtype=dtype,
+            dtype="float32",
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            **config,
         )
     # transformers would initialise them randomly, and every vector would be noise.
     if report["missing_keys"]:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from embedder_server.models.hub.families import weight_files
 from embedder_server.models.hub.source import ModelFolder
-from embedder_server.models.hub.transformers_networks import load_transformers
 from embedder_server.models.hub.vlm_tokens import TokenSequence
 from embedder_server.models.runtimes.base import Runtime, TwoTowers, as_load_error
 from embedder_server.models.runtimes.torch import check_cuda, import_torch
@@ -89,9 +88,28 @@ class VlmNetworks:
         if device != "cpu":
             check_cuda(device)
         import_torch().set_num_threads(self._threads)
-        model = load_transformers(self._folder, dtype=runtime.dtype, **self._config)
+        model = self._loaded(runtime.dtype)
         with as_load_error(f"torch cannot move the model to {device}", device):
             return VlmTowers(model.to(device), self._recipe, self._forward, device)
+
+    def _loaded(self, dtype: str) -> Any:
+        """Load the model on the CPU in the precision it runs in, or it would need memory twice."""
+        transformers = import_torch("transformers")
+        with as_load_error(f"transformers cannot load {self._folder.path}", "cpu"):
+            model, report = transformers.AutoModel.from_pretrained(
+                self._folder.path,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+                **self._config,
+            )
+        # transformers would initialise them randomly, and every vector would be noise.
+        if missing := sorted(report["missing_keys"]):
+            raise ModelLoadError(
+                f"{self._folder.path} lacks {len(missing)} weights, for example {missing[0]}: "
+                "download the model again"
+            )
+        return model.eval()
 
 
 class VlmTowers(TwoTowers):

@@ -179,6 +179,17 @@ def test_a_folder_that_does_not_fit_is_refused(
         load_hub_model(ModelChoice(str(folder), runtime="torch"))
 
 
+def test_missing_weights_are_refused(case: Case, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = copied(case.folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["language_model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"lacks 1 weights.*norm.weight.* download the model"):
+        load_hub_model(ModelChoice(str(folder), runtime="torch"))
+
+
 def test_a_folder_of_another_tokenizer_is_refused(case: Case, tmp_path: Path) -> None:
     folder = copied(case.folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
