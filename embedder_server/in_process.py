@@ -103,6 +103,8 @@ class InProcessEmbedder:
     ) -> list[ItemResult]:
         """Return one result for each content, in order: its float32 unit vector or its error.
 
+        Contents are embedded as documents: as what queries find.
+
         Args:
             contents: Texts and encoded image files.
             timeout_s: Longest time for all of them, in seconds.

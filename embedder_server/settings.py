@@ -72,6 +72,12 @@ class EmbedderSettings(ServerSettings):
         description="Most tokens of one text, below the model's own limit. Longer texts are cut or "
         "refused, as the call says. Another value is another vector space; 0: the model's limit.",
     )
+    max_image_tokens: int = Field(
+        0,
+        ge=0,
+        description="Most tokens of one image, for vision-language models: fewer are faster and "
+        "show less detail. Another value is another vector space; 0: as many as published.",
+    )
     max_image_bytes: int = Field(
         16 * MIB, ge=1, le=1024 * MIB, description="Most bytes in one encoded image."
     )
@@ -168,6 +174,7 @@ class EmbedderSettings(ServerSettings):
             cache_dir=self.cache_dir,
             trust_remote_code=self.trust_remote_code,
             max_text_tokens=self.max_text_tokens,
+            max_image_tokens=self.max_image_tokens,
         )
 
     @property

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sentinel_core.errors import SentinelError
-from sentinel_core.vectors import Element
+from sentinel_core.vectors import Element, Role
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -19,6 +19,11 @@ class Modality(enum.StrEnum):
 
     TEXT = "text"
     IMAGE = "image"
+
+
+# What an image with a text beside it is called where a modality is named. It shares the images'
+# queue, so it is no `Modality`.
+IMAGE_WITH_TEXT = "image_with_text"
 
 
 class Priority(enum.IntEnum):
@@ -43,10 +48,11 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One encoded image and the part of it to embed; None: all of it."""
+    """One encoded image, the part of it to embed (None: all of it), and a text beside it."""
 
     data: bytes
     crop: Crop | None = None
+    text: str = ""
 
 
 # One thing to embed: a text, an image file, or the error that its conversion gave.
@@ -71,6 +77,7 @@ class EmbedOptions:
         normalize: Return vectors of length 1; otherwise as the model made them.
         dimensions: Number of leading elements to keep of each vector; 0: all.
         element: Type of the elements in the response.
+        role: What the contents are for; symmetric models ignore it.
     """
 
     truncate: bool = True
@@ -79,6 +86,7 @@ class EmbedOptions:
     normalize: bool = True
     dimensions: int = 0
     element: Element = Element.FLOAT32
+    role: Role = Role.DOCUMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,11 @@ class StageTimings:
     inference: float = 0.0
     batch_size: int = 0
 
+    def longest(self, other: StageTimings) -> StageTimings:
+        """Return the timings of two requests at the same time."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return StageTimings(*(max(pair) for pair in pairs))
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedResults:
@@ -158,6 +171,8 @@ class ModelInfo:
         logit_bias: Added to the scaled cosine; 0 except for models trained with a sigmoid.
         sigmoid: Whether a score is the sigmoid of its own logit; otherwise a softmax over all.
         runtime_choice: Why this runtime was chosen, with the measurements.
+        asymmetric: Whether a content's vector depends on its role.
+        embeds_image_with_text: Whether an image can have a text beside it, for one vector of both.
     """
 
     name: str
@@ -175,6 +190,8 @@ class ModelInfo:
     logit_bias: float = 0.0
     sigmoid: bool = False
     runtime_choice: str = ""
+    asymmetric: bool = False
+    embeds_image_with_text: bool = False
 
 
 class ModelLoadError(RuntimeError):

@@ -30,6 +30,13 @@ class Element(enum.StrEnum):
     BINARY = "binary"
 
 
+class Role(enum.StrEnum):
+    """What a content is for. Only asymmetric models embed the two differently."""
+
+    QUERY = "query"
+    DOCUMENT = "document"
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedVector:
     """A vector as bytes: the elements in order, little-endian."""

@@ -33,12 +33,19 @@ class Content:
         data: UTF-8, or the encoded file; empty while the image at `uri` is not fetched.
         crop: The part of the image to embed; None: all of it.
         uri: Where to fetch the image; empty if the request has its bytes.
+        beside: A text to embed together with the image; empty: none.
     """
 
     kind: Kind
     data: bytes
     crop: Crop | None = None
     uri: str = ""
+    beside: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes in a message, about."""
+        return len(self.data) + len(self.beside.encode())
 
     @property
     def text(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -17,20 +17,20 @@ import grpc
 from embedder_server.api import messages
 from embedder_server.engine.engine import Engine
 from embedder_server.settings import EmbedderSettings
-from embedder_server.types import EmbedOptions
+from embedder_server.types import Content, EmbedOptions, EmbedResults
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from sentinel_core.access.guard import Rule
 from sentinel_core.access.scopes import Scope
-from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items
+from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items, together
 from sentinel_core.errors import SentinelError, Unavailable, first_error, hide
 from sentinel_core.interceptors import MethodLimits
 from sentinel_core.responses import max_response_bytes, too_large
 from sentinel_core.server import Service
 from sentinel_core.settings import LONGEST_STREAM_S, SMALL_REQUEST_BYTES
 from sentinel_core.status import to_status
-from sentinel_core.vectors import rank
+from sentinel_core.vectors import Role, rank
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +148,12 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             messages.content_from(request.query, "query"),
             *messages.contents_from(request.candidates, "candidates"),
         ]
-        outcome = await engine.embed(contents, EmbedOptions(), self._deadline(context))
+        outcome = await _embed_by_role(
+            engine, contents, messages.rank_roles_from(request), self._deadline(context)
+        )
         query, *candidates = (result.outcome for result in outcome.results)
         if isinstance(query, SentinelError):
-            raise messages.located(query, messages.part_of(contents[0], "query"))
+            raise messages.located(query, contents[0], "query")
         good, errors = [], []
         for index, candidate in enumerate(candidates):
             if isinstance(candidate, SentinelError):
@@ -173,6 +175,24 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
 
     def _deadline(self, context: _Context) -> Deadline:
         return Deadline.after(context.time_remaining(), default_s=self._settings.max_call_seconds)
+
+
+async def _embed_by_role(
+    engine: Engine, contents: Sequence[Content], roles: tuple[Role, Role], deadline: Deadline
+) -> EmbedResults:
+    """Embed a query with one role, and the candidates after it with another."""
+    of_query, of_candidates = (EmbedOptions(role=role) for role in roles)
+    if of_query == of_candidates or not engine.info.asymmetric:
+        return await engine.embed(contents, of_query, deadline)
+    query, candidates = await together(
+        [
+            engine.embed(contents[:1], of_query, deadline),
+            engine.embed(contents[1:], of_candidates, deadline),
+        ]
+    )
+    return EmbedResults(
+        query.results + candidates.results, query.timings.longest(candidates.timings)
+    )
 
 
 _Request = TypeVar("_Request")

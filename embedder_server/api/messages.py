@@ -22,7 +22,7 @@ from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument, NotFound, PermissionDenied, SentinelError
 from sentinel_core.status import to_status
-from sentinel_core.vectors import Element, RankedCandidate, encode
+from sentinel_core.vectors import Element, RankedCandidate, Role, encode
 
 _MIN_THUMBNAIL_SIDE = 16
 _MAX_THUMBNAIL_SIDE = 1024
@@ -39,6 +39,9 @@ _ELEMENTS[content_pb2.ELEMENT_TYPE_UNSPECIFIED] = _DEFAULTS.element
 _MODALITIES: dict[Modality, Any] = {
     own: pb.Modality.Value(f"MODALITY_{own.name}") for own in Modality
 }
+_ROLES = {pb.Role.Value(f"ROLE_{own.name}"): own for own in Role}
+# What the text beside an image can have wrong.
+_OF_TEXTS = ("TEXT_EMPTY", "TEXT_TOO_LONG", "MODALITY_UNSUPPORTED")
 _NANOS = 1_000_000_000
 
 
@@ -86,6 +89,7 @@ def options_from(request: pb.EmbedRequest, info: ModelInfo) -> EmbedOptions:
         normalize=options.normalize if options.HasField("normalize") else True,
         dimensions=_dimensions(options, info),
         element=element,
+        role=_role(options.role, _DEFAULTS.role, "options.role"),
     )
 
 
@@ -120,6 +124,25 @@ def top_k_from(request: pb.RankRequest) -> int:
     return request.top_k
 
 
+def rank_roles_from(request: pb.RankRequest) -> tuple[Role, Role]:
+    """Return the role of the query and that of the candidates.
+
+    Raises:
+        InvalidArgument: PARAMETER_OUT_OF_RANGE.
+    """
+    return (
+        _role(request.query_role, Role.QUERY, "query_role"),
+        _role(request.candidates_role, Role.DOCUMENT, "candidates_role"),
+    )
+
+
+def _role(number: int, default: Role, field: str) -> Role:
+    role = _ROLES.get(number) if number != pb.ROLE_UNSPECIFIED else default
+    if role is None:
+        raise _out_of_range(field, f"{number} is not a Role")
+    return role
+
+
 def _out_of_range(field: str, message: str) -> InvalidArgument:
     return InvalidArgument("PARAMETER_OUT_OF_RANGE", f"{field}: {message}", field=field)
 
@@ -143,11 +166,12 @@ def content_from(content: content_pb2.Content, where: str) -> Content:
                 field=f"{where}.image.uri",
             )
         if not image.HasField("crop"):
-            return ImageFile(image.data)
+            return ImageFile(image.data, text=image.text)
         box = image.crop
         # Comparisons with NaN are false, so this refuses NaN too.
         if 0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1:
-            return ImageFile(image.data, Crop(box.left, box.top, box.right, box.bottom))
+            crop = Crop(box.left, box.top, box.right, box.bottom)
+            return ImageFile(image.data, crop, image.text)
         return InvalidArgument(
             "CROP_INVALID",
             "the crop box must have 0 <= left < right <= 1 and 0 <= top < bottom <= 1",
@@ -173,18 +197,19 @@ def embed_response(
     """Build the response to an Embed call."""
     response = pb.EmbedResponse(model_version=version)
     for index, (content, result) in enumerate(zip(contents, outcome.results, strict=True)):
-        where = part_of(content, f"contents[{index}]")
-        _fill_result(response.results.add(), result, element, where)
+        _fill_result(response.results.add(), result, element, content, f"contents[{index}]")
     _fill_timings(response.timings, outcome.timings)
     return response
 
 
-def _fill_result(message: pb.EmbedResult, result: ItemResult, element: Element, where: str) -> None:
+def _fill_result(
+    message: pb.EmbedResult, result: ItemResult, element: Element, content: Content, where: str
+) -> None:
     message.token_count = result.token_count
     message.truncated = result.truncated
     outcome = result.outcome
     if isinstance(outcome, SentinelError):
-        message.error.CopyFrom(to_status(located(outcome, where)))
+        message.error.CopyFrom(to_status(located(outcome, content, where)))
     else:
         encoded = encode(outcome, element)
         vector = message.vector
@@ -201,21 +226,17 @@ def _fill_result(message: pb.EmbedResult, result: ItemResult, element: Element, 
         image.thumbnail = facts.thumbnail
 
 
-def part_of(content: Content, where: str) -> str:
-    """Return the path of what is embedded of a content, whose own path is `where`."""
+def located(error: SentinelError, content: Content, where: str) -> SentinelError:
+    """Return the error of a content at `where` with its path, unless it names a field already."""
+    if not isinstance(error, InvalidArgument) or error.field is not None:
+        return error
     match content:
         case str():
-            return f"{where}.text"
+            return error.at(f"{where}.text")
         case ImageFile():
-            return f"{where}.image.data"
-    return where
-
-
-def located(error: SentinelError, where: str) -> SentinelError:
-    """Return `error` with the path of the bad content, unless it names a field already."""
-    if isinstance(error, InvalidArgument) and error.field is None:
-        return error.at(where)
-    return error
+            is_text = bool(content.text) and error.reason in _OF_TEXTS
+            return error.at(f"{where}.image.{'text' if is_text else 'data'}")
+    return error.at(where)
 
 
 def _fill_timings(message: pb.StageTimings, timings: StageTimings) -> None:
@@ -244,8 +265,7 @@ def rank_response(
             index=candidate.index, cosine=candidate.cosine, probability=candidate.probability
         )
     for index, error in errors:
-        where = part_of(candidates[index], f"candidates[{index}]")
-        status = to_status(located(error, where))
+        status = to_status(located(error, candidates[index], f"candidates[{index}]"))
         response.candidates.add(index=index, error=status)
     _fill_timings(response.timings, timings)
     return response
@@ -261,9 +281,12 @@ def model_response(info: ModelInfo, settings: EmbedderSettings) -> pb.GetModelRe
         max_queue_items=settings.max_queue_items,
         max_stream_items=settings.max_stream_items,
     )
+    modalities = [_MODALITIES[modality] for modality in info.modalities]
+    if info.embeds_image_with_text:
+        modalities.append(pb.MODALITY_IMAGE_WITH_TEXT)
     model = pb.Model(
         version=model_version(info),
-        modalities=[_MODALITIES[modality] for modality in info.modalities],
+        modalities=modalities,
         dimensions=info.dimensions,
         supported_dimensions=supported_dimensions(info),
         max_text_tokens=info.max_text_tokens,
@@ -273,6 +296,7 @@ def model_response(info: ModelInfo, settings: EmbedderSettings) -> pb.GetModelRe
         sigmoid=info.sigmoid,
         runtime=info.runtime,
         runtime_choice=info.runtime_choice,
+        asymmetric=info.asymmetric,
         device=info.device,
         dtype=info.dtype,
         limits=limits,

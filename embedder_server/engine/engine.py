@@ -25,6 +25,7 @@ from embedder_server.models.base import EmbeddingModel
 from embedder_server.models.runtimes.base import memory_as_load_error
 from embedder_server.settings import EmbedderSettings
 from embedder_server.types import (
+    IMAGE_WITH_TEXT,
     Content,
     EmbedOptions,
     EmbedResults,
@@ -42,6 +43,7 @@ from sentinel_core.errors import (
     Unavailable,
 )
 from sentinel_core.memory import MemoryBudget
+from sentinel_core.vectors import Role
 
 # Kept back from the caller's deadline, so that our error with its reason still arrives.
 _ANSWER_MARGIN_S = 0.005
@@ -120,8 +122,10 @@ class Engine:
             on_failure=on_failure,
         )
         self._images = ImageLane(
+            model,
             self._decoders,
             self._device,
+            max_chars=settings.max_text_chars,
             processes=processes,
             budgets=budgets[Modality.IMAGE],
         )
@@ -138,7 +142,8 @@ class Engine:
         if Modality.TEXT in self.info.modalities:
             samples[Modality.TEXT] = await self._texts.start()
         if Modality.IMAGE in self.info.modalities:
-            samples[Modality.IMAGE] = sample = await asyncio.to_thread(self._sample_image)
+            sample = await asyncio.to_thread(self._sample_image)
+            samples[Modality.IMAGE], _ = self._model.image_input(sample, "", Role.DOCUMENT)
             await self._decoders.start(sample.nbytes)
         with memory_as_load_error(self.info.device):
             await self._device.start(_warm_up(samples, self._budgets))
@@ -187,6 +192,13 @@ class Engine:
 
     def _supported(self, content: Content) -> Content:
         modality = modality_of(content)
+        if isinstance(content, ImageFile) and content.text and not self.info.embeds_image_with_text:
+            return InvalidArgument(
+                "MODALITY_UNSUPPORTED",
+                f"{self.info.name!r} embeds no image together with a text; embed both separately, "
+                "or search with both as terms of a composite query",
+                modality=IMAGE_WITH_TEXT,
+            )
         if modality is None or modality in self.info.modalities:
             return content
         return InvalidArgument(

@@ -154,7 +154,7 @@ class TextLane:
     async def _run(self, request: RequestState, texts: Sequence[str]) -> list[ItemResult]:
         request.begin_preparing()
         if sum(map(len, texts)) <= self._inline_chars:
-            prepared, seconds = self._tokenize_all(texts, request.options.truncate)
+            prepared, seconds = self._tokenize_all(texts, request.options)
         else:
             prepared, seconds = await self._tokenize_in_turns(request, texts)
         request.end_preparing(seconds)
@@ -183,14 +183,14 @@ class TextLane:
         options = request.options
         for part in _cut(texts, len, _CHARS_PER_TURN, len(texts)):
             tokens, seconds = await self._pool.run(
-                options.priority, partial(self._tokenize_all, part, options.truncate)
+                options.priority, partial(self._tokenize_all, part, options)
             )
             prepared += tokens
             longest = max(longest, seconds)
         return prepared, longest
 
     def _tokenize_all(
-        self, texts: Sequence[str], truncate: bool
+        self, texts: Sequence[str], options: EmbedOptions
     ) -> tuple[list[TokenizedText | SentinelError], float]:
         """Return the tokens of each text, or its error, and the seconds of the slowest one."""
         prepared: list[TokenizedText | SentinelError] = []
@@ -198,23 +198,26 @@ class TextLane:
         for text in texts:
             start = perf_counter()
             try:
-                prepared.append(self._tokenize(text, truncate))
+                prepared.append(self._tokenize(text, options))
             except Exception as error:
                 prepared.append(_item_error(error))
             longest = max(longest, perf_counter() - start)
         return prepared, longest
 
-    def _tokenize(self, text: str, truncate: bool) -> TokenizedText:
-        tokens = self._model.tokenize(clean_text(text, self._max_chars))
-        if tokens.truncated and not truncate:
-            limit = self._model.info.max_text_tokens
-            raise InvalidArgument(
-                "TEXT_TOO_LONG",
-                f"the text has {tokens.token_count} tokens, the model reads {limit}; shorten it or "
-                "allow cutting (options.truncate)",
-                limit=limit,
-            )
+    def _tokenize(self, text: str, options: EmbedOptions) -> TokenizedText:
+        tokens = self._model.tokenize(clean_text(text, self._max_chars), options.role)
+        _check_length(tokens, options, self._model.info.max_text_tokens)
         return tokens
+
+
+def _check_length(tokens: TokenizedText, options: EmbedOptions, limit: int) -> None:
+    if tokens.truncated and not options.truncate:
+        raise InvalidArgument(
+            "TEXT_TOO_LONG",
+            f"the text has {tokens.token_count} tokens, the model reads {limit}; shorten it or "
+            "allow cutting (options.truncate)",
+            limit=limit,
+        )
 
 
 def _cut(
@@ -270,12 +273,16 @@ class ImageLane:
 
     def __init__(
         self,
+        model: EmbeddingModel,
         decoders: DecoderPool,
         device: DeviceLoop,
         *,
+        max_chars: int,
         processes: int,
         budgets: Mapping[Priority, Budget],
     ) -> None:
+        self._model = model
+        self._max_chars = max_chars
         self._decoders = decoders
         self._device = device
         self._slots = {
@@ -292,9 +299,11 @@ class ImageLane:
             request.timings.queue = max(request.timings.queue, perf_counter() - start)
             request.begin_preparing()
             try:
+                text = clean_text(file.text, self._max_chars) if file.text else ""
                 prepared = await self._decoders.prepare(
                     file, options.thumbnail_side, options.priority, Deadline(request.answer_by)
                 )
+                payload, tokens = await self._input(prepared.pixels, text, options)
             except Unavailable:  # the call can go to another worker
                 raise
             except Exception as error:
@@ -302,10 +311,23 @@ class ImageLane:
                 return [ItemResult(_item_error(error))]
             request.end_preparing(prepared.preprocess_s, prepared.decode_s)
             group = self._device.submit(
-                Modality.IMAGE, options.priority, [(prepared.pixels, 1)], request.answer_by
+                Modality.IMAGE, options.priority, [(payload, 1)], request.answer_by
             )
             [embedded] = await request.results_of(group)
-        return [ItemResult(embedded.vector, embedded.norm, image=prepared.facts)]
+        result = ItemResult(embedded.vector, embedded.norm, image=prepared.facts)
+        if text and tokens is not None:
+            result.token_count, result.truncated = tokens.token_count, tokens.truncated
+        return [result]
+
+    async def _input(
+        self, pixels: Any, text: str, options: EmbedOptions
+    ) -> tuple[Any, TokenizedText | None]:
+        """Return what the network takes, and the tokens if it reads the image as some."""
+        make = partial(self._model.image_input, pixels, text, options.role)
+        payload, tokens = await asyncio.to_thread(make) if text else make()
+        if tokens is not None:
+            _check_length(tokens, options, self._model.info.max_text_tokens)
+        return payload, tokens
 
 
 def _item_error(error: Exception) -> SentinelError:

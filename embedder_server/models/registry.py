@@ -79,6 +79,7 @@ def _load_built_in(choice: ModelChoice) -> EmbeddingModel:
         raise ModelLoadError(
             f"{name} runs on onnxruntime only, not {choice.runtime}: omit --runtime"
         )
+    choice.check_fixed_images()
     from embedder_server.models.builtin.conse import ConseModel
     from embedder_server.models.runtimes.onnx import has_cuda
 

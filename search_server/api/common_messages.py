@@ -200,12 +200,20 @@ def model_to(model: ModelRef) -> content_pb2.ModelVersion:
 
 
 def whole_content_from(content: content_pb2.Content, where: str) -> Content:
-    """Read a text or an image to store; a stored image has no crop."""
+    """Read a text or an image to store; a stored image has no crop and no text beside it."""
     if content.image.HasField("crop"):
         raise InvalidArgument(
             "CROP_INVALID",
             "images are stored as a whole; send the part as an image, or crop in queries",
             field=f"{where}.image.crop",
+        )
+    if content.image.text:
+        raise InvalidArgument(
+            "MODALITY_UNSUPPORTED",
+            "an item is one text or one image; keep the text in a field, or send it as an item of "
+            "its own",
+            field=f"{where}.image.text",
+            modality="image_with_text",
         )
     return content_from(content, where)
 
@@ -230,14 +238,16 @@ def _image_from(image: content_pb2.Image, where: str) -> Content:
     if image.HasField("crop"):
         box = image.crop
         crop = Crop(box.left, box.top, box.right, box.bottom)
+    if image.text and not image.text.strip():
+        raise InvalidArgument("TEXT_EMPTY", "the text is blank", field=f"{where}.text")
     if image.uri:
-        return Content(Kind.IMAGE, b"", crop, image.uri)
+        return Content(Kind.IMAGE, b"", crop, image.uri, image.text)
     if not image.data:
         source = image.WhichOneof("source") or "data"
         raise InvalidArgument(
             "IMAGE_EMPTY", "the image has neither bytes nor a URI", field=f"{where}.{source}"
         )
-    return Content(Kind.IMAGE, image.data, crop)
+    return Content(Kind.IMAGE, image.data, crop, beside=image.text)
 
 
 def vector_from(vector: content_pb2.Vector, where: str) -> FloatArray:

@@ -11,19 +11,20 @@ from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel_core.errors import SentinelError
 from sentinel_core.status import to_status
-from sentinel_core.vectors import Element, RankedCandidate, encode
+from sentinel_core.vectors import Element, RankedCandidate, Role, encode
 from sentinel_store.items import Content
 
 _ELEMENTS = enum_table(content_pb2.ElementType, "ELEMENT_TYPE", Element)
 _ELEMENTS_TO_WIRE = {ours: theirs for theirs, ours in _ELEMENTS.items()}
 _ELEMENTS[content_pb2.ELEMENT_TYPE_UNSPECIFIED] = Element.FLOAT32
+_ROLES = enum_table(pb.Role, "ROLE", Role)
 _OF_ONE_CONTENT = ("max_text_chars", "max_image_bytes", "max_image_pixels")
 
 
 def options_from(options: pb.EmbedOptions) -> EmbedOptions:
     """Read how to embed; the workers check what depends on their model.
 
-    Raises InvalidArgument for an unknown priority.
+    Raises InvalidArgument for an unknown priority or role.
     """
     if options.priority not in pb.Priority.values():
         raise out_of_range(f"{options.priority} is not a Priority", "options.priority")
@@ -33,7 +34,23 @@ def options_from(options: pb.EmbedOptions) -> EmbedOptions:
         normalize=options.normalize if options.HasField("normalize") else True,
         dimensions=options.dimensions if options.HasField("dimensions") else None,
         truncate=options.truncate if options.HasField("truncate") else True,
+        role=_role(options.role, Role.DOCUMENT, "options.role"),
     )
+
+
+def rank_roles_from(request: pb.RankRequest) -> tuple[Role, Role]:
+    """Read the role of the query and that of the candidates."""
+    return (
+        _role(request.query_role, Role.QUERY, "query_role"),
+        _role(request.candidates_role, Role.DOCUMENT, "candidates_role"),
+    )
+
+
+def _role(number: int, default: Role, path: str) -> Role:
+    role = _ROLES.get(number) if number != pb.ROLE_UNSPECIFIED else default
+    if role is None:
+        raise out_of_range(f"{number} is not a Role", path)
+    return role
 
 
 def element_from(options: pb.EmbedOptions) -> Element:

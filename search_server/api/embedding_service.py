@@ -1,6 +1,7 @@
 """Serve EmbeddingService before all workers: choose the model, fetch images, embed, rank.
 
-Contents with default options use the cache of queries. Bulk work does not: it would evict them.
+Contents with default options, of either role, use the cache of queries. Bulk work does not: it
+would evict them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from search_server.types.embeddings import EmbeddedItem, EmbedOptions, WorkerTim
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from sentinel_core.admission import Admission
-from sentinel_core.calls import Deadline, check_count, note_items
+from sentinel_core.calls import Deadline, check_count, note_items, together
 from sentinel_core.errors import (
     Internal,
     InvalidArgument,
@@ -29,11 +30,10 @@ from sentinel_core.errors import (
     Unimplemented,
 )
 from sentinel_core.metrics import ServerMetrics
-from sentinel_core.vectors import rank
+from sentinel_core.vectors import Role, rank
 from sentinel_store.items import Content
 
 _Answer = tuple[list[EmbeddedItem], WorkerTimings]
-_DEFAULTS = EmbedOptions()
 
 
 class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
@@ -103,9 +103,10 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         check_count(count, self._max_contents - 1, "candidates")
         paths = ["query", *(f"candidates[{index}]" for index in range(count))]
         contents = embedding_messages.contents_from([request.query, *request.candidates], paths)
+        roles = embedding_messages.rank_roles_from(request)
         with self._admission.admit({"contents": 1 + count}):
-            items, timings = await self._embed(
-                contents, paths, _DEFAULTS, served[0], self._deadline(context)
+            items, timings = await self._embed_by_role(
+                contents, paths, roles, served[0], self._deadline(context)
             )
         query, *candidates = items
         if query.vector is None:
@@ -130,6 +131,26 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
 
     def _deadline(self, context: Context) -> Deadline:
         return Deadline.after(context.time_remaining(), default_s=self._timeout_s)
+
+    async def _embed_by_role(
+        self,
+        contents: Sequence[Content | SentinelError],
+        paths: Sequence[str],
+        roles: tuple[Role, Role],
+        served: ServedModel,
+        deadline: Deadline,
+    ) -> _Answer:
+        """Embed a query with one role, and the candidates after it with another."""
+        of_query, of_candidates = (EmbedOptions(role=role) for role in roles)
+        if of_query == of_candidates or not served.details.asymmetric:
+            return await self._embed(contents, paths, of_query, served, deadline)
+        query, candidates = await together(
+            [
+                self._embed(contents[:1], paths[:1], of_query, served, deadline),
+                self._embed(contents[1:], paths[1:], of_candidates, served, deadline),
+            ]
+        )
+        return query[0] + candidates[0], query[1].longest(candidates[1])
 
     async def _embed(
         self,
@@ -187,9 +208,9 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         deadline: Deadline,
     ) -> _Answer:
         fingerprint = served.model.fingerprint
-        if options == _DEFAULTS:
+        if options == EmbedOptions(role=options.role):
             found = await self._embeddings.embed(
-                contents, fingerprint=fingerprint, deadline=deadline
+                contents, fingerprint=fingerprint, deadline=deadline, role=options.role
             )
             for one in found:
                 if one.call_failed and one.error is not None:

@@ -90,6 +90,8 @@ class EmbedderPool:
         self.fleet = Fleet(entries, max_message_bytes, metrics, access or WorkerAccess())
         self._max_call_bytes = max_message_bytes - max_message_bytes // 16  # the rest is framing
         self._quarantine = Quarantine(metrics)
+        # By fingerprint. Prompts are part of it, so this never changes.
+        self._asymmetric: dict[str, bool] = {}
         self._failures = Counter(
             f"sentinel_{metrics.process}_worker_failures_total",
             "Embed calls that a worker failed, by error reason; most go to another worker.",
@@ -176,6 +178,13 @@ class EmbedderPool:
             f"no worker serves {name[:100]!r}; use one of {known}, or leave it empty",
             model=name,
         )
+
+    def is_asymmetric(self, fingerprint: str) -> bool:
+        """Return whether vectors of this model depend on the role; True until a worker has told."""
+        if fingerprint not in self._asymmetric:
+            told = (worker.served for worker in self.fleet.workers if worker.served is not None)
+            self._asymmetric |= {one.model.fingerprint: one.details.asymmetric for one in told}
+        return self._asymmetric.get(fingerprint, True)
 
     def capacity(self, fingerprint: str) -> Capacity:
         """Return what the healthy workers of this model can take."""
@@ -401,15 +410,15 @@ def split(contents: Sequence[Content], most_items: int, most_bytes: int) -> list
 
     A content of more bytes is a part of its own.
     """
-    if len(contents) <= most_items and sum(len(one.data) for one in contents) <= most_bytes:
+    if len(contents) <= most_items and sum(one.size for one in contents) <= most_bytes:
         return [contents]
     parts: list[list[Content]] = []
     size = 0
     for content in contents:
-        size += len(content.data)
+        size += content.size
         if not parts or len(parts[-1]) == most_items or size > most_bytes:
             parts.append([])
-            size = len(content.data)
+            size = content.size
         parts[-1].append(content)
     return list(parts)
 

@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Gauge
 
 from search_server.embedders.pool import EmbedderPool
-from search_server.types.embeddings import EmbeddedItem, WorkerTimings
+from search_server.types.embeddings import EmbeddedItem, EmbedOptions, WorkerTimings
 from sentinel_core.calls import Deadline, current_caller
 from sentinel_core.errors import DeadlineExceeded, SentinelError
 from sentinel_core.metrics import ServerMetrics
+from sentinel_core.vectors import Role
 from sentinel_store.items import Content, Kind
 from sentinel_store.values import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
 class TextKey:
-    """What decides a text's vector; queries use the worker's default options.
+    """What decides a text's vector; apart from the role, all use the worker's default options.
 
     And the tenant, who must not notice by the time what others have searched for.
     """
@@ -33,6 +34,7 @@ class TextKey:
     tenant: str
     fingerprint: str
     digest: bytes  # not the text, which may be long
+    role: Role | None  # None if the model ignores it: then both roles share the entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,14 @@ class QueryEmbedding:
     def call_failed(self) -> bool:
         """Whether its error is no fault of this content."""
         return self.timings is None and self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """What the contents of one call have in common."""
+
+    fingerprint: str
+    role: Role
 
 
 _Embeddings = dict[Hashable, QueryEmbedding]
@@ -100,18 +110,25 @@ class QueryCache:
         )
 
     async def embed(
-        self, contents: Sequence[Content], *, fingerprint: str, deadline: Deadline
+        self,
+        contents: Sequence[Content],
+        *,
+        fingerprint: str,
+        deadline: Deadline,
+        role: Role = Role.QUERY,
     ) -> list[QueryEmbedding]:
         """Return the embeddings of `contents`, in order; embed what is not cached in one call.
 
         An error of that call (`EmbedderPool.embed`) is the error of every content in it, but not
         of the cached ones. Errors are not cached.
         """
-        keys = [self._key(content, fingerprint) for content in contents]
+        space = _Space(fingerprint, role)
+        key_role = role if self._pool.is_asymmetric(fingerprint) else None
+        keys = [self._key(content, fingerprint, key_role) for content in contents]
         wanted = dict(zip(keys, contents, strict=True))
         found = self._cached(wanted)
         while missing := {key: wanted[key] for key in wanted if key not in found}:
-            await self._fill(found, missing, fingerprint, deadline)
+            await self._fill(found, missing, space, deadline)
         return [found[key] for key in keys]
 
     async def close(self) -> None:
@@ -121,10 +138,10 @@ class QueryCache:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _key(self, content: Content, fingerprint: str) -> Hashable:
+    def _key(self, content: Content, fingerprint: str, role: Role | None) -> Hashable:
         if content.kind is Kind.TEXT and self._max_entries:
             tenant = current_caller().tenant
-            return TextKey(tenant, fingerprint, hashlib.sha256(content.data).digest())
+            return TextKey(tenant, fingerprint, hashlib.sha256(content.data).digest(), role)
         return object()  # equal to no other key
 
     def _cached(self, wanted: Mapping[Hashable, Content]) -> _Embeddings:
@@ -141,11 +158,11 @@ class QueryCache:
         self,
         found: _Embeddings,
         missing: Mapping[Hashable, Content],
-        fingerprint: str,
+        space: _Space,
         deadline: Deadline,
     ) -> None:
         """Add to `found` the results of calls in flight, and of a new call for the rest."""
-        own = self._start(missing, fingerprint, deadline)
+        own = self._start(missing, space, deadline)
         calls = {self._in_flight[key] for key in missing}
         for call in calls:
             call.waiters += 1
@@ -168,7 +185,7 @@ class QueryCache:
                 self._leave(call)
 
     def _start(
-        self, missing: Mapping[Hashable, Content], fingerprint: str, deadline: Deadline
+        self, missing: Mapping[Hashable, Content], space: _Space, deadline: Deadline
     ) -> _EmbedCall | None:
         """Start a call for the keys that are in no call yet; return None if all of them are."""
         new = {key: content for key, content in missing.items() if key not in self._in_flight}
@@ -178,17 +195,20 @@ class QueryCache:
         if not new:
             return None
         # A task, so that it outlives the caller who started it while others wait.
-        task = asyncio.create_task(self._embed(new, fingerprint, deadline))
+        task = asyncio.create_task(self._embed(new, space, deadline))
         call = _EmbedCall(list(new), task)
         self._in_flight |= dict.fromkeys(new, call)
         task.add_done_callback(lambda _: self._on_end(call))
         return call
 
     async def _embed(
-        self, new: Mapping[Hashable, Content], fingerprint: str, deadline: Deadline
+        self, new: Mapping[Hashable, Content], space: _Space, deadline: Deadline
     ) -> _Embeddings:
         answer = await self._pool.embed(
-            list(new.values()), fingerprint=fingerprint, deadline=deadline
+            list(new.values()),
+            fingerprint=space.fingerprint,
+            deadline=deadline,
+            options=EmbedOptions(role=space.role),
         )
         results: _Embeddings = {}
         for key, item in zip(new, answer.items, strict=True):

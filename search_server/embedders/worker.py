@@ -41,6 +41,7 @@ from sentinel_core.errors import (
 )
 from sentinel_core.responses import MAX_RESPONSE_KEY
 from sentinel_core.status import from_status
+from sentinel_core.vectors import Role
 from sentinel_store.items import Content, Kind
 from sentinel_store.values import ModelRef
 
@@ -54,6 +55,7 @@ _HEALTH_TIMEOUT_S = 2.0
 _OWN_DELAY_S = 0.5
 # How long a worker may finish calls after it said NOT_SERVING. It drains within that time.
 _NOT_SERVING_GRACE_S = 20.0
+_ROLES = {Role.QUERY: pb.ROLE_QUERY, Role.DOCUMENT: pb.ROLE_DOCUMENT}
 
 if TYPE_CHECKING:  # generic only in its type stubs
     _EmbedRpc = grpc.aio.UnaryUnaryCall[Any, Any]
@@ -399,7 +401,7 @@ def call_size(contents: Sequence[Content], *, bulk: bool) -> CallSize:
 def _to_message(content: Content) -> content_pb2.Content:
     if content.kind is Kind.TEXT:
         return content_pb2.Content(text=content.text)
-    image = content_pb2.Image(data=content.data)
+    image = content_pb2.Image(data=content.data, text=content.beside)
     if content.crop is not None:
         image.crop.left, image.crop.top = content.crop.left, content.crop.top
         image.crop.right, image.crop.bottom = content.crop.right, content.crop.bottom
@@ -413,6 +415,7 @@ def _options_to(options: EmbedOptions) -> pb.EmbedOptions:
         normalize=options.normalize,
         dimensions=options.dimensions,
         truncate=options.truncate,
+        role=_ROLES[options.role],
     )
 
 

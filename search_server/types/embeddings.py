@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sentinel_core.errors import InvalidArgument, SentinelError
+from sentinel_core.vectors import Role
 from sentinel_store.items import Content
 from sentinel_store.values import FloatArray
 
-_CROP = ".image.crop"
+# Parts of an image that workers name, besides its bytes.
+_PARTS = (".image.crop", ".image.text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class EmbedOptions:
         normalize: Whether vectors have length 1, and not the model's own.
         dimensions: Elements to keep of each vector; None: all.
         truncate: Whether texts that are too long for the model are cut, and not refused.
+        role: What the contents are for: queries, or the items that they find.
     """
 
     bulk: bool = False
@@ -28,6 +31,7 @@ class EmbedOptions:
     normalize: bool = True
     dimensions: int | None = None
     truncate: bool = True
+    role: Role = Role.DOCUMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ def placed(error: SentinelError, path: str, content: Content) -> SentinelError:
     """
     if not isinstance(error, InvalidArgument):
         return error.at(None)
-    if error.metadata.get("field", "").endswith(_CROP):
-        return error.at(f"{path}{_CROP}")
+    for part in _PARTS:
+        if error.metadata.get("field", "").endswith(part):
+            return error.at(f"{path}{part}")
     return error.at(f"{path}.{content.part}")

@@ -45,11 +45,19 @@ def test_a_float_is_the_shortest_that_is_the_same(gateway: FakeGateway) -> None:
 
 
 def test_options_are_sent(gateway: FakeGateway) -> None:
-    result = sentinel(gateway, "embed", "7", "--model", "m", "--dimensions", 2, "--no-normalize")
+    options = ("--model", "m", "--dimensions", 2, "--no-normalize", "--role", "query")
+    result = sentinel(gateway, "embed", "7", *options)
     assert result.exit_code == 0, result.output
     assert gateway.calls["Embed"][0].options == pb.EmbedOptions(
-        model="m", dimensions=2, normalize=False, priority=pb.PRIORITY_BULK
+        model="m", dimensions=2, normalize=False, priority=pb.PRIORITY_BULK, role=pb.ROLE_QUERY
     )
+
+
+def test_an_unknown_role_is_refused_before_anything_is_sent(gateway: FakeGateway) -> None:
+    result = sentinel(gateway, "embed", "7", "--role", "passage")
+    assert result.exit_code == 2
+    assert "'query', 'document'" in result.output
+    assert not gateway.calls["Embed"]
 
 
 def test_a_numpy_file_has_a_row_for_each_content(gateway: FakeGateway, tmp_path: Path) -> None:

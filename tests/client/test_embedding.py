@@ -22,6 +22,7 @@ from sentinel_client import (
     Q,
     ResourceExhausted,
     RetryPolicy,
+    Role,
     SentinelClient,
 )
 from sentinel_core import errors as core
@@ -54,14 +55,14 @@ async def test_one_content_is_a_vector_and_several_are_a_matrix(gateway: FakeGat
 async def test_options_are_sent(gateway: FakeGateway) -> None:
     async with client_of(gateway) as client:
         options = {"model": "m", "dimensions": 2, "normalize": False, "truncate": False}
-        await client.embed("1", **options, thumbnail_side=64)  # type: ignore[arg-type]
+        await client.embed("1", **options, thumbnail_side=64, role=Role.QUERY)  # type: ignore[arg-type]
         picture = Q(image=b"1", crop=Box(right=0.5))
         assert [one.error async for one in client.embed_many([picture])] == [None]
         with pytest.raises(TypeError, match="dimension"):
             await client.embed("1", dimension=2)  # type: ignore[call-arg]
     alone, bulk = gateway.calls["Embed"]
     assert alone.options == pb.EmbedOptions(
-        **options, thumbnail_side=64, priority=pb.PRIORITY_INTERACTIVE
+        **options, thumbnail_side=64, priority=pb.PRIORITY_INTERACTIVE, role=pb.ROLE_QUERY
     )
     assert bulk.options == pb.EmbedOptions(priority=pb.PRIORITY_BULK)
     assert bulk.contents[0].image.crop.right == 0.5
@@ -195,7 +196,12 @@ async def test_a_ranking_names_the_places_that_were_passed(
         assert found[3].error.field == "candidates[2].text"
         with pytest.raises(InvalidArgument, match="FILE_UNREADABLE"):
             await client.rank(missing, ["1"])
-    assert gateway.calls["Rank"][0].top_k == 7
+    request = gateway.calls["Rank"][0]
+    assert (request.top_k, request.query_role, request.candidates_role) == (
+        7,
+        pb.ROLE_QUERY,
+        pb.ROLE_DOCUMENT,
+    )
 
 
 def test_the_synchronous_client_embeds_and_ranks(gateway: FakeGateway) -> None:

@@ -19,6 +19,7 @@ from sentinel_client import (
     Q,
     ResultTruncated,
     SearchPage,
+    _messages,
 )
 from tests.client.fake_gateway import FakeGateway, as_dict, hit
 
@@ -74,6 +75,8 @@ def test_what_is_no_query_is_refused() -> None:
         Q()
     with pytest.raises(TypeError, match="exactly one"):
         Q("x", item_id="7")
+    with pytest.raises(TypeError, match="exactly one"):
+        Q("x", image=b"y", vector=[1.0])
     with pytest.raises(TypeError, match="crop"):
         Q("x", crop=Box())
     with pytest.raises(TypeError, match=r"Q\(image"):
@@ -82,6 +85,16 @@ def test_what_is_no_query_is_refused() -> None:
         Q("x") + "y"  # type: ignore[operator]
     with pytest.raises(TypeError):
         Q("x") * Q("y")  # type: ignore[operator]
+
+
+def test_a_text_with_an_image_is_one_content() -> None:
+    query = Q("at night", image=b"y", crop=Box(right=0.5))
+    content = _messages.query_to_proto([(query.terms[0], b"y")]).content
+    assert (content.image.data, content.image.text, content.image.crop.right) == (
+        b"y",
+        "at night",
+        0.5,
+    )
 
 
 async def test_a_q_and_a_shorthand_are_one_too_many(client: AsyncSentinelClient) -> None:

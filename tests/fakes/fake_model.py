@@ -19,6 +19,7 @@ from PIL import Image, ImageColor
 
 from embedder_server.texts.tokenizer import TokenizedText
 from embedder_server.types import FloatArray, Modality, ModelInfo
+from sentinel_core.vectors import Role
 
 _COLOURS = ("black", "white", "red", "lime", "blue", "yellow", "cyan", "magenta", "gray", "orange")
 _RGB = np.array([ImageColor.getrgb(name) for name in _COLOURS], dtype=np.float32)
@@ -70,7 +71,9 @@ class FakeText(TokenizedText):
 class FakeModel:
     """Implements `EmbeddingModel`.
 
-    Its vectors are not of length 1: a text's is the sum of its words'.
+    Its vectors are not of length 1: a text's is the sum of its words'. If it is asymmetric, a query
+    has two words before it that no document has. If it embeds images with texts, the words of the
+    text are added to the image's vector.
 
     Attributes:
         faults: Faults of the next calls; the gate is open.
@@ -87,6 +90,8 @@ class FakeModel:
         name: str = "fake-model",
         modalities: tuple[Modality, ...] = tuple(Modality),
         supported_dimensions: tuple[int, ...] = (),
+        asymmetric: bool = False,
+        embeds_image_with_text: bool = False,
     ) -> None:
         self.info = ModelInfo(
             name=name,
@@ -102,6 +107,8 @@ class FakeModel:
             modalities=modalities,
             supported_dimensions=supported_dimensions,
             runtime_choice="the only one",
+            asymmetric=asymmetric,
+            embeds_image_with_text=embeds_image_with_text,
         )
         self.preprocess: Callable[[Image.Image], np.ndarray[Any, Any]] = shrink
         self.faults = Faults()
@@ -110,21 +117,30 @@ class FakeModel:
         self.threads: set[str] = set()
         self.closed = False
 
-    def tokenize(self, text: str) -> TokenizedText:
+    def tokenize(self, text: str, role: Role = Role.DOCUMENT) -> TokenizedText:
+        if self.info.asymmetric and role is Role.QUERY:
+            text = f"query for {text}"
         words = text.lower().split()
         ids = np.array([_word_id(word) for word in words], dtype=np.int64)
         tokens = FakeText(ids[: self.info.max_text_tokens], len(words))
         object.__setattr__(tokens, "text", text)
         return tokens
 
+    def image_input(self, pixels: Any, text: str, role: Role) -> tuple[Any, TokenizedText | None]:
+        if not self.info.embeds_image_with_text:
+            return pixels, None
+        tokens = self.tokenize(text, role)
+        return (pixels, tokens), tokens
+
     def embed_texts(self, texts: Sequence[TokenizedText]) -> FloatArray:
         names = [text.text for text in texts if isinstance(text, FakeText)]
         rows = [sum(self._direction(int(i)) for i in text.ids) for text in texts]
         return self._forward(Modality.TEXT, names, np.array(rows))
 
-    def embed_images(self, images: Sequence[np.ndarray[Any, Any]]) -> FloatArray:
+    def embed_images(self, images: Sequence[Any]) -> FloatArray:
         names, rows = [], []
-        for pixels in images:
+        for image in images:
+            pixels, beside = image if isinstance(image, tuple) else (image, None)
             mean = pixels.reshape(-1, 3).mean(axis=0)
             name = _COLOURS[int(np.argmin(np.abs(_RGB - mean).sum(axis=1)))]
             own = int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:4], "big")
@@ -133,6 +149,8 @@ class FakeModel:
                 (1 - _OWN_SHARE) * self._direction(_word_id(name))
                 + _OWN_SHARE * self._direction(own)
             )
+            if beside is not None:
+                rows[-1] = sum((self._direction(int(i)) for i in beside.ids), rows[-1])
         return self._forward(Modality.IMAGE, names, np.array(rows))
 
     def close(self) -> None:

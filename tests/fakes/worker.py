@@ -2,7 +2,8 @@
 
 `FAKE_SECONDS_PER_BATCH` makes every forward pass take that long; `FAKE_NAME` names the model and
 `FAKE_DIMENSIONS` is the length of its vectors: another model with another fingerprint.
-`FAKE_SUPPORTED` lists shorter lengths that it offers. With
+`FAKE_SUPPORTED` lists shorter lengths that it offers. With `FAKE_ASYMMETRIC` its vectors depend on
+the role; with `FAKE_IMAGE_WITH_TEXT` it embeds images with texts. With
 `FAKE_STUCK` it does not answer any more once it is SERVING. While the file `FAKE_HOLD` exists, no
 forward pass ends. A text with the word `FAKE_KILLER`, or an image of that colour, ends the process
 as if by the kernel; `FAKE_FREEZER` stops it as SIGSTOP does.
@@ -39,6 +40,8 @@ async def main() -> None:
         supported_dimensions=tuple(map(int, os.environ.get("FAKE_SUPPORTED", "").split(",")))
         if "FAKE_SUPPORTED" in os.environ
         else (),
+        asymmetric="FAKE_ASYMMETRIC" in os.environ,
+        embeds_image_with_text="FAKE_IMAGE_WITH_TEXT" in os.environ,
     )
     model.faults.seconds_per_batch = float(os.environ.get("FAKE_SECONDS_PER_BATCH", "0"))
     async with running_worker(EmbedderSettings(_cli_parse_args=True), model=model) as worker:

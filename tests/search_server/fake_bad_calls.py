@@ -172,6 +172,14 @@ BAD: dict[str, tuple[str, Call]] = {
         ),
     ),
     "one bad term": ("ITEM_NOT_FOUND", options(query=Q("x") + Q(item_id="nobody"))),
+    "an image with a text": (
+        "MODALITY_UNSUPPORTED",
+        options(query=Q("a cup", image=photos.photo("coffee"))),
+    ),
+    "an image with a blank text": (
+        "TEXT_EMPTY",
+        options(query=Q(" ", image=photos.photo("coffee"))),
+    ),
     "crop": (
         "CROP_INVALID",
         options(query=Q(image=photos.photo("chelsea"), crop=Box(left=0.5, right=0.5))),
@@ -384,5 +392,17 @@ RAW: dict[str, tuple[str, Call]] = {
     "priority": (
         "PARAMETER_OUT_OF_RANGE",
         sent(_rpcs.EMBED, contents=[TEXT], options=embedding_pb.EmbedOptions(priority=9)),
+    ),
+    "role": (
+        "PARAMETER_OUT_OF_RANGE",
+        sent(_rpcs.EMBED, contents=[TEXT], options=embedding_pb.EmbedOptions(role=9)),
+    ),
+    "role of a query": (
+        "PARAMETER_OUT_OF_RANGE",
+        sent(_rpcs.RANK, query=TEXT, candidates=[TEXT], query_role=9),
+    ),
+    "role of candidates": (
+        "PARAMETER_OUT_OF_RANGE",
+        sent(_rpcs.RANK, query=TEXT, candidates=[TEXT], candidates_role=9),
     ),
 }

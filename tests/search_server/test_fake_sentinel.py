@@ -8,6 +8,7 @@ depends on the model is left out: scores of texts and images, its name, duration
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from sentinel_client import (
     IndexType,
     Item,
     Q,
+    Role,
     SentinelClient,
     VectorIndex,
 )
@@ -397,7 +399,14 @@ def test_an_image_is_found_by_itself(fresh: Pair) -> None:
 
 
 def test_embeddings_have_the_same_form(pair: Pair) -> None:
-    contents = ["a dog", Q(image=photos.photo("coffee")), " ", Q(image=b"no image at all")]
+    contents = [
+        "a dog",
+        Q(image=photos.photo("coffee")),
+        " ",
+        Q(image=b"no image at all"),
+        Q("a cup", image=photos.photo("coffee")),
+        Q(" ", image=photos.photo("coffee")),
+    ]
 
     def form(client: SentinelClient, _: Pair) -> Any:
         found = client.embed_many(contents, thumbnail_side=64)
@@ -412,9 +421,23 @@ def test_embeddings_have_the_same_form(pair: Pair) -> None:
             for one in found
         ]
 
-    assert [one[0] for one in pair.same(form)] == [1, 1, False, False]
+    assert [one[0] for one in pair.same(form)] == [1, 1, False, False, False, False]
     pair.same(lambda client, _: client.embed(["a", "b", "a"]).shape)
     pair.same(lambda client, _: client.embed("a").shape)
+
+
+def test_a_symmetric_model_ignores_roles(pair: Pair) -> None:
+    def agree(client: SentinelClient, _: Pair) -> Any:
+        query, document = (client.embed("a dog", role=role) for role in Role)
+        ranked = [
+            client.rank("a dog", ["a dog", "a cat"], query_role=one, candidates_role=other)
+            for one, other in product(Role, Role)
+        ]
+        # Batches of several sizes differ by rounding.
+        firsts = {(places[0].index, round(places[0].cosine, 4)) for places in ranked}
+        return bool(np.array_equal(query, document)), sorted(firsts)
+
+    assert pair.same(agree) == [True, [[0, 1.0]]]
 
 
 def test_rankings_have_the_same_form(pair: Pair) -> None:
@@ -433,7 +456,14 @@ def test_the_model_and_the_caller_are_described_alike(pair: Pair) -> None:
     pair.same(
         lambda client, _: [
             getattr(client.get_model(), name)
-            for name in ("dimensions", "embeds_texts", "embeds_images", "max_contents")
+            for name in (
+                "dimensions",
+                "embeds_texts",
+                "embeds_images",
+                "max_contents",
+                "asymmetric",
+                "embeds_image_with_text",
+            )
         ]
     )
     if not secure.is_on():

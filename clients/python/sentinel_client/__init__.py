@@ -66,6 +66,7 @@ from sentinel_client._types import (
     ModelVersion,
     Outcome,
     ReindexProgress,
+    Role,
     Vector,
     VectorIndex,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "ResourceExhausted",
     "ResultTruncated",
     "RetryPolicy",
+    "Role",
     "Scope",
     "SearchOptions",
     "SearchPage",

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, S
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -29,7 +29,9 @@ from sentinel_client._pipeline import chunks, in_order
 from sentinel_client._processes import in_thread
 from sentinel_client._query import Q, Term
 from sentinel_client._requests import content_message, estimate_bytes, max_item_bytes, split
-from sentinel_client._types import Item, ModelVersion, Vector
+from sentinel_client._types import Item, ModelVersion, Role, Vector
+
+_ROLES = {Role.QUERY: pb.ROLE_QUERY, Role.DOCUMENT: pb.ROLE_DOCUMENT}
 
 
 class EmbedOptions(TypedDict, total=False):
@@ -45,6 +47,9 @@ class EmbedOptions(TypedDict, total=False):
             Default: True.
         thumbnail_side: Longest side in pixels of a WebP thumbnail of each image, 16 to 1,024.
             Default: 0, no thumbnails.
+        role: What the contents are for; only models with `EmbeddingModel.asymmetric` look at it.
+            For a vector database of your own: `Role.DOCUMENT` for what you store, `Role.QUERY` for
+            what you search with. Default: `Role.DOCUMENT`.
     """
 
     model: str
@@ -52,6 +57,7 @@ class EmbedOptions(TypedDict, total=False):
     normalize: bool
     truncate: bool
     thumbnail_side: int
+    role: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,8 @@ class EmbeddingModel:
         embeds_images: Whether it takes images.
         max_text_tokens: Longer texts are cut.
         max_contents: Most contents in one request; `embed` and `embed_many` send several.
+        asymmetric: Whether a content has other vectors as a query and as a document.
+        embeds_image_with_text: Whether it takes `Q("a text", image=...)`: one vector of both.
     """
 
     version: ModelVersion
@@ -119,6 +127,8 @@ class EmbeddingModel:
     embeds_images: bool
     max_text_tokens: int
     max_contents: int
+    asymmetric: bool = False
+    embeds_image_with_text: bool = False
 
 
 class EmbeddingCalls(ServiceCalls):
@@ -196,6 +206,8 @@ class EmbeddingCalls(ServiceCalls):
         *,
         model: str = "",
         top_k: int = 0,
+        query_role: Role = Role.QUERY,
+        candidates_role: Role = Role.DOCUMENT,
         timeout: float | None = None,
     ) -> list[RankedCandidate]:
         """Return the candidates by how well they match the query, best first.
@@ -209,6 +221,9 @@ class EmbeddingCalls(ServiceCalls):
             candidates: 1 to 255 texts and images (a setting of the gateway).
             model: As in `EmbedOptions`.
             top_k: Most candidates to return; 0: all.
+            query_role: As `EmbedOptions.role`. `Role.DOCUMENT` finds what is like the query, and
+                not what answers it.
+            candidates_role: As `EmbedOptions.role`.
             timeout: Timeout in seconds.
 
         Raises:
@@ -225,7 +240,12 @@ class EmbeddingCalls(ServiceCalls):
         ranked: list[RankedCandidate] = []
         if sent or not errors:
             request = pb.RankRequest(
-                query=first, candidates=[one for _, one in sent], model=model, top_k=top_k
+                query=first,
+                candidates=[one for _, one in sent],
+                model=model,
+                top_k=top_k,
+                query_role=_ROLES[query_role],
+                candidates_role=_ROLES[candidates_role],
             )
             response = await self._connection.unary(_rpcs.RANK, request, timeout)
             for one in response.candidates:
@@ -253,6 +273,8 @@ class EmbeddingCalls(ServiceCalls):
             embeds_images=pb.MODALITY_IMAGE in found.modalities,
             max_text_tokens=found.max_text_tokens,
             max_contents=found.limits.max_contents_per_request,
+            asymmetric=found.asymmetric,
+            embeds_image_with_text=pb.MODALITY_IMAGE_WITH_TEXT in found.modalities,
         )
 
     async def _embed(
@@ -263,7 +285,8 @@ class EmbeddingCalls(ServiceCalls):
         timeout: float | None,
     ) -> AsyncGenerator[Embedding, None]:
         """Yield the embeddings of all contents, in order, and check that one model made them."""
-        wire = pb.EmbedOptions(priority=priority, **options)
+        wire = _options_to_proto(options)
+        wire.priority = priority
         seconds = self._connection.timeout(_rpcs.EMBED, timeout)
 
         async def send(batch: list[Term]) -> list[Embedding]:
@@ -334,6 +357,13 @@ class EmbeddingCalls(ServiceCalls):
         """Return the messages of contents, and the errors of those that cannot be sent."""
         max_bytes = max_item_bytes(self._config)
         return [content_message(one.text, one.image, one.crop, max_bytes) for one in terms]
+
+
+def _options_to_proto(options: EmbedOptions) -> pb.EmbedOptions:
+    given: dict[str, Any] = {**options}
+    if "role" in options:
+        given["role"] = _ROLES[options["role"]]
+    return pb.EmbedOptions(**given)
 
 
 def _divided(

@@ -124,11 +124,9 @@ def filter_to_proto(condition: Filter, depth: int = 1) -> filter_pb2.Filter:
 def content_to_proto(
     text: str | None, image: LoadedImage | None, crop: Box | None = None
 ) -> content_pb2.Content | None:
-    if text is not None:
-        return content_pb2.Content(text=text)
     if image is None:
-        return None
-    message = content_pb2.Image()
+        return None if text is None else content_pb2.Content(text=text)
+    message = content_pb2.Image(text=text or "")
     if isinstance(image, _types.ImageUri):
         message.uri = image.uri
     else:

@@ -23,7 +23,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """One part of a query; exactly one of text, image, vector and item_id is set."""
+    """One part of a query: a text, an image, both as one, a vector, or an item's id."""
 
     text: str | None = None
     image: ImageSource | None = None
@@ -39,6 +39,7 @@ class Q:
 
         client.search(Q(image="beach.jpg", crop=Box(right=0.5)), collection="photos")
         client.search(Q(image="beach.jpg") + 0.5 * Q("at night") - Q("people"), collection="photos")
+        client.search(Q("at night", image="beach.jpg"), collection="photos")  # one vector of both
 
     The vectors of a sum are normalised, added with their weights, and normalised again. Subtract
     a query to get results that are less like it. At most 16 terms, and weights up to 100.
@@ -60,17 +61,21 @@ class Q:
         """Create a query of one term.
 
         Args:
-            text: A text.
+            text: A text. Together with an image: one vector of both, by models that have
+                `EmbeddingModel.embeds_image_with_text`; others refuse it.
             image: An image: bytes, a path, or an `ImageUri`.
             crop: The part of the image to use; None: the whole image.
             vector: A vector of the collection's space.
             item_id: The id of a stored item.
 
         Raises:
-            TypeError: Not exactly one term is given, or a crop without an image.
+            TypeError: None or several of these are given, or a crop without an image.
         """
-        if sum(kind is not None for kind in (text, image, vector, item_id)) != 1:
-            raise TypeError("give exactly one of text, image, vector and item_id")
+        content = image if text is None else text
+        if sum(kind is not None for kind in (content, vector, item_id)) != 1:
+            raise TypeError(
+                "give exactly one of a text, an image, both as one, a vector, and an item_id"
+            )
         if text is not None and not isinstance(text, str):
             raise TypeError(f"{text!r} is not a text; pass an image as Q(image=...)")
         if crop is not None and image is None:

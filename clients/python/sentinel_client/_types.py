@@ -75,6 +75,15 @@ class Consistency(enum.Enum):
     STRONG = "strong"
 
 
+class Role(enum.Enum):
+    """What a content is for: only asymmetric models embed the two differently."""
+
+    # Something to search with.
+    QUERY = "query"
+    # Something to be found.
+    DOCUMENT = "document"
+
+
 class IndexType(enum.Enum):
     """The kind of vector index."""
 

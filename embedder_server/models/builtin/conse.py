@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from embedder_server.models.runtimes.onnx import create_session
 from embedder_server.texts.batches import Padding, TextBatches
 from embedder_server.texts.tokenizer import TextTokenizer, TokenizedText, bert_tokenizer
 from embedder_server.types import FloatArray, ModelInfo, ModelLoadError
+from sentinel_core.vectors import Role
 
 NAME = "conse-minilm-lite0"
 DIMENSIONS = 384
@@ -129,9 +131,16 @@ class ConseModel:
         self._text = MiniLmTower(device, threads, recipe.max_text_tokens)
         self._image = lite0.Lite0Tower(device, threads)
         self._class_matrix = _read_class_matrix()
-        self.tokenize = self._text.tokenize
         self.preprocess = lite0.RECIPE.pixels
         self.embed_texts = self._text.vectors
+
+    def tokenize(self, text: str, role: Role = Role.DOCUMENT) -> TokenizedText:
+        return self._text.tokenize(text)
+
+    def image_input(
+        self, pixels: npt.NDArray[Any], text: str, role: Role
+    ) -> tuple[npt.NDArray[Any], None]:
+        return pixels, None
 
     def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
         weights = class_weights(self._image.logits(images), self._recipe)

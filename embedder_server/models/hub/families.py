@@ -121,11 +121,11 @@ def _read(reader: Callable[[ModelFolder], Recipe], folder: ModelFolder) -> Recip
         ) from exc
 
 
-def fingerprint(recipe: Recipe, folder: ModelFolder, files: Sequence[Path]) -> str:
+def fingerprint(recipe: Any, folder: ModelFolder, files: Sequence[Path]) -> str:
     """Return the hex SHA-256 that vectors must share to be comparable.
 
-    It covers the recipe, the configuration without what no vector depends on, and `files`: weights
-    and tokenizer, in a fixed order.
+    It covers the recipe, which is a dataclass, the configuration without what no vector depends on,
+    and `files`: weights and tokenizer, in a fixed order.
     """
     described = {
         "version": _RECIPE_VERSION,

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from embedder_server.models.base import ModelChoice
 from embedder_server.models.catalog import check_files, entry_of, record_revision, say_license
@@ -12,7 +17,11 @@ from embedder_server.models.hub.cleaning import cleaning
 from embedder_server.models.hub.dispatch import networks_of, read_recipe, tokenizer_of
 from embedder_server.models.hub.downloads import weights
 from embedder_server.models.hub.families import ModelParts, Recipe
+from embedder_server.models.hub.prompts import PromptedTokenizer, read_prompts
 from embedder_server.models.hub.source import ModelFolder, find_model
+from embedder_server.models.hub.vlm import FAMILIES as VLM_FAMILIES
+from embedder_server.models.hub.vlm import load_vlm
+from embedder_server.models.hub.vlm_tokens import SequenceReader
 from embedder_server.models.runtimes.base import TwoTowers, parse_runtime
 from embedder_server.models.runtimes.export_cache import ExportCache, default_cache_dir
 from embedder_server.models.runtimes.selection import (
@@ -26,18 +35,26 @@ from embedder_server.texts.tokenizer import TextTokenizer
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.memory import usable_bytes
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 logger = logging.getLogger(__name__)
 
 
 class DualEncoder:
-    """`EmbeddingModel` of a CLIP-like family: a tokenizer, an image recipe and two networks."""
+    """`EmbeddingModel` of two networks, or of one that reads texts and images."""
 
     def __init__(
-        self, recipe: Recipe, tokenizer: TextTokenizer, towers: TwoTowers, info: ModelInfo
+        self,
+        preprocess: Callable[[Image.Image], npt.NDArray[np.generic]],
+        reader: PromptedTokenizer | SequenceReader,
+        towers: TwoTowers,
+        info: ModelInfo,
     ) -> None:
         self.info = info
-        self.tokenize = tokenizer.tokenize
-        self.preprocess = recipe.image.pixels
+        self.tokenize = reader.tokenize
+        self.image_input = reader.image_input
+        self.preprocess = preprocess
         self.embed_texts = towers.embed_texts
         self.embed_images = towers.embed_images
         self.close = towers.close
@@ -56,6 +73,11 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
         check_files(entry, folder.path)
         record_revision(entry, folder.revision)
         say_license(entry)
+    if folder.model_type in VLM_FAMILIES:
+        files = [*_weights(folder, choice.device), folder.path / "tokenizer.json"]
+        vlm = load_vlm(folder, choice, explicit, files)
+        return DualEncoder(vlm.preprocess, vlm.reader, vlm.chosen.towers, vlm.info)
+    choice.check_fixed_images()
     trusted = choice.trust_remote_code and "auto_map" in folder.config
     if trusted:
         recipe = families.read_remote_recipe(folder, choice.revision)
@@ -80,9 +102,11 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
         )
     else:
         chosen = open_explicit(networks, explicit, probe, choice.device)
-    info = _info(parts, chosen, networks.logits(), limit)
+    prompts = read_prompts(folder)
+    info = prompts.described(_info(parts, chosen, networks.logits(), limit))
     logger.info("runtime", extra={"runtime": info.runtime, "why": info.runtime_choice})
-    return DualEncoder(recipe, parts.tokenizer.cut_at(limit), chosen.towers, info)
+    reader = PromptedTokenizer(parts.tokenizer.cut_at(limit), prompts)
+    return DualEncoder(recipe.image.pixels, reader, chosen.towers, info)
 
 
 def _parts(folder: ModelFolder, recipe: Recipe, choice: ModelChoice) -> ModelParts:

@@ -24,7 +24,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _POINTER = b"version https://git-lfs"
 # Only scripts/check_model.py needs `spiece.model`, for the reference tokenizer.
-_SMALL_FILES = ["*.json", "*.txt", "spiece.model", "tokenizer.model"]
+_SMALL_FILES = ["*.json", "*.txt", "*.jinja", "spiece.model", "tokenizer.model"]
 # The files of the networks, by layout: those that are tried, the first that a repository has. Large
 # ones have their weights in a second file, `….onnx_data` or `….onnx.data`.
 _TRANSFORMERS = (["model*.safetensors"], ["pytorch_model*.bin"])

@@ -37,6 +37,7 @@ from sentinel_core.errors import (
     Unavailable,
 )
 from sentinel_core.memory import MemoryBudget
+from sentinel_core.vectors import Role
 from tests.embedder_server.calls import until_busy
 from tests.embedder_server.pictures import encode, flat, noise
 from tests.fakes.fake_model import FakeModel, shrink_and_note
@@ -272,11 +273,11 @@ async def test_a_request_of_long_texts_takes_turns_with_others(
     began, go_on = threading.Event(), threading.Event()
     tokenize = model.tokenize
 
-    def slow_tokenize(text: str) -> TokenizedText:
+    def slow_tokenize(text: str, role: Role) -> TokenizedText:
         tokenized.append(text[:4])
         began.set()
         assert go_on.wait(20)
-        return tokenize(text)
+        return tokenize(text, role)
 
     monkeypatch.setattr(model, "tokenize", slow_tokenize)
     long = [f"{number:03d} " * 3_000 for number in range(128)]
@@ -410,10 +411,10 @@ async def test_a_fault_in_preprocessing_fails_one_item_only(
 ) -> None:
     tokenize = model.tokenize
 
-    def faulty(text: str) -> Any:
+    def faulty(text: str, role: Role) -> Any:
         if text == "bad":
             raise RuntimeError("secret")
-        return tokenize(text)
+        return tokenize(text, role)
 
     model.tokenize = faulty  # type: ignore[method-assign]
     outcome = await embed(engine, "good", "bad", "fine")
@@ -455,9 +456,9 @@ def spied(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     tokenize = model.tokenize
 
-    def spy(text: str) -> Any:
+    def spy(text: str, role: Role) -> Any:
         seen.append(text)
-        return tokenize(text)
+        return tokenize(text, role)
 
     monkeypatch.setattr(model, "tokenize", spy)
     return seen

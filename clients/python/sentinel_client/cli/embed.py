@@ -21,6 +21,7 @@ from sentinel_client import (
     ImageUri,
     Q,
     RankedCandidate,
+    Role,
     SentinelClient,
     Vector,
 )
@@ -81,6 +82,12 @@ def _contents(what: str) -> _options.Decorator:
     type=click.IntRange(1),
     help="Elements to keep of each vector, if the model offers it.",
 )
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    help="What the contents are for. Asymmetric models embed the two differently; most models "
+    "ignore it.  [default: document]",
+)
 @click.option("--no-normalize", is_flag=True, help="Keep the length that the model gives a vector.")
 @click.option(
     "-o",
@@ -100,6 +107,7 @@ def embed(
     lines: BinaryIO | None,
     model: str,
     dimensions: int | None,
+    role: str | None,
     no_normalize: bool,
     output: Path | None,
 ) -> None:
@@ -118,6 +126,8 @@ def embed(
     how: EmbedOptions = {"model": model, "normalize": not no_normalize}
     if dimensions is not None:
         how["dimensions"] = dimensions
+    if role is not None:
+        how["role"] = Role(role)
     pending: deque[_queries.Query] = deque()
     failed = False
     with (

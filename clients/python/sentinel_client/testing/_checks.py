@@ -151,6 +151,8 @@ def check_content(content: content_pb2.Content, where: str) -> None:
     if kind == "text":
         if not content.text.strip():
             raise InvalidArgument("TEXT_EMPTY", "the text is empty or blank", field=f"{where}.text")
+    elif content.image.text and not content.image.text.strip():
+        raise InvalidArgument("TEXT_EMPTY", "the text is blank", field=f"{where}.image.text")
     elif content.image.uri:
         raise PermissionDenied(
             "URI_FORBIDDEN",

@@ -65,6 +65,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
     def _check_options(self, options: pb.EmbedOptions) -> None:
         if options.priority not in pb.Priority.values():
             raise _checks.out_of_range(f"{options.priority} is not one", "options.priority")
+        _check_role(options.role, "options.role")
         if options.element_type not in _FLOAT32:
             raise _checks.unsupported("sends vectors as float32 only")
         self._check_model(options.model)
@@ -98,6 +99,8 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             raise _checks.out_of_range(f"{request.top_k} is negative; 0 returns all", "top_k")
         self._check_model(request.model)
         _checks.check_count(len(request.candidates), _MAX_CONTENTS - 1, "candidates")
+        _check_role(request.query_role, "query_role")
+        _check_role(request.candidates_role, "candidates_role")
         query = unit(self._model.embed(request.query, "query").vector)
         vectors: dict[int, Vector] = {}
         errors: dict[int, SentinelError] = {}
@@ -140,3 +143,9 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             limits=limits,
         )
         return pb.GetModelResponse(model=model)
+
+
+def _check_role(role: pb.Role, path: str) -> None:
+    """Refuse an unknown role; like most models, this one ignores the known ones."""
+    if role not in pb.Role.values():
+        raise _checks.out_of_range(f"{role} is not a Role", path)

@@ -216,6 +216,14 @@ def _prepared(collection: FakeCollection, item: pb.Item, path: str) -> _Prepared
                 "images are stored as a whole; send the part as an image, or crop in queries",
                 field=f"{path}.content.image.crop",
             )
+        if content.image.text:
+            raise InvalidArgument(
+                "MODALITY_UNSUPPORTED",
+                "an item is one text or one image; keep the text in a field, or send it as an item "
+                "of its own",
+                field=f"{path}.content.image.text",
+                metadata={"modality": "image_with_text"},
+            )
         _checks.check_content(content, f"{path}.content")
     if item.HasField("vector"):
         vector = _checks.vector_from(item.vector, f"{path}.vector")

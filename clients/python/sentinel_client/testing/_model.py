@@ -59,6 +59,14 @@ class HashingModel:
         if content.WhichOneof("kind") == "text":
             return self._embed_text(content.text, where, truncate)
         _checks.check_crop(content.image, f"{where}.image")
+        if content.image.text:
+            raise InvalidArgument(
+                "MODALITY_UNSUPPORTED",
+                "the fake model embeds no image together with a text; embed both separately, or "
+                "search with both as terms of a composite query",
+                field=f"{where}.image.text",
+                metadata={"modality": "image_with_text"},
+            )
         data, path = content.image.data, f"{where}.image.data"
         if len(data) > MAX_IMAGE_BYTES:
             raise InvalidArgument(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sentinel/common/v1/content.proto\x12\x12sentinel.common.v1\"Z\n\x07\x43ontent\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x31\n\x05image\x18\x02 \x01(\x0b\x32\x19.sentinel.common.v1.ImageH\x00R\x05imageB\x06\n\x04kind\"p\n\x05Image\x12\x14\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00R\x04\x64\x61ta\x12\x12\n\x03uri\x18\x02 \x01(\tH\x00R\x03uri\x12\x33\n\x04\x63rop\x18\x03 \x01(\x0b\x32\x1f.sentinel.common.v1.BoundingBoxR\x04\x63ropB\x08\n\x06source\"a\n\x0b\x42oundingBox\x12\x12\n\x04left\x18\x01 \x01(\x02R\x04left\x12\x10\n\x03top\x18\x02 \x01(\x02R\x03top\x12\x14\n\x05right\x18\x03 \x01(\x02R\x05right\x12\x16\n\x06\x62ottom\x18\x04 \x01(\x02R\x06\x62ottom\"\x96\x01\n\x06Vector\x12\x12\n\x04\x64\x61ta\x18\x01 \x01(\x0cR\x04\x64\x61ta\x12\x42\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1f.sentinel.common.v1.ElementTypeR\x0b\x65lementType\x12\x1e\n\ndimensions\x18\x03 \x01(\rR\ndimensions\x12\x14\n\x05scale\x18\x04 \x01(\x02R\x05scale\"b\n\x0cModelVersion\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x1a\n\x08revision\x18\x02 \x01(\tR\x08revision\x12 \n\x0b\x66ingerprint\x18\x03 \x01(\tR\x0b\x66ingerprint*\xaa\x01\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x02\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x03\x12\x15\n\x11\x45LEMENT_TYPE_INT8\x10\x04\x12\x17\n\x13\x45LEMENT_TYPE_BINARY\x10\x05\x42\x8f\x01\n\x12sentinel.common.v1P\x01Z0sentinel.internal/go/sentinel/common/v1;commonv1\xa2\x02\x03SEN\xaa\x02\x12Sentinel.Common.V1\xca\x02\x12Sentinel\\Common\\V1\xea\x02\x14Sentinel::Common::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sentinel/common/v1/content.proto\x12\x12sentinel.common.v1\"Z\n\x07\x43ontent\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x31\n\x05image\x18\x02 \x01(\x0b\x32\x19.sentinel.common.v1.ImageH\x00R\x05imageB\x06\n\x04kind\"\x84\x01\n\x05Image\x12\x14\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00R\x04\x64\x61ta\x12\x12\n\x03uri\x18\x02 \x01(\tH\x00R\x03uri\x12\x33\n\x04\x63rop\x18\x03 \x01(\x0b\x32\x1f.sentinel.common.v1.BoundingBoxR\x04\x63rop\x12\x12\n\x04text\x18\x04 \x01(\tR\x04textB\x08\n\x06source\"a\n\x0b\x42oundingBox\x12\x12\n\x04left\x18\x01 \x01(\x02R\x04left\x12\x10\n\x03top\x18\x02 \x01(\x02R\x03top\x12\x14\n\x05right\x18\x03 \x01(\x02R\x05right\x12\x16\n\x06\x62ottom\x18\x04 \x01(\x02R\x06\x62ottom\"\x96\x01\n\x06Vector\x12\x12\n\x04\x64\x61ta\x18\x01 \x01(\x0cR\x04\x64\x61ta\x12\x42\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1f.sentinel.common.v1.ElementTypeR\x0b\x65lementType\x12\x1e\n\ndimensions\x18\x03 \x01(\rR\ndimensions\x12\x14\n\x05scale\x18\x04 \x01(\x02R\x05scale\"b\n\x0cModelVersion\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x1a\n\x08revision\x18\x02 \x01(\tR\x08revision\x12 \n\x0b\x66ingerprint\x18\x03 \x01(\tR\x0b\x66ingerprint*\xaa\x01\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x02\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x03\x12\x15\n\x11\x45LEMENT_TYPE_INT8\x10\x04\x12\x17\n\x13\x45LEMENT_TYPE_BINARY\x10\x05\x42\x8f\x01\n\x12sentinel.common.v1P\x01Z0sentinel.internal/go/sentinel/common/v1;commonv1\xa2\x02\x03SEN\xaa\x02\x12Sentinel.Common.V1\xca\x02\x12Sentinel\\Common\\V1\xea\x02\x14Sentinel::Common::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,16 +32,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sentinel.common.v1.content_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022sentinel.common.v1P\001Z0sentinel.internal/go/sentinel/common/v1;commonv1\242\002\003SEN\252\002\022Sentinel.Common.V1\312\002\022Sentinel\\Common\\V1\352\002\024Sentinel::Common::V1'
-  _globals['_ELEMENTTYPE']._serialized_start=615
-  _globals['_ELEMENTTYPE']._serialized_end=785
+  _globals['_ELEMENTTYPE']._serialized_start=636
+  _globals['_ELEMENTTYPE']._serialized_end=806
   _globals['_CONTENT']._serialized_start=56
   _globals['_CONTENT']._serialized_end=146
-  _globals['_IMAGE']._serialized_start=148
-  _globals['_IMAGE']._serialized_end=260
-  _globals['_BOUNDINGBOX']._serialized_start=262
-  _globals['_BOUNDINGBOX']._serialized_end=359
-  _globals['_VECTOR']._serialized_start=362
-  _globals['_VECTOR']._serialized_end=512
-  _globals['_MODELVERSION']._serialized_start=514
-  _globals['_MODELVERSION']._serialized_end=612
+  _globals['_IMAGE']._serialized_start=149
+  _globals['_IMAGE']._serialized_end=281
+  _globals['_BOUNDINGBOX']._serialized_start=283
+  _globals['_BOUNDINGBOX']._serialized_end=380
+  _globals['_VECTOR']._serialized_start=383
+  _globals['_VECTOR']._serialized_end=533
+  _globals['_MODELVERSION']._serialized_start=535
+  _globals['_MODELVERSION']._serialized_end=633
 # @@protoc_insertion_point(module_scope)

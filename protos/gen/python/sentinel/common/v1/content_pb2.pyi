@@ -29,14 +29,16 @@ class Content(_message.Message):
     def __init__(self, text: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("data", "uri", "crop")
+    __slots__ = ("data", "uri", "crop", "text")
     DATA_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
     CROP_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     uri: str
     crop: BoundingBox
-    def __init__(self, data: _Optional[bytes] = ..., uri: _Optional[str] = ..., crop: _Optional[_Union[BoundingBox, _Mapping]] = ...) -> None: ...
+    text: str
+    def __init__(self, data: _Optional[bytes] = ..., uri: _Optional[str] = ..., crop: _Optional[_Union[BoundingBox, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class BoundingBox(_message.Message):
     __slots__ = ("left", "top", "right", "bottom")

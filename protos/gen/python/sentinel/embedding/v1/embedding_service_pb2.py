@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from sentinel.common.v1 import content_pb2 as sentinel_dot_common_dot_v1_dot_content__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-sentinel/embedding/v1/embedding_service.proto\x12\x15sentinel.embedding.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a sentinel/common/v1/content.proto\"\xdf\x02\n\x0c\x45mbedOptions\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12!\n\tnormalize\x18\x02 \x01(\x08H\x00R\tnormalize\x88\x01\x01\x12#\n\ndimensions\x18\x03 \x01(\rH\x01R\ndimensions\x88\x01\x01\x12\x42\n\x0c\x65lement_type\x18\x04 \x01(\x0e\x32\x1f.sentinel.common.v1.ElementTypeR\x0b\x65lementType\x12\x1f\n\x08truncate\x18\x06 \x01(\x08H\x02R\x08truncate\x88\x01\x01\x12;\n\x08priority\x18\x07 \x01(\x0e\x32\x1f.sentinel.embedding.v1.PriorityR\x08priority\x12%\n\x0ethumbnail_side\x18\x08 \x01(\rR\rthumbnailSideB\x0c\n\n_normalizeB\r\n\x0b_dimensionsB\x0b\n\t_truncate\"\x86\x01\n\x0c\x45mbedRequest\x12\x37\n\x08\x63ontents\x18\x01 \x03(\x0b\x32\x1b.sentinel.common.v1.ContentR\x08\x63ontents\x12=\n\x07options\x18\x02 \x01(\x0b\x32#.sentinel.embedding.v1.EmbedOptionsR\x07options\"\xf1\x01\n\x0b\x45mbedResult\x12\x34\n\x06vector\x18\x01 \x01(\x0b\x32\x1a.sentinel.common.v1.VectorH\x00R\x06vector\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rror\x12\x1f\n\x0btoken_count\x18\x03 \x01(\rR\ntokenCount\x12\x1c\n\ttruncated\x18\x04 \x01(\x08R\ttruncated\x12\x36\n\x05image\x18\x05 \x01(\x0b\x32 .sentinel.embedding.v1.ImageInfoR\x05imageB\t\n\x07outcome\"v\n\tImageInfo\x12\x14\n\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n\x06height\x18\x02 \x01(\rR\x06height\x12\x1d\n\nmedia_type\x18\x03 \x01(\tR\tmediaType\x12\x1c\n\tthumbnail\x18\x04 \x01(\x0cR\tthumbnail\"\xd3\x01\n\rEmbedResponse\x12<\n\x07results\x18\x01 \x03(\x0b\x32\".sentinel.embedding.v1.EmbedResultR\x07results\x12\x45\n\rmodel_version\x18\x02 \x01(\x0b\x32 .sentinel.common.v1.ModelVersionR\x0cmodelVersion\x12=\n\x07timings\x18\x03 \x01(\x0b\x32#.sentinel.embedding.v1.StageTimingsR\x07timings\"o\n\x12\x45mbedStreamRequest\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12=\n\x07request\x18\x02 \x01(\x0b\x32#.sentinel.embedding.v1.EmbedRequestR\x07request\"\xac\x01\n\x13\x45mbedStreamResponse\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12\x42\n\x08response\x18\x02 \x01(\x0b\x32$.sentinel.embedding.v1.EmbedResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"\xa8\x01\n\x0bRankRequest\x12\x31\n\x05query\x18\x01 \x01(\x0b\x32\x1b.sentinel.common.v1.ContentR\x05query\x12;\n\ncandidates\x18\x02 \x03(\x0b\x32\x1b.sentinel.common.v1.ContentR\ncandidates\x12\x14\n\x05model\x18\x03 \x01(\tR\x05model\x12\x13\n\x05top_k\x18\x04 \x01(\x05R\x04topK\"\xdc\x01\n\x0cRankResponse\x12\x46\n\ncandidates\x18\x01 \x03(\x0b\x32&.sentinel.embedding.v1.RankedCandidateR\ncandidates\x12\x45\n\rmodel_version\x18\x02 \x01(\x0b\x32 .sentinel.common.v1.ModelVersionR\x0cmodelVersion\x12=\n\x07timings\x18\x03 \x01(\x0b\x32#.sentinel.embedding.v1.StageTimingsR\x07timings\"\x8b\x01\n\x0fRankedCandidate\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n\x06\x63osine\x18\x02 \x01(\x02R\x06\x63osine\x12 \n\x0bprobability\x18\x03 \x01(\x02R\x0bprobability\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"\xb6\x02\n\x0cStageTimings\x12/\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05total\x12\x31\n\x06\x64\x65\x63ode\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06\x64\x65\x63ode\x12\x39\n\npreprocess\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\npreprocess\x12/\n\x05queue\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05queue\x12\x37\n\tinference\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\tinference\x12\x1d\n\nbatch_size\x18\x06 \x01(\rR\tbatchSize\"\'\n\x0fGetModelRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\"F\n\x10GetModelResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32\x1c.sentinel.embedding.v1.ModelR\x05model\"\x9e\x04\n\x05Model\x12:\n\x07version\x18\x01 \x01(\x0b\x32 .sentinel.common.v1.ModelVersionR\x07version\x12?\n\nmodalities\x18\x02 \x03(\x0e\x32\x1f.sentinel.embedding.v1.ModalityR\nmodalities\x12\x1e\n\ndimensions\x18\x03 \x01(\rR\ndimensions\x12&\n\x0fmax_text_tokens\x18\x04 \x01(\rR\rmaxTextTokens\x12\x1d\n\nimage_size\x18\x05 \x01(\rR\timageSize\x12\x1f\n\x0blogit_scale\x18\x06 \x01(\x02R\nlogitScale\x12\x18\n\x07runtime\x18\x07 \x01(\tR\x07runtime\x12\x16\n\x06\x64\x65vice\x18\x08 \x01(\tR\x06\x64\x65vice\x12\x14\n\x05\x64type\x18\t \x01(\tR\x05\x64type\x12\x35\n\x06limits\x18\n \x01(\x0b\x32\x1d.sentinel.embedding.v1.LimitsR\x06limits\x12\x31\n\x14supported_dimensions\x18\x0b \x03(\rR\x13supportedDimensions\x12\x1d\n\nlogit_bias\x18\x0c \x01(\x02R\tlogitBias\x12\x18\n\x07sigmoid\x18\r \x01(\x08R\x07sigmoid\x12%\n\x0eruntime_choice\x18\x0e \x01(\tR\rruntimeChoice\"\x8b\x02\n\x06Limits\x12\x37\n\x18max_contents_per_request\x18\x01 \x01(\rR\x15maxContentsPerRequest\x12$\n\x0emax_text_chars\x18\x02 \x01(\rR\x0cmaxTextChars\x12&\n\x0fmax_image_bytes\x18\x03 \x01(\x04R\rmaxImageBytes\x12(\n\x10max_image_pixels\x18\x04 \x01(\x04R\x0emaxImagePixels\x12&\n\x0fmax_queue_items\x18\x05 \x01(\rR\rmaxQueueItems\x12(\n\x10max_stream_items\x18\x06 \x01(\rR\x0emaxStreamItems*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*K\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x32\x8d\x03\n\x10\x45mbeddingService\x12W\n\x05\x45mbed\x12#.sentinel.embedding.v1.EmbedRequest\x1a$.sentinel.embedding.v1.EmbedResponse\"\x03\x90\x02\x01\x12h\n\x0b\x45mbedStream\x12).sentinel.embedding.v1.EmbedStreamRequest\x1a*.sentinel.embedding.v1.EmbedStreamResponse(\x01\x30\x01\x12T\n\x04Rank\x12\".sentinel.embedding.v1.RankRequest\x1a#.sentinel.embedding.v1.RankResponse\"\x03\x90\x02\x01\x12`\n\x08GetModel\x12&.sentinel.embedding.v1.GetModelRequest\x1a\'.sentinel.embedding.v1.GetModelResponse\"\x03\x90\x02\x01\x42\xa1\x01\n\x15sentinel.embedding.v1P\x01Z6sentinel.internal/go/sentinel/embedding/v1;embeddingv1\xa2\x02\x03SEN\xaa\x02\x15Sentinel.Embedding.V1\xca\x02\x15Sentinel\\Embedding\\V1\xea\x02\x17Sentinel::Embedding::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-sentinel/embedding/v1/embedding_service.proto\x12\x15sentinel.embedding.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a sentinel/common/v1/content.proto\"\x90\x03\n\x0c\x45mbedOptions\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12!\n\tnormalize\x18\x02 \x01(\x08H\x00R\tnormalize\x88\x01\x01\x12#\n\ndimensions\x18\x03 \x01(\rH\x01R\ndimensions\x88\x01\x01\x12\x42\n\x0c\x65lement_type\x18\x04 \x01(\x0e\x32\x1f.sentinel.common.v1.ElementTypeR\x0b\x65lementType\x12\x1f\n\x08truncate\x18\x06 \x01(\x08H\x02R\x08truncate\x88\x01\x01\x12;\n\x08priority\x18\x07 \x01(\x0e\x32\x1f.sentinel.embedding.v1.PriorityR\x08priority\x12%\n\x0ethumbnail_side\x18\x08 \x01(\rR\rthumbnailSide\x12/\n\x04role\x18\t \x01(\x0e\x32\x1b.sentinel.embedding.v1.RoleR\x04roleB\x0c\n\n_normalizeB\r\n\x0b_dimensionsB\x0b\n\t_truncate\"\x86\x01\n\x0c\x45mbedRequest\x12\x37\n\x08\x63ontents\x18\x01 \x03(\x0b\x32\x1b.sentinel.common.v1.ContentR\x08\x63ontents\x12=\n\x07options\x18\x02 \x01(\x0b\x32#.sentinel.embedding.v1.EmbedOptionsR\x07options\"\xf1\x01\n\x0b\x45mbedResult\x12\x34\n\x06vector\x18\x01 \x01(\x0b\x32\x1a.sentinel.common.v1.VectorH\x00R\x06vector\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rror\x12\x1f\n\x0btoken_count\x18\x03 \x01(\rR\ntokenCount\x12\x1c\n\ttruncated\x18\x04 \x01(\x08R\ttruncated\x12\x36\n\x05image\x18\x05 \x01(\x0b\x32 .sentinel.embedding.v1.ImageInfoR\x05imageB\t\n\x07outcome\"v\n\tImageInfo\x12\x14\n\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n\x06height\x18\x02 \x01(\rR\x06height\x12\x1d\n\nmedia_type\x18\x03 \x01(\tR\tmediaType\x12\x1c\n\tthumbnail\x18\x04 \x01(\x0cR\tthumbnail\"\xd3\x01\n\rEmbedResponse\x12<\n\x07results\x18\x01 \x03(\x0b\x32\".sentinel.embedding.v1.EmbedResultR\x07results\x12\x45\n\rmodel_version\x18\x02 \x01(\x0b\x32 .sentinel.common.v1.ModelVersionR\x0cmodelVersion\x12=\n\x07timings\x18\x03 \x01(\x0b\x32#.sentinel.embedding.v1.StageTimingsR\x07timings\"o\n\x12\x45mbedStreamRequest\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12=\n\x07request\x18\x02 \x01(\x0b\x32#.sentinel.embedding.v1.EmbedRequestR\x07request\"\xac\x01\n\x13\x45mbedStreamResponse\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12\x42\n\x08response\x18\x02 \x01(\x0b\x32$.sentinel.embedding.v1.EmbedResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"\xaa\x02\n\x0bRankRequest\x12\x31\n\x05query\x18\x01 \x01(\x0b\x32\x1b.sentinel.common.v1.ContentR\x05query\x12;\n\ncandidates\x18\x02 \x03(\x0b\x32\x1b.sentinel.common.v1.ContentR\ncandidates\x12\x14\n\x05model\x18\x03 \x01(\tR\x05model\x12\x13\n\x05top_k\x18\x04 \x01(\x05R\x04topK\x12:\n\nquery_role\x18\x05 \x01(\x0e\x32\x1b.sentinel.embedding.v1.RoleR\tqueryRole\x12\x44\n\x0f\x63\x61ndidates_role\x18\x06 \x01(\x0e\x32\x1b.sentinel.embedding.v1.RoleR\x0e\x63\x61ndidatesRole\"\xdc\x01\n\x0cRankResponse\x12\x46\n\ncandidates\x18\x01 \x03(\x0b\x32&.sentinel.embedding.v1.RankedCandidateR\ncandidates\x12\x45\n\rmodel_version\x18\x02 \x01(\x0b\x32 .sentinel.common.v1.ModelVersionR\x0cmodelVersion\x12=\n\x07timings\x18\x03 \x01(\x0b\x32#.sentinel.embedding.v1.StageTimingsR\x07timings\"\x8b\x01\n\x0fRankedCandidate\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n\x06\x63osine\x18\x02 \x01(\x02R\x06\x63osine\x12 \n\x0bprobability\x18\x03 \x01(\x02R\x0bprobability\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"\xb6\x02\n\x0cStageTimings\x12/\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05total\x12\x31\n\x06\x64\x65\x63ode\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06\x64\x65\x63ode\x12\x39\n\npreprocess\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\npreprocess\x12/\n\x05queue\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05queue\x12\x37\n\tinference\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\tinference\x12\x1d\n\nbatch_size\x18\x06 \x01(\rR\tbatchSize\"\'\n\x0fGetModelRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\"F\n\x10GetModelResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32\x1c.sentinel.embedding.v1.ModelR\x05model\"\xbe\x04\n\x05Model\x12:\n\x07version\x18\x01 \x01(\x0b\x32 .sentinel.common.v1.ModelVersionR\x07version\x12?\n\nmodalities\x18\x02 \x03(\x0e\x32\x1f.sentinel.embedding.v1.ModalityR\nmodalities\x12\x1e\n\ndimensions\x18\x03 \x01(\rR\ndimensions\x12&\n\x0fmax_text_tokens\x18\x04 \x01(\rR\rmaxTextTokens\x12\x1d\n\nimage_size\x18\x05 \x01(\rR\timageSize\x12\x1f\n\x0blogit_scale\x18\x06 \x01(\x02R\nlogitScale\x12\x18\n\x07runtime\x18\x07 \x01(\tR\x07runtime\x12\x16\n\x06\x64\x65vice\x18\x08 \x01(\tR\x06\x64\x65vice\x12\x14\n\x05\x64type\x18\t \x01(\tR\x05\x64type\x12\x35\n\x06limits\x18\n \x01(\x0b\x32\x1d.sentinel.embedding.v1.LimitsR\x06limits\x12\x31\n\x14supported_dimensions\x18\x0b \x03(\rR\x13supportedDimensions\x12\x1d\n\nlogit_bias\x18\x0c \x01(\x02R\tlogitBias\x12\x18\n\x07sigmoid\x18\r \x01(\x08R\x07sigmoid\x12%\n\x0eruntime_choice\x18\x0e \x01(\tR\rruntimeChoice\x12\x1e\n\nasymmetric\x18\x0f \x01(\x08R\nasymmetric\"\x8b\x02\n\x06Limits\x12\x37\n\x18max_contents_per_request\x18\x01 \x01(\rR\x15maxContentsPerRequest\x12$\n\x0emax_text_chars\x18\x02 \x01(\rR\x0cmaxTextChars\x12&\n\x0fmax_image_bytes\x18\x03 \x01(\x04R\rmaxImageBytes\x12(\n\x10max_image_pixels\x18\x04 \x01(\x04R\x0emaxImagePixels\x12&\n\x0fmax_queue_items\x18\x05 \x01(\rR\rmaxQueueItems\x12(\n\x10max_stream_items\x18\x06 \x01(\rR\x0emaxStreamItems*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_QUERY\x10\x01\x12\x11\n\rROLE_DOCUMENT\x10\x02*i\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x1c\n\x18MODALITY_IMAGE_WITH_TEXT\x10\x03\x32\x8d\x03\n\x10\x45mbeddingService\x12W\n\x05\x45mbed\x12#.sentinel.embedding.v1.EmbedRequest\x1a$.sentinel.embedding.v1.EmbedResponse\"\x03\x90\x02\x01\x12h\n\x0b\x45mbedStream\x12).sentinel.embedding.v1.EmbedStreamRequest\x1a*.sentinel.embedding.v1.EmbedStreamResponse(\x01\x30\x01\x12T\n\x04Rank\x12\".sentinel.embedding.v1.RankRequest\x1a#.sentinel.embedding.v1.RankResponse\"\x03\x90\x02\x01\x12`\n\x08GetModel\x12&.sentinel.embedding.v1.GetModelRequest\x1a\'.sentinel.embedding.v1.GetModelResponse\"\x03\x90\x02\x01\x42\xa1\x01\n\x15sentinel.embedding.v1P\x01Z6sentinel.internal/go/sentinel/embedding/v1;embeddingv1\xa2\x02\x03SEN\xaa\x02\x15Sentinel.Embedding.V1\xca\x02\x15Sentinel\\Embedding\\V1\xea\x02\x17Sentinel::Embedding::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,40 +41,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDINGSERVICE'].methods_by_name['Rank']._serialized_options = b'\220\002\001'
   _globals['_EMBEDDINGSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_EMBEDDINGSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
-  _globals['_PRIORITY']._serialized_start=3297
-  _globals['_PRIORITY']._serialized_end=3378
-  _globals['_MODALITY']._serialized_start=3380
-  _globals['_MODALITY']._serialized_end=3455
+  _globals['_PRIORITY']._serialized_start=3508
+  _globals['_PRIORITY']._serialized_end=3589
+  _globals['_ROLE']._serialized_start=3591
+  _globals['_ROLE']._serialized_end=3654
+  _globals['_MODALITY']._serialized_start=3656
+  _globals['_MODALITY']._serialized_end=3761
   _globals['_EMBEDOPTIONS']._serialized_start=164
-  _globals['_EMBEDOPTIONS']._serialized_end=515
-  _globals['_EMBEDREQUEST']._serialized_start=518
-  _globals['_EMBEDREQUEST']._serialized_end=652
-  _globals['_EMBEDRESULT']._serialized_start=655
-  _globals['_EMBEDRESULT']._serialized_end=896
-  _globals['_IMAGEINFO']._serialized_start=898
-  _globals['_IMAGEINFO']._serialized_end=1016
-  _globals['_EMBEDRESPONSE']._serialized_start=1019
-  _globals['_EMBEDRESPONSE']._serialized_end=1230
-  _globals['_EMBEDSTREAMREQUEST']._serialized_start=1232
-  _globals['_EMBEDSTREAMREQUEST']._serialized_end=1343
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=1346
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=1518
-  _globals['_RANKREQUEST']._serialized_start=1521
-  _globals['_RANKREQUEST']._serialized_end=1689
-  _globals['_RANKRESPONSE']._serialized_start=1692
-  _globals['_RANKRESPONSE']._serialized_end=1912
-  _globals['_RANKEDCANDIDATE']._serialized_start=1915
-  _globals['_RANKEDCANDIDATE']._serialized_end=2054
-  _globals['_STAGETIMINGS']._serialized_start=2057
-  _globals['_STAGETIMINGS']._serialized_end=2367
-  _globals['_GETMODELREQUEST']._serialized_start=2369
-  _globals['_GETMODELREQUEST']._serialized_end=2408
-  _globals['_GETMODELRESPONSE']._serialized_start=2410
-  _globals['_GETMODELRESPONSE']._serialized_end=2480
-  _globals['_MODEL']._serialized_start=2483
-  _globals['_MODEL']._serialized_end=3025
-  _globals['_LIMITS']._serialized_start=3028
-  _globals['_LIMITS']._serialized_end=3295
-  _globals['_EMBEDDINGSERVICE']._serialized_start=3458
-  _globals['_EMBEDDINGSERVICE']._serialized_end=3855
+  _globals['_EMBEDOPTIONS']._serialized_end=564
+  _globals['_EMBEDREQUEST']._serialized_start=567
+  _globals['_EMBEDREQUEST']._serialized_end=701
+  _globals['_EMBEDRESULT']._serialized_start=704
+  _globals['_EMBEDRESULT']._serialized_end=945
+  _globals['_IMAGEINFO']._serialized_start=947
+  _globals['_IMAGEINFO']._serialized_end=1065
+  _globals['_EMBEDRESPONSE']._serialized_start=1068
+  _globals['_EMBEDRESPONSE']._serialized_end=1279
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=1281
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=1392
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=1395
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=1567
+  _globals['_RANKREQUEST']._serialized_start=1570
+  _globals['_RANKREQUEST']._serialized_end=1868
+  _globals['_RANKRESPONSE']._serialized_start=1871
+  _globals['_RANKRESPONSE']._serialized_end=2091
+  _globals['_RANKEDCANDIDATE']._serialized_start=2094
+  _globals['_RANKEDCANDIDATE']._serialized_end=2233
+  _globals['_STAGETIMINGS']._serialized_start=2236
+  _globals['_STAGETIMINGS']._serialized_end=2546
+  _globals['_GETMODELREQUEST']._serialized_start=2548
+  _globals['_GETMODELREQUEST']._serialized_end=2587
+  _globals['_GETMODELRESPONSE']._serialized_start=2589
+  _globals['_GETMODELRESPONSE']._serialized_end=2659
+  _globals['_MODEL']._serialized_start=2662
+  _globals['_MODEL']._serialized_end=3236
+  _globals['_LIMITS']._serialized_start=3239
+  _globals['_LIMITS']._serialized_end=3506
+  _globals['_EMBEDDINGSERVICE']._serialized_start=3764
+  _globals['_EMBEDDINGSERVICE']._serialized_end=4161
 # @@protoc_insertion_point(module_scope)

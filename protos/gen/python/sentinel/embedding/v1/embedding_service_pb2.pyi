@@ -15,20 +15,31 @@ class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRIORITY_INTERACTIVE: _ClassVar[Priority]
     PRIORITY_BULK: _ClassVar[Priority]
 
+class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLE_UNSPECIFIED: _ClassVar[Role]
+    ROLE_QUERY: _ClassVar[Role]
+    ROLE_DOCUMENT: _ClassVar[Role]
+
 class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MODALITY_UNSPECIFIED: _ClassVar[Modality]
     MODALITY_TEXT: _ClassVar[Modality]
     MODALITY_IMAGE: _ClassVar[Modality]
+    MODALITY_IMAGE_WITH_TEXT: _ClassVar[Modality]
 PRIORITY_UNSPECIFIED: Priority
 PRIORITY_INTERACTIVE: Priority
 PRIORITY_BULK: Priority
+ROLE_UNSPECIFIED: Role
+ROLE_QUERY: Role
+ROLE_DOCUMENT: Role
 MODALITY_UNSPECIFIED: Modality
 MODALITY_TEXT: Modality
 MODALITY_IMAGE: Modality
+MODALITY_IMAGE_WITH_TEXT: Modality
 
 class EmbedOptions(_message.Message):
-    __slots__ = ("model", "normalize", "dimensions", "element_type", "truncate", "priority", "thumbnail_side")
+    __slots__ = ("model", "normalize", "dimensions", "element_type", "truncate", "priority", "thumbnail_side", "role")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NORMALIZE_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +47,7 @@ class EmbedOptions(_message.Message):
     TRUNCATE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     THUMBNAIL_SIDE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     normalize: bool
     dimensions: int
@@ -43,7 +55,8 @@ class EmbedOptions(_message.Message):
     truncate: bool
     priority: Priority
     thumbnail_side: int
-    def __init__(self, model: _Optional[str] = ..., normalize: bool = ..., dimensions: _Optional[int] = ..., element_type: _Optional[_Union[_content_pb2.ElementType, str]] = ..., truncate: bool = ..., priority: _Optional[_Union[Priority, str]] = ..., thumbnail_side: _Optional[int] = ...) -> None: ...
+    role: Role
+    def __init__(self, model: _Optional[str] = ..., normalize: bool = ..., dimensions: _Optional[int] = ..., element_type: _Optional[_Union[_content_pb2.ElementType, str]] = ..., truncate: bool = ..., priority: _Optional[_Union[Priority, str]] = ..., thumbnail_side: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("contents", "options")
@@ -108,16 +121,20 @@ class EmbedStreamResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., response: _Optional[_Union[EmbedResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class RankRequest(_message.Message):
-    __slots__ = ("query", "candidates", "model", "top_k")
+    __slots__ = ("query", "candidates", "model", "top_k", "query_role", "candidates_role")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    QUERY_ROLE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_ROLE_FIELD_NUMBER: _ClassVar[int]
     query: _content_pb2.Content
     candidates: _containers.RepeatedCompositeFieldContainer[_content_pb2.Content]
     model: str
     top_k: int
-    def __init__(self, query: _Optional[_Union[_content_pb2.Content, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[_content_pb2.Content, _Mapping]]] = ..., model: _Optional[str] = ..., top_k: _Optional[int] = ...) -> None: ...
+    query_role: Role
+    candidates_role: Role
+    def __init__(self, query: _Optional[_Union[_content_pb2.Content, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[_content_pb2.Content, _Mapping]]] = ..., model: _Optional[str] = ..., top_k: _Optional[int] = ..., query_role: _Optional[_Union[Role, str]] = ..., candidates_role: _Optional[_Union[Role, str]] = ...) -> None: ...
 
 class RankResponse(_message.Message):
     __slots__ = ("candidates", "model_version", "timings")
@@ -170,7 +187,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("version", "modalities", "dimensions", "max_text_tokens", "image_size", "logit_scale", "runtime", "device", "dtype", "limits", "supported_dimensions", "logit_bias", "sigmoid", "runtime_choice")
+    __slots__ = ("version", "modalities", "dimensions", "max_text_tokens", "image_size", "logit_scale", "runtime", "device", "dtype", "limits", "supported_dimensions", "logit_bias", "sigmoid", "runtime_choice", "asymmetric")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +202,7 @@ class Model(_message.Message):
     LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
     SIGMOID_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_CHOICE_FIELD_NUMBER: _ClassVar[int]
+    ASYMMETRIC_FIELD_NUMBER: _ClassVar[int]
     version: _content_pb2.ModelVersion
     modalities: _containers.RepeatedScalarFieldContainer[Modality]
     dimensions: int
@@ -199,7 +217,8 @@ class Model(_message.Message):
     logit_bias: float
     sigmoid: bool
     runtime_choice: str
-    def __init__(self, version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimensions: _Optional[int] = ..., max_text_tokens: _Optional[int] = ..., image_size: _Optional[int] = ..., logit_scale: _Optional[float] = ..., runtime: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., supported_dimensions: _Optional[_Iterable[int]] = ..., logit_bias: _Optional[float] = ..., sigmoid: bool = ..., runtime_choice: _Optional[str] = ...) -> None: ...
+    asymmetric: bool
+    def __init__(self, version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimensions: _Optional[int] = ..., max_text_tokens: _Optional[int] = ..., image_size: _Optional[int] = ..., logit_scale: _Optional[float] = ..., runtime: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., supported_dimensions: _Optional[_Iterable[int]] = ..., logit_bias: _Optional[float] = ..., sigmoid: bool = ..., runtime_choice: _Optional[str] = ..., asymmetric: bool = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_contents_per_request", "max_text_chars", "max_image_bytes", "max_image_pixels", "max_queue_items", "max_stream_items")
