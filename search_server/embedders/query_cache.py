@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Gauge
 
 from search_server.embedders.pool import EmbedderPool
-from search_server.types.embeddings import EmbeddedItem, WorkerTimings
+from search_server.types.embeddings import EmbeddedItem, EmbedOptions, WorkerTimings
 from sentinel_core.calls import Deadline, current_caller
 from sentinel_core.errors import DeadlineExceeded, SentinelError
 from sentinel_core.metrics import ServerMetrics
@@ -25,14 +25,23 @@ from sentinel_store.values import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class TextKey:
-    """What decides a text's vector; queries use the worker's default options.
+    """What decides a text's vector; queries use the worker's default options otherwise.
 
     And the tenant, who must not notice by the time what others have searched for.
     """
 
     tenant: str
     fingerprint: str
+    dimensions: int | None
     digest: bytes  # not the text, which may be long
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """The space of a call's vectors: their model, and how many elements; None: the model's own."""
+
+    fingerprint: str
+    dimensions: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +109,26 @@ class QueryCache:
         )
 
     async def embed(
-        self, contents: Sequence[Content], *, fingerprint: str, deadline: Deadline
+        self,
+        contents: Sequence[Content],
+        *,
+        fingerprint: str,
+        deadline: Deadline,
+        dimensions: int | None = None,
     ) -> list[QueryEmbedding]:
         """Return the embeddings of `contents`, in order; embed what is not cached in one call.
+
+        `dimensions` is the number of elements of each vector; None: the model's own.
 
         An error of that call (`EmbedderPool.embed`) is the error of every content in it, but not
         of the cached ones. Errors are not cached.
         """
-        keys = [self._key(content, fingerprint) for content in contents]
+        space = _Space(fingerprint, dimensions)
+        keys = [self._key(content, space) for content in contents]
         wanted = dict(zip(keys, contents, strict=True))
         found = self._cached(wanted)
         while missing := {key: wanted[key] for key in wanted if key not in found}:
-            await self._fill(found, missing, fingerprint, deadline)
+            await self._fill(found, missing, space, deadline)
         return [found[key] for key in keys]
 
     async def close(self) -> None:
@@ -121,10 +138,11 @@ class QueryCache:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _key(self, content: Content, fingerprint: str) -> Hashable:
+    def _key(self, content: Content, space: _Space) -> Hashable:
         if content.kind is Kind.TEXT and self._max_entries:
             tenant = current_caller().tenant
-            return TextKey(tenant, fingerprint, hashlib.sha256(content.data).digest())
+            digest = hashlib.sha256(content.data).digest()
+            return TextKey(tenant, space.fingerprint, space.dimensions, digest)
         return object()  # equal to no other key
 
     def _cached(self, wanted: Mapping[Hashable, Content]) -> _Embeddings:
@@ -141,11 +159,11 @@ class QueryCache:
         self,
         found: _Embeddings,
         missing: Mapping[Hashable, Content],
-        fingerprint: str,
+        space: _Space,
         deadline: Deadline,
     ) -> None:
         """Add to `found` the results of calls in flight, and of a new call for the rest."""
-        own = self._start(missing, fingerprint, deadline)
+        own = self._start(missing, space, deadline)
         calls = {self._in_flight[key] for key in missing}
         for call in calls:
             call.waiters += 1
@@ -168,7 +186,7 @@ class QueryCache:
                 self._leave(call)
 
     def _start(
-        self, missing: Mapping[Hashable, Content], fingerprint: str, deadline: Deadline
+        self, missing: Mapping[Hashable, Content], space: _Space, deadline: Deadline
     ) -> _EmbedCall | None:
         """Start a call for the keys that are in no call yet; return None if all of them are."""
         new = {key: content for key, content in missing.items() if key not in self._in_flight}
@@ -178,17 +196,20 @@ class QueryCache:
         if not new:
             return None
         # A task, so that it outlives the caller who started it while others wait.
-        task = asyncio.create_task(self._embed(new, fingerprint, deadline))
+        task = asyncio.create_task(self._embed(new, space, deadline))
         call = _EmbedCall(list(new), task)
         self._in_flight |= dict.fromkeys(new, call)
         task.add_done_callback(lambda _: self._on_end(call))
         return call
 
     async def _embed(
-        self, new: Mapping[Hashable, Content], fingerprint: str, deadline: Deadline
+        self, new: Mapping[Hashable, Content], space: _Space, deadline: Deadline
     ) -> _Embeddings:
         answer = await self._pool.embed(
-            list(new.values()), fingerprint=fingerprint, deadline=deadline
+            list(new.values()),
+            fingerprint=space.fingerprint,
+            deadline=deadline,
+            options=EmbedOptions(dimensions=space.dimensions),
         )
         results: _Embeddings = {}
         for key, item in zip(new, answer.items, strict=True):

@@ -1,7 +1,7 @@
 """The Milvus table of a collection: its columns, its properties, and expressions over them.
 
     id      VARCHAR, primary key
-    vector  FLOAT_VECTOR, metric COSINE
+    vector  FLOAT_VECTOR, metric COSINE; FLOAT16_, BFLOAT16_ or INT8_VECTOR by the storage
     digest  VARCHAR   what the vector was made from; see `Row`
     image   VARCHAR   name of the image in the object store, or empty
     text    VARCHAR   the text of a text item, or empty
@@ -33,10 +33,10 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from pymilvus import DataType, Function, FunctionType, MilvusClient
 
 from sentinel_core.errors import InvalidArgument
+from sentinel_core.vectors import Element
 from sentinel_store.collections import (
     CollectionInfo,
     IndexKind,
@@ -44,8 +44,10 @@ from sentinel_store.collections import (
     OriginState,
     ReindexMark,
     VectorIndex,
+    VectorStorage,
 )
 from sentinel_store.items import Row
+from sentinel_store.milvus import vector_columns
 from sentinel_store.values import Consistency, Fields, FieldType, FieldValue, ModelRef
 
 # Collections of this prefix try what Milvus can, and are dropped at once.
@@ -99,7 +101,7 @@ def table_schema(info: CollectionInfo) -> Any:
     """Return the pymilvus schema of a new collection."""
     table = MilvusClient.create_schema(enable_dynamic_field=False)
     table.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_ID_LENGTH)
-    table.add_field("vector", DataType.FLOAT_VECTOR, dim=info.dimensions)
+    table.add_field("vector", vector_columns.milvus_type(info.storage), dim=info.dimensions)
     table.add_field("digest", DataType.VARCHAR, max_length=_HEX_SHA256_LENGTH)
     table.add_field("image", DataType.VARCHAR, max_length=_HEX_SHA256_LENGTH)
     table.add_field("text", DataType.VARCHAR, max_length=_TEXT_LENGTH)
@@ -152,7 +154,9 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
     """Convert a row to a Milvus entity."""
     entity: dict[str, Any] = {
         "id": row.id,
-        "vector": row.vector,
+        "vector": None
+        if row.vector is None
+        else vector_columns.to_column(row.vector, info.storage),
         "digest": row.digest,
         "image": row.image,
         "text": row.text,
@@ -171,7 +175,7 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
     return entity
 
 
-def from_entity(entity: Mapping[str, Any]) -> Row:
+def from_entity(entity: Mapping[str, Any], info: CollectionInfo) -> Row:
     """Convert a Milvus entity to a row."""
     vector = entity.get("vector")
     return Row(
@@ -180,7 +184,7 @@ def from_entity(entity: Mapping[str, Any]) -> Row:
         image=entity["image"],
         text=entity["text"],
         fields=entity["fields"],
-        vector=None if vector is None else np.asarray(vector, dtype=np.float32),
+        vector=None if vector is None else vector_columns.from_column(vector, info.storage),
     )
 
 
@@ -333,6 +337,9 @@ def to_properties(info: CollectionInfo) -> dict[str, str]:
             "expected_item_count": info.expected_item_count,
             "consistency": str(info.consistency),
             "full_text": info.full_text,
+            "element": str(info.storage.element),
+            "rescore": info.storage.rescore,
+            "shortened": info.shortened,
         }
     )
     return {
@@ -367,6 +374,10 @@ def from_properties(
         reindex=ReindexMark(reindex["target"], reindex["runner"], reindex["mirrored"])
         if reindex
         else None,
+        storage=VectorStorage(
+            Element(data.get("element", Element.FLOAT32)), data.get("rescore", False)
+        ),
+        shortened=data.get("shortened", False),
     )
 
 

@@ -46,7 +46,7 @@ FIELDS: list[Fields] = [
 @pytest.mark.parametrize("count", [0, 3])
 def test_rows_come_back_as_they_were(run: Run, count: int) -> None:
     written = make_rows(run.info, *FIELDS[:count])
-    read = row_files.decode(row_files.encode(written, run.info))
+    read = row_files.decode(row_files.encode(written, run.info), run.info)
     assert len(read) == count
     for there, here in zip(read, written, strict=True):
         assert there.vector is not None

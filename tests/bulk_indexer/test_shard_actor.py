@@ -55,7 +55,7 @@ def embed(
     actor, folder = make_actor(tmp_path, run, embedder, entries)
     report = actor.embed(0, pause=no_pause)
     assert json.loads(folder.read(shard_file("done", 0)))["rows"] == report.rows
-    rows = row_files.decode(folder.read(shard_file("rows", 0)))
+    rows = row_files.decode(folder.read(shard_file("rows", 0)), run.info)
     failures = folder.read(shard_file("failures", 0)).decode().splitlines()
     return report, rows, [json.loads(line) for line in failures]
 

@@ -52,6 +52,7 @@ from sentinel_client._types import (
     Consistency,
     DeletionPreview,
     DownloadedImage,
+    ElementType,
     FieldSchema,
     FieldType,
     FoundItems,
@@ -68,6 +69,7 @@ from sentinel_client._types import (
     ReindexProgress,
     Vector,
     VectorIndex,
+    VectorStorage,
 )
 
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "DeletionPreview",
     "Diversity",
     "DownloadedImage",
+    "ElementType",
     "EmbedOptions",
     "Embedding",
     "EmbeddingModel",
@@ -131,4 +134,5 @@ __all__ = [
     "Unavailable",
     "Vector",
     "VectorIndex",
+    "VectorStorage",
 ]
