@@ -270,10 +270,8 @@ def _check_fields(new: pb.Collection) -> None:
 
 def _chosen_storage(wanted: pb.VectorStorage) -> pb.VectorStorage:
     where, element = "collection.storage", wanted.element_type
-    if (
-        element == content_pb2.ELEMENT_TYPE_BINARY
-        or element not in content_pb2.ElementType.values()
-    ):
+    known = set(content_pb2.ElementType.values()) - {content_pb2.ELEMENT_TYPE_BINARY}
+    if element not in known:
         raise _checks.out_of_range(
             f"vectors are not stored as element type {element}", f"{where}.element_type"
         )
