@@ -60,8 +60,8 @@ class StorageProbe:
             return
         if self._milvus.is_lite:
             raise _unsupported(
-                f"Milvus Lite holds float32 vectors only, not {storage}; use a Milvus server, or "
-                "leave the storage out"
+                f"Milvus Lite holds float32 vectors only, none as {storage}; use a Milvus server, "
+                "or leave the storage out"
             )
         async with self._checking:  # one scratch collection, for any number of callers
             refused_at = self._refused_at.get(storage, -_CHECK_INTERVAL_S)
@@ -70,8 +70,8 @@ class StorageProbe:
                 await self._try(storage, deadline)
         if storage not in self._supported:
             raise _unsupported(
-                f"this Milvus cannot search {storage} vectors; {_ADVICE[storage.element]}. Choose "
-                "another storage, or none for float32"
+                f"this Milvus does not search vectors stored as {storage}; "
+                f"{_ADVICE[storage.element]}. Choose another storage, or none for float32"
             )
 
     async def _try(self, storage: VectorStorage, deadline: Deadline) -> None:
