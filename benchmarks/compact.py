@@ -29,7 +29,8 @@ from benchmarks import report
 from benchmarks.report import Row as Figure
 from benchmarks.report import skipped
 from benchmarks.retrieval.datasets import read
-from embedder_server.in_process import EmbedderSettings, ImageFile, InProcessEmbedder
+from embedder_server.in_process import ImageFile, InProcessEmbedder
+from embedder_server.settings import EmbedderSettings
 from search_server.milvus.search_store import SearchStore
 from search_server.types.searches import Selection
 from sentinel_core.calls import Deadline
@@ -71,7 +72,9 @@ def main() -> None:
     if STAMPS.is_dir():
         sets.append(asyncio.run(_stamps()))
     with tempfile.TemporaryDirectory() as scratch:
-        found = {one.name: list(_measured(one, Path(scratch))) for one in sets}
+        found: dict[str, Sequence[Figure]] = {
+            one.name: list(_measured(one, Path(scratch))) for one in sets
+        }
     report.print_report(found, Console(width=140))
     if options.json:
         facts = {"machine": report.machine(), "commit": report.commit()}
@@ -195,7 +198,8 @@ def _fail(error: BaseException) -> None:
 
 
 def _unit(vectors: np.ndarray) -> FloatArray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / lengths, dtype=np.float32)
 
 
 if __name__ == "__main__":
