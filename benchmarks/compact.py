@@ -1,6 +1,6 @@
 """Measure what each storage of vectors costs and finds: bytes per vector, and recall@20.
 
-    python -m benchmarks.compact [--rows N] [--json FILE]
+    python -m benchmarks.compact [--rows N] [--only synthetic|stamps] [--json FILE]
 
 Recall is against exact search of the float32 vectors in NumPy. The searches are the gateway's own
 (`SearchStore`), on a Milvus server 2.3.5 and, where `python -m tests.half_milvus` has fetched it,
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -66,10 +67,13 @@ def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000, help="synthetic vectors")
+    parser.add_argument(
+        "--only", choices=("synthetic", "stamps"), help="measure one kind of vectors"
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
-    sets = [_synthetic(options.rows)]
-    if STAMPS.is_dir():
+    sets = [] if options.only == "stamps" else [_synthetic(options.rows)]
+    if options.only != "synthetic" and STAMPS.is_dir():
         sets.append(asyncio.run(_stamps()))
     with tempfile.TemporaryDirectory() as scratch:
         found: dict[str, Sequence[Figure]] = {
@@ -109,6 +113,7 @@ def _measured(vectors: Vectors, scratch: Path) -> Iterator[Figure]:
 
 def _figure(name: str, recall: float, seconds: float, size: str, share: float) -> Figure:
     note = f"{size}, {share:.2f} of float32; {1e3 * seconds:.1f} ms a search"
+    print(f"{name}: {recall:.4f}", file=sys.stderr, flush=True)
     return Figure(f"{name}: recall@{_K}", recall, "", note=note, detail={"share": share})
 
 

@@ -135,7 +135,7 @@ def test_the_figures_are_those_of_brute_force(
 @pytest.mark.skipif(not STAMPS.is_dir(), reason="apt-get install tuxpaint-stamps-default")
 @pytest.mark.quality
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_stamps_have_the_figures_of_brute_force(
     tmp_path: Path, default_worker: processes.Server
 ) -> None:
