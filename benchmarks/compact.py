@@ -3,9 +3,9 @@
     python -m benchmarks.compact [--rows N] [--only synthetic|stamps] [--json FILE]
 
 Recall is against exact search of the float32 vectors in NumPy. The searches are the gateway's own
-(`SearchStore`), on a Milvus server 2.3.5 and, where `python -m tests.half_milvus` has fetched it,
-on Milvus Lite 2.5. Bytes per vector are those of the index files that the server loads into
-memory. For 16-bit vectors, which Milvus Lite 2.5 keeps in a flat list, they are computed. Vectors:
+(`SearchStore`), on a Milvus server 2.3.5 over an object store and, where `python -m
+tests.half_milvus` has fetched it, on Milvus Lite 2.5. Bytes per vector are those of the index
+files that the server loads into memory. For 16-bit vectors, which Milvus Lite 2.5 keeps in a flat list, they are computed. Vectors:
 captioned stamps and their mirror images (Debian's tuxpaint-stamps-default), searched with the
 captions, by the built-in model; and synthetic ones of 768 dimensions around 100 centres.
 """
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +35,22 @@ from embedder_server.settings import EmbedderSettings
 from search_server.milvus.search_store import SearchStore
 from search_server.types.searches import Selection
 from sentinel_core.calls import Deadline
+from sentinel_core.errors import SentinelError
 from sentinel_core.vectors import Element
 from sentinel_store.collections import CollectionInfo, IndexKind, VectorIndex, VectorStorage
 from sentinel_store.items import Row
 from sentinel_store.milvus import indexes
 from sentinel_store.values import Consistency, FloatArray, ModelRef
-from tests import half_milvus, milvus_server
+from tests import half_milvus, milvus_server, s3_server
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 _K, _QUERIES, _CENTRES, _SPREAD = 20, 200, 100, 0.7
+_PLAIN = VectorStorage()
 _RESCORED = VectorStorage(Element.INT8, rescore=True)
 _HALVES = (VectorStorage(Element.FLOAT16), VectorStorage(Element.BFLOAT16))
 _BATCH = 500
+_BUCKET = "compact"
+_RESTART_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -87,18 +91,7 @@ def main() -> None:
 
 def _measured(vectors: Vectors, scratch: Path) -> Iterator[Figure]:
     dimensions = vectors.stored.shape[1]
-    base = scratch / f"server-{dimensions}"
-    with milvus_server.running(base) as uri:
-        for kind, storage in (
-            (IndexKind.HNSW, VectorStorage()),
-            (IndexKind.IVF_SQ8, VectorStorage()),
-            (IndexKind.IVF_SQ8, _RESCORED),
-        ):
-            before = _index_bytes(base)
-            recall, seconds = asyncio.run(_recall(uri, vectors, kind, storage))
-            size = (_index_bytes(base) - before) / len(vectors.stored)
-            share, note = size / (4 * dimensions), f"{size:.0f} bytes per vector (measured)"
-            yield _figure(f"{storage}, {kind}", recall, seconds, note, share)
+    yield from _of_server(vectors, scratch / f"server-{dimensions}")
     if not half_milvus.binary().exists():
         yield skipped("float16 and bfloat16", "python -m tests.half_milvus was not run")
         return
@@ -106,9 +99,44 @@ def _measured(vectors: Vectors, scratch: Path) -> Iterator[Figure]:
     folder.mkdir()
     with half_milvus.running(folder) as uri:
         for storage in _HALVES:
-            recall, seconds = asyncio.run(_recall(uri, vectors, IndexKind.FLAT, storage))
+            info = asyncio.run(_filled(uri, vectors, IndexKind.FLAT, storage))
+            recall, seconds = asyncio.run(_searched(uri, info, vectors))
             note = f"{2 * dimensions} bytes per vector (computed)"
             yield _figure(f"{storage}, FLAT", recall, seconds, note, 0.5)
+
+
+def _of_server(vectors: Vectors, base: Path) -> Iterator[Figure]:
+    """Measure a server that keeps its segments in an object store.
+
+    It is restarted before the searches. Until then it searches the rows as they were written, not
+    the index.
+    """
+    full = 4 * vectors.stored.shape[1]
+    base.mkdir()
+    with s3_server.running(base) as store:
+        store.file_system().mkdir(_BUCKET)
+        process, port = milvus_server.start(base / "milvus", store, _BUCKET)
+        uri, infos, sizes = f"http://127.0.0.1:{port}", [], []
+        try:
+            for kind, storage in ((IndexKind.HNSW, _PLAIN), (IndexKind.IVF_SQ8, _RESCORED)):
+                before = _index_bytes(store)
+                infos.append(asyncio.run(_filled(uri, vectors, kind, storage)))
+                sizes.append((_index_bytes(store) - before) / len(vectors.stored))
+            process.kill()
+            process.wait()
+            process = milvus_server.restart(base / "milvus")
+            hnsw, compact = infos
+            for name, info, size in (
+                ("float32, HNSW", hnsw, sizes[0]),
+                ("float32, IVF_SQ8", replace(compact, storage=_PLAIN), sizes[1]),
+                (f"{_RESCORED}, IVF_SQ8", compact, sizes[1]),
+            ):
+                recall, seconds = asyncio.run(_searched(uri, info, vectors))
+                note = f"{size:.0f} bytes per vector (measured)"
+                yield _figure(name, recall, seconds, note, size / full)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _figure(name: str, recall: float, seconds: float, size: str, share: float) -> Figure:
@@ -117,14 +145,14 @@ def _figure(name: str, recall: float, seconds: float, size: str, share: float) -
     return Figure(f"{name}: recall@{_K}", recall, "", note=note, detail={"share": share})
 
 
-async def _recall(
+async def _filled(
     uri: str, vectors: Vectors, kind: IndexKind, storage: VectorStorage
-) -> tuple[float, float]:
-    """Return the recall, and the mean seconds of a search."""
+) -> CollectionInfo:
+    """Store the vectors in a new collection, and have its index built."""
     store = SearchStore(uri, "", 4)
     index = indexes.choose_index(VectorIndex(kind), 0, is_lite=False, storage=storage)
     info = CollectionInfo(
-        f"{kind}_{storage.element}_{storage.rescore}",
+        f"{kind}_{storage.element}",
         ModelRef("m", "r", "f"),
         vectors.stored.shape[1],
         {},
@@ -139,22 +167,41 @@ async def _recall(
             await store.upsert(info, rows, _deadline())
         if kind is not IndexKind.FLAT:
             await asyncio.to_thread(milvus_server.wait_for_indexes, uri, info.name, 300)
-        found, started = [], time.perf_counter()
-        for query in vectors.queries:
-            selection = Selection(info, "", Consistency.SESSION, _deadline())
-            [hits] = await store.vectors.search(selection, [query], limit=_K, include_vectors=False)
-            found.append({row.id for row, _ in hits})
-        seconds = (time.perf_counter() - started) / len(vectors.queries)
+    finally:
+        await store.close()
+    return info
+
+
+async def _searched(uri: str, info: CollectionInfo, vectors: Vectors) -> tuple[float, float]:
+    """Return the recall, and the mean seconds of a search."""
+    store = SearchStore(uri, "", 4)
+
+    async def ids(query: FloatArray) -> set[str]:
+        selection = Selection(info, "", Consistency.SESSION, _deadline())
+        [hits] = await store.vectors.search(selection, [query], limit=_K, include_vectors=False)
+        return {row.id for row, _ in hits}
+
+    try:
+        async with asyncio.timeout(_RESTART_S):
+            while True:
+                try:
+                    if await ids(vectors.queries[0]):
+                        break
+                except SentinelError:  # the server has just started
+                    await asyncio.sleep(1)
+        started = time.perf_counter()
+        found = [await ids(query) for query in vectors.queries]
+        seconds = (time.perf_counter() - started) / len(found)
     finally:
         await store.close()
     shares = [len(a & b) / _K for a, b in zip(found, vectors.nearest(), strict=True)]
     return float(np.mean(shares)), seconds
 
 
-def _index_bytes(base: Path) -> int:
+def _index_bytes(store: s3_server.S3Server) -> int:
     """Return the size of all index files that the server has built."""
-    folders = [one for one in base.rglob("index_files") if one.is_dir()]
-    return sum(file.stat().st_size for one in folders for file in one.rglob("*") if file.is_file())
+    files = store.file_system().find(_BUCKET, detail=True)
+    return sum(one["size"] for name, one in files.items() if "/index_files/" in name)
 
 
 def _deadline() -> Deadline:
