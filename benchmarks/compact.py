@@ -5,9 +5,10 @@
 Recall is against exact search of the float32 vectors in NumPy. The searches are the gateway's own
 (`SearchStore`), on a Milvus server 2.3.5 over an object store and, where `python -m
 tests.half_milvus` has fetched it, on Milvus Lite 2.5. Bytes per vector are those of the index
-files that the server loads into memory. For 16-bit vectors, which Milvus Lite 2.5 keeps in a flat list, they are computed. Vectors:
-captioned stamps and their mirror images (Debian's tuxpaint-stamps-default), searched with the
-captions, by the built-in model; and synthetic ones of 768 dimensions around 100 centres.
+files that the server loads into memory. For 16-bit vectors, which Milvus Lite 2.5 keeps in a flat
+list, they are computed. Vectors: captioned stamps and their mirror images (Debian's
+tuxpaint-stamps-default), searched with the captions, by the built-in model; and synthetic ones of
+768 dimensions around 100 centres.
 """
 
 from __future__ import annotations
