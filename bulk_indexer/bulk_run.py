@@ -108,6 +108,9 @@ class BulkRun:
             object_store_uri=self._storage.object_store_uri,
             thumbnail_side=self._storage.thumbnail_side,
             shard_items=settings.shard_items,
+            shortened=info.shortened,
+            element=str(info.storage.element),
+            rescore=info.storage.rescore,
         )
         columns = ManifestColumns(
             settings.image_column, settings.id_column, settings.text_column, frozenset(info.fields)

@@ -71,9 +71,10 @@ class UpsertDelivery(Delivery):
         super().__init__()
         self._stored = StoredRows(store, info)
         self._folder = folder
+        self._info = info
 
     async def add(self, shard: int) -> None:
-        rows = await asyncio.to_thread(_rows_of, self._folder, shard)
+        rows = await asyncio.to_thread(_rows_of, self._folder, shard, self._info)
         comparison = await self._stored.compare(rows)
         changed = [*comparison.new, *comparison.changed]
         await self._stored.upsert(changed)
@@ -113,7 +114,7 @@ class ImportDelivery(Delivery):
         if not self._started:
             await self._wait_for_earlier_imports()
             self._started = True
-        rows = await asyncio.to_thread(_rows_of, self._folder, shard)
+        rows = await asyncio.to_thread(_rows_of, self._folder, shard, self._info)
         comparison = await self._stored.compare(rows)
         await self._stored.upsert(comparison.changed)
         # An earlier run may have imported them and ended before it removed duplicates.
@@ -188,8 +189,8 @@ class ImportDelivery(Delivery):
         return path if isinstance(self._fs, LocalFileSystem) else path.split("/", 1)[1]
 
 
-def _rows_of(folder: RunFolder, shard: int) -> list[Row]:
-    return row_files.decode(folder.read(shard_file("rows", shard)))
+def _rows_of(folder: RunFolder, shard: int, info: CollectionInfo) -> list[Row]:
+    return row_files.decode(folder.read(shard_file("rows", shard)), info)
 
 
 def _mark(folder: RunFolder, shards: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sentinel_core.vectors import Element
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
 from sentinel_store.milvus import schema
@@ -46,14 +47,16 @@ def write(file: IO[bytes], rows: Iterable[Row], info: CollectionInfo) -> int:
     return count
 
 
-def decode(data: bytes) -> list[Row]:
-    """Return the rows of a file."""
+def decode(data: bytes, info: CollectionInfo) -> list[Row]:
+    """Return the rows of a file of this collection."""
     table = pq.read_table(pa.BufferReader(data))
     vectors = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     matrix = vectors.reshape(len(table), -1) if len(table) else vectors
     entities = table.drop(["vector"]).to_pylist()
     return [
-        schema.from_entity({**entity, "fields": json.loads(entity["fields"]), "vector": vector})
+        schema.from_entity(
+            {**entity, "fields": json.loads(entity["fields"]), "vector": vector}, info
+        )
         for entity, vector in zip(entities, matrix, strict=True)
     ]
 
@@ -62,7 +65,7 @@ def _columns(info: CollectionInfo) -> pa.Schema:
     """Return the columns of a collection's file, with the names of `schema.to_entity`."""
     columns = [
         ("id", pa.string()),
-        ("vector", pa.list_(pa.float32())),
+        ("vector", pa.list_(_vector_element(info))),
         ("digest", pa.string()),
         ("image", pa.string()),
         ("text", pa.string()),
@@ -82,7 +85,7 @@ def _table(group: Sequence[Row], info: CollectionInfo, columns: pa.Schema) -> pa
     for column in columns:
         values = [entity[column.name] for entity in entities]
         if column.name == "vector":
-            arrays.append(_vectors(values, info.dimensions))
+            arrays.append(_vectors(values, column.type.value_type))
         elif column.name == "fields":
             texts = [json.dumps(fields, ensure_ascii=False) for fields in values]
             arrays.append(pa.array(texts, pa.string()))
@@ -91,8 +94,18 @@ def _table(group: Sequence[Row], info: CollectionInfo, columns: pa.Schema) -> pa
     return pa.Table.from_arrays(arrays, schema=columns)
 
 
-def _vectors(vectors: Sequence[Any], dimensions: int) -> pa.ListArray:
-    """Return a list array `[rows]` of float32 vectors, built without a Python list."""
-    flat = np.concatenate(vectors)
-    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * dimensions
-    return pa.ListArray.from_arrays(offsets, pa.array(flat.astype(np.float32, copy=False)))
+def _vector_element(info: CollectionInfo) -> pa.DataType:
+    """Return the type of a vector's elements in a file; 16-bit elements are two bytes."""
+    match info.storage.column:
+        case Element.FLOAT32:
+            return pa.float32()
+        case Element.INT8:
+            return pa.int8()
+    return pa.uint8()
+
+
+def _vectors(vectors: Sequence[Any], element: pa.DataType) -> pa.ListArray:
+    """Return a list array `[rows]` of vectors, built without a Python list."""
+    flat = np.concatenate(vectors).view(element.to_pandas_dtype())
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * (len(flat) // len(vectors))
+    return pa.ListArray.from_arrays(offsets, pa.array(flat))

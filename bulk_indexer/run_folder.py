@@ -28,7 +28,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from bulk_indexer import entries
 from bulk_indexer.entries import DatasetEntry
-from sentinel_store.collections import CollectionInfo
+from sentinel_core.vectors import Element
+from sentinel_store.collections import CollectionInfo, VectorStorage
 from sentinel_store.values import FieldType, ModelRef
 
 _RUN_FILE = "run.json"
@@ -55,6 +56,9 @@ class Run:
         object_store_uri: Where image bytes are stored.
         thumbnail_side: In pixels.
         shard_items: Entries per shard.
+        shortened: Whether the vectors have fewer elements than the model's own.
+        element: Type of the elements in Milvus's memory.
+        rescore: Whether Milvus keeps the float32 vectors, too.
     """
 
     collection: str
@@ -68,6 +72,9 @@ class Run:
     object_store_uri: str
     thumbnail_side: int
     shard_items: int
+    shortened: bool = False
+    element: str = "float32"
+    rescore: bool = False
 
     @property
     def info(self) -> CollectionInfo:
@@ -78,6 +85,8 @@ class Run:
             self.dimensions,
             {name: FieldType(field_type) for name, field_type in self.fields.items()},
             full_text=self.full_text,
+            storage=VectorStorage(Element(self.element), self.rescore),
+            shortened=self.shortened,
         )
 
 

@@ -179,7 +179,10 @@ class ShardEmbedder:
 
     async def _call(self, contents: Sequence[str | ImageFile]) -> list[ItemResult]:
         results = await self._embedder.embed(
-            contents, timeout_s=_TIMEOUT_S, thumbnail_side=self._thumbnail_side
+            contents,
+            timeout_s=_TIMEOUT_S,
+            thumbnail_side=self._thumbnail_side,
+            dimensions=self._info.requested_dimensions or 0,
         )
         for result in results:
             if isinstance(result.outcome, Unavailable):  # the engine is closing

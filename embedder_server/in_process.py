@@ -99,7 +99,12 @@ class InProcessEmbedder:
         await self._engine.start()
 
     async def embed(
-        self, contents: Sequence[str | ImageFile], *, timeout_s: float, thumbnail_side: int = 0
+        self,
+        contents: Sequence[str | ImageFile],
+        *,
+        timeout_s: float,
+        thumbnail_side: int = 0,
+        dimensions: int = 0,
     ) -> list[ItemResult]:
         """Return one result for each content, in order: its float32 unit vector or its error.
 
@@ -109,6 +114,7 @@ class InProcessEmbedder:
             contents: Texts and encoded image files.
             timeout_s: Longest time for all of them, in seconds.
             thumbnail_side: Longest side of each image's WebP thumbnail, in pixels; 0: no thumbnail.
+            dimensions: Leading elements to keep of each vector; 0: all.
 
         Raises:
             ResourceExhausted: The queue is full.
@@ -116,7 +122,9 @@ class InProcessEmbedder:
         """
         if self._engine is None:
             raise RuntimeError("call start() first")
-        options = EmbedOptions(priority=Priority.BULK, thumbnail_side=thumbnail_side)
+        options = EmbedOptions(
+            priority=Priority.BULK, thumbnail_side=thumbnail_side, dimensions=dimensions
+        )
         deadline = Deadline.after(None, default_s=timeout_s)
         return (await self._engine.embed(contents, options, deadline)).results
 

@@ -8,6 +8,9 @@ its published ONNX files with tokenizers, Pillow and onnxruntime, one text and o
 cropped like torchvision, as its own code does.
 
 Usage: check_model.py NAME_OR_FOLDER [--revision SHA] [--runtimes auto,onnxruntime,…] [--device …]
+       check_model.py --all [--runtimes …] [--device …]
+With --all it downloads, loads and checks every model of the catalog, each in a process of its own,
+and prints one table; one that fails does not end the others.
 Needs: pip install '.[torch,openvino]' sentencepiece in Sentinel's folder (jina-clip:
 '.[hub,openvino]' alone; open_clip: '.[openclip,openvino]').
 Exits with 1 if a cosine is below what docs/models.md promises.
@@ -18,14 +21,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
 
 from embedder_server.models.base import EmbeddingModel, ModelChoice
+from embedder_server.models.catalog import catalog
+from embedder_server.models.hub.downloads import pull
 from embedder_server.models.hub.layout import Layout
 from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.models.registry import load_model
@@ -44,27 +55,98 @@ TEXTS = (
 )
 # The first two texts must be closer to each other than to the third.
 CLOSE = ("a cat sleeps on the sofa", "a kitten naps on the couch", "quarterly tax forms")
+# The image processors of transformers by family.
+PROCESSORS = {
+    "clip": "CLIPImageProcessorPil",
+    "siglip": "SiglipImageProcessorPil",
+    "siglip2": "Siglip2ImageProcessorPil",
+    "chinese_clip": "ChineseCLIPImageProcessorPil",
+}
 LIMITS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.0}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Check a model against its reference.")
-    parser.add_argument("model", help="hub id or folder")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("model", nargs="?", help="hub id or folder")
+    which.add_argument("--all", action="store_true", help="every model of the catalog")
     parser.add_argument("--revision", help="commit of the hub")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runtimes", default="onnxruntime,openvino,openvino-bf16,auto")
     parser.add_argument("--cache-dir", type=Path)
     options = parser.parse_args()
-    folder = find_model(options.model, options.revision)
+    if options.all:
+        return check_all(options)
+    found = check(find_model(options.model, options.revision), options.model, options)
+    return 0 if found.is_right else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found about one model.
+
+    Attributes:
+        loaded: The runtimes that load it here.
+        equal: Whether all of them have the vectors of the reference; None: it has none.
+        sensible: Whether they find the right text, as trained weights do.
+        why: What failed; empty if nothing did.
+    """
+
+    revision: str = ""
+    loaded: tuple[str, ...] = ()
+    equal: bool | None = None
+    sensible: bool = False
+    why: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        return bool(self.loaded) and self.equal is not False and self.sensible and not self.why
+
+
+def check_all(options: argparse.Namespace) -> int:
+    """Check the whole catalog; print a table; return 1 if any model is not right."""
+    verdicts = {}
+    for name in catalog():
+        # One of its own for each: a model may take all memory, and its process is killed.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            try:
+                verdicts[name] = pool.submit(check_entry, name, options).result()
+            except BrokenProcessPool:
+                verdicts[name] = Verdict(why="its process ended; is there enough memory?")
+    table = Table(title="models of the catalog")
+    for column in ("model", "revision", "loads on", "equals its reference", "sensible", "result"):
+        table.add_column(column)
+    said = {True: "yes", False: "NO", None: "has none"}
+    for name, one in verdicts.items():
+        seen = (said[one.equal], said[one.sensible]) if one.loaded else ("-", "-")
+        result = "right" if one.is_right else one.why or "WRONG"
+        table.add_row(name, one.revision[:12] or "-", ", ".join(one.loaded) or "-", *seen, result)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    return 0 if all(one.is_right for one in verdicts.values()) else 1
+
+
+def check_entry(name: str, options: argparse.Namespace) -> Verdict:
+    """Download one model of the catalog and check it; report any failure as a verdict."""
+    try:
+        folder = pull(catalog()[name])
+        return check(folder, name, options)
+    except ModelLoadError as error:
+        return Verdict(why=str(error))
+    except Exception as error:  # the next model must be checked all the same
+        return Verdict(why=f"{type(error).__name__}: {error}")
+
+
+def check(folder: ModelFolder, model_name: str, options: argparse.Namespace) -> Verdict:
+    """Load a model on each runtime, and compare its vectors with the reference's."""
     print(f"{folder.name} ({folder.model_type}), revision {folder.revision or 'local'}")
-    expected = reference(folder)
-    right = []
+    expected = reference(folder) if has_reference(folder) else None
+    loaded, equal, sensible, why = [], [], [], ""
     for name in options.runtimes.split(","):
         try:
             model = load_model(
                 ModelChoice(
-                    options.model,
+                    model_name,
                     options.device,
                     options.threads,
                     revision=options.revision,
@@ -73,28 +155,41 @@ def main() -> int:
                 )
             )
         except ModelLoadError as error:
-            print(f"  {name}: not here: {error}")
+            why = f"{name}: not here: {error}"
+            print(f"  {why}")
             continue
-        right.append(report(name, model, expected))
+        loaded.append(name)
+        describe(name, model)
+        if expected is not None:
+            equal.append(agrees(model, expected))
+        sensible.append(makes_sense(model))
+        print(f"    {'right' if sensible[-1] and all(equal[-1:]) else 'WRONG'}")
         model.close()
-    return 0 if right and all(right) else 1
+    return Verdict(
+        folder.revision or "local",
+        tuple(loaded),
+        all(equal) if equal else None,
+        all(sensible),
+        "" if loaded else why,
+    )
 
 
-def report(name: str, model: EmbeddingModel, expected: tuple[Vectors, Vectors]) -> bool:
-    """Print the properties of `model` and return whether its vectors are right."""
+def describe(name: str, model: EmbeddingModel) -> None:
+    """Print the properties of a model."""
     info = model.info
     print(f"  {name}: {info.runtime} {info.dtype}, {info.dimensions} dimensions, logit scale")
     print(f"    {info.logit_scale:.3f}, bias {info.logit_bias:.3f}; {info.runtime_choice}")
-    right = agrees(model, expected)
+
+
+def makes_sense(model: EmbeddingModel) -> bool:
+    """Print a few cosines, and return whether they are as those of trained weights."""
     near = unit(model.embed_texts([model.tokenize(text) for text in CLOSE]))
     scores = images_of(model) @ texts_of(model).T
     shapes = bool(scores[0, 1] > scores[0, 0])
     print(f"    kitten {near[0] @ near[1]:.3f} > tax forms {near[0] @ near[2]:.3f}; ", end="")
     print(f"red circle: 'red circle' {scores[0, 1]:.3f} > 'cat' {scores[0, 0]:.3f}")
     # Trained weights pass both checks; random weights may fail them.
-    right &= bool(near[0] @ near[1] > near[0] @ near[2]) and shapes
-    print(f"    {'right' if right else 'WRONG'}")
-    return right
+    return bool(near[0] @ near[1] > near[0] @ near[2]) and shapes
 
 
 def agrees(model: EmbeddingModel, expected: tuple[Vectors, Vectors]) -> bool:
@@ -130,6 +225,13 @@ def pictures() -> list[Image.Image]:
     # For the last one, half of the excess of a crop to 32, 224, 384 or 512 is one and a half.
     shapes = ((640, 480), (333, 777), (133, 71))
     return [circle, *(Image.fromarray(c).resize(s) for c, s in zip(coarse, shapes, strict=True))]
+
+
+def has_reference(folder: ModelFolder) -> bool:
+    """Tell whether `reference` knows this family."""
+    if folder.layout is Layout.TRANSFORMERS:
+        return folder.model_type in ("jina_clip", *PROCESSORS)
+    return folder.layout is Layout.OPEN_CLIP
 
 
 def reference(folder: ModelFolder) -> tuple[Vectors, Vectors]:
@@ -191,13 +293,7 @@ def transformers_images(folder: ModelFolder, model: Any, images: Sequence[Image.
     import torch
     import transformers
 
-    names = {
-        "clip": "CLIPImageProcessorPil",
-        "siglip": "SiglipImageProcessorPil",
-        "siglip2": "Siglip2ImageProcessorPil",
-        "chinese_clip": "ChineseCLIPImageProcessorPil",
-    }
-    processor = getattr(transformers, names[folder.model_type]).from_pretrained(folder.path)
+    processor = getattr(transformers, PROCESSORS[folder.model_type]).from_pretrained(folder.path)
     with torch.inference_mode():
         inputs = processor(images=list(images), return_tensors="pt")
         return unit(model.get_image_features(**inputs).pooler_output.numpy())

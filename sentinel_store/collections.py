@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sentinel_core.errors import InvalidArgument
+from sentinel_core.vectors import Element
 from sentinel_store.values import Consistency, FieldType, ModelRef
 
 
@@ -32,6 +33,28 @@ class VectorIndex:
 
     kind: IndexKind = IndexKind.AUTOINDEX
     params: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VectorStorage:
+    """How Milvus holds the vectors that it searches (docs/adr/0022).
+
+    Attributes:
+        element: Type of the elements in memory; not BINARY.
+        rescore: INT8 only: whether Milvus keeps the float32 vectors, too, on disk. Then hits are
+            ranked by them.
+    """
+
+    element: Element = Element.FLOAT32
+    rescore: bool = False
+
+    @property
+    def column(self) -> Element:
+        """Type of the elements in the rows."""
+        return Element.FLOAT32 if self.rescore else self.element
+
+    def __str__(self) -> str:
+        return f"{self.element} with rescoring" if self.rescore else str(self.element)
 
 
 class OriginState(enum.StrEnum):
@@ -81,6 +104,8 @@ class CollectionInfo:
         full_text: The fields whose words can be searched.
         expected_item_count: The number that its index was chosen for; 0: unknown.
         consistency: Default consistency of searches.
+        storage: How Milvus holds the vectors.
+        shortened: Whether vectors have fewer elements than the model's own.
     """
 
     name: str
@@ -97,6 +122,13 @@ class CollectionInfo:
     origin: Origin | None = None
     reindex: ReindexMark | None = None
     moved_to: str = ""
+    storage: VectorStorage = field(default_factory=VectorStorage)
+    shortened: bool = False
+
+    @property
+    def requested_dimensions(self) -> int | None:
+        """What a worker is asked for; None: the model's own."""
+        return self.dimensions if self.shortened else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +142,8 @@ class NewCollection:
         index: None chooses by size; empty `params` take our defaults.
         expected_item_count: How many items it will hold; 0: unknown.
         consistency: Default consistency of searches.
+        dimensions: Length of its vectors; 0: the model's own.
+        storage: How Milvus holds them.
     """
 
     name: str
@@ -120,6 +154,8 @@ class NewCollection:
     index: VectorIndex | None = None
     expected_item_count: int = 0
     consistency: Consistency = Consistency.SESSION
+    dimensions: int = 0
+    storage: VectorStorage = field(default_factory=VectorStorage)
 
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

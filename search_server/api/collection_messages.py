@@ -15,14 +15,17 @@ from search_server.api.common_messages import (
 )
 from search_server.collections.reindex_copier import ReindexProgress
 from search_server.collections.reindexer import ReindexRequest
+from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument
+from sentinel_core.vectors import Element
 from sentinel_store.collections import (
     MAX_FIELDS,
     CollectionInfo,
     IndexKind,
     NewCollection,
     VectorIndex,
+    VectorStorage,
 )
 from sentinel_store.values import Consistency, FieldType
 
@@ -30,6 +33,8 @@ _INDEX_KINDS = enum_table(pb.VectorIndex.Type, "TYPE", IndexKind)
 _INDEX_KINDS_TO_WIRE = {ours: theirs for theirs, ours in _INDEX_KINDS.items()}
 _FIELD_TYPES = enum_table(pb.FieldSchema.Type, "TYPE", FieldType)
 _FIELD_TYPES_TO_WIRE = {ours: theirs for theirs, ours in _FIELD_TYPES.items()}
+_ELEMENTS = enum_table(content_pb2.ElementType, "ELEMENT_TYPE", Element)
+_ELEMENTS_TO_WIRE = {ours: theirs for theirs, ours in _ELEMENTS.items()}
 
 
 def new_collection_from(message: pb.Collection) -> NewCollection:
@@ -53,6 +58,8 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
             message.default_consistency, "collection.default_consistency"
         )
         or Consistency.SESSION,
+        dimensions=message.dimensions,
+        storage=_storage_from(message.storage, "collection.storage"),
     )
 
 
@@ -99,6 +106,29 @@ def _index_from(message: pb.VectorIndex) -> VectorIndex | None:
     return VectorIndex(_INDEX_KINDS[message.type], params)
 
 
+def _storage_from(message: pb.VectorStorage, path: str) -> VectorStorage:
+    element = _ELEMENTS.get(message.element_type, Element.FLOAT32)
+    is_known = message.element_type in (content_pb2.ELEMENT_TYPE_UNSPECIFIED, *_ELEMENTS)
+    if not is_known or element is Element.BINARY:
+        raise out_of_range(
+            f"vectors are not stored as element type {message.element_type}; use float32, float16, "
+            "bfloat16 or int8",
+            f"{path}.element_type",
+        )
+    if message.rescore and element is not Element.INT8:
+        raise out_of_range(
+            f"only int8 is rescored, not {element}: it finds the same hits without",
+            f"{path}.rescore",
+        )
+    return VectorStorage(element, message.rescore)
+
+
+def _storage_to(storage: VectorStorage) -> pb.VectorStorage:
+    return pb.VectorStorage(
+        element_type=_ELEMENTS_TO_WIRE[storage.element], rescore=storage.rescore
+    )
+
+
 def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str]) -> pb.Collection:
     """Convert the description of a collection."""
     return pb.Collection(
@@ -120,6 +150,7 @@ def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str])
         index=pb.VectorIndex(type=_INDEX_KINDS_TO_WIRE[info.index.kind], params=info.index.params),
         expected_item_count=info.expected_item_count,
         default_consistency=CONSISTENCIES_TO_WIRE[info.consistency],
+        storage=_storage_to(info.storage),
     )
 
 
@@ -130,6 +161,8 @@ def reindex_request_from(message: pb.ReindexCollectionRequest) -> ReindexRequest
         target=stored_name(message.target, "target"),
         alias=stored_name(message.alias, "alias") if message.alias else "",
         model=common_messages.model_from(message.model_version),
+        dimensions=message.dimensions,
+        storage=_storage_from(message.storage, "storage") if message.HasField("storage") else None,
     )
 
 

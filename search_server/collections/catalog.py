@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from search_server.collections.usage import StoredUsage
 from search_server.embedders.pool import EmbedderPool
+from search_server.embedders.worker import ServedModel
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import FailedPrecondition, NotFound
+from sentinel_core.errors import FailedPrecondition, InvalidArgument, NotFound
 from sentinel_store.collections import (
     CollectionInfo,
     NewCollection,
@@ -44,22 +45,26 @@ class Catalog:
         """Create an empty collection for vectors of the workers' model.
 
         Raises:
-            InvalidArgument: A name is invalid, there are too many fields, or an index parameter
-                is out of range.
+            InvalidArgument: A name is invalid, there are too many fields, an index parameter is
+                out of range, or the model has no vectors of this length.
             AlreadyExists: A collection or an alias has this name.
             Unavailable: No worker is up, so the model is unknown.
-            FailedPrecondition: No worker serves the requested model, or Milvus lacks the index or
-                full-text search.
+            FailedPrecondition: No worker serves the requested model, or Milvus lacks the index,
+                the storage or full-text search.
             ResourceExhausted: The tenant has as many collections as it may have.
         """
         check_declaration(new.name, new.fields)
         index = indexes.choose_index(
-            new.index, new.expected_item_count, is_lite=self._store.is_lite
+            new.index,
+            new.expected_item_count,
+            is_lite=self._store.is_lite,
+            storage=new.storage,
         )
-        model, dimensions = self._pool.model(new.model)
+        served = self._pool.model(new.model)
+        dimensions = checked_dimensions(served, new.dimensions, "collection.dimensions")
         info = CollectionInfo(
             name=new.name,
-            model=model,
+            model=served.model,
             dimensions=dimensions,
             fields=new.fields,
             indexed=new.indexed,
@@ -67,6 +72,8 @@ class Catalog:
             index=index,
             expected_item_count=new.expected_item_count,
             consistency=new.consistency,
+            storage=new.storage,
+            shortened=dimensions != served.dimensions,
         )
         await self.add(info, deadline)
         return info
@@ -259,4 +266,22 @@ def _is_alias(name: str, info: CollectionInfo, field: str) -> FailedPrecondition
         f"{name!r} is an alias of {info.name!r}; use the collection's own name",
         field=field,
         collection=info.name,
+    )
+
+
+def checked_dimensions(served: ServedModel, wanted: int, field: str) -> int:
+    """Return the length of vectors that a caller wants; 0: the model's own.
+
+    Raises:
+        InvalidArgument: The model has no vectors of this length.
+    """
+    offered = sorted({*served.details.supported_dimensions, served.dimensions})
+    if not wanted or wanted in offered:
+        return wanted or served.dimensions
+    supported = ", ".join(map(str, offered))
+    raise InvalidArgument(
+        "DIMENSIONS_UNSUPPORTED",
+        f"{served.model.model!r} has no vectors of {wanted} dimensions; use {supported}",
+        field=field,
+        supported=supported,
     )

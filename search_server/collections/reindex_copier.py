@@ -1,4 +1,4 @@
-"""Make one collection hold the items of another one, in the vector space of its own model.
+"""Make one collection hold the items of another one, in its own vector space.
 
 A pass reads both collections by id and compares content and fields, not vectors. It embeds and
 writes what differs, deletes what the source lacks, and then *reads the source again*, until a read
@@ -210,7 +210,7 @@ class ReindexCopier:
                 [content for _, content in batch],
                 fingerprint=self._target.model.fingerprint,
                 deadline=deadline,
-                options=EmbedOptions(bulk=True),
+                options=EmbedOptions(bulk=True, dimensions=self._target.requested_dimensions),
             )
         )
         copies = []
@@ -241,7 +241,7 @@ class ReindexCopier:
     def _why_not(self, row: Row) -> str:
         """Return why a row cannot be embedded again; empty if no reason is known."""
         if not row.image and not row.text:
-            return "a vector without content, which another model cannot embed"
+            return "a vector without content, which cannot be embedded again"
         return self._unusable.get((row.id, row.digest), "")
 
     def _differs(self, wanted: Row | None, present: Row | None) -> bool:

@@ -1,4 +1,6 @@
-"""Reindex: move a collection to another model without stopping searches or writes.
+"""Reindex: move a collection to other vectors without stopping searches or writes.
+
+The vectors are another model's, of another length, or held in another way.
 
 Checks the request, finds or creates the target, and lets one call at a time work on a source. The
 work itself is in `reindex_run.py`. Why it is done this way: docs/adr/0011.
@@ -9,15 +11,23 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, replace
 
-from search_server.collections.catalog import Catalog
+from search_server.collections.catalog import Catalog, checked_dimensions
 from search_server.collections.reindex_copier import ReindexCopier, ReindexProgress
 from search_server.collections.reindex_run import ReindexRun, reindex_conflict
 from search_server.embedders.pool import EmbedderPool, matches
+from search_server.embedders.worker import ServedModel
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import AlreadyExists, FailedPrecondition, NotFound, first_error
-from sentinel_store.collections import CollectionInfo, Origin, OriginState, check_collection_name
+from sentinel_store.collections import (
+    CollectionInfo,
+    Origin,
+    OriginState,
+    VectorStorage,
+    check_collection_name,
+)
 from sentinel_store.images.image_store import ImageStore
+from sentinel_store.milvus import indexes
 from sentinel_store.values import ModelRef
 
 
@@ -28,13 +38,26 @@ class ReindexRequest:
     Attributes:
         source: Name or alias.
         alias: Empty: point no alias. The source's own name: the source moves to the target.
-        model: Chooses the new model; None: the only served model that is not the source's.
+        model: Chooses the new model. None: the source's own if the vectors change otherwise, or
+            the only served model that is not the source's.
+        dimensions: Length of the new vectors; 0: the source's for its model, or the new model's.
+        storage: How Milvus holds them; None: as the source's.
     """
 
     source: str
     target: str
     alias: str
     model: ModelRef | None
+    dimensions: int = 0
+    storage: VectorStorage | None = None
+
+    def fits(self, target: CollectionInfo, source: CollectionInfo) -> bool:
+        """Tell whether `target` was made for this request."""
+        return (
+            (self.model is None or matches(target.model, self.model))
+            and self.dimensions in (0, target.dimensions)
+            and target.storage == (self.storage or source.storage)
+        )
 
 
 class Reindexer:
@@ -157,10 +180,10 @@ class Reindexer:
                 collection=found.name,
             )
         ours = found.origin is not None and found.origin.source == source.name
-        if not ours or (request.model and not matches(found.model, request.model)):
+        if not ours or not request.fits(found, source):
             raise reindex_conflict(
                 f"collection {request.target!r} exists and was not made from {source.name!r} with "
-                "this model; use another name, or delete it first",
+                "this model, dimensions and storage; use another name, or delete it first",
                 "target",
             )
         if await self._store.is_complete(found.name, deadline):
@@ -171,19 +194,41 @@ class Reindexer:
     async def _create_target(
         self, source: CollectionInfo, request: ReindexRequest, deadline: Deadline
     ) -> CollectionInfo:
-        model, dimensions = self._pool.model_besides(source.model.fingerprint, request.model)
+        served = self._new_model(source, request)
+        wanted = request.dimensions
+        if not wanted and served.model.fingerprint == source.model.fingerprint:
+            wanted = source.dimensions
+        dimensions = checked_dimensions(served, wanted, "dimensions")
+        storage, index = source.storage, source.index
+        if request.storage not in (None, storage):
+            storage = request.storage
+            index = indexes.choose_index(
+                None,
+                source.expected_item_count,
+                is_lite=self._store.is_lite,
+                storage=storage,
+            )
         target = replace(
             source,
             name=request.target,
             requested_name=request.target,
-            model=model,
+            model=served.model,
             dimensions=dimensions,
+            shortened=dimensions != served.dimensions,
+            storage=storage,
+            index=index,
             origin=Origin(source.name, OriginState.COPYING),
             reindex=None,
             moved_to="",
         )
         await self._catalog.add(target, deadline)
         return target
+
+    def _new_model(self, source: CollectionInfo, request: ReindexRequest) -> ServedModel:
+        fingerprint = source.model.fingerprint
+        if not request.dimensions and request.storage is None:
+            return self._pool.model_besides(fingerprint, request.model)
+        return self._pool.model(request.model or ModelRef("", "", fingerprint))
 
     async def _report_complete(
         self, target: CollectionInfo, request: ReindexRequest, progress: ReindexProgress

@@ -26,6 +26,7 @@ from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Row
 from sentinel_store.milvus import errors
+from sentinel_store.milvus.vector_columns import bytes_stored
 from sentinel_store.prepared_item import PreparedItem
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,6 @@ _LONGEST_COUNT_S = 120.0
 _SAMPLE, _MOST_ROWS = 400, 500
 _MOST_TENANTS = 10_000
 _DIGEST_SPACE = 16**12
-_VALUE_BYTES = 4
 _STORED = (Quota.STORED_ITEMS, Quota.STORED_BYTES)
 
 
@@ -223,7 +223,7 @@ class StoredUsage:
         images = {row.image for row in rows if row.image}
         found = await together(self._images.find_image(image) for image in images)
         sizes = {one: image.size for one, image in zip(images, found, strict=True) if image}
-        vector = _VALUE_BYTES * info.dimensions
+        vector = bytes_stored(info.dimensions, info.storage)
         total = sum(_row_bytes(row) + vector + sizes.get(row.image, 0) for row in rows)
         return total / len(rows) if rows else 0.0
 
@@ -233,7 +233,7 @@ def _sizes(item: PreparedItem, info: CollectionInfo, *, is_new: bool) -> Sizes:
     fields = len(json.dumps(item.fields))
     return {
         Quota.STORED_ITEMS: float(is_new),
-        Quota.STORED_BYTES: data + fields + _VALUE_BYTES * info.dimensions,
+        Quota.STORED_BYTES: data + fields + bytes_stored(info.dimensions, info.storage),
     }
 
 

@@ -107,8 +107,8 @@ class EmbedderPool:
     def _any_unknown(self) -> bool:
         return any(worker.may_serve_any_model for worker in self.fleet.workers)
 
-    def model(self, wanted: ModelRef | None = None) -> tuple[ModelRef, int]:
-        """Return a served model and its dimensions: the first, or the one that matches `wanted`.
+    def model(self, wanted: ModelRef | None = None) -> ServedModel:
+        """Return a served model: the first, or the one that matches `wanted`.
 
         Raises:
             Unavailable: No worker is healthy, or one that may serve `wanted` has not told yet.
@@ -117,13 +117,13 @@ class EmbedderPool:
         served = self._served()
         for one in served:
             if wanted is None or matches(one.model, wanted):
-                return one.model, one.dimensions
+                return one
         if wanted is None or not served or self._any_unknown:
             raise self._no_healthy_worker()
         raise self._mismatch(wanted.fingerprint or wanted.model)
 
-    def model_besides(self, fingerprint: str, wanted: ModelRef | None) -> tuple[ModelRef, int]:
-        """Return the only served model other than `fingerprint`, and its dimensions.
+    def model_besides(self, fingerprint: str, wanted: ModelRef | None) -> ServedModel:
+        """Return the only served model other than `fingerprint`.
 
         Args:
             fingerprint: The model to leave out.
@@ -138,7 +138,7 @@ class EmbedderPool:
         if not served:
             raise self._no_healthy_worker()
         others = [
-            (one.model, one.dimensions)
+            one
             for one in served.values()
             if one.model.fingerprint != fingerprint
             and (wanted is None or matches(one.model, wanted))

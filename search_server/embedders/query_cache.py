@@ -26,15 +26,25 @@ from sentinel_store.values import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class TextKey:
-    """What decides a text's vector; apart from the role, all use the worker's default options.
+    """What decides a text's vector; queries use the worker's default options otherwise.
 
     And the tenant, who must not notice by the time what others have searched for.
     """
 
     tenant: str
     fingerprint: str
+    dimensions: int | None
     digest: bytes  # not the text, which may be long
     role: Role | None  # None if the model ignores it: then both roles share the entry
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """What a call asks for: a model, how many elements (None: the model's own), and a role."""
+
+    fingerprint: str
+    dimensions: int | None
+    role: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +76,6 @@ class QueryEmbedding:
     def call_failed(self) -> bool:
         """Whether its error is no fault of this content."""
         return self.timings is None and self.error is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _Space:
-    """What the contents of one call have in common."""
-
-    fingerprint: str
-    role: Role
 
 
 _Embeddings = dict[Hashable, QueryEmbedding]
@@ -116,15 +118,17 @@ class QueryCache:
         fingerprint: str,
         deadline: Deadline,
         role: Role = Role.QUERY,
+        dimensions: int | None = None,
     ) -> list[QueryEmbedding]:
         """Return the embeddings of `contents`, in order; embed what is not cached in one call.
+
+        `dimensions` is the number of elements of each vector; None: the model's own.
 
         An error of that call (`EmbedderPool.embed`) is the error of every content in it, but not
         of the cached ones. Errors are not cached.
         """
-        space = _Space(fingerprint, role)
-        key_role = role if self._pool.is_asymmetric(fingerprint) else None
-        keys = [self._key(content, fingerprint, key_role) for content in contents]
+        space = _Space(fingerprint, dimensions, role)
+        keys = [self._key(content, space) for content in contents]
         wanted = dict(zip(keys, contents, strict=True))
         found = self._cached(wanted)
         while missing := {key: wanted[key] for key in wanted if key not in found}:
@@ -138,10 +142,15 @@ class QueryCache:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _key(self, content: Content, fingerprint: str, role: Role | None) -> Hashable:
+    def _key(self, content: Content, space: _Space) -> Hashable:
         if content.kind is Kind.TEXT and self._max_entries:
-            tenant = current_caller().tenant
-            return TextKey(tenant, fingerprint, hashlib.sha256(content.data).digest(), role)
+            return TextKey(
+                tenant=current_caller().tenant,
+                fingerprint=space.fingerprint,
+                dimensions=space.dimensions,
+                digest=hashlib.sha256(content.data).digest(),
+                role=space.role if self._pool.is_asymmetric(space.fingerprint) else None,
+            )
         return object()  # equal to no other key
 
     def _cached(self, wanted: Mapping[Hashable, Content]) -> _Embeddings:
@@ -208,7 +217,7 @@ class QueryCache:
             list(new.values()),
             fingerprint=space.fingerprint,
             deadline=deadline,
-            options=EmbedOptions(role=space.role),
+            options=EmbedOptions(role=space.role, dimensions=space.dimensions),
         )
         results: _Embeddings = {}
         for key, item in zip(new, answer.items, strict=True):

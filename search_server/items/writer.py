@@ -274,7 +274,11 @@ class ItemWriter:
                         contents,
                         fingerprint=info.model.fingerprint,
                         deadline=deadline,
-                        options=EmbedOptions(bulk=True, thumbnail_side=self._thumbnail_side),
+                        options=EmbedOptions(
+                            bulk=True,
+                            thumbnail_side=self._thumbnail_side,
+                            dimensions=info.requested_dimensions,
+                        ),
                     )
                 except ResourceExhausted as error:
                     wait_s = error.retry_after_s

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from search_server.milvus.stored_vectors import CANDIDATES_PER_HIT
 from sentinel_core.calls import Deadline
 from sentinel_core.memory import MemoryBudget, Share
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
+from sentinel_store.milvus.vector_columns import bytes_stored
 
 _ROWS_AT_ONCE = 500
 _BLOCK_BYTES = 4 * 1024 * 1024
@@ -39,7 +41,11 @@ class RowMemory:
 
     def share(self, collection: CollectionInfo, rows: int, deadline: Deadline) -> Share:
         """Return a share for that many rows, for an `async with` block; see `MemoryBudget`."""
-        size = min(_COPIES * rows * self._row_bytes(collection), self._memory.largest)
+        row_bytes = self._row_bytes(collection)
+        if collection.storage.rescore:  # the vectors of its candidates
+            vector_bytes = bytes_stored(collection.dimensions, collection.storage)
+            row_bytes += CANDIDATES_PER_HIT * vector_bytes
+        size = min(_COPIES * rows * row_bytes, self._memory.largest)
         return self._memory.share(size, Deadline.within(min(_WAIT_S, deadline.remaining())))
 
     def fetched(self, share: Share) -> None:

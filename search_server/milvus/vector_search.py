@@ -6,6 +6,8 @@ on server 2.3.5 (30,000 rows of 384 dimensions): the nearest 2,000 by HNSW with 
 the parameters. A range search (`radius`) looks at every row. It found all of them, at a cost that
 grows with the rows, and has gaps of its own (811 of 1,000 rows under a filter). So `rank` merges
 both if there are few rows or if some are missing.
+
+A collection with rescoring gets its scores from `StoredVectors`.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from search_server.milvus.stored_vectors import StoredVectors, candidates_for
 from search_server.types.searches import Candidate, ScoredId, Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, SentinelError
+from sentinel_core.vectors import Element
+from sentinel_store.collections import VectorStorage
 from sentinel_store.items import Row
-from sentinel_store.milvus import errors, indexes, schema
+from sentinel_store.milvus import errors, indexes, schema, vector_columns
 from sentinel_store.milvus.store import MilvusStore
 from sentinel_store.values import Consistency, FloatArray
 
@@ -56,6 +61,7 @@ class _Request:
     output_fields: tuple[str, ...]
     consistency: Consistency
     params: tuple[tuple[str, float], ...]
+    storage: VectorStorage
 
 
 class VectorSearch:
@@ -64,6 +70,8 @@ class VectorSearch:
     def __init__(self, store: MilvusStore) -> None:
         self._milvus = store.connection
         self._count = store.count
+        self._get = store.get
+        self._stored = StoredVectors(store.connection)
         self._shared: SharedCalls[_Request, Any] = SharedCalls(self._call)
 
     async def search(
@@ -78,15 +86,35 @@ class VectorSearch:
 
         A single vector may share its Milvus call with those of other callers.
         """
+        collection = selection.collection
+        if _reads_apart(collection.storage, include_vectors):
+            return await self._search_then_read(selection, vectors, limit, include_vectors)
         request = _request(selection, limit, schema.output_fields(include_vectors))
-        if len(vectors) == 1:
-            most = max(1, ROWS_PER_CALL // limit)
-            deadline = selection.deadline
-            found = [await self._shared.search(request, vectors[0], deadline, most=most)]
-        else:
-            found = await self._call(request, vectors, selection.deadline)
+        found = await self._found(request, vectors, selection.deadline)
         return [
-            [(schema.from_entity(hit["entity"]), _cosine(hit)) for hit in hits] for hits in found
+            [(schema.from_entity(hit["entity"], collection), _cosine(hit)) for hit in hits]
+            for hits in found
+        ]
+
+    async def _search_then_read(
+        self,
+        selection: Selection,
+        vectors: Sequence[FloatArray],
+        limit: int,
+        include_vectors: bool,
+    ) -> list[list[tuple[Row, float]]]:
+        rankings = await self.nearest_ids(selection, vectors, limit=limit)
+        ids = list(dict.fromkeys(item_id for ranking in rankings for item_id, _ in ranking))
+        found = await self._get(
+            selection.collection,
+            ids,
+            selection.deadline,
+            include_vectors=include_vectors,
+            consistency=selection.consistency,
+        )
+        rows = {row.id: row for row in found}
+        return [
+            [(rows[one], score) for one, score in ranking if one in rows] for ranking in rankings
         ]
 
     async def nearest_ids(
@@ -95,19 +123,29 @@ class VectorSearch:
         vectors: Sequence[FloatArray],
         *,
         limit: int,
+    ) -> list[list[ScoredId]]:
+        """Return up to `limit` ids, at most 16,384, for each vector, with cosines, best first."""
+        rescore = selection.collection.storage.rescore
+        found = await self._nearest(selection, vectors, candidates_for(limit) if rescore else limit)
+        if not rescore:
+            return found
+        ids = [[item_id for item_id, _ in ranking] for ranking in found]
+        scored = await self._stored.scored(selection, vectors, ids)
+        return [ranking[:limit] for ranking in scored]
+
+    async def _nearest(
+        self,
+        selection: Selection,
+        vectors: Sequence[FloatArray],
+        limit: int,
         radius: float | None = None,
     ) -> list[list[ScoredId]]:
-        """Return up to `limit` ids for each vector, with their cosines, best first.
+        """Return ids with Milvus's scores. With `radius`, do a range search for greater cosines.
 
-        Args:
-            selection: What the search may find.
-            vectors: float32 `[dimensions]` each.
-            limit: At most 16,384.
-            radius: Do a range search for rows of a greater cosine; None does a plain search,
-                which may miss rows.
+        A plain search may miss rows.
         """
         request = _request(selection, limit, ["id"], radius)
-        found = await self._call(request, vectors, selection.deadline)
+        found = await self._found(request, vectors, selection.deadline)
         return [[(hit["id"], _cosine(hit)) for hit in hits] for hits in found]
 
     async def rank(self, selection: Selection, vector: FloatArray, *, limit: int) -> list[ScoredId]:
@@ -115,14 +153,25 @@ class VectorSearch:
 
         If the index misses rows, or if there are few rows, add what a range search finds.
         """
-        [nearest] = await self.nearest_ids(selection, [vector], limit=limit)
+        rescore = selection.collection.storage.rescore
+        most = candidates_for(limit) if rescore else limit
+        found = await self._ranked_by_milvus(selection, vector, most)
+        if rescore:
+            ids = [item_id for item_id, _ in found]
+            [found] = await self._stored.scored(selection, [vector], [ids])
+        return found[:limit]
+
+    async def _ranked_by_milvus(
+        self, selection: Selection, vector: FloatArray, limit: int
+    ) -> list[ScoredId]:
+        [nearest] = await self._nearest(selection, [vector], limit)
         if self._milvus.is_lite:
             return nearest  # FLAT is exact, and a range only filters what another index found
         # Nothing is missing if it found `limit` rows, or all rows.
         matching = await self._matching(selection)
         if len(nearest) >= min(limit, matching) and matching > MOST_ROWS_BY_RANGE:
             return nearest
-        [in_range] = await self.nearest_ids(selection, [vector], limit=limit, radius=EVERYTHING)
+        [in_range] = await self._nearest(selection, [vector], limit, EVERYTHING)
         scores = dict(in_range) | dict(nearest)
         return sorted(scores.items(), key=lambda one: -one[1])[:limit]
 
@@ -135,12 +184,14 @@ class VectorSearch:
         include_vectors: bool,
         field: str,
     ) -> list[Candidate]:
-        """Return up to `limit` candidates for reranking `vector`, `[dimensions]`, best first.
+        """Return up to `limit` candidates for reranking `vector`, `[dimensions]`, in any order.
 
         They get their value of `field`, a declared STRING, INT64 or BOOL field; empty: of none.
         """
+        storage = selection.collection.storage
+        vectors_apart = _reads_apart(storage, include_vectors)
         columns = ["id"]
-        if include_vectors:
+        if include_vectors and not vectors_apart:
             columns.append("vector")
         column, absent = "", None
         if field:
@@ -150,15 +201,24 @@ class VectorSearch:
         [found] = await self._call(
             _request(selection, limit, columns), [vector], selection.deadline
         )
+        vectors: dict[str, FloatArray] = {}
+        if vectors_apart:
+            vectors = await self._stored.of(selection, [hit["id"] for hit in found])
+            found = [hit for hit in found if hit["id"] in vectors]
         candidates = []
         for hit in found:
-            entity = hit["entity"]
+            entity, score = hit["entity"], _cosine(hit)
             value = entity[column] if column else None
+            stored = vectors.get(hit["id"])
+            if storage.rescore and stored is not None:
+                score = float(np.clip(stored @ vector, -1.0, 1.0))
+            elif stored is None and include_vectors:
+                stored = vector_columns.from_column(entity["vector"], storage)
             candidates.append(
                 Candidate(
                     id=hit["id"],
-                    score=_cosine(hit),
-                    vector=np.asarray(entity["vector"], np.float32) if include_vectors else None,
+                    score=score,
+                    vector=stored if include_vectors else None,
                     value=None if value == absent else value,
                 )
             )
@@ -178,6 +238,14 @@ class VectorSearch:
             consistency=selection.consistency,
         )
 
+    async def _found(
+        self, request: _Request, vectors: Sequence[FloatArray], deadline: Deadline
+    ) -> Any:
+        if len(vectors) > 1:
+            return await self._call(request, vectors, deadline)
+        most = max(1, ROWS_PER_CALL // request.limit)
+        return [await self._shared.search(request, vectors[0], deadline, most=most)]
+
     async def _call(
         self, request: _Request, vectors: Sequence[FloatArray], deadline: Deadline
     ) -> Any:
@@ -185,14 +253,21 @@ class VectorSearch:
             request.collection,
             deadline,
             consistency=request.consistency,
-            # As lists: pymilvus packs an array's elements one by one, in five times the time.
-            data=[vector.tolist() for vector in vectors],
+            data=vector_columns.to_query(vectors, request.storage),
             anns_field="vector",
             filter=request.expression,
             limit=request.limit,
             output_fields=list(request.output_fields),
             search_params={"metric_type": "COSINE", "params": dict(request.params)},
         )
+
+
+def _reads_apart(storage: VectorStorage, include_vectors: bool) -> bool:
+    """Tell whether a search needs vectors and leaves them to a read by id.
+
+    Milvus Lite 2.5 fails to send 16-bit vectors with hits; a read by id works everywhere.
+    """
+    return storage.rescore or (include_vectors and storage.element is not Element.FLOAT32)
 
 
 def check_index_params(params: Mapping[str, int]) -> None:
@@ -228,6 +303,7 @@ def _request(
         tuple(output_fields),
         selection.consistency,
         tuple(sorted(params.items())),
+        selection.collection.storage,
     )
 
 

@@ -1,13 +1,13 @@
 """Find the vectors of queries: of any kind, one or many at once, each failing alone.
 
 The queries of one request are resolved together: all images by URI at once, contents in one Embed
-call for each model, items in one read for each collection.
+call for each model and length of vectors, items in one read for each collection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -86,11 +86,17 @@ class QueryVectors:
         every = [part for of_query in parts for part in of_query]
         contents, results = await self._fetch(every, deadline)
         results |= _given(every)
-        by_model = _groups(contents, lambda part: part.collection.model.fingerprint)
+        by_space = _groups(
+            contents,
+            lambda part: (
+                part.collection.model.fingerprint,
+                part.collection.requested_dimensions,
+            ),
+        )
         items = [part for part in every if part.term.item_id is not None]
         by_collection = _groups(items, lambda part: part.collection.name)
         works = [
-            *(self._embed(group, contents, deadline) for group in by_model),
+            *(self._embed(group, contents, deadline) for group in by_space),
             *(self._read(group, deadline) for group in by_collection),
         ]
         for found in await _all(works):
@@ -123,6 +129,7 @@ class QueryVectors:
                 embeddings = await self._embeddings.embed(
                     [contents[part] for part in group],
                     fingerprint=group[0].collection.model.fingerprint,
+                    dimensions=group[0].collection.requested_dimensions,
                     deadline=deadline,
                 )
         except SentinelError as error:
@@ -162,8 +169,8 @@ async def _all(works: Sequence[_Work]) -> Sequence[_Results]:
     return await asyncio.gather(*works)
 
 
-def _groups(parts: Iterable[_Part], key: Callable[[_Part], str]) -> list[list[_Part]]:
-    groups: dict[str, list[_Part]] = {}
+def _groups(parts: Iterable[_Part], key: Callable[[_Part], Hashable]) -> list[list[_Part]]:
+    groups: dict[Hashable, list[_Part]] = {}
     for part in parts:
         groups.setdefault(key(part), []).append(part)
     return list(groups.values())

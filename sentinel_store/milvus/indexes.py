@@ -12,7 +12,8 @@ Milvus's default search parameters find about nine of the ten nearest (0.91 of t
 HNSW, 0.93 with AUTOINDEX: 20,000 clustered vectors of 128 dimensions, server 2.3.5), so we set
 them all. Ours find 0.98 or more (test_indexes.py). Only IVF_SQ8 cannot separate vectors that its
 one byte per element rounds to the same values: it finds 0.976 to 0.985 of the top 20, however many
-clusters are searched.
+clusters are searched. A collection with rescoring has this index, searches it for twice as many and
+ranks them by their float32 vectors (docs/adr/0022).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from dataclasses import dataclass
 from pymilvus import MilvusClient
 
 from sentinel_core.errors import FailedPrecondition, InvalidArgument
-from sentinel_store.collections import CollectionInfo, IndexKind, VectorIndex
+from sentinel_core.vectors import Element
+from sentinel_store.collections import CollectionInfo, IndexKind, VectorIndex, VectorStorage
 from sentinel_store.milvus import errors, schema
 from sentinel_store.values import FieldType
 
@@ -45,6 +47,8 @@ _BUILD: dict[IndexKind, dict[str, _Parameter]] = {
     IndexKind.IVF_SQ8: {"nlist": _Parameter(1_024, 1, 65_536)},
     IndexKind.DISKANN: {},
 }
+
+_PLAIN = VectorStorage()
 
 # On a server, by the expected number of items. Memory decides: ten million vectors of 768
 # dimensions take 31 GB, which fits on one node beside a graph. A hundred million with one byte per
@@ -76,7 +80,11 @@ _SCALAR_KINDS: dict[FieldType, tuple[str, ...]] = {
 
 
 def choose_index(
-    requested: VectorIndex | None, expected_item_count: int, *, is_lite: bool
+    requested: VectorIndex | None,
+    expected_item_count: int,
+    *,
+    is_lite: bool,
+    storage: VectorStorage = _PLAIN,
 ) -> VectorIndex:
     """Return the index to build, with all of its parameters.
 
@@ -88,7 +96,12 @@ def choose_index(
         FailedPrecondition: Milvus Lite does not have this kind.
     """
     if requested is None:
-        requested = VectorIndex(_by_size(expected_item_count, is_lite=is_lite))
+        kind = _only_kind(storage) or _by_size(expected_item_count, is_lite=is_lite)
+        requested = VectorIndex(kind)
+    elif storage.rescore and requested.kind is not IndexKind.IVF_SQ8:
+        raise _unsupported(
+            f"{storage} needs the index IVF_SQ8, not {requested.kind}", "collection.index.type"
+        )
     if is_lite and requested.kind not in _LITE_KINDS:
         raise _unsupported(f"Milvus Lite has no {requested.kind} index", "collection.index.type")
     known = _BUILD[requested.kind]
@@ -109,6 +122,13 @@ def choose_index(
             )
     defaults = {name: parameter.default for name, parameter in known.items()}
     return VectorIndex(requested.kind, defaults | requested.params)
+
+
+def _only_kind(storage: VectorStorage) -> IndexKind | None:
+    """Return the kind that Milvus has for this storage, whatever the size; None: several."""
+    if storage.element is not Element.INT8:
+        return None
+    return IndexKind.IVF_SQ8 if storage.rescore else IndexKind.HNSW
 
 
 def _by_size(expected_item_count: int, *, is_lite: bool) -> IndexKind:

@@ -1,7 +1,7 @@
 """The Milvus table of a collection: its columns, its properties, and expressions over them.
 
     id      VARCHAR, primary key
-    vector  FLOAT_VECTOR, metric COSINE
+    vector  FLOAT_VECTOR, metric COSINE; FLOAT16_, BFLOAT16_ or INT8_VECTOR by the storage
     digest  VARCHAR   what the vector was made from; see `Row`
     image   VARCHAR   name of the image in the object store, or empty
     text    VARCHAR   the text of a text item, or empty
@@ -35,10 +35,10 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from pymilvus import DataType, Function, FunctionType, MilvusClient
 
 from sentinel_core.errors import InvalidArgument
+from sentinel_core.vectors import Element
 from sentinel_store.collections import (
     CollectionInfo,
     IndexKind,
@@ -46,8 +46,10 @@ from sentinel_store.collections import (
     OriginState,
     ReindexMark,
     VectorIndex,
+    VectorStorage,
 )
 from sentinel_store.items import Row
+from sentinel_store.milvus import vector_columns
 from sentinel_store.values import Consistency, Fields, FieldType, FieldValue, ModelRef
 
 # Collections of this prefix try what Milvus can, and are dropped at once.
@@ -103,7 +105,7 @@ def table_schema(info: CollectionInfo) -> Any:
     """Return the pymilvus schema of a new collection."""
     table = MilvusClient.create_schema(enable_dynamic_field=False)
     table.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_ID_LENGTH)
-    table.add_field("vector", DataType.FLOAT_VECTOR, dim=info.dimensions)
+    table.add_field("vector", vector_columns.milvus_type(info.storage), dim=info.dimensions)
     table.add_field("digest", DataType.VARCHAR, max_length=_HEX_SHA256_LENGTH)
     table.add_field("image", DataType.VARCHAR, max_length=_HEX_SHA256_LENGTH)
     table.add_field("text", DataType.VARCHAR, max_length=_TEXT_LENGTH)
@@ -156,7 +158,9 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
     """Convert a row to a Milvus entity."""
     entity: dict[str, Any] = {
         "id": row.id,
-        "vector": row.vector,
+        "vector": None
+        if row.vector is None
+        else vector_columns.to_column(row.vector, info.storage),
         "digest": row.digest,
         "image": row.image,
         "text": row.text,
@@ -175,7 +179,7 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
     return entity
 
 
-def from_entity(entity: Mapping[str, Any]) -> Row:
+def from_entity(entity: Mapping[str, Any], info: CollectionInfo) -> Row:
     """Convert a Milvus entity to a row."""
     vector = entity.get("vector")
     return Row(
@@ -184,7 +188,7 @@ def from_entity(entity: Mapping[str, Any]) -> Row:
         image=entity["image"],
         text=entity["text"],
         fields=entity["fields"],
-        vector=None if vector is None else np.asarray(vector, dtype=np.float32),
+        vector=None if vector is None else vector_columns.from_column(vector, info.storage),
     )
 
 
@@ -337,6 +341,9 @@ def to_properties(info: CollectionInfo) -> dict[str, str]:
             "expected_item_count": info.expected_item_count,
             "consistency": str(info.consistency),
             "full_text": info.full_text,
+            "element": str(info.storage.element),
+            "rescore": info.storage.rescore,
+            "shortened": info.shortened,
         }
     )
     return {
@@ -372,6 +379,10 @@ def from_properties(
         if reindex
         else None,
         moved_to=properties.get(MOVED_TO, ""),
+        storage=VectorStorage(
+            Element(data.get("element", Element.FLOAT32)), data.get("rescore", False)
+        ),
+        shortened=data.get("shortened", False),
     )
 
 

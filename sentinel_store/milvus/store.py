@@ -21,6 +21,7 @@ from sentinel_store.items import Row
 from sentinel_store.milvus import indexes, schema
 from sentinel_store.milvus.connection import MilvusConnection
 from sentinel_store.milvus.lite import LiteFlusher
+from sentinel_store.milvus.storage_probe import StorageProbe
 from sentinel_store.values import Consistency
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class MilvusStore:
         self.connection = MilvusConnection(uri, token, threads, tls=tls, lite_fsync=lite_fsync)
         self.is_lite = self.connection.is_lite
         self._creating = asyncio.Lock()
+        self._storages = StorageProbe(self.connection)
         self._flusher = LiteFlusher(self.flush)
 
     async def run(self) -> None:
@@ -74,9 +76,10 @@ class MilvusStore:
 
         Raises:
             AlreadyExists: A collection or an alias has this name.
-            FailedPrecondition: This Milvus lacks one of its indexes, or lacks full-text search
-                and the collection has full-text fields.
+            FailedPrecondition: This Milvus lacks one of its indexes or its storage of vectors, or
+                lacks full-text search and the collection has full-text fields.
         """
+        await self._storages.check_supported(info.storage, deadline)
 
         def create(client: MilvusClient, timeout: float) -> None:
             if client.has_collection(info.name, timeout=timeout):
@@ -211,7 +214,7 @@ class MilvusStore:
             filter=schema.with_ids(ids),
             output_fields=schema.output_fields(include_vectors),
         )
-        return [schema.from_entity(entity) for entity in found]
+        return [schema.from_entity(entity, info) for entity in found]
 
     async def page(
         self,
@@ -241,7 +244,7 @@ class MilvusStore:
             iterator="True",
             reduce_stop_for_best="True",
         )
-        return [schema.from_entity(entity) for entity in found]
+        return [schema.from_entity(entity, info) for entity in found]
 
     async def named_images(
         self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline

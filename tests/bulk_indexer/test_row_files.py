@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from pymilvus import DataType, MilvusClient
 
 from bulk_indexer import row_files
 from bulk_indexer.run_folder import Run
-from sentinel_store.collections import CollectionInfo
+from sentinel_core.vectors import Element
+from sentinel_store.collections import CollectionInfo, VectorStorage
 from sentinel_store.items import Row
 from sentinel_store.values import Fields
 from tests.bulk_indexer.conftest import deadline, open_store
@@ -46,7 +48,7 @@ FIELDS: list[Fields] = [
 @pytest.mark.parametrize("count", [0, 3])
 def test_rows_come_back_as_they_were(run: Run, count: int) -> None:
     written = make_rows(run.info, *FIELDS[:count])
-    read = row_files.decode(row_files.encode(written, run.info))
+    read = row_files.decode(row_files.encode(written, run.info), run.info)
     assert len(read) == count
     for there, here in zip(read, written, strict=True):
         assert there.vector is not None
@@ -54,6 +56,36 @@ def test_rows_come_back_as_they_were(run: Run, count: int) -> None:
         assert there.vector.tobytes() == here.vector.tobytes()
         for name in ("id", "digest", "image", "text", "fields"):
             assert getattr(there, name) == getattr(here, name)
+
+
+@pytest.mark.parametrize(
+    ("storage", "column", "error"),
+    [
+        (VectorStorage(Element.FLOAT16), "list<element: uint8>", 1e-3),
+        (VectorStorage(Element.BFLOAT16), "list<element: uint8>", 1e-2),
+        (VectorStorage(Element.INT8), "list<element: int8>", 1e-2),
+        (VectorStorage(Element.INT8, rescore=True), "list<element: float>", 1e-6),
+    ],
+    ids=str,
+)
+def test_vectors_are_written_as_they_are_stored(
+    run: Run, storage: VectorStorage, column: str, error: float
+) -> None:
+    """As pymilvus's own writer of files for an import does it: 16-bit elements are two bytes."""
+    info = replace(run, element=str(storage.element), rescore=storage.rescore).info
+    assert info.storage == storage
+    written = make_rows(info, *FIELDS)
+    for row in written:
+        assert row.vector is not None
+        row.vector /= np.linalg.norm(row.vector)
+    data = row_files.encode(written, info)
+    assert str(pq.read_schema(io.BytesIO(data)).field("vector").type) == column
+    read = row_files.decode(data, info)
+    for there, here in zip(read, written, strict=True):
+        assert there.vector is not None
+        assert there.vector == pytest.approx(here.vector, abs=error)
+        assert np.linalg.norm(there.vector) == pytest.approx(1.0, abs=1e-6)
+    assert row_files.encode(read, info) == data
 
 
 def test_a_large_file_is_written_in_groups(run: Run, tmp_path: Path) -> None:

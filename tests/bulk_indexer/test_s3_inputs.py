@@ -48,7 +48,7 @@ def test_an_object_that_vanishes_after_the_listing_is_named_and_the_rest_is_inde
     s3.file_system().rm_file(gone.uri.removeprefix("s3://"))
     report = actor.embed(0, pause=lambda _: None)
     assert (report.error, report.rows, report.failures) == ("", 3, 1)
-    rows = row_files.decode(folder.read(shard_file("rows", 0)))
+    rows = row_files.decode(folder.read(shard_file("rows", 0)), run.info)
     contents = {path.name: path.read_bytes() for path in PHOTOS}
     assert [row.id for row in rows] == [
         hashlib.sha256(contents[Path(entry.uri).name]).hexdigest() for entry in there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -55,9 +56,19 @@ def embed(
     actor, folder = make_actor(tmp_path, run, embedder, entries)
     report = actor.embed(0, pause=no_pause)
     assert json.loads(folder.read(shard_file("done", 0)))["rows"] == report.rows
-    rows = row_files.decode(folder.read(shard_file("rows", 0)))
+    rows = row_files.decode(folder.read(shard_file("rows", 0)), run.info)
     failures = folder.read(shard_file("failures", 0)).decode().splitlines()
     return report, rows, [json.loads(line) for line in failures]
+
+
+def test_vectors_are_as_short_as_the_collection_has_them(
+    tmp_path: Path, run: Run, embedder: EmbedderSettings, worker: processes.Server
+) -> None:
+    short = replace(run, dimensions=100, shortened=True)
+    _, [row], _ = embed(tmp_path, short, embedder, DatasetEntry("list:1", text="two dogs"))
+    [online_result] = online(worker, content_pb2.Content(text="two dogs"))
+    expected = np.frombuffer(online_result.vector.data, "<f4")[:100]
+    assert row.vector == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
 
 
 def test_vectors_thumbnails_and_ids_are_those_of_the_online_path(

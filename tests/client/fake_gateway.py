@@ -360,7 +360,7 @@ class _Collections(collection_service_pb2_grpc.CollectionServiceServicer):
     def CreateCollection(self, request: Any, context: Any) -> Any:
         self.gateway.enter("CreateCollection", request, context)
         made = request.collection
-        made.dimensions = 4
+        made.dimensions = made.dimensions or 4
         made.model_version.CopyFrom(MODEL)
         self.gateway.collections[made.name] = made
         return collection_pb.CreateCollectionResponse(collection=made)

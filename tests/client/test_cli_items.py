@@ -95,11 +95,14 @@ def test_a_collection_is_made_as_asked_for(gateway: FakeGateway) -> None:
         ),
         *("--full-text", "caption", "--index", "hnsw", "--index-param", "M=16", "--expect", 1000),
         *("--consistency", "strong", "--model", "clip"),
+        *("--dimensions", 2, "--storage", "int8", "--rescore"),
     )
     assert result.exit_code == 0, result.output
-    assert as_dict(gateway.calls["CreateCollection"][0].collection) | {"dimensions": 4} == {
+    assert result.stdout.endswith(" dimensions, stored as int8 and rescored.\n")
+    assert as_dict(gateway.calls["CreateCollection"][0].collection) == {
         "name": "c",
-        "dimensions": 4,
+        "dimensions": 2,
+        "storage": {"element_type": "ELEMENT_TYPE_INT8", "rescore": True},
         "model_version": {"model": "fake-clip", "revision": "7", "fingerprint": "f00d"},
         "fields": [
             {"name": "year", "type": "TYPE_INT64", "indexed": True},
@@ -111,6 +114,8 @@ def test_a_collection_is_made_as_asked_for(gateway: FakeGateway) -> None:
         "expected_item_count": "1000",
     }
     assert sentinel(gateway, "collections", "create", "d", "--field", "x:date").exit_code == 2
+    alone = sentinel(gateway, "collections", "create", "d", "--rescore")
+    assert (alone.exit_code, "--storage int8" in alone.stderr) == (2, True)
 
 
 def test_aliases_are_set_removed_and_listed(gateway: FakeGateway) -> None:

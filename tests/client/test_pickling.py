@@ -60,6 +60,7 @@ VALUES: list[Any] = [
     sentinel_client.Timeouts(),
     sentinel_client.Tls(ca="ca.pem"),
     sentinel_client.VectorIndex(sentinel_client.IndexType.HNSW, {"M": 16}),
+    sentinel_client.VectorStorage(sentinel_client.ElementType.INT8, rescore=True),
     F("year"),
     (F("year") >= 2020) & ~F("tags").contains("draft"),
     Q("x") - 0.5 * Q(image=b"x", crop=(0, 0, 1, 0.5)),

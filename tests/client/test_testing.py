@@ -18,6 +18,7 @@ from sentinel_client import (
     AsyncSentinelClient,
     ClientConfig,
     ConnectionFailed,
+    InvalidArgument,
     Item,
     Outcome,
     Q,
@@ -68,6 +69,21 @@ def test_vectors_are_the_same_in_every_run() -> None:
         vector = client.embed("Dog, beach!")
         assert np.array_equal(vector, client.embed("beach dog"))
         assert vector == pytest.approx([-0.8187, -0.3679, 0.1737, -0.4052], abs=1e-4)
+
+
+def test_a_collection_can_have_shorter_vectors() -> None:
+    with FakeSentinel(dimensions=8, supported_dimensions=(4,)) as client:
+        assert client.get_model().supported_dimensions == (4, 8)
+        client.create_collection("c", dimensions=4)
+        client.upsert([Item(id="dog", text="a dog"), Item(id="cat", text="a cat")], collection="c")
+        [hit, _] = client.search("dog", collection="c", include_vectors=True)
+        whole = client.embed("a dog")
+        assert hit.id == "dog"
+        assert hit.vector == pytest.approx(whole[:4] / np.linalg.norm(whole[:4]), abs=1e-6)
+        with pytest.raises(InvalidArgument, match="use 4, 8"):
+            client.create_collection("d", dimensions=5)
+    with pytest.raises(ValueError, match="supported"):
+        FakeSentinel(dimensions=4, supported_dimensions=(8,))
 
 
 def test_an_image_is_found_by_its_description() -> None:

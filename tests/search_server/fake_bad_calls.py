@@ -17,6 +17,7 @@ from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import (
     Box,
     Diversity,
+    ElementType,
     F,
     FieldSchema,
     FieldType,
@@ -29,6 +30,7 @@ from sentinel_client import (
     Q,
     SentinelClient,
     VectorIndex,
+    VectorStorage,
     _rpcs,
 )
 from tests import photos
@@ -258,6 +260,15 @@ BAD: dict[str, tuple[str, Call]] = {
     "index that Milvus Lite lacks": (
         "INDEX_UNSUPPORTED",
         created(index=VectorIndex(IndexType.DISKANN)),
+    ),
+    "dimensions that the model lacks": ("DIMENSIONS_UNSUPPORTED", created(dimensions=100)),
+    "storage that Milvus Lite lacks": (
+        "STORAGE_UNSUPPORTED",
+        created(storage=VectorStorage(ElementType.FLOAT16)),
+    ),
+    "rescoring of float16": (
+        "PARAMETER_OUT_OF_RANGE",
+        created(storage=VectorStorage(ElementType.FLOAT16, rescore=True)),
     ),
     "another model": ("MODEL_MISMATCH", created(model=ModelVersion(model="nobody"))),
     "alias of a collection": (

@@ -52,6 +52,7 @@ from sentinel_client._types import (
     Consistency,
     DeletionPreview,
     DownloadedImage,
+    ElementType,
     FieldSchema,
     FieldType,
     FoundItems,
@@ -69,6 +70,7 @@ from sentinel_client._types import (
     Role,
     Vector,
     VectorIndex,
+    VectorStorage,
 )
 
 __all__ = [
@@ -85,6 +87,7 @@ __all__ = [
     "DeletionPreview",
     "Diversity",
     "DownloadedImage",
+    "ElementType",
     "EmbedOptions",
     "Embedding",
     "EmbeddingModel",
@@ -133,4 +136,5 @@ __all__ = [
     "Unavailable",
     "Vector",
     "VectorIndex",
+    "VectorStorage",
 ]

@@ -22,6 +22,7 @@ from sentinel_client._types import (
     FieldSchema,
     ModelVersion,
     ReindexProgress,
+    VectorStorage,
 )
 
 
@@ -134,6 +135,8 @@ class CollectionCalls(ServiceCalls):
         *,
         alias: str = "",
         model: ModelVersion | None = None,
+        dimensions: int = 0,
+        storage: VectorStorage | None = None,
         timeout: float = math.inf,
     ) -> AsyncGenerator[ReindexProgress, None]:
         """Embed every item of `source` again into `target`; yield the progress.
@@ -147,7 +150,11 @@ class CollectionCalls(ServiceCalls):
             target: Name of the collection to create or to continue.
             alias: Alias to point at the target when it is complete. The own name of `source` is
                 allowed, too: from then on it means the target, and so do its aliases.
-            model: One of the workers' models; None: the one that `source` does not use.
+            model: One of the workers' models. None: the one that `source` does not use; with
+                `dimensions` or `storage`, the one that it uses.
+            dimensions: Length of the new vectors; 0: the model's own, or those of `source` if the
+                model stays.
+            storage: How Milvus holds the new vectors; None: as those of `source`.
             timeout: Seconds for the whole call.
 
         Raises:
@@ -158,6 +165,8 @@ class CollectionCalls(ServiceCalls):
             target=target,
             alias=alias,
             model_version=_messages.model_to_proto(model),
+            dimensions=dimensions,
+            storage=_messages.storage_to_proto(storage),
         )
         async with aclosing(self._reindex(request, timeout)) as reports:
             async for report in reports:

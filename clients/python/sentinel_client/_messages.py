@@ -32,6 +32,9 @@ _FIELD_TYPES = {
 _INDEX_TYPES = {
     collection_pb.VectorIndex.Type.Value(f"TYPE_{one.name}"): one for one in _types.IndexType
 }
+_ELEMENT_TYPES = {
+    content_pb2.ElementType.Value(f"ELEMENT_TYPE_{one.name}"): one for one in _types.ElementType
+}
 _CONSISTENCIES = {
     search_pb.Consistency.Value(f"CONSISTENCY_{one.name}"): one for one in _types.Consistency
 }
@@ -244,7 +247,23 @@ def collection_to_proto(
         index=None if index is None else _index_to_proto(index),
         expected_item_count=options.get("expected_item_count", 0),
         default_consistency=consistency_to_proto(options.get("default_consistency")),
+        dimensions=options.get("dimensions", 0),
+        storage=storage_to_proto(options.get("storage")),
     )
+
+
+def storage_to_proto(storage: _types.VectorStorage | None) -> collection_pb.VectorStorage | None:
+    if storage is None:
+        return None
+    return collection_pb.VectorStorage(
+        element_type=f"ELEMENT_TYPE_{storage.element_type.name}", rescore=storage.rescore
+    )
+
+
+def _storage_from_proto(message: collection_pb.VectorStorage) -> _types.VectorStorage:
+    """Convert a storage; an older gateway has float32 only and does not say it."""
+    element_type = _ELEMENT_TYPES.get(message.element_type, _types.ElementType.FLOAT32)
+    return _types.VectorStorage(element_type, message.rescore)
 
 
 def _index_to_proto(index: _types.VectorIndex) -> collection_pb.VectorIndex:
@@ -270,6 +289,7 @@ def collection_from_proto(message: collection_pb.Collection) -> _types.Collectio
         index=_types.VectorIndex(_INDEX_TYPES.get(message.index.type), dict(message.index.params)),
         default_consistency=_CONSISTENCIES.get(message.default_consistency),
         expected_item_count=message.expected_item_count,
+        storage=_storage_from_proto(message.storage),
     )
 
 

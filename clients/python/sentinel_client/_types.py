@@ -101,6 +101,30 @@ class IndexType(enum.Enum):
     DISKANN = "diskann"
 
 
+class ElementType(enum.Enum):
+    """Type of one element of a vector."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    # A byte; a vector is scaled so that its largest element is 127.
+    INT8 = "int8"
+
+
+@suggest_for_fields
+@dataclass(frozen=True, slots=True)
+class VectorStorage:
+    """How Milvus holds a collection's vectors. Callers send and get float32 all the same.
+
+    Attributes:
+        element_type: Type of the elements in Milvus's memory. Milvus Lite has FLOAT32 only.
+        rescore: INT8 only: keep the float32 vectors, too, on disk, and rank the hits by them.
+    """
+
+    element_type: ElementType = ElementType.FLOAT32
+    rescore: bool = False
+
+
 @suggest_for_fields
 @dataclass(frozen=True, slots=True)
 class VectorIndex:
@@ -138,6 +162,7 @@ class Collection:
         index: The index of its vectors.
         default_consistency: Consistency of reads that do not name one; None: the gateway's setting.
         expected_item_count: How many items it was created for; 0: unknown.
+        storage: How Milvus holds its vectors.
     """
 
     name: str
@@ -149,6 +174,7 @@ class Collection:
     index: VectorIndex = field(default_factory=VectorIndex)
     default_consistency: Consistency | None = None
     expected_item_count: int = 0
+    storage: VectorStorage = field(default_factory=VectorStorage)
 
 
 class CollectionOptions(TypedDict, total=False):
@@ -160,12 +186,17 @@ class CollectionOptions(TypedDict, total=False):
         expected_item_count: How many items it will hold, 0 or more. Default: 0, unknown.
         default_consistency: Consistency of reads that do not name one. Default: None, they see the
             writes of their gateway.
+        dimensions: Length of the vectors, one of `EmbeddingModel.supported_dimensions`. Default: 0,
+            the model's own.
+        storage: How Milvus holds the vectors. Default: None, as float32.
     """
 
     model: ModelVersion | None
     index: VectorIndex | None
     expected_item_count: int
     default_consistency: Consistency | None
+    dimensions: int
+    storage: VectorStorage | None
 
 
 @dataclass(frozen=True, slots=True)

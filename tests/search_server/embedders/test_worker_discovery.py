@@ -91,7 +91,7 @@ async def look(pool: EmbedderPool) -> None:
 async def embed(pool: EmbedderPool, words: str) -> None:
     embedded = await pool.embed(
         [Content(Kind.TEXT, words.encode())],
-        fingerprint=pool.model()[0].fingerprint,
+        fingerprint=pool.model().model.fingerprint,
         deadline=Deadline.after(None, default_s=10),
     )
     assert embedded.items[0].vector is not None

@@ -86,6 +86,10 @@ class MilvusFront(grpc.GenericRpcHandler):
         finally:
             self._failing = "", 0.0
 
+    def changed(self, name: str, request: bytes, answer: bytes) -> bytes:
+        """Return what the caller gets for Milvus's answer to the call `name`."""
+        return answer
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method: str = handler_call_details.method  # type: ignore[attr-defined]
 
@@ -111,15 +115,15 @@ class MilvusFront(grpc.GenericRpcHandler):
                 )
             except grpc.RpcError as error:
                 context.abort(error.code(), error.details())
-            return answer
+            return self.changed(name, request, answer)
 
         return grpc.unary_unary_rpc_method_handler(pass_on)
 
 
 @contextmanager
-def before(milvus_uri: str) -> Iterator[MilvusFront]:
+def before(milvus_uri: str, kind: type[MilvusFront] = MilvusFront) -> Iterator[MilvusFront]:
     """Run one before a Milvus server for the length of a block."""
-    front = MilvusFront(milvus_uri)
+    front = kind(milvus_uri)
     server = grpc.server(ThreadPoolExecutor(32), handlers=(front,))
     port = server.add_insecure_port("127.0.0.1:0")
     front.uri = f"http://127.0.0.1:{port}"

@@ -12,7 +12,15 @@ from typing import Any, TypeAlias
 
 import click
 
-from sentinel_client import Collection, Consistency, F, FieldType, Filter
+from sentinel_client import (
+    Collection,
+    Consistency,
+    ElementType,
+    F,
+    FieldType,
+    Filter,
+    VectorStorage,
+)
 from sentinel_client._filters import Scalar
 from sentinel_client.cli._console import cache_folder
 
@@ -62,6 +70,36 @@ def index_param_option(text: str) -> Decorator:
         metavar="NAME=NUMBER",
         help=text,
     )
+
+
+def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --dimensions, --storage and --rescore; `storage_from` reads the last two."""
+    dimensions = click.option(
+        "--dimensions",
+        default=0,
+        type=click.IntRange(0),
+        help="Length of the vectors, one that the model supports.  [default: the model's own]",
+    )
+    storage = click.option(
+        "--storage",
+        type=click.Choice([one.value for one in ElementType]),
+        help="Type of the vectors' elements in Milvus's memory.  [default: float32]",
+    )
+    rescore = click.option(
+        "--rescore",
+        is_flag=True,
+        help="With --storage int8: keep the float32 vectors, too, on disk, and rank hits by them.",
+    )
+    return dimensions(storage(rescore(command)))
+
+
+def storage_from(element_type: str | None, rescore: bool) -> VectorStorage | None:
+    """Return what --storage and --rescore say; None: nothing."""
+    if element_type is None:
+        if rescore:
+            raise click.UsageError("--rescore needs --storage int8")
+        return None
+    return VectorStorage(ElementType(element_type), rescore)
 
 
 def _parse_index_param(text: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from rich.text import Text
 from sentinel_client import (
     Collection,
     Consistency,
+    ElementType,
     FieldSchema,
     FieldType,
     IndexType,
@@ -25,7 +26,13 @@ from sentinel_client.cli._console import (
     out,
     progress_bar,
 )
-from sentinel_client.cli._options import consistency_option, index_param_option, json_option
+from sentinel_client.cli._options import (
+    consistency_option,
+    index_param_option,
+    json_option,
+    storage_from,
+    storage_options,
+)
 
 # A gateway may be replaced during a reindex: retry for about half a minute.
 _REINDEX_ATTEMPTS = 12
@@ -75,6 +82,7 @@ def collections(context: click.Context, as_json: bool) -> None:
 @index_param_option("A build parameter of the index, such as M=16. Repeatable.")
 @click.option("--expect", default=0, type=click.IntRange(0), help="How many items it will hold.")
 @consistency_option("Which writes its reads see by default.  [default: session]")
+@storage_options
 @click.option("--model", default="", help="One of the workers' models.  [default: the only one]")
 @click.pass_obj
 def create(
@@ -87,6 +95,9 @@ def create(
     index_params: tuple[tuple[str, int], ...],
     expect: int,
     consistency: str | None,
+    dimensions: int,
+    storage: str | None,
+    rescore: bool,
     model: str,
 ) -> None:
     """Create the empty collection NAME."""
@@ -106,9 +117,12 @@ def create(
             expected_item_count=expect,
             default_consistency=None if consistency is None else Consistency(consistency),
             model=_model(model),
+            dimensions=dimensions,
+            storage=storage_from(storage, rescore),
         )
     click.echo(
-        f"Created {created.name} for {created.model.model}, {created.dimensions} dimensions."
+        f"Created {created.name} for {created.model.model}, {created.dimensions} dimensions"
+        f"{_stored_as(created)}."
     )
 
 
@@ -145,12 +159,25 @@ def unalias(options: Options, name: str) -> None:
 @click.option(
     "--model",
     default="",
-    help="One of the workers' models.  [default: the one that SOURCE does not use]",
+    help="One of the workers' models.  [default: the one that SOURCE does not use; with "
+    "--dimensions or --storage, its own]",
 )
+@storage_options
 @click.pass_obj
-def reindex(options: Options, source: str, target: str, alias_name: str, model: str) -> None:
-    """Embed every item of SOURCE with another model into the new collection TARGET.
+def reindex(
+    options: Options,
+    *,
+    source: str,
+    target: str,
+    alias_name: str,
+    model: str,
+    dimensions: int,
+    storage: str | None,
+    rescore: bool,
+) -> None:
+    """Embed every item of SOURCE again into the new collection TARGET.
 
+    TARGET has another model, or other vectors of the same one: shorter, or stored in less memory.
     SOURCE stays available, and its new writes also go to TARGET. Run the command again to
     continue where it stopped. Exit code 1: some items could not be embedded; each is listed.
     """
@@ -158,7 +185,14 @@ def reindex(options: Options, source: str, target: str, alias_name: str, model: 
     with progress_bar(err()) as progress:
         bar = progress.add_task("embedding again", total=None)
         with options.open(SentinelClient, max_attempts=_REINDEX_ATTEMPTS) as client:
-            for report in client.reindex(source, target, alias=alias_name, model=_model(model)):
+            for report in client.reindex(
+                source,
+                target,
+                alias=alias_name,
+                model=_model(model),
+                dimensions=dimensions,
+                storage=storage_from(storage, rescore),
+            ):
                 done = report.done_count + report.failed_count
                 progress.update(bar, completed=done, total=report.total_count)
     for item_id, message in report.failures.items():
@@ -195,6 +229,13 @@ def _schema(text: str) -> FieldSchema:
     return FieldSchema(name, types[kind], indexed=extra == "indexed")
 
 
+def _stored_as(collection: Collection) -> str:
+    storage = collection.storage
+    if storage.element_type is ElementType.FLOAT32:
+        return ""
+    return f", stored as {storage.element_type.value}{' and rescored' if storage.rescore else ''}"
+
+
 def _model(name: str) -> ModelVersion | None:
     return ModelVersion(name) if name else None
 
@@ -229,6 +270,8 @@ def _as_dict(collection: Collection) -> dict[str, object]:
         "revision": collection.model.revision,
         "fingerprint": collection.model.fingerprint,
         "dimensions": collection.dimensions,
+        "storage": collection.storage.element_type.value,
+        "rescore": collection.storage.rescore,
         "fields": {schema.name: schema.type.value for schema in collection.fields},
         "aliases": list(collection.aliases),
         "index": None if collection.index.type is None else collection.index.type.value,

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import access_service_pb2 as access_pb
 from sentinel.search.v1 import access_service_pb2_grpc as access_pb_grpc
 from sentinel.search.v1 import collection_service_pb2 as pb
@@ -56,6 +57,10 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
             where = f"collection.fields[{at}].name"
             _checks.check_name(schema.name, where, _MAX_FIELD_NAME_CHARS)
         self._check_model(description)
+        description.dimensions = self._model.check_dimensions(
+            description.dimensions or None, "collection.dimensions"
+        )
+        description.storage.CopyFrom(_chosen_storage(description.storage))
         with self._store.lock:
             if description.name in {*self._store.collections, *self._store.aliases}:
                 raise AlreadyExists(
@@ -65,7 +70,6 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
                 )
             description.model_version.CopyFrom(self._model.version)
             description.index.CopyFrom(index)
-            description.dimensions = self._model.dimensions
             description.metric = pb.Collection.METRIC_COSINE
             description.default_consistency = (
                 description.default_consistency or search_pb.CONSISTENCY_SESSION
@@ -262,6 +266,23 @@ def _check_fields(new: pb.Collection) -> None:
                     field=f"{where}.{flag}",
                     metadata={"name": name},
                 )
+
+
+def _chosen_storage(wanted: pb.VectorStorage) -> pb.VectorStorage:
+    where, element = "collection.storage", wanted.element_type
+    known = set(content_pb2.ElementType.values()) - {content_pb2.ELEMENT_TYPE_BINARY}
+    if element not in known:
+        raise _checks.out_of_range(
+            f"vectors are not stored as element type {element}", f"{where}.element_type"
+        )
+    if wanted.rescore and element != content_pb2.ELEMENT_TYPE_INT8:
+        raise _checks.out_of_range("only int8 is rescored", f"{where}.rescore")
+    if element not in (content_pb2.ELEMENT_TYPE_UNSPECIFIED, content_pb2.ELEMENT_TYPE_FLOAT32):
+        raise FailedPrecondition(
+            "STORAGE_UNSUPPORTED",
+            "the fake holds float32 vectors only, as Milvus Lite does; leave the storage out",
+        )
+    return pb.VectorStorage(element_type=content_pb2.ELEMENT_TYPE_FLOAT32)
 
 
 def _chosen_index(wanted: pb.VectorIndex) -> pb.VectorIndex:

@@ -12,7 +12,7 @@ from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.embedding.v1 import embedding_service_pb2_grpc as pb_grpc
 from sentinel_client import _messages
-from sentinel_client._errors import InvalidArgument, NotFound, SentinelError
+from sentinel_client._errors import NotFound, SentinelError
 from sentinel_client._types import Vector
 from sentinel_client.testing import _checks
 from sentinel_client.testing._model import (
@@ -55,7 +55,8 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             result.error.CopyFrom(to_status(error))
             return
         normalize = options.normalize if options.HasField("normalize") else True
-        vector = unit(embedded.vector) if normalize else embedded.vector
+        kept = embedded.vector[: options.dimensions or None]
+        vector = unit(kept) if normalize else kept
         result.vector.CopyFrom(_messages.vector_to_proto(vector))
         result.token_count, result.truncated = embedded.token_count, embedded.truncated
         if embedded.media_type:
@@ -69,13 +70,8 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         if options.element_type not in _FLOAT32:
             raise _checks.unsupported("sends vectors as float32 only")
         self._check_model(options.model)
-        if options.HasField("dimensions") and options.dimensions != self._model.dimensions:
-            raise InvalidArgument(
-                "DIMENSIONS_UNSUPPORTED",
-                f"the vectors have {self._model.dimensions} dimensions",
-                field="options.dimensions",
-                metadata={"supported": str(self._model.dimensions)},
-            )
+        if options.HasField("dimensions"):
+            self._model.check_dimensions(options.dimensions, "options.dimensions")
         if options.thumbnail_side and not 16 <= options.thumbnail_side <= 1024:
             raise _checks.out_of_range(
                 f"{options.thumbnail_side} is not 0 or 16 to 1024 pixels", "options.thumbnail_side"
@@ -136,7 +132,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             version=self._model.version,
             modalities=[pb.MODALITY_TEXT, pb.MODALITY_IMAGE],
             dimensions=self._model.dimensions,
-            supported_dimensions=[self._model.dimensions],
+            supported_dimensions=self._model.supported_dimensions,
             max_text_tokens=MAX_TOKENS,
             logit_scale=_LOGIT_SCALE,
             runtime="fake",

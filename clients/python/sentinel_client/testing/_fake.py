@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,19 +69,28 @@ class FakeSentinel:
     block to block. Thread-safe. Module docstring: what is like a gateway, and what is not.
     """
 
-    def __init__(self, *, dimensions: int = 128, config: ClientConfig | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        dimensions: int = 128,
+        supported_dimensions: Sequence[int] = (),
+        config: ClientConfig | None = None,
+    ) -> None:
         """Create a gateway without collections; `with` starts it.
 
         Args:
             dimensions: Length of its vectors, 1 to 4,096.
+            supported_dimensions: Shorter lengths that a collection can have.
             config: Of the clients that it gives out. Default: the usual one, but repeated calls
                 pause for hundredths of seconds. TLS and keys are left out.
         """
         if not 1 <= dimensions <= 4_096:
             raise ValueError(f"dimensions must be 1 to 4,096, not {dimensions}")
+        if not all(1 <= one <= dimensions for one in supported_dimensions):
+            raise ValueError(f"supported dimensions must be 1 to {dimensions}")
         config = config or ClientConfig(retry=RetryPolicy(initial_backoff=0.01))
         self._config = replace(config, tls=False, api_key=_no_key)
-        self._model = HashingModel(dimensions)
+        self._model = HashingModel(dimensions, supported_dimensions)
         self._store = Store()
         self._failures: deque[_Failure] = deque()
         self._server: grpc.Server | None = None

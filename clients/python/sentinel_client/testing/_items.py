@@ -104,7 +104,8 @@ class ItemService(pb_grpc.ItemServiceServicer):
         # The image of a given vector is looked at, too.
         if content is not None and (item.image or prepared.vector is None):
             try:
-                embedded = unit(self._model.embed(content, f"{prepared.path}.content").vector)
+                whole = self._model.embed(content, f"{prepared.path}.content").vector
+                embedded = unit(whole[: collection.description.dimensions])
             except SentinelError as error:
                 return _failed(item.id, error)
             item = replace(item, vector=embedded)

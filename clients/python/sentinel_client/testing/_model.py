@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,8 +39,9 @@ class Embedded:
 class HashingModel:
     """Embeds texts and images."""
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, supported_dimensions: Sequence[int] = ()) -> None:
         self.dimensions = dimensions
+        self.supported_dimensions = sorted({*supported_dimensions, dimensions})
         key = f"sentinel_client.testing {dimensions}".encode()
         self.version = content_pb2.ModelVersion(
             model="fake", revision="1", fingerprint=hashlib.sha256(key).hexdigest()
@@ -49,6 +51,20 @@ class HashingModel:
     def describe(self, image: bytes, text: str) -> None:
         """Give an image the vector of a text."""
         self._descriptions[hashlib.sha256(image).hexdigest()] = text
+
+    def check_dimensions(self, wanted: int | None, where: str) -> int:
+        """Return the length of the vectors that a caller wants; None: the model's own."""
+        if wanted is None:
+            return self.dimensions
+        if wanted not in self.supported_dimensions:
+            supported = ", ".join(map(str, self.supported_dimensions))
+            raise InvalidArgument(
+                "DIMENSIONS_UNSUPPORTED",
+                f"there are no vectors of {wanted} dimensions; use {supported}",
+                field=where,
+                metadata={"supported": supported},
+            )
+        return wanted
 
     def embed(self, content: content_pb2.Content, where: str, *, truncate: bool = True) -> Embedded:
         """Embed one content; raise InvalidArgument with its path if it cannot be embedded.

@@ -166,7 +166,8 @@ class SearchService(pb_grpc.SearchServiceServicer):
     ) -> Vector:
         """Return the vector of one term, at length 1."""
         if term.HasField("content"):
-            return unit(self._model.embed(term.content, f"{path}.content").vector)
+            whole = self._model.embed(term.content, f"{path}.content").vector
+            return unit(whole[: collection.description.dimensions])
         if term.HasField("vector"):
             given = _checks.vector_from(term.vector, f"{path}.vector")
             return _checks.unit_vector(given, collection.description.dimensions, f"{path}.vector")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from embedder_server.models.base import ModelChoice
+from embedder_server.models.catalog import catalog
 from embedder_server.models.hub import source
 from embedder_server.models.hub.hub_model import load_hub_model
 from embedder_server.models.hub.source import find_model
@@ -16,6 +20,7 @@ from embedder_server.models.registry import load_model
 from embedder_server.models.runtimes.onnx import cpu_precisions
 from scripts import check_model
 from tests.embedder_server.models import open_clip_models, tiny_models
+from tests.fakes import hub
 
 JINA_RUNTIMES = [(1, "onnxruntime"), (2, "onnxruntime")]
 JINA_RUNTIMES += [(1, "openvino")] if cpu_precisions() else []
@@ -66,6 +71,49 @@ def test_what_the_reference_reads_of_a_siglip_is_downloaded(tmp_path: Path) -> N
     assert "spiece.model" in files
     for name in files:
         assert any(fnmatch.fnmatch(name, pattern) for pattern in source._SMALL_FILES), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_whole_catalog_is_checked_and_one_failure_does_not_end_it(tmp_path: Path) -> None:
+    """Two models are on the hub, one of them with a broken configuration; the others are not."""
+    tiny_models.jina(tmp_path / "model", version=2)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    entries = catalog()
+    first = next(iter(entries))
+    assert first != "jina-clip-v2"
+    with hub.serving() as stand_in:
+        stand_in.repositories[entries["jina-clip-v2"].hub_id] = (tmp_path / "model", "a" * 40)
+        of_first = entries[first]
+        stand_in.repositories[of_first.hub_id] = (tmp_path / "broken", of_first.revision)
+        home = str(tmp_path / "home")
+        words = ["--all", "--runtimes", "onnxruntime", "--cache-dir", home]
+        done = subprocess.run(
+            [sys.executable, check_model.__file__, *words],
+            env={
+                **os.environ,
+                "HF_ENDPOINT": stand_in.url,
+                "HF_HOME": home,
+                "XDG_CACHE_HOME": home,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1, done.stderr
+    table = done.stdout.partition("models of the catalog")[2]
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
+        for line in table.splitlines()
+        if len(cells := line.replace("┃", "│").split("│")) > 2 and cells[1].strip()
+    }
+    assert set(entries) <= set(rows)
+    revision, loads_on, equal, *_ = rows["jina-clip-v2"]
+    assert (revision, loads_on, equal) == ("a" * 12, "onnxruntime", "yes")
+    for name in set(entries) - {"jina-clip-v2"}:
+        assert rows[name][1] == "-", name
+        assert rows[name][-1] not in ("right", ""), name
 
 
 def test_vectors_that_are_off_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Collection(_message.Message):
-    __slots__ = ("name", "model_version", "dimensions", "metric", "fields", "default_consistency", "item_count", "aliases", "index", "expected_item_count")
+    __slots__ = ("name", "model_version", "dimensions", "metric", "fields", "default_consistency", "item_count", "aliases", "index", "expected_item_count", "storage")
     class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         METRIC_UNSPECIFIED: _ClassVar[Collection.Metric]
@@ -26,6 +26,7 @@ class Collection(_message.Message):
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
     name: str
     model_version: _content_pb2.ModelVersion
     dimensions: int
@@ -36,7 +37,16 @@ class Collection(_message.Message):
     aliases: _containers.RepeatedScalarFieldContainer[str]
     index: VectorIndex
     expected_item_count: int
-    def __init__(self, name: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., dimensions: _Optional[int] = ..., metric: _Optional[_Union[Collection.Metric, str]] = ..., fields: _Optional[_Iterable[_Union[FieldSchema, _Mapping]]] = ..., default_consistency: _Optional[_Union[_search_service_pb2.Consistency, str]] = ..., item_count: _Optional[int] = ..., aliases: _Optional[_Iterable[str]] = ..., index: _Optional[_Union[VectorIndex, _Mapping]] = ..., expected_item_count: _Optional[int] = ...) -> None: ...
+    storage: VectorStorage
+    def __init__(self, name: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., dimensions: _Optional[int] = ..., metric: _Optional[_Union[Collection.Metric, str]] = ..., fields: _Optional[_Iterable[_Union[FieldSchema, _Mapping]]] = ..., default_consistency: _Optional[_Union[_search_service_pb2.Consistency, str]] = ..., item_count: _Optional[int] = ..., aliases: _Optional[_Iterable[str]] = ..., index: _Optional[_Union[VectorIndex, _Mapping]] = ..., expected_item_count: _Optional[int] = ..., storage: _Optional[_Union[VectorStorage, _Mapping]] = ...) -> None: ...
+
+class VectorStorage(_message.Message):
+    __slots__ = ("element_type", "rescore")
+    ELEMENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    RESCORE_FIELD_NUMBER: _ClassVar[int]
+    element_type: _content_pb2.ElementType
+    rescore: bool
+    def __init__(self, element_type: _Optional[_Union[_content_pb2.ElementType, str]] = ..., rescore: bool = ...) -> None: ...
 
 class VectorIndex(_message.Message):
     __slots__ = ("type", "params")
@@ -184,16 +194,20 @@ class DeleteAliasResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ReindexCollectionRequest(_message.Message):
-    __slots__ = ("source", "target", "alias", "model_version")
+    __slots__ = ("source", "target", "alias", "model_version", "dimensions", "storage")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
     source: str
     target: str
     alias: str
     model_version: _content_pb2.ModelVersion
-    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., alias: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ...) -> None: ...
+    dimensions: int
+    storage: VectorStorage
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., alias: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., dimensions: _Optional[int] = ..., storage: _Optional[_Union[VectorStorage, _Mapping]] = ...) -> None: ...
 
 class ReindexCollectionResponse(_message.Message):
     __slots__ = ("done_count", "total_count", "failed_count", "failures", "alias_swapped", "done")

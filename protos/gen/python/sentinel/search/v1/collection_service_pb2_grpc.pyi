@@ -236,8 +236,9 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
     """CreateCollection creates an empty collection for the workers' model. Fails with
     ALREADY_EXISTS (COLLECTION_EXISTS) or UNAVAILABLE (NO_HEALTHY_WORKER); with
     FAILED_PRECONDITION (MODEL_MISMATCH) if no worker serves the named model; with
-    FAILED_PRECONDITION (HYBRID_UNSUPPORTED) if a field is `full_text` and the connected Milvus
-    does not support full-text search.
+    INVALID_ARGUMENT (DIMENSIONS_UNSUPPORTED) if the model has no vectors of that length; with
+    FAILED_PRECONDITION (HYBRID_UNSUPPORTED, STORAGE_UNSUPPORTED) if a field is `full_text` or the
+    vectors are not FLOAT32 and the connected Milvus does not support that.
     """
 
     GetCollection: _CollectionServiceGetCollectionType
@@ -275,11 +276,11 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
     """
 
     ReindexCollection: _CollectionServiceReindexCollectionType
-    """ReindexCollection embeds every item of a collection with another model into a new collection,
-    and can then point an alias at it. Meanwhile the old collection serves searches and accepts
-    writes, which are copied to the new one. To continue after an interruption, send the same
-    request again. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) if the target exists and
-    belongs to another source or model.
+    """ReindexCollection embeds every item of a collection again into a new collection, with another
+    model, length or storage of the vectors, and can then point an alias at it. Meanwhile the old
+    collection serves searches and accepts writes, which are copied to the new one. To continue
+    after an interruption, send the same request again. Fails with FAILED_PRECONDITION
+    (REINDEX_CONFLICT) if the target exists and belongs to another source, model, length or storage.
     """
 
 CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
@@ -333,8 +334,9 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         """CreateCollection creates an empty collection for the workers' model. Fails with
         ALREADY_EXISTS (COLLECTION_EXISTS) or UNAVAILABLE (NO_HEALTHY_WORKER); with
         FAILED_PRECONDITION (MODEL_MISMATCH) if no worker serves the named model; with
-        FAILED_PRECONDITION (HYBRID_UNSUPPORTED) if a field is `full_text` and the connected Milvus
-        does not support full-text search.
+        INVALID_ARGUMENT (DIMENSIONS_UNSUPPORTED) if the model has no vectors of that length; with
+        FAILED_PRECONDITION (HYBRID_UNSUPPORTED, STORAGE_UNSUPPORTED) if a field is `full_text` or the
+        vectors are not FLOAT32 and the connected Milvus does not support that.
         """
 
     @abc.abstractmethod
@@ -407,11 +409,11 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse], collections.abc.AsyncIterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse]]:
-        """ReindexCollection embeds every item of a collection with another model into a new collection,
-        and can then point an alias at it. Meanwhile the old collection serves searches and accepts
-        writes, which are copied to the new one. To continue after an interruption, send the same
-        request again. Fails with FAILED_PRECONDITION (REINDEX_CONFLICT) if the target exists and
-        belongs to another source or model.
+        """ReindexCollection embeds every item of a collection again into a new collection, with another
+        model, length or storage of the vectors, and can then point an alias at it. Meanwhile the old
+        collection serves searches and accepts writes, which are copied to the new one. To continue
+        after an interruption, send the same request again. Fails with FAILED_PRECONDITION
+        (REINDEX_CONFLICT) if the target exists and belongs to another source, model, length or storage.
         """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,190 @@
+"""Measure R@1, R@5 and R@10 of a model on captioned pictures, through a worker and a gateway.
+
+    python -m benchmarks.retrieval --dataset flickr30k --model siglip2-b16
+    python -m benchmarks.retrieval --dataset /usr/share/tuxpaint/stamps
+
+Text to image: the share of captions whose own picture is among the first k hits. Image to text: the
+share of pictures with any of their own captions among the first k. That is how the papers of the
+models count. A search by text or picture is a real one: the worker embeds it as a query, and Milvus
+Lite searches exactly. Datasets: datasets.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.report import Row
+from benchmarks.retrieval.datasets import Captioned, read
+from benchmarks.servers import sentinel, worker
+from embedder_server.models.catalog import catalog
+from sentinel_client import Item, Q, SentinelClient, SentinelError
+from sentinel_client.importers.dataset import LayoutError
+
+KS = (1, 5, 10)
+TO_IMAGE, TO_TEXT = "text to image", "image to text"
+# Pictures of some MB each share a message.
+_PICTURES_PER_CALL = 8
+_CAPTIONS_PER_CALL = 64
+T = TypeVar("T")
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    options = _arguments()
+    folder = options.dataset if options.dataset.is_dir() else options.datasets / options.dataset
+    try:
+        dataset = read(folder)
+    except LayoutError as error:
+        sys.exit(str(error))
+    count = sum(len(picture.captions) for picture in dataset.pictures)
+    _say(f"{dataset.name} ({dataset.split}): {len(dataset.pictures)} pictures, {count} captions")
+    if dataset.broken:
+        _say(f"left out: {dataset.broken} entries that cannot be read or have no caption")
+    flags = [f"--model={options.model}"] if options.model else []
+    with tempfile.TemporaryDirectory() as scratch:
+        found, model = measure(dataset, Path(scratch), [*flags, *options.worker_flags])
+    rows = rows_of(found, published(options.model, dataset.name))
+    report.print_report({f"{model} on {dataset.name} ({dataset.split})": rows}, Console())
+    if options.json:
+        facts = {"machine": report.machine(), "commit": report.commit(), "model": model}
+        report.write_json(
+            options.json,
+            {"retrieval": rows},
+            **facts,
+            dataset=dataset.name,
+            split=dataset.split,
+            pictures=len(dataset.pictures),
+            captions=count,
+            left_out=dataset.broken,
+        )
+
+
+def measure(
+    dataset: Captioned, scratch: Path, worker_flags: Sequence[str]
+) -> tuple[dict[str, dict[int, float]], str]:
+    """Return R@k by direction and k, 0 to 1, and the model's name; start and stop the servers."""
+    with worker(scratch, *worker_flags) as embedder:
+        flags = ["--milvus-uri", str(scratch / "milvus.db")]
+        flags += ["--object-store-uri", str(scratch / "objects")]
+        gateway = sentinel(scratch, "search_server", "--workers", embedder.address, *flags)
+        try:
+            with SentinelClient(gateway.address) as client:
+                gateway.wait_until(lambda: client.health().serving)
+                _fill(client, dataset)
+                found = {TO_IMAGE: _to_image(client, dataset), TO_TEXT: _to_text(client, dataset)}
+                return found, client.get_model().version.model
+        finally:
+            gateway.stop()
+
+
+def _fill(client: SentinelClient, dataset: Captioned) -> None:
+    pictures = (
+        Item(id=str(number), image=picture.file) for number, picture in enumerate(dataset.pictures)
+    )
+    captions = (
+        Item(id=f"{number}#{at}", text=caption)
+        for number, picture in enumerate(dataset.pictures)
+        for at, caption in enumerate(picture.captions)
+    )
+    for name, items in (("pictures", pictures), ("captions", captions)):
+        _say(f"storing {name}")
+        client.create_collection(name)
+        for ack in client.ingest(items, collection=name):
+            for at, error in ack.failures.items():
+                sys.exit(f"{name} {ack.items[at].id} cannot be stored: {error}")
+
+
+def _to_image(client: SentinelClient, dataset: Captioned) -> dict[int, float]:
+    """Search each caption among the pictures."""
+    queries = [
+        (Q(caption), {str(number)})
+        for number, picture in enumerate(dataset.pictures)
+        for caption in picture.captions
+    ]
+    return _recalls(client, "pictures", queries, _CAPTIONS_PER_CALL)
+
+
+def _to_text(client: SentinelClient, dataset: Captioned) -> dict[int, float]:
+    """Search each picture among the captions."""
+    queries = [
+        (Q(image=picture.file), {f"{number}#{at}" for at in range(len(picture.captions))})
+        for number, picture in enumerate(dataset.pictures)
+    ]
+    return _recalls(client, "captions", queries, _PICTURES_PER_CALL)
+
+
+def _recalls(
+    client: SentinelClient, collection: str, queries: Sequence[tuple[Q, set[str]]], at_once: int
+) -> dict[int, float]:
+    found = dict.fromkeys(KS, 0)
+    for part in _parts(queries, at_once):
+        asked = [query for query, _ in part]
+        pages = client.batch_search(asked, collection=collection, limit=max(KS))
+        for page, (_, right) in zip(pages, part, strict=True):
+            if isinstance(page, SentinelError):
+                sys.exit(f"a search in {collection} failed: {page}")
+            ids = [hit.id for hit in page.hits]
+            for k in KS:
+                found[k] += not right.isdisjoint(ids[:k])
+    return {k: count / len(queries) for k, count in found.items()}
+
+
+def _parts(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def published(model: str, dataset: str) -> float | None:
+    """Return the published R@1 from text to image in percent, from the catalog of models."""
+    entry = catalog().get(model)
+    return None if entry is None else entry.scores.get(dataset)
+
+
+def rows_of(found: Mapping[str, Mapping[int, float]], published_score: float | None) -> list[Row]:
+    """Return the rows of the report, in percent."""
+    rows = []
+    for direction, recalls in found.items():
+        for k, value in recalls.items():
+            note, detail = "", {}
+            if direction == TO_IMAGE and k == 1:
+                note = "no published score in the catalog"
+                if published_score is not None:
+                    off = 100 * value - published_score
+                    note = f"published: {published_score:.1f} % ({off:+.1f}); protocols differ"
+                    detail = {"published": published_score}
+            rows.append(Row(f"{direction}: R@{k}", 100 * value, "%", note=note, detail=detail))
+    return rows
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--dataset", required=True, type=Path, help="coco, flickr30k, or a folder of pictures"
+    )
+    parser.add_argument(
+        "--datasets", type=Path, default=Path(), help="the folder that holds coco and flickr30k"
+    )
+    parser.add_argument("--model", default="", help="as of a worker; default: the built-in one")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument(
+        "worker_flags",
+        nargs="*",
+        help="after --: flags of the worker, such as --device=cuda:0",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
