@@ -42,6 +42,21 @@ TEXTS = (
 )
 # The first two texts must be closer to each other than to the third.
 CLOSE = ("a cat sleeps on the sofa", "a kitten naps on the couch", "quarterly tax forms")
+# In tokens, by architecture: from the authors' own examples.
+AUTHORS_LIMITS = {"chinese_clip": 52, "altclip": 77, "flava": 77, "align": 64}
+# Whose processors in transformers always pad texts to the limit.
+PADDED = ("align", "tipsv2")
+# The class of transformers that prepares images, with Pillow; others: CLIP's. TIPSv2's needs
+# torchvision. With the settings in its file, ViT's takes the same steps.
+IMAGE_PROCESSORS = {
+    "siglip": "Siglip",
+    "siglip2": "Siglip2",
+    "chinese_clip": "ChineseCLIP",
+    "align": "EfficientNet",
+    "flava": "Flava",
+    "tipsv2": "ViT",
+    "vision-text-dual-encoder": "ViT",
+}
 LIMITS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.0}
 
 
@@ -142,6 +157,8 @@ def transformers_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
     import transformers
 
     model = transformers.AutoModel.from_pretrained(folder.path, dtype="float32").eval()
+    if folder.model_type == "aimv2":  # else its text vectors depend on the batch
+        model.set_attn_implementation("eager")
     return transformers_texts(folder, model, TEXTS), transformers_images(folder, model, pictures())
 
 
@@ -151,20 +168,20 @@ def transformers_texts(folder: ModelFolder, model: Any, texts: Sequence[str]) ->
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path)
-    longest = folder.config.get("text_config", {}).get("max_position_embeddings")
+    longest = folder.config.get("text_config", {}).get("max_position_embeddings") or 77
     options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
     siglip = folder.model_type.startswith("siglip")
-    if siglip:
-        options |= {"padding": "max_length", "max_length": longest or 64}
-        if "Siglip" not in type(tokenizer).__name__:  # Gemma's keeps upper case
-            texts = [text.lower() for text in texts]
-    else:
-        options["max_length"] = 52 if folder.model_type == "chinese_clip" else longest or 77
+    if siglip and "Siglip" not in type(tokenizer).__name__:  # Gemma's keeps upper case
+        texts = [text.lower() for text in texts]
+    if siglip or folder.model_type in PADDED:
+        options["padding"] = "max_length"
+    limit = AUTHORS_LIMITS.get(folder.model_type, longest)
+    options["max_length"] = min(longest, tokenizer.model_max_length, limit)
     inputs = dict(tokenizer(list(texts), **options))
     if siglip:  # trained without a mask
         inputs = {"input_ids": inputs["input_ids"]}
     with torch.inference_mode():
-        return unit(model.get_text_features(**inputs).pooler_output.numpy())
+        return unit(_pooled(model.get_text_features(**inputs)))
 
 
 def transformers_images(folder: ModelFolder, model: Any, images: Sequence[Image.Image]) -> Vectors:
@@ -172,16 +189,16 @@ def transformers_images(folder: ModelFolder, model: Any, images: Sequence[Image.
     import torch
     import transformers
 
-    names = {
-        "clip": "CLIPImageProcessorPil",
-        "siglip": "SiglipImageProcessorPil",
-        "siglip2": "Siglip2ImageProcessorPil",
-        "chinese_clip": "ChineseCLIPImageProcessorPil",
-    }
-    processor = getattr(transformers, names[folder.model_type]).from_pretrained(folder.path)
+    name = IMAGE_PROCESSORS.get(folder.model_type, "CLIP")
+    processor = getattr(transformers, f"{name}ImageProcessorPil").from_pretrained(folder.path)
     with torch.inference_mode():
         inputs = processor(images=list(images), return_tensors="pt")
-        return unit(model.get_image_features(**inputs).pooler_output.numpy())
+        return unit(_pooled(model.get_image_features(**inputs)))
+
+
+def _pooled(output: Any) -> Vectors:
+    vectors = output.pooler_output.numpy()
+    return np.asarray(vectors[:, 0] if vectors.ndim == 3 else vectors)  # FLAVA: of every token
 
 
 def jina_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
