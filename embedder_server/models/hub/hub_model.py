@@ -16,13 +16,8 @@ from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.models.hub.transformers_networks import TransformersNetworks
 from embedder_server.models.runtimes.base import Networks, TwoTowers, parse_runtime
 from embedder_server.models.runtimes.export_cache import ExportCache, default_cache_dir
-from embedder_server.models.runtimes.selection import (
-    ChosenRuntime,
-    Probe,
-    choose,
-    make_probe,
-    open_explicit,
-)
+from embedder_server.models.runtimes.probe import Probe, make_probe
+from embedder_server.models.runtimes.selection import ChosenRuntime, choose, open_explicit
 from embedder_server.texts.tokenizer import TextTokenizer, canonical, read_tokenizer
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.memory import usable_bytes

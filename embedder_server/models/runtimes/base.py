@@ -102,12 +102,22 @@ class TwoTowers:
             feed = {"input_ids": ids}
             if self._takes_mask:
                 feed["attention_mask"] = mask
-            vectors[rows] = self._text.run(feed)
+            vectors[rows] = self._sized("text", self._text.run(feed), len(rows))
         return vectors
 
     def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
         """Return float32 `[n, dimensions]`, row i for image i, not normalised."""
-        return self._image.run({self._pixels: np.stack(images)})
+        vectors = self._image.run({self._pixels: np.stack(images)})
+        return self._sized("image", vectors, len(images))
+
+    def _sized(self, kind: str, vectors: FloatArray, count: int) -> FloatArray:
+        if vectors.shape == (count, self._dimensions):
+            return vectors
+        raise ModelLoadError(
+            f"for {count} {kind}s the {kind} network returns an array of the shape {vectors.shape},"
+            f" not ({count}, {self._dimensions}): both networks must make vectors of one length; "
+            "download the whole model again, or correct the length in its configuration"
+        )
 
     def close(self) -> None:
         """Release the memory of both networks."""

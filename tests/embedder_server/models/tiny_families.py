@@ -54,9 +54,10 @@ def tipsv2(folder: Path) -> Any:
     nested = {"processor_class": "Tipsv2Processor", "image_processor": settings}
     (folder / "processor_config.json").write_text(json.dumps(nested))
     model = scattered(Tipsv2Model(config))
-    # Its pixels are not normalised: trained kernels leave out the mean, which all images share.
+    # Its pixels are not normalised: trained kernels weigh differences, not the brightness that
+    # all images have.
     kernels = model.vision_model.embeddings.patch_embeddings.projection.weight.data
-    kernels -= kernels.mean((1, 2, 3), keepdim=True)
+    kernels -= 0.9 * kernels.mean((1, 2, 3), keepdim=True)
     kernels *= 4
     return saved(model, folder)
 
@@ -102,9 +103,9 @@ def align(folder: Path) -> Any:
     text = {**TEXT, "vocab_size": size, "max_position_embeddings": 40}
     vision = {
         "image_size": SIDE, "width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 24,
-        "depth_divisor": 4, "in_channels": [32, 16], "out_channels": [16, 24],
+        "depth_divisor": 4, "in_channels": [32, 16], "out_channels": [16, 96],
         "kernel_sizes": [3, 3], "strides": [1, 2], "num_block_repeats": [1, 1],
-        "expand_ratios": [1, 2],
+        "expand_ratios": [1, 2], "drop_connect_rate": 0.0,
     }  # fmt: skip
     config = AlignConfig(text_config=text, vision_config=vision, projection_dim=24)
     EfficientNetImageProcessorPil(
@@ -112,11 +113,21 @@ def align(folder: Path) -> Any:
         rescale_factor=2 / 255, rescale_offset=True, do_normalize=False, include_top=False,
     ).save_pretrained(folder)  # fmt: skip
     model = scattered(AlignModel(config))
-    # Its layers keep running averages of values; untrained ones, 0 and 1, fade every image.
-    for name, weight in model.vision_model.named_parameters():
-        if weight.ndim == 4:
-            weight.data *= 8 if "squeeze" not in name else 1
+    _calibrate(model.vision_model)
     return saved(model, folder)
+
+
+def _calibrate(network: Any) -> None:
+    """Give batch normalisation the averages of some images; with 0 and 1, every image fades."""
+    import torch
+
+    images = torch.rand((16, 3, 4, 4), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(torch.nn.functional.interpolate(images, size=(SIDE, SIDE)))
+    network.eval()
 
 
 def flava(folder: Path) -> Any:

@@ -131,7 +131,7 @@ def bert_words() -> list[str]:
 
 
 def jina(
-    folder: Path, *, masked: bool = True, longest: int = 100, version: int = 1, suffix: str = ""
+    folder: Path, *, masked: bool = True, longest: int = 300, version: int = 1, suffix: str = ""
 ) -> None:
     """Write jina-clip's ONNX files as they are published, over networks of a few kilobytes.
 
