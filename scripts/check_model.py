@@ -57,7 +57,7 @@ IMAGE_PROCESSORS = {
     "tipsv2": "ViT",
     "vision-text-dual-encoder": "ViT",
 }
-LIMITS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.0}
+LIMITS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99}
 
 
 def main() -> int:

@@ -129,7 +129,7 @@ def _info(
     recipe, fingerprint = parts.recipe, parts.fingerprint
     if chosen.runtime.precision == "int8":
         # int8 vectors differ more than those of two float runtimes: another vector space.
-        fingerprint = families.derived_fingerprint(fingerprint, "int8")
+        fingerprint = families.derived_fingerprint(fingerprint, "int8 weights")
     if limit < recipe.max_text_tokens:
         # Not in the recipe: networks and exports stay the same, only vectors of long texts change.
         fingerprint = families.derived_fingerprint(fingerprint, f"texts cut at {limit}")

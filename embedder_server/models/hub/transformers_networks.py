@@ -24,7 +24,7 @@ from embedder_server.models.runtimes.base import (
     as_load_error,
 )
 from embedder_server.models.runtimes.export_cache import Export, ExportCache, network_file
-from embedder_server.models.runtimes.onnx import cpu_candidates, open_onnx
+from embedder_server.models.runtimes.onnx import cpu_candidates, device_runtime, open_onnx
 from embedder_server.models.runtimes.torch import TorchTower, check_cuda, import_torch
 from embedder_server.texts.batches import Padding
 from embedder_server.types import Modality, ModelLoadError
@@ -60,7 +60,7 @@ class TransformersNetworks:
         if self._parts.device == "cpu":
             return _on_cpu()
         if util.find_spec("torch") is None:
-            return (Runtime("onnxruntime"),)
+            return (device_runtime(self._parts.device),)
         return Runtime("torch"), Runtime("torch", "bf16"), Runtime("torch", "fp16")
 
     def open(self, runtime: Runtime) -> TwoTowers:
@@ -104,7 +104,13 @@ class TransformersNetworks:
             sources = {kind: export.file(kind) for kind in Modality}
             export = self._cache.int8_copies(self._key, sources)
         return {
-            kind: open_onnx(export.file(kind), runtime, parts.device, parts.threads)
+            kind: open_onnx(
+                export.file(kind),
+                runtime,
+                parts.device,
+                parts.threads,
+                engines=self._cache.engines(),
+            )
             for kind in Modality
         }
 

@@ -20,16 +20,19 @@ from embedder_server.types import FloatArray, Modality, ModelLoadError
 Feed = Mapping[str, npt.NDArray[Any]]
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
+# ONNX Runtime has one name for each kind of device code: its own for CPUs, CUDA's, TensorRT's.
 _LIBRARIES = {
     "onnxruntime": ("fp32", "int8"),
-    "openvino": ("fp32", "bf16"),
+    "onnxruntime-cuda": ("fp32",),
+    "onnxruntime-tensorrt": ("fp32",),
+    "openvino": ("fp32", "bf16", "int8"),
     "torch": ("fp32", "bf16", "fp16"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A library and the precision it computes with, both as in `_LIBRARIES`."""
+    """A library and a precision, both as in `_LIBRARIES`; int8 is that of the weights alone."""
 
     library: str
     precision: str = "fp32"
@@ -48,9 +51,7 @@ def parse_runtime(name: str) -> Runtime:
     Raises:
         ModelLoadError: There is no such runtime.
     """
-    library, _, precision = name.partition("-")
-    runtime = Runtime(library, precision or "fp32")
-    if runtime.precision not in _LIBRARIES.get(library, ()):
+    if (runtime := _RUNTIMES.get(name)) is None:
         raise ModelLoadError(
             f"unknown runtime {name!r}; there are auto, {', '.join(runtime_names())}"
         )
@@ -59,11 +60,14 @@ def parse_runtime(name: str) -> Runtime:
 
 def runtime_names() -> tuple[str, ...]:
     """Return every name that `parse_runtime` accepts."""
-    return tuple(
-        str(Runtime(library, precision))
-        for library, precisions in _LIBRARIES.items()
-        for precision in precisions
-    )
+    return tuple(_RUNTIMES)
+
+
+_RUNTIMES = {
+    str(runtime): runtime
+    for library, precisions in _LIBRARIES.items()
+    for runtime in (Runtime(library, precision) for precision in precisions)
+}
 
 
 class Tower(Protocol):

@@ -212,7 +212,7 @@ def _measure_once(towers: TwoTowers, probe: Probe, rounds: int = ROUNDS) -> Meas
 def _situation(device: str, threads: int, candidates: Sequence[Runtime]) -> str:
     """Hash all that may change the decision: machine, versions and candidates."""
     versions = {}
-    for package in ("onnxruntime", "openvino", "torch"):
+    for package in ("onnxruntime", "onnxruntime-gpu", "openvino", "torch"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -144,9 +144,11 @@ def test_scale_bias_and_activation_are_the_models_own(reference: Reference) -> N
 def test_all_float_runtimes_share_a_fingerprint_and_int8_has_its_own(reference: Reference) -> None:
     infos = [reference.load(runtime).info for runtime in RUNTIMES]
     assert len({info.fingerprint for info in infos}) == 1
-    int8 = reference.load("onnxruntime-int8").info
-    assert int8.fingerprint != infos[0].fingerprint
-    assert "cosine to float32 at least" in int8.runtime_choice
+    int8 = reference.load("onnxruntime-int8")
+    assert int8.info.fingerprint != infos[0].fingerprint
+    assert "cosine to float32 at least 0.99" in int8.info.runtime_choice
+    ours = int8.embed_texts([int8.tokenize(text) for text in reference.sentences])
+    assert least_cosine(ours, reference.texts(reference.sentences)) > 0.99
 
 
 @pytest.mark.parametrize("reference", TWO, indirect=True)
