@@ -108,7 +108,7 @@ def _checked(networks: Networks, runtime: Runtime, reason: str, probe: Probe) ->
     """Load a runtime, and check its vectors."""
     towers = networks.open(runtime)
     try:
-        _sound(runtime, towers, probe)
+        _sound(runtime, towers, probe.quick())
     except Exception as error:
         if not is_out_of_memory(error):
             raise

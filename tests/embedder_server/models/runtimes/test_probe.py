@@ -148,15 +148,15 @@ FAULTS = [
     (faulty(image=random_noise), r"another vector the second time, cosine 0\.9\d+ \(at least 0\.9"),
     (faulty(text=random_noise), r"the second time"),
     (Networks(image=Tower(("pixel_values",), width=WIDTH + 8)),
-     r"for 4 images .* shape \(4, 24\), not \(4, 16\): both networks must make vectors of one len"),
+     r"for (4|2) images .* shape \(\d, 24\), not \(\d, 16\): both networks must make vec"),
     (Networks(text=Tower(("input_ids",), width=1)), r"the text network returns .*, 1\), not"),
-    (faulty(image=overflowing), r"with images, .* 4 of 4 are not finite, .* --runtime torch-bf16"),
-    (faulty(text=underflowing), r"with texts of .* 8 of 8 are not finite, or all zero"),
+    (faulty(image=overflowing), r"with images, .* (4 of 4|2 of 2) are not finite, .* torch-bf16"),
+    (faulty(text=underflowing), r"with texts of .* (8 of 8|4 of 4) are not finite, or all zero"),
     (faulty(image=batch_scaled), r"depends on its batch, cosine 0\.9\d+ \(at least 0\.9995\): "),
     (faulty(text=failing_beyond_17_tokens), r"fails with texts of up to \d+ tokens \(.*17 by 40"),
-    (faulty(text=failing_at_40_tokens), r"fails with a text of 40 tokens \(index out of range\)"),
-    (faulty(text=blind_beyond_17_tokens), r"text 9 and 10 of the check differ"),
-    (faulty(image=not_a_number_for_one_colour), r"with an image of one colour, .* 1 of 1 are not"),
+    (faulty(text=failing_at_40_tokens), r"fails with texts of 40 tokens \(index out of range\)"),
+    (faulty(text=blind_beyond_17_tokens), r"text (5 and 6|9 and 10) of the check differ"),
+    (faulty(image=not_a_number_for_one_colour), r"with images of one colour, .* 2 of 2 are"),
 ]  # fmt: skip
 
 
@@ -246,5 +246,5 @@ def test_a_network_that_overflows_in_float16_is_rejected_there_and_served_in_flo
         if runtime == "torch":
             assert load_hub_model(named).info.dtype == "float32"
             continue
-        with pytest.raises(ModelLoadError, match="4 of 4 are not finite, or all zero"):
+        with pytest.raises(ModelLoadError, match="2 of 2 are not finite, or all zero"):
             load_hub_model(named)
