@@ -66,9 +66,9 @@ class _Traits:
     needs_mask: bool = True
     tokens: int = 1 << 30  # its training's limit, where its files give a larger one
     unused_positions: int = 0  # position vectors that no token gets
-    # What its configuration leaves out where it is the default.
-    dimensions: int | None = None
-    positions: int | None = None
+    # What its configuration leaves out where it is the default; 0: it has none.
+    dimensions: int = 0
+    positions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +290,8 @@ def _dual_encoder(folder: ModelFolder) -> Recipe:
     positions = int(text.get("max_position_embeddings") or traits.positions)
     tokenizer = folder.read_json("tokenizer_config.json")
     dimensions = folder.config.get("projection_dim") or text.get("hidden_size")
+    if not (positions and (dimensions or traits.dimensions)):
+        raise ValueError("neither projection_dim nor text_config's sizes are there")
     return Recipe(
         family=folder.model_type,
         dimensions=int(dimensions or traits.dimensions),
