@@ -66,8 +66,8 @@ def _store(graph: Any, weight: Any, axis: int) -> list[str]:
     values = numpy_helper.to_array(weight)
     rounded, scales = round_to_int8(values, axis)
     names = [f"{weight.name}_int8_{axis}", f"{weight.name}_scales_{axis}"]
-    flat = scales.reshape(-1) if axis else scales
-    for name, array in zip(names, (rounded, flat), strict=True):
+    arrays: list[npt.NDArray[Any]] = [rounded, scales.reshape(-1) if axis else scales]
+    for name, array in zip(names, arrays, strict=True):
         graph.initializer.append(numpy_helper.from_array(array, name))
     return names
 

@@ -212,7 +212,7 @@ def flaw(measured: Measured, probe: Probe) -> str:
 
 def _alike(measured: Measured, probe: Probe) -> Iterator[tuple[str, int, int, float]]:
     """Yield pairs of different items with one vector: their kind, numbers from 1, and cosine."""
-    kinds = (
+    kinds: tuple[tuple[str, list[npt.NDArray[Any]]], ...] = (
         ("text", [text.ids for text in (*probe.texts, *probe.long_texts)]),
         ("image", [*probe.images, *probe.blanks]),
     )
