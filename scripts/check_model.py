@@ -39,6 +39,7 @@ from embedder_server.models.catalog import catalog
 from embedder_server.models.hub.downloads import pull
 from embedder_server.models.hub.layout import Layout
 from embedder_server.models.hub.source import ModelFolder, find_model
+from embedder_server.models.hub.vlm import FAMILIES as VLM_FAMILIES
 from embedder_server.models.registry import load_model
 from embedder_server.types import ModelLoadError
 
@@ -55,14 +56,22 @@ TEXTS = (
 )
 # The first two texts must be closer to each other than to the third.
 CLOSE = ("a cat sleeps on the sofa", "a kitten naps on the couch", "quarterly tax forms")
-# The image processors of transformers by family.
-PROCESSORS = {
-    "clip": "CLIPImageProcessorPil",
-    "siglip": "SiglipImageProcessorPil",
-    "siglip2": "Siglip2ImageProcessorPil",
-    "chinese_clip": "ChineseCLIPImageProcessorPil",
+# In tokens, by architecture: from the authors' own examples.
+AUTHORS_LIMITS = {"chinese_clip": 52, "altclip": 77, "flava": 77, "align": 64}
+# Whose processors in transformers always pad texts to the limit.
+PADDED = ("align", "tipsv2")
+# The class of transformers that prepares images, with Pillow; others: CLIP's. TIPSv2's needs
+# torchvision. With the settings in its file, ViT's takes the same steps.
+IMAGE_PROCESSORS = {
+    "siglip": "Siglip",
+    "siglip2": "Siglip2",
+    "chinese_clip": "ChineseCLIP",
+    "align": "EfficientNet",
+    "flava": "Flava",
+    "tipsv2": "ViT",
+    "vision-text-dual-encoder": "ViT",
 }
-LIMITS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.0}
+LIMITS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99}
 
 
 def main() -> int:
@@ -229,9 +238,8 @@ def pictures() -> list[Image.Image]:
 
 def has_reference(folder: ModelFolder) -> bool:
     """Tell whether `reference` knows this family."""
-    if folder.layout is Layout.TRANSFORMERS:
-        return folder.model_type in ("jina_clip", *PROCESSORS)
-    return folder.layout is Layout.OPEN_CLIP
+    with_weights = folder.layout in (Layout.TRANSFORMERS, Layout.OPEN_CLIP)
+    return with_weights and folder.model_type not in VLM_FAMILIES  # check_vlm.py has those
 
 
 def reference(folder: ModelFolder) -> tuple[Vectors, Vectors]:
@@ -263,6 +271,8 @@ def transformers_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:
     import transformers
 
     model = transformers.AutoModel.from_pretrained(folder.path, dtype="float32").eval()
+    if folder.model_type == "aimv2":  # else its text vectors depend on the batch
+        model.set_attn_implementation("eager")
     return transformers_texts(folder, model, TEXTS), transformers_images(folder, model, pictures())
 
 
@@ -272,20 +282,20 @@ def transformers_texts(folder: ModelFolder, model: Any, texts: Sequence[str]) ->
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path)
-    longest = folder.config.get("text_config", {}).get("max_position_embeddings")
+    longest = folder.config.get("text_config", {}).get("max_position_embeddings") or 77
     options: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
     siglip = folder.model_type.startswith("siglip")
-    if siglip:
-        options |= {"padding": "max_length", "max_length": longest or 64}
-        if "Siglip" not in type(tokenizer).__name__:  # Gemma's keeps upper case
-            texts = [text.lower() for text in texts]
-    else:
-        options["max_length"] = 52 if folder.model_type == "chinese_clip" else longest or 77
+    if siglip and "Siglip" not in type(tokenizer).__name__:  # Gemma's keeps upper case
+        texts = [text.lower() for text in texts]
+    if siglip or folder.model_type in PADDED:
+        options["padding"] = "max_length"
+    limit = AUTHORS_LIMITS.get(folder.model_type, longest)
+    options["max_length"] = min(longest, tokenizer.model_max_length, limit)
     inputs = dict(tokenizer(list(texts), **options))
     if siglip:  # trained without a mask
         inputs = {"input_ids": inputs["input_ids"]}
     with torch.inference_mode():
-        return unit(model.get_text_features(**inputs).pooler_output.numpy())
+        return unit(_pooled(model.get_text_features(**inputs)))
 
 
 def transformers_images(folder: ModelFolder, model: Any, images: Sequence[Image.Image]) -> Vectors:
@@ -293,10 +303,16 @@ def transformers_images(folder: ModelFolder, model: Any, images: Sequence[Image.
     import torch
     import transformers
 
-    processor = getattr(transformers, PROCESSORS[folder.model_type]).from_pretrained(folder.path)
+    name = IMAGE_PROCESSORS.get(folder.model_type, "CLIP")
+    processor = getattr(transformers, f"{name}ImageProcessorPil").from_pretrained(folder.path)
     with torch.inference_mode():
         inputs = processor(images=list(images), return_tensors="pt")
-        return unit(model.get_image_features(**inputs).pooler_output.numpy())
+        return unit(_pooled(model.get_image_features(**inputs)))
+
+
+def _pooled(output: Any) -> Vectors:
+    vectors = output.pooler_output.numpy()
+    return np.asarray(vectors[:, 0] if vectors.ndim == 3 else vectors)  # FLAVA: of every token
 
 
 def jina_vectors(folder: ModelFolder) -> tuple[Vectors, Vectors]:

@@ -24,6 +24,26 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# What an image processor of transformers assumes where its file says nothing, by the beginning of
+# its name. Everybody else's defaults are CLIP's.
+_HALF = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+_ASSUMED: dict[str, dict[str, Any]] = {
+    "EfficientNet": {
+        "size": {"height": 346, "width": 346},
+        "crop_size": {"height": 289, "width": 289},
+        "image_mean": (0.485, 0.456, 0.406),
+        "image_std": (0.229, 0.224, 0.225),
+        "include_top": True,
+    },
+    "Tipsv2": {
+        "size": {"height": 448, "width": 448},
+        "resample": Image.Resampling.BILINEAR,
+        "do_normalize": False,
+    },
+    "ViT": {"resample": Image.Resampling.BILINEAR, **_HALF},
+}
+# Steps that we do not take.
+_UNSUPPORTED = ("do_pad", "do_flip_channel_order", "include_top")
 # If resizing would give more than this many times the pixels that the model sees, resize only the
 # part inside the crop: an image of 1 x 20,000 would otherwise become one of a billion pixels. The
 # edges then differ a little from the reference, so do not do it for ordinary panoramas.
@@ -138,6 +158,10 @@ def read_image_recipe(config: Mapping[str, Any]) -> ImageRecipe:
     """
     if "resize_mode" in config:
         return _jina_recipe(config)
+    config = {**_assumed(config), **config}
+    for step in _UNSUPPORTED:
+        if config.get(step):
+            raise _unsupported(f"{step}: true")
     size = config.get("size", 224)
     crop = _height_width(config.get("crop_size", 224)) if config.get("do_center_crop") else None
     squashed: tuple[int, int] | None = None
@@ -155,15 +179,24 @@ def read_image_recipe(config: Mapping[str, Any]) -> ImageRecipe:
     if squashed is None and crop is None:
         raise _unsupported("shortest_edge without do_center_crop")
     normalise = config.get("do_normalize", True)
+    mean = tuple(config.get("image_mean", OPENAI_MEAN)) if normalise else (0.0, 0.0, 0.0)
+    if config.get("rescale_offset"):  # the values are in -1..1 before they are normalised
+        mean = tuple(value + 1.0 for value in mean)
     return ImageRecipe(
         size=squashed,
         shortest_edge=edge,
         crop=crop,
         resample=_filter(config.get("resample", Image.Resampling.BICUBIC)),
-        mean=tuple(config.get("image_mean", OPENAI_MEAN)) if normalise else (0.0, 0.0, 0.0),
+        mean=mean,
         std=tuple(config.get("image_std", OPENAI_STD)) if normalise else (1.0, 1.0, 1.0),
         scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1,
     )
+
+
+def _assumed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values that the image processor of a configuration assumes."""
+    name = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    return next((values for start, values in _ASSUMED.items() if name.startswith(start)), {})
 
 
 def _jina_recipe(config: Mapping[str, Any]) -> ImageRecipe:

@@ -75,16 +75,14 @@ def _load_built_in(choice: ModelChoice) -> EmbeddingModel:
     name = choice.name
     if choice.revision is not None:
         raise ModelLoadError(f"{name} is part of Sentinel and has no revisions: omit --revision")
-    if choice.runtime not in ("auto", "onnxruntime"):
-        raise ModelLoadError(
-            f"{name} runs on onnxruntime only, not {choice.runtime}: omit --runtime"
-        )
     choice.check_fixed_images()
     from embedder_server.models.builtin.conse import ConseModel
-    from embedder_server.models.runtimes.onnx import has_cuda
+    from embedder_server.models.runtimes.onnx import device_runtime, has_cuda
 
+    own = str(device_runtime(choice.device))
+    if choice.runtime not in ("auto", own):
+        raise ModelLoadError(f"{name} runs on {own} only, not {choice.runtime}: omit --runtime")
     if choice.device != "cpu" and not has_cuda():
-        # The images for GPUs have ONNX Runtime for the CPU: it runs no other model there.
         logger.warning(
             "the built-in model runs on the CPU: this ONNX Runtime has no CUDA; choose a model "
             "that uses the GPU (--model)",

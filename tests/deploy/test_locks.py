@@ -20,6 +20,8 @@ LOCKS = {
     "worker-cuda": ["embedder", "torch"],
     "app": ["app"],
 }
+# Packages that stand in for others with the same modules.
+INSTEAD = {"worker-cuda": {"onnxruntime": "onnxruntime-gpu"}}
 _ENTRY = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)(?: ; ([^\\]+?))? \\$", re.MULTILINE)
 
 
@@ -51,10 +53,19 @@ def wanted(extras: list[str]) -> list[Requirement]:
 def test_a_lock_holds_what_its_image_needs(name: str) -> None:
     """Fails when pyproject.toml gained something: run `make lock-images`."""
     packages = locked(name)
+    instead = INSTEAD.get(name, {})
     for requirement in wanted(LOCKS[name]) if LOCKS[name] else [Requirement("hatchling")]:
-        version = packages.get(canonicalize_name(requirement.name))
+        version = packages.get(instead.get(requirement.name, canonicalize_name(requirement.name)))
         assert version, f"{requirement.name} is not in {name}.txt"
         assert version in requirement.specifier, f"{requirement.name} {version} in {name}.txt"
+
+
+def test_the_image_for_gpus_has_onnxruntime_for_gpus_alone_and_the_cuda_of_torch() -> None:
+    """Both packages write into one folder: the image would have parts of each."""
+    packages = locked("worker-cuda")
+    assert "onnxruntime" not in packages
+    assert {"onnxruntime-gpu", "torch", "nvidia-cublas", "nvidia-cudnn-cu13"} <= set(packages)
+    assert "onnxruntime-gpu" not in locked("worker-cpu")
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,15 @@ from embedder_server.texts.batches import Padding, TextBatches
 from embedder_server.texts.tokenizer import TextTokenizer
 from embedder_server.types import ModelLoadError
 
+logger = logging.getLogger(__name__)
+
 # Raise it when our code makes other vectors from the same files.
 _RECIPE_VERSION = 1
 # From Chinese-CLIP's own recipe. Its BERT has 512 positions, but was not trained on longer texts.
 _CHINESE_CLIP_TOKENS = 52
 _SIGLIP_STD = [0.5, 0.5, 0.5]
+# Text networks whose positions are numbered from that of padding on.
+_ROBERTAS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 # No vector depends on these, and tools rewrite them.
 _NOISE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
@@ -35,7 +40,7 @@ _NOISE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformer
 class Recipe:
     """How one model handles texts and images."""
 
-    family: str  # `clip`, `siglip`, `siglip2`, `chinese_clip`, `jina_clip` or `remote`
+    family: str  # `model_type` of the configuration, or `remote`
     dimensions: int
     max_text_tokens: int  # special tokens included
     padding: Padding
@@ -53,6 +58,20 @@ class Recipe:
         return TextBatches(self.padding, self.pad_id, self.max_text_tokens, self.pad_left, multiple)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Traits:
+    """Where a family differs from what its files say."""
+
+    # False: a token sees only earlier ones, and the vector is that of the first end token. So what
+    # follows does not matter.
+    needs_mask: bool = True
+    tokens: int = 1 << 30  # its training's limit, where its files give a larger one
+    unused_positions: int = 0  # position vectors that no token gets
+    # What its configuration leaves out where it is the default; 0: it has none.
+    dimensions: int = 0
+    positions: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ModelParts:
     """All that a model's networks are loaded from."""
@@ -65,26 +84,52 @@ class ModelParts:
     threads: int  # of the CPU, in one forward pass
 
 
+# The families of transformers that are read in one way. Each was compared with transformers.
+_TRAITS = {
+    "metaclip_2": _Traits(needs_mask=False, dimensions=512, positions=77),
+    "tipsv2": _Traits(dimensions=768, positions=64),
+    # XLM-RoBERTa's positions, under a name of its own.
+    "altclip": _Traits(tokens=77, unused_positions=2, dimensions=768, positions=514),
+    "aimv2": _Traits(dimensions=512, positions=77),
+    "align": _Traits(tokens=64, dimensions=640, positions=512),
+    "flava": _Traits(tokens=77, dimensions=768, positions=512),
+    "vision-text-dual-encoder": _Traits(dimensions=512, positions=512),
+}
+_FIND = "it finds objects for words, and its vectors of whole images are not trained for search"
+# Classes with both methods that are no dual encoders, and why.
+_REFUSED = {
+    "owlvit": _FIND,
+    "owlv2": _FIND,
+    "groupvit": "it groups patches by hard decisions, which rounding turns over: one image would "
+    "have other vectors in other runtimes",
+    "clipseg": "it marks regions, with the vectors of a CLIP model inside: serve that CLIP model",
+    "blip": "its published weights lack the projections into one vector space",
+    "blip-2": "its texts have no vector of their own, only those of a language model's tokens",
+}
+
+
 def read_recipe(folder: ModelFolder) -> Recipe:
     """Read the recipe of a model folder.
 
     Raises:
         ModelLoadError: The family is not supported, or a file is missing or incomplete.
     """
-    readers = {
-        "clip": _clip,
-        "siglip": _siglip,
-        "siglip2": _siglip,
-        "chinese_clip": _chinese_clip,
-        "jina_clip": _jina_clip,
-    }
-    reader = readers.get(folder.model_type)
-    if reader is None:
+    if reason := _REFUSED.get(folder.model_type):
+        raise ModelLoadError(f"{folder.name} has the architecture {folder.model_type}: {reason}")
+    if reader := _READERS.get(folder.model_type):
+        return _read(reader, folder)
+    if not folder.config.get("text_config") or not folder.config.get("vision_config"):
         raise ModelLoadError(
             f"{folder.name} has the architecture {folder.model_type or 'unknown'!r}; served are "
-            f"{', '.join(readers)}"
+            f"{', '.join(_READERS)}, and every class of transformers with get_text_features and "
+            "get_image_features"
         )
-    return _read(reader, folder)
+    logger.warning(
+        "this architecture was not compared with its reference: check the model with "
+        "scripts/check_model.py",
+        extra={"model": folder.name, "architecture": folder.model_type},
+    )
+    return _read(_dual_encoder, folder)
 
 
 def read_remote_recipe(folder: ModelFolder, revision: str | None) -> Recipe:
@@ -112,7 +157,7 @@ def read_remote_recipe(folder: ModelFolder, revision: str | None) -> Recipe:
 
 
 def _read(reader: Callable[[ModelFolder], Recipe], folder: ModelFolder) -> Recipe:
-    check_file(folder.path / "preprocessor_config.json")
+    folder.preprocessor()
     try:
         return reader(folder)
     except (KeyError, TypeError, ValueError) as exc:
@@ -174,7 +219,7 @@ def _clip(folder: ModelFolder) -> Recipe:
         # follows does not matter, and no mask is needed.
         padding=Padding.LONGEST,
         pad_id=_clip_end_token(text),
-        image=read_image_recipe(folder.read_json("preprocessor_config.json")),
+        image=read_image_recipe(folder.preprocessor()),
     )
 
 
@@ -190,7 +235,7 @@ def _siglip(folder: ModelFolder) -> Recipe:
     named = str(settings.get("tokenizer_class", ""))
     of_gemma = folder.model_type == "siglip2" or named.startswith(("Gemma", "Siglip2"))
     gemma = int(text.get("vocab_size", 32000)) > 100_000 or folder.model_type == "siglip2"
-    preprocessor = folder.read_json("preprocessor_config.json")
+    preprocessor = folder.preprocessor()
     hidden = int(text.get("hidden_size", 768))
     if folder.model_type == "siglip2":
         image: ImageRecipe | PatchRecipe = PatchRecipe(
@@ -232,7 +277,32 @@ def _chinese_clip(folder: ModelFolder) -> Recipe:
         padding=Padding.LONGEST,
         pad_id=_pad_id(folder, 0),
         needs_mask=True,
-        image=read_image_recipe(folder.read_json("preprocessor_config.json")),
+        image=read_image_recipe(folder.preprocessor()),
+    )
+
+
+def _dual_encoder(folder: ModelFolder) -> Recipe:
+    """Read the recipe of any class of transformers with one vector for a text and for an image."""
+    text = _text_config(folder)
+    traits = _TRAITS.get(folder.model_type, _Traits())
+    unused = traits.unused_positions
+    if text.get("model_type") in _ROBERTAS:  # the first token's number is that of padding plus 1
+        unused = int(text.get("pad_token_id", 1)) + 1
+    positions = int(text.get("max_position_embeddings") or traits.positions)
+    tokenizer = folder.read_json("tokenizer_config.json")
+    dimensions = folder.config.get("projection_dim") or text.get("hidden_size")
+    if not (positions and (dimensions or traits.dimensions)):
+        raise ValueError("neither projection_dim nor text_config's sizes are there")
+    return Recipe(
+        family=folder.model_type,
+        dimensions=int(dimensions or traits.dimensions),
+        max_text_tokens=min(
+            positions - unused, int(tokenizer.get("model_max_length", positions)), traits.tokens
+        ),
+        padding=Padding.LONGEST,
+        pad_id=_pad_id(folder, int(text.get("pad_token_id") or 0)),
+        needs_mask=traits.needs_mask,
+        image=read_image_recipe(folder.preprocessor()),
     )
 
 
@@ -253,7 +323,7 @@ def _jina_clip(folder: ModelFolder) -> Recipe:
         max_text_tokens=min(int(tokenizer.get("model_max_length", 8192)), 8192),
         padding=Padding.NONE,  # the self-test may show that padding is masked
         pad_id=_pad_id(folder, 0),
-        image=read_image_recipe(folder.read_json("preprocessor_config.json")),
+        image=read_image_recipe(folder.preprocessor()),
         logit_scale=2.718281828459045**scale,
     )
 
@@ -267,8 +337,18 @@ def _remote(folder: ModelFolder) -> Recipe:
         padding=Padding.LONGEST,
         pad_id=int(text.get("pad_token_id") or 0),
         needs_mask=True,
-        image=read_image_recipe(folder.read_json("preprocessor_config.json")),
+        image=read_image_recipe(folder.preprocessor()),
     )
+
+
+_READERS: dict[str, Callable[[ModelFolder], Recipe]] = {
+    "clip": _clip,
+    "siglip": _siglip,
+    "siglip2": _siglip,
+    "chinese_clip": _chinese_clip,
+    "jina_clip": _jina_clip,
+    **dict.fromkeys(_TRAITS, _dual_encoder),
+}
 
 
 def _text_config(folder: ModelFolder) -> dict[str, Any]:

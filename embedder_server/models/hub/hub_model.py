@@ -24,13 +24,8 @@ from embedder_server.models.hub.vlm import load_vlm
 from embedder_server.models.hub.vlm_tokens import SequenceReader
 from embedder_server.models.runtimes.base import TwoTowers, parse_runtime
 from embedder_server.models.runtimes.export_cache import ExportCache, default_cache_dir
-from embedder_server.models.runtimes.selection import (
-    ChosenRuntime,
-    Probe,
-    choose,
-    make_probe,
-    open_explicit,
-)
+from embedder_server.models.runtimes.probe import Probe, make_probe
+from embedder_server.models.runtimes.selection import ChosenRuntime, choose, open_explicit
 from embedder_server.texts.tokenizer import TextTokenizer
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.memory import usable_bytes
@@ -146,7 +141,7 @@ def _info(
     recipe, fingerprint = parts.recipe, parts.fingerprint
     if chosen.runtime.precision == "int8":
         # int8 vectors differ more than those of two float runtimes: another vector space.
-        fingerprint = families.derived_fingerprint(fingerprint, "int8")
+        fingerprint = families.derived_fingerprint(fingerprint, "int8 weights")
     if limit < recipe.max_text_tokens:
         # Not in the recipe: networks and exports stay the same, only vectors of long texts change.
         fingerprint = families.derived_fingerprint(fingerprint, f"texts cut at {limit}")

@@ -27,7 +27,12 @@ from embedder_server.models.runtimes.base import (
     as_load_error,
 )
 from embedder_server.models.runtimes.export_cache import ExportCache
-from embedder_server.models.runtimes.onnx import OnnxTower, cpu_candidates, open_onnx
+from embedder_server.models.runtimes.onnx import (
+    OnnxTower,
+    cpu_candidates,
+    device_runtime,
+    open_onnx,
+)
 from embedder_server.texts.batches import Padding, TextBatches
 from embedder_server.types import FloatArray, Modality, ModelLoadError
 
@@ -57,7 +62,7 @@ class JinaNetworks:
     def candidates(self) -> tuple[Runtime, ...]:
         # v2's one graph needs an empty image. We only know that onnxruntime accepts it.
         if self._parts.device != "cpu" or len(onnx_files(self._parts.folder)) == 1:
-            return (Runtime("onnxruntime"),)
+            return (device_runtime(self._parts.device),)
         return cpu_candidates()
 
     def open(self, runtime: Runtime) -> TwoTowers:
@@ -85,16 +90,21 @@ class JinaNetworks:
             copies = self._cache.int8_copies(f"{parts.fingerprint[:24]}-jina", sources)
             sources = {kind: copies.file(kind) for kind in Modality}
         return {
-            kind: open_onnx(file, runtime, parts.device, parts.threads, _OUTPUTS[kind])
+            kind: open_onnx(
+                file,
+                runtime,
+                parts.device,
+                parts.threads,
+                _OUTPUTS[kind],
+                engines=self._cache.engines(),
+            )
             for kind, file in sources.items()
         }
 
     def _combined(self, file: Path, runtime: Runtime) -> dict[Modality, Tower]:
         parts = self._parts
-        if runtime.library != "onnxruntime" or runtime.precision == "int8":
-            raise ModelLoadError(
-                f"{parts.folder.name} runs on --runtime onnxruntime only, not {runtime}"
-            )
+        if runtime != (own := device_runtime(parts.device)):
+            raise ModelLoadError(f"{parts.folder.name} runs on --runtime {own} only, not {runtime}")
         graph = OnnxTower(file, parts.device, parts.threads)
         return {kind: _HalfTower(graph, kind, parts.recipe.image.side) for kind in Modality}
 

@@ -64,6 +64,20 @@ class ModelFolder:
         """
         return read_object(self.path / name) if (self.path / name).is_file() else {}
 
+    def preprocessor(self) -> dict[str, Any]:
+        """Return how the model's images are prepared: the settings of its image processor.
+
+        transformers 5 writes them into `processor_config.json`, and reads them there first.
+
+        Raises:
+            ModelLoadError: The file is missing or damaged.
+        """
+        nested = self.read_json("processor_config.json").get("image_processor")
+        if isinstance(nested, dict):
+            return nested
+        check_file(self.path / "preprocessor_config.json")
+        return self.read_json("preprocessor_config.json")
+
 
 def is_model_source(spec: str) -> bool:
     """Return whether `spec` can be a folder or a hub id, rather than a name of our own."""

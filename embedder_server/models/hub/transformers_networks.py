@@ -24,7 +24,7 @@ from embedder_server.models.runtimes.base import (
     as_load_error,
 )
 from embedder_server.models.runtimes.export_cache import Export, ExportCache, network_file
-from embedder_server.models.runtimes.onnx import cpu_candidates, open_onnx
+from embedder_server.models.runtimes.onnx import cpu_candidates, device_runtime, open_onnx
 from embedder_server.models.runtimes.torch import TorchTower, check_cuda, import_torch
 from embedder_server.texts.batches import Padding
 from embedder_server.types import Modality, ModelLoadError
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # Part of the cache's key. Raise it when the graphs change.
 EXPORT_VERSION = 1
 _OUTPUT = "embeddings"
+_METHODS = ("get_text_features", "get_image_features")
 _OPSET = 17
 # No dimension of a network has this batch size or length, so tracing cannot confuse them.
 _SAMPLE_BATCH, _SAMPLE_TOKENS = 2, 11
@@ -59,7 +60,7 @@ class TransformersNetworks:
         if self._parts.device == "cpu":
             return _on_cpu()
         if util.find_spec("torch") is None:
-            return (Runtime("onnxruntime"),)
+            return (device_runtime(self._parts.device),)
         return Runtime("torch"), Runtime("torch", "bf16"), Runtime("torch", "fp16")
 
     def open(self, runtime: Runtime) -> TwoTowers:
@@ -103,7 +104,13 @@ class TransformersNetworks:
             sources = {kind: export.file(kind) for kind in Modality}
             export = self._cache.int8_copies(self._key, sources)
         return {
-            kind: open_onnx(export.file(kind), runtime, parts.device, parts.threads)
+            kind: open_onnx(
+                export.file(kind),
+                runtime,
+                parts.device,
+                parts.threads,
+                engines=self._cache.engines(),
+            )
             for kind in Modality
         }
 
@@ -142,6 +149,8 @@ def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -
     import_torch()
     transformers = import_torch("transformers")
     weight_files(folder)
+    if not trust_remote_code:
+        _check_class(folder, transformers)
     with as_load_error(f"transformers cannot load {folder.path}", "cpu"):
         model, report = transformers.AutoModel.from_pretrained(
             folder.path,
@@ -156,7 +165,24 @@ def load_transformers(folder: ModelFolder, *, trust_remote_code: bool = False) -
             f"{folder.path} lacks {len(report['missing_keys'])} weights, for example "
             f"{sorted(report['missing_keys'])[0]}: download the model again"
         )
+    if folder.model_type == "aimv2":
+        # Its fast attention drops the causal mask where no text of a batch is padded: then a text
+        # alone has another vector than in a batch. Seen in transformers 5.23.
+        model.set_attn_implementation("eager")
     return model.eval()
+
+
+def _check_class(folder: ModelFolder, transformers: Any) -> None:
+    """Raise `ModelLoadError` unless transformers has a class that embeds both texts and images."""
+    with as_load_error(f"transformers does not know {folder.model_type!r}; update it", "cpu"):
+        config = transformers.AutoConfig.for_model(folder.model_type)
+        known = transformers.AutoModel._model_mapping[type(config)]
+    lacks = [name for name in _METHODS if not hasattr(known, name)]
+    if lacks:
+        raise ModelLoadError(
+            f"{folder.name} is a {known.__name__} of transformers, which has no "
+            f"{' and no '.join(lacks)}: choose a model for text and images (`sentinel models`)"
+        )
 
 
 def build_module(model: Any, recipe: Recipe, modality: Modality) -> tuple[Any, tuple[str, ...]]:
@@ -165,13 +191,19 @@ def build_module(model: Any, recipe: Recipe, modality: Modality) -> tuple[Any, t
     The module returns `[n, dimensions]`: pooled and projected as the model does it, not
     normalised.
     """
+    by_token = recipe.family == "flava"  # whose first token stands for all
     if modality is Modality.TEXT:
         inputs = ("input_ids", "attention_mask") if recipe.needs_mask else ("input_ids",)
-        return _pooled(model, model.get_text_features), inputs
+        return _pooled(model, model.get_text_features, by_token=by_token), inputs
     if isinstance(recipe.image, PatchRecipe):
         vision = model.vision_model
         return _pooled(vision, _patch_features(vision, recipe.image)), ("pixel_values",)
-    return _pooled(model, model.get_image_features), ("pixel_values",)
+    if recipe.family == "tipsv2":
+        _keep_positions(model.vision_model.embeddings, recipe)
+    if recipe.family == "align" and model.config.vision_config.pooling_type == "mean":
+        # The same mean. Its own pool is larger than the image, which OpenVINO refuses.
+        model.vision_model.pooler = import_torch().nn.AdaptiveAvgPool2d(1)
+    return _pooled(model, model.get_image_features, by_token=by_token), ("pixel_values",)
 
 
 def export_model(folder: ModelFolder, recipe: Recipe, target: Path) -> dict[str, Any]:
@@ -246,12 +278,16 @@ def _image_shape(recipe: Recipe) -> tuple[int, ...]:
 
 def _logits_of(model: Any) -> tuple[float, float]:
     """Return the trained scale and bias that turn a cosine into a logit."""
-    scale = float(model.logit_scale.detach().exp()) if hasattr(model, "logit_scale") else 1.0
+    if hasattr(model, "temperature"):  # ALIGN and TIPSv2 divide by it
+        scale = 1 / float(model.temperature.detach())
+    else:
+        scale = float(model.logit_scale.detach().exp()) if hasattr(model, "logit_scale") else 1.0
     bias = float(model.logit_bias.detach()) if hasattr(model, "logit_bias") else 0.0
     return scale, bias
 
 
-def _pooled(owner: Any, call: Any) -> Any:
+def _pooled(owner: Any, call: Any, *, by_token: bool = False) -> Any:
+    """Return a module of `call`; `by_token`: its pooled output is one vector a token."""
     import torch
 
     class Pooled(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
@@ -261,11 +297,30 @@ def _pooled(owner: Any, call: Any) -> Any:
             super().__init__()
             self.owner = owner
 
-        def forward(self, first: Any, mask: Any = None) -> Any:
-            out = call(first) if mask is None else call(first, attention_mask=mask)
-            return out.pooler_output if hasattr(out, "pooler_output") else out
+        def forward(self, content: Any, mask: Any = None) -> Any:
+            out = call(content) if mask is None else call(content, attention_mask=mask)
+            vectors = out.pooler_output if hasattr(out, "pooler_output") else out
+            return vectors[:, 0] if by_token else vectors
 
     return Pooled().eval()
+
+
+def _keep_positions(embeddings: Any, recipe: Recipe) -> None:
+    """Interpolate TIPSv2's positions once, for the size that the model is served with.
+
+    While it is traced, it always interpolates them, with an operator that ONNX lacks.
+    """
+    import torch
+
+    height, width = _image_shape(recipe)[1:]
+    patch = embeddings.config.patch_size
+    count = (height // patch) * (width // patch)
+    with torch.inference_mode():
+        sample = embeddings.position_embeddings.new_zeros(
+            1, count + 1, embeddings.position_embeddings.shape[-1]
+        )
+        positions = embeddings.interpolate_pos_encoding(sample, height, width).clone()
+    embeddings.interpolate_pos_encoding = lambda *_: positions
 
 
 def _patch_features(vision: Any, recipe: PatchRecipe) -> Any:

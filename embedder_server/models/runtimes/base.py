@@ -20,16 +20,19 @@ from embedder_server.types import FloatArray, Modality, ModelLoadError
 Feed = Mapping[str, npt.NDArray[Any]]
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
+# ONNX Runtime has one name for each kind of device code: its own for CPUs, CUDA's, TensorRT's.
 _LIBRARIES = {
     "onnxruntime": ("fp32", "int8"),
-    "openvino": ("fp32", "bf16"),
+    "onnxruntime-cuda": ("fp32",),
+    "onnxruntime-tensorrt": ("fp32",),
+    "openvino": ("fp32", "bf16", "int8"),
     "torch": ("fp32", "bf16", "fp16"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A library and the precision it computes with, both as in `_LIBRARIES`."""
+    """A library and a precision, both as in `_LIBRARIES`; int8 is that of the weights alone."""
 
     library: str
     precision: str = "fp32"
@@ -48,9 +51,7 @@ def parse_runtime(name: str) -> Runtime:
     Raises:
         ModelLoadError: There is no such runtime.
     """
-    library, _, precision = name.partition("-")
-    runtime = Runtime(library, precision or "fp32")
-    if runtime.precision not in _LIBRARIES.get(library, ()):
+    if (runtime := _RUNTIMES.get(name)) is None:
         raise ModelLoadError(
             f"unknown runtime {name!r}; there are auto, {', '.join(runtime_names())}"
         )
@@ -59,11 +60,14 @@ def parse_runtime(name: str) -> Runtime:
 
 def runtime_names() -> tuple[str, ...]:
     """Return every name that `parse_runtime` accepts."""
-    return tuple(
-        str(Runtime(library, precision))
-        for library, precisions in _LIBRARIES.items()
-        for precision in precisions
-    )
+    return tuple(_RUNTIMES)
+
+
+_RUNTIMES = {
+    str(runtime): runtime
+    for library, precisions in _LIBRARIES.items()
+    for runtime in (Runtime(library, precision) for precision in precisions)
+}
 
 
 class Tower(Protocol):
@@ -102,12 +106,22 @@ class TwoTowers:
             feed = {"input_ids": ids}
             if self._takes_mask:
                 feed["attention_mask"] = mask
-            vectors[rows] = self._text.run(feed)
+            vectors[rows] = self._sized("text", self._text.run(feed), len(rows))
         return vectors
 
     def embed_images(self, images: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
         """Return float32 `[n, dimensions]`, row i for image i, not normalised."""
-        return self._image.run({self._pixels: np.stack(images)})
+        vectors = self._image.run({self._pixels: np.stack(images)})
+        return self._sized("image", vectors, len(images))
+
+    def _sized(self, kind: str, vectors: FloatArray, count: int) -> FloatArray:
+        if vectors.shape == (count, self._dimensions):
+            return vectors
+        raise ModelLoadError(
+            f"for {count} {kind}s the {kind} network returns an array of the shape {vectors.shape},"
+            f" not ({count}, {self._dimensions}): both networks must make vectors of one length; "
+            "download the whole model again, or correct the length in its configuration"
+        )
 
     def close(self) -> None:
         """Release the memory of both networks."""

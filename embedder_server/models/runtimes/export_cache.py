@@ -101,25 +101,21 @@ class ExportCache:
             return self._build(folder, build)
 
     def int8_copies(self, key: str, sources: Mapping[Modality, Path]) -> Export:
-        """Return int8 copies of ONNX files, named after `key`; make them if they are missing."""
+        """Return copies of ONNX files with int8 weights; make them if they are missing."""
 
         def build(target: Path) -> dict[str, Any]:
-            from onnxruntime.quantization import QuantType, quantize_dynamic
+            from embedder_server.models.runtimes.int8_weights import store_weights_as_int8
 
             for modality, source in sources.items():
-                logger.info("quantising to int8, once", extra={"modality": str(modality)})
-                # The matrices become int8, scaled dynamically for each input.
-                quantize_dynamic(
-                    source,
-                    network_file(target, modality),
-                    weight_type=QuantType.QInt8,
-                    per_channel=True,
-                    op_types_to_quantize=["MatMul", "Gemm"],
-                    extra_options={"MatMulConstBOnly": True},
-                )
+                logger.info("storing weights as int8, once", extra={"modality": str(modality)})
+                store_weights_as_int8(source, network_file(target, modality))
             return {}
 
-        return self.get_or_build(f"{key}-int8", build)
+        return self.get_or_build(f"{key}-int8-weights", build)
+
+    def engines(self) -> Path:
+        """Return where TensorRT may keep what it builds; it makes the folder itself."""
+        return self._root / "tensorrt"
 
     def read_note(self, name: str) -> dict[str, Any] | None:
         """Return what `write_note` stored under `name`; None if it is missing or unreadable."""

@@ -1,6 +1,7 @@
 """Run ONNX files: with ONNX Runtime on the CPU or a CUDA device, with OpenVINO on the CPU.
 
 All ONNX Runtime sessions are made here, so that `cpu` and `cuda:N` mean the same for all models.
+On a device, CUDA's own kernels or TensorRT's run; the runtime's name says which.
 """
 
 from __future__ import annotations
@@ -15,14 +16,24 @@ import onnxruntime as ort
 from embedder_server.models.runtimes.base import Feed, Runtime, Tower, as_load_error
 from embedder_server.types import FloatArray, ModelLoadError
 
+_CUDA, _TENSORRT = "onnxruntime-cuda", "onnxruntime-tensorrt"
 _CUDA_PROVIDER = "CUDAExecutionProvider"
+_PROVIDERS = {
+    "onnxruntime": "CPUExecutionProvider",
+    _CUDA: _CUDA_PROVIDER,
+    _TENSORRT: "TensorrtExecutionProvider",
+}
 _CUDA_HINT = (
     "install the GPU build and its CUDA libraries: "
     "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 )
+_HINTS = {
+    _CUDA: _CUDA_HINT,
+    _TENSORRT: f"{_CUDA_HINT}, and TensorRT's libraries (pip install tensorrt), or choose {_CUDA}",
+}
 # bfloat16 is the CPU's own matrix arithmetic (AMX, AVX512-BF16): about twice as fast, and vectors
-# stay within a cosine of 0.9997 of float32.
-_OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+# stay within a cosine of 0.9997 of float32. int8 weights are multiplied in float32.
+_OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 def cpu_candidates() -> tuple[Runtime, ...]:
@@ -39,8 +50,19 @@ def cpu_precisions() -> tuple[str, ...]:
     return ("bf16", "fp32") if "BF16" in capabilities else ("fp32",)
 
 
+def device_runtime(device: str) -> Runtime:
+    """Return ONNX Runtime's exact runtime for a device."""
+    return Runtime("onnxruntime" if device == "cpu" else _CUDA)
+
+
 def open_onnx(
-    file: Path, runtime: Runtime, device: str, threads: int, outputs: tuple[str, ...] = ()
+    file: Path,
+    runtime: Runtime,
+    device: str,
+    threads: int,
+    outputs: tuple[str, ...] = (),
+    *,
+    engines: Path | None = None,
 ) -> Tower:
     """Load the network in an ONNX file.
 
@@ -50,6 +72,7 @@ def open_onnx(
         device: `cpu` or `cuda:N`.
         threads: CPU threads of one forward pass.
         outputs: Possible names of the vectors; without a match the first output is used.
+        engines: Where TensorRT keeps what it builds, which takes minutes; None: nowhere.
 
     Raises:
         ModelLoadError: It cannot run there.
@@ -60,18 +83,27 @@ def open_onnx(
                 f"--runtime {runtime} runs on the CPU only; use --device cpu, or another runtime"
             )
         return OpenVinoTower(file, runtime.precision, threads, outputs)
-    if runtime.library != "onnxruntime":
+    if runtime.library not in _PROVIDERS:
         raise ModelLoadError(f"this model has no files for --runtime {runtime}")
-    return OnnxTower(file, device, threads, outputs)
+    return OnnxTower(file, device, threads, outputs, library=runtime.library, engines=engines)
 
 
 class OnnxTower:
-    """`Tower` of an ONNX file in ONNX Runtime. The arguments are those of `open_onnx`."""
+    """`Tower` of an ONNX file in ONNX Runtime; the arguments: see `open_onnx`, `create_session`."""
 
     def __init__(
-        self, file: Path, device: str, threads: int, outputs: tuple[str, ...] = ()
+        self,
+        file: Path,
+        device: str,
+        threads: int,
+        outputs: tuple[str, ...] = (),
+        *,
+        library: str = "",
+        engines: Path | None = None,
     ) -> None:
-        self._session = create_session(file, device=device, threads=threads)
+        self._session = create_session(
+            file, device=device, threads=threads, library=library, engines=engines
+        )
         self.inputs = tuple(argument.name for argument in self._session.get_inputs())
         self.outputs = tuple(argument.name for argument in self._session.get_outputs())
         named = [name for name in outputs if name in self.outputs]
@@ -120,13 +152,22 @@ class OpenVinoTower:
         """Do nothing: OpenVINO frees a network's memory with the object."""
 
 
-def create_session(model: bytes | Path, *, device: str, threads: int) -> ort.InferenceSession:
+def create_session(
+    model: bytes | Path,
+    *,
+    device: str,
+    threads: int,
+    library: str = "",
+    engines: Path | None = None,
+) -> ort.InferenceSession:
     """Return a session that runs `model` on `device`. Use it from one thread at a time.
 
     Args:
         model: A serialised ONNX model, or the file that holds it.
         device: `cpu` or `cuda:N`.
         threads: CPU threads of one forward pass; ignored by operators that run on a GPU.
+        library: `Runtime.library`; empty: that of `device_runtime`.
+        engines: Where TensorRT keeps what it builds; None: nowhere.
 
     Raises:
         ModelLoadError: The device is not usable, or the bytes are not a model.
@@ -139,7 +180,8 @@ def create_session(model: bytes | Path, *, device: str, threads: int) -> ort.Inf
     options.log_severity_level = 3
     # Threads that spin between operators take the cores of image decoding and of the event loop.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = _providers(device)
+    library = library or device_runtime(device).library
+    providers = _providers(library, device, engines)
     name = str(model) if isinstance(model, Path) else "the model"
     source = name if isinstance(model, Path) else model
     with as_load_error(f"onnxruntime cannot load {name} on {device}", device):
@@ -149,7 +191,7 @@ def create_session(model: bytes | Path, *, device: str, threads: int) -> ort.Inf
     # would run on the CPU while the worker reports a GPU.
     if session.get_providers()[0] != expected:
         raise ModelLoadError(
-            f"onnxruntime offers {expected} but could not start it on {device}; {_CUDA_HINT}"
+            f"onnxruntime offers {expected} but could not start it on {device}; {_HINTS[library]}"
         )
     return session
 
@@ -178,20 +220,36 @@ def has_cuda() -> bool:
     return _CUDA_PROVIDER in ort.get_available_providers()
 
 
-def _providers(device: str) -> Sequence[tuple[str, dict[str, Any]]]:
-    if device == "cpu":
-        return [("CPUExecutionProvider", {})]
-    if not has_cuda():
+def _providers(
+    library: str, device: str, engines: Path | None
+) -> Sequence[tuple[str, dict[str, Any]]]:
+    """Return what runs a network, and what runs the operators that it cannot."""
+    on_cpu: tuple[str, dict[str, Any]] = (_PROVIDERS["onnxruntime"], {})
+    if (device == "cpu") != (library == "onnxruntime"):
         raise ModelLoadError(
-            f"device {device} was requested, but onnxruntime has no CUDA provider; {_CUDA_HINT}"
+            f"--runtime {library} does not run on {device}: on the CPU it is onnxruntime, on "
+            f"cuda:N {_CUDA} or {_TENSORRT}"
         )
+    if device == "cpu":
+        return [on_cpu]
+    for needed in {_CUDA, library}:
+        if _PROVIDERS[needed] not in ort.get_available_providers():
+            raise ModelLoadError(
+                f"device {device} was requested, but onnxruntime has no "
+                f"{needed.removeprefix('onnxruntime-')} provider; {_HINTS[needed]}"
+            )
     # Finds cuDNN and cuBLAS inside the nvidia-* wheels; without it only a system CUDA is found.
     ort.preload_dlls()
+    number = device.removeprefix("cuda:")
     # TF32 rounds to 10 mantissa bits: then a text alone and in a batch differ at 1e-3.
-    return [
-        (_CUDA_PROVIDER, {"device_id": device.removeprefix("cuda:"), "use_tf32": "0"}),
-        ("CPUExecutionProvider", {}),
-    ]
+    on_cuda = (_CUDA_PROVIDER, {"device_id": number, "use_tf32": "0"})
+    if library == _CUDA:
+        return [on_cuda, on_cpu]
+    options = {"device_id": number}
+    if engines is not None:
+        options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engines)}
+        options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(engines)}
+    return [(_PROVIDERS[_TENSORRT], options), on_cuda, on_cpu]
 
 
 def _openvino() -> Any:

@@ -2,7 +2,7 @@
 
 Every candidate, even a single one, embeds the same few texts and images, alone and together. It
 must agree with the exact runtime and with itself. Then speed decides. The decision is stored with
-the exports, for this machine and these versions.
+the exports, for this machine and these versions. What is served is checked at every start.
 """
 
 from __future__ import annotations
@@ -16,11 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from time import perf_counter
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from embedder_server.models.runtimes.base import (
     ModelMemoryError,
@@ -32,59 +27,14 @@ from embedder_server.models.runtimes.base import (
     memory_error,
 )
 from embedder_server.models.runtimes.export_cache import ExportCache
-from embedder_server.texts.tokenizer import TokenizedText
-from embedder_server.types import FloatArray, ModelLoadError
+from embedder_server.models.runtimes.probe import ROUNDS, Measured, Probe, flaw, measure
+from embedder_server.types import ModelLoadError
 
 logger = logging.getLogger(__name__)
 
-ROUNDS = 3
-# What `auto` accepts: the least cosine to float32, and of an item alone to itself in a batch.
+# The least cosine to float32 that `auto` accepts.
 MIN_ACCURACY = 0.999
-MIN_INVARIANCE = 0.9995
 _ONLY = "the only one for this model and device"
-
-_SENTENCES = (
-    "a cat",
-    "two dogs run along the beach at low tide",
-    "red umbrella in the rain at night, neon lights",
-    "an old man mends a fishing net on the quay while grey cats wait beside a bucket",
-    "mountain",
-    "a cup of coffee on a wooden table next to an open book and a pair of reading glasses",
-    "steam locomotive crossing a stone bridge",
-    "children playing football in a narrow street",
-)
-_IMAGES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Contents that every candidate embeds."""
-
-    texts: Sequence[TokenizedText]
-    images: Sequence[npt.NDArray[np.generic]]  # preprocessed
-
-
-@dataclass(slots=True)
-class Measured:
-    """Unit vectors and times of one runtime for the probe: of the texts, then of the images."""
-
-    vectors: tuple[FloatArray, FloatArray]  # all embedded together
-    alone: tuple[FloatArray, FloatArray]  # each embedded alone
-    seconds: list[float]  # for one text, all texts, one image, all images
-
-    @property
-    def invariance(self) -> float:
-        """Least cosine of an item alone to the same item in the batch."""
-        return _least_cosine(self.alone, self.vectors)
-
-    def accuracy(self, exact: Measured) -> float:
-        """Return the least cosine to another runtime's vectors of each item alone."""
-        return _least_cosine(self.vectors, exact.alone)
-
-    def speed(self, exact: Measured) -> float:
-        """Return the speed-up over another runtime, the geometric mean of all four loads."""
-        ratios = np.array(exact.seconds) / np.array(self.seconds)
-        return float(np.exp(np.log(ratios).mean()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +57,10 @@ def choose(
 ) -> ChosenRuntime:
     """Load the fastest runtime that keeps the model's vectors.
 
-    The decision is stored in `cache`; `probe` is called only if something is measured.
+    The decision is stored in `cache`.
 
     Raises:
-        ModelLoadError: No runtime works here, or every one's vectors depend on the batch.
+        ModelLoadError: No runtime works here, or the model fails the checks of `probe.flaw`.
     """
     candidates = networks.candidates()
     situation = _situation(device, threads, candidates)
@@ -118,7 +68,7 @@ def choose(
     if (stored := cache.read_note(note)) is not None:
         by_name = {str(candidate): candidate for candidate in candidates}
         if (runtime := by_name.get(str(stored.get("runtime")))) is not None:
-            return ChosenRuntime(runtime, networks.open(runtime), str(stored.get("reason", "")))
+            return _checked(networks, runtime, str(stored.get("reason", "")), probe())
     try:
         runtime, reason = _compare(networks, candidates, probe(), device)
     except ModelMemoryError:
@@ -138,20 +88,49 @@ def open_explicit(
     """Load the configured runtime; measure the accuracy of int8.
 
     Raises:
-        ModelLoadError: It does not work here.
+        ModelLoadError: It does not work here, or the model fails the checks of `probe.flaw`.
     """
-    towers = networks.open(runtime)
-    if runtime.precision != "int8":
-        return ChosenRuntime(runtime, towers, f"{runtime}: as configured")
     samples = probe()
+    if runtime.precision != "int8":
+        return _checked(networks, runtime, f"{runtime}: as configured", samples)
     exact, _ = _measure_exact(networks, samples, device)
-    measured = measure(towers, samples, rounds=1)
+    towers = networks.open(runtime)
+    measured = _sound(runtime, towers, samples)
     reason = (
         f"{runtime}: as configured; cosine to float32 at least {measured.accuracy(exact):.4f}, of "
         f"an item alone to itself in a batch {measured.invariance:.4f} "
         f"({len(samples.texts)} texts, {len(samples.images)} pictures)"
     )
     return ChosenRuntime(runtime, towers, reason)
+
+
+def _checked(networks: Networks, runtime: Runtime, reason: str, probe: Probe) -> ChosenRuntime:
+    """Load a runtime, and check its vectors."""
+    towers = networks.open(runtime)
+    try:
+        _sound(runtime, towers, probe.quick())
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        # Perhaps only a batch is too large; the engine splits such batches.
+        logger.warning("not checked, for lack of memory", extra={"runtime": str(runtime)})
+    return ChosenRuntime(runtime, towers, reason)
+
+
+def _sound(runtime: Runtime, towers: TwoTowers, probe: Probe) -> Measured:
+    """Return the vectors of a model that passes all checks.
+
+    Raises:
+        ModelLoadError: It fails one.
+    """
+    measured = measure(towers, probe, rounds=0)
+    if found := flaw(measured, probe):
+        raise ModelLoadError(f"the model fails its check on {runtime}: {found}")
+    logger.info(
+        "checks passed",
+        extra={"runtime": str(runtime), "batch_cosine": round(measured.invariance, 6)},
+    )
+    return measured
 
 
 def _compare(
@@ -167,8 +146,8 @@ def _compare(
         # A runtime that fails here, with whatever error, is not chosen.
         except Exception as error:
             logger.warning("a runtime does not work here", extra={"runtime": str(candidate)})
-            findings.append(f"{candidate} does not work ({str(error)[:80]})")
-    flaws = {candidate: _flaw(measured, exact) for candidate, measured in found.items()}
+            findings.append(f"{candidate} does not work ({str(error)[:300]})")
+    flaws = {candidate: _flaw(measured, exact, probe) for candidate, measured in found.items()}
     findings += [
         f"{candidate} {measured.speed(exact):.2f}x, cosine {measured.accuracy(exact):.5f}"
         + flaws[candidate]
@@ -184,16 +163,11 @@ def _compare(
     return best, _reason(best, found[best], exact, base, findings)
 
 
-def _flaw(measured: Measured, exact: Measured) -> str:
+def _flaw(measured: Measured, exact: Measured, probe: Probe) -> str:
     """Return why a runtime must not be chosen; empty if it may be."""
-    if measured.accuracy(exact) < MIN_ACCURACY:
-        return ": too inexact"
-    if measured.invariance < MIN_INVARIANCE:
-        return (
-            f": an item's vector depends on its batch, cosine {measured.invariance:.4f}; only "
-            "--runtime with its name serves it"
-        )
-    return ""
+    if found := flaw(measured, probe):
+        return f": {found}"
+    return ": too inexact" if measured.accuracy(exact) < MIN_ACCURACY else ""
 
 
 def _reason(
@@ -238,7 +212,7 @@ def _measure_once(towers: TwoTowers, probe: Probe, rounds: int = ROUNDS) -> Meas
 def _situation(device: str, threads: int, candidates: Sequence[Runtime]) -> str:
     """Hash all that may change the decision: machine, versions and candidates."""
     versions = {}
-    for package in ("onnxruntime", "openvino", "torch"):
+    for package in ("onnxruntime", "onnxruntime-gpu", "openvino", "torch"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -264,55 +238,3 @@ def _processor() -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
-
-
-def make_probe(
-    tokenize: Callable[[str], TokenizedText],
-    preprocess: Callable[[Any], npt.NDArray[np.generic]],
-    side: int,
-) -> Probe:
-    """Return the probe for one model. Its images are the same on every machine."""
-    from PIL import Image
-
-    random = np.random.default_rng(7)
-    coarse = random.integers(0, 256, (_IMAGES, 8, 8, 3), dtype=np.uint8)
-    images = [Image.fromarray(pixels).resize((side, side)) for pixels in coarse]
-    return Probe([tokenize(text) for text in _SENTENCES], [preprocess(i) for i in images])
-
-
-def measure(towers: TwoTowers, probe: Probe, rounds: int = ROUNDS) -> Measured:
-    """Embed `probe` and return the vectors and the best times of `rounds` rounds."""
-    texts, images = towers.embed_texts, towers.embed_images
-    together = (_unit(texts(probe.texts)), _unit(images(probe.images)))
-    alone = (
-        _unit(np.concatenate([texts([text]) for text in probe.texts])),
-        _unit(np.concatenate([images([image]) for image in probe.images])),
-    )
-    loads: tuple[Callable[[], object], ...] = (
-        lambda: texts(probe.texts[1:2]),
-        lambda: texts(probe.texts),
-        lambda: images(probe.images[:1]),
-        lambda: images(probe.images),
-    )
-    return Measured(together, alone, [_best(load, rounds) for load in loads])
-
-
-def _best(load: Callable[[], object], rounds: int) -> float:
-    seconds = []
-    for _ in range(rounds):
-        start = perf_counter()
-        load()
-        seconds.append(perf_counter() - start)
-    return min(seconds)
-
-
-def _least_cosine(ours: Sequence[FloatArray], others: Sequence[FloatArray]) -> float:
-    pairs = zip(ours, others, strict=True)
-    return min(float(np.einsum("ij,ij->i", a, b).min()) for a, b in pairs)
-
-
-def _unit(vectors: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not np.isfinite(norms).all() or not (norms > 0).all():
-        raise ModelLoadError("the network returns no usable vectors")
-    return np.asarray(vectors / norms, dtype=np.float32)

@@ -59,7 +59,7 @@ def clip(folder: Path, *, eos_token_id: int | None = None) -> Any:
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary, merges = _clip_vocabulary()
+    vocabulary, merges = clip_vocabulary()
     CLIPTokenizer(vocabulary, merges).save_pretrained(folder)
     end = len(vocabulary) - 1
     ids = {"eos_token_id": eos_token_id or end, "bos_token_id": end - 1, "pad_token_id": end}
@@ -67,7 +67,7 @@ def clip(folder: Path, *, eos_token_id: int | None = None) -> Any:
     config = CLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
     size = {"height": SIDE, "width": SIDE}
     CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=size).save_pretrained(folder)
-    return _saved(scattered(CLIPModel(config)), folder)
+    return saved(scattered(CLIPModel(config)), folder)
 
 
 def siglip(folder: Path) -> Any:
@@ -89,7 +89,7 @@ def _siglip(folder: Path, size: int) -> Any:
     text = {**TEXT, "vocab_size": size, "max_position_embeddings": 16, "projection_size": 32}
     config = SiglipConfig(text_config=text, vision_config=VISION)
     SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
-    return _saved(scattered(SiglipModel(config)), folder)
+    return saved(scattered(SiglipModel(config)), folder)
 
 
 def siglip2(folder: Path) -> Any:
@@ -102,7 +102,7 @@ def siglip2(folder: Path) -> Any:
     vision = {key: value for key, value in VISION.items() if key != "image_size"}
     config = Siglip2Config(text_config=text, vision_config={**vision, "num_patches": 16})
     Siglip2ImageProcessorPil(patch_size=8, max_num_patches=20).save_pretrained(folder)
-    return _saved(scattered(Siglip2Model(config)), folder)
+    return saved(scattered(Siglip2Model(config)), folder)
 
 
 def chinese_clip(folder: Path) -> Any:
@@ -110,8 +110,7 @@ def chinese_clip(folder: Path) -> Any:
     from transformers import ChineseCLIPConfig, ChineseCLIPImageProcessorPil, ChineseCLIPModel
 
     folder.mkdir(parents=True, exist_ok=True)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(CORPUS)), *"猫狗红色的船"]
-    words += [*"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
+    words = bert_words()
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     text = {**TEXT, "vocab_size": len(words), "max_position_embeddings": 64}
     config = ChineseCLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
@@ -119,11 +118,20 @@ def chinese_clip(folder: Path) -> Any:
     ChineseCLIPImageProcessorPil(size=size, crop_size=size, do_center_crop=False).save_pretrained(
         folder
     )
-    return _saved(scattered(ChineseCLIPModel(config)), folder)
+    return saved(scattered(ChineseCLIPModel(config)), folder)
+
+
+def bert_words() -> list[str]:
+    """Return a vocabulary as in BERT's `vocab.txt`."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return [
+        *special, *sorted(set(CORPUS)), *"猫狗红色的船", *letters, *(f"##{c}" for c in letters)
+    ]  # fmt: skip
 
 
 def jina(
-    folder: Path, *, masked: bool = True, longest: int = 100, version: int = 1, suffix: str = ""
+    folder: Path, *, masked: bool = True, longest: int = 300, version: int = 1, suffix: str = ""
 ) -> None:
     """Write jina-clip's ONNX files as they are published, over networks of a few kilobytes.
 
@@ -242,7 +250,7 @@ def _graph(file: Path, *parts: Any) -> None:
     onnx.save(model, str(file))
 
 
-def _clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -311,7 +319,7 @@ def _written(
     return tokenizer.get_vocab_size()
 
 
-def _saved(model: Any, folder: Path) -> Any:
+def saved(model: Any, folder: Path) -> Any:
     model.save_pretrained(folder)
     return model
 

@@ -200,10 +200,9 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_refused(monkeypatch: pytest.Monkey
         create_session(b"not a model", device="cpu", threads=1)
 
 
-def test_the_gpu_images_start_with_the_built_in_model_on_the_cpu(
+def test_where_onnxruntime_has_no_cuda_the_built_in_model_starts_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Their lock has ONNX Runtime for the CPU; profile and overlay ask for cuda:0."""
     monkeypatch.setattr(devices, "cuda_devices", lambda *_: 1)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     loaded = registry.load_model(ModelChoice(registry.DEFAULT_MODEL, "cuda:0", 1))
