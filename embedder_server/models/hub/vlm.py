@@ -22,7 +22,8 @@ from embedder_server.models.hub.vlm_networks import VlmNetworks
 from embedder_server.models.hub.vlm_tokens import Frames, SequenceReader
 from embedder_server.models.runtimes.base import Runtime
 from embedder_server.models.runtimes.export_cache import ExportCache, default_cache_dir
-from embedder_server.models.runtimes.selection import ChosenRuntime, Probe, choose, open_explicit
+from embedder_server.models.runtimes.probe import Probe, make_probe
+from embedder_server.models.runtimes.selection import ChosenRuntime, choose, open_explicit
 from embedder_server.texts.tokenizer import read_tokenizer
 from embedder_server.types import ModelInfo, ModelLoadError
 from sentinel_core.vectors import Role
@@ -176,8 +177,6 @@ def _reader(family: ModuleType, folder: ModelFolder, recipe: VlmRecipe) -> Seque
 
 
 def _probe(reader: SequenceReader, recipe: VlmRecipe) -> Probe:
-    from embedder_server.models.runtimes.selection import make_probe
-
     def as_input(image: Any) -> Any:
         pixels = recipe.budget.pixels(image)
         return reader.image_input(pixels, "", Role.DOCUMENT)[0]
