@@ -17,12 +17,7 @@ from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.fleet import Fleet
 from search_server.embedders.load import CallSize
 from search_server.embedders.quarantine import Quarantine
-from search_server.embedders.worker import (
-    ServedModel,
-    Worker,
-    WorkerLost,
-    call_size,
-)
+from search_server.embedders.worker import ServedModel, Worker, WorkerLost, call_size
 from search_server.types.embeddings import Embedded, EmbeddedItem, EmbedOptions, WorkerTimings
 from sentinel_core.calls import Deadline, together
 from sentinel_core.errors import (
