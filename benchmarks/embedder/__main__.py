@@ -18,14 +18,23 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import random_clip, report
-from benchmarks.embedder import latency, networks, stress, throughput
+from benchmarks.embedder import decoding, latency, networks, stress, throughput
 from benchmarks.embedder.context import FULL, QUICK, Bench, Choice
 from benchmarks.load.agents import agent
 from benchmarks.report import Row
 
 _HERE = Path(__file__).resolve().parents[1]
 _RANDOM = "random-clip"
-SECTIONS = ("throughput", "towers", "latency", "priority", "overload", "memory", "starts")
+SECTIONS = (
+    "throughput",
+    "towers",
+    "latency",
+    "priority",
+    "overload",
+    "memory",
+    "starts",
+    "decoding",
+)
 
 
 def main() -> None:
@@ -74,6 +83,7 @@ def measure(bench: Bench, only: list[str]) -> Iterator[tuple[str, list[Row]]]:
         "overload": stress.overload,
         "memory": stress.memory,
         "starts": stress.starts,
+        "decoding": decoding.decoding,
     }
     for name, section in alone.items():
         if name in only:
