@@ -109,7 +109,7 @@ def _rate(decode: _Decode, data: bytes, seconds: float, clock: Any = time.proces
     while clock() - start < seconds or count < 2:
         _RECIPE.pixels(decode(data))
         count += 1
-    return count / (clock() - start)
+    return float(count / (clock() - start))
 
 
 def _compared(size: str, rates: dict[tuple[str, str], float]) -> Row:
