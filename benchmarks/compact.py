@@ -241,7 +241,7 @@ async def _embedded(embedder: InProcessEmbedder, contents: Sequence[str | ImageF
 
 def _with_mirror(file: Path) -> list[bytes]:
     mirrored = io.BytesIO()
-    with Image.open(file) as image:
+    with Image.open(file, formats=["PNG"]) as image:
         ImageOps.mirror(image.convert("RGBA")).save(mirrored, "PNG")
     return [file.read_bytes(), mirrored.getvalue()]
 

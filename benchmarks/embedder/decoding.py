@@ -59,7 +59,7 @@ def _jpeg(width: int, height: int) -> bytes:
     """Return a JPEG full of real photos, at their own size: as much detail as a photo has."""
     canvas = Image.new("RGB", (width, height))
     x = y = row = 0
-    photos = [Image.open(path).convert("RGB") for path in all_photos()]
+    photos = [Image.open(path, formats=["JPEG", "PNG"]).convert("RGB") for path in all_photos()]
     for number in range(10_000):
         if y >= height:
             break
@@ -78,11 +78,15 @@ def _decoders() -> Iterator[tuple[str, _Decode]]:
     """Yield ours, Pillow without scaled decoding, and the others that are installed."""
     ours = ImageDecoder(max_bytes=1 << 26, max_pixels=1 << 26, model_side=_SIDE)
     yield "ours", lambda data: ours.decode(data).picture
-    yield "Pillow, whole image", lambda data: Image.open(io.BytesIO(data)).convert("RGB")
+    yield "Pillow, whole image", lambda data: _opened(data).convert("RGB")
     if find_spec("simplejpeg"):
         yield "simplejpeg (libjpeg-turbo)", _simplejpeg
     if find_spec("cv2"):
         yield "OpenCV", _opencv
+
+
+def _opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=["JPEG"])
 
 
 def _simplejpeg(data: bytes) -> Image.Image:
@@ -96,7 +100,7 @@ def _opencv(data: bytes) -> Image.Image:
     import cv2  # noqa: PLC0415 - optional
 
     cv2.setNumThreads(1)
-    side = min(Image.open(io.BytesIO(data)).size)
+    side = min(_opened(data).size)
     scale = next(n for n in (8, 4, 2, 1) if n == 1 or side // n >= _MARGIN * _SIDE)
     flag = cv2.IMREAD_COLOR if scale == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{scale}")
     return Image.fromarray(cv2.imdecode(np.frombuffer(data, np.uint8), flag)[:, :, ::-1])
