@@ -3,7 +3,6 @@
     python -m embedder_server.models list
     python -m embedder_server.models show NAME
     python -m embedder_server.models pull NAME
-    python -m embedder_server.models need NAME    (pull, unless it is part of Sentinel)
 
 The command line has a process of its own, since the client imports no server.
 """
@@ -31,13 +30,14 @@ def main(words: list[str]) -> int:
             case ["list"]:
                 for entry in catalog().values():
                     print(json.dumps(_described(entry)))
+            case ["show" | "pull", name] if name == DEFAULT_MODEL:
+                raise ModelLoadError(
+                    f"{name} is part of Sentinel: there is nothing to download; docs/models.md "
+                    "describes it"
+                )
             case ["show", name]:
                 print(json.dumps(_described(named_entry(name))))
-            case ["need", name] if name == DEFAULT_MODEL:
-                print(json.dumps({"name": name}))
-            case ["pull", name] if name == DEFAULT_MODEL:
-                raise ModelLoadError(f"{name} is part of Sentinel: there is nothing to download")
-            case ["pull" | "need", name]:
+            case ["pull", name]:
                 entry = named_entry(name)
                 folder = pull(entry)
                 found = {"path": str(folder.path), "revision": folder.revision}

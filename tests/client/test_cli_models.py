@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from sentinel_client.cli import _supervisor, main
+from embedder_server.models.registry import DEFAULT_MODEL
+from sentinel_client.cli import _library, _supervisor, main
+from sentinel_client.cli.models import model_choice
 from tests.embedder_server.models import tiny_models
 from tests.fakes import hub
 
@@ -93,10 +97,35 @@ def test_up_downloads_the_model_before_it_starts_a_server(
     assert started[0].wanted.models[0].flags == ["--model", "jina-clip-v2"]
     found = [*(tmp_path / "home").rglob("text_model.onnx")]
     assert found, "the model was not downloaded"
-    assert commands == [["need", "jina-clip-v2"]], "one process does it"
+    assert commands == [["pull", "jina-clip-v2"]], "one process does it"
     assert "does not allow commercial use" in result.stderr
     mistyped = CliRunner().invoke(main, [*arguments[:-1], "jina-clip2"])
     assert mistyped.exit_code == 1 and len(started) == 1
+
+
+def test_the_default_model_has_one_name_so_that_a_library_can_go_back_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("SENTINEL_EMBEDDER_MODEL", "SENTINEL_EMBEDDER_REVISION"):
+        monkeypatch.delenv(variable, raising=False)
+    assert model_choice("", None) == model_choice(DEFAULT_MODEL, None)
+    assert model_choice("", None).flags == ["--model", DEFAULT_MODEL]
+    monkeypatch.setenv("SENTINEL_EMBEDDER_MODEL", "owner/own")
+    monkeypatch.setenv("SENTINEL_EMBEDDER_REVISION", "a" * 40)
+    assert model_choice("", None) == model_choice("owner/own", "a" * 40)
+    assert model_choice(DEFAULT_MODEL, None).flags == ["--model", DEFAULT_MODEL]
+    assert "is part of Sentinel" in models("show", DEFAULT_MODEL).stderr
+
+
+def test_a_second_change_of_a_library_waits_for_the_first(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    _library.tell_running(tmp_path, _library.Running(os.getpid(), "127.0.0.1:1", "", ()))
+    with (tmp_path / "run" / "use.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = models("use", "owner/new", "--data", str(tmp_path))
+    assert refused.exit_code == 1
+    assert "another `sentinel models use` runs" in refused.stderr
+    assert not (tmp_path / "models.json").exists()
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from embedder_server.models.registry import DEFAULT_MODEL
 from sentinel_client import Item, SentinelClient
 from tests.e2e.laptop import SENTINEL, sentinel
 from tests.embedder_server.models import tiny_models
@@ -30,7 +31,7 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.plaintext("`sentinel up` on the loopback has no TLS"),
 ]
-DIMENSIONS = {"a": 12, "b": 1024}
+DIMENSIONS = {"a": 12, "b": 1024, DEFAULT_MODEL: 384}
 WORDS = ("red", "blue", "green", "black")
 
 
@@ -39,7 +40,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("models")
     tiny_models.jina(folder / "a")
     tiny_models.jina(folder / "b", version=2)
-    return {name: str(folder / name) for name in DIMENSIONS}
+    return {name: str(folder / name) for name in ("a", "b")}
 
 
 class Library:
@@ -211,7 +212,8 @@ def test_ctrl_c_and_the_death_of_either_process_lose_nothing(
                 command, "photos: ", lambda: command.send_signal(signal.SIGINT)
             )
             assert code == 130, said
-            assert f"To continue: sentinel models use {models['b']}" in said
+            again = f"sentinel models use {models['b']} --data '{library.data}'"
+            assert f"To continue: {again}" in said
             assert library.models() == [("b", "serving"), ("a", "serving")]
             killed = library.use(models["b"])
             assert interrupt_when(killed, "photos: ", killed.kill)[0] == -signal.SIGKILL
@@ -259,16 +261,19 @@ def test_a_gateway_killed_right_after_the_move_takes_writes_again(
             assert client.get_items(["after"], collection="photos")
 
 
-def test_going_back_drops_the_unfinished_copy(library: Library, models: dict[str, str]) -> None:
-    with library.up("--model", models["a"]):
+@pytest.mark.parametrize("old", ["a", DEFAULT_MODEL])
+def test_going_back_drops_the_unfinished_copy(
+    library: Library, models: dict[str, str], old: str
+) -> None:
+    with library.up(*(["--model", models[old]] if old in models else [])):
         library.fill("photos", items=900)
         command = library.use(models["b"])
         interrupt_when(command, "photos: ", lambda: command.send_signal(signal.SIGINT))
-        library.finish(models["a"])
-        assert library.models() == [("a", "serving")]
+        library.finish(models.get(old, old))
+        assert library.models() == [(old, "serving")]
         with SentinelClient(library.address) as client:
             assert [one.name for one in client.list_collections()] == ["photos"]
-        assert library.dimensions("photos") == DIMENSIONS["a"]
+        assert library.dimensions("photos") == DIMENSIONS[old]
 
 
 def test_a_model_that_does_not_load_changes_nothing(

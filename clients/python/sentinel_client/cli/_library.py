@@ -22,25 +22,23 @@ from typing import Any
 from sentinel_client.cli._console import Failure
 from sentinel_client.cli._servers import is_alive
 
+# The embedder's own default. Named, so that a library can go back to it by name.
+DEFAULT_MODEL = "conse-minilm-lite0"
 _WANTED = "models.json"
 _RUNNING = Path("run", "up.json")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A model as the embedder's flags name it; empty: what the embedder has by default."""
+    """A model as the embedder's flags name it; an empty revision: the model's usual one."""
 
-    model: str = ""
+    model: str
     revision: str = ""
 
     @property
     def flags(self) -> list[str]:
-        model = ["--model", self.model] if self.model else []
-        return model + (["--revision", self.revision] if self.revision else [])
-
-    @property
-    def shown(self) -> str:
-        return self.model or "the default model"
+        revision = ["--revision", self.revision] if self.revision else []
+        return ["--model", self.model, *revision]
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,7 @@ class Supervisor:
         why = str(error) if isinstance(error, ServerDied) else self._not_serving()
         if all(one is model or one.state is State.FAILED for one in self._models):
             raise error
-        click.secho(f"cannot serve {model.choice.shown}: {why}", fg="red", err=True)
+        click.secho(f"cannot serve {model.choice.model}: {why}", fg="red", err=True)
         model.state, model.why = State.FAILED, why
         for server in model.servers:
             await server.stop(_STOP_TIMEOUT_S)
@@ -267,7 +267,7 @@ class Supervisor:
         for server in model.servers:
             await server.stop(_STOP_TIMEOUT_S)
         self._models.remove(model)
-        click.echo(f"{model.choice.shown} is no longer used; its embedder has ended.")
+        click.echo(f"{model.choice.model} is no longer used; its embedder has ended.")
 
     def _publish(self) -> None:
         """Tell the gateway its workers, and `sentinel models use` what runs."""

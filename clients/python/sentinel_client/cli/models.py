@@ -6,6 +6,7 @@ The catalog is the worker's. A process of its own reads it, since the client imp
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ from sentinel_client.cli._console import (
     out,
     require_modules,
 )
-from sentinel_client.cli._library import ModelChoice
+from sentinel_client.cli._library import DEFAULT_MODEL, ModelChoice
 from sentinel_client.cli._options import json_option
 
 _MODULE = "embedder_server.models"
@@ -115,13 +116,13 @@ def pull(name: str) -> None:
     click.echo(f"Use it: sentinel up --model {name}")
 
 
-def pull_model(name: str, command: str = "pull") -> dict[str, Any]:
+def pull_model(name: str) -> dict[str, Any]:
     """Download a model with its progress on stderr; return what is known about it.
 
     Raises:
         Failure: There is no such model, or it cannot be downloaded.
     """
-    model = _run(command, name, quiet=False)[0]
+    model = _run("pull", name, quiet=False)[0]
     if not model.get("commercial_use", True):
         click.secho(
             f"{name}: the license ({model['license']}) does not allow commercial use, or does not "
@@ -133,20 +134,26 @@ def pull_model(name: str, command: str = "pull") -> dict[str, Any]:
 
 
 def model_choice(name: str, revision: str | None) -> ModelChoice:
-    """Return the model that a user names; a folder by its full path, for other processes."""
+    """Return the model that a user names; a folder by its full path, for other processes.
+
+    Without a name: the one that the embedder's variables name, or its default.
+    """
+    if not name:
+        name = os.environ.get("SENTINEL_EMBEDDER_MODEL") or DEFAULT_MODEL
+        revision = revision or os.environ.get("SENTINEL_EMBEDDER_REVISION")
     folder = Path(name).expanduser()
-    return ModelChoice(str(folder.resolve()) if name and folder.is_dir() else name, revision or "")
+    return ModelChoice(str(folder.resolve()) if folder.is_dir() else name, revision or "")
 
 
 def download(choice: ModelChoice) -> None:
-    """Download a model that has a short name; the embedder downloads others itself.
+    """Download a model of the catalog; the embedder downloads others itself, and has its default.
 
     Raises:
         Failure: There is no such model, or it cannot be downloaded.
     """
     name = choice.model
-    if name and "/" not in name and not choice.revision:
-        pull_model(name, command="need")
+    if name != DEFAULT_MODEL and "/" not in name and not choice.revision:
+        pull_model(name)
 
 
 def _catalog() -> list[dict[str, Any]]:

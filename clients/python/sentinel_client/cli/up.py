@@ -139,7 +139,7 @@ def _wanted_models(data: Path, model: str | None, revision: str | None) -> Wante
     if kept is None:
         return Wanted((given,))
     if model and given not in kept.models:
-        used = kept.models[0].shown
+        used = kept.models[0].model
         raise Failure(
             f"{data} uses {used} since `sentinel models use`: leave out --model, or change the "
             f"model with `sentinel models use {model}` while `sentinel up` runs"

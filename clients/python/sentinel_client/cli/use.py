@@ -11,8 +11,10 @@ command continues after an interruption, or another one goes back to the old mod
 from __future__ import annotations
 
 import re
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,22 +70,36 @@ def use(options: Options, name: str, data: Path, revision: str | None) -> None:
     """
     data = data.absolute()
     choice = model_choice(name, revision)
+    more = ["--revision", revision] if revision else []
+    again = shlex.join(["sentinel", "models", "use", name, "--data", str(data), *more])
     _running(data)
-    download(choice)
-    switch = _Switch(data, choice, options)
-    try:
-        failed = switch.run()
-    except KeyboardInterrupt:
-        raise Failure(
-            f"stopped; searches go on. To continue: sentinel models use {name}",
-            exit_code=_INTERRUPTED,
-        ) from None
-    except SentinelError as error:
-        raise Failure(
-            f"{explain(error)}. To continue: sentinel models use {name}", exit_code=1
-        ) from error
-    click.echo(f"The library uses {choice.shown}. `sentinel up` starts with it from now on.")
+    with _only_one(data):
+        download(choice)
+        try:
+            failed = _Switch(data, choice, options).run()
+        except KeyboardInterrupt:
+            raise Failure(
+                f"stopped; searches go on. To continue: {again}", exit_code=_INTERRUPTED
+            ) from None
+        except SentinelError as error:
+            raise Failure(f"{explain(error)}. To continue: {again}", exit_code=1) from error
+    click.echo(f"The library uses {choice.model}. `sentinel up` starts with it from now on.")
     raise SystemExit(1 if failed else 0)
+
+
+@contextmanager
+def _only_one(data: Path) -> Iterator[None]:
+    """Refuse a second command on this library: the two would undo each other's work for ever."""
+    import fcntl  # noqa: PLC0415 - not on Windows, where `sentinel up` does not run either
+
+    with (data / "run" / "use.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(
+                f"another `sentinel models use` runs on {data}: wait for it, or stop it first", 1
+            ) from None
+        yield
 
 
 def _running(data: Path) -> Running:
@@ -126,7 +142,7 @@ class _Switch:
         running = _running(self.data)
         before = [one.choice for one in running.models if one.state is not State.STOPPING]
         if len(before) > 1 and self.choice not in before:
-            names = " or ".join(one.shown for one in before)
+            names = " or ".join(one.model for one in before)
             raise Failure(
                 "an earlier change of the model is not finished: run `sentinel models use` with "
                 f"{names} first"
@@ -135,14 +151,14 @@ class _Switch:
         is_first = read_wanted(self.data) is None
         wanted = Wanted((self.choice, *others), copies=self._copies())
         want(self.data, wanted)
-        with err().status(f"starting {self.choice.shown}"):
+        with err().status(f"starting {self.choice.model}"):
             running = self._until(lambda one: _has_settled(one, wanted.request, self.choice), None)
         found = running.find(self.choice)
         if found is None or found.state is not State.SERVING:
             why = "it ended" if found is None else found.why
             if self.choice not in before:
                 self._go_back(Wanted(tuple(before), copies=wanted.copies), is_first=is_first)
-            raise Failure(f"cannot serve {self.choice.shown}; nothing has changed: {why}", 1)
+            raise Failure(f"cannot serve {self.choice.model}; nothing has changed: {why}", 1)
         return running.gateway
 
     def _go_back(self, wanted: Wanted, *, is_first: bool) -> None:
@@ -160,7 +176,7 @@ class _Switch:
             if found is not None and found.fingerprint and served.startswith(found.fingerprint):
                 return served
             time.sleep(_POLL_S)
-        raise Failure(f"the gateway does not find the embedder of {self.choice.shown}", 1)
+        raise Failure(f"the gateway does not find the embedder of {self.choice.model}", 1)
 
     def _finish_moves(self, client: SentinelClient) -> None:
         """Finish what a crash interrupted after a name had moved: writes go to both until then."""
@@ -206,7 +222,7 @@ class _Switch:
 
     def _free_name(self, client: SentinelClient, collection: Collection) -> str:
         """Return a name for the copy: the first name of the collection, and the model's."""
-        model = re.sub(r"\W+", "_", Path(self.choice.model).name or "default", flags=re.ASCII)
+        model = re.sub(r"\W+", "_", Path(self.choice.model).name, flags=re.ASCII)
         before = collection.name.rpartition("__")[0]
         base = before if before in collection.aliases else collection.name
         number = 1
