@@ -193,8 +193,11 @@ def test_the_risk_of_another_host_is_passed_on_and_tls_of_others_is_not_taken(
 ) -> None:
     """SENTINEL_TLS_CA is for the usual gateway; the stand-ins here have no TLS."""
     monkeypatch.setenv("SENTINEL_TLS_CA", str(tmp_path / "no-such-file"))
+    monkeypatch.setenv("SENTINEL_EMBEDDER_LOG_LEVEL", "error")
     lines_until_up(start("--host", "0.0.0.0", "--insecure"))
     logs = tmp_path / "sentinel-data" / "logs"
+    told = arguments_of(logs / "embedder.log")["arguments"]
+    assert told[told.index("--log-level") + 1] == "info", "`models use` needs its fingerprint"
     assert "--insecure" in arguments_of(logs / "gateway.log")["arguments"]
     assert "--insecure" not in arguments_of(logs / "embedder.log")["arguments"]
 

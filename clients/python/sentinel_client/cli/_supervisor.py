@@ -210,7 +210,7 @@ class Supervisor:
         self._started += 1
         alone = self._started == 1 and len(self._plan.embedders) == len(self._wanted.models) == 1
         name = "embedder" if alone else f"embedder-{self._started}"
-        arguments = ["--port", str(port), *flags, *model.choice.flags]
+        arguments = ["--port", str(port), *_log_flags(), *flags, *model.choice.flags]
         server = await Server.start(name, "embedder_server", arguments, self._data, self._lock)
         model.servers.append(server)
         return server
@@ -309,6 +309,12 @@ class Supervisor:
             for server in self._servers():
                 if not await server.stop(_STOP_TIMEOUT_S) and not self._killed:
                     click.secho(f"{server.name} did not stop and was killed", fg="red", err=True)
+
+
+def _log_flags() -> list[str]:
+    """Return what makes an embedder log its fingerprint, whatever its variables say."""
+    is_debug = os.environ.get("SENTINEL_EMBEDDER_LOG_LEVEL", "").lower() == "debug"
+    return ["--log-style", "json", *([] if is_debug else ["--log-level", "info"])]
 
 
 async def _watch(*servers: Server) -> None:
