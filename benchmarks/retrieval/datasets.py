@@ -55,11 +55,13 @@ def read(folder: Path) -> Captioned:
     """Return the captioned pictures in `folder`; raise LayoutError if it has none."""
     if not folder.is_dir():
         raise LayoutError(f"{folder} is no folder; nothing is downloaded, unpack the dataset there")
-    for year in _COCO_YEARS:
+    tested = _karpathy_test(folder)
+    # The pictures of Karpathy's test are of val2014, and have other names in val2017.
+    for year in reversed(_COCO_YEARS) if tested else _COCO_YEARS:
         annotations = folder / "annotations" / f"captions_{year}.json"
         if annotations.is_file():
             entries = coco(annotations, folder / year).entries()
-            return _of_entries("coco", year, entries, _karpathy_test(folder))
+            return _of_entries("coco", year, entries, tested)
     try:
         dataset = flickr30k(folder)
     except LayoutError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -155,6 +156,10 @@ def test_each_picture_counts_with_five_captions_and_only_the_test_split(tmp_path
         "test",
         {"moon", "page"},
     )
+    annotations = tmp_path / "coco" / "annotations" / "captions_val2017.json"
+    shutil.copy(annotations, annotations.with_name("captions_val2014.json"))
+    shutil.copytree(tmp_path / "coco" / "val2017", tmp_path / "coco" / "val2014")
+    assert {one.file.parent.name for one in read(tmp_path / "coco").pictures} == {"val2014"}
     dataset = read(small_flickr30k(tmp_path / "anything"))
     assert (dataset.name, dataset.split, dataset.broken) == ("flickr30k", "test", 1)
     assert "page" not in {one.file.stem for one in dataset.pictures}
