@@ -57,8 +57,9 @@ def cost_of(*specs: SearchSpec) -> dict[str, int]:
 
 
 def _characters(spec: SearchSpec) -> int:
-    texts = (term.content for term in spec.query.terms if term.content is not None)
-    return sum(len(content.data) for content in texts if content.kind is Kind.TEXT)
+    contents = (term.content for term in spec.query.terms if term.content is not None)
+    texts = (one.data if one.kind is Kind.TEXT else one.beside.encode() for one in contents)
+    return sum(map(len, texts))
 
 
 def _overloaded(what: str, wait_s: float) -> ResourceExhausted:

@@ -53,8 +53,13 @@ class ReindexRequest:
 
     def fits(self, target: CollectionInfo, source: CollectionInfo) -> bool:
         """Tell whether `target` was made for this request."""
+        if self.model is not None:
+            is_model = matches(target.model, self.model)
+        else:
+            keeps_model = target.model.fingerprint == source.model.fingerprint
+            is_model = keeps_model == (bool(self.dimensions) or self.storage is not None)
         return (
-            (self.model is None or matches(target.model, self.model))
+            is_model
             and self.dimensions in (0, target.dimensions)
             and target.storage == (self.storage or source.storage)
         )

@@ -64,7 +64,7 @@ class Directory:
         look_up = _read if entry.startswith(_FILE) else _resolve
         try:
             found = await look_up(entry)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a file or path that is not text
             # Either no replica runs, or the resolver fails. Health checks find out which of the
             # known workers still run.
             if not self._found[entry] and entry not in self._warned:

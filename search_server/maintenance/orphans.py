@@ -96,7 +96,8 @@ class OrphanCollector:
             Unavailable: Milvus or the object store failed; completed steps stay done.
         """
         for info in await self._collections():  # fail before any change
-            if info.moved_to:
+            # While the mark is there, gateways may still read by the name's old meaning.
+            if info.moved_to and info.reindex is None:
                 await self._empty(info)
         for start in range(0, len(image_store.SHARDS), _SHARDS_AT_ONCE):
             shards = image_store.SHARDS[start : start + _SHARDS_AT_ONCE]

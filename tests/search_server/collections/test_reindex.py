@@ -71,8 +71,12 @@ def reindex(
     target: str,
     alias: str = "",
     model: str = "",
+    *,
+    dimensions: int = 0,
 ) -> Iterator[pb.ReindexCollectionResponse]:
-    request = pb.ReindexCollectionRequest(source=source, target=target, alias=alias)
+    request = pb.ReindexCollectionRequest(
+        source=source, target=target, alias=alias, dimensions=dimensions
+    )
     request.model_version.model = model
     call: Iterator[pb.ReindexCollectionResponse] = gateway.collections.ReindexCollection(
         request, timeout=90
@@ -256,11 +260,11 @@ def test_without_an_alias_none_is_pointed(shared: Gateway) -> None:
     assert list(described(shared, "alone_new").aliases) == []
     shared.upsert("alone", caption("later", "blue"))
     assert set(contents(shared, "alone_new")) == {"a"}
+    conflict = ("FAILED_PRECONDITION", "REINDEX_CONFLICT")
     # It has not followed since, so pointing an alias at it is somebody's decision.
-    assert refusal(lambda: last(reindex(shared, "alone", "alone_new", "alone_now"))) == (
-        "FAILED_PRECONDITION",
-        "REINDEX_CONFLICT",
-    )
+    assert refusal(lambda: last(reindex(shared, "alone", "alone_new", "alone_now"))) == conflict
+    # With a length and without a model, the source's own model is meant.
+    assert refusal(lambda: last(reindex(shared, "alone", "alone_new", dimensions=24))) == conflict
 
 
 def test_what_cannot_work_is_refused_before_any_work(shared: Gateway) -> None:

@@ -195,6 +195,8 @@ def test_a_reindex_makes_the_vectors_shorter_and_names_what_it_cannot(
     assert lite.search("red", collection=alias, include_vectors=True)[0].vector.shape == (16,)
     error = error_of(lambda: list(lite.reindex(source, target, dimensions=32)))
     assert error.reason == "REINDEX_CONFLICT"
+    error = error_of(lambda: list(lite.reindex(source, target)))  # to another model
+    assert error.reason == "REINDEX_CONFLICT"
     # By its name the model may also be the source's own.
     *_, last = lite.reindex(target, new_name(), dimensions=64, model=ModelVersion(made.model.model))
     assert last.done_count == len(COLOURS)

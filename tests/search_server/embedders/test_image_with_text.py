@@ -8,9 +8,12 @@ import grpc
 import numpy as np
 import pytest
 
+from search_server.api.admission import cost_of
+from search_server.types.queries import Query, SearchSpec, Term
 from sentinel.common.v1 import content_pb2
 from sentinel.embedding.v1 import embedding_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2, search_service_pb2
+from sentinel_store.items import Content, Kind
 from tests import photos, processes
 from tests.search_server.api.test_embedding import (
     Stub,
@@ -112,3 +115,9 @@ def test_an_item_is_never_both(gateway: Gateway) -> None:
     assert reason_of(refused.error) == "MODALITY_UNSUPPORTED"
     assert field_of(refused.error) == "items[1].content.image.text"
     assert "keep the text in a field" in refused.error.message
+
+
+def test_both_cost_a_search_the_characters_of_the_text() -> None:
+    content = Content(Kind.IMAGE, b"pixels", beside="in blue")
+    spec = SearchSpec("c", Query((Term(content=content),)))
+    assert cost_of(spec) == {"searches": 1, "characters": 7}

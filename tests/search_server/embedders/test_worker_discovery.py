@@ -207,6 +207,18 @@ async def test_a_file_names_the_workers_in_its_order_and_is_read_again(
     await pool.fleet.close()
 
 
+async def test_a_file_that_cannot_be_read_costs_no_worker(tmp_path: Path) -> None:
+    file = tmp_path / "workers"
+    metrics = ServerMetrics("gateway", CollectorRegistry())
+    pool = EmbedderPool([file.as_uri(), "file:///a%00b"], 64 << 20, metrics)
+    file.write_text("worker.test:1\n")
+    await pool.fleet.resolve()
+    file.write_bytes(b"\xff\xfe")
+    await pool.fleet.resolve()
+    assert [worker.address for worker in pool.fleet.workers] == ["worker.test:1"]
+    await pool.fleet.close()
+
+
 def test_a_gateway_finds_its_worker_by_name(tmp_path: Path, workers: list[Any], port: int) -> None:
     with gateway_at(tmp_path, f"dns:///localhost:{port}") as server:
         gateway = connect(server.address)

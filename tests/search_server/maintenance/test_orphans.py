@@ -26,7 +26,7 @@ from search_server.types.items import Outcome
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition
 from sentinel_core.metrics import ServerMetrics
-from sentinel_store.collections import CollectionInfo
+from sentinel_store.collections import CollectionInfo, ReindexMark
 from sentinel_store.images import image_store as layout
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Item, Kind
@@ -208,6 +208,20 @@ async def test_a_row_that_comes_while_its_picture_is_taken_for_an_orphan_gets_it
     assert (after.brought_back, after.removed, after.set_aside) == (2, 0, 0)
     assert await parts.there(10)
     assert (await parts.collect(HOUR)).looked_at == 2
+
+
+async def test_old_rows_stay_while_a_gateway_may_still_read_them(parts: Parts) -> None:
+    """Just after a reindex has moved the name, others still use its old meaning."""
+    for name in ("old", "new"):
+        await parts.store.create_collection(info(name), deadline())
+        await parts.upsert(name, 0, 1)
+    mark = ReindexMark("new", "gateway/run", dual_write=True)
+    await parts.store.set_reindex("old", mark, deadline())
+    await parts.store.aliases.point("old", "new", deadline(), may_move=True)
+    assert (await parts.collect(HOUR)).old_rows == 0
+    assert await parts.store.count(info("old"), "", deadline()) == 2
+    await parts.store.set_reindex("old", None, deadline())
+    assert (await parts.collect(HOUR)).old_rows == 2
 
 
 async def test_without_a_collection_nothing_is_touched(parts: Parts) -> None:
