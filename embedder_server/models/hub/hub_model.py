@@ -69,7 +69,8 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
         record_revision(entry, folder.revision)
         say_license(entry)
     if folder.model_type in VLM_FAMILIES:
-        files = [*_weights(folder, choice.device), folder.path / "tokenizer.json"]
+        # In bfloat16 they may fit where the files do not: the networks know.
+        files = [*weights(folder), folder.path / "tokenizer.json"]
         vlm = load_vlm(folder, choice, explicit, files)
         return DualEncoder(vlm.preprocess, vlm.reader, vlm.chosen.towers, vlm.info)
     choice.check_fixed_images()
