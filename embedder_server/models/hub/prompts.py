@@ -79,6 +79,7 @@ def read_prompts(folder: ModelFolder, known: Prompts | None = None) -> Prompts:
     Raises:
         ModelLoadError: The file is damaged, or its default prompt is missing.
     """
+    folder = _described(folder)
     config = folder.read_json(_FILE)
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(one, str) for one in prompts.values()):
@@ -94,6 +95,14 @@ def read_prompts(folder: ModelFolder, known: Prompts | None = None) -> Prompts:
             for role in (Role.QUERY, Role.DOCUMENT)
         )
     )
+
+
+def _described(folder: ModelFolder) -> ModelFolder:
+    """Return the folder with the prompts: sentence-transformers' is around that of the networks."""
+    outer = folder.path.parent
+    if not (folder.path / _FILE).is_file() and (outer / "modules.json").is_file():
+        return replace(folder, path=outer)
+    return folder
 
 
 def _default(folder: ModelFolder, config: Mapping[str, Any], prompts: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from embedder_server.models.base import ModelChoice
 from embedder_server.models.hub.hub_model import DualEncoder, load_hub_model
 from embedder_server.models.hub.prompts import Prompts, read_prompts
-from embedder_server.models.hub.source import ModelFolder
+from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.types import ModelLoadError
 from sentinel_core.vectors import Role
 from tests.embedder_server.models import tiny_models
@@ -60,6 +60,17 @@ def test_a_role_without_a_prompt_has_the_default_one(tmp_path: Path) -> None:
     prompts = {"query": "q: ", "plain": "p: "}
     folder = configure(tmp_path, {"prompts": prompts, "default_prompt_name": "plain"})
     assert read_prompts(folder) == Prompts("q: ", "p: ")
+
+
+def test_a_folder_of_sentence_transformers_has_its_prompts_outside_the_networks(
+    tmp_path: Path,
+) -> None:
+    configure(tmp_path, {"prompts": {"query": "q: "}})
+    module = {"type": "sentence_transformers.models.CLIPModel", "path": "0_CLIPModel"}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    (tmp_path / "0_CLIPModel").mkdir()
+    (tmp_path / "0_CLIPModel" / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    assert read_prompts(find_model(str(tmp_path), None)) == Prompts("q: ", "")
 
 
 def test_without_the_file_or_with_an_empty_one_there_are_no_prompts(tmp_path: Path) -> None:

@@ -61,6 +61,17 @@ def test_profile_and_overlay_for_gpus_start_as_documented_with_the_default_model
         load_model(ModelChoice(DEFAULT_MODEL, "cuda:0", 1, runtime="onnxruntime"))
 
 
+def test_where_the_default_model_falls_back_to_the_cpu_its_runtime_is_that_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "cuda_devices", lambda *_: 1)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    choice = ModelChoice(DEFAULT_MODEL, "cuda:0", 1, runtime="onnxruntime")
+    assert load_model(choice).info.device == "cpu"
+    with pytest.raises(ModelLoadError, match="runs on onnxruntime only, not onnxruntime-cuda"):
+        load_model(ModelChoice(DEFAULT_MODEL, "cuda:0", 1, runtime="onnxruntime-cuda"))
+
+
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cuda"])
 def test_a_model_of_onnx_files_runs_with_cuda_on_a_gpu(
     gpu: Opened, tmp_path: Path, runtime: str
