@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from embedder_server.models.base import MIN_TEXT_TOKENS
 from embedder_server.models.hub.families import derived_fingerprint
 from embedder_server.models.hub.source import ModelFolder
 from embedder_server.texts.tokenizer import TextTokenizer, TokenizedText
@@ -41,6 +42,17 @@ class Prompts:
     def before(self, role: Role) -> str:
         """Return what goes before a text of this role."""
         return self.query if role is Role.QUERY else self.document
+
+    def check_room(self, tokenizer: TextTokenizer, limit: int) -> None:
+        """Raise `ModelLoadError` if a prompt leaves no room for words: all texts would be equal."""
+        for prompt in filter(None, (self.query, self.document)):
+            used = len(tokenizer.tokenize(prompt).ids)
+            if used + MIN_TEXT_TOKENS > limit:
+                raise ModelLoadError(
+                    f"texts of {limit} tokens leave no room beside the model's prompt {prompt!r}, "
+                    f"which takes {used}: set --max-text-tokens to {used + MIN_TEXT_TOKENS} or "
+                    "more, or omit it"
+                )
 
     def described(self, info: ModelInfo) -> ModelInfo:
         """Return what a worker serves with these prompts: without any, the same vector space."""

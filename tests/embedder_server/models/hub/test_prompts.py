@@ -118,3 +118,11 @@ def test_a_prompt_is_read_before_the_text_and_makes_another_vector_space(tmp_pat
     assert len(spaces) == 4
     none = load(tmp_path / "model", classification="classify ")
     assert none.info.fingerprint == plain.info.fingerprint
+
+
+def test_a_prompt_that_leaves_no_room_for_words_is_refused(tmp_path: Path) -> None:
+    tiny_models.clip(tmp_path / "model")
+    configure(tmp_path / "model", {"prompts": {"query": "two dogs on the beach near "}})
+    choice = ModelChoice(str(tmp_path / "model"), max_text_tokens=9)
+    with pytest.raises(ModelLoadError, match=r"of 9 tokens leave no room .* --max-text-tokens to"):
+        load_hub_model(choice)
