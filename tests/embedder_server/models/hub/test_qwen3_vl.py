@@ -297,6 +297,11 @@ def test_the_script_for_real_weights_passes_here(
     assert check_vlm.main() == 0
     printed = capsys.readouterr().out
     assert "both as query: cosine to the reference at least 1.000000" in printed
+    both = ["check_vlm.py", str(case.folder), "--runtimes", "torch,torch-fp16"]
+    with monkeypatch.context() as named:
+        named.setattr("sys.argv", both)
+        assert check_vlm.main() == 1  # float16 does not load
+    assert "WRONG" not in capsys.readouterr().out
     monkeypatch.setitem(check_vlm.QWEN_INSTRUCTIONS, Role.QUERY, "Something else.")
     assert check_vlm.main() == 1
     assert "WRONG" in capsys.readouterr().out
