@@ -7,7 +7,8 @@ recipes are those that the models' authors published.
 
 Usage: check_vlm.py NAME_OR_FOLDER [--revision SHA] [--runtimes torch,torch-bf16] [--device …]
 Needs: pip install '.[torch]' in Sentinel's folder, and memory for the model in float32, twice.
-Exits with 1 if a cosine is below what docs/models.md promises.
+Exits with 1 if a cosine is below what docs/models.md promises, or if the model does not load on a
+runtime that --runtimes names.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ def main() -> int:
     parser.add_argument("--revision", help="commit of the hub")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runtimes", default="torch,torch-bf16")
+    parser.add_argument("--runtimes", help="default: those of torch and torch-bf16 that load here")
     options = parser.parse_args()
     folder = find_model(options.model, options.revision)
     print(f"{folder.name} ({folder.model_type}), revision {folder.revision or 'local'}")
     expected = _expected(REFERENCES[folder.model_type](folder.path))
     right = []
-    for name in options.runtimes.split(","):
+    for name in (options.runtimes or "torch,torch-bf16").split(","):
         try:
             model = load_model(
                 ModelChoice(
@@ -78,6 +79,7 @@ def main() -> int:
             )
         except ModelLoadError as error:
             print(f"  {name}: not here: {error}")
+            right += [False] * bool(options.runtimes)
             continue
         print(f"  {name}: {model.info.dtype}, {model.info.dimensions} dimensions")
         right.append(_agrees(model, expected))

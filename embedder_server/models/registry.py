@@ -79,9 +79,6 @@ def _load_built_in(choice: ModelChoice) -> EmbeddingModel:
     from embedder_server.models.builtin.conse import ConseModel
     from embedder_server.models.runtimes.onnx import device_runtime, has_cuda
 
-    own = str(device_runtime(choice.device))
-    if choice.runtime not in ("auto", own):
-        raise ModelLoadError(f"{name} runs on {own} only, not {choice.runtime}: omit --runtime")
     if choice.device != "cpu" and not has_cuda():
         logger.warning(
             "the built-in model runs on the CPU: this ONNX Runtime has no CUDA; choose a model "
@@ -89,4 +86,7 @@ def _load_built_in(choice: ModelChoice) -> EmbeddingModel:
             extra={"model": name, "requested_device": choice.device},
         )
         choice = replace(choice, device="cpu")
+    own = str(device_runtime(choice.device))
+    if choice.runtime not in ("auto", own):
+        raise ModelLoadError(f"{name} runs on {own} only, not {choice.runtime}: omit --runtime")
     return ConseModel(choice)

@@ -69,7 +69,8 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
         record_revision(entry, folder.revision)
         say_license(entry)
     if folder.model_type in VLM_FAMILIES:
-        files = [*_weights(folder, choice.device), folder.path / "tokenizer.json"]
+        # In bfloat16 they may fit where the files do not: the networks know.
+        files = [*weights(folder), folder.path / "tokenizer.json"]
         vlm = load_vlm(folder, choice, explicit, files)
         return DualEncoder(vlm.preprocess, vlm.reader, vlm.chosen.towers, vlm.info)
     choice.check_fixed_images()
@@ -80,6 +81,8 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
         recipe = read_recipe(folder)
     limit = choice.text_limit(recipe.max_text_tokens)
     parts = _parts(folder, recipe, choice)
+    prompts = read_prompts(folder)
+    prompts.check_room(parts.tokenizer, limit)
     cache = ExportCache(choice.cache_dir or default_cache_dir())
     networks = networks_of(parts, cache, trust_remote_code=trusted)
 
@@ -97,7 +100,6 @@ def load_hub_model(choice: ModelChoice) -> DualEncoder:
         )
     else:
         chosen = open_explicit(networks, explicit, probe, choice.device)
-    prompts = read_prompts(folder)
     info = prompts.described(_info(parts, chosen, networks.logits(), limit))
     logger.info("runtime", extra={"runtime": info.runtime, "why": info.runtime_choice})
     reader = PromptedTokenizer(parts.tokenizer.cut_at(limit), prompts)

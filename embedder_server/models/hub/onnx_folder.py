@@ -42,7 +42,12 @@ from embedder_server.models.runtimes.base import (
     as_load_error,
 )
 from embedder_server.models.runtimes.export_cache import ExportCache, network_file
-from embedder_server.models.runtimes.onnx import cpu_candidates, open_onnx, write_folded
+from embedder_server.models.runtimes.onnx import (
+    cpu_candidates,
+    device_runtime,
+    open_onnx,
+    write_folded,
+)
 from embedder_server.texts.batches import Padding, TextBatches
 from embedder_server.types import FloatArray, Modality, ModelLoadError
 
@@ -79,7 +84,8 @@ class OnnxFolderNetworks:
         self._cache = cache
 
     def candidates(self) -> tuple[Runtime, ...]:
-        return cpu_candidates() if self._parts.device == "cpu" else (Runtime("onnxruntime"),)
+        device = self._parts.device
+        return cpu_candidates() if device == "cpu" else (device_runtime(device),)
 
     def open(self, runtime: Runtime) -> TwoTowers:
         recipe, files = self._parts.recipe, self._files
@@ -149,7 +155,7 @@ class OnnxFolderNetworks:
         if not network.signature.fixed_batch:
             return False
         made = network.opened(network_file(target, kind))
-        exact = Runtime("onnxruntime")
+        exact = device_runtime(self._parts.device)
         feed = self._samples(self._parts.recipe.text_batches())[kind]
         what = f"the {kind} network for several items"
         reason = "no reading of its shapes gives the same vectors"
@@ -178,7 +184,14 @@ class OnnxFolderNetworks:
 
     def _tower(self, network: _Network, runtime: Runtime) -> Tower:
         parts, output = self._parts, (network.signature.output,)
-        tower = open_onnx(network.file, runtime, parts.device, parts.threads, output)
+        tower = open_onnx(
+            network.file,
+            runtime,
+            parts.device,
+            parts.threads,
+            output,
+            engines=self._cache.engines(),
+        )
         # Where rows are always filled up, training had no mask.
         return _Renamed(tower, network, parts.recipe.padding is not Padding.MAX_LENGTH)
 

@@ -19,7 +19,7 @@ from embedder_server.models.hub.source import ModelFolder
 from embedder_server.models.hub.transformers_networks import export_module
 from embedder_server.models.runtimes.base import Runtime, TwoTowers, as_load_error
 from embedder_server.models.runtimes.export_cache import Export, ExportCache, network_file
-from embedder_server.models.runtimes.onnx import cpu_candidates, open_onnx
+from embedder_server.models.runtimes.onnx import cpu_candidates, device_runtime, open_onnx
 from embedder_server.models.runtimes.torch import import_torch
 from embedder_server.texts.batches import Padding
 from embedder_server.types import Modality, ModelLoadError
@@ -45,21 +45,28 @@ class OpenClipNetworks:
         self._cache = cache
 
     def candidates(self) -> tuple[Runtime, ...]:
-        return cpu_candidates() if self._parts.device == "cpu" else (Runtime("onnxruntime"),)
+        device = self._parts.device
+        return cpu_candidates() if device == "cpu" else (device_runtime(device),)
 
     def open(self, runtime: Runtime) -> TwoTowers:
         parts = self._parts
         if runtime.library == "torch":
             raise ModelLoadError(
-                f"{parts.folder.name} runs from its ONNX export: --runtime auto, onnxruntime or "
-                f"openvino, not {runtime}"
+                f"{parts.folder.name} runs from its ONNX export: --runtime auto, "
+                f"{device_runtime(parts.device)} or another one for ONNX files, not {runtime}"
             )
         export = self._export
         if runtime.precision == "int8":
             sources = {kind: export.file(kind) for kind in Modality}
             export = self._cache.int8_copies(self._key, sources)
         towers = {
-            kind: open_onnx(export.file(kind), runtime, parts.device, parts.threads)
+            kind: open_onnx(
+                export.file(kind),
+                runtime,
+                parts.device,
+                parts.threads,
+                engines=self._cache.engines(),
+            )
             for kind in Modality
         }
         return TwoTowers(towers, parts.recipe.text_batches(), parts.recipe.dimensions)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from embedder_server.models.base import MIN_TEXT_TOKENS
 from embedder_server.models.hub.families import derived_fingerprint
 from embedder_server.models.hub.source import ModelFolder
 from embedder_server.texts.tokenizer import TextTokenizer, TokenizedText
@@ -41,6 +42,17 @@ class Prompts:
     def before(self, role: Role) -> str:
         """Return what goes before a text of this role."""
         return self.query if role is Role.QUERY else self.document
+
+    def check_room(self, tokenizer: TextTokenizer, limit: int) -> None:
+        """Raise `ModelLoadError` if a prompt leaves no room for words: all texts would be equal."""
+        for prompt in filter(None, (self.query, self.document)):
+            used = len(tokenizer.tokenize(prompt).ids)
+            if used + MIN_TEXT_TOKENS > limit:
+                raise ModelLoadError(
+                    f"texts of {limit} tokens leave no room beside the model's prompt {prompt!r}, "
+                    f"which takes {used}: set --max-text-tokens to {used + MIN_TEXT_TOKENS} or "
+                    "more, or omit it"
+                )
 
     def described(self, info: ModelInfo) -> ModelInfo:
         """Return what a worker serves with these prompts: without any, the same vector space."""
@@ -79,6 +91,7 @@ def read_prompts(folder: ModelFolder, known: Prompts | None = None) -> Prompts:
     Raises:
         ModelLoadError: The file is damaged, or its default prompt is missing.
     """
+    folder = _described(folder)
     config = folder.read_json(_FILE)
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(one, str) for one in prompts.values()):
@@ -94,6 +107,14 @@ def read_prompts(folder: ModelFolder, known: Prompts | None = None) -> Prompts:
             for role in (Role.QUERY, Role.DOCUMENT)
         )
     )
+
+
+def _described(folder: ModelFolder) -> ModelFolder:
+    """Return the folder with the prompts: sentence-transformers' is around that of the networks."""
+    outer = folder.path.parent
+    if not (folder.path / _FILE).is_file() and (outer / "modules.json").is_file():
+        return replace(folder, path=outer)
+    return folder
 
 
 def _default(folder: ModelFolder, config: Mapping[str, Any], prompts: Mapping[str, str]) -> str:

@@ -128,9 +128,7 @@ def _check_runtime(explicit: Runtime | None) -> None:
 
 
 def _read_recipe(family: ModuleType, folder: ModelFolder, choice: ModelChoice) -> VlmRecipe:
-    pixels = folder.read_json("preprocessor_config.json") or folder.read_json(
-        "processor_config.json"
-    ).get("image_processor", {})
+    pixels = folder.preprocessor()
     try:
         dimensions = family.read_dimensions(folder)
         budget = family.read_budget(folder, pixels)
@@ -142,6 +140,7 @@ def _read_recipe(family: ModuleType, folder: ModelFolder, choice: ModelChoice) -
     if most := choice.max_image_tokens:
         family.check_image_tokens(most)
         budget = replace(budget, most=most)
+    normalised = pixels.get("do_normalize", True)
     shorter = {size for size in family.DIMENSIONS if size <= dimensions}
     return VlmRecipe(
         family=folder.model_type,
@@ -152,8 +151,8 @@ def _read_recipe(family: ModuleType, folder: ModelFolder, choice: ModelChoice) -
         frames=family.read_frames(folder, read_prompts(folder, family.PROMPTS)),
         budget=budget,
         patch=patch,
-        mean=tuple(pixels.get("image_mean", family.MEAN)),
-        std=tuple(pixels.get("image_std", family.STD)),
+        mean=tuple(pixels.get("image_mean", family.MEAN)) if normalised else (0.0, 0.0, 0.0),
+        std=tuple(pixels.get("image_std", family.STD)) if normalised else (1.0, 1.0, 1.0),
         scale=float(pixels.get("rescale_factor", 1 / 255)),
     )
 

@@ -57,7 +57,9 @@ class VlmNetworks:
 
     def candidates(self) -> tuple[Runtime, ...]:
         half = Runtime("torch", "bf16")
-        if self._device == "cpu" and self._bytes(Runtime("torch")) > usable_bytes():
+        # Also for a GPU: the weights pass through the memory of the host, which computes the exact
+        # vectors where the GPU is too small for them.
+        if self._bytes(Runtime("torch")) > usable_bytes():
             return (half,)
         return Runtime("torch"), half
 

@@ -99,7 +99,22 @@ def _table(node: Any, rounded: str, scales: str) -> list[Any]:
 
 
 def _drop_unused(graph: Any) -> None:
-    used = {name for node in graph.node for name in node.input}
+    used = _used(graph)
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    gone = {tensor.name for tensor in graph.initializer} - used
     del graph.initializer[:]
     graph.initializer.extend(kept)
+    # Old exporters list weights as inputs, too. Without its value one would have to be given.
+    inputs = [value for value in graph.input if value.name not in gone]
+    del graph.input[:]
+    graph.input.extend(inputs)
+
+
+def _used(graph: Any) -> set[str]:
+    """Return the names that a graph reads, also in the branches and loops inside it."""
+    names = {name for node in graph.node for name in node.input}
+    names |= {value.name for value in graph.output}
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        for inner in (attribute.g, *attribute.graphs):
+            names |= _used(inner)
+    return names

@@ -68,7 +68,13 @@ def choose(
     if (stored := cache.read_note(note)) is not None:
         by_name = {str(candidate): candidate for candidate in candidates}
         if (runtime := by_name.get(str(stored.get("runtime")))) is not None:
-            return _checked(networks, runtime, str(stored.get("reason", "")), probe())
+            try:
+                return _checked(networks, runtime, str(stored.get("reason", "")), probe())
+            except ModelLoadError as error:
+                if len(candidates) == 1 or isinstance(error, ModelMemoryError):
+                    raise
+                # Another may pass. An earlier version checked less, or the driver changed.
+                logger.warning("the runtimes are compared again", extra={"reason": str(error)})
     try:
         runtime, reason = _compare(networks, candidates, probe(), device)
     except ModelMemoryError:
@@ -111,6 +117,7 @@ def _checked(networks: Networks, runtime: Runtime, reason: str, probe: Probe) ->
         _sound(runtime, towers, probe.quick())
     except Exception as error:
         if not is_out_of_memory(error):
+            towers.close()
             raise
         # Perhaps only a batch is too large; the engine splits such batches.
         logger.warning("not checked, for lack of memory", extra={"runtime": str(runtime)})

@@ -126,3 +126,19 @@ def test_vectors_that_are_off_are_told(tmp_path: Path, capsys: pytest.CaptureFix
     images[0] = check_model.unit(images[:1] + 0.02 * other)[0]
     assert not check_model.agrees(model, (texts, images))
     assert "images: cosine to the reference min 0.9998" in capsys.readouterr().out
+
+
+def test_a_runtime_that_somebody_named_must_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.jina(tmp_path / "jina")
+    # Random weights are not sensible.
+    monkeypatch.setattr(check_model, "makes_sense", lambda _: True)
+    words = ["check_model.py", str(tmp_path / "jina"), "--cache-dir", str(tmp_path / "cache")]
+    monkeypatch.setattr("sys.argv", [*words, "--runtimes", "onnxruntime"])
+    assert check_model.main() == 0
+    monkeypatch.setattr("sys.argv", [*words, "--runtimes", "onnxruntime,torch"])
+    assert check_model.main() == 1
+    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr(check_model, "RUNTIMES", "onnxruntime,torch")
+    assert check_model.main() == 0

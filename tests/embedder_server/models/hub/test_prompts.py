@@ -12,7 +12,7 @@ import pytest
 from embedder_server.models.base import ModelChoice
 from embedder_server.models.hub.hub_model import DualEncoder, load_hub_model
 from embedder_server.models.hub.prompts import Prompts, read_prompts
-from embedder_server.models.hub.source import ModelFolder
+from embedder_server.models.hub.source import ModelFolder, find_model
 from embedder_server.types import ModelLoadError
 from sentinel_core.vectors import Role
 from tests.embedder_server.models import tiny_models
@@ -62,6 +62,17 @@ def test_a_role_without_a_prompt_has_the_default_one(tmp_path: Path) -> None:
     assert read_prompts(folder) == Prompts("q: ", "p: ")
 
 
+def test_a_folder_of_sentence_transformers_has_its_prompts_outside_the_networks(
+    tmp_path: Path,
+) -> None:
+    configure(tmp_path, {"prompts": {"query": "q: "}})
+    module = {"type": "sentence_transformers.models.CLIPModel", "path": "0_CLIPModel"}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    (tmp_path / "0_CLIPModel").mkdir()
+    (tmp_path / "0_CLIPModel" / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    assert read_prompts(find_model(str(tmp_path), None)) == Prompts("q: ", "")
+
+
 def test_without_the_file_or_with_an_empty_one_there_are_no_prompts(tmp_path: Path) -> None:
     assert read_prompts(ModelFolder(tmp_path, "m", "", {})) == Prompts()
     assert read_prompts(configure(tmp_path, {"prompts": None})) == Prompts()
@@ -107,3 +118,11 @@ def test_a_prompt_is_read_before_the_text_and_makes_another_vector_space(tmp_pat
     assert len(spaces) == 4
     none = load(tmp_path / "model", classification="classify ")
     assert none.info.fingerprint == plain.info.fingerprint
+
+
+def test_a_prompt_that_leaves_no_room_for_words_is_refused(tmp_path: Path) -> None:
+    tiny_models.clip(tmp_path / "model")
+    configure(tmp_path / "model", {"prompts": {"query": "two dogs on the beach near "}})
+    choice = ModelChoice(str(tmp_path / "model"), max_text_tokens=9)
+    with pytest.raises(ModelLoadError, match=r"of 9 tokens leave no room .* --max-text-tokens to"):
+        load_hub_model(choice)

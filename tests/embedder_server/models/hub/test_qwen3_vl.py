@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from embedder_server.models.base import ModelChoice
-from embedder_server.models.hub import vlm_networks
+from embedder_server.models.hub import hub_model, vlm_networks
 from embedder_server.models.hub.hub_model import DualEncoder, load_hub_model
+from embedder_server.models.hub.source import find_model
+from embedder_server.models.runtimes.base import Runtime
 from embedder_server.types import ModelLoadError
 from scripts import check_vlm
 from scripts.check_vlm import (
@@ -244,6 +247,47 @@ def test_float32_is_left_out_where_it_does_not_fit(
     assert model.info.dtype == "bfloat16"
     with pytest.raises(ModelLoadError, match=r"GB in float32, .* use --runtime torch-bf16"):
         load_hub_model(ModelChoice(str(folder), runtime="torch"))
+    # Weights pass through the host's memory on their way to a GPU.
+    nothing: Any = None
+    networks = vlm_networks.VlmNetworks(
+        find_model(str(folder), None), nothing, nothing, config={}, device="cuda:0", threads=1
+    )
+    assert networks.candidates() == (Runtime("torch", "bf16"),)
+
+
+def test_files_of_float32_are_served_in_the_memory_for_bfloat16(
+    case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    size = (case.folder / "model.safetensors").stat().st_size
+    monkeypatch.setattr(vlm_networks, "usable_bytes", lambda: int(0.7 * size))
+    monkeypatch.setattr(hub_model, "usable_bytes", lambda: int(0.7 * size))
+    model = load_hub_model(ModelChoice(str(case.folder), cache_dir=tmp_path / "cache"))
+    assert model.info.dtype == "bfloat16"
+
+
+def test_image_settings_are_read_first_where_transformers_reads_them_first(
+    case: Case, model: DualEncoder, tmp_path: Path
+) -> None:
+    folder = copied(case.folder, tmp_path / "model")
+    pixels = json.loads((folder / "preprocessor_config.json").read_text())
+    nested = {"image_processor": {**pixels, "image_mean": [0.1, 0.2, 0.3]}}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    other = load_hub_model(ModelChoice(str(folder), runtime="torch"))
+    assert other.info.fingerprint != model.info.fingerprint
+    nested["image_processor"] |= {"do_normalize": False}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    plain = load_hub_model(ModelChoice(str(folder), runtime="torch"))
+    nested["image_processor"] |= {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    same = load_hub_model(ModelChoice(str(folder), runtime="torch"))
+    one = [plain.preprocess(Image.new("RGB", (40, 30), "red"))]
+    assert (
+        least_cosine(
+            plain.embed_images([plain.image_input(*one, "", Role.QUERY)[0]]),
+            same.embed_images([same.image_input(*one, "", Role.QUERY)[0]]),
+        )
+        > EXACT
+    )
 
 
 def test_the_script_for_real_weights_passes_here(
@@ -253,6 +297,11 @@ def test_the_script_for_real_weights_passes_here(
     assert check_vlm.main() == 0
     printed = capsys.readouterr().out
     assert "both as query: cosine to the reference at least 1.000000" in printed
+    both = ["check_vlm.py", str(case.folder), "--runtimes", "torch,torch-fp16"]
+    with monkeypatch.context() as named:
+        named.setattr("sys.argv", both)
+        assert check_vlm.main() == 1  # float16 does not load
+    assert "WRONG" not in capsys.readouterr().out
     monkeypatch.setitem(check_vlm.QWEN_INSTRUCTIONS, Role.QUERY, "Something else.")
     assert check_vlm.main() == 1
     assert "WRONG" in capsys.readouterr().out

@@ -104,3 +104,33 @@ def test_a_network_too_large_for_one_file_has_its_weights_beside_it(
     store_weights_as_int8(network, target)
     assert (network.parent / "small.onnx_data").stat().st_size > 100_000
     assert len(ort.InferenceSession(str(target)).get_inputs()) == 1
+
+
+def test_weights_of_a_branch_stay_and_listed_weights_are_no_inputs(
+    network: Path, tmp_path: Path
+) -> None:
+    """As old exporters write it: `If` reads a weight from outside, and weights are inputs, too."""
+    model = onnx.load(str(network))
+    graph, node = model.graph, helper.make_node
+    made = helper.make_tensor_value_info("chosen", TensorProto.FLOAT, None)
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [node("Identity", ["matrix"], ["chosen"])], name, [], [made]
+        )
+        for name in ("then", "else")
+    }
+    graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    graph.node[4].input[0] = "sum"
+    graph.node.insert(4, node("If", ["yes"], ["choice"], **branches))
+    graph.node.insert(5, node("MatMul", ["first", "choice"], ["sum"]))
+    shape = [WORDS, WIDTH]
+    graph.input.append(helper.make_tensor_value_info("words", TensorProto.FLOAT, shape))
+    onnx.save(model, str(network))
+    target = tmp_path / "small.onnx"
+    store_weights_as_int8(network, target)
+    session = ort.InferenceSession(str(target))
+    assert [given.name for given in session.get_inputs()] == ["input_ids"]
+    ids = np.random.default_rng(2).integers(0, WORDS, (4, 8))
+    [exact] = ort.InferenceSession(str(network)).run(None, {"input_ids": ids})
+    [vectors] = session.run(None, {"input_ids": ids})
+    assert float((unit(vectors) * unit(exact)).sum(axis=1).min()) > 0.95

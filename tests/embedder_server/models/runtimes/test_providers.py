@@ -14,7 +14,7 @@ from embedder_server.models.hub.hub_model import load_hub_model
 from embedder_server.models.registry import DEFAULT_MODEL, load_model
 from embedder_server.models.runtimes.onnx import create_session
 from embedder_server.types import ModelLoadError
-from tests.embedder_server.models import tiny_models
+from tests.embedder_server.models import onnx_folders, open_clip_models, tiny_models
 
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 Opened = list[list[tuple[str, dict[str, Any]]]]
@@ -61,6 +61,17 @@ def test_profile_and_overlay_for_gpus_start_as_documented_with_the_default_model
         load_model(ModelChoice(DEFAULT_MODEL, "cuda:0", 1, runtime="onnxruntime"))
 
 
+def test_where_the_default_model_falls_back_to_the_cpu_its_runtime_is_that_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "cuda_devices", lambda *_: 1)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    choice = ModelChoice(DEFAULT_MODEL, "cuda:0", 1, runtime="onnxruntime")
+    assert load_model(choice).info.device == "cpu"
+    with pytest.raises(ModelLoadError, match="runs on onnxruntime only, not onnxruntime-cuda"):
+        load_model(ModelChoice(DEFAULT_MODEL, "cuda:0", 1, runtime="onnxruntime-cuda"))
+
+
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cuda"])
 def test_a_model_of_onnx_files_runs_with_cuda_on_a_gpu(
     gpu: Opened, tmp_path: Path, runtime: str
@@ -71,6 +82,40 @@ def test_a_model_of_onnx_files_runs_with_cuda_on_a_gpu(
     )
     assert (model.info.runtime, model.info.device) == ("onnxruntime-cuda", "cuda:0")
     assert all(providers[0][0] == CUDA for providers in gpu)
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_folder_of_onnx_files_runs_on_a_gpu(gpu: Opened, tmp_path: Path, runtime: str) -> None:
+    onnx_folders.of_transformers("clip", tmp_path / "clip")
+    model = load_hub_model(
+        ModelChoice(str(tmp_path / "clip"), "cuda:0", 1, runtime=runtime, cache_dir=tmp_path / "c")
+    )
+    assert model.info.runtime == ("onnxruntime-cuda" if runtime == "auto" else runtime)
+    assert all(providers[-2][0] == CUDA for providers in gpu)
+    if runtime == "onnxruntime-tensorrt":
+        assert gpu[0][0][1]["trt_engine_cache_path"] == str(tmp_path / "c" / "tensorrt")
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_networks_of_one_item_are_opened_on_a_gpu(
+    gpu: Opened, tmp_path: Path, runtime: str
+) -> None:
+    folder = onnx_folders.immich("vit", tmp_path).folder
+    model = load_hub_model(
+        ModelChoice(str(folder), "cuda:0", 1, runtime=runtime, cache_dir=tmp_path / "c")
+    )
+    assert model.embed_texts([model.tokenize("a cat"), model.tokenize("boats")]).shape[0] == 2
+    assert list((tmp_path / "c").glob("*-items-v*/text.onnx"))
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_an_open_clip_checkpoint_runs_on_a_gpu(gpu: Opened, tmp_path: Path, runtime: str) -> None:
+    folder = open_clip_models.write("vit", tmp_path / "checkpoint").folder
+    model = load_hub_model(
+        ModelChoice(str(folder), "cuda:0", 1, runtime=runtime, cache_dir=tmp_path / "c")
+    )
+    assert model.info.runtime == ("onnxruntime-cuda" if runtime == "auto" else runtime)
+    assert all(providers[-2][0] == CUDA for providers in gpu)
 
 
 def test_tensorrt_runs_with_cuda_behind_it_and_keeps_its_engines_in_the_cache(

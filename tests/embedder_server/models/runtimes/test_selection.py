@@ -151,6 +151,18 @@ def test_the_only_runtime_is_measured_too_and_once(tmp_path: Path) -> None:
     assert networks.opened == [EXACT, EXACT, EXACT]
 
 
+def test_a_stored_choice_that_fails_its_check_is_made_again(tmp_path: Path) -> None:
+    # As one that an earlier version stored, which checked less.
+    networks = FakeNetworks({EXACT: FakeTower(0.01), FASTEST: FakeTower(0)})
+    assert chosen(tmp_path, networks).runtime == FASTEST
+    networks.runtimes[FASTEST] = broken = FakeTower(0, batch_error=0.04)
+    assert chosen(tmp_path, networks).runtime == EXACT
+    assert broken.closed
+    networks.opened.clear()
+    assert chosen(tmp_path, networks).runtime == EXACT
+    assert networks.opened == [EXACT]
+
+
 def test_an_only_runtime_without_usable_vectors_fails_the_load(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="no usable vectors"):
         chosen(tmp_path, FakeNetworks({EXACT: FakeTower(0, error=float("nan"))}))
