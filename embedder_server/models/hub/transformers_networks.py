@@ -134,7 +134,7 @@ class TransformersNetworks:
 def _on_cpu() -> tuple[Runtime, ...]:
     candidates = cpu_candidates()
     # torch in bfloat16 can be faster than ONNX Runtime, but was slower than OpenVINO in bfloat16 at
-    # every load (docs/models.md). And a worker that never imports torch starts seconds sooner.
+    # every load (docs/runtimes.md). And a worker that never imports torch starts seconds sooner.
     if len(candidates) > 1 or util.find_spec("torch") is None:
         return candidates
     return *candidates, Runtime("torch", "bf16")

@@ -24,6 +24,7 @@ from tests.fakes import hub
 
 pytest.importorskip("huggingface_hub")
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "models.md"
 COMMIT = "a" * 40
 NAME = "jina-clip-v2"  # no commit and no checksums in the catalog
 
@@ -85,6 +86,49 @@ def test_every_entry_can_be_served_and_says_where_it_is_from() -> None:
         assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in entry.sha256.values())
     assert [entry.name for entry in entries if entry.recommended] == ["siglip2-b16"]
     assert catalog.catalog()["jina-clip-v1"].revision.startswith("ceb3e44c")
+
+
+def gigabytes(megabytes: int) -> str:
+    return f"{megabytes / 1000:.1f}"
+
+
+def documented(entry: catalog.CatalogEntry) -> str:
+    """Return the row of a model in the document's table of the catalog."""
+    scores = " / ".join(str(entry.scores.get(name, "-")) for name in ("flickr30k", "coco"))
+    cells = (
+        f"`{entry.name}`",
+        str(entry.dimensions),
+        entry.languages,
+        entry.license,
+        "yes" if entry.commercial_use else "no",
+        gigabytes(entry.download_mb),
+        gigabytes(entry.memory_mb),
+        scores,
+        f"`{entry.extra}`",
+        "yes" if entry.revision else "no",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_documents_table_is_the_catalog() -> None:
+    section = DOCUMENT.read_text().split("\n## The catalog\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert rows == [documented(entry) for entry in catalog.catalog().values()]
+
+
+def test_the_documents_advice_has_the_licenses_and_sizes_of_the_catalog() -> None:
+    text = DOCUMENT.read_text()
+    section = text.split("\n## Which model for whom\n")[1].split("\n### ")[0]
+    advice = re.findall(r"^\| .* \| `([\w-]+)` \| .* \| (.*) \| (.*) \| (.*) \|$", section, re.M)
+    named = [name for name, *_ in advice if name != "conse-minilm-lite0"]
+    assert len(named) >= 8 and named[0] == "siglip2-b16"
+    for name, *said in advice:
+        if name in named:
+            entry = catalog.catalog()[name]
+            sizes = [gigabytes(entry.download_mb), gigabytes(entry.memory_mb)]
+            assert said == [entry.license, *sizes], name
+    whole = sum(entry.download_mb for entry in catalog.catalog().values()) / 1000
+    assert f"the whole catalog ({whole:.0f} GB)" in " ".join(text.split())
 
 
 def test_a_model_is_downloaded_once_and_its_commit_kept(machine: Machine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 from embedder_server.images.preprocessing import read_image_recipe
 from embedder_server.models.base import ModelChoice
-from embedder_server.models.hub import families
+from embedder_server.models.hub import families, transformers_networks
 from embedder_server.models.hub.families import read_recipe
 from embedder_server.models.hub.hub_model import load_hub_model
 from embedder_server.models.hub.source import find_model
@@ -24,6 +25,9 @@ from tests.embedder_server.models.tiny_models import TEXTS
 
 pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,42 @@ def test_a_refused_family_has_the_methods_and_says_why(
     folder = configured(metaclip[0], tmp_path / "model", model_type=family)
     with pytest.raises(ModelLoadError, match=rf"architecture {family}: it(s)? "):
         read_recipe(find_model(str(folder), None))
+
+
+def stripped(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def test_the_example_of_the_document_is_the_code_and_needs_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = (ROOT / "docs" / "models.md").read_text().split("\n## Add a family\n")[1]
+    blocks = re.findall(r"^```python\n# ([\w/]+\.py).*?\n(.*?)^```", example, re.M | re.S)
+    assert len(blocks) == 4
+    for file, lines in blocks:
+        code = stripped((ROOT / file).read_text())
+        assert [line for line in stripped(lines) if line not in code] == [], file
+    assert "\n".join(stripped(blocks[0][1])) in "\n".join(
+        stripped((ROOT / blocks[0][0]).read_text())
+    )
+
+    tiny_families.flava(tmp_path / "model")
+    choice = ModelChoice(
+        str(tmp_path / "model"), "cpu", 2, runtime="onnxruntime", cache_dir=tmp_path / "cache"
+    )
+    quoted = re.findall(r"fail(?:: | with )`([^`]+)`", " ".join(example.split()))
+    assert len(quoted) == 2
+    with monkeypatch.context() as without:
+        without.delitem(families._READERS, "flava")
+        with pytest.raises(ModelLoadError, match=re.escape(quoted[0])):
+            load_hub_model(choice)
+    pooled = transformers_networks._pooled
+    with monkeypatch.context() as without:
+        without.setattr(
+            transformers_networks, "_pooled", lambda owner, call, by_token: pooled(owner, call)
+        )
+        with pytest.raises(ModelLoadError, match=re.escape(quoted[1])):
+            load_hub_model(choice)
 
 
 def test_every_class_with_both_methods_is_in_a_table() -> None:
