@@ -214,10 +214,8 @@ class Catalog:
         Raises:
             InvalidArgument: A name is invalid.
             NotFound: No collection has this name.
-            AlreadyExists: `alias` is the name of a collection.
+            AlreadyExists: `alias` is the name of a collection, maybe of one that has moved.
             FailedPrecondition: `name` is an alias, or not Sentinel's.
-
-        The name of a collection that has moved is an alias.
         """
         check_collection_name(alias, "alias")
         async with self._naming:

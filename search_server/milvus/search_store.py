@@ -105,7 +105,7 @@ class Aliases:
         With `may_move`, `alias` may be the name of a collection, which moves.
 
         Raises:
-            AlreadyExists: A collection has this name, and has not moved.
+            AlreadyExists: A collection has this name, and may not move.
         """
 
         def point(client: MilvusClient, timeout: float) -> None:
@@ -133,7 +133,11 @@ class Aliases:
         self, client: MilvusClient, name: str, target: str, timeout: float, *, may_move: bool
     ) -> None:
         """Have the name of a collection mean `target` from now on."""
-        if not may_move and not _moved_to(client, name, timeout):
+        if _moved_to(client, name, timeout) == target:
+            return
+        if not may_move:
+            # Also one that has moved: deleting it by this name deletes what it means, and that must
+            # be its own copy.
             raise AlreadyExists(
                 "COLLECTION_EXISTS",
                 f"there is a collection {name!r}; an alias needs a name of its own",

@@ -216,15 +216,6 @@ def test_of_each_layout_the_files_that_are_read_are_downloaded(
     assert sent == {*taken, *small, "tokenizer.json"}
 
 
-def test_what_is_needed_is_downloaded_unless_it_is_built_in(machine: Machine) -> None:
-    done = machine.run("need", "conse-minilm-lite0")
-    assert (done.returncode, json.loads(done.stdout)) == (0, {"name": "conse-minilm-lite0"})
-    assert not machine.hub.sent
-    assert json.loads(machine.run("need", NAME).stdout)["path"]
-    refused = machine.run("need", "jina-clip-2")
-    assert refused.returncode == 1 and "did you mean jina-clip-v2" in refused.stderr
-
-
 def test_an_incomplete_download_is_not_here(machine: Machine) -> None:
     pulled = machine.pull()
     Path(pulled["path"], "onnx", "text_model.onnx").unlink()

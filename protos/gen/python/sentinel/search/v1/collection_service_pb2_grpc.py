@@ -138,7 +138,7 @@ class CollectionServiceServicer(object):
     def SetAlias(self, request, context):
         """SetAlias points a new or existing alias at a collection, atomically. Other gateways use the
         change within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS) if a collection has
-        that name and has not moved, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
+        that name, also one that has moved, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
         alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

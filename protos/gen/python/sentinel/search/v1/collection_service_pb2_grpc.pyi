@@ -266,7 +266,7 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
     SetAlias: _CollectionServiceSetAliasType
     """SetAlias points a new or existing alias at a collection, atomically. Other gateways use the
     change within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS) if a collection has
-    that name and has not moved, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
+    that name, also one that has moved, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
     alias.
     """
 
@@ -389,7 +389,7 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[sentinel.search.v1.collection_service_pb2.SetAliasResponse, collections.abc.Awaitable[sentinel.search.v1.collection_service_pb2.SetAliasResponse]]:
         """SetAlias points a new or existing alias at a collection, atomically. Other gateways use the
         change within two seconds. Fails with ALREADY_EXISTS (COLLECTION_EXISTS) if a collection has
-        that name and has not moved, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
+        that name, also one that has moved, and with FAILED_PRECONDITION (COLLECTION_ALIASED) if `collection` is itself an
         alias.
         """
 
