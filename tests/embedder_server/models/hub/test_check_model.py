@@ -44,6 +44,7 @@ def test_jina_clips_vectors_are_those_of_its_files_called_by_hand(
     assert check_model.agrees(model, check_model.reference(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TRANSFORMERS)
 def test_the_reference_of_transformers_agrees_with_ours(tmp_path: Path, family: str) -> None:
     pytest.importorskip("torch")
@@ -55,6 +56,7 @@ def test_the_reference_of_transformers_agrees_with_ours(tmp_path: Path, family: 
     assert check_model.agrees(model, check_model.reference(folder))
 
 
+@pytest.mark.slow
 def test_the_reference_of_open_clip_agrees_with_ours(tmp_path: Path) -> None:
     open_clip_models.write("siglip", tmp_path / "model")
     folder = find_model(str(tmp_path / "model"), None)

@@ -35,6 +35,10 @@ FAMILIES = ("clip", "siglip", "siglip2_fixed", "siglip2", "chinese_clip", *tiny_
 TWO = ("clip", "siglip2")
 SIGLIPS = ("siglip", "siglip2_fixed", "siglip2")
 RUNTIMES = ("onnxruntime", "torch", *(("openvino",) if cpu_precisions() else ()))
+# Of every family, each runtime takes minutes: one of them in every run.
+EACH = [
+    one if one == "onnxruntime" else pytest.param(one, marks=pytest.mark.slow) for one in RUNTIMES
+]
 SHAPES = ((40, 60), (97, 33), (200, 200), (32, 32), (5, 90), (1, 1))
 EXACT = 0.9999
 
@@ -88,14 +92,14 @@ def least_cosine(ours: FloatArray, theirs: FloatArray) -> float:
     return float(np.einsum("ij,ij->i", unit(ours), unit(theirs)).min())
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EACH)
 def test_text_vectors_are_the_references(reference: Reference, runtime: str) -> None:
     model = reference.load(runtime)
     ours = model.embed_texts([model.tokenize(text) for text in reference.sentences])
     assert least_cosine(ours, reference.texts(reference.sentences)) >= EXACT
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EACH)
 def test_image_vectors_are_the_references(reference: Reference, runtime: str) -> None:
     model = reference.load(runtime)
     ours = model.embed_images([model.preprocess(picture) for picture in pictures()])
@@ -109,7 +113,7 @@ def test_vectors_of_different_inputs_differ_enough_for_the_comparison_to_mean_so
         assert float(vectors[0] @ vectors[1]) < 0.99
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EACH)
 def test_an_item_alone_has_the_vector_it_has_in_a_batch(reference: Reference, runtime: str) -> None:
     model = reference.load(runtime)
     texts = [model.tokenize(text) for text in reference.sentences]

@@ -35,6 +35,9 @@ from sentinel_core.vectors import Role
 from tests.embedder_server.models import tiny_vlms
 from tests.embedder_server.models.hub.vlm_cases import EXACT, Case, copied
 
+# Minutes of two cores; tests/embedder_server/api/test_vlm_worker.py serves one in every run.
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
