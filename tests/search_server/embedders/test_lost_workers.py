@@ -247,18 +247,19 @@ async def test_a_gateway_that_was_stopped_does_not_take_its_workers_for_dead(
 
 
 async def test_a_worker_without_an_address_that_hangs_loses_its_calls(
-    start: Start, hold: Hold
+    start: Start, hold: Hold, tmp_path: Path
 ) -> None:
-    """A pod that is gone says nothing more; its name has it no longer."""
+    """A worker that is gone says nothing more; the list of workers has it no longer."""
     workers = [start(FAKE_HOLD=str(hold)) for _ in range(2)]
-    async with running_pool(*(worker.address for worker in workers)) as bench:
+    listed = tmp_path / "workers"
+    listed.write_text("\n".join(worker.address for worker in workers))
+    async with running_pool(listed.as_uri()) as bench:
+        await eventually(lambda: sum(one.healthy for one in bench.pool.fleet.workers) == 2)
         calls = [asyncio.create_task(bench.embed(text(f"red {n}"))) for n in range(8)]
         gone = await held_by(workers, 1)
         gone.process.send_signal(signal.SIGSTOP)
         hold.release()
-        bench.pool.fleet._directory.entries = tuple(
-            worker.address for worker in workers if worker is not gone
-        )
+        listed.write_text("\n".join(one.address for one in workers if one is not gone))
         await bench.pool.fleet.resolve()
         assert {reason for call in calls for reason in reasons(await call)} == {"ok"}
         assert bench.circuit(gone.address) is None
