@@ -90,8 +90,8 @@ def start(base: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
     command = [
         program, "server", "-ip=127.0.0.1", f"-dir={data}", "-s3", f"-s3.port={port}",
         f"-s3.config={config}",
-        # Without these the second bucket finds no room.
-        "-volume.max=100", "-master.volumeSizeLimitMB=64",
+        # By default the second bucket finds no room, and with 100 volumes the seventeenth.
+        "-volume.max=1000", "-master.volumeSizeLimitMB=64",
         # Else they are fixed, and a second store on this machine dies of it.
         "-s3.port.iceberg=0", "-s3.port.lance=0",
         *(f"{flag}={value}" for flag, value in ports.items()),
