@@ -86,6 +86,7 @@ def test_a_model_of_onnx_files_runs_with_cuda_on_a_gpu(
 
 @pytest.mark.parametrize("runtime", ["auto", "onnxruntime-cuda", "onnxruntime-tensorrt"])
 def test_a_folder_of_onnx_files_runs_on_a_gpu(gpu: Opened, tmp_path: Path, runtime: str) -> None:
+    pytest.importorskip("torch")
     onnx_folders.of_transformers("clip", tmp_path / "clip")
     model = load_hub_model(
         ModelChoice(str(tmp_path / "clip"), "cuda:0", 1, runtime=runtime, cache_dir=tmp_path / "c")
