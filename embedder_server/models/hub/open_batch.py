@@ -3,7 +3,7 @@
 Exporters write the sizes of their sample into the graph: of one item. The rewriting follows the
 item through the graph, from the input to the output, and opens that side of every shape. A shape
 can be read in more than one way (17, 1, 64 becomes 17, 4, 16: is the item part of 17 or of 4?), so
-the readings are tried in turn. Nobody may trust the result before its vectors were compared.
+the readings are tried in turn. The result is used only if its vectors equal those of single items.
 """
 
 from __future__ import annotations
