@@ -187,7 +187,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("version", "modalities", "dimensions", "max_text_tokens", "image_size", "logit_scale", "runtime", "device", "dtype", "limits", "supported_dimensions", "logit_bias", "sigmoid", "runtime_choice", "asymmetric")
+    __slots__ = ("version", "modalities", "dimensions", "max_text_tokens", "image_size", "logit_scale", "runtime", "device", "dtype", "limits", "supported_dimensions", "logit_bias", "sigmoid", "runtime_choice", "asymmetric", "languages")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +203,7 @@ class Model(_message.Message):
     SIGMOID_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_CHOICE_FIELD_NUMBER: _ClassVar[int]
     ASYMMETRIC_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     version: _content_pb2.ModelVersion
     modalities: _containers.RepeatedScalarFieldContainer[Modality]
     dimensions: int
@@ -218,7 +219,8 @@ class Model(_message.Message):
     sigmoid: bool
     runtime_choice: str
     asymmetric: bool
-    def __init__(self, version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimensions: _Optional[int] = ..., max_text_tokens: _Optional[int] = ..., image_size: _Optional[int] = ..., logit_scale: _Optional[float] = ..., runtime: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., supported_dimensions: _Optional[_Iterable[int]] = ..., logit_bias: _Optional[float] = ..., sigmoid: bool = ..., runtime_choice: _Optional[str] = ..., asymmetric: bool = ...) -> None: ...
+    languages: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., modalities: _Optional[_Iterable[_Union[Modality, str]]] = ..., dimensions: _Optional[int] = ..., max_text_tokens: _Optional[int] = ..., image_size: _Optional[int] = ..., logit_scale: _Optional[float] = ..., runtime: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., supported_dimensions: _Optional[_Iterable[int]] = ..., logit_bias: _Optional[float] = ..., sigmoid: bool = ..., runtime_choice: _Optional[str] = ..., asymmetric: bool = ..., languages: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_contents_per_request", "max_text_chars", "max_image_bytes", "max_image_pixels", "max_queue_items", "max_stream_items")

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Collection(_message.Message):
-    __slots__ = ("name", "model_version", "dimensions", "metric", "fields", "default_consistency", "item_count", "aliases", "index", "expected_item_count", "storage")
+    __slots__ = ("name", "model_version", "dimensions", "metric", "fields", "default_consistency", "item_count", "aliases", "index", "expected_item_count", "storage", "match_levels")
     class Metric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         METRIC_UNSPECIFIED: _ClassVar[Collection.Metric]
@@ -27,6 +27,7 @@ class Collection(_message.Message):
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
     STORAGE_FIELD_NUMBER: _ClassVar[int]
+    MATCH_LEVELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     model_version: _content_pb2.ModelVersion
     dimensions: int
@@ -38,7 +39,18 @@ class Collection(_message.Message):
     index: VectorIndex
     expected_item_count: int
     storage: VectorStorage
-    def __init__(self, name: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., dimensions: _Optional[int] = ..., metric: _Optional[_Union[Collection.Metric, str]] = ..., fields: _Optional[_Iterable[_Union[FieldSchema, _Mapping]]] = ..., default_consistency: _Optional[_Union[_search_service_pb2.Consistency, str]] = ..., item_count: _Optional[int] = ..., aliases: _Optional[_Iterable[str]] = ..., index: _Optional[_Union[VectorIndex, _Mapping]] = ..., expected_item_count: _Optional[int] = ..., storage: _Optional[_Union[VectorStorage, _Mapping]] = ...) -> None: ...
+    match_levels: MatchLevels
+    def __init__(self, name: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., dimensions: _Optional[int] = ..., metric: _Optional[_Union[Collection.Metric, str]] = ..., fields: _Optional[_Iterable[_Union[FieldSchema, _Mapping]]] = ..., default_consistency: _Optional[_Union[_search_service_pb2.Consistency, str]] = ..., item_count: _Optional[int] = ..., aliases: _Optional[_Iterable[str]] = ..., index: _Optional[_Union[VectorIndex, _Mapping]] = ..., expected_item_count: _Optional[int] = ..., storage: _Optional[_Union[VectorStorage, _Mapping]] = ..., match_levels: _Optional[_Union[MatchLevels, _Mapping]] = ...) -> None: ...
+
+class MatchLevels(_message.Message):
+    __slots__ = ("fair", "strong", "item_count")
+    FAIR_FIELD_NUMBER: _ClassVar[int]
+    STRONG_FIELD_NUMBER: _ClassVar[int]
+    ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    fair: float
+    strong: float
+    item_count: int
+    def __init__(self, fair: _Optional[float] = ..., strong: _Optional[float] = ..., item_count: _Optional[int] = ...) -> None: ...
 
 class VectorStorage(_message.Message):
     __slots__ = ("element_type", "rescore")
@@ -89,12 +101,16 @@ class FieldSchema(_message.Message):
         TYPE_DOUBLE: _ClassVar[FieldSchema.Type]
         TYPE_BOOL: _ClassVar[FieldSchema.Type]
         TYPE_STRING_LIST: _ClassVar[FieldSchema.Type]
+        TYPE_TIMESTAMP: _ClassVar[FieldSchema.Type]
+        TYPE_GEO: _ClassVar[FieldSchema.Type]
     TYPE_UNSPECIFIED: FieldSchema.Type
     TYPE_STRING: FieldSchema.Type
     TYPE_INT64: FieldSchema.Type
     TYPE_DOUBLE: FieldSchema.Type
     TYPE_BOOL: FieldSchema.Type
     TYPE_STRING_LIST: FieldSchema.Type
+    TYPE_TIMESTAMP: FieldSchema.Type
+    TYPE_GEO: FieldSchema.Type
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     INDEXED_FIELD_NUMBER: _ClassVar[int]
@@ -194,20 +210,22 @@ class DeleteAliasResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ReindexCollectionRequest(_message.Message):
-    __slots__ = ("source", "target", "alias", "model_version", "dimensions", "storage")
+    __slots__ = ("source", "target", "alias", "model_version", "dimensions", "storage", "added_fields")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     STORAGE_FIELD_NUMBER: _ClassVar[int]
+    ADDED_FIELDS_FIELD_NUMBER: _ClassVar[int]
     source: str
     target: str
     alias: str
     model_version: _content_pb2.ModelVersion
     dimensions: int
     storage: VectorStorage
-    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., alias: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., dimensions: _Optional[int] = ..., storage: _Optional[_Union[VectorStorage, _Mapping]] = ...) -> None: ...
+    added_fields: _containers.RepeatedCompositeFieldContainer[FieldSchema]
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., alias: _Optional[str] = ..., model_version: _Optional[_Union[_content_pb2.ModelVersion, _Mapping]] = ..., dimensions: _Optional[int] = ..., storage: _Optional[_Union[VectorStorage, _Mapping]] = ..., added_fields: _Optional[_Iterable[_Union[FieldSchema, _Mapping]]] = ...) -> None: ...
 
 class ReindexCollectionResponse(_message.Message):
     __slots__ = ("done_count", "total_count", "failed_count", "failures", "alias_swapped", "done")

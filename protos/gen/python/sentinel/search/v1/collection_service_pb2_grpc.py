@@ -155,7 +155,8 @@ class CollectionServiceServicer(object):
 
     def ReindexCollection(self, request, context):
         """ReindexCollection embeds every item of a collection again into a new collection, with another
-        model, length or storage of the vectors, and can then point an alias at it. Meanwhile the old
+        model, length or storage of the vectors, or copies them to one with more fields, and can then
+        point an alias at it. Meanwhile the old
         collection serves searches and accepts writes, which are copied to the new one. To continue
         after an interruption, send the same request again. Fails with FAILED_PRECONDITION
         (REINDEX_CONFLICT) if the target exists and belongs to another source, model, length or storage.

@@ -277,7 +277,8 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
 
     ReindexCollection: _CollectionServiceReindexCollectionType
     """ReindexCollection embeds every item of a collection again into a new collection, with another
-    model, length or storage of the vectors, and can then point an alias at it. Meanwhile the old
+    model, length or storage of the vectors, or copies them to one with more fields, and can then
+    point an alias at it. Meanwhile the old
     collection serves searches and accepts writes, which are copied to the new one. To continue
     after an interruption, send the same request again. Fails with FAILED_PRECONDITION
     (REINDEX_CONFLICT) if the target exists and belongs to another source, model, length or storage.
@@ -410,7 +411,8 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse], collections.abc.AsyncIterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse]]:
         """ReindexCollection embeds every item of a collection again into a new collection, with another
-        model, length or storage of the vectors, and can then point an alias at it. Meanwhile the old
+        model, length or storage of the vectors, or copies them to one with more fields, and can then
+        point an alias at it. Meanwhile the old
         collection serves searches and accepts writes, which are copied to the new one. To continue
         after an interruption, send the same request again. Fails with FAILED_PRECONDITION
         (REINDEX_CONFLICT) if the target exists and belongs to another source, model, length or storage.

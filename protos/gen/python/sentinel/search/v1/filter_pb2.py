@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsentinel/search/v1/filter.proto\x12\x12sentinel.search.v1\"\xdf\x01\n\nFieldValue\x12#\n\x0cstring_value\x18\x01 \x01(\tH\x00R\x0bstringValue\x12\x1d\n\tint_value\x18\x02 \x01(\x03H\x00R\x08intValue\x12#\n\x0c\x64ouble_value\x18\x03 \x01(\x01H\x00R\x0b\x64oubleValue\x12\x1f\n\nbool_value\x18\x04 \x01(\x08H\x00R\tboolValue\x12?\n\nlist_value\x18\x05 \x01(\x0b\x32\x1e.sentinel.search.v1.StringListH\x00R\tlistValueB\x06\n\x04kind\"$\n\nStringList\x12\x16\n\x06values\x18\x01 \x03(\tR\x06values\"\xf6\x01\n\x06\x46ilter\x12@\n\ncomparison\x18\x01 \x01(\x0b\x32\x1e.sentinel.search.v1.ComparisonH\x00R\ncomparison\x12\x34\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x1b.sentinel.search.v1.FiltersH\x00R\x05\x61llOf\x12\x34\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x1b.sentinel.search.v1.FiltersH\x00R\x05\x61nyOf\x12\x36\n\x07none_of\x18\x04 \x01(\x0b\x32\x1b.sentinel.search.v1.FiltersH\x00R\x06noneOfB\x06\n\x04kind\"?\n\x07\x46ilters\x12\x34\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x1a.sentinel.search.v1.FilterR\x07\x66ilters\"\xc2\x03\n\nComparison\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x43\n\x08operator\x18\x02 \x01(\x0e\x32\'.sentinel.search.v1.Comparison.OperatorR\x08operator\x12\x36\n\x06values\x18\x03 \x03(\x0b\x32\x1e.sentinel.search.v1.FieldValueR\x06values\"\xa0\x02\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x12\n\x0eOPERATOR_EQUAL\x10\x01\x12\x16\n\x12OPERATOR_NOT_EQUAL\x10\x02\x12\x11\n\rOPERATOR_LESS\x10\x03\x12\x1a\n\x16OPERATOR_LESS_OR_EQUAL\x10\x04\x12\x14\n\x10OPERATOR_GREATER\x10\x05\x12\x1d\n\x19OPERATOR_GREATER_OR_EQUAL\x10\x06\x12\x0f\n\x0bOPERATOR_IN\x10\x07\x12\x13\n\x0fOPERATOR_PREFIX\x10\x08\x12\x13\n\x0fOPERATOR_EXISTS\x10\t\x12\x1a\n\x16OPERATOR_LIST_CONTAINS\x10\n\x12\x13\n\x0fOPERATOR_NOT_IN\x10\x0b\x42\x8f\x01\n\x12sentinel.search.v1P\x01Z0sentinel.internal/go/sentinel/search/v1;searchv1\xa2\x02\x03SEN\xaa\x02\x12Sentinel.Search.V1\xca\x02\x12Sentinel\\Search\\V1\xea\x02\x14Sentinel::Search::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsentinel/search/v1/filter.proto\x12\x12sentinel.search.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x02\n\nFieldValue\x12#\n\x0cstring_value\x18\x01 \x01(\tH\x00R\x0bstringValue\x12\x1d\n\tint_value\x18\x02 \x01(\x03H\x00R\x08intValue\x12#\n\x0c\x64ouble_value\x18\x03 \x01(\x01H\x00R\x0b\x64oubleValue\x12\x1f\n\nbool_value\x18\x04 \x01(\x08H\x00R\tboolValue\x12?\n\nlist_value\x18\x05 \x01(\x0b\x32\x1e.sentinel.search.v1.StringListH\x00R\tlistValue\x12\x45\n\x0ftimestamp_value\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\x0etimestampValue\x12;\n\tgeo_value\x18\x07 \x01(\x0b\x32\x1c.sentinel.search.v1.GeoPointH\x00R\x08geoValueB\x06\n\x04kind\"D\n\x08GeoPoint\x12\x1a\n\x08latitude\x18\x01 \x01(\x01R\x08latitude\x12\x1c\n\tlongitude\x18\x02 \x01(\x01R\tlongitude\"$\n\nStringList\x12\x16\n\x06values\x18\x01 \x03(\tR\x06values\"\xad\x02\n\x06\x46ilter\x12@\n\ncomparison\x18\x01 \x01(\x0b\x32\x1e.sentinel.search.v1.ComparisonH\x00R\ncomparison\x12\x34\n\x06\x61ll_of\x18\x02 \x01(\x0b\x32\x1b.sentinel.search.v1.FiltersH\x00R\x05\x61llOf\x12\x34\n\x06\x61ny_of\x18\x03 \x01(\x0b\x32\x1b.sentinel.search.v1.FiltersH\x00R\x05\x61nyOf\x12\x36\n\x07none_of\x18\x04 \x01(\x0b\x32\x1b.sentinel.search.v1.FiltersH\x00R\x06noneOf\x12\x35\n\x03geo\x18\x05 \x01(\x0b\x32!.sentinel.search.v1.GeoComparisonH\x00R\x03geoB\x06\n\x04kind\"\x9f\x01\n\rGeoComparison\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x37\n\x06\x62ounds\x18\x02 \x01(\x0b\x32\x1d.sentinel.search.v1.GeoBoundsH\x00R\x06\x62ounds\x12\x37\n\x06\x63ircle\x18\x03 \x01(\x0b\x32\x1d.sentinel.search.v1.GeoCircleH\x00R\x06\x63ircleB\x06\n\x04\x61rea\"_\n\tGeoBounds\x12\x14\n\x05south\x18\x01 \x01(\x01R\x05south\x12\x12\n\x04west\x18\x02 \x01(\x01R\x04west\x12\x14\n\x05north\x18\x03 \x01(\x01R\x05north\x12\x12\n\x04\x65\x61st\x18\x04 \x01(\x01R\x04\x65\x61st\"f\n\tGeoCircle\x12\x34\n\x06\x63\x65nter\x18\x01 \x01(\x0b\x32\x1c.sentinel.search.v1.GeoPointR\x06\x63\x65nter\x12#\n\rradius_meters\x18\x02 \x01(\x01R\x0cradiusMeters\"?\n\x07\x46ilters\x12\x34\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x1a.sentinel.search.v1.FilterR\x07\x66ilters\"\xd9\x03\n\nComparison\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x43\n\x08operator\x18\x02 \x01(\x0e\x32\'.sentinel.search.v1.Comparison.OperatorR\x08operator\x12\x36\n\x06values\x18\x03 \x03(\x0b\x32\x1e.sentinel.search.v1.FieldValueR\x06values\"\xb7\x02\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x12\n\x0eOPERATOR_EQUAL\x10\x01\x12\x16\n\x12OPERATOR_NOT_EQUAL\x10\x02\x12\x11\n\rOPERATOR_LESS\x10\x03\x12\x1a\n\x16OPERATOR_LESS_OR_EQUAL\x10\x04\x12\x14\n\x10OPERATOR_GREATER\x10\x05\x12\x1d\n\x19OPERATOR_GREATER_OR_EQUAL\x10\x06\x12\x0f\n\x0bOPERATOR_IN\x10\x07\x12\x13\n\x0fOPERATOR_PREFIX\x10\x08\x12\x13\n\x0fOPERATOR_EXISTS\x10\t\x12\x1a\n\x16OPERATOR_LIST_CONTAINS\x10\n\x12\x13\n\x0fOPERATOR_NOT_IN\x10\x0b\x12\x15\n\x11OPERATOR_CONTAINS\x10\x0c\x42\x8f\x01\n\x12sentinel.search.v1P\x01Z0sentinel.internal/go/sentinel/search/v1;searchv1\xa2\x02\x03SEN\xaa\x02\x12Sentinel.Search.V1\xca\x02\x12Sentinel\\Search\\V1\xea\x02\x14Sentinel::Search::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,16 +33,24 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sentinel.search.v1.filter_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\022sentinel.search.v1P\001Z0sentinel.internal/go/sentinel/search/v1;searchv1\242\002\003SEN\252\002\022Sentinel.Search.V1\312\002\022Sentinel\\Search\\V1\352\002\024Sentinel::Search::V1'
-  _globals['_FIELDVALUE']._serialized_start=56
-  _globals['_FIELDVALUE']._serialized_end=279
-  _globals['_STRINGLIST']._serialized_start=281
-  _globals['_STRINGLIST']._serialized_end=317
-  _globals['_FILTER']._serialized_start=320
-  _globals['_FILTER']._serialized_end=566
-  _globals['_FILTERS']._serialized_start=568
-  _globals['_FILTERS']._serialized_end=631
-  _globals['_COMPARISON']._serialized_start=634
-  _globals['_COMPARISON']._serialized_end=1084
-  _globals['_COMPARISON_OPERATOR']._serialized_start=796
-  _globals['_COMPARISON_OPERATOR']._serialized_end=1084
+  _globals['_FIELDVALUE']._serialized_start=89
+  _globals['_FIELDVALUE']._serialized_end=444
+  _globals['_GEOPOINT']._serialized_start=446
+  _globals['_GEOPOINT']._serialized_end=514
+  _globals['_STRINGLIST']._serialized_start=516
+  _globals['_STRINGLIST']._serialized_end=552
+  _globals['_FILTER']._serialized_start=555
+  _globals['_FILTER']._serialized_end=856
+  _globals['_GEOCOMPARISON']._serialized_start=859
+  _globals['_GEOCOMPARISON']._serialized_end=1018
+  _globals['_GEOBOUNDS']._serialized_start=1020
+  _globals['_GEOBOUNDS']._serialized_end=1115
+  _globals['_GEOCIRCLE']._serialized_start=1117
+  _globals['_GEOCIRCLE']._serialized_end=1219
+  _globals['_FILTERS']._serialized_start=1221
+  _globals['_FILTERS']._serialized_end=1284
+  _globals['_COMPARISON']._serialized_start=1287
+  _globals['_COMPARISON']._serialized_end=1760
+  _globals['_COMPARISON_OPERATOR']._serialized_start=1449
+  _globals['_COMPARISON_OPERATOR']._serialized_end=1760
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Item(_message.Message):
-    __slots__ = ("id", "content", "vector", "fields", "image_uri", "thumbnail", "digest")
+    __slots__ = ("id", "content", "vector", "fields", "image_uri", "thumbnail", "digest", "by_reference")
     class FieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class Item(_message.Message):
     IMAGE_URI_FIELD_NUMBER: _ClassVar[int]
     THUMBNAIL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BY_REFERENCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     content: _content_pb2.Content
     vector: _content_pb2.Vector
@@ -32,7 +33,8 @@ class Item(_message.Message):
     image_uri: str
     thumbnail: bytes
     digest: str
-    def __init__(self, id: _Optional[str] = ..., content: _Optional[_Union[_content_pb2.Content, _Mapping]] = ..., vector: _Optional[_Union[_content_pb2.Vector, _Mapping]] = ..., fields: _Optional[_Mapping[str, _filter_pb2.FieldValue]] = ..., image_uri: _Optional[str] = ..., thumbnail: _Optional[bytes] = ..., digest: _Optional[str] = ...) -> None: ...
+    by_reference: bool
+    def __init__(self, id: _Optional[str] = ..., content: _Optional[_Union[_content_pb2.Content, _Mapping]] = ..., vector: _Optional[_Union[_content_pb2.Vector, _Mapping]] = ..., fields: _Optional[_Mapping[str, _filter_pb2.FieldValue]] = ..., image_uri: _Optional[str] = ..., thumbnail: _Optional[bytes] = ..., digest: _Optional[str] = ..., by_reference: bool = ...) -> None: ...
 
 class UpsertItemsRequest(_message.Message):
     __slots__ = ("collection", "items")
@@ -49,7 +51,7 @@ class UpsertItemsResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[ItemResult, _Mapping]]] = ...) -> None: ...
 
 class ItemResult(_message.Message):
-    __slots__ = ("id", "outcome", "error")
+    __slots__ = ("id", "outcome", "error", "truncated")
     class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         OUTCOME_UNSPECIFIED: _ClassVar[ItemResult.Outcome]
@@ -63,10 +65,12 @@ class ItemResult(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     id: str
     outcome: ItemResult.Outcome
     error: _status_pb2.Status
-    def __init__(self, id: _Optional[str] = ..., outcome: _Optional[_Union[ItemResult.Outcome, str]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    truncated: bool
+    def __init__(self, id: _Optional[str] = ..., outcome: _Optional[_Union[ItemResult.Outcome, str]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., truncated: bool = ...) -> None: ...
 
 class IngestItemsRequest(_message.Message):
     __slots__ = ("start", "batch")
@@ -101,20 +105,22 @@ class IngestItemsResponse(_message.Message):
     def __init__(self, ack: _Optional[_Union[IngestAck, _Mapping]] = ..., advice: _Optional[_Union[IngestAdvice, _Mapping]] = ..., summary: _Optional[_Union[IngestSummary, _Mapping]] = ...) -> None: ...
 
 class IngestAck(_message.Message):
-    __slots__ = ("sequence", "stored_count", "unchanged_count", "failures", "failure_places", "digests")
+    __slots__ = ("sequence", "stored_count", "unchanged_count", "failures", "failure_places", "digests", "truncated_count")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     STORED_COUNT_FIELD_NUMBER: _ClassVar[int]
     UNCHANGED_COUNT_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     FAILURE_PLACES_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_COUNT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     stored_count: int
     unchanged_count: int
     failures: _containers.RepeatedCompositeFieldContainer[ItemResult]
     failure_places: _containers.RepeatedScalarFieldContainer[int]
     digests: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, sequence: _Optional[int] = ..., stored_count: _Optional[int] = ..., unchanged_count: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[ItemResult, _Mapping]]] = ..., failure_places: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[str]] = ...) -> None: ...
+    truncated_count: int
+    def __init__(self, sequence: _Optional[int] = ..., stored_count: _Optional[int] = ..., unchanged_count: _Optional[int] = ..., failures: _Optional[_Iterable[_Union[ItemResult, _Mapping]]] = ..., failure_places: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[str]] = ..., truncated_count: _Optional[int] = ...) -> None: ...
 
 class IngestAdvice(_message.Message):
     __slots__ = ("suggested_batch_size", "suggested_batches_in_flight", "draining")
@@ -161,7 +167,7 @@ class GetItemsResponse(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., missing_ids: _Optional[_Iterable[str]] = ..., unread_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListItemsRequest(_message.Message):
-    __slots__ = ("collection", "page_size", "page_token", "filter", "output_fields", "include_vectors", "include_thumbnails")
+    __slots__ = ("collection", "page_size", "page_token", "filter", "output_fields", "include_vectors", "include_thumbnails", "order")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +175,7 @@ class ListItemsRequest(_message.Message):
     OUTPUT_FIELDS_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_VECTORS_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
     collection: str
     page_size: int
     page_token: str
@@ -176,7 +183,16 @@ class ListItemsRequest(_message.Message):
     output_fields: _containers.RepeatedScalarFieldContainer[str]
     include_vectors: bool
     include_thumbnails: bool
-    def __init__(self, collection: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., output_fields: _Optional[_Iterable[str]] = ..., include_vectors: bool = ..., include_thumbnails: bool = ...) -> None: ...
+    order: ItemOrder
+    def __init__(self, collection: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., filter: _Optional[_Union[_filter_pb2.Filter, _Mapping]] = ..., output_fields: _Optional[_Iterable[str]] = ..., include_vectors: bool = ..., include_thumbnails: bool = ..., order: _Optional[_Union[ItemOrder, _Mapping]] = ...) -> None: ...
+
+class ItemOrder(_message.Message):
+    __slots__ = ("field", "descending")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    DESCENDING_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    descending: bool
+    def __init__(self, field: _Optional[str] = ..., descending: bool = ...) -> None: ...
 
 class ListItemsResponse(_message.Message):
     __slots__ = ("items", "next_page_token")

@@ -120,7 +120,7 @@ class ItemServiceServicer(object):
     def DownloadImage(self, request, context):
         """DownloadImage sends the image of an item in chunks, for clients that cannot reach the object
         store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND if the item has no image or its
-        bytes are missing from the object store).
+        bytes are missing from the object store; ORIGINAL_GONE, see `Item.by_reference`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -213,7 +213,7 @@ class ItemServiceStub(typing.Generic[_ItemServiceUpsertItemsType, _ItemServiceIn
     DownloadImage: _ItemServiceDownloadImageType
     """DownloadImage sends the image of an item in chunks, for clients that cannot reach the object
     store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND if the item has no image or its
-    bytes are missing from the object store).
+    bytes are missing from the object store; ORIGINAL_GONE, see `Item.by_reference`).
     """
 
     DeleteItems: _ItemServiceDeleteItemsType
@@ -312,7 +312,7 @@ class ItemServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.item_service_pb2.DownloadImageResponse], collections.abc.AsyncIterator[sentinel.search.v1.item_service_pb2.DownloadImageResponse]]:
         """DownloadImage sends the image of an item in chunks, for clients that cannot reach the object
         store. Fails with NOT_FOUND (ITEM_NOT_FOUND; IMAGE_NOT_FOUND if the item has no image or its
-        bytes are missing from the object store).
+        bytes are missing from the object store; ORIGINAL_GONE, see `Item.by_reference`).
         """
 
     @abc.abstractmethod

@@ -17,11 +17,22 @@ class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CONSISTENCY_BOUNDED: _ClassVar[Consistency]
     CONSISTENCY_SESSION: _ClassVar[Consistency]
     CONSISTENCY_STRONG: _ClassVar[Consistency]
+
+class MatchLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MATCH_LEVEL_UNSPECIFIED: _ClassVar[MatchLevel]
+    MATCH_LEVEL_WEAK: _ClassVar[MatchLevel]
+    MATCH_LEVEL_FAIR: _ClassVar[MatchLevel]
+    MATCH_LEVEL_STRONG: _ClassVar[MatchLevel]
 CONSISTENCY_UNSPECIFIED: Consistency
 CONSISTENCY_EVENTUAL: Consistency
 CONSISTENCY_BOUNDED: Consistency
 CONSISTENCY_SESSION: Consistency
 CONSISTENCY_STRONG: Consistency
+MATCH_LEVEL_UNSPECIFIED: MatchLevel
+MATCH_LEVEL_WEAK: MatchLevel
+MATCH_LEVEL_FAIR: MatchLevel
+MATCH_LEVEL_STRONG: MatchLevel
 
 class Query(_message.Message):
     __slots__ = ("content", "vector", "item_id", "composite")
@@ -151,7 +162,7 @@ class HitChunk(_message.Message):
     def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("id", "rank", "score", "fields", "image_uri", "thumbnail", "vector", "text")
+    __slots__ = ("id", "rank", "score", "fields", "image_uri", "thumbnail", "vector", "text", "match_level")
     class FieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -167,6 +178,7 @@ class Hit(_message.Message):
     THUMBNAIL_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    MATCH_LEVEL_FIELD_NUMBER: _ClassVar[int]
     id: str
     rank: int
     score: float
@@ -175,10 +187,27 @@ class Hit(_message.Message):
     thumbnail: bytes
     vector: _content_pb2.Vector
     text: str
-    def __init__(self, id: _Optional[str] = ..., rank: _Optional[int] = ..., score: _Optional[float] = ..., fields: _Optional[_Mapping[str, _filter_pb2.FieldValue]] = ..., image_uri: _Optional[str] = ..., thumbnail: _Optional[bytes] = ..., vector: _Optional[_Union[_content_pb2.Vector, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+    match_level: MatchLevel
+    def __init__(self, id: _Optional[str] = ..., rank: _Optional[int] = ..., score: _Optional[float] = ..., fields: _Optional[_Mapping[str, _filter_pb2.FieldValue]] = ..., image_uri: _Optional[str] = ..., thumbnail: _Optional[bytes] = ..., vector: _Optional[_Union[_content_pb2.Vector, _Mapping]] = ..., text: _Optional[str] = ..., match_level: _Optional[_Union[MatchLevel, str]] = ...) -> None: ...
+
+class Notice(_message.Message):
+    __slots__ = ("kind", "message")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[Notice.Kind]
+        KIND_TEXT_TRUNCATED: _ClassVar[Notice.Kind]
+        KIND_LANGUAGE_UNKNOWN: _ClassVar[Notice.Kind]
+    KIND_UNSPECIFIED: Notice.Kind
+    KIND_TEXT_TRUNCATED: Notice.Kind
+    KIND_LANGUAGE_UNKNOWN: Notice.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    kind: Notice.Kind
+    message: str
+    def __init__(self, kind: _Optional[_Union[Notice.Kind, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class SearchSummary(_message.Message):
-    __slots__ = ("hit_count", "total", "embed", "embed_queue", "embed_inference", "vector_search", "embed_cached")
+    __slots__ = ("hit_count", "total", "embed", "embed_queue", "embed_inference", "vector_search", "embed_cached", "notices")
     HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     EMBED_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +215,7 @@ class SearchSummary(_message.Message):
     EMBED_INFERENCE_FIELD_NUMBER: _ClassVar[int]
     VECTOR_SEARCH_FIELD_NUMBER: _ClassVar[int]
     EMBED_CACHED_FIELD_NUMBER: _ClassVar[int]
+    NOTICES_FIELD_NUMBER: _ClassVar[int]
     hit_count: int
     total: _duration_pb2.Duration
     embed: _duration_pb2.Duration
@@ -193,7 +223,8 @@ class SearchSummary(_message.Message):
     embed_inference: _duration_pb2.Duration
     vector_search: _duration_pb2.Duration
     embed_cached: bool
-    def __init__(self, hit_count: _Optional[int] = ..., total: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., embed: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., embed_queue: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., embed_inference: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., vector_search: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., embed_cached: bool = ...) -> None: ...
+    notices: _containers.RepeatedCompositeFieldContainer[Notice]
+    def __init__(self, hit_count: _Optional[int] = ..., total: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., embed: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., embed_queue: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., embed_inference: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., vector_search: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., embed_cached: bool = ..., notices: _Optional[_Iterable[_Union[Notice, _Mapping]]] = ...) -> None: ...
 
 class SearchPageRequest(_message.Message):
     __slots__ = ("params", "page_size", "page_token")
