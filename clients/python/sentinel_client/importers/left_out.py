@@ -10,11 +10,13 @@ from typing import Any
 
 from sentinel_client.importers.dataset import LayoutError
 
-IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .heic .heif .hif .avif .jxl"
-    " .dng .cr2 .cr3 .nef .arw".split()
-)
 RAW_EXTENSIONS = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw"})
+IMAGE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+        *(".heic", ".heif", ".hif", ".avif", ".jxl"),
+    }
+)
 SIDECAR_EXTENSION = ".xmp"
 
 # Why something is left out; the summary shows these words.
@@ -78,7 +80,7 @@ class LeftOut:
 
     def file(self, name: str, relative: str) -> bool:
         """Tell whether a file is left out because of its name, and count it."""
-        stem, ending = os.path.splitext(name)
+        _stem, ending = os.path.splitext(name)
         ending = ending.lower()
         if name.startswith("."):
             self.add("files", HIDDEN)
