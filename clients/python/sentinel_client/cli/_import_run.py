@@ -249,6 +249,17 @@ class ImportRun:
         elif sync.gone and not self._plan.prune:
             yield f"{sync.gone:,} stored items have no file any more. --prune removes them."
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What happened, by what `print_summary` calls it."""
+        tally, sync = self.tally, self._sync
+        return {
+            "stored": tally.stored,
+            "replaced": sync.replaced,
+            "removed": sync.pruned,
+            "failed": tally.failed,
+        }
+
     def _as_dict(self) -> dict[str, Any]:
         tally, sync = self.tally, self._sync
         skipped: list[dict[str, Any]] = []

@@ -50,7 +50,8 @@ class Journal:
                 "CREATE TABLE IF NOT EXISTS readings"
                 " (key BLOB PRIMARY KEY, stamp TEXT, sha256 BLOB, details TEXT) WITHOUT ROWID;"
                 "CREATE TABLE IF NOT EXISTS mounts (path BLOB PRIMARY KEY) WITHOUT ROWID;"
-                "DROP TABLE IF EXISTS entries; DROP TABLE IF EXISTS contents;"  # of earlier versions
+                # Of earlier versions.
+                "DROP TABLE IF EXISTS entries; DROP TABLE IF EXISTS contents;"
             )
 
     def known(self, items: Iterable[ImportItem]) -> list[Reading | None]:

@@ -10,6 +10,7 @@ import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 _UNKNOWN = b""  # the content at a path that could not be read or stored
 _CHUNK = 1_000
@@ -88,7 +89,7 @@ class Seen:
         if chunk:
             yield chunk
 
-    def _rows(self, query: str) -> Iterator[tuple[object, ...]]:
+    def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         with self._lock:
             cursor = self._database.execute(query)
         while True:

@@ -74,10 +74,7 @@ class FolderSync:
         await asyncio.to_thread(self.journal.remember_mounts, mounts)
         protected = dict(self._protected(remembered))
         scopes = list(_scopes(self.walk.starts))
-        count = 0
-        for scope in scopes:
-            count += await client.delete_items(collection=collection, filter=scope, dry_run=True)
-        if count == importer.tally.below:
+        if await _count(client, collection, scopes) == importer.tally.below:
             return result  # nothing but what the run has seen
         replaced: list[str] = []
         for scope in scopes:
@@ -92,7 +89,7 @@ class FolderSync:
         if replaced:
             result.replaced += await client.delete_items(replaced, collection=collection)
         if self.prune and result.gone:
-            await self._prune(client, collection, count - result.replaced, result)
+            await self._prune(client, collection, result)
         return result
 
     def _classify(
@@ -124,17 +121,17 @@ class FolderSync:
         for folder in walk.unreadable:
             yield valid_text(folder), "cannot be read"
         for start in walk.starts:
-            if not walk.found.get(start):
+            if start in walk.roots and not walk.found.get(start):
                 yield valid_text(start), "has no pictures now; is it mounted?"
         for mount in mounts:
             if any(is_below(mount, one) for one in walk.starts) and not os.path.ismount(mount):
                 yield valid_text(mount), "was a drive of its own and is not mounted now"
 
     async def _prune(
-        self, client: AsyncSentinelClient, collection: str, count: int, result: SyncResult
+        self, client: AsyncSentinelClient, collection: str, result: SyncResult
     ) -> None:
-        missing = [one for one in self.walk.roots if not os.path.lexists(one)]
-        if missing:  # since the walk
+        count = await _count(client, collection, list(_scopes(self.walk.roots)))
+        if missing := await asyncio.to_thread(_missing, self.walk.roots):  # since the walk
             result.refused = f"{short_path(missing[0])} is not there any more"
         elif result.gone * _UNASKED > count:
             result.refused = self.confirm(result.gone, count)
@@ -142,6 +139,18 @@ class FolderSync:
             return
         for ids in self.seen.gone():
             result.pruned += await client.delete_items(ids, collection=collection)
+
+
+async def _count(client: AsyncSentinelClient, collection: str, scopes: Sequence[Filter]) -> int:
+    """Return how many items the filters select together."""
+    counts = [
+        await client.delete_items(collection=collection, filter=one, dry_run=True) for one in scopes
+    ]
+    return sum(counts)
+
+
+def _missing(paths: Sequence[str]) -> list[str]:
+    return [one for one in paths if not os.path.exists(one)]
 
 
 def _scopes(starts: Sequence[str]) -> Iterator[Filter]:
@@ -152,6 +161,6 @@ def _scopes(starts: Sequence[str]) -> Iterator[Filter]:
             outer.append(start)
     path = F("path")
     conditions = [(path == one) | path.startswith(one.rstrip(os.sep) + os.sep) for one in outer]
-    for start in range(0, len(conditions), _MAX_COMPARISONS // 2):
-        part = conditions[start : start + _MAX_COMPARISONS // 2]
+    for at in range(0, len(conditions), _MAX_COMPARISONS // 2):
+        part = conditions[at : at + _MAX_COMPARISONS // 2]
         yield reduce(lambda left, right: left | right, part)
