@@ -122,7 +122,7 @@ class FolderSync:
             yield valid_text(folder), "cannot be read"
         for start in walk.starts:
             if start in walk.roots and not walk.found.get(start):
-                yield valid_text(start), "has no pictures now; is it mounted?"
+                yield valid_text(start), "has no pictures now (is it mounted?)"
         for mount in mounts:
             if any(is_below(mount, one) for one in walk.starts) and not os.path.ismount(mount):
                 yield valid_text(mount), "was a drive of its own and is not mounted now"

@@ -40,7 +40,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 T = TypeVar("T")
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *_HEIF)
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *_HEIF)
 # A hostile directory names the same large value thousands of times. So both are bounded: what is
 # read from a file, and the EXIF in memory (a JPEG cannot hold more than 64 KiB).
 _MAX_READ_BYTES = 96 * 1024 * 1024
