@@ -65,7 +65,7 @@ class Library:
         self._number += 1
         side = (16, 24) if self._number % 2 else (24, 16)
         color = tuple(self._number * step % 256 for step in (37, 101, 211))
-        image = Image.new("RGB", side, color)  # type: ignore[arg-type]
+        image = Image.new("RGB", side, color)
         taken = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(seconds=self._number)
         facts: dict[str, Any] = {"width": side[0], "height": side[1]}
         exif = Image.Exif()
