@@ -10,7 +10,7 @@ import hashlib
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +22,6 @@ from PIL import Image
 
 from sentinel_client import Item, SentinelClient
 from sentinel_client.cli import _journal, main
-from tests import processes
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -33,16 +32,6 @@ _XMP = (
     " xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'><rdf:Description rdf:about=''"
     " xmlns:xmp='http://ns.adobe.com/xap/1.0/' xmp:Rating='{}'/></rdf:RDF></x:xmpmeta>"
 )
-
-
-@pytest.fixture(scope="module")
-def address(
-    default_worker: processes.Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("gateway")
-    flags = processes.gateway_flags(folder, str(folder / "milvus.db"), default_worker.address)
-    with processes.running(folder, "search_server", *flags) as server:
-        yield server.address
 
 
 class Library:
@@ -220,17 +209,17 @@ def check(library: Library, items: list[Item]) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_after_each_run_the_collection_equals_the_folder(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    lite_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setattr(_journal, "_SETTLED_S", 0.02)  # so that the journal knows these files, too
     library = Library(tmp_path / "photos", seed)
     collection = f"seed{seed}"
-    with SentinelClient(address) as client:
+    with SentinelClient(lite_address) as client:
         for number in range(_RUNS):
             command = ["index", str(library.root), "-c", collection, "--prune", "--yes"]
-            result = CliRunner().invoke(main, ["--address", address, *command])
+            result = CliRunner().invoke(main, ["--address", lite_address, *command])
             assert result.exit_code == 0, result.output
             check(library, list(client.list_items(collection=collection)))
             for _ in range(_CHANGES):
