@@ -21,6 +21,7 @@ from sentinel_client.cli.items import items
 from sentinel_client.cli.keys import keys
 from sentinel_client.cli.models import models
 from sentinel_client.cli.search import search
+from sentinel_client.cli.status import status
 from sentinel_client.cli.up import up
 from sentinel_client.cli.use import use
 from sentinel_client.cli.whoami import whoami
@@ -106,7 +107,7 @@ def main(
 
 
 for _command in (
-    *(up, index, imports, bulk_index, search, embed, rank, items, collections, health),
+    *(up, index, imports, bulk_index, search, embed, rank, items, collections, health, status),
     *(models, certs, keys, whoami),
 ):
     main.add_command(_command)
