@@ -89,8 +89,13 @@ class Failure(click.ClickException):
 def explain(error: SentinelError) -> str:
     """Return one line: what is wrong, the reason's name, what to do."""
     line = " ".join(f"{error.message.rstrip('.')} [{error.reason}]".split())
-    hint = _HINTS.get(error.reason)
+    hint = error_hint(error)
     return f"{line}: {hint}" if hint else line
+
+
+def error_hint(error: SentinelError) -> str:
+    """Return what to do about an error whose own message does not say it; else an empty text."""
+    return _HINTS.get(error.reason, "")
 
 
 def require_modules(names: Sequence[str], subject: str, install: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +20,7 @@ from sentinel_client import (
     SentinelClient,
     VectorIndex,
 )
+from sentinel_client.cli._commands import DefaultGroup
 from sentinel_client.cli._console import (
     Options,
     err,
@@ -27,6 +30,7 @@ from sentinel_client.cli._console import (
     progress_bar,
 )
 from sentinel_client.cli._options import (
+    complete_collection,
     consistency_option,
     index_param_option,
     json_option,
@@ -38,14 +42,19 @@ from sentinel_client.cli._options import (
 _REINDEX_ATTEMPTS = 12
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=DefaultGroup, default="list")
+def collections() -> None:
+    """List, show, create, alias, reindex or delete collections.
+
+    Without a command: list them.
+    """
+
+
+@collections.command("list")
 @json_option("collection")
-@click.pass_context
-def collections(context: click.Context, as_json: bool) -> None:
-    """List the collections; create, alias, reindex or delete one."""
-    if context.invoked_subcommand is not None:
-        return
-    options: Options = context.obj
+@click.pass_obj
+def list_collections(options: Options, as_json: bool) -> None:
+    """List the collections."""
     with options.open(SentinelClient) as client:
         found = client.list_collections()
     if as_json:
@@ -55,6 +64,25 @@ def collections(context: click.Context, as_json: bool) -> None:
         out().print(_table(found))
     else:
         click.echo("No collections yet. `sentinel index FOLDER` creates one.")
+
+
+@collections.command()
+@click.argument("name", shell_complete=complete_collection)
+@json_option("collection")
+@click.pass_obj
+def show(options: Options, name: str, as_json: bool) -> None:
+    """Show one collection: its fields, model, storage, index, names and match levels."""
+    with options.open(SentinelClient) as client:
+        found = client.get_collection(name)
+    if as_json:
+        click.echo(json_line(_as_dict(found)))
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in _facts(found):
+        table.add_row(label, Text(value))
+    out().print(table)
 
 
 @collections.command()
@@ -262,7 +290,32 @@ def _table(found: list[Collection]) -> Table:
     return table
 
 
+def _facts(collection: Collection) -> Iterator[tuple[str, str]]:
+    """Yield the labels and values of `show`."""
+    model, index, levels = collection.model, collection.index, collection.match_levels
+    default = collection.default_consistency
+    yield "collection", collection.name
+    yield "aliases", ", ".join(collection.aliases) or "none"
+    yield "items", f"{collection.item_count:,}"
+    yield "model", " ".join(filter(None, (model.model, model.revision)))
+    yield "fingerprint", model.fingerprint
+    yield "vectors", f"{collection.dimensions} dimensions{_stored_as(collection)}"
+    parameters = "".join(f" {name}={value}" for name, value in index.params.items())
+    yield "index", f"{index.type.value if index.type else 'chosen by the gateway'}{parameters}"
+    yield "consistency", default.value if default else "the gateway's setting"
+    if levels is not None:
+        yield "match levels", f"fair from {levels.fair:.3f}, strong from {levels.strong:.3f}"
+    longest = max((len(schema.name) for schema in collection.fields), default=0)
+    for number, schema in enumerate(collection.fields):
+        marks = [("indexed", schema.indexed), ("full text", schema.full_text)]
+        more = "".join(f", {mark}" for mark, is_set in marks if is_set)
+        yield "" if number else "fields", f"{schema.name.ljust(longest)}  {schema.type.value}{more}"
+    if not collection.fields:
+        yield "fields", "none"
+
+
 def _as_dict(collection: Collection) -> dict[str, object]:
+    levels = collection.match_levels
     return {
         "name": collection.name,
         "item_count": collection.item_count,
@@ -275,4 +328,5 @@ def _as_dict(collection: Collection) -> dict[str, object]:
         "fields": {schema.name: schema.type.value for schema in collection.fields},
         "aliases": list(collection.aliases),
         "index": None if collection.index.type is None else collection.index.type.value,
+        "match_levels": None if levels is None else {"fair": levels.fair, "strong": levels.strong},
     }
