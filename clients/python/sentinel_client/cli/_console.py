@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -141,6 +141,16 @@ def json_line(value: object) -> str:
     text = json.dumps(value, ensure_ascii=not unicode)
     # JSON escapes the other control characters itself.
     return _ESCAPED_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def tell(
+    text: str, facts: Mapping[str, object], *, as_json: bool = False, quiet: bool = False
+) -> None:
+    """Say what a command did: as a sentence, as one JSON object, or not at all."""
+    if as_json:
+        click.echo(json_line(facts))
+    elif not quiet:
+        click.echo(text)
 
 
 def show_all_characters() -> None:

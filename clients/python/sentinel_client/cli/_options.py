@@ -99,6 +99,14 @@ def paths_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return paths(nul(command))
 
 
+def outcome_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json and --quiet to a command that says what it did, with `tell`."""
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, help="Say what was done as one JSON object."
+    )
+    return as_json(quiet_option("Do not say what was done.")(command))
+
+
 def quiet_option(text: str) -> Decorator:
     return click.option("-q", "--quiet", is_flag=True, help=text)
 

@@ -54,7 +54,7 @@ def result_table(query: Query, result: SearchResult, *, titled: bool = True) -> 
     table.add_column("score", no_wrap=True)
     # Cut long paths here; otherwise the table would shrink all columns.
     others = _OTHER_CHARS - (not with_id) * (SHORT_ID_CHARS + 2) - (not with_bar) * _BAR_CHARS
-    room = max(_MIN_FILE_CHARS, width - others)
+    room = max(_MIN_FILE_CHARS if with_bar else 1, width - others)
     table.add_column("file", overflow="ellipsis", no_wrap=True, max_width=room)
     if with_id:
         table.add_column("id", style="dim", no_wrap=True)

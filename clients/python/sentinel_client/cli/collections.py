@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import click
 from rich.table import Table
@@ -28,12 +29,14 @@ from sentinel_client.cli._console import (
     new_table,
     out,
     progress_bar,
+    tell,
 )
 from sentinel_client.cli._options import (
     complete_collection,
     consistency_option,
     index_param_option,
     json_option,
+    outcome_options,
     storage_from,
     storage_options,
 )
@@ -112,6 +115,7 @@ def show(options: Options, name: str, as_json: bool) -> None:
 @consistency_option("Which writes its reads see by default.  [default: session]")
 @storage_options
 @click.option("--model", default="", help="One of the workers' models.  [default: the only one]")
+@outcome_options
 @click.pass_obj
 def create(
     options: Options,
@@ -127,6 +131,8 @@ def create(
     storage: str | None,
     rescore: bool,
     model: str,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Create the empty collection NAME."""
     schemas = [
@@ -148,31 +154,35 @@ def create(
             dimensions=dimensions,
             storage=storage_from(storage, rescore),
         )
-    click.echo(
+    text = (
         f"Created {created.name} for {created.model.model}, {created.dimensions} dimensions"
         f"{_stored_as(created)}."
     )
+    tell(text, _as_dict(created), as_json=as_json, quiet=quiet)
 
 
 @collections.command()
 @click.argument("name", metavar="ALIAS")
-@click.argument("collection")
+@click.argument("collection", shell_complete=complete_collection)
+@outcome_options
 @click.pass_obj
-def alias(options: Options, name: str, collection: str) -> None:
+def alias(options: Options, name: str, collection: str, as_json: bool, quiet: bool) -> None:
     """Point ALIAS at COLLECTION, for all callers at once. Replaces an existing alias."""
     with options.open(SentinelClient) as client:
         client.set_alias(name, collection)
-    click.echo(f"{name} now points to {collection}.")
+    facts = {"alias": name, "collection": collection}
+    tell(f"{name} now points to {collection}.", facts, as_json=as_json, quiet=quiet)
 
 
 @collections.command()
-@click.argument("name", metavar="ALIAS")
+@click.argument("name", metavar="ALIAS", shell_complete=complete_collection)
+@outcome_options
 @click.pass_obj
-def unalias(options: Options, name: str) -> None:
+def unalias(options: Options, name: str, as_json: bool, quiet: bool) -> None:
     """Delete ALIAS; its collection stays."""
     with options.open(SentinelClient) as client:
         client.delete_alias(name)
-    click.echo(f"Deleted the alias {name}.")
+    tell(f"Deleted the alias {name}.", {"deleted_alias": name}, as_json=as_json, quiet=quiet)
 
 
 @collections.command()
@@ -191,6 +201,7 @@ def unalias(options: Options, name: str) -> None:
     "--dimensions or --storage, its own]",
 )
 @storage_options
+@outcome_options
 @click.pass_obj
 def reindex(
     options: Options,
@@ -202,6 +213,8 @@ def reindex(
     dimensions: int,
     storage: str | None,
     rescore: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Embed every item of SOURCE again into the new collection TARGET.
 
@@ -223,19 +236,23 @@ def reindex(
             ):
                 done = report.done_count + report.failed_count
                 progress.update(bar, completed=done, total=report.total_count)
-    for item_id, message in report.failures.items():
-        err().print(f"✗ {item_id}: {message}", style="red", markup=False, soft_wrap=True)
+    if not as_json:
+        for item_id, message in report.failures.items():
+            err().print(f"✗ {item_id}: {message}", style="red", markup=False, soft_wrap=True)
     swapped = f"; {alias_name} now points to it" if report.alias_swapped else ""
     failed = f", {report.failed_count:,} failed" if report.failed_count else ""
-    click.echo(f"{target}: {report.done_count:,} items{failed}{swapped}.")
+    facts = {"target": target, **asdict(report)}
+    text = f"{target}: {report.done_count:,} items{failed}{swapped}."
+    tell(text, facts, as_json=as_json, quiet=quiet)
     raise SystemExit(1 if report.failed_count else 0)
 
 
 @collections.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_collection)
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@outcome_options
 @click.pass_obj
-def delete(options: Options, name: str, yes: bool) -> None:
+def delete(options: Options, name: str, yes: bool, as_json: bool, quiet: bool) -> None:
     """Delete the collection NAME and its items permanently."""
     with options.open(SentinelClient) as client:
         found = client.preview_deletion(name)
@@ -243,7 +260,8 @@ def delete(options: Options, name: str, yes: bool) -> None:
             question = f"Delete the collection {name} with its {found.count:,} items?"
             click.confirm(question, abort=True)
         client.delete_collection(name, confirmation_token=found.confirmation_token)
-    click.echo(f"Deleted {name} ({found.count:,} items).")
+    facts = {"collection": name, "deleted": found.count}
+    tell(f"Deleted {name} ({found.count:,} items).", facts, as_json=as_json, quiet=quiet)
 
 
 def _schema(text: str) -> FieldSchema:
