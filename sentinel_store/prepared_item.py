@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,6 +44,17 @@ class PreparedItem:
     vector: FloatArray | None
 
     @property
+    def reference(self) -> str:
+        """`file` URI of an image that is stored by reference; empty: it is not."""
+        return self.content.uri if self.content is not None and self.content.digest else ""
+
+    def as_copy(self) -> PreparedItem:
+        """Return the same item, stored with a copy of its image instead of by reference."""
+        if self.content is None:
+            return self
+        return replace(self, content=replace(self.content, digest=""))
+
+    @property
     def to_embed(self) -> Content | None:
         """The content that a worker has to process.
 
@@ -63,6 +74,7 @@ class PreparedItem:
             text=content.text if content is not None and content.kind is Kind.TEXT else "",
             fields=self.fields,
             vector=vector if self.vector is None else self.vector,
+            reference=self.reference,
         )
 
 
