@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -60,6 +61,40 @@ def everything(client: SentinelClient, name: str) -> dict[str, Item]:
     return {one.id: one for one in client.list_items(collection=name, include_vectors=True)}
 
 
+class Writer:
+    """Writes until the end of the block; no write may fail.
+
+    Texts, and vectors without a content, which another model could not take over.
+    """
+
+    def __init__(self, client: SentinelClient, collection: str) -> None:
+        self._client, self._collection = client, collection
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self.written: set[str] = set()
+
+    def _write(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            items = [
+                Item(id=f"w{number}", vector=vector(number), fields={"path": "w"}),
+                Item(id=f"v{number % 7}", text=f"blue {number}"),
+            ]
+            results = self._client.upsert(items, collection=self._collection)
+            assert [one.error for one in results] == [None, None]
+            self.written |= {one.id for one in items}
+
+    def __enter__(self) -> Writer:
+        self._writing = self._pool.submit(self._write)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._writing.result()
+        self._pool.shutdown()
+
+
 def test_fields_are_added_under_the_same_name_and_every_vector_stays(
     client: SentinelClient,
 ) -> None:
@@ -75,40 +110,14 @@ def test_fields_are_added_under_the_same_name_and_every_vector_stays(
     client.upsert(made, collection=name)
     before = everything(client, name)
 
-    stop, errors = threading.Event(), list[BaseException]()
-    written: dict[str, Item] = {}
-
-    def write() -> None:
-        """Texts, and vectors without a content, which another model could not take over."""
-        number = 0
-        while not stop.is_set():
-            number += 1
-            items = [
-                Item(id=f"w{number}", vector=vector(number), fields={"path": "w"}),
-                Item(id=f"v{number % 7}", text=f"blue {number}"),
-            ]
-            try:
-                results = client.upsert(items, collection=name)
-                assert [one.error for one in results] == [None, None]
-            except BaseException as error:  # for the main thread
-                errors.append(error)
-                return
-            written.update({one.id: one for one in items})
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with Writer(client, name) as writer:
         reports = list(client.reindex(name, target, alias=name, added_fields=NEW_FIELDS))
-    finally:
-        stop.set()
-        writer.join()
-    assert not errors
     last = reports[-1]
     assert (last.failed_count, last.alias_swapped) == (0, True)
     assert last.done_count >= len(before)
 
     after = everything(client, name)
-    assert set(after) == set(before) | set(written)
+    assert set(after) == set(before) | writer.written
     for item_id, item in before.items():
         found = after[item_id]
         assert (found.text, dict(found.fields), found.digest) == (
