@@ -59,7 +59,15 @@ test("a failed item has a code and a message", async () => {
 
 test("values of all types come back as they were stored", async () => {
   const name = `${collection}_types`;
-  const types = ["STRING", "INT64", "DOUBLE", "BOOL", "STRING_LIST"] as const;
+  const types = [
+    "STRING",
+    "INT64",
+    "DOUBLE",
+    "BOOL",
+    "STRING_LIST",
+    "TIMESTAMP",
+    "GEO",
+  ] as const;
   await client.createCollection(name, Object.fromEntries(types.map((type) => [type, { type }])));
   const fields = {
     STRING: "é",
@@ -67,12 +75,22 @@ test("values of all types come back as they were stored", async () => {
     DOUBLE: 0.5,
     BOOL: false,
     STRING_LIST: ["a", ""],
+    TIMESTAMP: new Date("1969-07-20T20:17:40.250Z"),
+    GEO: { latitude: 48.2085, longitude: -180 },
   };
   await client.upsert([{ id: "1", text: "a cat", fields }], { collection: name });
   const { items, missingIds } = await client.getItems(["1", "2"], { collection: name });
   assert.deepEqual(items[0]?.fields, fields);
   assert.equal(items[0].text, "a cat");
   assert.deepEqual(missingIds, ["2"]);
+  const near = field("GEO").near({ latitude: 48, longitude: 179.9 }, 50_000);
+  for (const [filter, count] of [
+    [allOf(near, field("TIMESTAMP").atMost(fields.TIMESTAMP)), 1],
+    [field("GEO").within(48, 170, 49, 179), 0],
+  ] as const) {
+    const hits = await collect(client.search({ collection: name, text: "a cat", filter }));
+    assert.equal(hits.length, count);
+  }
 });
 
 test("items that need more than one answer are read, and skipped if stored", async () => {
