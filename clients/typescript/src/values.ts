@@ -85,7 +85,10 @@ export function fieldsFromProto(fields: Record<string, FieldValueMessage>): Fiel
   return found;
 }
 
-function area(field: string, area: MessageInitShape<typeof GeoComparisonSchema>["area"]): Filter {
+function area(
+  field: string,
+  area: NonNullable<MessageInitShape<typeof GeoComparisonSchema>["area"]>,
+): Filter {
   return create(FilterSchema, { kind: { case: "geo", value: { field, area } } });
 }
 

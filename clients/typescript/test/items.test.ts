@@ -3,7 +3,7 @@ import { before, test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { InterceptingCall, Metadata, type Interceptor } from "@grpc/grpc-js";
-import { Code, SentinelError, type Item } from "sentinel-client";
+import { allOf, Code, field, SentinelError, type Item } from "sentinel-client";
 import { ErrorInfoSchema } from "sentinel-client/stubs/google/rpc/error_details_pb.js";
 import { StatusSchema } from "sentinel-client/stubs/google/rpc/status_pb.js";
 import type { IngestItemsResponse } from "sentinel-client/stubs/sentinel/search/v1/item_service_pb.js";
