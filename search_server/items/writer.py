@@ -61,6 +61,19 @@ class _StoredBefore:
     vectors: Mapping[str, FloatArray | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What happened to a batch in one collection: ids of items, and errors by id.
+
+    Attributes:
+        truncated: Of texts of which the model read only the beginning.
+    """
+
+    unchanged: frozenset[str] = frozenset()
+    truncated: frozenset[str] = frozenset()
+    failed: dict[str, SentinelError] = field(default_factory=dict)
+
+
 class ItemWriter:
     """Writes and deletes items. Stateless; any number of calls run at once."""
 
@@ -141,8 +154,8 @@ class ItemWriter:
         if target := await self._dual_write.next_target(info, {info.name}, deadline):
             failed = _vector_only_errors(target.name, batch.items)
         items = {key: item for key, item in batch.items.items() if key not in failed}
-        unchanged, errors = await self._write(info, items, deadline, retry_full_queues)
-        failed |= errors
+        written = await self._write(info, items, deadline, retry_full_queues)
+        failed |= written.failed
         reached = {info.name}
         # During a reindex, also write to the target.
         while target := await self._dual_write.next_target(info, reached, deadline):
@@ -159,8 +172,10 @@ class ItemWriter:
             if error is not None:
                 outcomes[position] = ItemOutcome(item_id, Outcome.FAILED, _placed(error, item))
             else:
-                kind = Outcome.UNCHANGED if item_id in unchanged else Outcome.STORED
-                outcomes[position] = ItemOutcome(item_id, kind, digest=item.digest)
+                kind = Outcome.UNCHANGED if item_id in written.unchanged else Outcome.STORED
+                outcomes[position] = ItemOutcome(
+                    item_id, kind, digest=item.digest, truncated=item_id in written.truncated
+                )
         for outcome in outcomes.values():
             label = outcome.error.reason.lower() if outcome.error else str(outcome.outcome)
             self._metrics.items.labels("upsert", label).inc()
@@ -183,8 +198,8 @@ class ItemWriter:
         ]
         batch = self._prepared(target, contents)
         failed |= {item.id: item.error for item in batch.failed.values()}
-        _, errors = await self._write(target, batch.items, deadline, retry_full_queues)
-        return failed | errors
+        written = await self._write(target, batch.items, deadline, retry_full_queues)
+        return failed | written.failed
 
     async def _write(
         self,
@@ -192,13 +207,10 @@ class ItemWriter:
         items: Mapping[str, PreparedItem],
         deadline: Deadline,
         retry_full_queues: bool,
-    ) -> tuple[frozenset[str], dict[str, SentinelError]]:
-        """Write prepared items to one collection: look up, embed, store images, store rows.
-
-        Returns the ids of unchanged items, and the errors of failed ones by id.
-        """
+    ) -> _Written:
+        """Write prepared items to one collection: look up, embed, store images, store rows."""
         if not items:
-            return frozenset(), {}
+            return _Written()
         before = await self._stored_before(info, items, deadline)
         new = [
             item
@@ -219,7 +231,8 @@ class ItemWriter:
                 if result is not None and item.image and item.content is not None:
                     images.append((item.image, item.content.data, result.thumbnail))
             await self._store_rows(info, rows, images, deadline)
-        return before.unchanged, failed
+        truncated = frozenset(key for key, result in embedded.items() if result.truncated)
+        return _Written(before.unchanged, truncated, failed)
 
     async def _store_rows(
         self,
