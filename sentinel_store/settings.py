@@ -52,8 +52,8 @@ class StoreSettings(BaseSettings):
     max_image_bytes: int = Field(
         48 * 1024 * 1024,
         ge=1024,
-        description="Largest encoded image, in bytes; keep it equal to the workers' limit, and below "
-        "the largest message.",
+        description="Largest encoded image, in bytes; keep it equal to the workers' limit, and "
+        "below the largest message.",
     )
     thumbnail_side: int = Field(
         256, ge=16, le=1024, description="Longest side of stored thumbnails, in pixels."

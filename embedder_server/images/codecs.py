@@ -1,8 +1,9 @@
 """The decoders that a worker may lack: of HEIC, AVIF and JPEG XL, and of previews in raw files.
 
 They come with the extras `photos` and `jxl`, except AVIF, which Pillow has nearly everywhere. A
-worker without one of them refuses its format and says what to install. Each runs in one thread: a decoder process
-is counted as one core, and the stacks and arenas of threads would count as the image's memory.
+worker without one of them refuses its format and says what to install. Each runs in one thread: a
+decoder process is counted as one core, and the stacks and arenas of threads would count as the
+image's memory.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def lacking(kind: ImageFormat) -> InvalidArgument:
     what = f"pip install '.[{extra}]' in Sentinel's folder" if extra else "install Pillow with AVIF"
     return InvalidArgument(
         "IMAGE_FORMAT_UNSUPPORTED",
-        f"this worker has no decoder for {kind.media_type}: {what} where the worker runs, or send a "
-        "JPEG",
+        f"this worker has no decoder for {kind.media_type}: {what} where the worker runs, or send "
+        "a JPEG",
     )
 
 
