@@ -97,22 +97,24 @@ class ItemService(pb_grpc.ItemServiceServicer):
         return [results[at] for at in range(len(items))]
 
     def _store_one(self, collection: FakeCollection, prepared: _Prepared) -> pb.ItemResult:
-        item, content = prepared.item, prepared.content
+        item, content, truncated = prepared.item, prepared.content, False
         before = collection.items.get(item.id)
         if before is not None and (before.digest, before.fields) == (item.digest, item.fields):
             return pb.ItemResult(id=item.id, outcome=pb.ItemResult.OUTCOME_UNCHANGED)
         # The image of a given vector is looked at, too.
         if content is not None and (item.image or prepared.vector is None):
             try:
-                whole = self._model.embed(content, f"{prepared.path}.content").vector
-                embedded = unit(whole[: collection.description.dimensions])
+                answer = self._model.embed(content, f"{prepared.path}.content")
+                embedded = unit(answer.vector[: collection.description.dimensions])
+                truncated = answer.truncated
             except SentinelError as error:
                 return _failed(item.id, error)
             item = replace(item, vector=embedded)
         if prepared.vector is not None:
             item = replace(item, vector=prepared.vector)
         collection.items[item.id] = item
-        return pb.ItemResult(id=item.id, outcome=pb.ItemResult.OUTCOME_STORED)
+        stored = pb.ItemResult.OUTCOME_STORED
+        return pb.ItemResult(id=item.id, outcome=stored, truncated=truncated)
 
     def GetItems(
         self, request: pb.GetItemsRequest, context: grpc.ServicerContext
@@ -309,6 +311,7 @@ def _ack(
         ack.digests.append(collection.items[result.id].digest)
         if result.outcome == pb.ItemResult.OUTCOME_STORED:
             ack.stored_count += 1
+            ack.truncated_count += result.truncated
         else:
             ack.unchanged_count += 1
     return ack
