@@ -6,6 +6,7 @@ other would fail. The models are fakes, since what matters is which of them is a
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from tests.search_server.conftest import (
     string,
     text,
 )
+from tests.search_server.items.ingesting import picture
 from tests.waiting import until
 
 FAKE = "tests.fakes.worker"
@@ -155,6 +157,7 @@ class Place:
     def gateway(self, cache_s: float = 0.2) -> AbstractContextManager[processes.Server]:
         """Start one; a reindex waits several times for as long as it caches collections."""
         flags = processes.gateway_flags(self.folder, self.milvus_uri, *self.workers)
+        flags += ["--reference-places", self.folder.as_uri()]
         self.started += 1
         constants = {"search_server.collections.catalog.CACHE_S": cache_s}
         folder = self.folder / f"g{self.started}"
@@ -549,4 +552,33 @@ def test_pictures_whose_bytes_are_gone_are_told(place: Place) -> None:
         query = search_service_pb2.Query(content=image(photos.photo("chelsea").read_bytes()))
         assert [hit.fields["path"].string_value for hit in gateway.hits("faded_now", query)] == [
             "chelsea.png"
+        ]
+
+
+def test_originals_are_read_from_their_places_and_those_that_are_gone_are_told(
+    place: Place,
+) -> None:
+    paths = [place.folder / f"{number}.jpg" for number in range(4)]
+    items = []
+    for number, path in enumerate(paths):
+        path.write_bytes(picture(number))
+        item = item_service_pb2.Item(id=path.name, by_reference=True)
+        item.content.image.uri = path.as_uri()
+        item.digest = hashlib.sha256(picture(number)).hexdigest()
+        items.append(item)
+    with place.gateway() as server:
+        gateway = connect(server.address)
+        create_old(gateway, "referred")
+        results = gateway.upsert("referred", *items)
+        assert {one.outcome for one in results} == {Result.OUTCOME_STORED}
+        paths[1].unlink()
+        paths[2].write_bytes(picture(9))
+        done = last(reindex(gateway, "referred", "referred_new", "referred_now"))
+        assert (done.done_count, done.total_count, done.failed_count) == (2, 4, 2)
+        assert {one.id for one in done.failures} == {"1.jpg", "2.jpg"}
+        assert all("original of the image is gone" in one.message for one in done.failures)
+        kept = gateway.get("referred_now", "0.jpg", "3.jpg").items
+        assert [(one.image_uri, one.by_reference) for one in kept] == [
+            (paths[0].as_uri(), True),
+            (paths[3].as_uri(), True),
         ]

@@ -63,10 +63,10 @@ class Workers:
 
 
 class NoFetcher:
-    """Pictures come along here."""
+    """Pictures come along here, also those by reference."""
 
     async def fetch_items(self, items: Sequence[Item], deadline: Deadline) -> list[Item]:
-        assert not any(item.content and item.content.uri for item in items)
+        assert all(item.content and item.content.data for item in items)
         return list(items)
 
 
@@ -92,6 +92,11 @@ class Parts:
         items = [Item("", Content(Kind.IMAGE, picture(number))) for number in numbers]
         outcomes = await self.writer.upsert(info(collection), items, deadline())
         assert {outcome.outcome for outcome in outcomes} <= {Outcome.STORED, Outcome.UNCHANGED}
+
+    async def refer(self, collection: str, number: int) -> None:
+        content = Content(Kind.IMAGE, picture(number), uri="file:///x.jpg", digest=digest(number))
+        [outcome] = await self.writer.upsert(info(collection), [Item("", content)], deadline())
+        assert outcome.outcome is Outcome.STORED
 
     async def delete(self, collection: str, *numbers: int) -> None:
         expression = schema.with_ids([digest(number) for number in numbers])
@@ -172,6 +177,19 @@ async def test_pictures_that_no_item_names_go_in_two_runs_and_no_others(parts: P
     assert not any([await parts.there(number) for number in (10, 11, 12)])
     await parts.upsert("one", 10)
     assert await parts.there(10)
+
+
+async def test_thumbnails_of_pictures_by_reference_stay_as_long_as_an_item_names_them(
+    parts: Parts,
+) -> None:
+    await parts.store.create_collection(info("one"), deadline())
+    for number in (0, 1):
+        await parts.refer("one", number)
+    await parts.delete("one", 1)
+    for removed in (0, 1):
+        Clock.ahead += LATER
+        assert (await parts.collect(NOW)).removed == removed
+    assert await parts.objects.get_thumbnails([digest(0), digest(1)]) == [b"small", b""]
 
 
 async def test_storing_a_picture_again_makes_it_too_young_to_be_an_orphan(parts: Parts) -> None:
