@@ -31,7 +31,8 @@ class PreparedItem:
         path: Path of the item in its request, for errors.
         digest: Hex SHA-256 of the content and of the caller's vector; see `Row`.
         image: Hex SHA-256 of the image bytes; empty unless the content is an image.
-        content: None for an item that is a vector only.
+        content: None for an item that is a vector only. Of an image that is stored by reference,
+            the bytes are read when they are needed.
         vector: The caller's vector, float32 `[dimensions]`, L2-normalised; None: embed the content.
     """
 
@@ -48,11 +49,9 @@ class PreparedItem:
         """`file` URI of an image that is stored by reference; empty: it is not."""
         return self.content.uri if self.content is not None and self.content.digest else ""
 
-    def as_copy(self) -> PreparedItem:
-        """Return the same item, stored with a copy of its image instead of by reference."""
-        if self.content is None:
-            return self
-        return replace(self, content=replace(self.content, digest=""))
+    def with_content(self, content: Content) -> PreparedItem:
+        """Return the item with the same content in another form: read, or not by reference."""
+        return replace(self, content=content)
 
     @property
     def to_embed(self) -> Content | None:
@@ -96,8 +95,11 @@ def prepare_item(
         vector = check_vector(item.vector, info, f"{path}.vector")
     if content is not None:
         _check_content(content, path, max_image_bytes)
-    data = content.data if content else b""
-    content_digest = hashlib.sha256(data).hexdigest()
+    if content is not None and content.digest:
+        content_digest, data = content.digest, content.digest.encode()
+    else:
+        data = content.data if content else b""
+        content_digest = hashlib.sha256(data).hexdigest()
     item_id = item.id or (content_digest if content else "")
     _check_id(item_id, f"{path}.id")
     return PreparedItem(

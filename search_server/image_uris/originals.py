@@ -11,15 +11,17 @@ import asyncio
 import errno
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from os import fsdecode, fsencode
 from typing import TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 from search_server.image_uris.allowlist import Allowlist, ParsedUri
 from search_server.image_uris.readers import FolderReader
+from sentinel_core.calls import Deadline, together
 from sentinel_core.errors import InvalidArgument, NotFound, SentinelError, Unavailable
+from sentinel_core.memory import MemoryBudget
 
 T = TypeVar("T")
 
@@ -84,6 +86,26 @@ class Originals:
                     raise _unavailable(parsed, cause.strerror or type(cause).__name__) from error
                 raise _gone(parsed) from error
         raise _gone(parsed)
+
+    @asynccontextmanager
+    async def held(
+        self, wanted: Sequence[tuple[str, str]], memory: MemoryBudget, deadline: Deadline
+    ) -> AsyncIterator[list[bytes | SentinelError]]:
+        """Read several files, given as for `read`; hold memory for their bytes in the block.
+
+        A file that cannot be read gives its error. Raises ResourceExhausted without memory.
+        """
+        most = min(len(wanted) * self.max_bytes, memory.largest)
+        async with memory.share(most, deadline) as share:
+            found = await together([self._read_or_error(*one) for one in wanted])
+            share.resize(sum(len(one) for one in found if isinstance(one, bytes)))
+            yield found
+
+    async def _read_or_error(self, uri: str, digest: str) -> bytes | SentinelError:
+        try:
+            return await self.read(uri, digest)
+        except SentinelError as error:
+            return error
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         """Run a call that may never end in a thread that no shutdown waits for."""

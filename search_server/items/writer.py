@@ -8,24 +8,23 @@ Of an image that is stored by reference, only the thumbnail is stored; the row h
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from search_server.collections.usage import StoredUsage
-from search_server.embedders.pool import EmbedderPool
 from search_server.image_uris.fetcher import Fetcher
 from search_server.items.dual_write import DualWrite, check_writable, vector_only_error
+from search_server.items.item_embedder import ItemEmbedder
 from search_server.milvus import filters
 from search_server.milvus.search_store import SearchStore
-from search_server.types.embeddings import EmbeddedItem, EmbedOptions, placed
+from search_server.types.embeddings import placed
 from search_server.types.items import ItemOutcome, Outcome, Selector, UnreadableItem
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import ResourceExhausted, SentinelError
+from sentinel_core.errors import SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
-from sentinel_store.items import Content, Item, Row
+from sentinel_store.items import Item, Row
 from sentinel_store.prepared_item import PreparedItem, prepare_item
 from sentinel_store.values import FloatArray
 
@@ -70,7 +69,7 @@ class ItemWriter:
 
     def __init__(
         self,
-        pool: EmbedderPool,
+        embedder: ItemEmbedder,
         fetcher: Fetcher,
         store: SearchStore,
         images: ImageStore,
@@ -79,9 +78,8 @@ class ItemWriter:
         dual_write: DualWrite,
         usage: StoredUsage,
         max_image_bytes: int,
-        thumbnail_side: int,
     ) -> None:
-        self._pool = pool
+        self._embedder = embedder
         self._fetcher = fetcher
         self._store = store
         self._images = images
@@ -89,7 +87,6 @@ class ItemWriter:
         self._dual_write = dual_write
         self._usage = usage
         self._max_image_bytes = max_image_bytes
-        self._thumbnail_side = thumbnail_side
 
     async def upsert(
         self, info: CollectionInfo, items: Sequence[Item | UnreadableItem], deadline: Deadline
@@ -104,7 +101,10 @@ class ItemWriter:
     async def prepare(
         self, info: CollectionInfo, items: Sequence[Item | UnreadableItem], deadline: Deadline
     ) -> PreparedBatch:
-        """Fetch images that are named by URI, check every item and hash its content."""
+        """Fetch images that are named by URI, check every item and hash its content.
+
+        Images that are stored by reference are not read yet.
+        """
         fetched = await self._fetcher.fetch_items(items, deadline)
         return await asyncio.to_thread(self._prepared, info, fetched)
 
@@ -212,9 +212,14 @@ class ItemWriter:
             if item_id not in before.unchanged and item_id not in before.vectors
         ]
         copied = [items[item_id] for item_id in before.to_copy]
-        async with self._usage.adding(info, [*new, *copied], before.ids, deadline) as failed:
-            new = [item for item in new if item.id not in failed]
-            embedded = await self._embed(info, new, deadline, retry_full_queues)
+        async with self._usage.adding(info, [*new, *copied], before.ids, deadline) as refused:
+            new = [item for item in new if item.id not in refused]
+            # They may be at another place now, and must be the same there.
+            kept = [items[one] for one in before.vectors]
+            failed = refused | await self._embedder.check_originals(kept, deadline)
+            embedded = await self._embedder.embed(
+                info, new, deadline, retry_full_queues=retry_full_queues
+            )
             known = {one: vector for one, vector in before.vectors.items() if one not in failed}
             rows = [items[item_id].row(vector) for item_id, vector in known.items()]
             # Their thumbnails are stored.
@@ -263,44 +268,6 @@ class ItemWriter:
         to_copy = {row.id for row in same_content if row.reference and not items[row.id].reference}
         return _StoredBefore(ids, unchanged, vectors, frozenset(to_copy))
 
-    async def _embed(
-        self,
-        info: CollectionInfo,
-        items: Sequence[PreparedItem],
-        deadline: Deadline,
-        retry_full_queues: bool,
-    ) -> dict[str, EmbeddedItem]:
-        """Return the workers' results by id, for the items that a worker has to see."""
-        ids, contents = list[str](), list[Content]()
-        for item in items:
-            if item.to_embed is not None:
-                ids.append(item.id)
-                contents.append(item.to_embed)
-        if not contents:
-            return {}
-        self._metrics.batch_size.labels("embed").observe(len(contents))
-        with self._metrics.stage("embed"):
-            while True:
-                try:
-                    answer = await self._pool.embed(
-                        contents,
-                        fingerprint=info.model.fingerprint,
-                        deadline=deadline,
-                        options=EmbedOptions(
-                            bulk=True,
-                            thumbnail_side=self._thumbnail_side,
-                            dimensions=info.requested_dimensions,
-                        ),
-                    )
-                except ResourceExhausted as error:
-                    wait_s = error.retry_after_s
-                    if not retry_full_queues or wait_s is None or wait_s >= deadline.remaining():
-                        raise
-                    # Not all batches that wait at once.
-                    await asyncio.sleep(wait_s * random.uniform(1.0, 1.25))
-                else:
-                    return dict(zip(ids, answer.items, strict=True))
-
     async def count(self, info: CollectionInfo, selector: Selector, deadline: Deadline) -> int:
         """Return how many items are selected."""
         expression = filters.compile_selector(selector, info.fields)
@@ -344,9 +311,9 @@ def _keeping_copies(
     """Return, as copies, the items by reference of whose image a row has a copy: it stays."""
     found = ((row, items[row.id]) for row in rows)
     return {
-        row.id: item.as_copy()
+        row.id: item.with_content(replace(item.content, digest=""))
         for row, item in found
-        if item.reference and not row.reference and row.image == item.image
+        if item.content and item.reference and not row.reference and row.image == item.image
     }
 
 

@@ -66,7 +66,7 @@ class Library:
 
 
 def metadata(error: grpc.RpcError) -> dict[str, str]:
-    details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
     info = error_details_pb2.ErrorInfo()
     status_pb2.Status.FromString(details).details[0].Unpack(info)
     return dict(info.metadata)

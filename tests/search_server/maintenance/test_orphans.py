@@ -33,6 +33,7 @@ from sentinel_store.items import Content, Item, Kind
 from sentinel_store.milvus import schema
 from sentinel_store.values import ModelRef
 from tests.s3_server import S3Server
+from tests.search_server.items.ingesting import item_embedder
 
 LATER = timedelta(seconds=2.1)  # a store may tell whole seconds
 NOW, HOUR = timedelta(seconds=1), timedelta(hours=1)
@@ -63,10 +64,10 @@ class Workers:
 
 
 class NoFetcher:
-    """Pictures come along here, also those by reference."""
+    """Pictures come along here, or stay where they are."""
 
     async def fetch_items(self, items: Sequence[Item], deadline: Deadline) -> list[Item]:
-        assert all(item.content and item.content.data for item in items)
+        assert all(not one.content.uri or one.content.digest for one in items if one.content)
         return list(items)
 
 
@@ -87,6 +88,7 @@ class Parts:
     store: SearchStore
     objects: ImageStore
     writer: ItemWriter
+    folder: Path
 
     async def upsert(self, collection: str, *numbers: int) -> None:
         items = [Item("", Content(Kind.IMAGE, picture(number))) for number in numbers]
@@ -94,7 +96,9 @@ class Parts:
         assert {outcome.outcome for outcome in outcomes} <= {Outcome.STORED, Outcome.UNCHANGED}
 
     async def refer(self, collection: str, number: int) -> None:
-        content = Content(Kind.IMAGE, picture(number), uri="file:///x.jpg", digest=digest(number))
+        path = self.folder / f"{number}.jpg"
+        path.write_bytes(picture(number))
+        content = Content(Kind.IMAGE, b"", uri=path.as_uri(), digest=digest(number))
         [outcome] = await self.writer.upsert(info(collection), [Item("", content)], deadline())
         assert outcome.outcome is Outcome.STORED
 
@@ -137,7 +141,7 @@ async def parts(
     fetcher: Any = NoFetcher()
     usage = StoredUsage(store, objects, None)
     writer = ItemWriter(
-        workers,
+        item_embedder(workers, metrics),
         fetcher,
         store,
         objects,
@@ -145,9 +149,8 @@ async def parts(
         dual_write=DualWrite(Catalog(store, workers, usage)),
         usage=usage,
         max_image_bytes=1000,
-        thumbnail_side=16,
     )
-    yield Parts(store, objects, writer)
+    yield Parts(store, objects, writer, tmp_path)
     await store.close()
     objects.close()
 
