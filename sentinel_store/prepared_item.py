@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class PreparedItem:
         content: None for an item that is a vector only. Of an image that is stored by reference,
             the bytes are read when they are needed.
         vector: The caller's vector, float32 `[dimensions]`, L2-normalised; None: embed the content.
+        has_copy: Whether the object store has the image, although it came by reference: then the
+            item keeps the copy.
     """
 
     path: str
@@ -43,15 +45,17 @@ class PreparedItem:
     fields: Fields
     content: Content | None
     vector: FloatArray | None
+    has_copy: bool = False
+
+    @property
+    def original(self) -> str:
+        """`file` URI of an image whose bytes are read when needed; empty: they are here."""
+        return self.content.uri if self.content is not None and self.content.digest else ""
 
     @property
     def reference(self) -> str:
-        """`file` URI of an image that is stored by reference; empty: it is not."""
-        return self.content.uri if self.content is not None and self.content.digest else ""
-
-    def with_content(self, content: Content) -> PreparedItem:
-        """Return the item with the same content in another form: read, or not by reference."""
-        return replace(self, content=content)
+        """As in `Row`."""
+        return "" if self.has_copy else self.original
 
     @property
     def to_embed(self) -> Content | None:

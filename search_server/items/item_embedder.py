@@ -58,9 +58,9 @@ class ItemEmbedder:
 
         With `retry_full_queues` it waits for workers whose queues are full instead of failing.
         """
-        sent = [item for item in items if not item.reference]
+        sent = [item for item in items if not item.original]
         embedded = await self._embed(info, sent, deadline, retry_full_queues)
-        for part in _windows(items):
+        for part in _windows([item for item in items if item.original]):
             async with self._held(part, deadline) as (read, failed):
                 embedded |= {one: EmbeddedItem(None, error=error) for one, error in failed.items()}
                 embedded |= await self._embed(info, read, deadline, retry_full_queues)
@@ -71,7 +71,7 @@ class ItemEmbedder:
     ) -> dict[str, SentinelError]:
         """Read the originals of those items that are stored by reference; return errors by id."""
         errors: dict[str, SentinelError] = {}
-        for part in _windows(items):
+        for part in _windows([item for item in items if item.reference]):
             async with self._held(part, deadline) as (_, failed):
                 errors |= failed
         return errors
@@ -84,7 +84,7 @@ class ItemEmbedder:
 
         Memory is held for the bytes until the block ends.
         """
-        wanted = [(item.reference, item.image) for item in items]
+        wanted = [(item.original, item.image) for item in items]
         read: list[PreparedItem] = []
         failed: dict[str, SentinelError] = {}
         async with self._originals.held(wanted, self._memory, deadline) as found:
@@ -92,7 +92,8 @@ class ItemEmbedder:
                 if isinstance(data, SentinelError):
                     failed[item.id] = data
                 elif item.content is not None:
-                    read.append(item.with_content(replace(item.content, data=data)))
+                    content = replace(item.content, data=data)
+                    read.append(replace(item, content=content))
             yield read, failed
 
     async def _embed(
@@ -134,7 +135,6 @@ class ItemEmbedder:
 
 
 def _windows(items: Sequence[PreparedItem]) -> Iterator[list[PreparedItem]]:
-    """Yield the items by reference, as many at a time as may be in memory."""
-    referring = [item for item in items if item.reference]
-    for start in range(0, len(referring), _ORIGINALS_AT_ONCE):
-        yield referring[start : start + _ORIGINALS_AT_ONCE]
+    """Yield as many items at a time as may have their originals in memory."""
+    for start in range(0, len(items), _ORIGINALS_AT_ONCE):
+        yield list(items[start : start + _ORIGINALS_AT_ONCE])

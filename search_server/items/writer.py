@@ -55,13 +55,13 @@ class _StoredBefore:
         unchanged: Ids of items that are stored exactly as they are.
         vectors: By id, the vectors of items whose content is stored, but with other fields, or by
             another reference.
-        to_copy: Ids of those among `vectors` whose image was stored by reference and now is not.
+        moved: Ids of those among `vectors` whose image has another reference, or none any more.
     """
 
     ids: frozenset[str] = frozenset()
     unchanged: frozenset[str] = frozenset()
     vectors: Mapping[str, FloatArray | None] = field(default_factory=dict)
-    to_copy: frozenset[str] = frozenset()
+    moved: frozenset[str] = frozenset()
 
 
 class ItemWriter:
@@ -188,7 +188,11 @@ class ItemWriter:
         ]
         batch = self._prepared(target, contents)
         failed |= {item.id: item.error for item in batch.failed.values()}
-        _, errors = await self._write(target, batch.items, deadline, retry_full_queues)
+        prepared = {
+            item_id: replace(item, has_copy=items[item_id].has_copy)
+            for item_id, item in batch.items.items()
+        }
+        _, errors = await self._write(target, prepared, deadline, retry_full_queues)
         return failed | errors
 
     async def _write(
@@ -200,8 +204,8 @@ class ItemWriter:
     ) -> tuple[frozenset[str], dict[str, SentinelError]]:
         """Write prepared items to one collection: look up, embed, store images, store rows.
 
-        Returns the ids of unchanged items, and the errors of failed ones by id. In `items` it
-        replaces those by reference of whose image there is a copy already: they keep it.
+        Returns the ids of unchanged items, and the errors of failed ones by id. In `items` it marks
+        those by reference of whose image there is a copy already.
         """
         if not items:
             return frozenset(), {}
@@ -211,12 +215,11 @@ class ItemWriter:
             for item_id, item in items.items()
             if item_id not in before.unchanged and item_id not in before.vectors
         ]
-        copied = [items[item_id] for item_id in before.to_copy]
+        moved = [items[item_id] for item_id in before.moved]
+        copied = [item for item in moved if not item.reference]
         async with self._usage.adding(info, [*new, *copied], before.ids, deadline) as refused:
             new = [item for item in new if item.id not in refused]
-            # They may be at another place now, and must be the same there.
-            kept = [items[one] for one in before.vectors]
-            failed = refused | await self._embedder.check_originals(kept, deadline)
+            failed = refused | await self._embedder.check_originals(moved, deadline)
             embedded = await self._embedder.embed(
                 info, new, deadline, retry_full_queues=retry_full_queues
             )
@@ -265,8 +268,8 @@ class ItemWriter:
         # Compare again: another caller may have written between the two reads.
         same_content = [row for row in rows if row.digest == items[row.id].digest]
         vectors = {row.id: row.vector for row in same_content}
-        to_copy = {row.id for row in same_content if row.reference and not items[row.id].reference}
-        return _StoredBefore(ids, unchanged, vectors, frozenset(to_copy))
+        moved = {row.id for row in same_content if row.reference != items[row.id].reference}
+        return _StoredBefore(ids, unchanged, vectors, frozenset(moved))
 
     async def count(self, info: CollectionInfo, selector: Selector, deadline: Deadline) -> int:
         """Return how many items are selected."""
@@ -308,18 +311,18 @@ def _is_equal(row: Row, item: PreparedItem) -> bool:
 def _keeping_copies(
     rows: Sequence[Row], items: Mapping[str, PreparedItem]
 ) -> dict[str, PreparedItem]:
-    """Return, as copies, the items by reference of whose image a row has a copy: it stays."""
+    """Return the items by reference of whose image a row has a copy, marked so that it stays."""
     found = ((row, items[row.id]) for row in rows)
     return {
-        row.id: item.with_content(replace(item.content, digest=""))
+        row.id: replace(item, has_copy=True)
         for row, item in found
-        if item.content and item.reference and not row.reference and row.image == item.image
+        if item.original and not row.reference and row.image == item.image
     }
 
 
 def _files(item: PreparedItem, thumbnail: bytes) -> tuple[str, bytes, bytes]:
     """Return the digest of an item's image, and what to store of the image and its thumbnail."""
-    data = b"" if item.content is None or item.reference else item.content.data
+    data = b"" if item.content is None or item.original else item.content.data
     return item.image, data, thumbnail
 
 

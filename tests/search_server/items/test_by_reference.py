@@ -322,3 +322,42 @@ def test_the_check_names_originals_that_are_gone(
         assert "item '1.png' of 'photos'" in told
         assert "2 problems, 0 repaired" in told
     assert check.run([*flags[:4], "--quick"]) == 0
+
+
+def test_an_item_with_a_vector_and_a_copy_keeps_the_copy(library: Library) -> None:
+    name, path = library.gateway.create(), library.photo("a.png", 14)
+    library.store(name, copy(14, "model"))
+    items = copy(14), reference(path, 14)
+    for item in items:
+        item.vector.CopyFrom(library.get(name, "model").vector)
+    for item in items:
+        assert library.store(name, item) == [STORED]
+    assert not library.get(name, "x").by_reference
+    assert library.download(name, "x") == picture(14)
+
+
+def test_an_unchanged_item_is_not_read_again(library: Library) -> None:
+    name, path = library.gateway.create(), library.photo("a.png", 15)
+    item = reference(path, 15)
+    library.store(name, item)
+    path.unlink()
+    assert library.store(name, item) == [UNCHANGED]
+    item.fields["path"].string_value = "new"
+    assert library.store(name, item) == [STORED]
+    elsewhere = reference(library.photos / "elsewhere.png", 15)
+    [result] = library.gateway.upsert(name, elsewhere)
+    assert reason_of(result.error) == "ORIGINAL_GONE"
+    assert library.get(name, "x").image_uri == path.as_uri()
+
+
+def test_a_batch_of_more_bytes_than_a_request_may_have_is_stored(library: Library) -> None:
+    """Read a few at a time."""
+    name, items = library.gateway.create(), []
+    for number in range(100):
+        path = library.photo(f"{number}.jpg", number)
+        data = picture(number) + bytes(2**20)  # which viewers ignore, too
+        path.write_bytes(data)
+        items.append(reference(path, number, str(number)))
+        items[-1].digest = hashlib.sha256(data).hexdigest()
+    assert set(library.store(name, *items)) == {STORED}
+    assert library.gateway.count(name) == 100
