@@ -90,7 +90,7 @@ class ItemEmbedder:
         async with self._originals.held(wanted, self._memory, deadline) as found:
             for item, data in zip(items, found, strict=True):
                 if isinstance(data, SentinelError):
-                    failed[item.id] = data
+                    failed[item.id] = data.at(f"{item.path}.content.image.uri")
                 elif item.content is not None:
                     content = replace(item.content, data=data)
                     read.append(replace(item, content=content))
