@@ -33,7 +33,7 @@ from sentinel_client._errors import (
     SentinelError,
     Unavailable,
 )
-from sentinel_client._filters import F, FieldValue, Filter
+from sentinel_client._filters import F, FieldValue, Filter, GeoPoint
 from sentinel_client._query import Box, Q
 from sentinel_client._search_types import (
     Diversity,
@@ -98,6 +98,7 @@ __all__ = [
     "FieldValue",
     "Filter",
     "FoundItems",
+    "GeoPoint",
     "Grant",
     "GroupBy",
     "Health",
