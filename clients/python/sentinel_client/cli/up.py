@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sentinel_client._config import DEFAULT_ADDRESS
+from sentinel_client._proxy import is_loopback
 from sentinel_client.cli._console import Failure, install_servers, out, require_modules
 from sentinel_client.cli._library import Wanted, read_wanted
 from sentinel_client.cli._servers import Addresses, locked_folder
@@ -116,6 +117,7 @@ def up(
         *("--milvus-uri", milvus_uri or str(data / "milvus.db")),
         *("--object-store-uri", str(data / "objects")),
         *(["--insecure"] if insecure else []),
+        *_reference_flags(host),
     ]
     try:
         for name in ("run", "logs", "objects"):
@@ -126,6 +128,16 @@ def up(
     with locked_folder(data) as lock:
         supervisor = Supervisor(data, lock, plan, partial(_print_addresses, out(), data))
         raise SystemExit(asyncio.run(supervisor.run()))
+
+
+def _reference_flags(host: str) -> list[str]:
+    """Let images stay where they are, if only programs of this machine can ask for them.
+
+    They must know the SHA-256 of a file, so they learn nothing that they do not know.
+    """
+    if os.environ.get("SENTINEL_GATEWAY_REFERENCE_PLACES") or not is_loopback(host):
+        return []
+    return ["--reference-places", "file:///"]
 
 
 def _wanted_models(data: Path, model: str | None, revision: str | None) -> Wanted:
