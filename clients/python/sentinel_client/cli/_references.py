@@ -26,6 +26,8 @@ class References:
         self._on = stays_on_machine(address) if wanted is None else wanted
         self._stored = 0
         self._refused = 0
+        # Of folders; for this run only, since links change.
+        self._without_links = lru_cache(maxsize=1_000)(os.path.realpath)
 
     @property
     def copied(self) -> int:
@@ -44,7 +46,7 @@ class References:
             return False
         if not self._on or not isinstance(image, str | Path):
             return True
-        return stored.image_uri == _uri(os.fspath(image))
+        return stored.image_uri == self._uri(os.fspath(image))
 
     def note_stored(self) -> None:
         """Note an item that is stored by reference."""
@@ -59,15 +61,9 @@ class References:
             self._on = False
         return True
 
-
-def _uri(path: str) -> str:
-    """Return the URI that a file is stored with: of its place without links."""
-    folder, name = os.path.split(path)
-    if os.path.islink(path):
-        return Path(os.path.realpath(path)).as_uri()
-    return Path(_without_links(folder), name).as_uri()
-
-
-@lru_cache(maxsize=1_000)
-def _without_links(folder: str) -> str:
-    return os.path.realpath(folder)
+    def _uri(self, path: str) -> str:
+        """Return the URI that a file is stored with: of its place without links."""
+        folder, name = os.path.split(path)
+        if os.path.islink(path):
+            return Path(os.path.realpath(path)).as_uri()
+        return Path(self._without_links(folder), name).as_uri()
