@@ -555,30 +555,53 @@ def test_pictures_whose_bytes_are_gone_are_told(place: Place) -> None:
         ]
 
 
-def test_originals_are_read_from_their_places_and_those_that_are_gone_are_told(
-    place: Place,
-) -> None:
-    paths = [place.folder / f"{number}.jpg" for number in range(4)]
+def referring(place: Place, count: int) -> list[item_service_pb2.Item]:
+    """Write so many photos; return their items by reference."""
     items = []
-    for number, path in enumerate(paths):
+    for number in range(count):
+        path = place.folder / f"{number}.jpg"
         path.write_bytes(picture(number))
         item = item_service_pb2.Item(id=path.name, by_reference=True)
         item.content.image.uri = path.as_uri()
         item.digest = hashlib.sha256(picture(number)).hexdigest()
         items.append(item)
+    return items
+
+
+def test_originals_are_read_from_their_places_and_those_that_are_gone_are_told(
+    place: Place,
+) -> None:
+    items = referring(place, 4)
     with place.gateway() as server:
         gateway = connect(server.address)
         create_old(gateway, "referred")
         results = gateway.upsert("referred", *items)
         assert {one.outcome for one in results} == {Result.OUTCOME_STORED}
-        paths[1].unlink()
-        paths[2].write_bytes(picture(9))
+        (place.folder / "1.jpg").unlink()
+        (place.folder / "2.jpg").write_bytes(picture(9))
         done = last(reindex(gateway, "referred", "referred_new", "referred_now"))
         assert (done.done_count, done.total_count, done.failed_count) == (2, 4, 2)
         assert {one.id for one in done.failures} == {"1.jpg", "2.jpg"}
         assert all("original of the image is gone" in one.message for one in done.failures)
         kept = gateway.get("referred_now", "0.jpg", "3.jpg").items
         assert [(one.image_uri, one.by_reference) for one in kept] == [
-            (paths[0].as_uri(), True),
-            (paths[3].as_uri(), True),
+            (items[0].content.image.uri, True),
+            (items[3].content.image.uri, True),
         ]
+
+
+def test_an_alias_does_not_lose_items_whose_disk_is_away(place: Place) -> None:
+    items = referring(place, 20)
+    with place.gateway() as server:
+        gateway = connect(server.address)
+        create_old(gateway, "away")
+        gateway.upsert("away", *items)
+        set_alias(gateway, "away_now", "away")
+        hidden = [path.rename(path.with_suffix(".away")) for path in place.folder.glob("*.jpg")]
+        code, reason = refusal(lambda: last(reindex(gateway, "away", "away_new", "away_now")))
+        assert (code, reason) == ("NOT_FOUND", "ORIGINAL_GONE")
+        assert described(gateway, "away_now").name == "away"
+        for path in hidden:
+            path.rename(path.with_suffix(".jpg"))
+        done = last(reindex(gateway, "away", "away_new", "away_now"))
+        assert (done.done_count, done.failed_count, done.alias_swapped) == (20, 0, True)
