@@ -87,9 +87,14 @@ class Row:
 
 @dataclass(slots=True)
 class Item:
-    """One item to store, as the caller sent it."""
+    """One item to store, as the caller sent it.
+
+    Attributes:
+        vector_from_model: Whether the collection's model has made `vector` of `content`.
+    """
 
     id: str
     content: Content | None = None
     vector: FloatArray | None = None
     fields: Fields = field(default_factory=dict)
+    vector_from_model: bool = False

@@ -22,6 +22,8 @@ from sentinel_store.values import Fields, FloatArray
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 60_000
 MAX_FIELDS_BYTES = 60_000
+# float32 elements of a normalised vector leave its length this far from 1.
+_UNIT_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class PreparedItem:
 
     Attributes:
         path: Path of the item in its request, for errors.
-        digest: Hex SHA-256 of the content and of the caller's vector; see `Row`.
+        digest: Hex SHA-256 of the content and of the caller's own vector; see `Row`.
         image: Hex SHA-256 of the image bytes; empty unless the content is an image.
         content: None for an item that is a vector only. Of an image that is stored by reference,
             the bytes are read when they are needed.
@@ -107,12 +109,13 @@ def prepare_item(
         content_digest = hashlib.sha256(data).hexdigest()
     item_id = item.id or (content_digest if content else "")
     _check_id(item_id, f"{path}.id")
+    digest = content_digest
+    if vector is not None and not (content is not None and item.vector_from_model):
+        digest = hashlib.sha256(data + vector.tobytes()).hexdigest()
     return PreparedItem(
         path=path,
         id=item_id,
-        digest=hashlib.sha256(data + vector.tobytes()).hexdigest()
-        if vector is not None
-        else content_digest,
+        digest=digest,
         image=content_digest if content and content.kind is Kind.IMAGE else "",
         fields=fields,
         content=content,
@@ -199,4 +202,6 @@ def check_vector(vector: FloatArray, collection: CollectionInfo, field: str) -> 
         raise InvalidArgument(
             "VECTOR_INVALID", "the vector must be finite and not all zeros", field=field
         )
+    if abs(norm - 1.0) <= _UNIT_TOLERANCE:
+        return vector.astype(np.float32, copy=False)  # dividing again would change its last bits
     return (vector / norm).astype(np.float32)

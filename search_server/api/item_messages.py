@@ -40,6 +40,7 @@ def _item_from(item: pb.Item, position: int) -> Item | UnreadableItem:
             content=_content_from(item, where) if item.HasField("content") else None,
             vector=vector_from(item.vector, f"{where}.vector") if item.HasField("vector") else None,
             fields=fields_from(item.fields, f"{where}.fields"),
+            vector_from_model=item.vector_from_model,
         )
     except SentinelError as error:
         return UnreadableItem(item.id, error)

@@ -247,9 +247,8 @@ def _sizes(item: PreparedItem, info: CollectionInfo, *, is_new: bool) -> Sizes:
 
 
 def _row_bytes(row: Row) -> int:
-    return (
-        len(row.text.encode()) + len(row.reference.encode()) + len(json.dumps(to_json(row.fields)))
-    )
+    texts = len(row.text.encode()) + len(row.reference.encode())
+    return texts + len(json.dumps(to_json(row.fields)))
 
 
 def _add(sizes: Sizes, more: Mapping[Quota, float], factor: float = 1.0) -> None:

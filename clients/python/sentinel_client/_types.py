@@ -153,6 +153,21 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchLevels:
+    """From which score on a hit of a text query is a fair or a strong match (`Hit.match`).
+
+    Attributes:
+        fair: The least cosine of a fair match.
+        strong: The least cosine of a strong match; at least `fair`.
+        item_count: Number of items when the levels were found; 0: they come from the model alone.
+    """
+
+    fair: float
+    strong: float
+    item_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A set of items in one embedding space.
 
@@ -167,6 +182,7 @@ class Collection:
         default_consistency: Consistency of reads that do not name one; None: the gateway's setting.
         expected_item_count: How many items it was created for; 0: unknown.
         storage: How Milvus holds its vectors.
+        match_levels: What scores mean in this collection; None while nobody knows.
     """
 
     name: str
@@ -179,6 +195,7 @@ class Collection:
     default_consistency: Consistency | None = None
     expected_item_count: int = 0
     storage: VectorStorage = field(default_factory=VectorStorage)
+    match_levels: MatchLevels | None = None
 
 
 class CollectionOptions(TypedDict, total=False):
