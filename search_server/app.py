@@ -33,6 +33,7 @@ from search_server.embedders.query_cache import QueryCache
 from search_server.image_uris.fetcher import Fetcher
 from search_server.image_uris.originals import Originals
 from search_server.items.dual_write import DualWrite
+from search_server.items.item_embedder import ItemEmbedder
 from search_server.items.reader import ItemReader
 from search_server.items.writer import ItemWriter
 from search_server.milvus.row_memory import RowMemory
@@ -146,7 +147,7 @@ async def _backends(settings: GatewaySettings, metrics: ServerMetrics) -> AsyncI
             max_bytes=settings.max_image_bytes,
             timeout_s=settings.reference_timeout_seconds,
         )
-        fetcher = Fetcher(settings, metrics, originals)
+        fetcher = Fetcher(settings, metrics)
         stack.push_async_callback(fetcher.close)
         embeddings = QueryCache(pool, settings.query_cache_entries, metrics)
         stack.push_async_callback(embeddings.close)
@@ -178,6 +179,7 @@ class _Parts:
     backends: _Backends
     metrics: ServerMetrics
     tokens: PageTokens
+    memory: MemoryBudget
     row_memory: RowMemory
     usage: StoredUsage
     catalog: Catalog
@@ -204,6 +206,7 @@ def _parts(
         backends,
         metrics,
         _page_tokens(settings),
+        memory,
         RowMemory(memory),
         usage,
         catalog,
@@ -261,8 +264,15 @@ def _item_service(parts: _Parts) -> Service:
     settings, backends = parts.settings, parts.backends
     write_s = settings.write_timeout_seconds
     small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
-    writer = ItemWriter(
+    embedder = ItemEmbedder(
         backends.pool,
+        backends.originals,
+        parts.memory,
+        parts.metrics,
+        thumbnail_side=settings.thumbnail_side,
+    )
+    writer = ItemWriter(
+        embedder,
         backends.fetcher,
         backends.store,
         backends.images,
@@ -271,11 +281,12 @@ def _item_service(parts: _Parts) -> Service:
         usage=parts.usage,
         on_write=parts.calibrator.note_write,
         max_image_bytes=settings.max_image_bytes,
-        thumbnail_side=settings.thumbnail_side,
     )
     items = ItemService(
         writer,
-        ItemReader(backends.store, backends.images, backends.originals, parts.row_memory),
+        ItemReader(
+            backends.store, backends.images, backends.originals, parts.row_memory, parts.memory
+        ),
         parts.catalog,
         backends.pool,
         parts.tokens,

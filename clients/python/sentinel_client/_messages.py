@@ -110,6 +110,9 @@ def item_to_proto(item: _types.Item, image: LoadedImage | None) -> item_pb.Item:
     for name, value in item.fields.items():
         with _named(f"fields[{name}]", "FIELD_TYPE"):
             message.fields[name].CopyFrom(_item_field(value))
+    if item.by_reference:
+        message.by_reference = True
+        message.digest = item.digest
     return message
 
 
@@ -146,6 +149,7 @@ def item_from_proto(message: item_pb.Item) -> _types.Item:
         image_uri=message.image_uri,
         thumbnail=message.thumbnail,
         digest=message.digest,
+        by_reference=message.by_reference,
     )
 
 

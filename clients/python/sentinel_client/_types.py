@@ -268,10 +268,16 @@ class Item:
         vector: A vector of the collection's space to store instead of embedding; in `get_items`
             on request.
         fields: Values of declared fields.
-        image_uri: From the server: URI of the image in the gateway's object store.
+        image_uri: From the server: URI of the image in the gateway's object store; with
+            `by_reference`, of the original file.
         thumbnail: From the server, on request: WebP.
         digest: From the server: hex SHA-256 of the image or text; with a caller's vector, a hash
-            of both.
+            of both. To the server, with `by_reference` only: that of the file; empty: it is
+            computed from the file at the path `image`.
+        by_reference: Leave the image where it is: the gateway stores its thumbnail and its
+            location, no copy, and reads the file when it needs it. `image` is a path on the
+            machine of the gateway, whose settings must allow it, or an `ImageUri` of scheme `file`
+            with a `digest`. From the server: whether it is stored so.
     """
 
     id: str = ""
@@ -282,6 +288,7 @@ class Item:
     image_uri: str = ""
     thumbnail: bytes = field(default=b"", repr=False)
     digest: str = field(default="", repr=False)
+    by_reference: bool = False
 
 
 class Outcome(enum.Enum):
