@@ -90,7 +90,7 @@ class Aliases:
             aliases, moved, left = set[str](), set[str](), [collection]
             while left:
                 one = left.pop()
-                aliases.update(client.list_aliases(one, timeout=timeout)["aliases"])
+                aliases.update(self._own(client, one, timeout))
                 new = [name for name in _names(client, one, timeout) if name not in moved]
                 new = [name for name in new if _moved_to(client, name, timeout) == one]
                 moved.update(new)
@@ -101,11 +101,15 @@ class Aliases:
 
     async def own(self, collection: str, deadline: Deadline) -> list[str]:
         """Return the aliases of a collection itself, without those of collections moved to it."""
+        return await self._milvus.run(
+            lambda client, timeout: self._own(client, collection, timeout), deadline
+        )
 
-        def own(client: MilvusClient, timeout: float) -> list[str]:
+    def _own(self, client: MilvusClient, collection: str, timeout: float) -> list[str]:
+        if self._milvus.is_lite:
             return sorted(client.list_aliases(collection, timeout=timeout)["aliases"])
-
-        return await self._milvus.run(own, deadline)
+        # Milvus 2.3.5 lists the aliases of the default database, whatever the connection's is.
+        return sorted(client.describe_collection(collection, timeout=timeout)["aliases"])
 
     async def point(
         self, alias: str, collection: str, deadline: Deadline, *, may_move: bool = False

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from search_server.milvus.move import Move, Progress
+from search_server.milvus.move_requests import _while_alive
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, FailedPrecondition
@@ -258,3 +259,21 @@ async def test_a_milvus_with_collections_of_others_is_left_alone(
     with pytest.raises(FailedPrecondition, match="of another library"):
         await Move(source, target, lambda _: None).run(lambda: None)
     assert len(await everything(target, theirs)) == 5
+
+
+async def test_the_work_ends_with_the_command_that_asked_for_it() -> None:
+    command = await asyncio.create_subprocess_exec("sleep", "600")
+    cancelled = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    working = asyncio.create_task(_while_alive(command.pid, work()))
+    command.kill()
+    await command.wait()
+    with pytest.raises(ConnectionAbortedError):
+        await working
+    assert cancelled.is_set()
