@@ -31,8 +31,7 @@ _PAGE_ROWS = 200
 _FEW_ROWS = 500
 # A caller who writes faster than rows are copied is held in the end.
 _MOST_ROUNDS = 10
-# What changes in the description of a collection.
-_PROPERTIES = (schema.ORIGIN, schema.REINDEX, schema.MOVED_TO, schema.NAMES)
+_OURS = "sentinel."
 
 
 @dataclass(slots=True)
@@ -197,7 +196,10 @@ class Move:
         for info in infos:
             found = await self._source.properties(info.name, _deadline())
             theirs = await self._target.properties(info.name, _deadline())
-            for key in _PROPERTIES:
+            for key in found.keys() | theirs.keys():
+                # That which describes how it was created never changes.
+                if not key.startswith(_OURS) or key == schema.COLLECTION:
+                    continue
                 if found.get(key, "") != theirs.get(key, ""):
                     await self._target.set_property(info.name, key, found.get(key, ""), _deadline())
         ours = {

@@ -176,6 +176,10 @@ class MilvusStore:
         """Record the reindex that reads the collection `name`; None: none."""
         await self.set_property(name, schema.REINDEX, schema.reindex_property(mark), deadline)
 
+    async def set_match(self, info: CollectionInfo, deadline: Deadline) -> None:
+        """Record the match levels of `info` and who looks for them."""
+        await self.set_property(info.name, schema.MATCH, schema.match_property(info), deadline)
+
     async def properties(self, name: str, deadline: Deadline) -> dict[str, str]:
         """Return the properties of the collection `name` itself; see `schema.py`."""
 
