@@ -43,7 +43,7 @@ def _add_tab() -> None:
 
     import streamlit as st
 
-    from sentinel_app.index_tab import index_tab
+    from sentinel_app.streamlit_page.index_tab import index_tab
     from sentinel_app.uploads import UploadLimit
     from sentinel_client import Collection, ModelVersion
 

@@ -14,8 +14,8 @@ from playwright.sync_api import expect
 from sentinel_client import Item, SentinelClient
 from tests import photos, processes
 from tests.app import album
-from tests.app.conftest import Visitor, serving, visiting
-from tests.app.fake_gateway import FakeGateway, Script, running_fake_gateway
+from tests.app.streamlit_page.conftest import Visitor, serving, visiting
+from tests.app.streamlit_page.fake_gateway import FakeGateway, Script, running_fake_gateway
 from tests.processes import in_flight
 from tests.waiting import until
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
-from sentinel_app.backend import Backend, Job
+from sentinel_app.streamlit_page.backend import Backend, Job
 from sentinel_app.uploads import pending_uploads
 from sentinel_app.zips import images_in, total_images
 from sentinel_client import Collection, FieldType, Item

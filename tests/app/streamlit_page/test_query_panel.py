@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from streamlit.testing.v1 import AppTest
 
-from sentinel_app.search_job import MAX_TERMS
+from sentinel_app.streamlit_page.search_job import MAX_TERMS
 
 
 def _page() -> None:
     import streamlit as st
 
-    from sentinel_app.query_panel import add_term
-    from sentinel_app.search_job import text_term
+    from sentinel_app.streamlit_page.query_panel import add_term
+    from sentinel_app.streamlit_page.search_job import text_term
 
     st.session_state.setdefault("terms", [])
     if st.button("more"):

@@ -10,7 +10,7 @@ from functools import reduce
 from itertools import count
 from operator import add
 
-from sentinel_app.backend import Backend, Job
+from sentinel_app.streamlit_page.backend import Backend, Job
 from sentinel_client import Box, Hit, Q, SearchOptions, SearchTimings
 
 # The limit of the contract.

@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from sentinel_client import SentinelClient
 from tests import photos
 from tests.app import album
-from tests.app.conftest import App, Visitor, visiting
+from tests.app.streamlit_page.conftest import App, Visitor, visiting
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sentinel_app import index_job, search_job
-from sentinel_app.backend import Backend
-from sentinel_app.index_job import IndexJob
-from sentinel_app.search_job import SearchJob, SearchRequest, text_term
+from sentinel_app.streamlit_page import index_job, search_job
+from sentinel_app.streamlit_page.backend import Backend
+from sentinel_app.streamlit_page.index_job import IndexJob
+from sentinel_app.streamlit_page.search_job import SearchJob, SearchRequest, text_term
 from sentinel_app.uploads import UploadedImage, pending_uploads
 from sentinel_client import Collection, Hit, IngestAck, Item, ModelVersion, SearchOptions
 from tests.waiting import until

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.app.conftest import Visitor, serving, visiting
-from tests.app.fake_gateway import running_fake_gateway
+from tests.app.streamlit_page.conftest import Visitor, serving, visiting
+from tests.app.streamlit_page.fake_gateway import running_fake_gateway
 
 pytestmark = pytest.mark.timeout(240)
 KIB = 1024

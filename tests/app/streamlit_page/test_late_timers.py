@@ -10,7 +10,7 @@ import pytest
 from sentinel_client import SentinelClient
 from tests import photos, processes
 from tests.app import album
-from tests.app.conftest import Visitor, serving, visiting
+from tests.app.streamlit_page.conftest import Visitor, serving, visiting
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)

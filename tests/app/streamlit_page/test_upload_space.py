@@ -11,11 +11,12 @@ import pytest
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
-from sentinel_app import upload_space, uploads
-from sentinel_app.upload_space import UploadSpace
+from sentinel_app import uploads
+from sentinel_app.streamlit_page import upload_space
+from sentinel_app.streamlit_page.upload_space import UploadSpace
 from sentinel_app.uploads import UploadLimit
 from sentinel_client import Scope
-from tests.app.conftest import run_apart
+from tests.app.streamlit_page.conftest import run_apart
 
 BIG = 100_000
 FILES = 20

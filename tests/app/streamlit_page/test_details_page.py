@@ -12,7 +12,7 @@ from PIL import Image
 
 from sentinel_client import Item, SentinelClient
 from tests.app import album
-from tests.app.conftest import App, visiting
+from tests.app.streamlit_page.conftest import App, visiting
 
 pytestmark = pytest.mark.timeout(240)
 SCRIPT = b"<script>document.title = 'taken over'</script>"

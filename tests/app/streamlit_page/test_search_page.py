@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from tests import photos
 from tests.app import album
-from tests.app.conftest import App, Visitor, visiting
+from tests.app.streamlit_page.conftest import App, Visitor, visiting
 
 pytestmark = pytest.mark.timeout(240)
 CAT, ROCKET = album.CAPTIONS["chelsea"], album.CAPTIONS["rocket"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sentinel_app.search_job import Term, combined_query, text_term, with_weights
+from sentinel_app.streamlit_page.search_job import Term, combined_query, text_term, with_weights
 from sentinel_client import Box
 
 

@@ -201,7 +201,7 @@ def app(gateway: processes.Server, tmp_path_factory: pytest.TempPathFactory) -> 
 def serving(gateway: str, folder: Path, *flags: str, **environment: str) -> Iterator[str]:
     """Run `sentinel-app`, with long limits, in front of a gateway; yield its URL."""
     port = flags[flags.index("--port") + 1] if "--port" in flags else str(processes.free_port())
-    command = [sys.executable, "-m", "tests.app.patient_page"]
+    command = [sys.executable, "-m", "tests.app.streamlit_page.patient_page"]
     command += ["--gateway", gateway, "--port", port, *flags]
     log = folder / "app.log"
     with log.open("wb") as output:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import DeletedFile
 
-from sentinel_app.backend import Backend
+from sentinel_app.streamlit_page.backend import Backend
 from sentinel_app.formatting import escape_markdown, plain
-from sentinel_app.fragments import draw_fragment
-from sentinel_app.index_job import IndexJob
-from sentinel_app.upload_space import release
+from sentinel_app.streamlit_page.fragments import draw_fragment
+from sentinel_app.streamlit_page.index_job import IndexJob
+from sentinel_app.streamlit_page.upload_space import release
 from sentinel_app.uploads import IMAGE_TYPES, MAX_IMAGE_BYTES, UploadLimit, megabytes
 from sentinel_client import Collection
 

@@ -15,7 +15,7 @@ import pytest
 
 from sentinel_app import guard
 from sentinel_app.guard import Guard
-from tests.app.conftest import App, run_apart, serving, visiting
+from tests.app.streamlit_page.conftest import App, run_apart, serving, visiting
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = {

@@ -1,4 +1,4 @@
-"""Run `sentinel-app` with longer limits: `python -m tests.app.patient_page`, flags as of the app.
+"""Run `sentinel-app` with longer limits: `python -m tests.app.streamlit_page.patient_page`, flags as of the app.
 
 On a busy machine a search can take longer than a person would wait, and a browser can pause for
 longer than the page waits before it ends the search. `ABANDONED_AFTER_S` sets that wait.
@@ -11,6 +11,7 @@ that a script draws stays with the thread of the script.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 
 from streamlit.runtime.app_session import AppSession
 
-from sentinel_app import __main__, backend, search_job
+from sentinel_app import __main__
+from sentinel_app.streamlit_page import backend, search_job
 from sentinel_client import Timeouts
 
 LIMIT_S = 200.0
@@ -54,4 +56,4 @@ if __name__ == "__main__":
         _hold_messages(Path(hold))
     if late := os.environ.get("LATE_EVENTS_S"):
         _delay_events(float(late))
-    __main__.main()
+    __main__.main(["--streamlit", *sys.argv[1:]])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests import photos
-from tests.app.conftest import App, Visitor, visiting
+from tests.app.streamlit_page.conftest import App, Visitor, visiting
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from sentinel_app.sign_in import _is_private
+from sentinel_app.streamlit_page.sign_in import _is_private
 from sentinel_client import ClientConfig, Item, SentinelClient, Tls
 from tests import photos
-from tests.app.conftest import Visitor, serving, visiting
-from tests.app.identity_provider import CLIENT_ID, CLIENT_SECRET, running_provider
+from tests.app.streamlit_page.conftest import Visitor, serving, visiting
+from tests.app.streamlit_page.identity_provider import CLIENT_ID, CLIENT_SECRET, running_provider
 from tests.search_server.access import secured
 from tests.search_server.access.secured import Secured, sentinel
 
