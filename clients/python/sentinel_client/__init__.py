@@ -33,7 +33,7 @@ from sentinel_client._errors import (
     SentinelError,
     Unavailable,
 )
-from sentinel_client._filters import F, FieldValue, Filter
+from sentinel_client._filters import F, FieldValue, Filter, GeoPoint
 from sentinel_client._query import Box, Q
 from sentinel_client._search_types import (
     Diversity,
@@ -102,6 +102,7 @@ __all__ = [
     "FieldValue",
     "Filter",
     "FoundItems",
+    "GeoPoint",
     "Grant",
     "GroupBy",
     "Health",

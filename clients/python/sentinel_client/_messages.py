@@ -16,15 +16,14 @@ from sentinel.search.v1 import filter_pb2
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import _errors, _search_types, _types
-from sentinel_client._filters import Comparison, FieldValue, Filter, Group
+from sentinel_client._field_messages import field_value, fields_from_proto, filter_to_proto
+from sentinel_client._filters import Filter
 from sentinel_client._query import Box, Term
 
 # An image as it is sent: its bytes, or the URI that the gateway fetches.
 LoadedImage: TypeAlias = bytes | _types.ImageUri
 
 _FLOAT32_LE = np.dtype("<f4")
-# The servers' limit, checked here too: protobuf cannot serialize a message of 100 levels.
-_MAX_FILTER_DEPTH = 32
 
 _FIELD_TYPES = {
     collection_pb.FieldSchema.Type.Value(f"TYPE_{one.name}"): one for one in _types.FieldType
@@ -64,64 +63,6 @@ def vector_from_proto(message: content_pb2.Vector) -> _types.Vector:
     ):
         raise _errors.Internal("VECTOR_INVALID", "the server sent a vector that cannot be read")
     return np.frombuffer(message.data, dtype=_FLOAT32_LE).astype(np.float32)
-
-
-def field_value(value: object) -> filter_pb2.FieldValue:
-    if isinstance(value, np.generic):
-        value = value.item()
-    # bool before int: in Python, True is an int.
-    if isinstance(value, bool):
-        return filter_pb2.FieldValue(bool_value=value)
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise ValueError("a whole number has at most 64 bits")
-        return filter_pb2.FieldValue(int_value=value)
-    if isinstance(value, float):
-        return filter_pb2.FieldValue(double_value=value)
-    if isinstance(value, str):
-        return filter_pb2.FieldValue(string_value=value)
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return filter_pb2.FieldValue(list_value=filter_pb2.StringList(values=value))
-    raise TypeError(f"a field is a str, int, float, bool or list of str, not {value!r}")
-
-
-def fields_from_proto(fields: Mapping[str, filter_pb2.FieldValue]) -> dict[str, FieldValue]:
-    """Convert fields; leave out kinds that this client does not know."""
-    values: dict[str, FieldValue] = {}
-    for name in sorted(fields):
-        kind = fields[name].WhichOneof("kind")
-        if kind == "list_value":
-            values[name] = list(fields[name].list_value.values)
-        elif kind is not None:
-            values[name] = getattr(fields[name], kind)
-    return values
-
-
-def filter_to_proto(condition: Filter, depth: int = 1) -> filter_pb2.Filter:
-    """Convert a filter that is `depth` levels deep in another."""
-    if depth > _MAX_FILTER_DEPTH:
-        raise _errors.InvalidArgument(
-            "FILTER_INVALID",
-            f"filters nest at most {_MAX_FILTER_DEPTH} deep; join alternatives with isin(), or "
-            "search several times",
-            field="filter",
-        )
-    if isinstance(condition, Comparison):
-        return filter_pb2.Filter(
-            comparison=filter_pb2.Comparison(
-                field=condition.field,
-                operator=f"OPERATOR_{condition.operator}",
-                values=[field_value(value) for value in condition.values],
-            )
-        )
-    if isinstance(condition, Group):
-        group: dict[str, Any] = {
-            condition.kind: filter_pb2.Filters(
-                filters=[filter_to_proto(part, depth + 1) for part in condition.filters]
-            )
-        }
-        return filter_pb2.Filter(**group)
-    raise TypeError(f"{condition!r} is not a filter; make one with F")
 
 
 def content_to_proto(

@@ -42,6 +42,10 @@ class FieldType(enum.Enum):
     DOUBLE = "double"
     BOOL = "bool"
     STRING_LIST = "string_list"
+    # A `datetime` with a time zone.
+    TIMESTAMP = "timestamp"
+    # A `GeoPoint`.
+    GEO = "geo"
 
 
 @suggest_for_fields
@@ -52,7 +56,7 @@ class FieldSchema:
     Attributes:
         name: A letter or underscore, then letters, digits and underscores.
         type: The type of its values.
-        indexed: Whether Milvus indexes it for faster filters; not for string lists.
+        indexed: Whether Milvus indexes it for faster filters; not for string lists and places.
         full_text: Whether keyword search covers it (`Hybrid`); strings only.
     """
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import filter_pb2
-from sentinel_client import _messages
+from sentinel_client import _field_messages
 from sentinel_client._errors import InvalidArgument
 from sentinel_client._filters import FieldValue
 from sentinel_client._names import did_you_mean
@@ -72,7 +72,7 @@ def values_from(fields: Mapping[str, filter_pb2.FieldValue], path: str) -> Field
         )
     for name, value in fields.items():
         _check_value(value, name, f"{path}[{name}]")
-    return _messages.fields_from_proto(fields)
+    return _field_messages.fields_from_proto(fields)
 
 
 def stored_fields(values: Fields, declared: Declared, path: str) -> Fields:
@@ -185,7 +185,9 @@ def _comparison(comparison: filter_pb2.Comparison, declared: Declared, path: str
     ):
         raise _bad(f"{kind} on {name!r} takes another number of values than {count}", path)
     element = FieldType.STRING if field_type is FieldType.STRING_LIST else field_type
-    read = _messages.fields_from_proto({str(at): one for at, one in enumerate(comparison.values)})
+    read = _field_messages.fields_from_proto(
+        {str(at): one for at, one in enumerate(comparison.values)}
+    )
     values = [_typed(value, element, name, path) for value in read.values()]
 
     def matches(fields: Fields) -> bool:
