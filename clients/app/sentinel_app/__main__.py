@@ -10,6 +10,7 @@ from sentinel_client import Scope
 
 _INSTALL = "the app is not installed: run pip install '.[app]' in Sentinel's folder"
 
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--gateway",
@@ -51,6 +52,7 @@ _INSTALL = "the app is not installed: run pip install '.[app]' in Sentinel's fol
     "own or at an identity provider.",
 )
 def main(
+    *,
     gateway: str | None,
     host: str,
     port: int,

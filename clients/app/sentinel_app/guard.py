@@ -56,9 +56,7 @@ class Guard:
     IP addresses, names without a dot, which no site can have, and `names`.
     """
 
-    def __init__(
-        self, app: ASGIApp, names: Collection[str] = (), policy: str = OWN_POLICY
-    ) -> None:
+    def __init__(self, app: ASGIApp, names: Collection[str] = (), policy: str = OWN_POLICY) -> None:
         self._app = app
         self._headers = {**_HEADERS, "Content-Security-Policy": policy}
         self._names = {_normal(name) for name in names}

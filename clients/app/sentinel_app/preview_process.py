@@ -1,8 +1,12 @@
-"""Decode one image in a process that can be killed: `python -m sentinel_app.preview_process SIDE`.
+"""Decode images in a process that can be killed.
 
-Reads the file from standard input. Writes a line of JSON with the fields of `previews.Preview`,
-then the picture; or a line with the reason as `refused`. Imports little, since it starts for every
-image.
+* `python -m sentinel_app.preview_process SIDE` reads one file from standard input. It writes a line
+  of JSON with the fields of `previews.Preview`, then the picture; or a line with the reason as
+  `refused`.
+* Without SIDE it reads requests until the input ends: a line with the side and the number of bytes,
+  then the file. The line of each answer also has the number of `bytes` of the picture.
+
+Imports little, since it starts often.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 import warnings
 
 from PIL import Image, ImageOps
@@ -41,19 +46,42 @@ def main() -> None:
     """Decode standard input within the limits."""
     _limit_process()
     warnings.simplefilter("ignore")
-    data = sys.stdin.buffer.read()
+    if len(sys.argv) > 1:
+        header, shown = _answer(sys.stdin.buffer.read(), int(sys.argv[1]))
+        sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + shown)
+        return
+    while request := sys.stdin.buffer.readline():
+        side, length = map(int, request.split())
+        _allow_cpu_time()
+        header, shown = _answer(sys.stdin.buffer.read(length), side)
+        header["bytes"] = len(shown)
+        sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + shown)
+        sys.stdout.buffer.flush()
+
+
+def _answer(data: bytes, side: int) -> tuple[dict[str, object], bytes]:
     try:
-        header, shown = decode(data, int(sys.argv[1]))
+        return decode(data, side)
     except Refused as error:
-        header, shown = {"refused": str(error)}, b""
-    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + shown)
+        return {"refused": str(error)}, b""
+
+
+def _allow_cpu_time() -> None:
+    """Limit the time of the next image, not of all together."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - Windows has none
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        soft = int(time.process_time()) + 1 + _MAX_CPU_S
+        resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
 def _limit_process() -> None:
     if sys.platform != "win32":
         import resource  # noqa: PLC0415 - Windows has none
 
-        resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, _MAX_CPU_S))
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, hard))
         if sys.platform == "linux":  # elsewhere it has no effect, or it fails
             resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESS_SPACE, _MAX_ADDRESS_SPACE))
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from sentinel_app.formatting import download_name, field_value, html_table, human_size, title
+from sentinel_app.previews import ImageRefused, Preview, preview
 from sentinel_app.streamlit_page.backend import Backend
 from sentinel_app.streamlit_page.components import data_uri
 from sentinel_app.streamlit_page.errors import show_error
-from sentinel_app.formatting import download_name, field_value, html_table, human_size, title
-from sentinel_app.previews import ImageRefused, Preview, preview
 from sentinel_client import Hit, NotFound, SentinelError
 
 _SIDE = 1440

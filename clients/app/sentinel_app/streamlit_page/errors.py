@@ -8,8 +8,8 @@ from collections.abc import Callable
 import streamlit as st
 
 from sentinel_app.formatting import escape_markdown
-from sentinel_app.streamlit_page.fragments import draw_fragment
 from sentinel_app.preview_process import NOT_AN_IMAGE
+from sentinel_app.streamlit_page.fragments import draw_fragment
 from sentinel_client import (
     ConnectionFailed,
     DeadlineExceeded,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import DeletedFile
 
-from sentinel_app.streamlit_page.backend import Backend
 from sentinel_app.formatting import escape_markdown, plain
+from sentinel_app.streamlit_page.backend import Backend
 from sentinel_app.streamlit_page.fragments import draw_fragment
 from sentinel_app.streamlit_page.index_job import IndexJob
 from sentinel_app.streamlit_page.upload_space import release

@@ -7,16 +7,22 @@ from pathlib import Path
 
 import streamlit as st
 
+from sentinel_app.formatting import caption, escape_markdown
 from sentinel_app.streamlit_page.backend import Backend
 from sentinel_app.streamlit_page.details import open_details, show_details
 from sentinel_app.streamlit_page.errors import gateway_trouble, gateway_unavailable, show_error
-from sentinel_app.formatting import caption, escape_markdown
 from sentinel_app.streamlit_page.index_tab import index_tab
 from sentinel_app.streamlit_page.query_panel import add_term, query_panel, replace_terms
 from sentinel_app.streamlit_page.results import show_results
 from sentinel_app.streamlit_page.search_job import SearchJob, SearchRequest, Term
 from sentinel_app.streamlit_page.sidebar import Choice, sidebar
-from sentinel_app.streamlit_page.sign_in import account, needs_sign_in, refuse, sign_in_page, visitor_backend
+from sentinel_app.streamlit_page.sign_in import (
+    account,
+    needs_sign_in,
+    refuse,
+    sign_in_page,
+    visitor_backend,
+)
 from sentinel_app.streamlit_page.upload_space import allow
 from sentinel_app.uploads import limit_of
 from sentinel_client import (

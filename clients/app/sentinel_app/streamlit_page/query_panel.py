@@ -6,9 +6,9 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from sentinel_app.streamlit_page.components import component, data_uri
 from sentinel_app.formatting import plain
 from sentinel_app.previews import ImageRefused, Preview, cut, preview
+from sentinel_app.streamlit_page.components import component, data_uri
 from sentinel_app.streamlit_page.search_job import MAX_TERMS, Term, text_term, with_weights
 from sentinel_app.streamlit_page.upload_space import hold, release
 from sentinel_app.uploads import MAX_IMAGE_BYTES, UploadLimit, megabytes

@@ -7,9 +7,9 @@ from itertools import count
 
 import streamlit as st
 
+from sentinel_app.formatting import caption
 from sentinel_app.streamlit_page.components import component, data_uri
 from sentinel_app.streamlit_page.errors import rerun_after, retry_delay, show_error
-from sentinel_app.formatting import caption
 from sentinel_app.streamlit_page.fragments import draw_fragment
 from sentinel_app.streamlit_page.search_job import SearchJob
 from sentinel_client import Hit, SearchTimings, SentinelError

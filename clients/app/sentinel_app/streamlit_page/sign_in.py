@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import streamlit as st
 
-from sentinel_app.streamlit_page.backend import Backend
 from sentinel_app.formatting import escape_markdown
+from sentinel_app.streamlit_page.backend import Backend
 from sentinel_app.streamlit_page.upload_space import forget_visitor
 from sentinel_client import Caller, SentinelError
 
