@@ -14,7 +14,7 @@ from sentinel_app.formatting import FORMATS, safe_file_name
 from sentinel_app.library import Library, library_of
 from sentinel_app.previews import ImageRefused, Preview
 from sentinel_app.uploads import MAX_IMAGE_BYTES
-from sentinel_app.web import Refused, Slots, read_body, unless_left
+from sentinel_app.web import Refused, Slots, json_body, read_body, unless_left
 
 # Longest sides of copies, in pixels: of tiles, and of an opened picture.
 SIDES = (360, 640, 960, 1600, 2560)
@@ -87,6 +87,20 @@ async def _add_query_image(request: Request) -> Response:
     return JSONResponse({"id": name})
 
 
+async def _query_image_of(request: Request) -> Response:
+    """Keep the image of an item, to search with a part of it; answer with its id."""
+    asked = await json_body(request)
+    collection, item_id = asked.get("collection"), asked.get("id")
+    if not isinstance(collection, str) or not isinstance(item_id, str):
+        raise Refused(400, "This takes a collection and an id.")
+    library = library_of(request)
+    async with _downloads.slot():
+        stored = await library.client.download_image(item_id, collection=collection)
+    name = hashlib.sha256(stored.data).hexdigest()
+    await asyncio.to_thread(library.query_images.write, name, stored.data)
+    return JSONResponse({"id": name})
+
+
 async def _query_image(request: Request) -> Response:
     library = library_of(request)
     name = request.query_params.get("id", "")
@@ -144,4 +158,5 @@ ROUTES = [
     Route("/original", _original),
     Route("/query-image", _add_query_image, methods=["POST"]),
     Route("/query-image", _query_image),
+    Route("/query-image-of", _query_image_of, methods=["POST"]),
 ]
