@@ -14,7 +14,7 @@ from sentinel_app import uploads
 from sentinel_app.formatting import DEMO_MODEL
 from sentinel_app.library import Library, library_of
 from sentinel_app.queries import filter_of, query_of, time_of
-from sentinel_app.tiles import details, stacked, tile, time_field
+from sentinel_app.tiles import details, moment_text, stacked, tile, time_field
 from sentinel_app.uploads import limit_of
 from sentinel_app.web import Refused, json_body, unless_left
 from sentinel_client import (
@@ -190,8 +190,7 @@ async def _span(request: Request) -> Response:
             output_fields=[time.name],
             page_size=1,
         )
-        shown = [tile(item, collection, library.thumbnails, time) for item in page]
-        ends.append(shown[0].get("time", "") if shown else "")
+        ends.append(moment_text(page.items[0].fields.get(time.name)) if page.items else "")
     return JSONResponse({"newest": ends[0], "oldest": ends[1]})
 
 

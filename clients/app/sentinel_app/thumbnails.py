@@ -25,14 +25,16 @@ class Thumbnails:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def keep(self, collection: str, item_id: str, thumbnail: bytes) -> str:
-        """Keep a thumbnail for the page that will ask for it; return its version."""
+        """Keep a thumbnail for the page that will ask for it; return its version, or ""."""
+        if not thumbnail:
+            return ""
         key = (collection, item_id)
         self._bytes += len(thumbnail) - len(self._kept.pop(key, b""))
         self._kept[key] = thumbnail
         while self._bytes > _MAX_THUMBNAIL_BYTES:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= len(oldest)
-        return hashlib.sha256(thumbnail).hexdigest()[:16] if thumbnail else ""
+        return hashlib.sha256(thumbnail).hexdigest()[:16]
 
     async def get(self, collection: str, item_id: str) -> bytes:
         """Return the thumbnail of an item; empty if there is none."""

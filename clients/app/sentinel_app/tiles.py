@@ -41,7 +41,7 @@ def tile(
         "h": height,
         "name": plain(caption(found)[:200]) or found.id[:12],
     }
-    if time is not None and (moment := _moment(found.fields.get(time.name))):
+    if time is not None and (moment := moment_text(found.fields.get(time.name))):
         shown["time"] = moment
     if found.text and not version:
         shown["text"] = found.text[:_MAX_TEXT]
@@ -76,7 +76,7 @@ def details(found: Item, collection: Collection) -> dict[str, Any]:
     times = {schema.name for schema in collection.fields if is_time(schema)}
     return {
         "fields": {
-            name: _moment(value) if name in times else json_value(value)
+            name: moment_text(value) if name in times else json_value(value)
             for name, value in found.fields.items()
         },
         "text": found.text or "",
@@ -88,7 +88,7 @@ def details(found: Item, collection: Collection) -> dict[str, Any]:
 def json_value(value: FieldValue) -> Any:
     """Return a field's value as JSON; our script knows its type by the collection."""
     if isinstance(value, datetime):
-        return _moment(value)
+        return moment_text(value)
     if isinstance(value, GeoPoint):
         return {"latitude": value.latitude, "longitude": value.longitude}
     if isinstance(value, str):
@@ -100,7 +100,8 @@ def json_value(value: FieldValue) -> Any:
     return value
 
 
-def _moment(value: FieldValue | None) -> str:
+def moment_text(value: FieldValue | None) -> str:
+    """Return a point in time in ISO 8601 and UTC; empty if the value is none."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, int):
