@@ -167,14 +167,28 @@ MAX_FIELDS = 56  # Milvus allows 64 columns; up to eight are our own
 def check_declaration(name: str, fields: Mapping[str, FieldType]) -> None:
     """Raise InvalidArgument unless a collection can be created with this name and these fields."""
     check_collection_name(name, "collection.name")
-    if len(fields) > MAX_FIELDS:
+    check_fields(fields, "collection.fields")
+
+
+def check_fields(fields: Mapping[str, FieldType], path: str, *, others: int = 0) -> None:
+    """Raise InvalidArgument unless fields can be declared; `path` is theirs in the request.
+
+    `others` is the number of columns that the collection has already.
+    """
+    if others + columns_for(fields) > MAX_FIELDS:
         raise InvalidArgument(
             "PARAMETER_OUT_OF_RANGE",
-            f"a collection declares at most {MAX_FIELDS} fields",
-            field="collection.fields",
+            f"a collection declares at most {MAX_FIELDS} fields, and a {FieldType.GEO} field "
+            "counts twice",
+            field=path,
         )
     for index, field_name in enumerate(fields):
-        _check_name(field_name, _MAX_FIELD_NAME_CHARS, f"collection.fields[{index}].name")
+        _check_name(field_name, _MAX_FIELD_NAME_CHARS, f"{path}[{index}].name")
+
+
+def columns_for(fields: Mapping[str, FieldType]) -> int:
+    """Return how many columns we keep for these fields."""
+    return len(fields) + sum(one is FieldType.GEO for one in fields.values())
 
 
 def check_collection_name(name: str, field: str) -> None:

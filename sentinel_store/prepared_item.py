@@ -16,6 +16,7 @@ from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Content, Item, Kind, Row
 from sentinel_store.milvus import schema
+from sentinel_store.milvus.field_columns import to_json
 from sentinel_store.values import Fields, FloatArray
 
 MAX_ID_BYTES = 256
@@ -103,7 +104,7 @@ def prepare_item(
 
 def _checked_fields(item: Item, info: CollectionInfo, path: str) -> Fields:
     fields = schema.checked_fields(item.fields, info.fields, f"{path}.fields")
-    if len(json.dumps(fields).encode()) > MAX_FIELDS_BYTES:
+    if len(json.dumps(to_json(fields)).encode()) > MAX_FIELDS_BYTES:
         raise InvalidArgument(
             "PARAMETER_OUT_OF_RANGE",
             f"the fields are more than {MAX_FIELDS_BYTES} bytes as JSON",

@@ -48,7 +48,7 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
         )
     return NewCollection(
         name=stored_name(message.name, "collection.name"),
-        fields=_fields_from(message.fields),
+        fields=_fields_from(message.fields, "collection.fields"),
         model=common_messages.model_from(message.model_version),
         indexed=tuple(schema.name for schema in message.fields if schema.indexed),
         full_text=tuple(schema.name for schema in message.fields if schema.full_text),
@@ -63,20 +63,20 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
     )
 
 
-def _fields_from(schemas: Sequence[pb.FieldSchema]) -> dict[str, FieldType]:
-    """Read declared fields, and check what is declared about them."""
+def _fields_from(schemas: Sequence[pb.FieldSchema], path: str) -> dict[str, FieldType]:
+    """Read declared fields, which are at `path`, and check what is declared about them."""
     fields: dict[str, FieldType] = {}
     if len(schemas) > MAX_FIELDS:  # before they are converted
-        raise out_of_range(f"a collection has at most {MAX_FIELDS} fields", "collection.fields")
+        raise out_of_range(f"a collection has at most {MAX_FIELDS} fields", path)
     for position, schema in enumerate(schemas):
-        where = f"collection.fields[{position}]"
+        where = f"{path}[{position}]"
         name = schema.name[:200]
         if schema.type not in _FIELD_TYPES:
             raise out_of_range(f"field {name!r} needs a type", where)
         if schema.name in fields:
             raise out_of_range(f"field {name!r} is declared twice", where)
         fields[schema.name] = field_type = _FIELD_TYPES[schema.type]
-        if schema.indexed and field_type is FieldType.STRING_LIST:
+        if schema.indexed and field_type in (FieldType.STRING_LIST, FieldType.GEO):
             raise InvalidArgument(
                 "FIELD_TYPE",
                 f"field {name!r} is a {field_type}, which has no index",

@@ -26,6 +26,7 @@ from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Row
 from sentinel_store.milvus import errors
+from sentinel_store.milvus.field_columns import to_json
 from sentinel_store.milvus.vector_columns import bytes_stored
 from sentinel_store.prepared_item import PreparedItem
 
@@ -230,7 +231,7 @@ class StoredUsage:
 
 def _sizes(item: PreparedItem, info: CollectionInfo, *, is_new: bool) -> Sizes:
     data = len(item.content.data) if item.content is not None else 0
-    fields = len(json.dumps(item.fields))
+    fields = len(json.dumps(to_json(item.fields)))
     return {
         Quota.STORED_ITEMS: float(is_new),
         Quota.STORED_BYTES: data + fields + bytes_stored(info.dimensions, info.storage),
@@ -238,7 +239,7 @@ def _sizes(item: PreparedItem, info: CollectionInfo, *, is_new: bool) -> Sizes:
 
 
 def _row_bytes(row: Row) -> int:
-    return len(row.text.encode()) + len(json.dumps(row.fields))
+    return len(row.text.encode()) + len(json.dumps(to_json(row.fields)))
 
 
 def _add(sizes: Sizes, more: Mapping[Quota, float], factor: float = 1.0) -> None:
