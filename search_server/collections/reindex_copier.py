@@ -19,10 +19,17 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from search_server.embedders.pool import EmbedderPool
+from search_server.image_uris.originals import Originals
 from search_server.milvus.search_store import SearchStore
 from search_server.types.embeddings import EmbedOptions
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from sentinel_core.errors import (
+    DeadlineExceeded,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+)
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Kind, Row
@@ -73,6 +80,7 @@ class ReindexCopier:
         *,
         store: SearchStore,
         images: ImageStore,
+        originals: Originals,
         pool: EmbedderPool,
         call_timeout_s: float,
         progress: ReindexProgress,
@@ -81,11 +89,12 @@ class ReindexCopier:
         self._target = target
         self._store = store
         self._images = images
+        self._originals = originals
         self._pool = pool
         self._call_timeout_s = call_timeout_s
         self._progress = progress
-        # Reasons why content cannot be embedded, by id and digest: not tried again.
-        self._unusable: dict[tuple[str, str], str] = {}
+        # Reasons why content cannot be embedded, by `_identity` of its row: not tried again.
+        self._unusable: dict[tuple[str, ...], str] = {}
         self._limit = asyncio.Semaphore(_BATCHES_AT_ONCE)
 
     async def copy_differences(
@@ -216,7 +225,7 @@ class ReindexCopier:
         copies = []
         for (row, _), item in zip(batch, embedded.items, strict=True):
             if item.error is not None:
-                self._unusable[row.id, row.digest] = item.error.message
+                self._unusable[_identity(row)] = item.error.message
             else:
                 copies.append(replace(row, digest=_target_digest(row), vector=item.vector))
         if copies:
@@ -226,29 +235,33 @@ class ReindexCopier:
     async def _content(self, row: Row) -> Content | None:
         if row.text:
             return Content(Kind.TEXT, row.text.encode())
-        data = await self._retry(lambda _: self._image(row.image))
-        if data is None:
-            self._unusable[row.id, row.digest] = "its image bytes are gone from the object store"
+        try:
+            return Content(Kind.IMAGE, await self._retry(lambda _: self._image(row)))
+        except (NotFound, PermissionDenied) as error:
+            self._unusable[_identity(row)] = error.message
             return None
-        return Content(Kind.IMAGE, data)
 
-    async def _image(self, digest: str) -> bytes | None:
-        image = await self._images.find_image(digest)
-        if image is None:
-            return None
-        return await self._images.read_image(image, 0, image.size)
+    async def _image(self, row: Row) -> bytes:
+        if row.reference:
+            return await self._originals.read(row.reference, row.image)
+        image = await self._images.find_image(row.image)
+        data = await self._images.read_image(image, 0, image.size) if image is not None else None
+        if data is None:
+            raise NotFound("IMAGE_NOT_FOUND", "its image bytes are gone from the object store")
+        return data
 
     def _why_not(self, row: Row) -> str:
         """Return why a row cannot be embedded again; empty if no reason is known."""
         if not row.image and not row.text:
             return "a vector without content, which cannot be embedded again"
-        return self._unusable.get((row.id, row.digest), "")
+        return self._unusable.get(_identity(row), "")
 
     def _differs(self, wanted: Row | None, present: Row | None) -> bool:
         if wanted is None or self._why_not(wanted):
             return present is not None
-        return present is None or (present.digest, present.fields) != (
+        return present is None or (present.digest, present.reference, present.fields) != (
             _target_digest(wanted),
+            wanted.reference,
             wanted.fields,
         )
 
@@ -263,6 +276,11 @@ class ReindexCopier:
                     raise
                 logger.info("reindex waits", extra={"reason": error.reason})
                 await asyncio.sleep(error.retry_after_s or _RETRY_INTERVAL_S)
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    """Return what of a row tells where its content is and what it is."""
+    return row.id, row.digest, row.reference
 
 
 def _target_digest(row: Row) -> str:

@@ -16,6 +16,7 @@ from search_server.collections.reindex_copier import ReindexCopier, ReindexProgr
 from search_server.collections.reindex_run import ReindexRun, reindex_conflict
 from search_server.embedders.pool import EmbedderPool, matches
 from search_server.embedders.worker import ServedModel
+from search_server.image_uris.originals import Originals
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import AlreadyExists, FailedPrecondition, NotFound, first_error
@@ -74,6 +75,7 @@ class Reindexer:
         pool: EmbedderPool,
         store: SearchStore,
         images: ImageStore,
+        originals: Originals,
         *,
         call_timeout_s: float,
     ) -> None:
@@ -82,6 +84,7 @@ class Reindexer:
         self._pool = pool
         self._store = store
         self._images = images
+        self._originals = originals
         self._call_timeout_s = call_timeout_s
         self._running: set[str] = set()
         self._gateway = uuid.uuid4().hex
@@ -120,6 +123,7 @@ class Reindexer:
             target,
             store=self._store,
             images=self._images,
+            originals=self._originals,
             pool=self._pool,
             call_timeout_s=self._call_timeout_s,
             progress=progress,

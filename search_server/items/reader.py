@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from search_server.image_uris.originals import Originals
 from search_server.images.presentation import present
 from search_server.milvus import filters
 from search_server.milvus.row_memory import RowMemory
@@ -39,9 +40,16 @@ class ItemReader:
     memory for the rows.
     """
 
-    def __init__(self, store: SearchStore, images: ImageStore, row_memory: RowMemory) -> None:
+    def __init__(
+        self,
+        store: SearchStore,
+        images: ImageStore,
+        originals: Originals,
+        row_memory: RowMemory,
+    ) -> None:
         self._store = store
         self._images = images
+        self._originals = originals
         self._row_memory = row_memory
 
     async def get(
@@ -106,6 +114,9 @@ class ItemReader:
     ) -> AsyncIterator[ImageChunk]:
         """Yield the image of an item in parts of at most 1 MiB; each part is read on demand.
 
+        The original of an image by reference is read at once, since no part of it may leave before
+        all of it is found to be the same; the share of the memory for it waits for the caller.
+
         Raises:
             NotFound: The item does not exist, has no image, or its image bytes are missing.
         """
@@ -116,6 +127,14 @@ class ItemReader:
             )
         if not rows[0].image:
             raise NotFound("IMAGE_NOT_FOUND", "the item has no image, only text or a vector")
+        if rows[0].reference:
+            async with self._row_memory.share_of(self._originals.max_bytes, deadline) as share:
+                whole = await self._originals.read(rows[0].reference, rows[0].image)
+                share.resize(len(whole))
+                for start in range(0, len(whole), _CHUNK_BYTES):
+                    part = whole[start : start + _CHUNK_BYTES]
+                    yield _chunk(part, start, len(whole))
+            return
         image = await self._images.find_image(rows[0].image)
         if image is None:
             raise _missing()
@@ -124,7 +143,7 @@ class ItemReader:
             data = await self._images.read_image(image, start, end)
             if data is None:
                 raise _missing()
-            yield ImageChunk(data) if start else ImageChunk(data, _media_type(data), image.size)
+            yield _chunk(data, start, image.size)
 
 
 def _fitting(items: Sequence[StoredItem], max_bytes: int) -> int:
@@ -135,6 +154,10 @@ def _fitting(items: Sequence[StoredItem], max_bytes: int) -> int:
         if total > max_bytes and position:
             return position
     return len(items)
+
+
+def _chunk(data: bytes, start: int, total: int) -> ImageChunk:
+    return ImageChunk(data) if start else ImageChunk(data, _media_type(data), total)
 
 
 def _missing() -> NotFound:

@@ -33,7 +33,14 @@ _AS_PARQUET = {
 def make_rows(info: CollectionInfo, *all_fields: Fields) -> list[Row]:
     vectors = np.random.default_rng(3).standard_normal((len(all_fields), info.dimensions))
     return [
-        Row(f"id-{n}", f"{n:064x}", f"{n:064d}", "ein Töxt \N{DOG}" if n else "", fields, vector)
+        Row(
+            f"id-{n}",
+            f"{n:064x}",
+            "" if n else "0" * 64,
+            "ein Töxt \N{DOG}" if n else "",
+            fields,
+            vector,
+        )
         for n, (fields, vector) in enumerate(zip(all_fields, vectors.astype("f4"), strict=True))
     ]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import _messages
+from sentinel_client._field_messages import fields_from_proto
 from sentinel_client._search_types import (
     Hit,
     Match,
@@ -38,7 +39,7 @@ def hit_from_proto(message: search_pb.Hit) -> Hit:
         id=message.id,
         rank=message.rank,
         score=message.score,
-        fields=_messages.fields_from_proto(message.fields),
+        fields=fields_from_proto(message.fields),
         image_uri=message.image_uri,
         text=message.text,
         thumbnail=message.thumbnail,

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -89,8 +89,13 @@ class Failure(click.ClickException):
 def explain(error: SentinelError) -> str:
     """Return one line: what is wrong, the reason's name, what to do."""
     line = " ".join(f"{error.message.rstrip('.')} [{error.reason}]".split())
-    hint = _HINTS.get(error.reason)
+    hint = error_hint(error)
     return f"{line}: {hint}" if hint else line
+
+
+def error_hint(error: SentinelError) -> str:
+    """Return what to do about an error whose own message does not say it; else an empty text."""
+    return _HINTS.get(error.reason, "")
 
 
 def require_modules(names: Sequence[str], subject: str, install: str) -> None:
@@ -136,6 +141,16 @@ def json_line(value: object) -> str:
     text = json.dumps(value, ensure_ascii=not unicode)
     # JSON escapes the other control characters itself.
     return _ESCAPED_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def tell(
+    text: str, facts: Mapping[str, object], *, as_json: bool = False, quiet: bool = False
+) -> None:
+    """Say what a command did: as a sentence, as one JSON object, or not at all."""
+    if as_json:
+        click.echo(json_line(facts))
+    elif not quiet:
+        click.echo(text)
 
 
 def show_all_characters() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import reduce
 from pathlib import Path
@@ -13,12 +15,16 @@ from typing import Any, TypeAlias
 import click
 
 from sentinel_client import (
+    ClientConfig,
     Collection,
     Consistency,
     ElementType,
     F,
     FieldType,
     Filter,
+    RetryPolicy,
+    SentinelClient,
+    SentinelError,
     VectorStorage,
 )
 from sentinel_client._filters import Scalar
@@ -27,6 +33,8 @@ from sentinel_client.cli._console import cache_folder
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _MAX_RECENT_IDS = 2_000
+# A person has pressed Tab.
+_COMPLETION_TIMEOUT_S = 1.0
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(!=|<=|>=|\^=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _OPERATORS: dict[str, Callable[[F, Scalar], Filter]] = {
@@ -42,7 +50,29 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 
 
 def collection_option(text: str) -> Decorator:
-    return click.option("--collection", "-c", default="photos", show_default=True, help=text)
+    return click.option(
+        "--collection",
+        "-c",
+        default="photos",
+        show_default=True,
+        shell_complete=complete_collection,
+        help=text,
+    )
+
+
+def complete_collection(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the names of collections that begin so, as far as the gateway answers at once."""
+    address = context.find_root().params["address"]
+    config = ClientConfig(retry=RetryPolicy(max_attempts=1))
+    try:
+        with SentinelClient(address, config=config) as client:
+            found = client.list_collections(timeout=_COMPLETION_TIMEOUT_S)
+    except (SentinelError, ValueError):
+        return []
+    names = [name for one in found for name in (one.name, *one.aliases)]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def where_option(text: str) -> Decorator:
@@ -54,6 +84,31 @@ def where_option(text: str) -> Decorator:
 
 def json_option(noun: str) -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=f"One JSON object per {noun}.")
+
+
+def paths_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --paths and -0; pass both to `_files.echo_paths`."""
+    paths = click.option(
+        "--paths",
+        is_flag=True,
+        help="Only the path of each file, one per line, for other programs.",
+    )
+    nul = click.option(
+        "-0", "--null", "nul", is_flag=True, help="As --paths, for `xargs -0`: any name is safe."
+    )
+    return paths(nul(command))
+
+
+def outcome_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json and --quiet to a command that says what it did, with `tell`."""
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, help="Say what was done as one JSON object."
+    )
+    return as_json(quiet_option("Do not say what was done.")(command))
+
+
+def quiet_option(text: str) -> Decorator:
+    return click.option("-q", "--quiet", is_flag=True, help=text)
 
 
 def consistency_option(text: str) -> Decorator:
@@ -107,6 +162,35 @@ def _parse_index_param(text: str) -> tuple[str, int]:
     if not (name and sign and number.strip().isdecimal()):
         raise click.BadParameter(f"{text!r} is not NAME=NUMBER")
     return name.strip(), int(number)
+
+
+@dataclass(frozen=True, slots=True)
+class LastSearch:
+    """The hits that a person has seen last: `ids[0]` is that of rank 1."""
+
+    address: str
+    collection: str
+    ids: tuple[str, ...]
+
+
+def remember_search(found: LastSearch) -> None:
+    """Keep the hits of a search in the user's cache folder, for `sentinel open 3`."""
+    remember_ids(found.ids)
+    with suppress(OSError):
+        _last_search_file().write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+
+def last_search() -> LastSearch | None:
+    """Return the hits that a person has seen last; None if there are none."""
+    try:
+        content = json.loads(_last_search_file().read_text(encoding="utf-8"))
+        return LastSearch(content["address"], content["collection"], tuple(content["ids"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _last_search_file() -> Path:
+    return cache_folder() / "last-search.json"
 
 
 def remember_ids(ids: Sequence[str]) -> None:
