@@ -47,7 +47,7 @@ class _Adding(Response):
     def __init__(
         self, request: Request, library: Library, collection: Collection, limit: UploadLimit
     ) -> None:
-        super().__init__(media_type="application/x-ndjson")
+        super().__init__()
         self._request = request
         self._library = library
         self._collection = collection
@@ -63,7 +63,8 @@ class _Adding(Response):
                 await unless_left(self._request, self._store(data, send))
 
     async def _store(self, data: bytes, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        kind = (b"content-type", b"application/x-ndjson")
+        await send({"type": "http.response.start", "status": 200, "headers": [kind]})
         try:
             async for line in self._results(data):
                 await send(_line(line))
@@ -84,6 +85,7 @@ class _Adding(Response):
                 if result.outcome is Outcome.FAILED and result.error is not None:
                     yield _failure(one.name, result.error.message)
                 else:
+                    self._library.trash.keep(self._collection.name, result.id)
                     yield {"name": one.name, "outcome": result.outcome.value, "id": result.id}
 
     def _fields(self, name: str) -> dict[str, FieldValue]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def tile(
         "h": height,
         "name": plain(caption(found)[:200]) or found.id[:12],
     }
-    if time is not None and (moment := moment_text(found.fields.get(time.name))):
+    if time is not None and (moment := _clock_time(found, time.name)):
         shown["time"] = moment
     if found.text and not version:
         shown["text"] = found.text[:_MAX_TEXT]
@@ -83,6 +84,15 @@ def details(found: Item, collection: Collection) -> dict[str, Any]:
         "is_image": bool(found.image_uri),
         "by_reference": getattr(found, "by_reference", False),
     }
+
+
+def _clock_time(found: Item | Hit, field: str) -> str:
+    """Return what the clock showed, as if it were UTC."""
+    value, offset = found.fields.get(field), found.fields.get("taken_offset")
+    if field == "taken_at" and isinstance(value, datetime) and isinstance(offset, int):
+        with suppress(OverflowError):
+            return moment_text(value + timedelta(minutes=offset))
+    return moment_text(value)
 
 
 def json_value(value: FieldValue) -> Any:

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sentinel_client import AsyncSentinelClient, DeadlineExceeded, NotFound, SentinelError
 
@@ -76,6 +76,12 @@ class Trash:
     def undo(self, token: str) -> bool:
         """Show hidden items again; return False if they were deleted in the meantime."""
         return token not in self._running and self._deletions.pop(token, None) is not None
+
+    def keep(self, collection: str, item_id: str) -> None:
+        """Do not delete an item, because it was added again."""
+        for token, one in self._deletions.items():
+            if one.collection == collection and item_id in one.ids:
+                self._deletions[token] = replace(one, ids=one.ids - {item_id})
 
     def hidden(self, collection: str) -> set[str]:
         """Return the ids of a collection's hidden items."""

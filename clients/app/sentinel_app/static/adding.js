@@ -52,7 +52,9 @@ export class Adding {
     try {
       const path = file.webkitRelativePath || file.name;
       const answer = await send("add", { c: collection.name, name: path, modified: file.lastModified }, file, this.stop.signal);
+      let isAnswered = false;
       for await (const line of lines(answer.body)) {
+        isAnswered = true;
         if (line.outcome === "failed") fail(line.message, line.name ?? file.name);
         else {
           run[line.outcome] += 1;
@@ -60,6 +62,7 @@ export class Adding {
         }
         panel.draw();
       }
+      if (!isAnswered) fail("There is no picture in it.");
     } catch (error) {
       if (error.name === "AbortError") return;
       fail(error instanceof Problem ? error.message : "The connection broke. Add it again.");

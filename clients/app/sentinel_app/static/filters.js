@@ -71,7 +71,7 @@ function dateForm(view, field, set) {
   };
   const year = new Date().getFullYear();
   const quick = [year, year - 1, year - 2].map((one) => h("button", { type: "button", onclick: () => { from.value = `${one}-01-01`; to.value = `${one}-12-31`; apply(); } }, String(one)));
-  return form(apply, h("h3", {}, field === "taken_at" ? "Taken between" : "Changed between"), h("div", { class: "row" }, from, h("span", {}, "and"), to), h("div", { class: "row" }, quick));
+  return form(apply, h("h3", {}, field === "taken_at" ? "Taken between" : "Changed between"), h("label", { class: "row" }, h("span", {}, "from"), from), h("label", { class: "row" }, h("span", {}, "to"), to), h("div", { class: "row" }, quick));
 }
 
 function textForm(title, comparison, example, apply) {

@@ -9,6 +9,7 @@ import { strength } from "./words.js";
 const GAP = 4;
 // A block is laid out as a whole, and browsers skip blocks that are not visible.
 const MOST_IN_BLOCK = 120;
+const LEAST_BLOCK = 150; // for its heading
 // No picture becomes a sliver or fills a row alone, whatever its shape.
 const RATIOS = [0.45, 2.8];
 
@@ -106,9 +107,10 @@ export class Gallery {
 
   #layOut(block) {
     const elements = block.rows.children;
+    const rows = justify(block.tiles.map(ratio), this.width, this.#rowHeight());
     let index = 0;
     let height = 0;
-    for (const row of justify(block.tiles.map(ratio), this.width, this.#rowHeight())) {
+    for (const row of rows) {
       for (const wide of row.widths) {
         const { style } = elements[index];
         style.width = `${wide}px`;
@@ -117,6 +119,11 @@ export class Gallery {
       }
       height += row.height + GAP;
     }
+    // Months with few photos share a line.
+    const [first] = rows;
+    const isShort = block.heading && rows.length === 1 && !first.full;
+    const wide = isShort ? first.widths.reduce((sum, one) => sum + one + GAP, 0) : 0;
+    block.element.style.inlineSize = isShort ? `${Math.max(LEAST_BLOCK, wide)}px` : "100%";
     block.element.style.containIntrinsicBlockSize = `${Math.round(height + (block.title ? 52 : 0))}px`;
   }
 

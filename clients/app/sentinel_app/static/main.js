@@ -54,7 +54,7 @@ async function render() {
     return;
   }
   document.title = view.text ? `${view.text} – Sentinel` : "Sentinel";
-  document.getElementById("chips").replaceChildren(...termChips({ ...view, collection: collection.name }), ...filterChips(view, collection));
+  document.getElementById("chips").replaceChildren(...collectionChoice(collection), ...termChips({ ...view, collection: collection.name }), ...filterChips(view, collection));
   const next = listingOf(view, collection);
   if (next !== listing) showListing(next, view, collection);
   if (view.item) viewer.show(collection, view.item, listing.tiles);
@@ -163,12 +163,16 @@ async function remove(tile) {
 
 // --- what surrounds the photos
 
+function collectionChoice(collection) {
+  if (server.collections.length < 2) return [];
+  const choice = h("select", { class: "chip", "aria-label": "Collection", onchange: () => go({ collection: choice.value, terms: [], filters: [], before: "", item: "" }) },
+    server.collections.map((one) => h("option", { value: one.name, selected: one === collection }, `${one.name} (${words.number(one.count)})`)));
+  return [choice];
+}
+
 function drawTools(collection) {
   const tools = document.getElementById("tools");
-  const choice = h("select", { "aria-label": "Collection", onchange: () => go({ collection: choice.value, terms: [], filters: [], before: "", item: "" }) },
-    server.collections.map((one) => h("option", { value: one.name, selected: one === collection }, `${one.name} (${words.number(one.count)})`)));
   tools.replaceChildren(
-    server.collections.length > 1 ? choice : "",
     collection?.may_write ? h("button", { type: "button", class: "add", "aria-label": "Add photos", title: "Add photos", onclick: () => adding.choose(collection) }, icon("add"), h("span", {}, "Add")) : "",
     iconButton("help", "Keyboard help (?)", showHelp, { class: "icon wide" }),
   );

@@ -120,9 +120,9 @@ function termPanel(term, change, close) {
 
 /** Let a person draw a box on the image of a term; call `done` with the box or null. */
 export function cropDialog(term, done) {
-  const tool = cropper(url("query-image", { id: term.value }), term.crop, (box) => { whole.disabled = !box; });
-  const whole = h("button", { type: "button", onclick: () => tool.set(null), disabled: !term.crop }, "Whole picture");
+  const whole = h("button", { type: "button", onclick: () => tool.set(null) }, "Whole picture");
   const middle = h("button", { type: "button", onclick: () => tool.set([0.25, 0.25, 0.75, 0.75]) }, "Box in the middle");
+  const tool = cropper(url("query-image", { id: term.value }), term.crop, (box) => { whole.disabled = !box; });
   const dialog = h("dialog", { class: "crop", "aria-label": "Choose a part of the picture" },
     h("header", {}, h("h2", {}, "Draw a box around what you look for"), iconButton("close", "Close", () => dialog.close())),
     h("div", { class: "field" }, tool.element),

@@ -7,7 +7,7 @@ import * as words from "./words.js";
 
 const SWIPE = 60;
 // Shown in words above the others.
-const PLAIN = new Set(["path", "file_name", "folder", "size_bytes", "width", "height", "keywords", "caption", "captions", "title", "description", "camera", "lens", "rating", "orientation"]);
+const PLAIN = new Set(["path", "file_name", "folder", "size_bytes", "width", "height", "keywords", "caption", "captions", "title", "description", "camera", "lens", "rating", "taken_at", "taken_offset"]);
 
 export class Viewer {
   /** `actions`: close, show, like, more, less, part and remove, each with a tile. */
@@ -123,16 +123,16 @@ export class Viewer {
     const { fields } = item;
     const fact = (name, ...shown) => (shown.some(Boolean) ? h("div", { class: "fact" }, h("dt", {}, name), h("dd", { dir: "auto" }, shown)) : null);
     const caption = [fields.title, fields.caption ?? fields.captions ?? fields.description].flat().filter(Boolean);
-    const when = fields.taken_at ?? fields.modified_at;
+    const when = item.time;
     const path = fields.path ?? "";
     const width = fields.width ?? 0;
     const point = Object.values(fields).find((value) => value && typeof value === "object" && "latitude" in value);
     const numbers = [
       width ? `${words.number(width)} × ${words.number(fields.height)}` : "",
-      width ? `${((width * fields.height) / 1e6).toFixed(1)} megapixels` : "",
+      width * fields.height >= 1e6 ? `${((width * fields.height) / 1e6).toFixed(1)} megapixels` : "",
       fields.size_bytes ? words.size(fields.size_bytes) : "",
     ].filter(Boolean);
-    const rest = Object.entries(fields).filter(([name, value]) => !PLAIN.has(name) && value !== when && value !== point && value !== "" && value !== null);
+    const rest = Object.entries(fields).filter(([name, value]) => !PLAIN.has(name) && value !== point && value !== "" && value !== null);
     this.facts.replaceChildren(
       h("h2", { dir: "auto" }, words.fileName(path) || item.name),
       caption.length ? h("p", { class: "caption", dir: "auto" }, caption.join("\n")) : "",
