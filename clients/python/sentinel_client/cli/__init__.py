@@ -15,7 +15,8 @@ from sentinel_client.cli.collections import collections
 from sentinel_client.cli.completion import completion
 from sentinel_client.cli.embed import embed, rank
 from sentinel_client.cli.health import health
-from sentinel_client.cli.imports import bulk_index, imports, index
+from sentinel_client.cli.imports import bulk_index, imports
+from sentinel_client.cli.index import index
 from sentinel_client.cli.items import items
 from sentinel_client.cli.keys import keys
 from sentinel_client.cli.models import models
