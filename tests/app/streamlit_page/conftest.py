@@ -1,44 +1,29 @@
-"""Fixtures: the page in a real browser, in front of a real gateway and a real worker."""
+"""Fixtures: the Streamlit page in a real browser, in front of a real gateway and a real worker."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from sentinel_client import SentinelClient
 from tests import processes
 from tests.app import album
+from tests.app.conftest import PATIENCE_MS, SHOTS, run_apart, window
 from tests.waiting import until
 
-# Failed tests leave a screenshot here. Set the variable to get the others, too.
-SHOTS = Path(os.environ.get("SENTINEL_SCREENSHOTS", "test-screenshots"))
-# For everything that a test waits for, on a busy machine.
-PATIENCE_MS = 90_000
-# Chromium contacts hosts of its own at every start. Without a network, that is an error.
-_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+__all__ = ["PATIENCE_MS", "SHOTS", "run_apart"]
 
 
 @dataclass
@@ -173,21 +158,6 @@ class Visitor:
 
 
 @pytest.fixture(scope="session")
-def worker(default_worker: processes.Server) -> processes.Server:
-    return default_worker
-
-
-@pytest.fixture(scope="session")
-def gateway(
-    worker: processes.Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[processes.Server]:
-    folder = tmp_path_factory.mktemp("gateway")
-    flags = processes.gateway_flags(folder, str(folder / "milvus.db"), worker.address)
-    with processes.running(folder, "search_server", *flags) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
 def app(gateway: processes.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     with SentinelClient(gateway.address) as client:
         client.create_collection("album", album.FIELDS)
@@ -240,64 +210,11 @@ def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
-def run_apart(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in another thread: the browser's loop runs in this one."""
-    with ThreadPoolExecutor(1) as executor:
-        executor.submit(asyncio.run, work).result()
-
-
-# Not of the session: while it lives, no asynchronous test can run in this thread, but with
-# `run_apart`.
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Any]:
-    # The first one loads a page in two thirds of the time.
-    names = ("chromium-headless-shell", "chromium", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("no Chromium here: apt-get install chromium-headless-shell")
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=path, args=_FLAGS, timeout=PATIENCE_MS
-        )
-        yield launched
-        launched.close()
-
-
-@contextmanager
 def visiting(
     browser: Any, *, wide: int = 1280, expected: str | None = None, **context: Any
-) -> Iterator[Visitor]:
-    """Open a window without the cookies of others; fail if its console has errors at the end.
-
-    Args:
-        browser: The launched one.
-        wide: Width of the window.
-        expected: Part of the errors that the test causes.
-        context: Of the window, for example its colour scheme.
-    """
-    context = {"viewport": {"width": wide, "height": 800}, "reduced_motion": "reduce", **context}
-    opened = browser.new_context(**context)
-    opened.set_default_timeout(PATIENCE_MS)
-    visitor = Visitor(opened.new_page())
-
-    def note(message: Any) -> None:
-        if message.type == "error":
-            visitor.errors.append(f"{message.text} ({message.location.get('url', '')})")
-
-    visitor.page.on("console", note)
-    visitor.page.on("pageerror", lambda error: visitor.errors.append(str(error)))
-    try:
-        yield visitor
-        left = [one for one in visitor.errors if expected is None or expected not in one]
-        assert left == []
-    except BaseException as error:
-        with suppress(Exception):
-            visitor.page.screenshot(path=SHOTS / "failed.png")
-            error.add_note("The page shows: " + visitor.page.inner_text("body")[:2000])
-        raise
-    finally:
-        opened.close()
+) -> AbstractContextManager[Visitor]:
+    """Open a window without the cookies of others; fail if its console has errors at the end."""
+    return window(browser, Visitor, wide=wide, expected=expected, **context)
 
 
 @pytest.fixture

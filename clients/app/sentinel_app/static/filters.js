@@ -80,7 +80,7 @@ function textForm(title, comparison, example, apply) {
 }
 
 function placeForm(apply) {
-  const point = h("input", { type: "text", placeholder: "48.8584, 2.2945", "aria-label": "Latitude and longitude", inputmode: "text" });
+  const point = h("input", { type: "text", placeholder: "48.8584, 2.2945", "aria-label": "Latitude and longitude", oninput: () => point.setCustomValidity("") });
   const distance = h("select", { "aria-label": "Distance" }, [1, 5, 20, 100, 500].map((km) => h("option", { value: km * 1000, selected: km === 20 }, `${km} km`)));
   const here = h("button", { type: "button", onclick: () => navigator.geolocation.getCurrentPosition(({ coords }) => { point.value = `${coords.latitude.toFixed(4)}, ${coords.longitude.toFixed(4)}`; }) }, "Where I am");
   const submit = () => {
