@@ -24,6 +24,7 @@ from search_server.api.item_service import ItemService
 from search_server.api.page_tokens import PageTokens
 from search_server.api.search_service import SearchService
 from search_server.collections.catalog import Catalog
+from search_server.collections.match_levels import MatchCalibrator
 from search_server.collections.reindexer import Reindexer
 from search_server.collections.usage import StoredUsage
 from search_server.embedders.connection import WorkerAccess
@@ -96,12 +97,12 @@ async def running_gateway(
     memory = MemoryBudget(settings.memory_bytes or default_limit(), metrics)
     draining = asyncio.Event()
     async with _backends(settings, metrics) as backends:
-        services = _services(settings, backends, metrics, memory, draining)
+        parts = _parts(settings, backends, metrics, memory, draining)
         server = GrpcServer(
             settings,
             metrics,
             memory,
-            services,
+            _services(parts),
             lifecycle,
             credentials=backends.credentials,
             on_drain=draining.set,
@@ -111,6 +112,7 @@ async def running_gateway(
         lifecycle.spawn(pool.fleet.run(), "worker health checks")
         lifecycle.spawn(store.run(), "milvus lite flushes")
         lifecycle.spawn(images.run(), "object store")
+        lifecycle.spawn(parts.calibrator.run(), "match levels")
         lifecycle.spawn(health.watch(server, metrics, pool, store, images), "readiness")
         try:
             yield server
@@ -179,33 +181,42 @@ class _Parts:
     row_memory: RowMemory
     usage: StoredUsage
     catalog: Catalog
+    calibrator: MatchCalibrator
     confirmations: Confirmations
     admission: GatewayAdmission
     draining: asyncio.Event
 
 
-def _services(
+def _parts(
     settings: GatewaySettings,
     backends: _Backends,
     metrics: ServerMetrics,
     memory: MemoryBudget,
     draining: asyncio.Event,
-) -> list[Service]:
+) -> _Parts:
     usage = StoredUsage(backends.store, backends.images, backends.credentials.quotas)
-    parts = _Parts(
+    catalog = Catalog(backends.store, backends.pool, usage)
+    calibrator = MatchCalibrator(
+        catalog, backends.pool, backends.store, metrics, enabled=settings.match_levels
+    )
+    return _Parts(
         settings,
         backends,
         metrics,
         _page_tokens(settings),
         RowMemory(memory),
         usage,
-        Catalog(backends.store, backends.pool, usage),
+        catalog,
+        calibrator,
         Confirmations(
             settings.page_token_key(), protect=settings.protect, small_items=settings.protect_items
         ),
         GatewayAdmission(settings, metrics),
         draining,
     )
+
+
+def _services(parts: _Parts) -> list[Service]:
     makers = (_search_service, _item_service, _collection_service, _access_service)
     return [make(parts) for make in (*makers, _embedding_service)]
 
@@ -224,9 +235,16 @@ def _search_service(parts: _Parts) -> Service:
     seconds = settings.search_timeout_seconds
     searcher = Searcher(
         parts.catalog,
-        QueryVectors(backends.embeddings, backends.fetcher, backends.store, parts.metrics),
+        QueryVectors(
+            backends.embeddings,
+            backends.fetcher,
+            backends.store,
+            parts.metrics,
+            backends.pool.known,
+        ),
         backends.store,
         backends.images,
+        parts.calibrator,
         row_memory=parts.row_memory,
         metrics=parts.metrics,
     )
@@ -251,6 +269,7 @@ def _item_service(parts: _Parts) -> Service:
         parts.metrics,
         dual_write=DualWrite(parts.catalog),
         usage=parts.usage,
+        on_write=parts.calibrator.note_write,
         max_image_bytes=settings.max_image_bytes,
         thumbnail_side=settings.thumbnail_side,
     )
@@ -298,6 +317,7 @@ def _collection_service(parts: _Parts) -> Service:
         parts.draining,
         admission=parts.admission,
         confirmations=parts.confirmations,
+        levels_of=parts.calibrator.levels_of,
     )
     return Service(
         "sentinel.search.v1.CollectionService",

@@ -166,6 +166,10 @@ class MilvusStore:
         """Record the reindex that reads the collection `name`; None: none."""
         await self._set_property(name, schema.REINDEX, schema.reindex_property(mark), deadline)
 
+    async def set_match(self, info: CollectionInfo, deadline: Deadline) -> None:
+        """Record the match levels of `info` and who looks for them."""
+        await self._set_property(info.name, schema.MATCH, schema.match_property(info), deadline)
+
     async def _set_property(self, name: str, key: str, value: str, deadline: Deadline) -> None:
         def alter(client: MilvusClient, timeout: float) -> None:
             alter_property(client, name, key, value, timeout, is_lite=self.is_lite)

@@ -139,6 +139,7 @@ async def parts(
         metrics,
         dual_write=DualWrite(Catalog(store, workers, usage)),
         usage=usage,
+        on_write=lambda info: None,
         max_image_bytes=1000,
         thumbnail_side=16,
     )
