@@ -98,8 +98,9 @@ class ImportRun:
 
     @property
     def exit_code(self) -> int:
-        """0: all is stored; 1: something failed; 2: it should prune and did not."""
-        return 2 if self._sync.refused else int(self.tally.failed > 0)
+        """0: all is stored; 1: something failed; 2: not all could be pruned."""
+        not_pruned = self._sync.refused or (self._plan.prune and self._sync.kept)
+        return 2 if not_pruned else int(self.tally.failed > 0)
 
     async def run(self) -> None:
         """Import, then make the collection equal to the folders, if they are some."""

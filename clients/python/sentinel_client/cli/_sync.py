@@ -23,7 +23,7 @@ from sentinel_client.cli._console import Failure, short_path
 from sentinel_client.cli._importer import Importer
 from sentinel_client.cli._journal import Journal
 from sentinel_client.cli._seen import Seen
-from sentinel_client.importers.folders import Walk, is_below
+from sentinel_client.importers.folders import Walk, is_below, is_mount
 
 _PAGE = 1_000
 # Of one filter; the contract allows 1,000 comparisons.
@@ -122,9 +122,9 @@ class FolderSync:
             yield valid_text(folder), "cannot be read"
         for start in walk.starts:
             if start in walk.roots and not walk.found.get(start):
-                yield valid_text(start), "has no pictures now; is it mounted?"
+                yield valid_text(start), "has no pictures now (is it mounted?)"
         for mount in mounts:
-            if any(is_below(mount, one) for one in walk.starts) and not os.path.ismount(mount):
+            if any(is_below(mount, one) for one in walk.starts) and not is_mount(mount):
                 yield valid_text(mount), "was a drive of its own and is not mounted now"
 
     async def _prune(

@@ -68,6 +68,8 @@ def index(
     left out. Exit code: 0 all is stored, 1 some files failed, 2 it could not run, or --prune asks
     for --yes. Use `sentinel import` for datasets with captions, tables and archives.
     """
+    if watch:
+        require_modules(("watchfiles",), "--watch is", _INSTALL)
     read_dataset = partial(
         importers.folders,
         folders,
@@ -88,7 +90,6 @@ def index(
         as_json=as_json,
     )
     if watch:
-        require_modules(("watchfiles",), "--watch is", _INSTALL)
         from sentinel_client.cli._watch import run_watch  # noqa: PLC0415 - an extra
 
         run_watch(plan, folders, read_dataset)

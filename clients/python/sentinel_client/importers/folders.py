@@ -191,7 +191,7 @@ class _Walker:
             self._walk.found[start] += path == start  # another start contains it
             return None
         self._entered.add(identity)
-        if device not in (-1, status.st_dev):
+        if status.st_dev != (device if device != -1 else _device(os.path.dirname(path))):
             self._walk.mounts.append(path)
         left_out, prefix = self._walk.left_out, path[len(root) :].lstrip(os.sep)
         prefix = f"{prefix.replace(os.sep, '/')}/" if prefix else ""
@@ -274,6 +274,18 @@ def _sidecars(folder: _Folder, name: str) -> list[str]:
 def is_below(path: str, folder: str) -> bool:
     """Return whether a path is `folder` or below it, by their names alone."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def is_mount(path: str) -> bool:
+    """Return whether a path is on another file system than the folder that it is in; blocks."""
+    return _device(path) not in (None, _device(os.path.dirname(path)))
+
+
+def _device(path: str) -> int | None:
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -40,7 +40,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 T = TypeVar("T")
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *_HEIF)
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *_HEIF)
 # A hostile directory names the same large value thousands of times. So both are bounded: what is
 # read from a file, and the EXIF in memory (a JPEG cannot hold more than 64 KiB).
 _MAX_READ_BYTES = 96 * 1024 * 1024
@@ -239,10 +239,11 @@ def _exif_place(gps: Mapping[int, Any]) -> GeoPoint | None:
         (gps.get(2), gps.get(1), "S"),
         (gps.get(4), gps.get(3), "W"),
     ):
-        if not isinstance(value, tuple) or not value:
+        parts = value if isinstance(value, tuple) else (value,)
+        if not parts:
             return None
         try:
-            angle = sum(float(part) / 60**power for power, part in enumerate(value[:3]))
+            angle = sum(float(part) / 60**power for power, part in enumerate(parts[:3]))
         except (TypeError, ValueError, ZeroDivisionError):
             return None
         degrees.append(-angle if _text(reference).upper() == negative else angle)
