@@ -1,4 +1,4 @@
-"""The page opens on the photos: newest first, by month, in rows that do not jump, without an end."""
+"""The page opens on the photos: newest first, by month, in rows that keep still, without an end."""
 
 from __future__ import annotations
 

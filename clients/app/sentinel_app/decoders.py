@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 from sentinel_app.previews import BREAKS_THE_DECODER, ImageRefused, Preview, check_size
+from sentinel_app.uploads import MAX_IMAGE_BYTES
 from sentinel_app.web import Slots
 
 _MAX_PROCESSES = 2
@@ -32,14 +33,16 @@ class Decoders:
         while self._idle:
             await self._idle.pop().end()
 
-    async def preview(self, data: bytes, side: int) -> Preview:
+    async def preview(self, data: bytes, side: int, most: int = MAX_IMAGE_BYTES) -> Preview:
         """Return an upright copy of an image of at most `side` pixels a side.
+
+        The file may have `most` bytes.
 
         Raises:
             ImageRefused: It is no image, is damaged, or costs too much.
             Refused: Too many images wait.
         """
-        check_size(data)
+        check_size(data, most)
         async with self._slots.slot():
             decoder = self._idle.pop() if self._idle else await _Decoder.start()
             whole = False

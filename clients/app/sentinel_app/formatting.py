@@ -111,7 +111,7 @@ def safe_file_name(path: str, extensions: Sequence[str]) -> str:
 
 
 def caption(hit: Hit | Item) -> str:
-    """Return the text that describes a hit or an item best: a caption, its text or its file's name."""
+    """Return the text that describes an item best: a caption, its text or its file's name."""
     for name in ("caption", "title", "captions", "description"):
         value = hit.fields.get(name)
         if value:

@@ -19,6 +19,8 @@ from sentinel_app.web import Refused, Slots, json_body, read_body, unless_left
 # Longest sides of copies, in pixels: of tiles, and of an opened picture.
 SIDES = (360, 640, 960, 1600, 2560)
 _QUERY_SIDE = 960
+# Raw files are large.
+_MAX_STORED_BYTES = 64 * 2**20
 _KEEP = "private, max-age=31536000, immutable"
 _downloads = Slots(4, 200)
 
@@ -47,7 +49,7 @@ async def _decoded(library: Library, collection: str, item_id: str, side: int) -
     async with _downloads.slot():
         stored = await library.client.download_image(item_id, collection=collection)
         try:
-            return await library.decoders.preview(stored.data, side)
+            return await library.decoders.preview(stored.data, side, _MAX_STORED_BYTES)
         except ImageRefused as error:
             raise Refused(415, str(error), "NOT_SHOWN") from error
 

@@ -19,9 +19,13 @@ import warnings
 
 from PIL import Image, ImageOps
 
+from sentinel_core.image_formats import RAW, image_format
+
 # What workers read. Pillow opens far more, among them PostScript, which starts a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-NOT_AN_IMAGE = "This file is not a readable image (JPEG, PNG, WebP, GIF, BMP or TIFF)."
+NOT_AN_IMAGE = (
+    "This file is not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, JPEG XL, RAW)."
+)
 MAX_PIXELS = 100_000_000
 # Of decoded pixels. deploy/k8s gives the app 1.5 GiB, and previews.py runs two of these processes.
 MAX_DECODED_BYTES = 200 * 2**20
@@ -32,10 +36,16 @@ _MAX_CPU_S = 5
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 # Measured: two canvases of the decoder, their copy and the image.
 _WEBP_BYTES = 16
+_JPEG_XL_BYTES = 20
 # Coefficients of a progressive JPEG are kept for the whole image: 16 bits for each component.
 _COEFFICIENT_BYTES = 2
 # libtiff may decode the whole image as one strip of 16-bit RGBA, beside Pillow's own copy.
 _TIFF_STRIP_BYTES = 8
+
+
+_ORIENTATION_TAG = 0x0112
+# Enough to tell a raw file from a TIFF.
+_HEAD_BYTES = 2**20
 
 
 class Refused(ValueError):
@@ -94,9 +104,9 @@ def decode(data: bytes, side: int) -> tuple[dict[str, object], bytes]:
     """
     Image.MAX_IMAGE_PIXELS = None  # our own limits are below
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _opened(data) as image:
             # Pillow names a JPEG with several pictures in it after its container.
-            size, name = image.size, str(image.format).replace("MPO", "JPEG")
+            size, name = image.size, str(image.format or "JPEG XL").replace("MPO", "JPEG")
             _check_cost(image, side)
             # Shrink first, so that there is only one large copy.
             image.thumbnail((side * 2, side * 2))
@@ -121,6 +131,40 @@ def decode(data: bytes, side: int) -> tuple[dict[str, object], bytes]:
     return facts, out.getvalue()
 
 
+def _opened(data: bytes) -> Image.Image:
+    """Open an image, or the preview in a raw file; pixels are decoded later, if possible."""
+    kind = image_format(data[:_HEAD_BYTES])
+    if kind is None:
+        raise Refused(NOT_AN_IMAGE)
+    if kind.name in FORMATS:
+        return Image.open(io.BytesIO(data), formats=(kind.name,))
+    # Of the extra `photos`; most pictures need none of them.
+    from embedder_server.images import codecs, costs  # noqa: PLC0415
+
+    if kind.name not in codecs.load():
+        raise Refused(f"The page has no decoder for {kind.media_type}: install the extra `photos`.")
+    if kind.name == RAW:
+        found = codecs.raw_preview(data, kind)
+        if isinstance(found.picture, Image.Image):
+            return found.picture
+        image = Image.open(io.BytesIO(found.picture), formats=("JPEG",))
+        if image.getexif().get(_ORIENTATION_TAG) is None:
+            image.getexif()[_ORIENTATION_TAG] = found.orientation
+        return image
+    if kind.name == "JXL":
+        size = costs.jxl_size(data)
+        if size is None:
+            raise Refused(NOT_AN_IMAGE)
+        cost = size[0] * size[1] * _JPEG_XL_BYTES
+        if cost > MAX_DECODED_BYTES:
+            raise Refused(_too_costly(cost))
+        pixels = codecs.jpeg_xl(data)
+        if isinstance(pixels, Image.Image):
+            return pixels
+        return Image.open(io.BytesIO(pixels), formats=("JPEG",))
+    return Image.open(io.BytesIO(data), formats=(kind.name,))
+
+
 def _check_cost(image: Image.Image, side: int) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise Refused(
@@ -134,7 +178,7 @@ def _check_cost(image: Image.Image, side: int) -> None:
 def decoded_bytes(image: Image.Image, side: int) -> int:
     """Return the memory that decoding an opened image to `side` takes, by its header alone."""
     pixels = image.width * image.height
-    if image.format == "WEBP":
+    if image.format in ("WEBP", "AVIF", "HEIF"):
         return pixels * _WEBP_BYTES
     if image.format in ("JPEG", "MPO"):
         progressive = "progressive" in image.info

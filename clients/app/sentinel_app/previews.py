@@ -63,11 +63,11 @@ def preview(data: bytes, side: int) -> Preview:
     return Preview(**facts, shown=shown)
 
 
-def check_size(data: bytes) -> None:
+def check_size(data: bytes, most: int = MAX_IMAGE_BYTES) -> None:
     """Raise ImageRefused for a file that is too large to be decoded."""
-    if len(data) > MAX_IMAGE_BYTES:
+    if len(data) > most:
         raise ImageRefused(
-            f"The file is {megabytes(len(data))}. The limit is {megabytes(MAX_IMAGE_BYTES)}; "
+            f"The file is {megabytes(len(data))}. The limit is {megabytes(most)}; "
             "save a smaller version."
         )
 

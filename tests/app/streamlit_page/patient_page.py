@@ -1,4 +1,4 @@
-"""Run `sentinel-app` with longer limits: `python -m tests.app.streamlit_page.patient_page`, flags as of the app.
+"""Run `sentinel-app --streamlit` with longer limits, as `python -m`; flags as of the app.
 
 On a busy machine a search can take longer than a person would wait, and a browser can pause for
 longer than the page waits before it ends the search. `ABANDONED_AFTER_S` sets that wait.
