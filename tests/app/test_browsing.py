@@ -45,7 +45,7 @@ def small(number: int) -> bytes:
 
 
 def headings(guest: Guest) -> list[str]:
-    return [one.inner_text() for one in guest.page.locator(".block h2").all()]
+    return guest.page.locator(".block h2").all_text_contents()  # also of what is not painted
 
 
 def test_it_opens_on_the_newest_photos_by_month(guest: Guest, photo_app: PhotoApp) -> None:
@@ -80,7 +80,7 @@ def test_rows_are_full_and_keep_the_shape_of_photos(guest: Guest, photo_app: Pho
 
 def test_nothing_moves_when_pictures_arrive(desktop: Guest, photo_app: PhotoApp) -> None:
     waiting: list[Any] = []
-    desktop.page.route("**/api/thumbnail*", waiting.append)
+    desktop.page.route("**/api/thumbnail*", lambda one: waiting.append(one))
     desktop.open(photo_app)
     cells = desktop.page.locator(".cell")
     areas = "all => all.map((one) => JSON.stringify(one.getBoundingClientRect()))"
@@ -138,13 +138,13 @@ def test_the_back_button_returns_to_the_same_place(
 ) -> None:
     desktop.open(photo_app, f"?c={many}")
     desktop.page.evaluate("scrollTo(0, 700)")
-    desktop.page.wait_for_function("document.querySelectorAll('a.tile').length > 60")
+    desktop.page.wait_for_function("() => document.querySelectorAll('a.tile').length > 60")
     desktop.page.evaluate("scrollTo(0, 900)")
     desktop.search("green")
     assert desktop.page.evaluate("scrollY") == 0
     desktop.page.go_back()
-    desktop.page.wait_for_function("document.querySelectorAll('a.tile').length > 60")
-    desktop.page.wait_for_function("scrollY === 900")
+    desktop.page.wait_for_function("() => document.querySelectorAll('a.tile').length > 60")
+    desktop.page.wait_for_function("() => scrollY === 900")
 
 
 def test_a_fine_screen_gets_sharper_pictures(browser: Any, photo_app: PhotoApp) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -20,6 +22,7 @@ from sentinel_app.web import Refused, Slots, problem, read_body, unless_left
 from sentinel_app.zips import images_in
 from sentinel_client import Collection, FieldType, FieldValue, Item, Outcome, SentinelError
 from sentinel_client import Scope as Access
+from sentinel_client.importers.photo_metadata import read_metadata
 
 _MAX_NAME = 500
 # Images of a zip that are sent to the gateway together.
@@ -79,7 +82,7 @@ class _Adding(Response):
             for one in batch:
                 if one.problem:
                     yield _failure(one.name, one.problem)
-            items = [Item(image=one.data, fields=self._fields(one.name)) for one in usable]
+            items = await asyncio.to_thread(self._items, usable)
             results = await self._library.client.upsert(items, collection=self._collection.name)
             for one, result in zip(usable, results, strict=True):
                 if result.outcome is Outcome.FAILED and result.error is not None:
@@ -88,17 +91,38 @@ class _Adding(Response):
                     self._library.trash.keep(self._collection.name, result.id)
                     yield {"name": one.name, "outcome": result.outcome.value, "id": result.id}
 
-    def _fields(self, name: str) -> dict[str, FieldValue]:
-        """Return what an upload knows, as far as the collection declares it."""
+    def _items(self, images: Sequence[UploadedImage]) -> list[Item]:
+        return [self._item(image) for image in images]
+
+    def _item(self, image: UploadedImage) -> Item:
+        """Return an image with what the upload and the camera say, as far as it is declared."""
         types = {schema.name: schema.type for schema in self._collection.fields}
-        known: dict[str, FieldValue] = {"path": name}
+        folder, _, name = image.name.rpartition("/")
+        known: dict[str, FieldValue] = {
+            "path": image.name,
+            "file_name": name,
+            "folder": folder,
+            "size_bytes": len(image.data),
+        }
         modified = _milliseconds(self._request.query_params.get("modified", ""))
         if modified is not None:
-            if types.get("modified_at") is FieldType.INT64:
-                known["modified_at"] = int(modified.timestamp())
-            else:
-                known["modified_at"] = modified
-        return {field: value for field, value in known.items() if field in types}
+            is_number = types.get("modified_at") is FieldType.INT64
+            known["modified_at"] = int(modified.timestamp()) if is_number else modified
+        if "taken_at" in types:
+            known |= _metadata(image.data, name)
+        fields = {field: value for field, value in known.items() if field in types}
+        return Item(image=image.data, fields=fields)
+
+
+def _metadata(data: bytes, name: str) -> dict[str, FieldValue]:
+    """Return what the camera wrote into a photo."""
+    # Raw files are told by their extension. Nothing else of the name is used.
+    _, _, extension = name.rpartition(".")
+    suffix = f".{extension}" if extension.isalnum() and len(extension) < 6 else ""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"photo{suffix}")
+        file.write_bytes(data)
+        return read_metadata(str(file), None)
 
 
 def _take(images: Iterator[UploadedImage]) -> Sequence[UploadedImage]:

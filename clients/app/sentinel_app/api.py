@@ -29,15 +29,20 @@ from sentinel_client import (
     Scope,
     SearchOptions,
 )
+from sentinel_client.importers.photo_fields import PHOTO_FIELDS
 
 _PAGE_SIZE = 60
 # Hidden items leave gaps in pages. More pages than this are not read to fill one.
 _MAX_READS = 3
 _MAX_DELETED = 500
-# The same fields as `sentinel index` declares, as far as an upload has them.
+# The same fields as `sentinel index` declares.
 _FIRST_FIELDS = (
     FieldSchema("path", FieldType.STRING),
-    FieldSchema("taken_at", FieldType.TIMESTAMP, indexed=True),
+    FieldSchema("file_name", FieldType.STRING),
+    FieldSchema("folder", FieldType.STRING),
+    FieldSchema("size_bytes", FieldType.INT64),
+    FieldSchema("modified_at", FieldType.INT64),
+    *PHOTO_FIELDS,
 )
 
 
