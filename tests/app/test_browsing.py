@@ -80,7 +80,11 @@ def test_rows_are_full_and_keep_the_shape_of_photos(guest: Guest, photo_app: Pho
 
 def test_nothing_moves_when_pictures_arrive(desktop: Guest, photo_app: PhotoApp) -> None:
     waiting: list[Any] = []
-    desktop.page.route("**/api/thumbnail*", lambda one: waiting.append(one))
+
+    def hold(route: Any) -> None:
+        waiting.append(route)
+
+    desktop.page.route("**/api/thumbnail*", hold)
     desktop.open(photo_app)
     cells = desktop.page.locator(".cell")
     areas = "all => all.map((one) => JSON.stringify(one.getBoundingClientRect()))"
