@@ -186,9 +186,9 @@ def test_nothing_is_loaded_from_elsewhere(browser: Any, photo_app: PhotoApp) -> 
 
 
 def test_the_page_creates_the_first_collection(tmp_path: Path, photo_app: PhotoApp) -> None:
-    body = json.dumps({"collection": "made-here"})
+    body = json.dumps({"collection": "made_here"})
     assert ask(photo_app, "/api/create", "POST", body, X_Sentinel_Page="1").status == 200
     with SentinelClient(photo_app.gateway) as client:
-        names = {field.name for field in client.get_collection("made-here").fields}
-        client.delete_collection("made-here")
+        names = {field.name for field in client.get_collection("made_here").fields}
+        client.delete_collection("made_here")
     assert {"path", "taken_at", "camera", "place", "keywords"} <= names
