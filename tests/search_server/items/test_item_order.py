@@ -67,8 +67,8 @@ def listed(gateways: Callable[[str], processes.Server], milvus_uri: str) -> List
             known["taken_at"] = microseconds
             moment = START + timedelta(microseconds=microseconds)
             item.fields["taken_at"].timestamp_value.FromDatetime(moment)
-        known["stars"] = chance.randrange(-2, 3) if number < RARE else 3
-        item.fields["stars"].int_value = known["stars"]
+        stars = chance.randrange(-2, 3) if number < RARE else 3
+        known["stars"] = item.fields["stars"].int_value = stars
         if chance.random() < 0.9:
             known["ratio"] = chance.choice([-0.0, 1e-300, -1e300, chance.uniform(-1, 1)])
             item.fields["ratio"].double_value = known["ratio"]

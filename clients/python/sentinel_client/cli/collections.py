@@ -95,8 +95,8 @@ def show(options: Options, name: str, as_json: bool) -> None:
     "fields",
     multiple=True,
     metavar="NAME:TYPE[:indexed]",
-    help="A field of the items; TYPE is string, int64, double, bool or string_list; `indexed` "
-    "makes filters faster. Repeatable.",
+    help="A field of the items; TYPE is string, int64, double, bool, string_list, timestamp or "
+    "geo; `indexed` makes filters faster. Repeatable.",
 )
 @click.option(
     "--full-text",
