@@ -31,7 +31,7 @@ from pymilvus.grpc_gen.milvus_pb2_grpc import add_MilvusServiceServicer_to_serve
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
 from sentinel_store.images.local_files import sync_folder
-from sentinel_store.milvus import errors, lite_files, lite_patterns, lite_sync
+from sentinel_store.milvus import errors, lite_files, lite_patterns, lite_reads, lite_sync
 from sentinel_store.milvus.lite_log import sync_log
 from sentinel_store.milvus.lite_sync import SyncedLite
 
@@ -83,6 +83,7 @@ class LiteDatabase:
             for name in ("collections", "databases", ".database-staging"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             lite_patterns.install()
+            lite_reads.install()
             if self._fsync:
                 lite_sync.install()
                 sync_folder(self.folder)

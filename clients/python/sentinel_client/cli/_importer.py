@@ -54,6 +54,7 @@ _LOOKUPS_AT_ONCE = 3
 _QUEUE = 256
 # How many stored items are looked up again at the end.
 _CHECKED_IDS = 100
+_MAX_NEW_PATHS = 2_000
 # The contract's limit.
 _MAX_ID_BYTES = 256
 # Fields of the file's location, not of its content.
@@ -117,6 +118,8 @@ class Importer:
         self.fields = [one.name for one in self.dataset.fields if (one.name, one.type) in declared]
         self._undeclared = {one.name for one in self.dataset.fields} - set(self.fields)
         self._walk = self.dataset.walk if isinstance(self.dataset, Folders) else None
+        # Paths whose item may have replaced another; None: too many to keep.
+        self.new_paths: list[str] | None = []
         self._first_ids: list[str] = []  # of stored items
         self._failed_ids: dict[str, BrokenEntry] = {}
         # Bounded, so that the answers of GetItems are recent when the items are sent.
@@ -233,6 +236,7 @@ class Importer:
     async def _missing(self, items: Sequence[_Identified]) -> list[_Identified]:
         """Return the items that are not stored, or stored with another content or other fields."""
         if self.refresh:
+            self._note_new(items)
             return list(items)
         stored = {}
         if to_check := [one.id for one in items if one.content and _is_id(one.id)]:
@@ -248,6 +252,7 @@ class Importer:
                 self._is_stored(one.id, str(old.fields.get("path", "")))
             else:
                 missing.append(one)
+        self._note_new(missing)
         self.tally.unchanged += unchanged
         self.on_done(unchanged)
         return missing
@@ -267,6 +272,12 @@ class Importer:
             return False
         # The stored path is another file, elsewhere. If it has this content no more, it was moved.
         return await asyncio.to_thread(self.journal.has_content, path, new.content)
+
+    def _note_new(self, items: Sequence[_Identified]) -> None:
+        if self.new_paths is not None and self._walk is not None:
+            self.new_paths += [str(one.fields.get("path", "")) for one in items]
+            if len(self.new_paths) > _MAX_NEW_PATHS:
+                self.new_paths = None
 
     def _walks(self, path: str) -> bool:
         """Tell whether a path is in the folders that this run walks."""
