@@ -30,6 +30,7 @@ from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import QueryCache
 from search_server.image_uris.fetcher import Fetcher
+from search_server.image_uris.originals import Originals
 from search_server.items.dual_write import DualWrite
 from search_server.items.reader import ItemReader
 from search_server.items.writer import ItemWriter
@@ -79,6 +80,7 @@ class _Backends:
     embeddings: QueryCache
     store: SearchStore
     images: ImageStore
+    originals: Originals
     fetcher: Fetcher
 
 
@@ -138,11 +140,16 @@ async def _backends(settings: GatewaySettings, metrics: ServerMetrics) -> AsyncI
         stack.push_async_callback(store.close)
         images = ImageStore(settings.object_store_uri, presign_seconds=settings.presign_seconds)
         stack.callback(images.close)
-        fetcher = Fetcher(settings, metrics)
+        originals = Originals(
+            settings.original_places(),
+            max_bytes=settings.max_image_bytes,
+            timeout_s=settings.reference_timeout_seconds,
+        )
+        fetcher = Fetcher(settings, metrics, originals)
         stack.push_async_callback(fetcher.close)
         embeddings = QueryCache(pool, settings.query_cache_entries, metrics)
         stack.push_async_callback(embeddings.close)
-        yield _Backends(credentials, pool, embeddings, store, images, fetcher)
+        yield _Backends(credentials, pool, embeddings, store, images, originals, fetcher)
 
 
 def _quotas(settings: GatewaySettings, stack: AsyncExitStack) -> Quotas | None:
@@ -250,7 +257,7 @@ def _item_service(parts: _Parts) -> Service:
     )
     items = ItemService(
         writer,
-        ItemReader(backends.store, backends.images, parts.row_memory),
+        ItemReader(backends.store, backends.images, backends.originals, parts.row_memory),
         parts.catalog,
         backends.pool,
         parts.tokens,
@@ -277,7 +284,12 @@ def _item_service(parts: _Parts) -> Service:
 def _collection_service(parts: _Parts) -> Service:
     backends, write_s = parts.backends, parts.settings.write_timeout_seconds
     reindexer = Reindexer(
-        parts.catalog, backends.pool, backends.store, backends.images, call_timeout_s=write_s
+        parts.catalog,
+        backends.pool,
+        backends.store,
+        backends.images,
+        backends.originals,
+        call_timeout_s=write_s,
     )
     collections = CollectionService(
         parts.catalog,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,11 +16,14 @@ from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Content, Item, Kind, Row
 from sentinel_store.milvus import schema
+from sentinel_store.milvus.field_columns import to_json
 from sentinel_store.values import Fields, FloatArray
 
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 60_000
 MAX_FIELDS_BYTES = 60_000
+# float32 elements of a normalised vector leave its length this far from 1.
+_UNIT_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class PreparedItem:
 
     Attributes:
         path: Path of the item in its request, for errors.
-        digest: Hex SHA-256 of the content and of the caller's vector; see `Row`.
+        digest: Hex SHA-256 of the content and of the caller's own vector; see `Row`.
         image: Hex SHA-256 of the image bytes; empty unless the content is an image.
         content: None for an item that is a vector only.
         vector: The caller's vector, float32 `[dimensions]`, L2-normalised; None: embed the content.
@@ -42,6 +45,17 @@ class PreparedItem:
     fields: Fields
     content: Content | None
     vector: FloatArray | None
+
+    @property
+    def reference(self) -> str:
+        """`file` URI of an image that is stored by reference; empty: it is not."""
+        return self.content.uri if self.content is not None and self.content.digest else ""
+
+    def as_copy(self) -> PreparedItem:
+        """Return the same item, stored with a copy of its image instead of by reference."""
+        if self.content is None:
+            return self
+        return replace(self, content=replace(self.content, digest=""))
 
     @property
     def to_embed(self) -> Content | None:
@@ -63,6 +77,7 @@ class PreparedItem:
             text=content.text if content is not None and content.kind is Kind.TEXT else "",
             fields=self.fields,
             vector=vector if self.vector is None else self.vector,
+            reference=self.reference,
         )
 
 
@@ -88,12 +103,13 @@ def prepare_item(
     content_digest = hashlib.sha256(data).hexdigest()
     item_id = item.id or (content_digest if content else "")
     _check_id(item_id, f"{path}.id")
+    digest = content_digest
+    if vector is not None and not (content is not None and item.vector_from_model):
+        digest = hashlib.sha256(data + vector.tobytes()).hexdigest()
     return PreparedItem(
         path=path,
         id=item_id,
-        digest=hashlib.sha256(data + vector.tobytes()).hexdigest()
-        if vector is not None
-        else content_digest,
+        digest=digest,
         image=content_digest if content and content.kind is Kind.IMAGE else "",
         fields=fields,
         content=content,
@@ -103,7 +119,7 @@ def prepare_item(
 
 def _checked_fields(item: Item, info: CollectionInfo, path: str) -> Fields:
     fields = schema.checked_fields(item.fields, info.fields, f"{path}.fields")
-    if len(json.dumps(fields).encode()) > MAX_FIELDS_BYTES:
+    if len(json.dumps(to_json(fields)).encode()) > MAX_FIELDS_BYTES:
         raise InvalidArgument(
             "PARAMETER_OUT_OF_RANGE",
             f"the fields are more than {MAX_FIELDS_BYTES} bytes as JSON",
@@ -180,4 +196,6 @@ def check_vector(vector: FloatArray, collection: CollectionInfo, field: str) -> 
         raise InvalidArgument(
             "VECTOR_INVALID", "the vector must be finite and not all zeros", field=field
         )
+    if abs(norm - 1.0) <= _UNIT_TOLERANCE:
+        return vector.astype(np.float32, copy=False)  # dividing again would change its last bits
     return (vector / norm).astype(np.float32)

@@ -45,7 +45,11 @@ class RowMemory:
         if collection.storage.rescore:  # the vectors of its candidates
             vector_bytes = bytes_stored(collection.dimensions, collection.storage)
             row_bytes += CANDIDATES_PER_HIT * vector_bytes
-        size = min(_COPIES * rows * row_bytes, self._memory.largest)
+        return self.share_of(_COPIES * rows * row_bytes, deadline)
+
+    def share_of(self, size: int, deadline: Deadline) -> Share:
+        """Return a share of `size` bytes, or of as many as one share may have."""
+        size = min(size, self._memory.largest)
         return self._memory.share(size, Deadline.within(min(_WAIT_S, deadline.remaining())))
 
     def fetched(self, share: Share) -> None:
@@ -67,7 +71,7 @@ class RowMemory:
 def _bytes_of(row: Row) -> int:
     vector = row.vector.nbytes if row.vector is not None else 0
     values = sum(len(name) + _value_bytes(value) for name, value in row.fields.items())
-    return _ROW_OVERHEAD_BYTES + len(row.text) + vector + values
+    return _ROW_OVERHEAD_BYTES + len(row.text) + len(row.reference) + vector + values
 
 
 def _value_bytes(value: object) -> int:

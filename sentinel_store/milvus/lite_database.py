@@ -30,7 +30,7 @@ from pymilvus.grpc_gen.milvus_pb2_grpc import add_MilvusServiceServicer_to_serve
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
 from sentinel_store.images.local_files import sync_folder
-from sentinel_store.milvus import errors, lite_files, lite_sync
+from sentinel_store.milvus import errors, lite_files, lite_patterns, lite_sync
 from sentinel_store.milvus.lite_log import sync_log
 from sentinel_store.milvus.lite_sync import Lite, SyncedLite
 
@@ -78,6 +78,7 @@ class LiteDatabase:
                     f"{self.folder} is a file, but Milvus Lite 3 keeps a folder; move it away, or "
                     "name another path",
                 )
+            lite_patterns.install()
             if self._fsync:
                 lite_sync.install()
             self._lite = (SyncedLite if self._fsync else Lite)(str(self.folder))

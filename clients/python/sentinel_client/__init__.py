@@ -33,13 +33,16 @@ from sentinel_client._errors import (
     SentinelError,
     Unavailable,
 )
-from sentinel_client._filters import F, FieldValue, Filter
+from sentinel_client._filters import F, FieldValue, Filter, GeoPoint
 from sentinel_client._query import Box, Q
 from sentinel_client._search_types import (
     Diversity,
     GroupBy,
     Hit,
     Hybrid,
+    Match,
+    Notice,
+    NoticeKind,
     SearchOptions,
     SearchPage,
     SearchResult,
@@ -64,6 +67,7 @@ from sentinel_client._types import (
     IngestAck,
     Item,
     ItemResult,
+    MatchLevels,
     ModelVersion,
     Outcome,
     ReindexProgress,
@@ -98,6 +102,7 @@ __all__ = [
     "FieldValue",
     "Filter",
     "FoundItems",
+    "GeoPoint",
     "Grant",
     "GroupBy",
     "Health",
@@ -113,8 +118,12 @@ __all__ = [
     "InvalidArgument",
     "Item",
     "ItemResult",
+    "Match",
+    "MatchLevels",
     "ModelVersion",
     "NotFound",
+    "Notice",
+    "NoticeKind",
     "Outcome",
     "PermissionDenied",
     "Q",

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from sentinel.search.v1 import item_service_pb2 as item_pb
-from sentinel_client import _messages, _rpcs
+from sentinel_client import _field_messages, _messages, _rpcs
 from sentinel_client._connection import ServiceCalls
 from sentinel_client._errors import Internal, ResultTruncated, SentinelError
 from sentinel_client._filters import Filter
@@ -104,19 +104,26 @@ class ItemCalls(ServiceCalls):
         include_vectors: bool = False,
         include_thumbnails: bool = False,
         page_size: int = 100,
+        order_by: str = "",
+        descending: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Item, None]:
         """Yield all items or those that match, sorted by id; without image bytes.
 
-        They are read in pages of `page_size`, at most 1,000, each with its own `timeout`.
+        They are read in pages of `page_size`, at most 1,000, each with its own `timeout`. With
+        `order_by`, the name of a field of times or numbers, they are sorted by it, and
+        `descending` yields the largest or latest first; items without the field come last.
         """
+        if descending and not order_by:
+            raise ValueError("descending needs order_by, the field to sort by")
         request = item_pb.ListItemsRequest(
             collection=collection,
             page_size=page_size,
-            filter=None if filter is None else _messages.filter_to_proto(filter),
+            filter=None if filter is None else _field_messages.filter_to_proto(filter),
             output_fields=output_fields,
             include_vectors=include_vectors,
             include_thumbnails=include_thumbnails,
+            order=item_pb.ItemOrder(field=order_by, descending=descending) if order_by else None,
         )
         while True:
             response = await self._connection.unary(_rpcs.LIST_ITEMS, request, timeout)
@@ -220,7 +227,7 @@ class ItemCalls(ServiceCalls):
             {"ids": item_pb.ItemIds(ids=part)} for part in _pages_of(ids or ())
         ]
         if filter is not None:
-            selections = [{"filter": _messages.filter_to_proto(filter)}]
+            selections = [{"filter": _field_messages.filter_to_proto(filter)}]
         deleted = 0
         for selection in selections:
             request = item_pb.DeleteItemsRequest(

@@ -42,6 +42,10 @@ class FieldType(enum.Enum):
     DOUBLE = "double"
     BOOL = "bool"
     STRING_LIST = "string_list"
+    # A `datetime` with a time zone.
+    TIMESTAMP = "timestamp"
+    # A `GeoPoint`.
+    GEO = "geo"
 
 
 @suggest_for_fields
@@ -52,7 +56,7 @@ class FieldSchema:
     Attributes:
         name: A letter or underscore, then letters, digits and underscores.
         type: The type of its values.
-        indexed: Whether Milvus indexes it for faster filters; not for string lists.
+        indexed: Whether Milvus indexes it for faster filters; not for string lists and places.
         full_text: Whether keyword search covers it (`Hybrid`); strings only.
     """
 
@@ -149,6 +153,21 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchLevels:
+    """From which score on a hit of a text query is a fair or a strong match (`Hit.match`).
+
+    Attributes:
+        fair: The least cosine of a fair match.
+        strong: The least cosine of a strong match; at least `fair`.
+        item_count: Number of items when the levels were found; 0: they come from the model alone.
+    """
+
+    fair: float
+    strong: float
+    item_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A set of items in one embedding space.
 
@@ -163,6 +182,7 @@ class Collection:
         default_consistency: Consistency of reads that do not name one; None: the gateway's setting.
         expected_item_count: How many items it was created for; 0: unknown.
         storage: How Milvus holds its vectors.
+        match_levels: What scores mean in this collection; None while nobody knows.
     """
 
     name: str
@@ -175,6 +195,7 @@ class Collection:
     default_consistency: Consistency | None = None
     expected_item_count: int = 0
     storage: VectorStorage = field(default_factory=VectorStorage)
+    match_levels: MatchLevels | None = None
 
 
 class CollectionOptions(TypedDict, total=False):

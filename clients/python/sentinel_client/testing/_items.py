@@ -142,20 +142,23 @@ class ItemService(pb_grpc.ItemServiceServicer):
             _filters.check_filter(request.filter, "filter")
         _checks.check_output_fields(request.output_fields, "output_fields")
         bound = identity(request, "page_token", "page_size")
-        name, last_id = self._store.position(request.page_token, bound) or ("", "")
+        name, last = self._store.position(request.page_token, bound) or ("", None)
         with self._store.lock:
             collection = self._store.find(name or request.collection)
             items = _selected(collection, request)
             _filters.check_declared(request.output_fields, collection.declared, "output_fields")
-            # Python sorts by code points, which is the order of the bytes of UTF-8.
-            following = sorted((one for one in items if one.id > last_id), key=lambda one: one.id)
+            place = _filters.place_in(request.order, collection.declared)
+            places = [(place(one.id, one.fields), one) for one in items]
+            places.sort(key=lambda pair: pair[0])
+            following = [one for where, one in places if last is None or where > tuple(last)]
             page = _responses.fitting(
                 (_shown(one, request) for one in following[:size]),
                 _responses.room_for_rows(context),
             )
             response = pb.ListItemsResponse(items=page)
             if len(following) > len(page):
-                position = [collection.name, page[-1].id]
+                shown = following[len(page) - 1]
+                position = [collection.name, place(shown.id, shown.fields)]
                 response.next_page_token = self._store.seal(position, bound)
         return response
 

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
-from sentinel_client import _messages
+from sentinel_client import _field_messages, _messages
 from sentinel_client._errors import FailedPrecondition, InvalidArgument, NotFound
 from sentinel_client._types import FieldType, Vector
 from sentinel_client.testing import _checks
@@ -59,7 +59,7 @@ class StoredItem:
         message.id, message.image_uri = self.id, self.image_uri
         for name, value in self.fields.items():
             if not wanted or name in wanted:
-                message.fields[name].CopyFrom(_messages.field_value(value))
+                message.fields[name].CopyFrom(_field_messages.field_value(value))
         if vectors:
             message.vector.CopyFrom(_messages.vector_to_proto(self.vector))
         if thumbnails and self.image:
