@@ -108,6 +108,7 @@ async def running_gateway(
             lifecycle,
             credentials=backends.credentials,
             on_drain=draining.set,
+            leaves_at_once=True,
         )
         await server.start()
         pool, store, images = backends.pool, backends.store, backends.images
