@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sentinel_client._config import DEFAULT_ADDRESS
+from sentinel_client._proxy import is_loopback
 from sentinel_client.cli._console import (
     Failure,
     err,
@@ -24,7 +25,7 @@ from sentinel_client.cli._console import (
     require_modules,
 )
 from sentinel_client.cli._home import Home, data_option, find_home
-from sentinel_client.cli._library import Running, Wanted, read_wanted
+from sentinel_client.cli._library import Running, Wanted, read_milvus_uri, read_wanted
 from sentinel_client.cli._servers import locked_folder
 from sentinel_client.cli._supervisor import Plan, Supervisor
 from sentinel_client.cli.models import download, model_choice
@@ -128,13 +129,15 @@ def up(
     home = find_home(data, adopt=True)
     data = home.folder
     wanted = _wanted_models(data, model, revision)
+    milvus_uri = _milvus_uri(data, milvus_uri)
     more = ["--runtime", runtime] if runtime is not None else []
     embedders = [["--device", name, *more] for name in devices_for(workers, device)]
     gateway = [
         *("--host", host, "--port", str(port)),
-        *("--milvus-uri", milvus_uri or str(data / "milvus.db")),
+        *("--milvus-uri", milvus_uri or str(data / "milvus.db"), "--library-folder", str(data)),
         *("--object-store-uri", str(data / "objects")),
         *(["--insecure"] if insecure else []),
+        *_reference_flags(host),
     ]
     try:
         for name in ("run", "logs", "objects"):
@@ -148,6 +151,16 @@ def up(
         plan = Plan(embedders, gateway, wanted, milvus_uri, worker_port, page)
         supervisor = Supervisor(data, lock, plan, partial(_tell, out(), home, opens))
         raise SystemExit(asyncio.run(supervisor.run()))
+
+
+def _reference_flags(host: str) -> list[str]:
+    """Let images stay where they are, if only programs of this machine can ask for them.
+
+    They must know the SHA-256 of a file, so they learn nothing that they do not know.
+    """
+    if os.environ.get("SENTINEL_GATEWAY_REFERENCE_PLACES") or not is_loopback(host):
+        return []
+    return ["--reference-places", "file:///"]
 
 
 def _wanted_models(data: Path, model: str | None, revision: str | None) -> Wanted:
@@ -167,6 +180,18 @@ def _wanted_models(data: Path, model: str | None, revision: str | None) -> Wante
             f"model with `sentinel models use {model}` while `sentinel up` runs"
         )
     return kept
+
+
+def _milvus_uri(data: Path, given: str | None) -> str | None:
+    """Return where the rows are; None: in the folder.
+
+    Raises:
+        Failure: --milvus-uri names another Milvus than that of `sentinel migrate`.
+    """
+    moved = read_milvus_uri(data)
+    if moved is not None and given not in (None, moved):
+        raise Failure(f"{data} is on {moved} since `sentinel migrate`: leave out --milvus-uri")
+    return moved or given
 
 
 def _free_port(wanted: int) -> int:
@@ -193,6 +218,8 @@ def _tell(console: Console, home: Home, opens: bool, running: Running) -> None:
         metrics = escape(f"http://{server.metrics}/metrics") if server.metrics else ""
         table.add_row(f"[bold]{server.name}[/]", escape(server.address), f"[dim]{metrics}[/]")
     table.add_row("[bold]library[/]", escape(str(home.folder)), "")
+    if moved := read_milvus_uri(home.folder):
+        table.add_row("[bold]milvus[/]", escape(moved), "")
     console.print("[green]Sentinel is up.[/] Ctrl-C stops it.\n")
     console.print(table)
     if home.note:

@@ -38,7 +38,7 @@ public final class Fields {
         .build();
   }
 
-  /** A value of a TIMESTAMP field, which keeps microseconds. */
+  /** A value of a TIMESTAMP field, which is kept to the microsecond. */
   public static FieldValue of(Instant value) {
     return FieldValue.newBuilder()
         .setTimestampValue(
@@ -46,8 +46,8 @@ public final class Fields {
         .build();
   }
 
-  /** A value of a GEO field, in degrees of WGS 84. */
-  public static FieldValue of(double latitude, double longitude) {
+  /** A value of a GEO field, in degrees. */
+  public static FieldValue place(double latitude, double longitude) {
     return FieldValue.newBuilder()
         .setGeoValue(GeoPoint.newBuilder().setLatitude(latitude).setLongitude(longitude))
         .build();
