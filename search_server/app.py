@@ -35,6 +35,7 @@ from search_server.image_uris.originals import Originals
 from search_server.items.dual_write import DualWrite
 from search_server.items.reader import ItemReader
 from search_server.items.writer import ItemWriter
+from search_server.milvus.move_requests import MoveRequests
 from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
 from search_server.search.query_vectors import QueryVectors
@@ -113,6 +114,9 @@ async def running_gateway(
         lifecycle.spawn(store.run(), "milvus lite flushes")
         lifecycle.spawn(images.run(), "object store")
         lifecycle.spawn(parts.calibrator.run(), "match levels")
+        if settings.library_folder is not None:
+            requests = MoveRequests(settings, store, settings.library_folder)
+            lifecycle.spawn(requests.run(), "requests to move")
         lifecycle.spawn(health.watch(server, metrics, pool, store, images), "readiness")
         try:
             yield server

@@ -189,6 +189,12 @@ class GatewaySettings(ServerSettings, StoreSettings):
         10.0, gt=0, le=600, description="Longest time to read one such image, in seconds."
     )
 
+    library_folder: Path | None = Field(
+        None,
+        description="Folder of `sentinel up`, from which `sentinel migrate` asks this gateway to "
+        "move to another Milvus.",
+    )
+
     page_token_secret: SecretStr = Field(
         SecretStr(""),
         description="Key that signs page tokens and confirmation tokens; the same for all gateways "

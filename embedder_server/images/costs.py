@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from PIL import Image, ImageFile
+from PIL import Image
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
     PLANAR_CONFIGURATION,
@@ -33,8 +33,24 @@ _BYTES_OF_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;
 # Two canvases of libwebp, which last as long as the image. What else it needs is freed before
 # Pillow converts the picture.
 _WEBP_BUFFERS = 2 * _WIDEST
+# Planes of colour, and the RGB that they become; of each pixel. Measured, with 8 and 10 bits.
+_HEIF_BUFFERS, _DEEP_HEIF_BUFFERS = 8, 12
+# GIF and BMP: a frame beside its canvas; pixels that Python unpacked.
+_BUFFERS = {"WEBP": _WEBP_BUFFERS, "AVIF": 14, "GIF": 2, "BMP": 2}
+# What lasts as long as the image.
+_KEPT = {"WEBP": _WEBP_BUFFERS, "HEIF": 4, "AVIF": 8}
+_HEIF_OVERHEAD_BYTES = 12 * _MIB  # the stack of its decoder's thread, and tables
+# Lossless: 32 bits for each sample, beside the result.
+_JXL_BUFFERS = 16
+_RAW_FILE_COPIES = 3  # LibRaw's, its preview, and ours of the preview
+_PROFILE_COPIES = 3
 _COEFFICIENT_BYTES = 2
 _CONTIGUOUS = 1
+_JXL_BOX = b"\0\0\0\x0cJXL "
+_JXL_SIZE_BYTES = 10
+_JXL_SIDE_BITS = (9, 13, 18, 30)
+_JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+_MOST_BOXES = 100
 # JPEG markers without a length: TEM and RST0 to RST7.
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
 _SOS, _EOI = 0xDA, 0xD9
@@ -49,8 +65,8 @@ class MemoryNeeded(Exception):
 
 
 def decoding_bytes(
-    image: ImageFile.ImageFile,
-    data: bytes,
+    image: Image.Image,
+    file_bytes: int,
     full_pixels: int,
     *,
     scans: int,
@@ -61,7 +77,7 @@ def decoding_bytes(
 
     Args:
         image: Opened and drafted.
-        data: The file.
+        file_bytes: Of the file, and of those around it.
         full_pixels: Pixels before drafting.
         scans: What `jpeg_scans` returned.
         model_side: Side of the square the model sees, in pixels.
@@ -71,14 +87,16 @@ def decoding_bytes(
     decoded = pixels * _BYTES_OF_MODE.get(image.mode, _WIDEST)
     converted = pixels * _converted_bytes(image, turned=turned)
     codec = _codec_bytes(image, full_pixels, scans)
-    # Other decoders end before the picture is converted.
-    working = converted + codec if image.format == "WEBP" else max(converted, codec)
-    return _with_overhead(decoded + working, image.size, len(data), model_side)
+    profile = image.info.get("icc_profile") or b""
+    # Most decoders end before the picture is converted.
+    working = max(converted + full_pixels * _KEPT.get(image.format or "", 0), codec)
+    working += _PROFILE_COPIES * len(profile)
+    return _with_overhead(decoded + working, image.size, file_bytes, model_side)
 
 
-def _converted_bytes(image: ImageFile.ImageFile, *, turned: bool) -> int:
+def _converted_bytes(image: Image.Image, *, turned: bool) -> int:
     """Return the bytes of a pixel in the pictures that the decoded one becomes, at most at once."""
-    rgb = 0 if image.mode == "RGB" else _WIDEST
+    rgb = 0 if image.mode == "RGB" and not image.info.get("icc_profile") else _WIDEST
     if image.has_transparency_data:
         return rgb + _WIDEST  # RGBA, and RGB on white
     if turned:
@@ -90,6 +108,17 @@ def webp_bytes(size: tuple[int, int], file_bytes: int, model_side: int) -> int:
     """Return what `decoding_bytes` returns at most for a WebP file, before it is opened."""
     pictures = size[0] * size[1] * (3 * _WIDEST + _WEBP_BUFFERS)
     return _with_overhead(pictures, size, file_bytes, model_side)
+
+
+def jxl_bytes(size: tuple[int, int], file_bytes: int, model_side: int) -> int:
+    """Return what decoding a JPEG XL file takes, before it is opened."""
+    pictures = size[0] * size[1] * (_WIDEST + _JXL_BUFFERS)
+    return _with_overhead(pictures, size, file_bytes, model_side)
+
+
+def raw_bytes(file_bytes: int, model_side: int) -> int:
+    """Return what finding the preview in a raw file takes."""
+    return _base_bytes(file_bytes, model_side) + _RAW_FILE_COPIES * file_bytes
 
 
 def _with_overhead(pictures: float, size: tuple[int, int], file_bytes: int, model_side: int) -> int:
@@ -112,23 +141,23 @@ def first_bytes(file_bytes: int, model_side: int) -> int:
     return _base_bytes(file_bytes, model_side) + _FIRST_PICTURE_BYTES
 
 
-def _codec_bytes(image: ImageFile.ImageFile, full_pixels: int, scans: int) -> float:
+def _codec_bytes(image: Image.Image, full_pixels: int, scans: int) -> float:
     """Return what the decoder itself holds besides the picture."""
     match image.format:
         case "JPEG" | "MPO":
             # libjpeg keeps the coefficients of a file with several scans, draft or not.
             return full_pixels * _samples(image) * _COEFFICIENT_BYTES if scans > 1 else 0
-        case "WEBP":
-            return full_pixels * _WEBP_BUFFERS
+        case "HEIF":
+            deep = image.info.get("bit_depth", 8) > 8
+            buffers = _DEEP_HEIF_BUFFERS if deep else _HEIF_BUFFERS
+            return full_pixels * buffers + _HEIF_OVERHEAD_BYTES
         case "TIFF":
             return tiff_chunk_pixels(image) * _tiff_sample_bytes(image)
-        case "GIF" | "BMP":  # a frame beside its canvas; pixels that Python unpacked
-            return full_pixels * 2
-        case _:  # a few rows
-            return 0
+        case _:
+            return full_pixels * _BUFFERS.get(image.format or "", 0)  # else a few rows
 
 
-def _samples(image: ImageFile.ImageFile) -> float:
+def _samples(image: Image.Image) -> float:
     """Return how many samples a JPEG has for one pixel: 3, or 1.5 if colours are halved."""
     sampling = [(across, down) for _, across, down, _ in getattr(image, "layer", ())]
     block = max((across for across, _ in sampling), default=1)
@@ -150,7 +179,7 @@ def tiff_chunk_pixels(image: Image.Image) -> int:
     return longest * min(longest, rows if isinstance(rows, int) else longest)
 
 
-def _tiff_sample_bytes(image: ImageFile.ImageFile) -> float:
+def _tiff_sample_bytes(image: Image.Image) -> float:
     """Return the bytes of one pixel as the file holds it."""
     if not isinstance(image, TiffImageFile):
         return 0
@@ -177,20 +206,62 @@ def webp_canvas(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def jpeg_scans(image: ImageFile.ImageFile, data: bytes, most: int) -> int:
+def jxl_size(data: bytes) -> tuple[int, int] | None:
+    """Return width and height of a JPEG XL file, which its decoder decodes when it opens it."""
+    start = _codestream(data)
+    if data[start : start + 2] != b"\xff\x0a":
+        return None
+    bits = int.from_bytes(data[start + 2 : start + 2 + _JXL_SIZE_BYTES], "little")
+    at = 0
+
+    def read(count: int) -> int:
+        nonlocal at
+        at += count
+        return (bits >> at - count) & ((1 << count) - 1)
+
+    def side(small: int) -> int:
+        return 8 * (read(5) + 1) if small else read(_JXL_SIDE_BITS[read(2)]) + 1
+
+    small = read(1)
+    height = side(small)
+    ratio = read(3)
+    if ratio == 0:
+        return side(small), height
+    across, down = _JXL_RATIOS[ratio - 1]
+    return height * across // down, height
+
+
+def _codestream(data: bytes) -> int:
+    """Return where the picture of a JPEG XL file begins; the end if it is nowhere."""
+    at = 0 if data.startswith(_JXL_BOX) else len(data)
+    if data.startswith(b"\xff\x0a"):
+        return 0
+    for _ in range(_MOST_BOXES):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind in (b"jxlc", b"jxlp"):
+            return at + (8 if kind == b"jxlc" else 12)
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size < 8:  # to the end of the file, or nonsense
+            break
+        at += size
+    return len(data)
+
+
+def jpeg_scans(image: Image.Image, data: bytes, most: int) -> int:
     """Return how many scans of a JPEG are decoded. Each may go over the whole picture.
 
     Exact if there seem to be more than `most`; otherwise metadata may have been counted, too.
     """
-    first = next(_scans(data), len(data))
+    first = next(scan_headers(data), len(data))
     components = data[first + 2] if first + 2 < len(data) else 0
     if components == len(getattr(image, "layer", ())) and not image.info.get("progressive"):
         return 1  # libjpeg stops after a scan that has everything
     found = data.count(bytes((0xFF, _SOS)))
-    return found if found <= most else sum(1 for _ in _scans(data))
+    return found if found <= most else sum(1 for _ in scan_headers(data))
 
 
-def _scans(data: bytes) -> Iterator[int]:
+def scan_headers(data: bytes) -> Iterator[int]:
     """Yield where the header of each scan begins, as libjpeg goes through a file.
 
     It skips to the next marker, whatever is before it, and then over that marker's segment.

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from embedder_server.images import costs
+from embedder_server.images import codecs, costs, tails
+from embedder_server.images.colours import to_rgb
 from embedder_server.images.metadata import without_metadata
 from sentinel_core.errors import InvalidArgument, SentinelError
-from sentinel_core.image_formats import ImageFormat, image_format
+from sentinel_core.image_formats import RAW, ImageFormat, image_format
 
 # Pillow may decode a JPEG at 1/2, 1/4 or 1/8 of its size (draft mode), but at least at this many
 # times the side that the model sees, so that the model's own resampling decides the pixels.
@@ -42,9 +41,6 @@ _TURNS = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _THUMBNAIL_QUALITY = 75
-_WHITE = (255, 255, 255)
-# Wider greys are converted this many pixels at a time.
-_BAND_PIXELS = 1 << 16
 # How Pillow's messages begin if a file may be sound, but has pixels of a kind that it cannot read.
 _UNREADABLE_PIXELS = (
     "unknown pixel mode",  # TIFF: float64, five bands, floats in colour
@@ -67,6 +63,10 @@ _UNSUPPORTED = (
     (b"UklGR", "base64 text; send the bytes themselves"),
 )
 
+# Errors that no other way of decoding would change.
+_FINAL = (SentinelError, costs.MemoryNeeded, MemoryError)
+_NO_MEMORY = re.compile("out of memory|memory allocation|allocating", re.IGNORECASE)
+
 # Register the plugins once, not in the thread that opens the first file.
 Image.init()
 # `_read` refuses such images with an error for the sender.
@@ -81,6 +81,21 @@ class DecodedImage:
     width: int
     height: int
     media_type: str  # found in the bytes, for example `image/jpeg`
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The bytes of an image, or of a picture inside another file."""
+
+    data: bytes
+    kind: ImageFormat
+    held_bytes: int = 0  # of the files around it
+    orientation: int = 1  # if it has none itself
+    is_cut: bool = False  # a little of its end may be missing
+
+    @property
+    def all_bytes(self) -> int:
+        return len(self.data) + self.held_bytes
 
 
 def recognise(data: bytes, max_bytes: int) -> ImageFormat:
@@ -102,8 +117,10 @@ def recognise(data: bytes, max_bytes: int) -> ImageFormat:
     if kind is None:
         raise InvalidArgument(
             "IMAGE_FORMAT_UNSUPPORTED",
-            f"{describe_unsupported(data)}; send JPEG, PNG, WebP, GIF, BMP or TIFF",
+            f"{describe_unsupported(data)}; send JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, "
+            "JPEG XL or a camera's raw file",
         )
+    codecs.check_installed(kind)
     return kind
 
 
@@ -158,8 +175,9 @@ class ImageDecoder:
             MemoryNeeded: `admit` raised it.
             MemoryError: The image took more memory than its header says.
         """
+        kind = recognise(data, self._max_bytes)
         detail = math.ceil(_DRAFT_MARGIN * self._model_side / share)
-        return self._decode(data, min(_MAX_SIDE, detail))
+        return self._decode(_File(data, kind), min(_MAX_SIDE, detail))
 
     def thumbnail(self, data: bytes, decoded: DecodedImage, side: int) -> bytes:
         """Return a WebP file of the image, at most `side` pixels long, never enlarged."""
@@ -167,45 +185,127 @@ class ImageDecoder:
         if max(picture.size) < min(side, max(decoded.width, decoded.height)):
             # The image decoded for the model is too small. Decode again, because the model's
             # pixels must not depend on the thumbnail.
-            picture = self._decode(data, side).picture
+            file = _File(data, recognise(data, self._max_bytes))
+            picture = self._decode(file, side).picture
         scale = min(1.0, side / max(picture.size))
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         # In imports only the model costs more. At 256 pixels this takes 2.3 ms of a core, 9.6 kB;
         # quality 80 and method 1 took 2.8 ms and 10.8 kB for 1.3 dB.
         small = picture.resize(size, Image.Resampling.HAMMING, reducing_gap=2.0)
-        file = io.BytesIO()
-        small.save(file, "WEBP", quality=_THUMBNAIL_QUALITY, method=0)
-        return file.getvalue()
+        encoded = io.BytesIO()
+        small.save(encoded, "WEBP", quality=_THUMBNAIL_QUALITY, method=0)
+        return encoded.getvalue()
 
-    def _decode(self, data: bytes, detail: int) -> DecodedImage:
-        kind = recognise(data, self._max_bytes)
-        self._check_unopened(data, kind)
+    def _decode(self, file: _File, detail: int) -> DecodedImage:
         try:
-            return self._open(data, kind, detail)
-        except (SentinelError, costs.MemoryNeeded):
+            return self._decode_as_it_is(file, detail)
+        except _FINAL:
             raise
-        except Exception as error:  # Pillow's errors for damaged files have no common base
-            if (bare := without_metadata(data, kind)) != data:
-                # Pillow refuses metadata that it cannot read or finds too large.
-                return self._decode(bare, detail)
-            if isinstance(error, MemoryError) or "out of memory" in str(error):
+        except Exception as error:  # decoders' errors for damaged files have no common base
+            for other in self._other_ways(file):
+                try:
+                    return self._decode_as_it_is(other, detail)
+                except _FINAL:
+                    raise
+                except Exception:
+                    continue
+            if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
                 raise MemoryError from error
-            raise _failure(data, kind, error) from error
+            raise _failure(file, error) from error
 
-    def _open(self, data: bytes, kind: ImageFormat, detail: int) -> DecodedImage:
+    def _decode_as_it_is(self, file: _File, detail: int) -> DecodedImage:
+        if file.kind.name in codecs.OPTIONAL and file.kind.name not in codecs.load():
+            raise codecs.lacking(file.kind)
+        match file.kind.name:
+            case "JXL":
+                return self._decode_jpeg_xl(file, detail)
+            case "RAW":
+                return self._decode_raw(file, detail)
+            case _:
+                return self._open(file, detail)
+
+    def _other_ways(self, file: _File) -> Iterator[_File]:
+        """Yield the file without what viewers ignore, after it could not be decoded as it is."""
+        data, kind = file.data, file.kind
+        held = file.held_bytes + len(data)
+        match kind.name:
+            case "JPEG":
+                if ended := self._ended_jpeg(file):
+                    yield replace(file, data=ended, held_bytes=held)
+            case "PNG" | "GIF":
+                yield replace(file, is_cut=True)
+            case "WEBP":
+                if whole := tails.whole_webp(data):
+                    yield replace(file, data=whole, held_bytes=held)
+            case "BMP" | "TIFF":
+                yield replace(file, data=tails.padded(data), held_bytes=held)
+        # Pillow refuses metadata that it cannot read or finds too large.
+        if (bare := without_metadata(data, kind)) != data:
+            yield replace(file, data=bare, held_bytes=held)
+
+    def _ended_jpeg(self, file: _File) -> bytes | None:
+        def decode(data: bytes, detail: int) -> Image.Image:
+            # Beside the other picture that it is compared with.
+            held = file.held_bytes + self._max_pixels // 16 * 4
+            return self._open(replace(file, data=data, held_bytes=held), detail).picture
+
         try:
-            with Image.open(io.BytesIO(data), formats=[kind.pillow_name]) as image:
-                return self._read(image, data, kind, detail)
+            return tails.ended_jpeg(file.data, decode)
+        except _FINAL:
+            raise
+        except Exception:  # its end is not all that is wrong
+            return None
+
+    def _open(self, file: _File, detail: int) -> DecodedImage:
+        self._check_unopened(file)
+        try:
+            with self._opened(file) as image:
+                return self._read(image, file, detail)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise self._too_many_pixels() from error
 
-    def _check_unopened(self, data: bytes, kind: ImageFormat) -> None:
-        """Check what would already cost too much while Pillow opens a file."""
-        if kind.pillow_name == "WEBP" and (size := costs.webp_canvas(data[:30])):
-            self._check_size(size)
-            self._admit(costs.webp_bytes(size, len(data), self._model_side))
+    def _opened(self, file: _File) -> ImageFile.ImageFile:
+        return Image.open(io.BytesIO(file.data), formats=[file.kind.name])
 
-    def _scans(self, image: ImageFile.ImageFile, data: bytes) -> int:
+    def _check_unopened(self, file: _File) -> None:
+        """Check what would already cost too much while the file is opened."""
+        if file.kind.name == "WEBP" and (size := costs.webp_canvas(file.data[:30])):
+            self._check_size(size)
+            self._admit(costs.webp_bytes(size, file.all_bytes, self._model_side))
+
+    def _decode_jpeg_xl(self, file: _File, detail: int) -> DecodedImage:
+        size = costs.jxl_size(file.data)
+        if size is None:
+            raise ValueError("no picture in the file")
+        self._check_size(size)
+        self._admit(costs.jxl_bytes(size, file.all_bytes, self._model_side))
+        picture = codecs.jpeg_xl(file.data)
+        if isinstance(picture, bytes):
+            return self._decode_inner(picture, file, detail)
+        # Upright, whatever its metadata says; so its sides may have changed places.
+        self._check_size(picture.size)
+        return DecodedImage(to_rgb(picture), *picture.size, file.kind.media_type)
+
+    def _decode_raw(self, file: _File, detail: int) -> DecodedImage:
+        self._admit(costs.raw_bytes(file.all_bytes, self._model_side))
+        preview = codecs.raw_preview(file.data, file.kind)
+        outer = replace(file, orientation=preview.orientation)
+        if isinstance(preview.picture, bytes):
+            decoded = self._decode_inner(preview.picture, outer, detail)
+        else:
+            self._check_size(preview.picture.size)
+            decoded = self._read(preview.picture, outer, detail)
+        picture, (width, height) = decoded.picture, preview.size
+        if (picture.width > picture.height) != (width > height):  # the sensor lies on its side
+            width, height = height, width
+        return replace(decoded, width=width, height=height)
+
+    def _decode_inner(self, data: bytes, outer: _File, detail: int) -> DecodedImage:
+        """Decode the JPEG in another file."""
+        kind = ImageFormat("JPEG", outer.kind.media_type)
+        return self._decode(_File(data, kind, outer.all_bytes, outer.orientation), detail)
+
+    def _scans(self, image: Image.Image, data: bytes) -> int:
         scans = costs.jpeg_scans(image, data, _MAX_SCANS)
         if scans > _MAX_SCANS:
             raise too_costly(
@@ -213,37 +313,40 @@ class ImageDecoder:
             )
         return scans
 
-    def _read(
-        self, image: ImageFile.ImageFile, data: bytes, kind: ImageFormat, detail: int
-    ) -> DecodedImage:
+    def _read(self, image: Image.Image, file: _File, detail: int) -> DecodedImage:
         size = image.size
         self._check_size(size)
         if (chunk := costs.tiff_chunk_pixels(image)) > self._max_pixels:
             raise self._too_many_pixels(f"tiles or strips of {chunk} pixels")
-        scans = self._scans(image, data) if kind.pillow_name == "JPEG" else 0
-        image.draft(None, (detail, detail))
+        is_tiff = image.format == "TIFF"
+        scans = self._scans(image, file.data) if file.kind.name == "JPEG" else 0
+        if isinstance(image, ImageFile.ImageFile):
+            image.draft(None, (detail, detail))
         needed = partial(
             costs.decoding_bytes,
             image,
-            data,
+            file.all_bytes + file.is_cut * size[0] * size[1] * 2,  # of each two copies
             size[0] * size[1],
             scans=scans,
             model_side=self._model_side,
         )
         # Loading a TIFF turns it upright; then its `size` is the upright one.
-        self._admit(needed(turned=kind.pillow_name == "TIFF" and _orientation(image) in _TURNS))
-        image.load()
-        orientation = _orientation(image)
+        self._admit(needed(turned=is_tiff and _orientation(image, file) in _TURNS))
+        if file.is_cut and isinstance(image, ImageFile.ImageFile):
+            image = tails.load_what_is_there(image, self._opened(file))
+        else:
+            image.load()
+        orientation = _orientation(image, file)
         if orientation in _TURNS:  # in other formats it may follow the pixels
             self._admit(needed(turned=True))
         picture = to_rgb(image)
         for turn in _TURNS.get(orientation, ()):
             picture = picture.transpose(turn)
-        if kind.pillow_name == "TIFF":
+        if is_tiff:
             size = picture.size
         elif orientation in _SIDEWAYS:
             size = size[::-1]
-        return DecodedImage(picture, *size, kind.media_type)
+        return DecodedImage(picture, *size, file.kind.media_type)
 
     def _check_size(self, size: tuple[int, int]) -> None:
         if size[0] * size[1] > self._max_pixels:
@@ -265,10 +368,11 @@ class ImageDecoder:
         )
 
 
-def _failure(data: bytes, kind: ImageFormat, error: Exception) -> InvalidArgument:
-    """Return the error for the sender of an image that Pillow did not decode."""
-    if isinstance(error, UnidentifiedImageError):
-        error = _own_error(data, kind) or error
+def _failure(file: _File, error: Exception) -> InvalidArgument:
+    """Return the error for the sender of an image that could not be decoded."""
+    kind = file.kind
+    if kind.name not in (RAW, "JXL") and isinstance(error, UnidentifiedImageError):
+        error = _own_error(file.data, kind) or error
     if str(error).startswith(_UNREADABLE_PIXELS):
         return InvalidArgument(
             "IMAGE_FORMAT_UNSUPPORTED",
@@ -284,87 +388,27 @@ def _failure(data: bytes, kind: ImageFormat, error: Exception) -> InvalidArgumen
 def _own_error(data: bytes, kind: ImageFormat) -> Exception | None:
     """Return the error of the format's plugin, which `Image.open` does not tell."""
     try:
-        Image.OPEN[kind.pillow_name][0](io.BytesIO(data), b"")
+        Image.OPEN[kind.name][0](io.BytesIO(data), b"")
     except Exception as error:
         return error
     return None
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of a loaded image; 1 (upright) if it has none."""
+def _orientation(image: Image.Image, file: _File) -> int:
+    """Return the EXIF orientation of a loaded image; if it has none, that of its file."""
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        value = image.getexif().get(_ORIENTATION_TAG, file.orientation)
     except Exception:  # damaged metadata does not make the image unusable
-        return 1
-    return value if isinstance(value, int) else 1
+        return file.orientation
+    return value if isinstance(value, int) else file.orientation
 
 
 def describe_unsupported(data: bytes) -> str:
     """Say for an error message what bytes of an unsupported format seem to be."""
     if data[4:8] == b"ftyp":
-        return "the bytes are a HEIC, AVIF or video file"
+        return "the bytes are a video"
     head = data[:64].lstrip().lower()
     for magic, name in _UNSUPPORTED:
         if head.startswith(magic.lower()):
             return f"the bytes are {name}"
     return "the bytes are not an image that this worker reads"
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image to RGB: transparency on white; 16-bit pixels scaled, not clipped."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _eight_bit(image).convert("RGB")
-    if image.has_transparency_data:
-        return _on_white(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    # Pillow converts premultiplied modes to their plain modes only.
-    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-    rgba = (image.convert(plain) if plain else image).convert("RGBA")
-    picture = Image.new("RGB", rgba.size, _WHITE)
-    picture.paste(rgba, mask=rgba)
-    return picture
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Convert grey pixels of 16 bits, 32 bits or floats to 8 bits.
-
-    Scale 16-bit pixels by their type, so that a grey does not depend on the rest of the image.
-    Wider types have no agreed white: scale them by the image's own range.
-    """
-    sixteen_bits = image.mode.startswith("I;16")
-    low, high = (0.0, 0.0) if sixteen_bits else _value_range(image)
-    if image.mode == "I" and low >= 0 and high <= 65_535:
-        sixteen_bits = True
-    grey = Image.new("L", image.size)
-    for top, pixels in _bands(image):
-        if sixteen_bits:
-            scaled = pixels.astype(np.float32) / 257.0
-        else:
-            factor = 255.0 / (high - low) if high > low else 0.0
-            scaled = (_finite(pixels) - low) * factor
-        grey.paste(Image.fromarray(np.rint(scaled).astype(np.uint8)), (0, top))
-    return grey
-
-
-def _value_range(image: Image.Image) -> tuple[float, float]:
-    lows, highs = [], []
-    for _, pixels in _bands(image):
-        finite = _finite(pixels)
-        lows.append(finite.min())
-        highs.append(finite.max())
-    return float(min(lows)), float(max(highs))
-
-
-def _finite(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(pixels.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _bands(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Yield the image in bands of rows, each with its first row: arrays of it all cost much."""
-    rows = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(image.height, top + rows))
-        yield top, np.asarray(image.crop(box))

@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from embedder_server.images import codecs
 from embedder_server.images.costs import MemoryNeeded, stretched_bytes
 from embedder_server.images.decoder import ImageDecoder, too_costly
 from embedder_server.images.preprocessing import cropped, kept_share
@@ -83,6 +84,7 @@ def run_template(control: socket.socket) -> None:
     # Pillow tells of damaged files on standard error. Their senders are told.
     warnings.simplefilter("ignore")
     logging.disable()
+    codecs.load()
     gc.freeze()  # forks share what is imported
     with contextlib.suppress(ConnectionError):  # the worker has ended
         control.send(READY)

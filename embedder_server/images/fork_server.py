@@ -33,6 +33,8 @@ _ENVIRONMENT = {
     # Only ever one thread in a process that forks.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
+    # The decoder of HEIC starts a thread, whose own arena would reserve 64 MiB.
+    "MALLOC_ARENA_MAX": "1",
     # Keep the memory of an ordinary image for the next one; give that of a large one back.
     "MALLOC_MMAP_THRESHOLD_": str(4 * _MIB),
     "MALLOC_TRIM_THRESHOLD_": str(32 * _MIB),

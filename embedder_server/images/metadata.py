@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
+
 from sentinel_core.image_formats import ImageFormat
 
 _PNG_MAGIC_BYTES = 8
-_PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+_PNG_NEEDED = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_PNG_HELPFUL = (b"tRNS", b"eXIf")  # if they are sound
 _SOS = 0xDA
 # APP0 to APP15 and comments. APP1 has the orientation, and APP14 how colours are coded.
 _JPEG_METADATA = frozenset({*range(0xE0, 0xF0), 0xFE})
@@ -15,7 +18,7 @@ _ADOBE_BYTES = 14
 
 def without_metadata(data: bytes, kind: ImageFormat) -> bytes:
     """Return a PNG or JPEG file without metadata except its orientation; another one as it is."""
-    match kind.pillow_name:
+    match kind.name:
         case "PNG":
             return _png(data)
         case "JPEG":
@@ -29,10 +32,15 @@ def _png(data: bytes) -> bytes:
     at = _PNG_MAGIC_BYTES
     while at + 8 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] in _PNG_NEEDED:
+        kind = data[at + 4 : at + 8]
+        if kind in _PNG_NEEDED or (kind in _PNG_HELPFUL and _is_sound(data[at + 4 : end])):
             kept.append(data[at:end])
         at = end
     return b"".join(kept)
+
+
+def _is_sound(chunk: bytes) -> bool:
+    return zlib.crc32(chunk[:-4]).to_bytes(4, "big") == chunk[-4:]
 
 
 def _jpeg(data: bytes) -> bytes:

@@ -1,8 +1,9 @@
 """Make one collection hold the items of another one, in its own vector space.
 
-A pass reads both collections by id and compares content and fields, not vectors. It embeds and
-writes what differs, deletes what the source lacks, and then *reads the source again*, until a read
-finds nothing to do. That order makes it safe beside writers:
+A pass reads both collections by id and compares content and fields, not vectors. It writes what
+differs, with a new vector or, where it would be the same, with a copy of the old one. It deletes
+what the source lacks, and then *reads the source again*, until a read finds nothing to do. That
+order makes it safe beside writers:
 
 * A write that reaches only the source is seen by that read, or by a later pass.
 * A dual write may reach the target and then be overwritten there with something older. It was in
@@ -30,7 +31,7 @@ from sentinel_core.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from sentinel_store.collections import CollectionInfo
+from sentinel_store.collections import CollectionInfo, keeps_vectors
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Kind, Row
 from sentinel_store.milvus import schema
@@ -96,6 +97,7 @@ class ReindexCopier:
         # Reasons why content cannot be embedded, by `_identity` of its row: not tried again.
         self._unusable: dict[tuple[str, ...], str] = {}
         self._limit = asyncio.Semaphore(_BATCHES_AT_ONCE)
+        self._copies_vectors = keeps_vectors(source, target)
 
     async def copy_differences(
         self, check: Callable[[], Awaitable[None]], *, dual_write: bool = False
@@ -198,7 +200,9 @@ class ReindexCopier:
         return _by_id(await self._retry(lambda deadline: self._store.get(info, ids, deadline)))
 
     async def _copy(self, rows: Sequence[Row]) -> set[str]:
-        """Embed rows and write them to the target; return the ids of the rows that succeeded."""
+        """Write rows with new vectors to the target; return the ids of those that succeeded."""
+        if self._copies_vectors:
+            return await self._copy_with_vectors([row.id for row in rows])
         stored: set[str] = set()
         batch: list[tuple[Row, Content]] = []
         size = 0
@@ -212,6 +216,14 @@ class ReindexCopier:
             batch.append((row, content))
             size += len(content.data)
         return stored | (await self._copy_batch(batch) if batch else set())
+
+    async def _copy_with_vectors(self, ids: Sequence[str]) -> set[str]:
+        rows = await self._retry(
+            lambda deadline: self._store.get(self._source, ids, deadline, include_vectors=True)
+        )
+        if rows:
+            await self._retry(lambda deadline: self._store.upsert(self._target, rows, deadline))
+        return {row.id for row in rows}
 
     async def _copy_batch(self, batch: Sequence[tuple[Row, Content]]) -> set[str]:
         embedded = await self._retry(
@@ -252,6 +264,8 @@ class ReindexCopier:
 
     def _why_not(self, row: Row) -> str:
         """Return why a row cannot be embedded again; empty if no reason is known."""
+        if self._copies_vectors:
+            return ""
         if not row.image and not row.text:
             return "a vector without content, which cannot be embedded again"
         return self._unusable.get(_identity(row), "")
@@ -259,8 +273,9 @@ class ReindexCopier:
     def _differs(self, wanted: Row | None, present: Row | None) -> bool:
         if wanted is None or self._why_not(wanted):
             return present is not None
+        digest = wanted.digest if self._copies_vectors else _target_digest(wanted)
         return present is None or (present.digest, present.reference, present.fields) != (
-            _target_digest(wanted),
+            digest,
             wanted.reference,
             wanted.fields,
         )
@@ -284,7 +299,7 @@ def _identity(row: Row) -> tuple[str, ...]:
 
 
 def _target_digest(row: Row) -> str:
-    """Return the digest of the row's content alone: the target has no vectors from callers."""
+    """Return the digest of the row's content alone: another space has no vectors from callers."""
     return row.image or hashlib.sha256(row.text.encode()).hexdigest()
 
 

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from search_server.image_uris.originals import Originals
 from search_server.images.presentation import present
 from search_server.milvus import filters
+from search_server.milvus.item_order import next_items
 from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
-from search_server.types.items import Projection, StoredItem
+from search_server.types.items import (
+    ItemOrder,
+    ItemPage,
+    ItemPosition,
+    Projection,
+    StoredItem,
+)
 from search_server.types.message_sizes import message_bytes
 from search_server.types.queries import Filter
 from sentinel_core.calls import Deadline
@@ -88,8 +95,8 @@ class ItemReader:
         max_bytes: int,
         deadline: Deadline,
         projection: Projection,
-    ) -> tuple[list[StoredItem], bool]:
-        """Return up to `size` items after `last_id`, by id, and whether more follow.
+    ) -> ItemPage:
+        """Return up to `size` items after `last_id`, by id; the next page begins after an id.
 
         They are fewer if they have more than `max_bytes`, but at least one.
         """
@@ -107,7 +114,43 @@ class ItemReader:
             self._row_memory.note(info, rows)
             items = await present(rows[:size], self._images, projection)
         fitting = _fitting(items, max_bytes)
-        return items[:fitting], fitting < len(rows)
+        return ItemPage(items[:fitting], items[fitting - 1].row.id if fitting < len(rows) else None)
+
+    async def ordered_page(
+        self,
+        info: CollectionInfo,
+        filter_: Filter | None,
+        order: ItemOrder,
+        *,
+        after: ItemPosition | None,
+        size: int,
+        max_bytes: int,
+        deadline: Deadline,
+        projection: Projection,
+    ) -> ItemPage:
+        """Return up to `size` items after a position, in the order of a field; see `page`.
+
+        An item that is deleted meanwhile is left out, so that there may be fewer.
+        """
+        expression = filters.compile_filter(filter_, info.fields)
+        schema.check_names(projection.output_fields, info.fields, "output_fields")
+        positions = await next_items(
+            self._store,
+            info,
+            expression,
+            order=order,
+            after=after,
+            count=size + 1,
+            deadline=deadline,
+        )
+        more = len(positions) > size
+        positions = positions[:size]
+        ids = [position.id for position in positions]
+        items, unread = await self.get(info, ids, deadline, projection, max_bytes=max_bytes)
+        if unread:
+            last = positions[ids.index(items[-1].row.id)]
+            return ItemPage(items, last)
+        return ItemPage(items, positions[-1] if more else None)
 
     async def image(
         self, info: CollectionInfo, item_id: str, deadline: Deadline

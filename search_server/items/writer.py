@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from search_server.collections.usage import StoredUsage
 from search_server.embedders.pool import EmbedderPool
@@ -21,9 +21,9 @@ from search_server.milvus.search_store import SearchStore
 from search_server.types.embeddings import EmbeddedItem, EmbedOptions, placed
 from search_server.types.items import ItemOutcome, Outcome, Selector, UnreadableItem
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import ResourceExhausted, SentinelError
+from sentinel_core.errors import InvalidArgument, ResourceExhausted, SentinelError
 from sentinel_core.metrics import ServerMetrics
-from sentinel_store.collections import CollectionInfo
+from sentinel_store.collections import CollectionInfo, keeps_vectors
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Item, Row
 from sentinel_store.prepared_item import PreparedItem, prepare_item
@@ -145,7 +145,7 @@ class ItemWriter:
         check_writable(info)
         failed: dict[str, SentinelError] = {}
         if target := await self._dual_write.next_target(info, {info.name}, deadline):
-            failed = _vector_only_errors(target.name, batch.items)
+            failed = _vector_only_errors(info, target, batch.items)
         items = {key: item for key, item in batch.items.items() if key not in failed}
         unchanged, errors = await self._write(info, items, deadline, retry_full_queues)
         failed |= errors
@@ -155,7 +155,9 @@ class ItemWriter:
         while target := await self._dual_write.next_target(info, reached, deadline):
             items = {key: item for key, item in batch.items.items() if key not in failed}
             async with self._dual_write.unless_deleted(target, deadline):
-                failed |= await self._write_to_target(target, items, deadline, retry_full_queues)
+                failed |= await self._write_to_other(
+                    info, target, items, deadline, retry_full_queues
+                )
             reached.add(target.name)
         outcomes = {
             position: ItemOutcome(item.id, Outcome.FAILED, item.error)
@@ -173,24 +175,35 @@ class ItemWriter:
             self._metrics.items.labels("upsert", label).inc()
         return [outcomes[position] for position in range(batch.size)]
 
-    async def _write_to_target(
+    async def _write_to_other(
         self,
-        target: CollectionInfo,
+        info: CollectionInfo,
+        other: CollectionInfo,
         items: Mapping[str, PreparedItem],
         deadline: Deadline,
         retry_full_queues: bool,
     ) -> dict[str, SentinelError]:
-        """Store items in a collection of another model; return the errors by id."""
-        failed = _vector_only_errors(target.name, items)
+        """Store items of `info` in the other collection of a reindex; return the errors by id."""
+        # The one that the alias has left may lack fields.
+        kept = {
+            item_id: replace(
+                item, fields={k: v for k, v in item.fields.items() if k in other.fields}
+            )
+            for item_id, item in items.items()
+        }
+        if keeps_vectors(info, other):
+            _, errors = await self._write(other, kept, deadline, retry_full_queues)
+            return errors
+        failed = _vector_only_errors(info, other, kept)
         # Without the callers' vectors, which belong to the other model.
         contents = [
             Item(item_id, item.content, fields=item.fields)
-            for item_id, item in items.items()
+            for item_id, item in kept.items()
             if item.content is not None
         ]
-        batch = self._prepared(target, contents)
+        batch = self._prepared(other, contents)
         failed |= {item.id: item.error for item in batch.failed.values()}
-        _, errors = await self._write(target, batch.items, deadline, retry_full_queues)
+        _, errors = await self._write(other, batch.items, deadline, retry_full_queues)
         return failed | errors
 
     async def _write(
@@ -332,9 +345,19 @@ class ItemWriter:
         # During a reindex, also delete from the target.
         while target := await self._dual_write.next_target(info, reached, deadline):
             async with self._dual_write.unless_deleted(target, deadline):
-                await self._store.delete(target, expression, deadline)
+                await self._delete_from_other(target, selector, deadline)
             reached.add(target.name)
         return count
+
+    async def _delete_from_other(
+        self, other: CollectionInfo, selector: Selector, deadline: Deadline
+    ) -> None:
+        try:
+            expression = filters.compile_selector(selector, other.fields)
+        except InvalidArgument:
+            # The one that the alias has left lacks the field. In a moment nobody reads it.
+            return
+        await self._store.delete(other, expression, deadline)
 
 
 def _is_equal(row: Row, item: PreparedItem) -> bool:
@@ -369,10 +392,14 @@ def _placed(error: SentinelError, item: PreparedItem) -> SentinelError:
     return placed(error, f"{item.path}.content", item.content)
 
 
-def _vector_only_errors(target: str, items: Mapping[str, PreparedItem]) -> dict[str, SentinelError]:
-    """Return the errors of items that cannot be embedded for the target of a reindex, by id."""
+def _vector_only_errors(
+    info: CollectionInfo, other: CollectionInfo, items: Mapping[str, PreparedItem]
+) -> dict[str, SentinelError]:
+    """Return the errors of items that a reindex cannot embed for the other collection, by id."""
+    if keeps_vectors(info, other):
+        return {}
     return {
-        item_id: vector_only_error(target)
+        item_id: vector_only_error(other.name)
         for item_id, item in items.items()
         if item.content is None
     }

@@ -223,6 +223,11 @@ def literals(values: Iterable[str | int | float]) -> str:
     return f"[{', '.join(literal(value) for value in values)}]"
 
 
+def both(expression: str, other: str) -> str:
+    """Return what selects the rows that match both; an empty `expression` matches all."""
+    return f"({expression}) and {other}" if expression else other
+
+
 def with_ids(ids: Iterable[str]) -> str:
     """Return the expression that selects these ids."""
     return f"id in {literals(ids)}"

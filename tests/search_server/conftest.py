@@ -37,6 +37,8 @@ FIELD_TYPES = {
     "ratio": collection_service_pb2.FieldSchema.TYPE_DOUBLE,
     "public": collection_service_pb2.FieldSchema.TYPE_BOOL,
     "tags": collection_service_pb2.FieldSchema.TYPE_STRING_LIST,
+    "taken_at": collection_service_pb2.FieldSchema.TYPE_TIMESTAMP,
+    "place": collection_service_pb2.FieldSchema.TYPE_GEO,
 }
 
 

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from embedder_server.images import costs
+from embedder_server.images.colours import to_rgb
 from embedder_server.images.costs import MemoryNeeded
-from embedder_server.images.decoder import ImageDecoder, to_rgb
+from embedder_server.images.decoder import ImageDecoder
 from sentinel_core.errors import InvalidArgument
 from tests.embedder_server.hostile_pictures import (
     float_tiff,
@@ -206,7 +207,9 @@ def test_damaged_exif_does_not_cost_the_picture(decoder: ImageDecoder) -> None:
         pytest.param(lambda: b"<svg xmlns=''/>", "IMAGE_FORMAT_UNSUPPORTED", id="svg"),
         pytest.param(lambda: b"<!DOCTYPE html>404", "IMAGE_FORMAT_UNSUPPORTED", id="html"),
         pytest.param(lambda: b"just some text", "IMAGE_FORMAT_UNSUPPORTED", id="text"),
-        pytest.param(lambda: b"\0\0\0 ftypavif", "IMAGE_FORMAT_UNSUPPORTED", id="avif"),
+        pytest.param(
+            lambda: b"\0\0\0\x18ftypmp42" + bytes(40), "IMAGE_FORMAT_UNSUPPORTED", id="video"
+        ),
         pytest.param(
             lambda: encode(flat(), "ICO"), "IMAGE_FORMAT_UNSUPPORTED", id="format off the list"
         ),
@@ -481,7 +484,7 @@ def test_wide_greys_are_converted_band_by_band_as_in_one_piece(
         pixels[3, 4], pixels[90, 1] = np.nan, np.inf
     image = Image.fromarray(pixels)
     whole = np.asarray(to_rgb(image))
-    monkeypatch.setattr("embedder_server.images.decoder._BAND_PIXELS", 100)
+    monkeypatch.setattr("embedder_server.images.colours._BAND_PIXELS", 100)
     assert np.array_equal(np.asarray(to_rgb(image)), whole)
     assert whole.min() == 0 or dtype is np.uint16
     assert whole.max() == 255 or dtype is np.uint16

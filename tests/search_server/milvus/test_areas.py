@@ -31,7 +31,7 @@ def contains(region: Region, latitude: np.ndarray, longitude: np.ndarray) -> np.
             & (one.west <= longitude)
             & (longitude <= one.east)
         )
-    return inside != region.outside
+    return np.not_equal(inside, region.outside)
 
 
 def places_around(
