@@ -30,7 +30,9 @@ from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import QueryCache
 from search_server.image_uris.fetcher import Fetcher
+from search_server.image_uris.originals import Originals
 from search_server.items.dual_write import DualWrite
+from search_server.items.item_embedder import ItemEmbedder
 from search_server.items.reader import ItemReader
 from search_server.items.writer import ItemWriter
 from search_server.milvus.row_memory import RowMemory
@@ -79,6 +81,7 @@ class _Backends:
     embeddings: QueryCache
     store: SearchStore
     images: ImageStore
+    originals: Originals
     fetcher: Fetcher
 
 
@@ -137,11 +140,16 @@ async def _backends(settings: GatewaySettings, metrics: ServerMetrics) -> AsyncI
         stack.push_async_callback(store.close)
         images = ImageStore(settings.object_store_uri, presign_seconds=settings.presign_seconds)
         stack.callback(images.close)
+        originals = Originals(
+            settings.original_places(),
+            max_bytes=settings.max_image_bytes,
+            timeout_s=settings.reference_timeout_seconds,
+        )
         fetcher = Fetcher(settings, metrics)
         stack.push_async_callback(fetcher.close)
         embeddings = QueryCache(pool, settings.query_cache_entries, metrics)
         stack.push_async_callback(embeddings.close)
-        yield _Backends(credentials, pool, embeddings, store, images, fetcher)
+        yield _Backends(credentials, pool, embeddings, store, images, originals, fetcher)
 
 
 def _quotas(settings: GatewaySettings, stack: AsyncExitStack) -> Quotas | None:
@@ -169,6 +177,7 @@ class _Parts:
     backends: _Backends
     metrics: ServerMetrics
     tokens: PageTokens
+    memory: MemoryBudget
     row_memory: RowMemory
     usage: StoredUsage
     catalog: Catalog
@@ -190,6 +199,7 @@ def _services(
         backends,
         metrics,
         _page_tokens(settings),
+        memory,
         RowMemory(memory),
         usage,
         Catalog(backends.store, backends.pool, usage),
@@ -236,8 +246,15 @@ def _item_service(parts: _Parts) -> Service:
     settings, backends = parts.settings, parts.backends
     write_s = settings.write_timeout_seconds
     small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
-    writer = ItemWriter(
+    embedder = ItemEmbedder(
         backends.pool,
+        backends.originals,
+        parts.memory,
+        parts.metrics,
+        thumbnail_side=settings.thumbnail_side,
+    )
+    writer = ItemWriter(
+        embedder,
         backends.fetcher,
         backends.store,
         backends.images,
@@ -245,11 +262,12 @@ def _item_service(parts: _Parts) -> Service:
         dual_write=DualWrite(parts.catalog),
         usage=parts.usage,
         max_image_bytes=settings.max_image_bytes,
-        thumbnail_side=settings.thumbnail_side,
     )
     items = ItemService(
         writer,
-        ItemReader(backends.store, backends.images, parts.row_memory),
+        ItemReader(
+            backends.store, backends.images, backends.originals, parts.row_memory, parts.memory
+        ),
         parts.catalog,
         backends.pool,
         parts.tokens,
@@ -276,7 +294,12 @@ def _item_service(parts: _Parts) -> Service:
 def _collection_service(parts: _Parts) -> Service:
     backends, write_s = parts.backends, parts.settings.write_timeout_seconds
     reindexer = Reindexer(
-        parts.catalog, backends.pool, backends.store, backends.images, call_timeout_s=write_s
+        parts.catalog,
+        backends.pool,
+        backends.store,
+        backends.images,
+        backends.originals,
+        call_timeout_s=write_s,
     )
     collections = CollectionService(
         parts.catalog,

@@ -174,6 +174,16 @@ class GatewaySettings(ServerSettings, StoreSettings):
         16, ge=1, le=256, description="Most images fetched at once; further ones wait."
     )
 
+    reference_places: PublicUri = Field(
+        "",
+        description="Folders whose images may be stored by reference, separated by commas: "
+        "file:///folder/, or file:/// for all files of this machine (docs/security.md). "
+        "Empty: none.",
+    )
+    reference_timeout_seconds: float = Field(
+        10.0, gt=0, le=600, description="Longest time to read one such image, in seconds."
+    )
+
     page_token_secret: SecretStr = Field(
         SecretStr(""),
         description="Key that signs page tokens and confirmation tokens; the same for all gateways "
@@ -283,3 +293,7 @@ class GatewaySettings(ServerSettings, StoreSettings):
     def uri_places(self) -> list[str]:
         """Return the places from which images may be fetched."""
         return _split(self.image_uri_places)
+
+    def original_places(self) -> list[str]:
+        """Return the folders whose images may be stored by reference."""
+        return _split(self.reference_places)

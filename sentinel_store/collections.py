@@ -131,6 +131,32 @@ class CollectionInfo:
         return self.dimensions if self.shortened else None
 
 
+def keeps_vectors(source: CollectionInfo, target: CollectionInfo) -> bool:
+    """Tell whether a reindex copies the vectors: they would be the same, made again.
+
+    Not from a storage that has rounded them to another one.
+    """
+    same_space = (source.model.fingerprint, source.dimensions) == (
+        target.model.fingerprint,
+        target.dimensions,
+    )
+    return same_space and source.storage.column in (Element.FLOAT32, target.storage.column)
+
+
+@dataclass(frozen=True, slots=True)
+class NewFields:
+    """Declared fields of a collection that is made, or that it gets beside others.
+
+    Attributes:
+        indexed: Those that get a scalar index.
+        full_text: Those whose words can be searched.
+    """
+
+    types: dict[str, FieldType] = field(default_factory=dict)
+    indexed: tuple[str, ...] = ()
+    full_text: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class NewCollection:
     """A request for a new collection.

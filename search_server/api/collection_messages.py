@@ -24,6 +24,7 @@ from sentinel_store.collections import (
     CollectionInfo,
     IndexKind,
     NewCollection,
+    NewFields,
     VectorIndex,
     VectorStorage,
 )
@@ -46,12 +47,13 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
             f"expected_item_count is {message.expected_item_count}; use 0 where it is unknown",
             "collection.expected_item_count",
         )
+    declared = _fields_from(message.fields, "collection.fields")
     return NewCollection(
         name=stored_name(message.name, "collection.name"),
-        fields=_fields_from(message.fields, "collection.fields"),
+        fields=declared.types,
         model=common_messages.model_from(message.model_version),
-        indexed=tuple(schema.name for schema in message.fields if schema.indexed),
-        full_text=tuple(schema.name for schema in message.fields if schema.full_text),
+        indexed=declared.indexed,
+        full_text=declared.full_text,
         index=_index_from(message.index),
         expected_item_count=message.expected_item_count,
         consistency=common_messages.consistency_from(
@@ -63,7 +65,7 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
     )
 
 
-def _fields_from(schemas: Sequence[pb.FieldSchema], path: str) -> dict[str, FieldType]:
+def _fields_from(schemas: Sequence[pb.FieldSchema], path: str) -> NewFields:
     """Read declared fields, which are at `path`, and check what is declared about them."""
     fields: dict[str, FieldType] = {}
     if len(schemas) > MAX_FIELDS:  # before they are converted
@@ -90,7 +92,11 @@ def _fields_from(schemas: Sequence[pb.FieldSchema], path: str) -> dict[str, Fiel
                 field=f"{where}.full_text",
                 name=name,
             )
-    return fields
+    return NewFields(
+        fields,
+        tuple(schema.name for schema in schemas if schema.indexed),
+        tuple(schema.name for schema in schemas if schema.full_text),
+    )
 
 
 def _index_from(message: pb.VectorIndex) -> VectorIndex | None:
@@ -163,6 +169,7 @@ def reindex_request_from(message: pb.ReindexCollectionRequest) -> ReindexRequest
         model=common_messages.model_from(message.model_version),
         dimensions=message.dimensions,
         storage=_storage_from(message.storage, "storage") if message.HasField("storage") else None,
+        added=_fields_from(message.added_fields, "added_fields"),
     )
 
 

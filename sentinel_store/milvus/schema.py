@@ -4,7 +4,7 @@
     vector  FLOAT_VECTOR, metric COSINE; FLOAT16_, BFLOAT16_ or INT8_VECTOR by the storage
     digest  VARCHAR   what the vector was made from; see `Row`
     image   VARCHAR   name of the image in the object store, or empty
-    text    VARCHAR   the text of a text item, or empty
+    text    VARCHAR   the text of a text item; of an image stored by reference, its URI; or empty
     fields  JSON      all fields, as callers get them back
     f_…, lat_…, lon_…  typed columns of the declared fields, for filters; see `field_columns.py`
     full_text        VARCHAR              only with full-text fields: their texts, one per line
@@ -134,7 +134,7 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
         else vector_columns.to_column(row.vector, info.storage),
         "digest": row.digest,
         "image": row.image,
-        "text": row.text,
+        "text": row.reference if row.image else row.text,
         "fields": field_columns.to_json(row.fields),
     }
     for name, field_type in info.fields.items():
@@ -149,13 +149,15 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
 def from_entity(entity: Mapping[str, Any], info: CollectionInfo) -> Row:
     """Convert a Milvus entity to a row."""
     vector = entity.get("vector")
+    is_image = bool(entity["image"])
     return Row(
         id=entity["id"],
         digest=entity["digest"],
         image=entity["image"],
-        text=entity["text"],
+        text="" if is_image else entity["text"],
         fields=field_columns.from_json(entity["fields"], info.fields),
         vector=None if vector is None else vector_columns.from_column(vector, info.storage),
+        reference=entity["text"] if is_image else "",
     )
 
 
@@ -213,6 +215,11 @@ def literal(value: str | int | float) -> str:
 def literals(values: Iterable[str | int | float]) -> str:
     """Return a list of values as a Milvus expression spells it."""
     return f"[{', '.join(literal(value) for value in values)}]"
+
+
+def both(expression: str, other: str) -> str:
+    """Return what selects the rows that match both; an empty `expression` matches all."""
+    return f"({expression}) and {other}" if expression else other
 
 
 def with_ids(ids: Iterable[str]) -> str:

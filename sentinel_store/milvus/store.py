@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pymilvus import MilvusClient
 
@@ -230,21 +231,60 @@ class MilvusStore:
 
         Includes everything that any gateway wrote before the call.
         """
+        columns = schema.output_fields(include_vectors)
+        found = await self._by_id(
+            info, expression, last_id, limit=limit, columns=columns, deadline=deadline
+        )
+        return [schema.from_entity(entity, info) for entity in found]
+
+    async def ids(
+        self, info: CollectionInfo, expression: str, last_id: str, limit: int, deadline: Deadline
+    ) -> list[str]:
+        """Return the ids of the rows that `page` returns."""
+        found = await self._by_id(
+            info, expression, last_id, limit=limit, columns=["id"], deadline=deadline
+        )
+        return [entity["id"] for entity in found]
+
+    async def _by_id(
+        self,
+        info: CollectionInfo,
+        expression: str,
+        last_id: str,
+        *,
+        limit: int,
+        columns: Sequence[str],
+        deadline: Deadline,
+    ) -> Sequence[Mapping[str, Any]]:
         if not self.is_lite:
             # Milvus takes the query below for an iterator's, which cannot choose its consistency.
             # A strong read before it waits until the rows have reached the node that reads.
             await self.get(info, [last_id], deadline)
-        found = await self.connection.query(
+        found: Sequence[Mapping[str, Any]] = await self.connection.query(
             info.name,
             deadline,
             filter=schema.after_id(expression, last_id),
-            output_fields=schema.output_fields(include_vectors),
+            output_fields=columns,
             limit=limit,
             # As pymilvus's own iterator does, to get rows sorted by id.
             iterator="True",
             reduce_stop_for_best="True",
         )
-        return [schema.from_entity(entity, info) for entity in found]
+        return found
+
+    async def values(
+        self, info: CollectionInfo, expression: str, column: str, limit: int, deadline: Deadline
+    ) -> list[tuple[str, float]]:
+        """Return id and number in `column` of any `limit` rows that match `expression`."""
+        found = await self.connection.query(
+            info.name,
+            deadline,
+            consistency=Consistency.STRONG,
+            filter=expression,
+            output_fields=["id", column],
+            limit=limit,
+        )
+        return [(entity["id"], entity[column]) for entity in found]
 
     async def named_images(
         self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline

@@ -237,6 +237,7 @@ class Clone:
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "SENTINEL_ADDRESS": f"127.0.0.1:{self._ports['up']}",
             "XDG_CACHE_HOME": str(folder / "cache"),
+            "XDG_DATA_HOME": str(folder / "home"),
         }
 
     def run(self, block: Block) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.packaging, pytest.mark.timeout(300)]
 # What the client needs, and what that needs.
 PACKAGES = {
     *("sentinel-retrieval-client", "click", "googleapis-common-protos", "grpcio", "numpy"),
-    *("protobuf", "rich"),
+    *("platformdirs", "protobuf", "rich"),
     *("markdown-it-py", "mdurl", "pygments", "typing-extensions"),
 }
 every_python = pytest.mark.parametrize("python", installs.PYTHONS)

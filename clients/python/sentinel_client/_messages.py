@@ -110,6 +110,9 @@ def item_to_proto(item: _types.Item, image: LoadedImage | None) -> item_pb.Item:
     for name, value in item.fields.items():
         with _named(f"fields[{name}]", "FIELD_TYPE"):
             message.fields[name].CopyFrom(_item_field(value))
+    if item.by_reference:
+        message.by_reference = True
+        message.digest = item.digest
     return message
 
 
@@ -146,6 +149,7 @@ def item_from_proto(message: item_pb.Item) -> _types.Item:
         image_uri=message.image_uri,
         thumbnail=message.thumbnail,
         digest=message.digest,
+        by_reference=message.by_reference,
     )
 
 
@@ -231,7 +235,15 @@ def collection_from_proto(message: collection_pb.Collection) -> _types.Collectio
         default_consistency=_CONSISTENCIES.get(message.default_consistency),
         expected_item_count=message.expected_item_count,
         storage=_storage_from_proto(message.storage),
+        match_levels=_match_levels_from_proto(message),
     )
+
+
+def _match_levels_from_proto(message: collection_pb.Collection) -> _types.MatchLevels | None:
+    if not message.HasField("match_levels"):
+        return None
+    levels = message.match_levels
+    return _types.MatchLevels(levels.fair, levels.strong, levels.item_count)
 
 
 def reindex_progress_from_proto(
@@ -300,44 +312,4 @@ def search_params(
         diversity=None if diversity is None else search_pb.DiversityParams(**asdict(diversity)),
         group=None if group_by is None else search_pb.GroupParams(**asdict(group_by)),
         index_params=index_params,
-    )
-
-
-def hit_from_proto(message: search_pb.Hit) -> _search_types.Hit:
-    return _search_types.Hit(
-        id=message.id,
-        rank=message.rank,
-        score=message.score,
-        fields=fields_from_proto(message.fields),
-        image_uri=message.image_uri,
-        text=message.text,
-        thumbnail=message.thumbnail,
-        vector=vector_from_proto(message.vector) if message.HasField("vector") else None,
-    )
-
-
-def page_from_proto(message: search_pb.SearchPageResponse) -> _search_types.SearchPage:
-    return _search_types.SearchPage(
-        hits=tuple(map(hit_from_proto, message.hits)),
-        next_page_token=message.next_page_token,
-        timings=timings_from_proto(message.summary),
-    )
-
-
-def timings_from_proto(message: search_pb.SearchSummary) -> _search_types.SearchTimings:
-    """Convert the durations of a search to seconds."""
-
-    def seconds(name: str) -> float | None:
-        if not message.HasField(name):
-            return None
-        duration: Any = getattr(message, name)
-        return float(duration.ToNanoseconds()) / 1e9
-
-    return _search_types.SearchTimings(
-        total=seconds("total") or 0.0,
-        embed=seconds("embed"),
-        embed_queue=seconds("embed_queue"),
-        embed_inference=seconds("embed_inference"),
-        vector_search=seconds("vector_search"),
-        embed_cached=message.embed_cached,
     )

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_client.cli._console import Failure
-from sentinel_client.cli._servers import is_alive
 
 # The embedder's own default. Named, so that a library can go back to it by name.
 DEFAULT_MODEL = "conse-minilm-lite0"
@@ -82,6 +81,21 @@ class RunningModel:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningServer:
+    """One process.
+
+    Attributes:
+        address: Host and port of its gRPC port; of the app, its URL.
+        metrics: Host and port of its metrics; empty for the app.
+    """
+
+    name: str
+    address: str
+    pid: int
+    metrics: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """What `sentinel up` runs.
 
@@ -89,16 +103,29 @@ class Running:
         pid: Its process.
         gateway: Address of the gateway; empty until it is known.
         request: The `Wanted.request` that it works on.
+        servers: Those that have begun to listen.
     """
 
     pid: int
     gateway: str
     request: str
     models: tuple[RunningModel, ...]
+    servers: tuple[RunningServer, ...] = ()
 
     def find(self, choice: ModelChoice) -> RunningModel | None:
         """Return the embedders of this model; None if there are none."""
         return next((one for one in self.models if one.choice == choice), None)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process with this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def read_wanted(data: Path) -> Wanted | None:
@@ -138,7 +165,10 @@ def read_running(data: Path) -> Running | None:
         )
         for one in content["models"]
     ]
-    return Running(content["pid"], content["gateway"], content["request"], tuple(models))
+    servers = [RunningServer(**one) for one in content.get("servers", ())]
+    return Running(
+        content["pid"], content["gateway"], content["request"], tuple(models), tuple(servers)
+    )
 
 
 def tell_running(data: Path, running: Running) -> None:

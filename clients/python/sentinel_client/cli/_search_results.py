@@ -27,6 +27,7 @@ _BAR_CHARS = 8
 # The other columns of the table, with a rank of four digits, and the space between columns.
 _OTHER_CHARS = 4 + 7 + _BAR_CHARS + SHORT_ID_CHARS + 11
 _MIN_FILE_CHARS = 16
+_WIDTH_WITH_ID, _WIDTH_WITH_BAR = 72, 56
 # The contact sheet contains the image of a query as it is, because nothing here can resize it.
 _MAX_QUERY_IMAGE_BYTES = 4 * 1024 * 1024
 _MEDIA_TYPES = {
@@ -39,9 +40,12 @@ _MEDIA_TYPES = {
 }
 
 
-def result_table(query: Query, result: SearchResult) -> Table:
+def result_table(query: Query, result: SearchResult, *, titled: bool = True) -> Table:
+    """Return the hits as a table that fits: narrow ones leave out the id, the bar, the folder."""
+    width = out().width
+    with_id, with_bar = width >= _WIDTH_WITH_ID, width >= _WIDTH_WITH_BAR
     table = new_table(
-        title=Text(query.heading, style="bold"),
+        title=Text(query.heading, style="bold") if titled else None,
         title_justify="left",
         caption=None if result.hits else Text("nothing found", style="dim"),
         caption_justify="left",
@@ -49,13 +53,16 @@ def result_table(query: Query, result: SearchResult) -> Table:
     table.add_column("#", justify="right", style="dim", no_wrap=True)
     table.add_column("score", no_wrap=True)
     # Cut long paths here; otherwise the table would shrink all columns.
-    room = max(_MIN_FILE_CHARS, out().width - _OTHER_CHARS)
+    others = _OTHER_CHARS - (not with_id) * (SHORT_ID_CHARS + 2) - (not with_bar) * _BAR_CHARS
+    room = max(_MIN_FILE_CHARS if with_bar else 1, width - others)
     table.add_column("file", overflow="ellipsis", no_wrap=True, max_width=room)
-    table.add_column("id", style="dim", no_wrap=True)
+    if with_id:
+        table.add_column("id", style="dim", no_wrap=True)
     best = _best_score(result)
     for hit in result.hits:
-        score = _score_bar(hit.score, best)
-        table.add_row(str(hit.rank), score, _file_or_text(hit), hit.id[:SHORT_ID_CHARS])
+        score = _score_bar(hit.score, best) if with_bar else Text(f"{hit.score:6.3f}", "bold")
+        more = [hit.id[:SHORT_ID_CHARS]] if with_id else []
+        table.add_row(str(hit.rank), score, _file_or_text(hit), *more)
     return table
 
 

@@ -157,7 +157,7 @@ def check_content(content: content_pb2.Content, where: str) -> None:
         raise PermissionDenied(
             "URI_FORBIDDEN",
             "FakeSentinel fetches nothing, like a gateway whose settings list no places; send the "
-            "bytes",
+            "bytes, or store a file by reference",
             field=f"{where}.image.uri",
         )
     elif not content.image.data:
