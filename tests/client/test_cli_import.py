@@ -338,6 +338,7 @@ def test_a_signal_in_the_middle_and_a_second_run_finish_the_job(
     process.send_signal(number)
     assert process.wait(10) == code
     gateway.ingest.silent_after = None
+    until(lambda: len(gateway.items) == sent(gateway))  # its last batch
     stored, before = len(gateway.items), sent(gateway)
     assert 0 < stored < 300
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
