@@ -57,6 +57,23 @@ def test_new_fields_replace_the_old_ones_and_keep_the_vector(gateway: Gateway) -
     assert gateway.count(name) == 1
 
 
+def test_texts_of_which_the_model_reads_only_the_beginning_are_told(gateway: Gateway) -> None:
+    """Their vectors are equal if their beginnings are: nobody could tell why."""
+    name = gateway.create()
+    beginning = "a dog and a cat " * 80
+    items = [
+        item_service_pb2.Item(id=str(number), content=content_pb2.Content(text=words))
+        for number, words in enumerate((beginning + "one", beginning + "two", "a dog"))
+    ]
+    results = gateway.upsert(name, *items)
+    assert [result.truncated for result in results] == [True, True, False]
+    found = gateway.get(name, "0", "1", include_vectors=True).items
+    assert found[0].vector == found[1].vector
+    # Nothing was embedded, so nothing was cut.
+    again = gateway.upsert(name, *items)
+    assert [result.truncated for result in again] == [False] * 3
+
+
 def test_one_bad_item_never_fails_the_others(gateway: Gateway) -> None:
     name = gateway.create()
     good = photos.photo("chelsea").read_bytes()
@@ -136,6 +153,23 @@ def test_a_given_vector_is_used_as_it_is(gateway: Gateway) -> None:
     assert outcomes(gateway.upsert(name, own)) == [Result.OUTCOME_STORED]
     assert gateway.get(name, "own").items[0].digest == content
     assert gateway.hits(name, text("a cat"), limit=1)[0].id == "own"
+
+
+def test_a_vector_of_the_model_counts_as_embedded_and_keeps_its_bits(gateway: Gateway) -> None:
+    name = gateway.create()
+    plain = item_service_pb2.Item(id="a", content=text("a dog").content)
+    gateway.upsert(name, plain)
+    before = gateway.get(name, "a", include_vectors=True).items[0]
+    selected = item_service_pb2.ItemIds(ids=["a"])
+    gateway.items.DeleteItems(item_service_pb2.DeleteItemsRequest(collection=name, ids=selected))
+    again = item_service_pb2.Item(
+        id="a", content=text("a dog").content, vector=before.vector, vector_from_model=True
+    )
+    assert outcomes(gateway.upsert(name, again)) == [Result.OUTCOME_STORED]
+    assert gateway.get(name, "a", include_vectors=True).items[0] == before
+    assert outcomes(gateway.upsert(name, plain)) == [Result.OUTCOME_UNCHANGED]
+    again.vector_from_model = False  # a vector of the caller's own
+    assert outcomes(gateway.upsert(name, again)) == [Result.OUTCOME_STORED]
 
 
 def test_get_items_keeps_the_order_and_names_what_is_missing(gateway: Gateway) -> None:

@@ -10,6 +10,7 @@ from sentinel_client import Tls
 from sentinel_client._config import ADDRESS_VARIABLE, DEFAULT_ADDRESS
 from sentinel_client.cli._commands import SentinelGroup
 from sentinel_client.cli._console import Options
+from sentinel_client.cli.add_fields import add_fields
 from sentinel_client.cli.backup import backup
 from sentinel_client.cli.certs import certs
 from sentinel_client.cli.collections import collections
@@ -20,6 +21,7 @@ from sentinel_client.cli.imports import bulk_index, imports
 from sentinel_client.cli.index import index
 from sentinel_client.cli.items import items
 from sentinel_client.cli.keys import keys
+from sentinel_client.cli.migrate import migrate
 from sentinel_client.cli.models import models
 from sentinel_client.cli.open import open_items
 from sentinel_client.cli.restore import restore
@@ -33,7 +35,7 @@ from sentinel_client.cli.whoami import whoami
 _SECTIONS = {
     "Start": (up, index, search, open_items, status),
     "Collections and items": (collections, items, imports, bulk_index),
-    "Keep and move": (backup, restore),
+    "Keep and move": (backup, restore, migrate),
     "Models": (models, embed, rank),
     "Servers and access": (health, whoami, keys, certs),
     "Your shell": (completion,),
@@ -105,3 +107,4 @@ def main(
 
 
 models.add_command(use)
+collections.add_command(add_fields)
