@@ -147,7 +147,7 @@ def _check_content(content: Content, path: str, max_image_bytes: int) -> None:
         raise InvalidArgument(
             "IMAGE_TOO_LARGE",
             f"the image has {len(content.data)} bytes, the limit is {max_image_bytes}; "
-            "send a smaller version",
+            "scale it down, or raise the --max-image-bytes of gateways and workers",
             field=f"{path}.content.{content.part}",
             limit=max_image_bytes,
         )

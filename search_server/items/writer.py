@@ -64,6 +64,19 @@ class _StoredBefore:
     moved: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What happened to a batch in one collection: ids of items, and errors by id.
+
+    Attributes:
+        truncated: Of texts of which the model read only the beginning.
+    """
+
+    unchanged: frozenset[str] = frozenset()
+    truncated: frozenset[str] = frozenset()
+    failed: dict[str, SentinelError] = field(default_factory=dict)
+
+
 class ItemWriter:
     """Writes and deletes items. Stateless; any number of calls run at once."""
 
@@ -145,8 +158,8 @@ class ItemWriter:
         if target := await self._dual_write.next_target(info, {info.name}, deadline):
             failed = _vector_only_errors(info, target, batch.items)
         items = {key: item for key, item in batch.items.items() if key not in failed}
-        unchanged, errors = await self._write(info, items, deadline, retry_full_queues)
-        failed |= errors
+        written = await self._write(info, items, deadline, retry_full_queues)
+        failed |= written.failed
         batch.items.update(items)
         reached = {info.name}
         # During a reindex, also write to the target.
@@ -166,8 +179,10 @@ class ItemWriter:
             if error is not None:
                 outcomes[position] = ItemOutcome(item_id, Outcome.FAILED, _placed(error, item))
             else:
-                kind = Outcome.UNCHANGED if item_id in unchanged else Outcome.STORED
-                outcomes[position] = ItemOutcome(item_id, kind, digest=item.digest)
+                kind = Outcome.UNCHANGED if item_id in written.unchanged else Outcome.STORED
+                outcomes[position] = ItemOutcome(
+                    item_id, kind, digest=item.digest, truncated=item_id in written.truncated
+                )
         for outcome in outcomes.values():
             label = outcome.error.reason.lower() if outcome.error else str(outcome.outcome)
             self._metrics.items.labels("upsert", label).inc()
@@ -190,8 +205,7 @@ class ItemWriter:
             for item_id, item in items.items()
         }
         if keeps_vectors(info, other):
-            _, errors = await self._write(other, kept, deadline, retry_full_queues)
-            return errors
+            return (await self._write(other, kept, deadline, retry_full_queues)).failed
         failed = _vector_only_errors(info, other, kept)
         # Without the callers' vectors, which belong to the other model.
         contents = [
@@ -205,8 +219,8 @@ class ItemWriter:
             item_id: replace(item, has_copy=items[item_id].has_copy)
             for item_id, item in batch.items.items()
         }
-        _, errors = await self._write(other, prepared, deadline, retry_full_queues)
-        return failed | errors
+        written = await self._write(other, prepared, deadline, retry_full_queues)
+        return failed | written.failed
 
     async def _write(
         self,
@@ -214,14 +228,13 @@ class ItemWriter:
         items: dict[str, PreparedItem],
         deadline: Deadline,
         retry_full_queues: bool,
-    ) -> tuple[frozenset[str], dict[str, SentinelError]]:
+    ) -> _Written:
         """Write prepared items to one collection: look up, embed, store images, store rows.
 
-        Returns the ids of unchanged items, and the errors of failed ones by id. In `items` it marks
-        those by reference of whose image there is a copy already.
+        In `items` it marks those by reference of whose image there is a copy already.
         """
         if not items:
-            return frozenset(), {}
+            return _Written()
         before = await self._stored_before(info, items, deadline)
         new = [
             item
@@ -249,7 +262,8 @@ class ItemWriter:
                 if result is not None and item.image:
                     images.append(_files(item, result.thumbnail))
             await self._store_rows(info, rows, images, deadline)
-        return before.unchanged, failed
+        truncated = frozenset(key for key, result in embedded.items() if result.truncated)
+        return _Written(before.unchanged, truncated, failed)
 
     async def _store_rows(
         self,

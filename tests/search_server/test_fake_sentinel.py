@@ -304,6 +304,17 @@ def test_an_ingest_acknowledges_the_same(fresh: Pair) -> None:
     assert len(fresh.same(READS["list"])) == 150
 
 
+def test_long_texts_are_reported_alike(fresh: Pair) -> None:
+    def results(client: SentinelClient, pair: Pair) -> Any:
+        items = [Item(text="word " * 1000), Item(text="short")]
+        stored = client.upsert(items, collection=pair.collection)
+        more = [Item(text="words " * 1000), Item(text="shorter")]
+        acks = client.ingest(more, collection=pair.collection)
+        return [one.truncated for one in stored], sum(ack.truncated_count for ack in acks)
+
+    assert fresh.same(results) == [[True, False], 1]
+
+
 def test_pages_stay_the_same_while_items_come_and_go(fresh: Pair) -> None:
     fresh.same(stored(*(Item(id=str(at), vector=fresh.vector(at)) for at in range(30))))
 

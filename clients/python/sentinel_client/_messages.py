@@ -157,7 +157,7 @@ def item_result_from_proto(message: item_pb.ItemResult) -> _types.ItemResult:
     """Convert the result of an upsert; an unknown outcome counts as a failure."""
     outcome = _OUTCOMES.get(message.outcome, _types.Outcome.FAILED)
     error = _errors.from_status(message.error) if outcome is _types.Outcome.FAILED else None
-    return _types.ItemResult(message.id, outcome, error)
+    return _types.ItemResult(message.id, outcome, error, message.truncated)
 
 
 def model_to_proto(model: _types.ModelVersion | None) -> content_pb2.ModelVersion | None:

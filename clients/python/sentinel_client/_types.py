@@ -301,11 +301,17 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """The result for one item; `error` is set if and only if it failed."""
+    """The result for one item.
+
+    Attributes:
+        error: Set if and only if it failed.
+        truncated: Whether it is a text, stored now, of which the model read only the beginning.
+    """
 
     id: str
     outcome: Outcome
     error: SentinelError | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +324,7 @@ class IngestAck:
         unchanged_count: How many were stored before.
         failures: Errors of the failed items, by index in `items`.
         digests: `Item.digest` of each item, in order; empty for a failed one.
+        truncated_count: Of how many stored texts the model read only the beginning.
     """
 
     items: tuple[Item, ...]
@@ -325,6 +332,7 @@ class IngestAck:
     unchanged_count: int = 0
     failures: Mapping[int, SentinelError] = field(default_factory=dict)
     digests: tuple[str, ...] = field(default=(), repr=False)
+    truncated_count: int = 0
 
     @property
     def failed_items(self) -> list[tuple[Item, SentinelError]]:

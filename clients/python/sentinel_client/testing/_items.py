@@ -15,7 +15,7 @@ from sentinel_client._errors import InvalidArgument, NotFound, SentinelError
 from sentinel_client._types import Vector
 from sentinel_client.testing import _checks, _filters, _originals, _responses
 from sentinel_client.testing._collections import check_confirmation, confirmation_of
-from sentinel_client.testing._model import MAX_IMAGE_BYTES, HashingModel, unit
+from sentinel_client.testing._model import MAX_IMAGE_BYTES, Embedded, HashingModel, unit
 from sentinel_client.testing._status import to_status
 from sentinel_client.testing._store import FakeCollection, Store, StoredItem, identity
 
@@ -97,7 +97,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
         return [results[at] for at in range(len(items))]
 
     def _store_one(self, collection: FakeCollection, prepared: _Prepared) -> pb.ItemResult:
-        item, content = prepared.item, prepared.content
+        item, content, truncated = prepared.item, prepared.content, False
         before = collection.items.get(item.id)
         if before is not None and before.image and before.image_digest == item.image_digest:
             item = replace(item, image=before.image, reference="")  # a copy stays
@@ -112,25 +112,27 @@ class ItemService(pb_grpc.ItemServiceServicer):
         # The image of a given vector is looked at, too.
         if content is not None and (item.image_digest or prepared.vector is None):
             try:
-                whole = self._embedded(content, item.image_digest, f"{prepared.path}.content")
+                answer = self._embedded(content, item.image_digest, f"{prepared.path}.content")
             except SentinelError as error:
                 return _failed(item.id, error)
-            embedded = unit(whole[: collection.description.dimensions])
+            embedded = unit(answer.vector[: collection.description.dimensions])
+            truncated = answer.truncated
             item = replace(item, vector=embedded)
         if prepared.vector is not None:
             item = replace(item, vector=prepared.vector)
         collection.items[item.id] = item
-        return pb.ItemResult(id=item.id, outcome=pb.ItemResult.OUTCOME_STORED)
+        stored = pb.ItemResult.OUTCOME_STORED
+        return pb.ItemResult(id=item.id, outcome=stored, truncated=truncated)
 
-    def _embedded(self, content: content_pb2.Content, digest: str, path: str) -> Vector:
-        """Return a content's vector; that of an image by reference has this digest."""
+    def _embedded(self, content: content_pb2.Content, digest: str, path: str) -> Embedded:
+        """Embed a content; an image by reference has this digest."""
         uri = content.image.uri
         if not uri:
-            return self._model.embed(content, path).vector
+            return self._model.embed(content, path)
         data = _originals.read(uri, digest, f"{path}.image.uri")
         try:
             image = content_pb2.Content(image=content_pb2.Image(data=data))
-            return self._model.embed(image, path).vector
+            return self._model.embed(image, path)
         except SentinelError as error:
             error.field = f"{path}.image.uri"
             raise
@@ -338,6 +340,7 @@ def _ack(
         ack.digests.append(collection.items[result.id].digest)
         if result.outcome == pb.ItemResult.OUTCOME_STORED:
             ack.stored_count += 1
+            ack.truncated_count += result.truncated
         else:
             ack.unchanged_count += 1
     return ack
