@@ -24,6 +24,7 @@ from search_server.api.item_service import ItemService
 from search_server.api.page_tokens import PageTokens
 from search_server.api.search_service import SearchService
 from search_server.collections.catalog import Catalog
+from search_server.collections.match_levels import MatchCalibrator
 from search_server.collections.reindexer import Reindexer
 from search_server.collections.usage import StoredUsage
 from search_server.embedders.connection import WorkerAccess
@@ -35,6 +36,7 @@ from search_server.items.dual_write import DualWrite
 from search_server.items.item_embedder import ItemEmbedder
 from search_server.items.reader import ItemReader
 from search_server.items.writer import ItemWriter
+from search_server.milvus.move_requests import MoveRequests
 from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
 from search_server.search.query_vectors import QueryVectors
@@ -97,21 +99,26 @@ async def running_gateway(
     memory = MemoryBudget(settings.memory_bytes or default_limit(), metrics)
     draining = asyncio.Event()
     async with _backends(settings, metrics) as backends:
-        services = _services(settings, backends, metrics, memory, draining)
+        parts = _parts(settings, backends, metrics, memory, draining)
         server = GrpcServer(
             settings,
             metrics,
             memory,
-            services,
+            _services(parts),
             lifecycle,
             credentials=backends.credentials,
             on_drain=draining.set,
+            leaves_at_once=True,
         )
         await server.start()
         pool, store, images = backends.pool, backends.store, backends.images
         lifecycle.spawn(pool.fleet.run(), "worker health checks")
         lifecycle.spawn(store.run(), "milvus lite flushes")
         lifecycle.spawn(images.run(), "object store")
+        lifecycle.spawn(parts.calibrator.run(), "match levels")
+        if settings.library_folder is not None:
+            requests = MoveRequests(settings, store, settings.library_folder)
+            lifecycle.spawn(requests.run(), "requests to move")
         lifecycle.spawn(health.watch(server, metrics, pool, store, images), "readiness")
         try:
             yield server
@@ -181,20 +188,25 @@ class _Parts:
     row_memory: RowMemory
     usage: StoredUsage
     catalog: Catalog
+    calibrator: MatchCalibrator
     confirmations: Confirmations
     admission: GatewayAdmission
     draining: asyncio.Event
 
 
-def _services(
+def _parts(
     settings: GatewaySettings,
     backends: _Backends,
     metrics: ServerMetrics,
     memory: MemoryBudget,
     draining: asyncio.Event,
-) -> list[Service]:
+) -> _Parts:
     usage = StoredUsage(backends.store, backends.images, backends.credentials.quotas)
-    parts = _Parts(
+    catalog = Catalog(backends.store, backends.pool, usage)
+    calibrator = MatchCalibrator(
+        catalog, backends.pool, backends.store, metrics, enabled=settings.match_levels
+    )
+    return _Parts(
         settings,
         backends,
         metrics,
@@ -202,13 +214,17 @@ def _services(
         memory,
         RowMemory(memory),
         usage,
-        Catalog(backends.store, backends.pool, usage),
+        catalog,
+        calibrator,
         Confirmations(
             settings.page_token_key(), protect=settings.protect, small_items=settings.protect_items
         ),
         GatewayAdmission(settings, metrics),
         draining,
     )
+
+
+def _services(parts: _Parts) -> list[Service]:
     makers = (_search_service, _item_service, _collection_service, _access_service)
     return [make(parts) for make in (*makers, _embedding_service)]
 
@@ -227,9 +243,16 @@ def _search_service(parts: _Parts) -> Service:
     seconds = settings.search_timeout_seconds
     searcher = Searcher(
         parts.catalog,
-        QueryVectors(backends.embeddings, backends.fetcher, backends.store, parts.metrics),
+        QueryVectors(
+            backends.embeddings,
+            backends.fetcher,
+            backends.store,
+            parts.metrics,
+            backends.pool.known,
+        ),
         backends.store,
         backends.images,
+        parts.calibrator,
         row_memory=parts.row_memory,
         metrics=parts.metrics,
     )
@@ -261,6 +284,7 @@ def _item_service(parts: _Parts) -> Service:
         parts.metrics,
         dual_write=DualWrite(parts.catalog),
         usage=parts.usage,
+        on_write=parts.calibrator.note_write,
         max_image_bytes=settings.max_image_bytes,
     )
     items = ItemService(
@@ -309,6 +333,7 @@ def _collection_service(parts: _Parts) -> Service:
         parts.draining,
         admission=parts.admission,
         confirmations=parts.confirmations,
+        levels_of=parts.calibrator.levels_of,
     )
     return Service(
         "sentinel.search.v1.CollectionService",

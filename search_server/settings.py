@@ -152,6 +152,11 @@ class GatewaySettings(ServerSettings, StoreSettings):
         ge=0,
         description="Most cached embeddings of text queries, 4 bytes per dimension each; 0: none.",
     )
+    match_levels: bool = Field(
+        True,
+        description="Whether hits of text queries tell how good they are (docs/queries.md). For "
+        "most models, the gateway finds that out by searches of its own, in the background.",
+    )
     image_uri_places: PublicUri = Field(
         "",
         description="Places from which images may be fetched by URI, separated by commas: "
@@ -182,6 +187,12 @@ class GatewaySettings(ServerSettings, StoreSettings):
     )
     reference_timeout_seconds: float = Field(
         10.0, gt=0, le=600, description="Longest time to read one such image, in seconds."
+    )
+
+    library_folder: Path | None = Field(
+        None,
+        description="Folder of `sentinel up`, from which `sentinel migrate` asks this gateway to "
+        "move to another Milvus.",
     )
 
     page_token_secret: SecretStr = Field(

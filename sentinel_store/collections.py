@@ -89,6 +89,28 @@ class ReindexMark:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchLevels:
+    """From which cosine on an image is a fair or a strong match of a text (docs/adr/0028).
+
+    Attributes:
+        strong: At least `fair`.
+        item_count: Number of items when the levels were found; 0: they come from the model alone.
+    """
+
+    fair: float
+    strong: float
+    item_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRun:
+    """A search for match levels: who does it, and when it began, in seconds since 1970."""
+
+    runner: str
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionInfo:
     """The description of a collection: its model and the fields of its items.
 
@@ -106,6 +128,8 @@ class CollectionInfo:
         consistency: Default consistency of searches.
         storage: How Milvus holds the vectors.
         shortened: Whether vectors have fewer elements than the model's own.
+        match_levels: What background queries told about it; None: nothing yet.
+        match_run: The last search for its match levels; None: none yet.
     """
 
     name: str
@@ -124,6 +148,8 @@ class CollectionInfo:
     moved_to: str = ""
     storage: VectorStorage = field(default_factory=VectorStorage)
     shortened: bool = False
+    match_levels: MatchLevels | None = None
+    match_run: MatchRun | None = None
 
     @property
     def requested_dimensions(self) -> int | None:

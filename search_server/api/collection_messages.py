@@ -23,6 +23,7 @@ from sentinel_store.collections import (
     MAX_FIELDS,
     CollectionInfo,
     IndexKind,
+    MatchLevels,
     NewCollection,
     NewFields,
     VectorIndex,
@@ -135,8 +136,10 @@ def _storage_to(storage: VectorStorage) -> pb.VectorStorage:
     )
 
 
-def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str]) -> pb.Collection:
-    """Convert the description of a collection."""
+def collection_to(
+    info: CollectionInfo, item_count: int, aliases: Sequence[str], levels: MatchLevels | None
+) -> pb.Collection:
+    """Convert the description of a collection, and what scores mean in it."""
     return pb.Collection(
         name=shown_name(info.name),
         model_version=common_messages.model_to(info.model),
@@ -157,6 +160,9 @@ def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str])
         expected_item_count=info.expected_item_count,
         default_consistency=CONSISTENCIES_TO_WIRE[info.consistency],
         storage=_storage_to(info.storage),
+        match_levels=None
+        if levels is None
+        else pb.MatchLevels(fair=levels.fair, strong=levels.strong, item_count=levels.item_count),
     )
 
 

@@ -90,6 +90,7 @@ class ItemWriter:
         *,
         dual_write: DualWrite,
         usage: StoredUsage,
+        on_write: Callable[[CollectionInfo], None],
         max_image_bytes: int,
     ) -> None:
         self._embedder = embedder
@@ -99,6 +100,7 @@ class ItemWriter:
         self._metrics = metrics
         self._dual_write = dual_write
         self._usage = usage
+        self._on_write = on_write
         self._max_image_bytes = max_image_bytes
 
     async def upsert(
@@ -278,6 +280,7 @@ class ItemWriter:
         if rows:
             with self._metrics.stage("milvus_upsert"):
                 await self._store.upsert(info, rows, deadline)
+            self._on_write(info)
 
     async def _stored_before(
         self, info: CollectionInfo, items: dict[str, PreparedItem], deadline: Deadline
@@ -321,6 +324,7 @@ class ItemWriter:
         expression = filters.compile_selector(selector, info.fields)
         if count:
             await self._store.delete(info, expression, deadline)
+            self._on_write(info)
         reached = {info.name}
         # During a reindex, also delete from the target.
         while target := await self._dual_write.next_target(info, reached, deadline):

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sentinel_store.items import Content
+from sentinel_store.items import Content, Kind
 from sentinel_store.values import Consistency, FieldValue, FloatArray, GeoPoint
 
 # No hit scores less: the least cosine, and less than any fused score.
@@ -35,6 +35,12 @@ class Query:
 
     terms: tuple[Term, ...]
     is_composite: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is one text, and nothing else."""
+        content = self.terms[0].content
+        return not self.is_composite and content is not None and content.kind is Kind.TEXT
 
     @property
     def item_ids(self) -> list[str]:

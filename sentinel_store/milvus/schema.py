@@ -21,6 +21,7 @@ is dropped with the collection:
     sentinel.reindex      the reindex that reads it, if any; empty: none
     sentinel.moved_to     the collection that its name means now; empty: itself
     sentinel.names        names of collections that may have moved to it; their `moved_to` decides
+    sentinel.match        what scores mean in it, and which gateway finds that out
 
 Milvus 2.3 cannot remove a property, only change it; hence "empty".
 """
@@ -41,6 +42,8 @@ from sentinel_core.vectors import Element
 from sentinel_store.collections import (
     CollectionInfo,
     IndexKind,
+    MatchLevels,
+    MatchRun,
     Origin,
     OriginState,
     ReindexMark,
@@ -53,6 +56,8 @@ from sentinel_store.values import Consistency, Fields, FieldType, ModelRef
 
 # Collections of this prefix try what Milvus can, and are dropped at once.
 PROBE = "sentinel_probe_"
+# Selects the items that have an image.
+IS_IMAGE = 'image != ""'
 FULL_TEXT = "full_text"
 FULL_TEXT_WORDS = "full_text_words"
 COLLECTION = "sentinel.collection"
@@ -60,6 +65,7 @@ ORIGIN = "sentinel.origin"
 REINDEX = "sentinel.reindex"
 MOVED_TO = "sentinel.moved_to"
 NAMES = "sentinel.names"
+MATCH = "sentinel.match"
 
 _ROW_FIELDS = ["id", "digest", "image", "text", "fields"]
 _ID_LENGTH = 256
@@ -285,7 +291,12 @@ def from_properties(
 ) -> CollectionInfo:
     """Return the description of the collection `name`, which was found by `requested_name`."""
     data = json.loads(properties[COLLECTION])
-    origin, reindex = (json.loads(properties.get(key) or "null") for key in (ORIGIN, REINDEX))
+    origin, reindex, match = (
+        json.loads(properties.get(key) or "null") for key in (ORIGIN, REINDEX, MATCH)
+    )
+    # One that was written just after its collection was replaced belongs to the old one.
+    match = match if match and match["id"] == data.get("id", "") else {}
+    levels, run = match.get("levels"), match.get("run")
     return CollectionInfo(
         name=name,
         model=ModelRef(data["model"], data["revision"], data["fingerprint"]),
@@ -310,6 +321,16 @@ def from_properties(
             Element(data.get("element", Element.FLOAT32)), data.get("rescore", False)
         ),
         shortened=data.get("shortened", False),
+        match_levels=MatchLevels(**levels) if levels else None,
+        match_run=MatchRun(**run) if run else None,
+    )
+
+
+def match_property(info: CollectionInfo) -> str:
+    """Return the match levels of a collection, and who looks for them, as the property has them."""
+    levels, run = info.match_levels, info.match_run
+    return json.dumps(
+        {"id": info.id, "levels": levels and asdict(levels), "run": run and asdict(run)}
     )
 
 

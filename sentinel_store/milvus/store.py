@@ -22,6 +22,7 @@ from sentinel_store.items import Row
 from sentinel_store.milvus import indexes, schema
 from sentinel_store.milvus.connection import MilvusConnection
 from sentinel_store.milvus.lite import LiteFlusher
+from sentinel_store.milvus.movable import MovableConnection
 from sentinel_store.milvus.storage_probe import StorageProbe
 from sentinel_store.values import Consistency
 
@@ -36,7 +37,6 @@ class MilvusStore:
 
     Attributes:
         connection: The connection to Milvus, for classes that extend this store.
-        is_lite: Whether Milvus is a file in this process and not a server.
     """
 
     def __init__(
@@ -57,11 +57,17 @@ class MilvusStore:
             tls: For an https URI: the CA of the server, and our certificate if it asks for one.
             lite_fsync: Whether Milvus Lite forces each write to disk before it is acknowledged.
         """
-        self.connection = MilvusConnection(uri, token, threads, tls=tls, lite_fsync=lite_fsync)
-        self.is_lite = self.connection.is_lite
+        self.connection = MovableConnection(
+            MilvusConnection(uri, token, threads, tls=tls, lite_fsync=lite_fsync)
+        )
         self._creating = asyncio.Lock()
         self._storages = StorageProbe(self.connection)
         self._flusher = LiteFlusher(self.flush)
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether Milvus is a file in this process and not a server."""
+        return self.connection.is_lite
 
     async def run(self) -> None:
         """Flush what was written to Milvus Lite, for ever; a server flushes by itself."""
@@ -72,8 +78,10 @@ class MilvusStore:
         await self.list_collections(deadline)
         return await self.connection.write_problem()
 
-    async def create_collection(self, info: CollectionInfo, deadline: Deadline) -> None:
-        """Create an empty collection, ready to search, with an id of its own.
+    async def create_collection(
+        self, info: CollectionInfo, deadline: Deadline, *, keep_id: bool = False
+    ) -> None:
+        """Create an empty collection, ready to search, with an id of its own or that of `info`.
 
         Raises:
             AlreadyExists: A collection or an alias has this name.
@@ -95,7 +103,9 @@ class MilvusStore:
                 schema=schema.table_schema(info),
                 consistency_level="Session",  # a gateway finds what it wrote
                 # Not Milvus's id, which is always 0 on Lite.
-                properties=schema.to_properties(replace(info, id=uuid.uuid4().hex)),
+                properties=schema.to_properties(
+                    info if keep_id else replace(info, id=uuid.uuid4().hex)
+                ),
                 timeout=timeout,
             )
             try:
@@ -160,13 +170,27 @@ class MilvusStore:
 
     async def set_origin(self, name: str, origin: Origin, deadline: Deadline) -> None:
         """Record the collection that `name` was made from, and how far it is."""
-        await self._set_property(name, schema.ORIGIN, schema.origin_property(origin), deadline)
+        await self.set_property(name, schema.ORIGIN, schema.origin_property(origin), deadline)
 
     async def set_reindex(self, name: str, mark: ReindexMark | None, deadline: Deadline) -> None:
         """Record the reindex that reads the collection `name`; None: none."""
-        await self._set_property(name, schema.REINDEX, schema.reindex_property(mark), deadline)
+        await self.set_property(name, schema.REINDEX, schema.reindex_property(mark), deadline)
 
-    async def _set_property(self, name: str, key: str, value: str, deadline: Deadline) -> None:
+    async def set_match(self, info: CollectionInfo, deadline: Deadline) -> None:
+        """Record the match levels of `info` and who looks for them."""
+        await self.set_property(info.name, schema.MATCH, schema.match_property(info), deadline)
+
+    async def properties(self, name: str, deadline: Deadline) -> dict[str, str]:
+        """Return the properties of the collection `name` itself; see `schema.py`."""
+
+        def describe(client: MilvusClient, timeout: float) -> dict[str, str]:
+            return dict(client.describe_collection(name, timeout=timeout).get("properties", {}))
+
+        return await self.connection.run(describe, deadline)
+
+    async def set_property(self, name: str, key: str, value: str, deadline: Deadline) -> None:
+        """Set one property of the collection `name` itself."""
+
         def alter(client: MilvusClient, timeout: float) -> None:
             alter_property(client, name, key, value, timeout, is_lite=self.is_lite)
 

@@ -67,12 +67,14 @@ class FakeGateway:
 
     Attributes:
         hits: What every search finds.
+        notices: What every streamed search tells about its query.
         failures: Per method, errors to fail the next calls with, None meaning "answer".
         calls: Per method, the requests and metadata that came.
     """
 
     def __init__(self) -> None:
         self.hits: list[search_pb.Hit] = []
+        self.notices: list[search_pb.Notice] = []
         self.failures: dict[str, deque[Any]] = defaultdict(deque)
         # What it says to items by reference.
         self.reference_error: SentinelError = PermissionDenied("URI_FORBIDDEN", "send the bytes")
@@ -229,10 +231,13 @@ class _Search(search_service_pb2_grpc.SearchServiceServicer):
             search_pb.SearchResponse(chunk=search_pb.HitChunk(hits=hits[start : start + 2]))
             for start in range(0, len(hits), 2)
         ] or [search_pb.SearchResponse()]
-        header = search_pb.SearchHeader(collection=request.params.collection, model_version=MODEL)
+        header = search_pb.SearchHeader(
+            collection=request.params.collection, model_version=gateway.model
+        )
         messages[0].header.CopyFrom(header)
         if gateway.break_stream_after != -1:
             messages[-1].summary.CopyFrom(summary(len(hits)))
+            messages[-1].summary.notices.extend(gateway.notices)
         for number, message in enumerate(messages):
             if 2 * number == gateway.break_stream_after:
                 fail(context, grpc.StatusCode.UNAVAILABLE)

@@ -362,6 +362,20 @@ class FoundItems:
         return len(self.items)
 
 
+@dataclass(frozen=True, slots=True)
+class ItemPage:
+    """One page of stored items; `next_page_token` is empty on the last page."""
+
+    items: tuple[Item, ...]
+    next_page_token: str = ""
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
 class HealthStatus(enum.Enum):
     """A status of grpc.health.v1; the values are its wire numbers."""
 

@@ -62,6 +62,7 @@ def test_a_vector_is_only_taken_over_from_equal_content(tmp_path: Path) -> None:
                 metrics,
                 dual_write=DualWrite(Catalog(store, workers, usage)),
                 usage=usage,
+                on_write=lambda info: None,
                 max_image_bytes=1000,
             )
             await store.create_collection(INFO, deadline())

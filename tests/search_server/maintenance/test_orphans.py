@@ -148,6 +148,7 @@ async def parts(
         metrics,
         dual_write=DualWrite(Catalog(store, workers, usage)),
         usage=usage,
+        on_write=lambda info: None,
         max_image_bytes=1000,
     )
     yield Parts(store, objects, writer, tmp_path)

@@ -21,6 +21,7 @@ from sentinel_client.cli.imports import bulk_index, imports
 from sentinel_client.cli.index import index
 from sentinel_client.cli.items import items
 from sentinel_client.cli.keys import keys
+from sentinel_client.cli.migrate import migrate
 from sentinel_client.cli.models import models
 from sentinel_client.cli.open import open_items
 from sentinel_client.cli.restore import restore
@@ -34,7 +35,7 @@ from sentinel_client.cli.whoami import whoami
 _SECTIONS = {
     "Start": (up, index, search, open_items, status),
     "Collections and items": (collections, items, imports, bulk_index),
-    "Keep and move": (backup, restore),
+    "Keep and move": (backup, restore, migrate),
     "Models": (models, embed, rank),
     "Servers and access": (health, whoami, keys, certs),
     "Your shell": (completion,),

@@ -30,6 +30,7 @@ from sentinel_client.cli import _filters, _options, _queries, _search_results
 from sentinel_client.cli._commands import tell_error
 from sentinel_client.cli._console import Failure, Options, err, out
 from sentinel_client.cli._files import echo_paths, path_of
+from sentinel_client.cli._matches import remarks
 
 _IN_FLIGHT = 8
 
@@ -307,9 +308,13 @@ class _Shown:
             for line in _search_results.json_lines(query, result):
                 click.echo(line)
         elif self.paths:
+            for line in () if self.quiet else remarks(result):
+                err().print(line, style="yellow", markup=False)
             echo_paths((path_of(hit.fields, hit.image_uri) for hit in result), nul=self.nul)
         elif self.table:
-            out().print(_search_results.result_table(query, result, titled=not self.quiet))
+            if not self.quiet:
+                out().print(_search_results.heading(query, result), soft_wrap=True)
+            out().print(_search_results.result_table(result))
             if not self.quiet:
                 out().print(_search_results.timing_line(result.timings), style="dim")
             ids = tuple(hit.id for hit in result)

@@ -24,7 +24,7 @@ from sentinel_client.cli._console import (
     out,
 )
 from sentinel_client.cli._home import Home, data_option, find_home
-from sentinel_client.cli._library import Running, read_running
+from sentinel_client.cli._library import Running, read_milvus_uri, read_running
 from sentinel_client.cli._options import json_option
 
 # The parts of a library's folder that grow.
@@ -114,6 +114,8 @@ def _rows(
         yield "model", Text(gateway.model)
     if gateway.problem and (running is not None or gateway.address != DEFAULT_ADDRESS):
         yield "problem", Text(gateway.problem, "red")
+    if moved := read_milvus_uri(home.folder):
+        yield "milvus", Text(moved)
     for collection in gateway.collections:
         names = ", ".join(collection.aliases)
         count = f"{collection.item_count:,} {'item' if collection.item_count == 1 else 'items'}"
@@ -152,6 +154,7 @@ def _as_dict(
     return {
         "library": str(home.folder),
         "exists": home.exists,
+        "milvus_uri": read_milvus_uri(home.folder),
         "pid": None if running is None else running.pid,
         "servers": servers,
         "models": [

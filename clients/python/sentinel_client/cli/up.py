@@ -25,7 +25,7 @@ from sentinel_client.cli._console import (
     require_modules,
 )
 from sentinel_client.cli._home import Home, data_option, find_home
-from sentinel_client.cli._library import Running, Wanted, read_wanted
+from sentinel_client.cli._library import Running, Wanted, read_milvus_uri, read_wanted
 from sentinel_client.cli._servers import locked_folder
 from sentinel_client.cli._supervisor import Plan, Supervisor
 from sentinel_client.cli.models import download, model_choice
@@ -129,11 +129,12 @@ def up(
     home = find_home(data, adopt=True)
     data = home.folder
     wanted = _wanted_models(data, model, revision)
+    milvus_uri = _milvus_uri(data, milvus_uri)
     more = ["--runtime", runtime] if runtime is not None else []
     embedders = [["--device", name, *more] for name in devices_for(workers, device)]
     gateway = [
         *("--host", host, "--port", str(port)),
-        *("--milvus-uri", milvus_uri or str(data / "milvus.db")),
+        *("--milvus-uri", milvus_uri or str(data / "milvus.db"), "--library-folder", str(data)),
         *("--object-store-uri", str(data / "objects")),
         *(["--insecure"] if insecure else []),
         *_reference_flags(host),
@@ -181,6 +182,18 @@ def _wanted_models(data: Path, model: str | None, revision: str | None) -> Wante
     return kept
 
 
+def _milvus_uri(data: Path, given: str | None) -> str | None:
+    """Return where the rows are; None: in the folder.
+
+    Raises:
+        Failure: --milvus-uri names another Milvus than that of `sentinel migrate`.
+    """
+    moved = read_milvus_uri(data)
+    if moved is not None and given not in (None, moved):
+        raise Failure(f"{data} is on {moved} since `sentinel migrate`: leave out --milvus-uri")
+    return moved or given
+
+
 def _free_port(wanted: int) -> int:
     """Return the port for the app; 0: any that is free.
 
@@ -205,6 +218,8 @@ def _tell(console: Console, home: Home, opens: bool, running: Running) -> None:
         metrics = escape(f"http://{server.metrics}/metrics") if server.metrics else ""
         table.add_row(f"[bold]{server.name}[/]", escape(server.address), f"[dim]{metrics}[/]")
     table.add_row("[bold]library[/]", escape(str(home.folder)), "")
+    if moved := read_milvus_uri(home.folder):
+        table.add_row("[bold]milvus[/]", escape(moved), "")
     console.print("[green]Sentinel is up.[/] Ctrl-C stops it.\n")
     console.print(table)
     if home.note:

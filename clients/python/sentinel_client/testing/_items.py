@@ -277,7 +277,7 @@ def _prepared(collection: FakeCollection, item: pb.Item, path: str) -> _Prepared
     image_digest = digest if image or reference else ""
     item_id = item.id or (digest if content is not None else "")
     _checks.check_new_id(item_id, f"{path}.id")
-    if vector is not None:
+    if vector is not None and not (content is not None and item.vector_from_model):
         digest = hashlib.sha256(data + vector.tobytes()).hexdigest()
     stored = StoredItem(item_id, digest, fields, text, image, image_digest, reference)
     return _Prepared(stored, content, vector, path)
