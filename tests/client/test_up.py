@@ -212,6 +212,7 @@ def test_the_risk_of_another_host_is_passed_on_and_tls_of_others_is_not_taken(
     told = arguments_of(logs / "embedder.log")["arguments"]
     assert told[told.index("--log-level") + 1] == "info", "`models use` needs its fingerprint"
     assert "--insecure" in arguments_of(logs / "gateway.log")["arguments"]
+    assert "--reference-places" not in arguments_of(logs / "gateway.log")["arguments"]
     assert "--insecure" not in arguments_of(logs / "embedder.log")["arguments"]
 
 
@@ -220,6 +221,8 @@ def test_several_workers_are_all_named_to_the_gateway(start: Start, tmp_path: Pa
     run = tmp_path / "sentinel-data" / "run"
     addresses = [(run / f"embedder-{n}.address").read_text().split()[0] for n in (1, 2)]
     assert (run / "workers").read_text().split() == addresses
+    told = arguments_of(tmp_path / "sentinel-data" / "logs" / "gateway.log")["arguments"]
+    assert told[told.index("--reference-places") + 1] == "file:///", "images stay where they are"
 
 
 def test_auto_starts_one_worker_for_each_gpu_on_that_gpu(
