@@ -93,7 +93,8 @@ class FileReader:
         if size > self._max_bytes:
             raise InvalidArgument(
                 "IMAGE_TOO_LARGE",
-                f"the image has more than {self._max_bytes} bytes; scale it down",
+                f"the image has more than {self._max_bytes} bytes; scale it down, or raise "
+                "--max-image-bytes here and at the gateways",
                 limit=self._max_bytes,
             )
 

@@ -79,7 +79,10 @@ class EmbedderSettings(ServerSettings):
         "show less detail. Another value is another vector space; 0: as many as published.",
     )
     max_image_bytes: int = Field(
-        16 * MIB, ge=1, le=1024 * MIB, description="Most bytes in one encoded image."
+        48 * MIB,
+        ge=1,
+        le=1024 * MIB,
+        description="Most bytes in one encoded image. Cameras' raw files have up to 60 MB.",
     )
     max_image_pixels: int = Field(
         100_000_000,

@@ -33,6 +33,7 @@ from search_server.embedders.query_cache import QueryCache
 from search_server.image_uris.fetcher import Fetcher
 from search_server.image_uris.originals import Originals
 from search_server.items.dual_write import DualWrite
+from search_server.items.item_embedder import ItemEmbedder
 from search_server.items.reader import ItemReader
 from search_server.items.writer import ItemWriter
 from search_server.milvus.move_requests import MoveRequests
@@ -107,6 +108,7 @@ async def running_gateway(
             lifecycle,
             credentials=backends.credentials,
             on_drain=draining.set,
+            leaves_at_once=True,
         )
         await server.start()
         pool, store, images = backends.pool, backends.store, backends.images
@@ -150,7 +152,7 @@ async def _backends(settings: GatewaySettings, metrics: ServerMetrics) -> AsyncI
             max_bytes=settings.max_image_bytes,
             timeout_s=settings.reference_timeout_seconds,
         )
-        fetcher = Fetcher(settings, metrics, originals)
+        fetcher = Fetcher(settings, metrics)
         stack.push_async_callback(fetcher.close)
         embeddings = QueryCache(pool, settings.query_cache_entries, metrics)
         stack.push_async_callback(embeddings.close)
@@ -182,6 +184,7 @@ class _Parts:
     backends: _Backends
     metrics: ServerMetrics
     tokens: PageTokens
+    memory: MemoryBudget
     row_memory: RowMemory
     usage: StoredUsage
     catalog: Catalog
@@ -208,6 +211,7 @@ def _parts(
         backends,
         metrics,
         _page_tokens(settings),
+        memory,
         RowMemory(memory),
         usage,
         catalog,
@@ -265,8 +269,15 @@ def _item_service(parts: _Parts) -> Service:
     settings, backends = parts.settings, parts.backends
     write_s = settings.write_timeout_seconds
     small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
-    writer = ItemWriter(
+    embedder = ItemEmbedder(
         backends.pool,
+        backends.originals,
+        parts.memory,
+        parts.metrics,
+        thumbnail_side=settings.thumbnail_side,
+    )
+    writer = ItemWriter(
+        embedder,
         backends.fetcher,
         backends.store,
         backends.images,
@@ -275,11 +286,12 @@ def _item_service(parts: _Parts) -> Service:
         usage=parts.usage,
         on_write=parts.calibrator.note_write,
         max_image_bytes=settings.max_image_bytes,
-        thumbnail_side=settings.thumbnail_side,
     )
     items = ItemService(
         writer,
-        ItemReader(backends.store, backends.images, backends.originals, parts.row_memory),
+        ItemReader(
+            backends.store, backends.images, backends.originals, parts.row_memory, parts.memory
+        ),
         parts.catalog,
         backends.pool,
         parts.tokens,

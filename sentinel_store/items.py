@@ -30,7 +30,7 @@ class Content:
     """A text or one encoded image, to be embedded.
 
     Attributes:
-        data: UTF-8, or the encoded file; empty while the image at `uri` is not fetched.
+        data: UTF-8, or the encoded file; empty while the image at `uri` is not read.
         crop: The part of the image to embed; None: all of it.
         uri: Where to fetch the image; empty if the request has its bytes.
         beside: A text to embed together with the image; empty: none.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,8 +34,11 @@ class PreparedItem:
         path: Path of the item in its request, for errors.
         digest: Hex SHA-256 of the content and of the caller's own vector; see `Row`.
         image: Hex SHA-256 of the image bytes; empty unless the content is an image.
-        content: None for an item that is a vector only.
+        content: None for an item that is a vector only. Of an image that is stored by reference,
+            the bytes are read when they are needed.
         vector: The caller's vector, float32 `[dimensions]`, L2-normalised; None: embed the content.
+        has_copy: Whether the object store has the image, although it came by reference: then the
+            item keeps the copy.
     """
 
     path: str
@@ -45,17 +48,17 @@ class PreparedItem:
     fields: Fields
     content: Content | None
     vector: FloatArray | None
+    has_copy: bool = False
+
+    @property
+    def original(self) -> str:
+        """`file` URI of an image whose bytes are read when needed; empty: they are here."""
+        return self.content.uri if self.content is not None and self.content.digest else ""
 
     @property
     def reference(self) -> str:
-        """`file` URI of an image that is stored by reference; empty: it is not."""
-        return self.content.uri if self.content is not None and self.content.digest else ""
-
-    def as_copy(self) -> PreparedItem:
-        """Return the same item, stored with a copy of its image instead of by reference."""
-        if self.content is None:
-            return self
-        return replace(self, content=replace(self.content, digest=""))
+        """As in `Row`."""
+        return "" if self.has_copy else self.original
 
     @property
     def to_embed(self) -> Content | None:
@@ -99,8 +102,11 @@ def prepare_item(
         vector = check_vector(item.vector, info, f"{path}.vector")
     if content is not None:
         _check_content(content, path, max_image_bytes)
-    data = content.data if content else b""
-    content_digest = hashlib.sha256(data).hexdigest()
+    if content is not None and content.digest:
+        content_digest, data = content.digest, content.digest.encode()
+    else:
+        data = content.data if content else b""
+        content_digest = hashlib.sha256(data).hexdigest()
     item_id = item.id or (content_digest if content else "")
     _check_id(item_id, f"{path}.id")
     digest = content_digest
@@ -141,7 +147,7 @@ def _check_content(content: Content, path: str, max_image_bytes: int) -> None:
         raise InvalidArgument(
             "IMAGE_TOO_LARGE",
             f"the image has {len(content.data)} bytes, the limit is {max_image_bytes}; "
-            "send a smaller version",
+            "scale it down, or raise the --max-image-bytes of gateways and workers",
             field=f"{path}.content.{content.part}",
             limit=max_image_bytes,
         )

@@ -50,9 +50,10 @@ class StoreSettings(BaseSettings):
         "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL). One Milvus to an object store.",
     )
     max_image_bytes: int = Field(
-        16 * 1024 * 1024,
+        48 * 1024 * 1024,
         ge=1024,
-        description="Largest encoded image, in bytes; keep it equal to the workers' limit.",
+        description="Largest encoded image, in bytes; keep it equal to the workers' limit, and "
+        "below the largest message.",
     )
     thumbnail_side: int = Field(
         256, ge=16, le=1024, description="Longest side of stored thumbnails, in pixels."

@@ -15,8 +15,8 @@ lock() { # name of the file, then what to compile
 
 echo hatchling | lock build -
 lock gateway pyproject.toml --extra gateway --extra s3
-lock worker-cpu pyproject.toml --extra embedder --extra hub --extra openvino
+lock worker-cpu pyproject.toml --extra photos --extra hub --extra openvino
 # ONNX Runtime for GPUs is another package with the same modules: it takes the place of the other one.
 echo 'onnxruntime-gpu[cuda,cudnn]>=1.27,<2' |
-  lock worker-cuda pyproject.toml - --extra embedder --extra torch --no-emit-package onnxruntime
+  lock worker-cuda pyproject.toml - --extra photos --extra torch --no-emit-package onnxruntime
 lock app pyproject.toml --extra app

@@ -1,8 +1,9 @@
 """The decoders that a worker may lack: of HEIC, AVIF and JPEG XL, and of previews in raw files.
 
-They come with the extra `photos`, except AVIF, which Pillow has nearly everywhere. A worker without
-one of them refuses its format and says what to install. Each runs in one thread: a decoder process
-is counted as one core, and the stacks and arenas of threads would count as the image's memory.
+They come with the extras `photos` and `jxl`, except AVIF, which Pillow has nearly everywhere. A
+worker without one of them refuses its format and says what to install. Each runs in one thread: a
+decoder process is counted as one core, and the stacks and arenas of threads would count as the
+image's memory.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sentinel_core.errors import InvalidArgument
 from sentinel_core.image_formats import RAW, ImageFormat
 
 _MODULES = {"HEIF": "pillow_heif", "JXL": "pillow_jxl", RAW: "rawpy"}
+_EXTRAS = {"HEIF": "photos", RAW: "photos", "JXL": "jxl"}
 OPTIONAL = frozenset({*_MODULES, "AVIF"})
 # How LibRaw says to turn a picture, as an EXIF orientation.
 _ORIENTATION_OF_FLIP = {3: 3, 5: 8, 6: 6}
@@ -73,11 +75,12 @@ def _is_installed(module: str) -> bool:
 
 def lacking(kind: ImageFormat) -> InvalidArgument:
     """Return the error of an image whose decoder this worker lacks."""
-    what = "Pillow with AVIF" if kind.name == "AVIF" else "'sentinel-retrieval[photos]'"
+    extra = _EXTRAS.get(kind.name)
+    what = f"pip install '.[{extra}]' in Sentinel's folder" if extra else "install Pillow with AVIF"
     return InvalidArgument(
         "IMAGE_FORMAT_UNSUPPORTED",
-        f"this worker has no decoder for {kind.media_type}; install {what} where the worker runs, "
-        "or send a JPEG",
+        f"this worker has no decoder for {kind.media_type}: {what} where the worker runs, or send "
+        "a JPEG",
     )
 
 

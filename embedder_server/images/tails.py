@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageFile
 
 from embedder_server.images.colours import bands
@@ -20,14 +21,20 @@ from embedder_server.images.costs import scan_headers
 
 MOST_MISSING = 0.02
 _EOI = b"\xff\xd9"
+_SOS, _DRI, _RST = 0xDA, 0xDD, 0xD0
+_NEXT_DRI = b"\xff\xdd\0\4"
 # The markers that begin a frame: SOF0 to SOF15 without DHT, JPG and DAC.
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _ALL_COEFFICIENTS = frozenset(range(64))
 # Decode at a fourth of the size to compare: less does not show the details of a last scan.
 COMPARED_SCALE = 4
-# What continues a file must fill more than may be missing. Of 16 x 16 pixels, random bytes fill
-# about 75 each time.
+# Rows of two rows of blocks then: the one in which the file ends, and one that it may change, too.
+_ROWS_OF_BLOCKS = 8
+# What continues a file must fill more than these rows. Blocks of 16 x 16 pixels take about 75
+# random bytes each.
+_BYTES_OF_BLOCKS = 75
 _REST_OF_PIXELS = 16
+_LEAST_RESTARTS = 8
 _LEAST_REST, _MOST_REST = 4096, 8 * 1024 * 1024
 _GREY, _BLACK = 128, 0
 _WEBP_PICTURES = (b"VP8 ", b"VP8L")
@@ -40,6 +47,7 @@ class _Frame(NamedTuple):
     width: int
     height: int
     components: bytes  # their numbers
+    restart_interval: int  # in blocks; 0: no restarts
 
 
 def ended_jpeg(data: bytes, decode: Callable[[bytes, int], Image.Image]) -> bytes | None:
@@ -54,23 +62,43 @@ def ended_jpeg(data: bytes, decode: Callable[[bytes, int], Image.Image]) -> byte
     if frame is None or not _has_all_scans(data, frame.components):
         return None
     detail = max(1, min(frame.width, frame.height) // COMPARED_SCALE)
-    rests = _rests(frame.width * frame.height // _REST_OF_PIXELS)
-    first, second = (decode(data + rest + _EOI, detail) for rest in rests)
+    first, second = (decode(data + rest + _EOI, detail) for rest in _rests(data, frame))
     return data + _EOI if _are_nearly_the_same(first, second) else None
 
 
 def _are_nearly_the_same(first: Image.Image, second: Image.Image) -> bool:
-    differing = sum(
-        int((some != others).reshape(*some.shape[:2], -1).any(axis=-1).sum())
-        for (_, some), (_, others) in zip(bands(first), bands(second), strict=True)
+    """Return whether two decodings of a file differ in no more than may be missing.
+
+    Files begin at the top: below the first difference, everything is missing.
+    """
+    differing = np.concatenate(
+        [
+            (some != others).reshape(*some.shape[:2], -1).any(axis=-1).sum(axis=1)
+            for (_, some), (_, others) in zip(bands(first), bands(second), strict=True)
+        ]
     )
-    return differing <= MOST_MISSING * first.width * first.height
+    top = int(np.argmax(differing > 0)) if differing.any() else first.height
+    bottom = min(first.height, top + _ROWS_OF_BLOCKS)
+    missing = int(differing[top:bottom].sum()) + (first.height - bottom) * first.width
+    return missing <= MOST_MISSING * first.width * first.height
 
 
-def _rests(size: int) -> Iterator[bytes]:
+def _rests(data: bytes, frame: _Frame) -> Iterator[bytes]:
+    """Yield two ways in which the last scan of a JPEG could go on."""
+    size = max(_LEAST_REST, min(_MOST_REST, frame.width * frame.height // _REST_OF_PIXELS))
+    # Decoders read no further than the next restart marker, so a rest needs them, too.
+    part = min(frame.restart_interval * _BYTES_OF_BLOCKS or size, _MOST_REST // _LEAST_RESTARTS)
+    scan = data.rfind(bytes((0xFF, _SOS)))
+    last = max(range(8), key=lambda number: data.rfind(bytes((0xFF, _RST + number)), scan))
+    first = last + 1 if data.find(bytes((0xFF, _RST + last)), scan) >= 0 else 0
+    count = max(_LEAST_RESTARTS, size // part) if frame.restart_interval else 1
     for seed in (1, 2):
-        rest = random.Random(seed).randbytes(min(_MOST_REST, max(_LEAST_REST, size)))
-        yield rest.replace(b"\xff", b"\0")  # no markers
+        make = random.Random(seed)
+        rest = bytearray()
+        for number in range(first, first + count):
+            rest += make.randbytes(part).replace(b"\xff", b"\0")  # no other markers
+            rest += bytes((0xFF, _RST + number % 8))
+        yield bytes(rest)
 
 
 def _has_all_scans(data: bytes, wanted: bytes) -> bool:
@@ -89,13 +117,20 @@ def _has_all_scans(data: bytes, wanted: bytes) -> bool:
 
 
 def _frame(data: bytes) -> _Frame | None:
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
+    """Return what the segments before the first scan of a JPEG say of its picture."""
+    at, interval = 2, 0
+    frame = None
+    while at + 10 <= len(data) and data[at] == 0xFF and data[at + 1] != _SOS:
         if data[at + 1] in _FRAMES:
             height, width, count = struct.unpack_from(">HHB", data, at + 5)
-            return _Frame(width, height, data[at + 10 : at + 10 + 3 * count : 3])
+            frame = _Frame(width, height, data[at + 10 : at + 10 + 3 * count : 3], 0)
+        elif data[at + 1] == _DRI:
+            interval = int.from_bytes(data[at + 4 : at + 6], "big")
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+    later = data.rfind(_NEXT_DRI, at)
+    if later >= 0:
+        interval = int.from_bytes(data[later + 4 : later + 6], "big")
+    return frame and frame._replace(restart_interval=interval)
 
 
 def whole_webp(data: bytes) -> bytes | None:

@@ -59,7 +59,9 @@ def _content_from(item: pb.Item, where: str) -> Content:
 
 def item_result_to(outcome: ItemOutcome) -> pb.ItemResult:
     """Convert the result for one item."""
-    result = pb.ItemResult(id=outcome.id, outcome=_OUTCOMES[outcome.outcome])
+    result = pb.ItemResult(
+        id=outcome.id, outcome=_OUTCOMES[outcome.outcome], truncated=outcome.truncated
+    )
     if outcome.error is not None:
         result.error.CopyFrom(to_status(outcome.error))
     return result

@@ -313,6 +313,7 @@ def _ack_to(ack: Ack) -> pb.IngestAck:
         match outcome.outcome:
             case Outcome.STORED:
                 message.stored_count += 1
+                message.truncated_count += outcome.truncated
             case Outcome.UNCHANGED:
                 message.unchanged_count += 1
             case Outcome.FAILED:

@@ -61,6 +61,7 @@ class ReindexProgress:
         total: Items in the source.
         failed: Items that cannot be embedded again.
         failures: Ids and reasons of the first 100 of them.
+        gone: How many of them are stored by reference, and their originals cannot be read.
         alias_swapped: Whether the alias points at the target.
     """
 
@@ -68,6 +69,7 @@ class ReindexProgress:
     total: int = 0
     failed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    gone: int = 0
     alias_swapped: bool = False
 
 
@@ -116,7 +118,7 @@ class ReindexCopier:
         progress.total = await self._retry(
             lambda deadline: self._store.count(self._source, "", deadline)
         )
-        differed, seen, failed, after = 0, 0, 0, ""
+        differed, seen, failed, gone, after = 0, 0, 0, 0, ""
         failures: list[tuple[str, str]] = []
         while True:
             await check()
@@ -132,6 +134,7 @@ class ReindexCopier:
                     group.create_task(self._copy_until_equal(part, wanted, present, dual_write))
             unable = [(row.id, why) for row in wanted.values() if (why := self._why_not(row))]
             failures += unable[: _MAX_FAILURES - len(failures)]
+            gone += sum(bool(wanted[item_id].reference) for item_id, _ in unable)
             differed += len(differing)
             failed += len(unable)
             seen += len(wanted)
@@ -141,7 +144,7 @@ class ReindexCopier:
                 break
             after = last
         progress.done, progress.total = seen - failed, seen
-        progress.failed, progress.failures = failed, failures
+        progress.failed, progress.failures, progress.gone = failed, failures, gone
         return differed
 
     async def _page(self, after: str) -> tuple[dict[str, Row], dict[str, Row], str | None]:

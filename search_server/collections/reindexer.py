@@ -114,7 +114,7 @@ class Reindexer:
         Raises:
             InvalidArgument: A name is invalid, or the source declares an added field, or has too
                 many fields for it.
-            NotFound: The source does not exist.
+            NotFound: The source does not exist, or many originals are gone.
             AlreadyExists: A collection has the alias's name.
             FailedPrecondition: Another reindex is in the way, or no worker serves the model.
             Unavailable: A service that it needs was unavailable for a minute.

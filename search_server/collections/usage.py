@@ -238,7 +238,7 @@ class StoredUsage:
 
 def _sizes(item: PreparedItem, info: CollectionInfo, *, is_new: bool) -> Sizes:
     # The next count adds the thumbnail of an image by reference.
-    data = 0 if item.content is None or item.reference else len(item.content.data)
+    data = 0 if item.content is None or item.original else len(item.content.data)
     fields = len(json.dumps(to_json(item.fields)))
     return {
         Quota.STORED_ITEMS: float(is_new),

@@ -17,12 +17,11 @@ from search_server.image_uris.allowlist import (
     ParsedUri,
     parse_uri,
 )
-from search_server.image_uris.originals import Originals
 from search_server.image_uris.readers import FolderReader, HttpReader, StoreReader, unavailable
 from search_server.settings import GatewaySettings
 from search_server.types.items import UnreadableItem
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import InvalidArgument, SentinelError, Unavailable
+from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.items import Content, Item
 
@@ -34,12 +33,9 @@ class Fetcher:
         self,
         settings: GatewaySettings,
         metrics: ServerMetrics,
-        originals: Originals,
         resolver: AbstractResolver | None = None,
     ) -> None:
         """Parse the allowlist; open no connection yet. Without a resolver the system's is used.
-
-        `originals` reads the images that are stored by reference.
 
         Raises:
             InvalidArgument: An entry of the list is not a valid prefix.
@@ -47,7 +43,6 @@ class Fetcher:
         """
         self._settings = settings
         self._metrics = metrics
-        self._originals = originals
         self._allowlist = Allowlist(settings.uri_places())
         self._readers: dict[AllowedPrefix, FolderReader | StoreReader] = {}
         for prefix in self._allowlist.prefixes:
@@ -67,12 +62,18 @@ class Fetcher:
     async def fetch_items(
         self, items: Sequence[Item | UnreadableItem], deadline: Deadline
     ) -> list[Item | UnreadableItem]:
-        """Return the items with their images' bytes; a failed fetch gives an UnreadableItem."""
+        """Return the items with their images' bytes; a failed fetch gives an UnreadableItem.
+
+        Images that are stored by reference are not fetched.
+        """
         fetched = list(items)
         waiting = [
             (place, item, item.content)
             for place, item in enumerate(items)
-            if isinstance(item, Item) and item.content is not None and item.content.uri
+            if isinstance(item, Item)
+            and item.content is not None
+            and item.content.uri
+            and not item.content.digest
         ]
         answers = await self.fetch([content for _, _, content in waiting], deadline)
         for (place, item, _), answer in zip(waiting, answers, strict=True):
@@ -91,8 +92,8 @@ class Fetcher:
         A failed fetch gives its error, without a field path, in place of the content.
         """
         # Fetch each URI once, however often it is named.
-        sources = list(dict.fromkeys(_source(content) for content in contents if content.uri))
-        if not sources:
+        uris = list(dict.fromkeys(content.uri for content in contents if content.uri))
+        if not uris:
             return list(contents)
         # Keep half of the time for the later stages: a host that never answers must not cost the
         # request's other items theirs.
@@ -100,21 +101,16 @@ class Fetcher:
         # All files of a request together: no more bytes than it could have sent itself.
         budget = _ByteBudget(self._settings.max_message_bytes)
         with self._metrics.stage("fetch"):
-            answers = await asyncio.gather(
-                *(self._fetch_one(*source, ends, budget) for source in sources)
-            )
-        by_source = dict(zip(sources, answers, strict=True))
+            answers = await asyncio.gather(*(self._fetch_one(uri, ends, budget) for uri in uris))
+        by_uri = dict(zip(uris, answers, strict=True))
         for answer in answers:
             outcome = answer.reason.lower() if isinstance(answer, SentinelError) else "ok"
             self._metrics.items.labels("fetch", outcome).inc()
-        return [_with_bytes(content, by_source) for content in contents]
+        return [_with_bytes(content, by_uri) for content in contents]
 
     async def _fetch_one(
-        self, text: str, digest: str, ends: float, budget: _ByteBudget
+        self, text: str, ends: float, budget: _ByteBudget
     ) -> bytes | SentinelError:
-        """Return the bytes at a URI; with a digest, of the original of an image by reference."""
-        if digest:
-            return await self._read_original(text, digest, ends, budget)
         try:
             uri = parse_uri(text)
             prefix = self._allowlist.find(uri)
@@ -132,20 +128,6 @@ class Fetcher:
         except SentinelError as error:
             return error
 
-    async def _read_original(
-        self, text: str, digest: str, ends: float, budget: _ByteBudget
-    ) -> bytes | SentinelError:
-        try:
-            async with asyncio.timeout_at(ends):
-                budget.spend(0)
-                data = await self._originals.read(text, digest)
-                budget.spend(len(data))
-                return data
-        except TimeoutError:
-            return Unavailable("URI_UNAVAILABLE", "reading the originals took too long; try again")
-        except SentinelError as error:
-            return error
-
     async def _read(self, prefix: AllowedPrefix, uri: ParsedUri) -> bytes:
         most = self._settings.max_image_bytes
         if isinstance(uri, HttpUri):
@@ -159,16 +141,12 @@ class Fetcher:
         await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
 
-def _source(content: Content) -> tuple[str, str]:
-    return content.uri, content.digest
-
-
 def _with_bytes(
-    content: Content, by_source: dict[tuple[str, str], bytes | SentinelError]
+    content: Content, by_uri: dict[str, bytes | SentinelError]
 ) -> Content | SentinelError:
     if not content.uri:
         return content
-    answer = by_source[_source(content)]
+    answer = by_uri[content.uri]
     return answer if isinstance(answer, SentinelError) else replace(content, data=answer)
 
 

@@ -11,22 +11,22 @@ import asyncio
 import errno
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from os import fsdecode
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from os import fsdecode, fsencode
 from typing import TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from search_server.image_uris.allowlist import Allowlist, ParsedUri
 from search_server.image_uris.readers import FolderReader
+from sentinel_core.calls import Deadline, together
 from sentinel_core.errors import InvalidArgument, NotFound, SentinelError, Unavailable
+from sentinel_core.memory import MemoryBudget
 
 T = TypeVar("T")
 
 # Paths of 4,096 bytes, percent-encoded.
 _MAX_URI_CHARS = 3 * 4_096
-# Of the URI in an error: gRPC sends at most 8 kB beside messages.
-_MAX_SHOWN_CHARS = 2_000
 _AT_ONCE = 16
 # Reads that never end, for example of a network drive that is gone, keep their threads.
 _MOST_STUCK = 64
@@ -84,8 +84,28 @@ class Originals:
                 cause = error.__cause__
                 if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
                     raise _unavailable(parsed, cause.strerror or type(cause).__name__) from error
-                raise _gone(parsed, uri) from error
-        raise _gone(parsed, uri)
+                raise _gone(parsed) from error
+        raise _gone(parsed)
+
+    @asynccontextmanager
+    async def held(
+        self, wanted: Sequence[tuple[str, str]], memory: MemoryBudget, deadline: Deadline
+    ) -> AsyncIterator[list[bytes | SentinelError]]:
+        """Read several files, given as for `read`; hold memory for their bytes in the block.
+
+        A file that cannot be read gives its error. Raises ResourceExhausted without memory.
+        """
+        most = min(len(wanted) * self.max_bytes, memory.largest)
+        async with memory.share(most, deadline) as share:
+            found = await together([self._read_or_error(*one) for one in wanted])
+            share.resize(sum(len(one) for one in found if isinstance(one, bytes)))
+            yield found
+
+    async def _read_or_error(self, uri: str, digest: str) -> bytes | SentinelError:
+        try:
+            return await self.read(uri, digest)
+        except SentinelError as error:
+            return error
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         """Run a call that may never end in a thread that no shutdown waits for."""
@@ -147,12 +167,12 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _gone(parsed: ParsedUri, uri: str) -> NotFound:
+def _gone(parsed: ParsedUri) -> NotFound:
     return NotFound(
         "ORIGINAL_GONE",
         f"the original of the image is gone: {_path(parsed)} is not there, cannot be read, or has "
         "other content than the item; index its folder again, or delete the item",
-        uri=uri[:_MAX_SHOWN_CHARS],
+        uri="file:///" + "/".join(quote(fsencode(segment), safe="") for segment in parsed.path),
     )
 
 

@@ -53,7 +53,8 @@ def too_large(uri: ParsedUri, max_bytes: int) -> InvalidArgument:
     """Return the error for a file of more than `max_bytes`."""
     return InvalidArgument(
         "IMAGE_TOO_LARGE",
-        f"the file at {uri.printable} has more than {max_bytes} bytes; use a smaller version",
+        f"the file at {uri.printable} has more than {max_bytes} bytes; use a smaller version, "
+        "or raise the --max-image-bytes of gateways and workers",
         limit=max_bytes,
     )
 

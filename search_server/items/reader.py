@@ -21,8 +21,9 @@ from search_server.types.items import (
 from search_server.types.message_sizes import message_bytes
 from search_server.types.queries import Filter
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import NotFound
+from sentinel_core.errors import NotFound, SentinelError
 from sentinel_core.image_formats import image_format
+from sentinel_core.memory import MemoryBudget
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.milvus import schema
@@ -53,11 +54,13 @@ class ItemReader:
         images: ImageStore,
         originals: Originals,
         row_memory: RowMemory,
+        memory: MemoryBudget,
     ) -> None:
         self._store = store
         self._images = images
         self._originals = originals
         self._row_memory = row_memory
+        self._memory = memory
 
     async def get(
         self,
@@ -171,9 +174,10 @@ class ItemReader:
         if not rows[0].image:
             raise NotFound("IMAGE_NOT_FOUND", "the item has no image, only text or a vector")
         if rows[0].reference:
-            async with self._row_memory.share_of(self._originals.max_bytes, deadline) as share:
-                whole = await self._originals.read(rows[0].reference, rows[0].image)
-                share.resize(len(whole))
+            wanted = [(rows[0].reference, rows[0].image)]
+            async with self._originals.held(wanted, self._memory, deadline) as [whole]:
+                if isinstance(whole, SentinelError):
+                    raise whole
                 for start in range(0, len(whole), _CHUNK_BYTES):
                     part = whole[start : start + _CHUNK_BYTES]
                     yield _chunk(part, start, len(whole))

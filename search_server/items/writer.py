@@ -8,24 +8,23 @@ Of an image that is stored by reference, only the thumbnail is stored; the row h
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from search_server.collections.usage import StoredUsage
-from search_server.embedders.pool import EmbedderPool
 from search_server.image_uris.fetcher import Fetcher
 from search_server.items.dual_write import DualWrite, check_writable, vector_only_error
+from search_server.items.item_embedder import ItemEmbedder
 from search_server.milvus import filters
 from search_server.milvus.search_store import SearchStore
-from search_server.types.embeddings import EmbeddedItem, EmbedOptions, placed
+from search_server.types.embeddings import placed
 from search_server.types.items import ItemOutcome, Outcome, Selector, UnreadableItem
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import InvalidArgument, ResourceExhausted, SentinelError
+from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo, keeps_vectors
 from sentinel_store.images.image_store import ImageStore
-from sentinel_store.items import Content, Item, Row
+from sentinel_store.items import Item, Row
 from sentinel_store.prepared_item import PreparedItem, prepare_item
 from sentinel_store.values import FloatArray
 
@@ -56,13 +55,26 @@ class _StoredBefore:
         unchanged: Ids of items that are stored exactly as they are.
         vectors: By id, the vectors of items whose content is stored, but with other fields, or by
             another reference.
-        to_copy: Ids of those among `vectors` whose image was stored by reference and now is not.
+        moved: Ids of those among `vectors` whose image has another reference, or none any more.
     """
 
     ids: frozenset[str] = frozenset()
     unchanged: frozenset[str] = frozenset()
     vectors: Mapping[str, FloatArray | None] = field(default_factory=dict)
-    to_copy: frozenset[str] = frozenset()
+    moved: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What happened to a batch in one collection: ids of items, and errors by id.
+
+    Attributes:
+        truncated: Of texts of which the model read only the beginning.
+    """
+
+    unchanged: frozenset[str] = frozenset()
+    truncated: frozenset[str] = frozenset()
+    failed: dict[str, SentinelError] = field(default_factory=dict)
 
 
 class ItemWriter:
@@ -70,7 +82,7 @@ class ItemWriter:
 
     def __init__(
         self,
-        pool: EmbedderPool,
+        embedder: ItemEmbedder,
         fetcher: Fetcher,
         store: SearchStore,
         images: ImageStore,
@@ -80,9 +92,8 @@ class ItemWriter:
         usage: StoredUsage,
         on_write: Callable[[CollectionInfo], None],
         max_image_bytes: int,
-        thumbnail_side: int,
     ) -> None:
-        self._pool = pool
+        self._embedder = embedder
         self._fetcher = fetcher
         self._store = store
         self._images = images
@@ -91,7 +102,6 @@ class ItemWriter:
         self._usage = usage
         self._on_write = on_write
         self._max_image_bytes = max_image_bytes
-        self._thumbnail_side = thumbnail_side
 
     async def upsert(
         self, info: CollectionInfo, items: Sequence[Item | UnreadableItem], deadline: Deadline
@@ -106,7 +116,10 @@ class ItemWriter:
     async def prepare(
         self, info: CollectionInfo, items: Sequence[Item | UnreadableItem], deadline: Deadline
     ) -> PreparedBatch:
-        """Fetch images that are named by URI, check every item and hash its content."""
+        """Fetch images that are named by URI, check every item and hash its content.
+
+        Images that are stored by reference are not read yet.
+        """
         fetched = await self._fetcher.fetch_items(items, deadline)
         return await asyncio.to_thread(self._prepared, info, fetched)
 
@@ -147,8 +160,8 @@ class ItemWriter:
         if target := await self._dual_write.next_target(info, {info.name}, deadline):
             failed = _vector_only_errors(info, target, batch.items)
         items = {key: item for key, item in batch.items.items() if key not in failed}
-        unchanged, errors = await self._write(info, items, deadline, retry_full_queues)
-        failed |= errors
+        written = await self._write(info, items, deadline, retry_full_queues)
+        failed |= written.failed
         batch.items.update(items)
         reached = {info.name}
         # During a reindex, also write to the target.
@@ -168,8 +181,10 @@ class ItemWriter:
             if error is not None:
                 outcomes[position] = ItemOutcome(item_id, Outcome.FAILED, _placed(error, item))
             else:
-                kind = Outcome.UNCHANGED if item_id in unchanged else Outcome.STORED
-                outcomes[position] = ItemOutcome(item_id, kind, digest=item.digest)
+                kind = Outcome.UNCHANGED if item_id in written.unchanged else Outcome.STORED
+                outcomes[position] = ItemOutcome(
+                    item_id, kind, digest=item.digest, truncated=item_id in written.truncated
+                )
         for outcome in outcomes.values():
             label = outcome.error.reason.lower() if outcome.error else str(outcome.outcome)
             self._metrics.items.labels("upsert", label).inc()
@@ -192,8 +207,7 @@ class ItemWriter:
             for item_id, item in items.items()
         }
         if keeps_vectors(info, other):
-            _, errors = await self._write(other, kept, deadline, retry_full_queues)
-            return errors
+            return (await self._write(other, kept, deadline, retry_full_queues)).failed
         failed = _vector_only_errors(info, other, kept)
         # Without the callers' vectors, which belong to the other model.
         contents = [
@@ -203,8 +217,12 @@ class ItemWriter:
         ]
         batch = self._prepared(other, contents)
         failed |= {item.id: item.error for item in batch.failed.values()}
-        _, errors = await self._write(other, batch.items, deadline, retry_full_queues)
-        return failed | errors
+        prepared = {
+            item_id: replace(item, has_copy=items[item_id].has_copy)
+            for item_id, item in batch.items.items()
+        }
+        written = await self._write(other, prepared, deadline, retry_full_queues)
+        return failed | written.failed
 
     async def _write(
         self,
@@ -212,24 +230,27 @@ class ItemWriter:
         items: dict[str, PreparedItem],
         deadline: Deadline,
         retry_full_queues: bool,
-    ) -> tuple[frozenset[str], dict[str, SentinelError]]:
+    ) -> _Written:
         """Write prepared items to one collection: look up, embed, store images, store rows.
 
-        Returns the ids of unchanged items, and the errors of failed ones by id. In `items` it
-        replaces those by reference of whose image there is a copy already: they keep it.
+        In `items` it marks those by reference of whose image there is a copy already.
         """
         if not items:
-            return frozenset(), {}
+            return _Written()
         before = await self._stored_before(info, items, deadline)
         new = [
             item
             for item_id, item in items.items()
             if item_id not in before.unchanged and item_id not in before.vectors
         ]
-        copied = [items[item_id] for item_id in before.to_copy]
-        async with self._usage.adding(info, [*new, *copied], before.ids, deadline) as failed:
-            new = [item for item in new if item.id not in failed]
-            embedded = await self._embed(info, new, deadline, retry_full_queues)
+        moved = [items[item_id] for item_id in before.moved]
+        copied = [item for item in moved if not item.reference]
+        async with self._usage.adding(info, [*new, *copied], before.ids, deadline) as refused:
+            new = [item for item in new if item.id not in refused]
+            failed = refused | await self._embedder.check_originals(moved, deadline)
+            embedded = await self._embedder.embed(
+                info, new, deadline, retry_full_queues=retry_full_queues
+            )
             known = {one: vector for one, vector in before.vectors.items() if one not in failed}
             rows = [items[item_id].row(vector) for item_id, vector in known.items()]
             # Their thumbnails are stored.
@@ -243,7 +264,8 @@ class ItemWriter:
                 if result is not None and item.image:
                     images.append(_files(item, result.thumbnail))
             await self._store_rows(info, rows, images, deadline)
-        return before.unchanged, failed
+        truncated = frozenset(key for key, result in embedded.items() if result.truncated)
+        return _Written(before.unchanged, truncated, failed)
 
     async def _store_rows(
         self,
@@ -276,46 +298,8 @@ class ItemWriter:
         # Compare again: another caller may have written between the two reads.
         same_content = [row for row in rows if row.digest == items[row.id].digest]
         vectors = {row.id: row.vector for row in same_content}
-        to_copy = {row.id for row in same_content if row.reference and not items[row.id].reference}
-        return _StoredBefore(ids, unchanged, vectors, frozenset(to_copy))
-
-    async def _embed(
-        self,
-        info: CollectionInfo,
-        items: Sequence[PreparedItem],
-        deadline: Deadline,
-        retry_full_queues: bool,
-    ) -> dict[str, EmbeddedItem]:
-        """Return the workers' results by id, for the items that a worker has to see."""
-        ids, contents = list[str](), list[Content]()
-        for item in items:
-            if item.to_embed is not None:
-                ids.append(item.id)
-                contents.append(item.to_embed)
-        if not contents:
-            return {}
-        self._metrics.batch_size.labels("embed").observe(len(contents))
-        with self._metrics.stage("embed"):
-            while True:
-                try:
-                    answer = await self._pool.embed(
-                        contents,
-                        fingerprint=info.model.fingerprint,
-                        deadline=deadline,
-                        options=EmbedOptions(
-                            bulk=True,
-                            thumbnail_side=self._thumbnail_side,
-                            dimensions=info.requested_dimensions,
-                        ),
-                    )
-                except ResourceExhausted as error:
-                    wait_s = error.retry_after_s
-                    if not retry_full_queues or wait_s is None or wait_s >= deadline.remaining():
-                        raise
-                    # Not all batches that wait at once.
-                    await asyncio.sleep(wait_s * random.uniform(1.0, 1.25))
-                else:
-                    return dict(zip(ids, answer.items, strict=True))
+        moved = {row.id for row in same_content if row.reference != items[row.id].reference}
+        return _StoredBefore(ids, unchanged, vectors, frozenset(moved))
 
     async def count(self, info: CollectionInfo, selector: Selector, deadline: Deadline) -> int:
         """Return how many items are selected."""
@@ -368,18 +352,18 @@ def _is_equal(row: Row, item: PreparedItem) -> bool:
 def _keeping_copies(
     rows: Sequence[Row], items: Mapping[str, PreparedItem]
 ) -> dict[str, PreparedItem]:
-    """Return, as copies, the items by reference of whose image a row has a copy: it stays."""
+    """Return the items by reference of whose image a row has a copy, marked so that it stays."""
     found = ((row, items[row.id]) for row in rows)
     return {
-        row.id: item.as_copy()
+        row.id: replace(item, has_copy=True)
         for row, item in found
-        if item.reference and not row.reference and row.image == item.image
+        if item.original and not row.reference and row.image == item.image
     }
 
 
 def _files(item: PreparedItem, thumbnail: bytes) -> tuple[str, bytes, bytes]:
     """Return the digest of an item's image, and what to store of the image and its thumbnail."""
-    data = b"" if item.content is None or item.reference else item.content.data
+    data = b"" if item.content is None or item.original else item.content.data
     return item.image, data, thumbnail
 
 

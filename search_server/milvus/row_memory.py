@@ -45,11 +45,7 @@ class RowMemory:
         if collection.storage.rescore:  # the vectors of its candidates
             vector_bytes = bytes_stored(collection.dimensions, collection.storage)
             row_bytes += CANDIDATES_PER_HIT * vector_bytes
-        return self.share_of(_COPIES * rows * row_bytes, deadline)
-
-    def share_of(self, size: int, deadline: Deadline) -> Share:
-        """Return a share of `size` bytes, or of as many as one share may have."""
-        size = min(size, self._memory.largest)
+        size = min(_COPIES * rows * row_bytes, self._memory.largest)
         return self._memory.share(size, Deadline.within(min(_WAIT_S, deadline.remaining())))
 
     def fetched(self, share: Share) -> None:

@@ -33,12 +33,14 @@ class ItemOutcome:
     Attributes:
         error: Set only with FAILED.
         digest: As in `Row`; empty with FAILED.
+        truncated: With STORED: whether the model read only the beginning of the text.
     """
 
     id: str
     outcome: Outcome
     error: SentinelError | None = None
     digest: str = ""
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ def test_a_decoder_that_does_not_end_is_killed_and_holds_up_nobody(
 def test_the_process_itself_has_limits() -> None:
     code = (
         "import resource; from sentinel_app import preview_process as p; p._limit_process();"
-        "print(*(resource.getrlimit(n)[1] for n in (resource.RLIMIT_CPU, resource.RLIMIT_AS)))"
+        "print(*(resource.getrlimit(n)[0] for n in (resource.RLIMIT_CPU, resource.RLIMIT_AS)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     cpu, space = map(int, done.stdout.split())

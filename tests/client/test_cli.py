@@ -126,7 +126,7 @@ def test_a_short_id_of_the_table_works_for_like(gateway_with_hits: FakeGateway) 
         ("year < 1970-01-02T00:00:00+00:00", "LESS", {"int_value": "86400"}),
         ("ratio!=0.5", "NOT_EQUAL", {"double_value": 0.5}),
         ("raw=yes", "EQUAL", {"bool_value": True}),
-        ("tags=sea", "LIST_CONTAINS", {"string_value": "sea"}),
+        ("tags=sea", "CONTAINS", {"string_value": "sea"}),
     ],
 )
 def test_where_reads_values_as_the_declared_type(

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from sentinel_client import ImageUri
 from sentinel_client.cli import _importer, _journal, main
 from sentinel_client.cli._journal import Journal, Reading
+from sentinel_client.cli._references import References
 from sentinel_client.importers import ImportItem
 from sentinel_core import errors as core
 from tests.client.fake_gateway import FakeGateway
 
 
-def index(gateway: FakeGateway, *arguments: object) -> Result:
-    return CliRunner().invoke(main, ["--address", gateway.address, "index", *map(str, arguments)])
+def index(gateway: FakeGateway, *arguments: object, how: tuple[str, ...] = ("--copy",)) -> Result:
+    command = ["--address", gateway.address, "index", *how, *map(str, arguments)]
+    return CliRunner().invoke(main, command)
 
 
 @pytest.fixture
@@ -211,3 +214,50 @@ def test_the_journal_forgets_a_file_that_changed_and_skips_one_just_written(tmp_
     journal.remember([(old, Reading("aa", {"camera": "C"})), (fresh, Reading("bb", {}))])
     assert journal.known([old, changed, fresh]) == [("aa", {"camera": "C"}), None, None]
     journal.close()
+
+
+def tried(gateway: FakeGateway) -> int:
+    """Return how many items came by reference."""
+    return sum(one.by_reference for batch in gateway.calls["IngestBatch"] for one in batch.items)
+
+
+def test_what_the_gateway_may_not_read_is_copied_and_the_rest_is_not_tried(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.jpg").write_bytes(f"{number}".encode())
+    result = index(gateway, tmp_path, how=())
+    assert (result.exit_code, "300 stored" in result.stdout) == (0, True)
+    assert 0 < tried(gateway) < 200  # those that were on their way
+    assert f"Stored {tried(gateway)} pictures as copies" in " ".join(result.stderr.split())
+    assert all(gateway.images.values())
+    assert "300 unchanged" in index(gateway, tmp_path, how=()).stdout
+
+
+def test_files_that_the_gateway_does_not_find_are_copied(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    """Those of the client, where the gateway runs in a container with its own files."""
+    gateway.reference_error = core.NotFound("ORIGINAL_GONE", "there is no such file")
+    for number in range(300):
+        (tmp_path / f"{number}.jpg").write_bytes(f"{number}".encode())
+    result = index(gateway, tmp_path, how=())
+    assert (result.exit_code, "300 stored" in result.stdout) == (0, True)
+    assert 16 <= tried(gateway) < 200
+    assert all(gateway.images.values())
+
+
+def test_who_asks_for_references_gets_no_copies(gateway: FakeGateway, pictures: Path) -> None:
+    result = index(gateway, pictures, how=("--by-reference",))
+    assert (result.exit_code, "2 failed" in result.stdout) == (1, True)
+    assert "send the bytes" in result.stderr
+    assert not gateway.items
+
+
+def test_nothing_is_tried_for_a_gateway_elsewhere() -> None:
+    for address in ("gateway.example:50050", "10.0.0.7:50050", "dns://10.0.0.7/localhost:50050"):
+        assert not References(None, address).covers(Path("a.jpg"))
+        assert References(True, address).covers(Path("a.jpg"))
+    for address in ("localhost:50050", "127.0.0.1:50050", "[::1]:50050", "unix:/run/gateway"):
+        assert References(None, address).covers(Path("a.jpg"))
+        assert not References(None, address).covers(ImageUri("https://a/b.jpg"))

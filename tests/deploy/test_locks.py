@@ -16,8 +16,8 @@ from tests.deploy import files
 LOCKS = {
     "build": [],
     "gateway": ["gateway", "s3"],
-    "worker-cpu": ["embedder", "hub", "openvino"],
-    "worker-cuda": ["embedder", "torch"],
+    "worker-cpu": ["photos", "hub", "openvino"],
+    "worker-cuda": ["photos", "torch"],
     "app": ["app"],
 }
 # Packages that stand in for others with the same modules.

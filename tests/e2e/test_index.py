@@ -20,10 +20,11 @@ from PIL import Image
 
 from sentinel_client import FieldSchema, FieldType, Item, SentinelClient
 from sentinel_client.cli import _importer, _journal, main
-from sentinel_client.cli._journal import Journal, Reading
+from sentinel_client.cli._journal import Journal, Reading, read_item
 from sentinel_client.importers import ImportItem
 from tests import processes
 from tests.e2e.laptop import SENTINEL
+from tests.embedder_server import raw_files
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -139,9 +140,13 @@ def test_on_a_terminal_it_asks(album: Album, answer: bytes, left: int) -> None:
         (album.root / f"{number:02d}.jpg").unlink()
     ours, theirs = pty.openpty()
     os.write(ours, answer)
-    command = [SENTINEL, "--address", album.address, "index", album.root, "-c", album.collection]
+    command = [SENTINEL, "--address", album.address, "index", album.root]
     result = subprocess.run(
-        [*command, "--prune"], stdin=theirs, capture_output=True, text=True, check=False
+        [*command, "-c", album.collection, "--prune"],
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     os.close(ours)
     os.close(theirs)
@@ -227,8 +232,6 @@ def test_a_file_that_cannot_be_read_keeps_its_item(
 def test_a_file_that_changes_while_it_is_read(
     album: Album, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_item = _importer.read_item
-
     def read_and_change(item: ImportItem) -> Reading:
         reading = read_item(item)
         if item.key.endswith("new.jpg"):
@@ -371,3 +374,42 @@ def test_metadata_alone_changes_the_row_and_embeds_nothing(
     assert "rating" not in album.items()[sha(picture(0))].fields
     after = processes.metric(default_worker.metrics_address, "sentinel_embedder_items_total")
     assert before == after > 0
+
+
+def test_formats_of_phones_and_cameras(album: Album) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    image = Image.effect_mandelbrot((320, 200), (-2, -1.2, 1, 1.2), 50).convert("RGB")
+    for name, kind in (
+        ("a.HEIC", "HEIF"),
+        ("b.avif", "AVIF"),
+        ("c.jfif", "JPEG"),
+        ("d.jpe", "JPEG"),
+    ):
+        exif = Image.Exif()
+        exif[0x0110] = f"Phone {name}"
+        image.save(album.root / name, kind, exif=exif.tobytes())
+    jpeg = BytesIO()
+    image.save(jpeg, "JPEG")
+    raw = raw_files.nef(jpeg.getvalue(), orientation=6)
+    (album.root / "e.NEF").write_bytes(raw)
+    (album.root / "f.cr2").write_bytes(b"II*\0 damaged")
+    result = album.index()
+    assert "5 stored, 20 unchanged, 1 failed" in result.stdout, result.output
+    assert "f.cr2: cannot be read: no preview could be read from this RAW file" in result.stderr
+    items = {Path(str(one.fields["path"])).name: one for one in album.items().values()}
+    assert items["a.HEIC"].fields["camera"] == "Phone a.HEIC"
+    assert (items["a.HEIC"].fields["width"], items["a.HEIC"].fields["height"]) == (320, 200)
+    assert items["e.NEF"].id == sha(raw)
+    assert items["e.NEF"].fields["camera"] == "NIKON D90"
+    stored = album.client.get_items(
+        [sha(raw)], collection=album.collection, include_thumbnails=True
+    )
+    with Image.open(BytesIO(stored.items[0].thumbnail), formats=["WEBP"]) as thumbnail:
+        assert thumbnail.height > thumbnail.width
+    assert "0 stored, 25 unchanged, 1 failed" in album.index().stdout
+
+
+def test_a_file_without_an_ending_is_a_picture_if_it_is_named(album: Album) -> None:
+    (album.root / "noending").write_bytes(picture(500))
+    assert "20 unchanged, 0 failed" in album.index().stdout
+    assert "1 stored, 0 unchanged" in album.index(roots=(album.root / "noending",)).stdout

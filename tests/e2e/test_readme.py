@@ -279,7 +279,7 @@ class Clone:
         if UP in block.text:
             return processes.is_serving(self._environment["SENTINEL_ADDRESS"])
         try:
-            url = f"http://127.0.0.1:{self._ports['app']}/_stcore/health"
+            url = f"http://127.0.0.1:{self._ports['app']}/health"
             with urllib.request.urlopen(url, timeout=5) as answer:
                 return bool(answer.status == 200)
         except OSError:

@@ -14,8 +14,8 @@ _MAKE, _MODEL, _STRIP, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_BYTES = (
 )  # fmt: skip
 _SUB_IFDS, _JPEG, _JPEG_BYTES = 330, 513, 514
 _CFA_SIZE, _CFA_PATTERN, _DNG_VERSION, _DNG_MODEL = 33421, 33422, 50706, 50708
-_CFA, _YCBCR, _PLAIN, _OLD_JPEG, _NEW_JPEG = 32803, 6, 1, 6, 7
-_SONY, _NIKON = 32767, 34713
+_CFA, _YCBCR, _RGB = 32803, 6, 2
+_PLAIN, _OLD_JPEG, _NEW_JPEG = 1, 6, 7
 _PREVIEW = 1
 
 Tags = Mapping[int, tuple[int, Sequence[int]]]
@@ -73,8 +73,14 @@ def _sensor(tiff: _Tiff, compression: int = _PLAIN) -> dict[int, tuple[int, Sequ
     }
 
 
-def dng(preview: bytes | None, size: tuple[int, int] = (0, 0), orientation: int = 1) -> bytes:
-    """A DNG; without a preview the sensor's picture comes first."""
+def dng(
+    preview: bytes | None,
+    size: tuple[int, int] = (0, 0),
+    orientation: int = 1,
+    *,
+    plain: bool = False,
+) -> bytes:
+    """A DNG with a preview as a JPEG, or as plain pixels; without one the sensor's comes first."""
     tiff = _Tiff()
     own = {
         _MAKE: text("Acme"),
@@ -93,8 +99,8 @@ def dng(preview: bytes | None, size: tuple[int, int] = (0, 0), orientation: int 
                 _WIDTH: (LONG, [size[0]]),
                 _HEIGHT: (LONG, [size[1]]),
                 _BITS: (SHORT, [8, 8, 8]),
-                _COMPRESSION: (SHORT, [_NEW_JPEG]),
-                _PHOTOMETRIC: (SHORT, [_YCBCR]),
+                _COMPRESSION: (SHORT, [_PLAIN if plain else _NEW_JPEG]),
+                _PHOTOMETRIC: (SHORT, [_RGB if plain else _YCBCR]),
                 _STRIP: (LONG, [tiff.add(preview)]),
                 _SAMPLES: (SHORT, [3]),
                 _ROWS: (LONG, [size[1]]),
@@ -124,7 +130,7 @@ def _with_jpeg_ifd(
                 _HEIGHT: (LONG, [12]),
                 _BITS: (SHORT, [8, 8, 8]),
                 _COMPRESSION: (SHORT, [_PLAIN]),
-                _PHOTOMETRIC: (SHORT, [2]),
+                _PHOTOMETRIC: (SHORT, [_RGB]),
                 _STRIP: (LONG, [thumb]),
                 _SAMPLES: (SHORT, [3]),
                 _ROWS: (LONG, [12]),
@@ -139,7 +145,7 @@ def _with_jpeg_ifd(
 
 
 def nef(preview: bytes, orientation: int = 1) -> bytes:
-    return _with_jpeg_ifd("NIKON CORPORATION", "NIKON D90", preview, orientation, _PLAIN)
+    return _with_jpeg_ifd("NIKON CORPORATION", "NIKON Z 99", preview, orientation, _PLAIN)
 
 
 def arw(preview: bytes, orientation: int = 1) -> bytes:

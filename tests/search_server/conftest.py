@@ -164,6 +164,7 @@ def gateways(
             if milvus_uri not in started:
                 folder = tmp_path_factory.mktemp("gateway")
                 flags = processes.gateway_flags(folder, milvus_uri, worker.address)
+                flags += ["--reference-places", "file:///"]
                 secret = {"SENTINEL_GATEWAY_PAGE_TOKEN_SECRET": PAGE_TOKEN_SECRET}
                 started[milvus_uri] = stack.enter_context(
                     processes.running(folder, "search_server", *flags, environment=secret)

@@ -328,7 +328,8 @@ class IngestJob:
         if results:
             items, outcomes, known = zip(*results, strict=True)
             failures = {index: one for index, one in enumerate(outcomes) if one is not None}
-            done = IngestAck(items, ack.stored_count, ack.unchanged_count, failures, known)
+            counts = ack.stored_count, ack.unchanged_count
+            done = IngestAck(items, *counts, failures, known, ack.truncated_count)
             self._state.acks.append((done, batch.size))
             self._state.unread_bytes += batch.size
             self._change.notify()

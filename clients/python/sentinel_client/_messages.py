@@ -110,6 +110,9 @@ def item_to_proto(item: _types.Item, image: LoadedImage | None) -> item_pb.Item:
     for name, value in item.fields.items():
         with _named(f"fields[{name}]", "FIELD_TYPE"):
             message.fields[name].CopyFrom(_item_field(value))
+    if item.by_reference:
+        message.by_reference = True
+        message.digest = item.digest
     return message
 
 
@@ -146,6 +149,7 @@ def item_from_proto(message: item_pb.Item) -> _types.Item:
         image_uri=message.image_uri,
         thumbnail=message.thumbnail,
         digest=message.digest,
+        by_reference=message.by_reference,
     )
 
 
@@ -153,7 +157,7 @@ def item_result_from_proto(message: item_pb.ItemResult) -> _types.ItemResult:
     """Convert the result of an upsert; an unknown outcome counts as a failure."""
     outcome = _OUTCOMES.get(message.outcome, _types.Outcome.FAILED)
     error = _errors.from_status(message.error) if outcome is _types.Outcome.FAILED else None
-    return _types.ItemResult(message.id, outcome, error)
+    return _types.ItemResult(message.id, outcome, error, message.truncated)
 
 
 def model_to_proto(model: _types.ModelVersion | None) -> content_pb2.ModelVersion | None:

@@ -268,10 +268,16 @@ class Item:
         vector: A vector of the collection's space to store instead of embedding; in `get_items`
             on request.
         fields: Values of declared fields.
-        image_uri: From the server: URI of the image in the gateway's object store.
+        image_uri: From the server: URI of the image in the gateway's object store; with
+            `by_reference`, of the original file.
         thumbnail: From the server, on request: WebP.
         digest: From the server: hex SHA-256 of the image or text; with a caller's vector, a hash
-            of both.
+            of both. To the server, with `by_reference` only: that of the file; empty: it is
+            computed from the file at the path `image`.
+        by_reference: Leave the image where it is: the gateway stores its thumbnail and its
+            location, no copy, and reads the file when it needs it. `image` is a path on the
+            machine of the gateway, whose settings must allow it, or an `ImageUri` of scheme `file`
+            with a `digest`. From the server: whether it is stored so.
     """
 
     id: str = ""
@@ -282,6 +288,7 @@ class Item:
     image_uri: str = ""
     thumbnail: bytes = field(default=b"", repr=False)
     digest: str = field(default="", repr=False)
+    by_reference: bool = False
 
 
 class Outcome(enum.Enum):
@@ -294,11 +301,17 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """The result for one item; `error` is set if and only if it failed."""
+    """The result for one item.
+
+    Attributes:
+        error: Set if and only if it failed.
+        truncated: Whether it is a text, stored now, of which the model read only the beginning.
+    """
 
     id: str
     outcome: Outcome
     error: SentinelError | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +324,7 @@ class IngestAck:
         unchanged_count: How many were stored before.
         failures: Errors of the failed items, by index in `items`.
         digests: `Item.digest` of each item, in order; empty for a failed one.
+        truncated_count: Of how many stored texts the model read only the beginning.
     """
 
     items: tuple[Item, ...]
@@ -318,6 +332,7 @@ class IngestAck:
     unchanged_count: int = 0
     failures: Mapping[int, SentinelError] = field(default_factory=dict)
     digests: tuple[str, ...] = field(default=(), repr=False)
+    truncated_count: int = 0
 
     @property
     def failed_items(self) -> list[tuple[Item, SentinelError]]:
@@ -339,6 +354,20 @@ class FoundItems:
 
     items: tuple[Item, ...]
     missing_ids: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPage:
+    """One page of stored items; `next_page_token` is empty on the last page."""
+
+    items: tuple[Item, ...]
+    next_page_token: str = ""
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)

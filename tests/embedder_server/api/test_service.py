@@ -160,7 +160,7 @@ async def test_get_model(stub: pb_grpc.EmbeddingServiceStub, model: FakeModel) -
         assert (answer.dimensions, answer.max_text_tokens, answer.image_size) == (16, 32, 32)
         assert (answer.runtime, answer.device, answer.dtype) == ("numpy", "cpu", "float32")
         assert answer.limits.max_contents_per_request == 256
-        assert answer.limits.max_image_bytes == 16 * 1024 * 1024
+        assert answer.limits.max_image_bytes == 48 * 1024 * 1024
         assert answer.limits.max_queue_items == 1024
         assert answer.limits.max_stream_items == 256
         assert list(answer.supported_dimensions) == [16]

@@ -5,14 +5,18 @@ Vectors of callers and items that are a vector only show that none is made anew.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
+from sentinel.search.v1 import collection_service_pb2 as pb
 from sentinel_client import (
     F,
     FieldSchema,
@@ -23,8 +27,13 @@ from sentinel_client import (
     Outcome,
     SentinelClient,
 )
+from sentinel_client._messages import field_schema_to_proto
+from sentinel_client.cli import main
+from sentinel_client.importers import PHOTO_FIELDS
 from tests import photos, processes
 from tests.search_server.collections.test_reindex import FAKE, OLD, uri_for
+from tests.search_server.conftest import connect
+from tests.waiting import until
 
 OLD_FIELDS = [
     FieldSchema("path", FieldType.STRING, indexed=True),
@@ -60,6 +69,40 @@ def everything(client: SentinelClient, name: str) -> dict[str, Item]:
     return {one.id: one for one in client.list_items(collection=name, include_vectors=True)}
 
 
+class Writer:
+    """Writes until the end of the block; no write may fail.
+
+    Texts, and vectors without a content, which another model could not take over.
+    """
+
+    def __init__(self, client: SentinelClient, collection: str) -> None:
+        self._client, self._collection = client, collection
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self.written: set[str] = set()
+
+    def _write(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            items = [
+                Item(id=f"w{number}", vector=vector(number), fields={"path": "w"}),
+                Item(id=f"v{number % 7}", text=f"blue {number}"),
+            ]
+            results = self._client.upsert(items, collection=self._collection)
+            assert [one.error for one in results] == [None, None]
+            self.written |= {one.id for one in items}
+
+    def __enter__(self) -> Writer:
+        self._writing = self._pool.submit(self._write)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._writing.result()
+        self._pool.shutdown()
+
+
 def test_fields_are_added_under_the_same_name_and_every_vector_stays(
     client: SentinelClient,
 ) -> None:
@@ -75,40 +118,14 @@ def test_fields_are_added_under_the_same_name_and_every_vector_stays(
     client.upsert(made, collection=name)
     before = everything(client, name)
 
-    stop, errors = threading.Event(), list[BaseException]()
-    written: dict[str, Item] = {}
-
-    def write() -> None:
-        """Texts, and vectors without a content, which another model could not take over."""
-        number = 0
-        while not stop.is_set():
-            number += 1
-            items = [
-                Item(id=f"w{number}", vector=vector(number), fields={"path": "w"}),
-                Item(id=f"v{number % 7}", text=f"blue {number}"),
-            ]
-            try:
-                results = client.upsert(items, collection=name)
-                assert [one.error for one in results] == [None, None]
-            except BaseException as error:  # for the main thread
-                errors.append(error)
-                return
-            written.update({one.id: one for one in items})
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with Writer(client, name) as writer:
         reports = list(client.reindex(name, target, alias=name, added_fields=NEW_FIELDS))
-    finally:
-        stop.set()
-        writer.join()
-    assert not errors
     last = reports[-1]
     assert (last.failed_count, last.alias_swapped) == (0, True)
     assert last.done_count >= len(before)
 
     after = everything(client, name)
-    assert set(after) == set(before) | set(written)
+    assert set(after) == set(before) | writer.written
     for item_id, item in before.items():
         found = after[item_id]
         assert (found.text, dict(found.fields), found.digest) == (
@@ -148,3 +165,48 @@ def test_what_cannot_be_added_is_refused_and_leaves_nothing(client: SentinelClie
             list(client.reindex(name, f"{name}_2", alias=name, added_fields=added))
         assert refused.value.field == field
     assert client.list_collections() == known
+
+
+def cli(client: SentinelClient, *words: str) -> Result:
+    return CliRunner().invoke(
+        main, ["--address", client.address, "collections", "add-fields", *words]
+    )
+
+
+def test_one_command_adds_the_fields_of_photos(client: SentinelClient) -> None:
+    name = f"trip_{np.random.default_rng().integers(2**40)}"
+    client.create_collection(name, [*OLD_FIELDS, FieldSchema("title", FieldType.STRING)])
+    client.upsert([Item(id="a", text="red", fields={"path": "p"})], collection=name)
+    client.set_alias(f"{name}_now", name)
+
+    # An earlier call ended once it had made the copy: the command goes on with that one.
+    added = [field_schema_to_proto(one) for one in PHOTO_FIELDS if one.name != "title"]
+    target = f"{name}__fields"
+    request = pb.ReindexCollectionRequest(
+        source=name, target=target, alias=name, added_fields=added
+    )
+    begun = connect(client.address).collections.ReindexCollection(request, timeout=30)
+    until(lambda: target in [one.name for one in client.list_collections()])
+    begun.cancel()
+    assert client.get_collection(name).name == name
+
+    done = cli(client, name, "--photo")
+    while "another call is reindexing" in done.stderr:  # it has not heard yet that it ended
+        done = cli(client, name, "--photo")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(f"{name}: added taken_at, taken_offset, camera,")
+    assert "(1 items). To fill them, run `sentinel index`" in done.stdout
+    for one in (name, f"{name}_now"):
+        found = client.get_collection(one)
+        assert found.name == f"{name}__fields"
+        assert {schema.name for schema in found.fields} >= {one.name for one in PHOTO_FIELDS}
+        assert [item.id for item in client.list_items(collection=one)] == ["a"]
+    assert "has all these fields already" in cli(client, name, "--photo").stdout
+
+    again = cli(client, name, "--field", "seen_at:timestamp:indexed", "--json")
+    assert json.loads(again.stdout)["added"] == ["seen_at"]
+    assert client.get_collection(name).name == f"{name}__fields_2"
+    other = cli(client, name, "--field", "title:int64")
+    assert other.exit_code == 2
+    assert "has a field title already, of type string and not int64" in other.stderr
+    assert cli(client, name).exit_code == 2

@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry
 
 from search_server.image_uris.allowlist import Allowlist
 from search_server.image_uris.fetcher import Fetcher
-from search_server.image_uris.originals import Originals
 from search_server.image_uris.ssrf_guard import is_allowed
 from search_server.settings import GatewaySettings
 from sentinel_core.calls import Deadline
@@ -74,7 +73,6 @@ async def fetching(
     fetcher = Fetcher(
         GatewaySettings.model_construct(image_uri_places=",".join(places), **(defaults | limits)),
         ServerMetrics("gateway", CollectorRegistry()),
-        Originals([], max_bytes=100_000, timeout_s=10.0),
         resolver,
     )
     try:

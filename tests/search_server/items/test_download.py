@@ -8,12 +8,15 @@ from urllib.parse import urlparse
 
 import grpc
 import numpy as np
+import pillow_heif
+import pillow_jxl  # noqa: F401 - a plugin of Pillow
 import pytest
 from PIL import Image
 
 from sentinel.search.v1 import item_service_pb2 as pb
 from tests.search_server.conftest import Gateway, error_info, image
 
+pillow_heif.register_heif_opener()
 MIB = 1024 * 1024
 
 
@@ -48,6 +51,9 @@ def test_a_large_picture_comes_whole_in_pieces_of_at_most_a_mebibyte(gateway: Ga
         ("WEBP", "image/webp"),
         ("BMP", "image/bmp"),
         ("TIFF", "image/tiff"),
+        ("HEIF", "image/heic"),
+        ("AVIF", "image/avif"),
+        ("JXL", "image/jxl"),
     ],
 )
 def test_the_media_type_is_read_from_the_bytes(gateway: Gateway, kind: str, expected: str) -> None:

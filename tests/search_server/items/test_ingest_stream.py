@@ -17,6 +17,7 @@ from search_server.items.write_stream import Ack, Advice, Batch, WriteStream, ad
 from search_server.items.writer import PreparedBatch
 from search_server.settings import GatewaySettings
 from search_server.types.items import ItemOutcome, Outcome
+from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel_core.errors import Unavailable
 from sentinel_store.collections import CollectionInfo
@@ -46,6 +47,21 @@ def test_advice_comes_first_then_acks_in_order_then_a_summary(gateway: Gateway) 
     assert all(m.ack.stored_count == 3 for m in messages[:-1])
     assert messages[-1].summary == pb.IngestSummary(stored_count=27)
     assert gateway.count(name) == 27
+
+
+def test_an_ack_counts_the_texts_of_which_only_the_beginning_was_read(gateway: Gateway) -> None:
+    def item(words: str) -> pb.Item:
+        return pb.Item(content=content_pb2.Content(text=words))
+
+    name = gateway.create()
+    long = "word " * 1000
+    with Stream(gateway, name) as stream:
+        stream.send(1, *(item(words) for words in ("short", long, long + "end")))
+        ack = stream.ack()
+        assert (ack.stored_count, ack.truncated_count) == (3, 2)
+        stream.send(2, item(long))
+        ack = stream.ack()
+        assert (ack.unchanged_count, ack.truncated_count) == (1, 0)
 
 
 def test_a_failed_item_is_named_by_its_place_and_fails_alone(gateway: Gateway) -> None:

@@ -57,6 +57,23 @@ def test_new_fields_replace_the_old_ones_and_keep_the_vector(gateway: Gateway) -
     assert gateway.count(name) == 1
 
 
+def test_texts_of_which_the_model_reads_only_the_beginning_are_told(gateway: Gateway) -> None:
+    """Their vectors are equal if their beginnings are: nobody could tell why."""
+    name = gateway.create()
+    beginning = "a dog and a cat " * 80
+    items = [
+        item_service_pb2.Item(id=str(number), content=content_pb2.Content(text=words))
+        for number, words in enumerate((beginning + "one", beginning + "two", "a dog"))
+    ]
+    results = gateway.upsert(name, *items)
+    assert [result.truncated for result in results] == [True, True, False]
+    found = gateway.get(name, "0", "1", include_vectors=True).items
+    assert found[0].vector == found[1].vector
+    # Nothing was embedded, so nothing was cut.
+    again = gateway.upsert(name, *items)
+    assert [result.truncated for result in again] == [False] * 3
+
+
 def test_one_bad_item_never_fails_the_others(gateway: Gateway) -> None:
     name = gateway.create()
     good = photos.photo("chelsea").read_bytes()

@@ -1,4 +1,4 @@
-"""Which texts are said to be in an unknown language: never English ones, whatever names they have."""
+"""Which texts are called foreign: never English ones, whatever names are in them."""
 
 from __future__ import annotations
 

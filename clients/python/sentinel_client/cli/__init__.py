@@ -10,6 +10,7 @@ from sentinel_client import Tls
 from sentinel_client._config import ADDRESS_VARIABLE, DEFAULT_ADDRESS
 from sentinel_client.cli._commands import SentinelGroup
 from sentinel_client.cli._console import Options
+from sentinel_client.cli.add_fields import add_fields
 from sentinel_client.cli.backup import backup
 from sentinel_client.cli.certs import certs
 from sentinel_client.cli.collections import collections
@@ -106,3 +107,4 @@ def main(
 
 
 models.add_command(use)
+collections.add_command(add_fields)

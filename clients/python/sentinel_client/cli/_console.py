@@ -9,7 +9,8 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -31,6 +32,7 @@ from rich.table import Table
 from sentinel_client import (
     AsyncSentinelClient,
     ClientConfig,
+    GeoPoint,
     RetryPolicy,
     SentinelClient,
     SentinelError,
@@ -138,9 +140,18 @@ class _SafeConsole(Console):
 def json_line(value: object) -> str:
     """Return a value as one line of JSON that any terminal can show and any program can read."""
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    text = json.dumps(value, ensure_ascii=not unicode)
+    text = json.dumps(value, ensure_ascii=not unicode, default=_plain)
     # JSON escapes the other control characters itself.
     return _ESCAPED_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _plain(value: object) -> object:
+    """Return what JSON has no type for: a time as ISO 8601, a place as an object."""
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, GeoPoint):
+        return asdict(value)
+    raise TypeError(f"no JSON for {value!r}")
 
 
 def tell(

@@ -28,6 +28,7 @@ from sentinel_client.cli._console import (
 from sentinel_client.cli._failures import Failures
 from sentinel_client.cli._importer import Importer, Tally
 from sentinel_client.cli._journal import Journal
+from sentinel_client.cli._references import References
 from sentinel_client.cli._seen import Seen
 from sentinel_client.cli._sync import FolderSync, SyncResult
 from sentinel_client.importers import PHOTO_FIELDS, Dataset, Folders, LayoutError
@@ -48,6 +49,8 @@ class ImportPlan:
         verb: What the progress bar shows.
         refresh: Whether to send stored items again.
         report: File for the failures.
+        by_reference: Whether files stay where they are, and the gateway stores no copies of them;
+            None: if it is on this machine and can read them.
         prune: Folders only: whether to delete items whose files are gone.
         yes: Whether to prune any number without asking.
         as_json: Whether to print the summary as one JSON object.
@@ -61,6 +64,7 @@ class ImportPlan:
     verb: str = "importing"
     refresh: bool = False
     report: Path | None = None
+    by_reference: bool | None = False
     prune: bool = False
     yes: bool = False
     as_json: bool = False
@@ -95,6 +99,7 @@ class ImportRun:
         self.tally = Tally()
         self._dataset: Dataset | None = None
         self._sync = SyncResult()
+        self._references = References(plan.by_reference, plan.options.address)
 
     @property
     def exit_code(self) -> int:
@@ -137,6 +142,7 @@ class ImportRun:
             dataset=dataset,
             journal=journal,
             seen=seen,
+            references=self._references,
             on_done=lambda count: progress.advance(bar, count),
             on_failed=self.failures.add,
             refresh=plan.refresh,
@@ -242,6 +248,11 @@ class ImportRun:
             skipped = self._dataset.walk.left_out.summary()
             if skipped:
                 yield f"Skipped: {skipped}."
+        if copied := self._references.copied:
+            yield (
+                f"Stored {copied:,} {self._plan.noun} as copies, since the gateway may not or "
+                "cannot read them where they are."
+            )
         sync = self._sync
         for (folder, reason), count in sync.kept.items():
             yield f"Kept {count:,} stored items of {short_path(folder)}, which {reason}."
@@ -286,6 +297,7 @@ class ImportRun:
                 for (folder, why), count in sync.kept.items()
             ],
             "skipped": skipped,
+            "copied": self._references.copied,
             "seconds": round(tally.seconds, 3),
         }
 

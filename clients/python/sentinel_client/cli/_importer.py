@@ -34,6 +34,7 @@ from sentinel_client._processes import in_thread
 from sentinel_client._requests import gather_bounded
 from sentinel_client._text import valid_text
 from sentinel_client.cli._journal import Journal, Reading, read_item
+from sentinel_client.cli._references import References
 from sentinel_client.cli._seen import Seen
 from sentinel_client.importers.dataset import (
     BrokenEntry,
@@ -54,6 +55,7 @@ _LOOKUPS_AT_ONCE = 3
 _QUEUE = 256
 # How many stored items are looked up again at the end.
 _CHECKED_IDS = 100
+_MAX_NEW_PATHS = 2_000
 # The contract's limit.
 _MAX_ID_BYTES = 256
 # Fields of the file's location, not of its content.
@@ -100,7 +102,7 @@ class Importer:
 
     Fields that the collection does not declare are left out. `on_done` gets the number of entries
     that now have a result, `on_failed` each entry that could not be stored. `refresh` sends stored
-    items again. `seen` is empty at first.
+    items again. `seen` is empty at first. `references` tells whose files stay where they are.
     """
 
     client: AsyncSentinelClient
@@ -108,6 +110,7 @@ class Importer:
     dataset: Dataset
     journal: Journal
     seen: Seen
+    references: References
     on_done: Callable[[int], None]
     on_failed: Callable[[BrokenEntry], None]
     refresh: bool = False
@@ -117,12 +120,15 @@ class Importer:
         self.fields = [one.name for one in self.dataset.fields if (one.name, one.type) in declared]
         self._undeclared = {one.name for one in self.dataset.fields} - set(self.fields)
         self._walk = self.dataset.walk if isinstance(self.dataset, Folders) else None
+        # Paths whose item may have replaced another; None: too many to keep.
+        self.new_paths: list[str] | None = []
         self._first_ids: list[str] = []  # of stored items
         self._failed_ids: dict[str, BrokenEntry] = {}
         # Bounded, so that the answers of GetItems are recent when the items are sent.
         self._to_send: asyncio.Queue[_Identified | None] = asyncio.Queue(_QUEUE)
         self._previews = PreviewReader()
         self._sent: dict[int, tuple[Item, _Identified]] = {}
+        self._to_copy: list[_Identified] = []  # the gateway cannot read their files
         self.tally = Tally()
 
     async def run(self) -> None:
@@ -233,6 +239,7 @@ class Importer:
     async def _missing(self, items: Sequence[_Identified]) -> list[_Identified]:
         """Return the items that are not stored, or stored with another content or other fields."""
         if self.refresh:
+            self._note_new(items)
             return list(items)
         stored = {}
         if to_check := [one.id for one in items if one.content and _is_id(one.id)]:
@@ -248,6 +255,7 @@ class Importer:
                 self._is_stored(one.id, str(old.fields.get("path", "")))
             else:
                 missing.append(one)
+        self._note_new(missing)
         self.tally.unchanged += unchanged
         self.on_done(unchanged)
         return missing
@@ -256,30 +264,52 @@ class Importer:
         if new.content not in (stored.id, stored.digest):
             return False
         if new.fields == stored.fields:
-            return True
+            return self.references.is_same(new.item.image, stored)
         fields = new.fields
         old = {name: stored.fields[name] for name in self.fields if name in stored.fields}
         different = {name for name in {*fields, *old} if fields.get(name) != old.get(name)}
         if not different:
-            return True
+            return self.references.is_same(new.item.image, stored)
         path = str(old.get("path", ""))
         if "path" not in different or not different <= _LOCATION_FIELDS or self._walks(path):
             return False
         # The stored path is another file, elsewhere. If it has this content no more, it was moved.
         return await asyncio.to_thread(self.journal.has_content, path, new.content)
 
+    def _note_new(self, items: Sequence[_Identified]) -> None:
+        if self.new_paths is not None and self._walk is not None:
+            self.new_paths += [str(one.fields.get("path", "")) for one in items]
+            if len(self.new_paths) > _MAX_NEW_PATHS:
+                self.new_paths = None
+
     def _walks(self, path: str) -> bool:
         """Tell whether a path is in the folders that this run walks."""
         return self._walk is not None and any(is_below(path, one) for one in self._walk.starts)
 
     async def _send(self) -> None:
-        acks = self.client.ingest(self._items(), collection=self.collection.name)
+        await self._ingest(self._items(self._queued()))
+        if self._to_copy:
+            await self._ingest(self._items(self._refused()))
+
+    async def _ingest(self, items: AsyncGenerator[Item, None]) -> None:
+        acks = self.client.ingest(items, collection=self.collection.name)
         async with aclosing(acks):
             async for ack in acks:
                 await self._count(ack)
 
-    async def _items(self) -> AsyncGenerator[Item, None]:
+    async def _queued(self) -> AsyncGenerator[tuple[_Identified, bool], None]:
+        """Yield what to send, and whether by reference."""
         while (identified := await self._to_send.get()) is not None:
+            yield identified, self.references.covers(identified.item.image)
+
+    async def _refused(self) -> AsyncGenerator[tuple[_Identified, bool], None]:
+        for identified in self._to_copy:
+            yield identified, False
+
+    async def _items(
+        self, to_send: AsyncGenerator[tuple[_Identified, bool], None]
+    ) -> AsyncGenerator[Item, None]:
+        async for identified, by_reference in to_send:
             entry = identified.item
             # Without an id, the server computes it from the bytes that it receives, so a file
             # that changed after it was hashed gets the right id.
@@ -293,7 +323,14 @@ class Importer:
             except OSError as error:
                 self._fail(unreadable(entry.key, error), identified.id)
                 continue
-            item = Item(id=item_id, text=entry.text, image=image, fields=identified.fields)
+            item = Item(
+                id=item_id,
+                text=entry.text,
+                image=image,
+                fields=identified.fields,
+                digest=identified.content if by_reference else "",
+                by_reference=by_reference,
+            )
             self._sent[id(item)] = (item, identified)
             yield item
 
@@ -304,11 +341,16 @@ class Importer:
         for index, item in enumerate(ack.items):
             _, sent = self._sent.pop(id(item))
             error = ack.failures.get(index)
+            if error is not None and item.by_reference and self.references.must_copy(error):
+                self._to_copy.append(sent)
+                continue
             if error is not None:
                 message = error.message.rstrip(".")
                 self._fail(BrokenEntry(sent.item.key, error.reason, message), sent.id)
                 continue
             self.on_done(1)
+            if item.by_reference:
+                self.references.note_stored()
             digest = ack.digests[index]
             path = str(sent.fields.get("path", ""))
             if item.id or digest in ("", sent.id):

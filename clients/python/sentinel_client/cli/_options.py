@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from functools import reduce
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,18 +13,13 @@ import click
 
 from sentinel_client import (
     ClientConfig,
-    Collection,
     Consistency,
     ElementType,
-    F,
-    FieldType,
-    Filter,
     RetryPolicy,
     SentinelClient,
     SentinelError,
     VectorStorage,
 )
-from sentinel_client._filters import Scalar
 from sentinel_client.cli._console import cache_folder
 
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -35,18 +27,6 @@ Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 _MAX_RECENT_IDS = 2_000
 # A person has pressed Tab.
 _COMPLETION_TIMEOUT_S = 1.0
-
-_CONDITION = re.compile(r"\s*(\w+)\s*(!=|<=|>=|\^=|=|<|>)\s*(.*?)\s*", re.DOTALL)
-_OPERATORS: dict[str, Callable[[F, Scalar], Filter]] = {
-    "=": lambda field, value: field == value,
-    "!=": lambda field, value: field != value,
-    "<": lambda field, value: field < value,
-    "<=": lambda field, value: field <= value,
-    ">": lambda field, value: field > value,
-    ">=": lambda field, value: field >= value,
-    "^=": lambda field, value: field.startswith(str(value)),
-}
-_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def collection_option(text: str) -> Decorator:
@@ -76,7 +56,7 @@ def complete_collection(
 
 
 def where_option(text: str) -> Decorator:
-    """Return the option --where; pass its values to `parse_filter`."""
+    """Return the option --where; pass its values to `_filters.parse_filter`."""
     return click.option(
         "--where", "conditions", multiple=True, metavar="'FIELD OP VALUE'", help=text
     )
@@ -222,62 +202,3 @@ def _recent_ids() -> list[str]:
 
 def _recent_ids_file() -> Path:
     return cache_folder() / "shown-ids"
-
-
-def parse_filter(conditions: Sequence[str], collection: Collection) -> Filter:
-    """Join one or more conditions such as `year>=2020`; read values as the declared type."""
-    return reduce(lambda a, b: a & b, [_comparison(one, collection) for one in conditions])
-
-
-def _comparison(condition: str, collection: Collection) -> Filter:
-    match = _CONDITION.fullmatch(condition)
-    if match is None:
-        raise click.UsageError(
-            f"--where {condition!r} is not FIELD OP VALUE with OP one of {' '.join(_OPERATORS)}"
-        )
-    name, operator, text = match.groups()
-    _check_written(name, operator, text)
-    types = {schema.name: schema.type for schema in collection.fields}
-    if name not in types:
-        raise click.UsageError(
-            f"{collection.name} has no field {name!r}; it has {', '.join(types) or 'none'}"
-        )
-    if types[name] is FieldType.STRING_LIST:
-        if operator not in ("=", "!="):
-            raise click.UsageError(f"{name} is a list of strings: only = (contains) and != work")
-        contains = F(name).contains(text)
-        return contains if operator == "=" else ~contains
-    if operator == "^=" and types[name] is not FieldType.STRING:
-        raise click.UsageError(f"^= (begins with) is for strings; {name} is {types[name].value}")
-    try:
-        value = _value(text, types[name])
-    except (ValueError, KeyError, OverflowError):
-        raise click.UsageError(f"{text!r} is not {types[name].value}, as {name} is") from None
-    return _OPERATORS[operator](F(name), value)
-
-
-def _check_written(name: str, operator: str, text: str) -> None:
-    """Raise UsageError for a condition of another language, which would find nothing here."""
-    if operator == "=" and text.startswith("="):
-        raise click.UsageError(f"--where: write {name}={text[1:].strip()}, with one =")
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        raise click.UsageError(
-            f"--where: write {name}{operator}{text[1:-1]}, without quotes around the value"
-        )
-
-
-def _value(text: str, kind: FieldType) -> Scalar:
-    if kind is FieldType.INT64:
-        try:
-            number = int(text.replace("_", ""))
-        except ValueError:
-            # Times are stored as seconds since 1970, for `modified_at>=2024-06-01`.
-            return int(datetime.fromisoformat(text).timestamp())
-        if not -(2**63) <= number < 2**63:
-            raise ValueError(text)
-        return number
-    if kind is FieldType.DOUBLE:
-        return float(text)
-    if kind is FieldType.BOOL:
-        return _BOOLEANS[text.lower()]
-    return text

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -70,32 +70,49 @@ class FolderSync:
             if self.prune:
                 raise Failure(f"{collection} has no field path of type string: cannot prune it")
             return result
-        mounts, remembered = self.walk.mounts, await asyncio.to_thread(self.journal.mounts)
-        await asyncio.to_thread(self.journal.remember_mounts, mounts)
-        protected = dict(self._protected(remembered))
+        remembered = await asyncio.to_thread(self.journal.mounts)
+        await asyncio.to_thread(self.journal.remember_mounts, self.walk.mounts)
+        protected = dict(await asyncio.to_thread(lambda: list(self._protected(remembered))))
         scopes = list(_scopes(self.walk.starts))
-        if await _count(client, collection, scopes) == importer.tally.below:
-            return result  # nothing but what the run has seen
-        replaced: list[str] = []
-        for scope in scopes:
-            stored = client.list_items(
-                collection=collection, filter=scope, output_fields=["path"], page_size=_PAGE
-            )
-            async for item in stored:
-                self._classify(item, protected, result, replaced)
-                if len(replaced) >= _PAGE:
-                    result.replaced += await client.delete_items(replaced, collection=collection)
-                    replaced.clear()
-        if replaced:
-            result.replaced += await client.delete_items(replaced, collection=collection)
+        tally = importer.tally
+        # Reading everything takes long, counting does not. So first what a few new files replaced.
+        if (stale := await _count(client, collection, scopes) - tally.below) <= 0:
+            return result
+        for paths in _parts(importer.new_paths or [], _MAX_COMPARISONS):
+            await self._read(client, collection, F("path").isin(paths), {}, result)
+        stale -= result.replaced
+        if not self.prune and not protected and not tally.failed and importer.new_paths is not None:
+            result.gone = stale
+        elif stale > 0:
+            result.gone = 0
+            for scope in scopes:
+                await self._read(client, collection, scope, protected, result)
         if self.prune and result.gone:
             await self._prune(client, collection, result)
         return result
 
+    async def _read(
+        self,
+        client: AsyncSentinelClient,
+        collection: str,
+        scope: Filter,
+        protected: Mapping[str, str],
+        result: SyncResult,
+    ) -> None:
+        """Look at the items that a filter selects, and delete those that were replaced."""
+        replaced: list[str] = []
+        items = client.list_items(
+            collection=collection, filter=scope, output_fields=["path"], page_size=_PAGE
+        )
+        async for item in items:
+            self._classify(item, protected, result, replaced)
+        for ids in _parts(replaced, _PAGE):
+            result.replaced += await client.delete_items(ids, collection=collection)
+
     def _classify(
         self,
         item: Item,
-        protected: dict[str, str],
+        protected: Mapping[str, str],
         result: SyncResult,
         replaced: list[str],
     ) -> None:
@@ -147,6 +164,11 @@ async def _count(client: AsyncSentinelClient, collection: str, scopes: Sequence[
         await client.delete_items(collection=collection, filter=one, dry_run=True) for one in scopes
     ]
     return sum(counts)
+
+
+def _parts(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def _missing(paths: Sequence[str]) -> list[str]:

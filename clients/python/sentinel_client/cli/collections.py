@@ -42,7 +42,7 @@ from sentinel_client.cli._options import (
 )
 
 # A gateway may be replaced during a reindex: retry for about half a minute.
-_REINDEX_ATTEMPTS = 12
+REINDEX_ATTEMPTS = 12
 
 
 @click.group(cls=DefaultGroup, default="list")
@@ -95,8 +95,8 @@ def show(options: Options, name: str, as_json: bool) -> None:
     "fields",
     multiple=True,
     metavar="NAME:TYPE[:indexed]",
-    help="A field of the items; TYPE is string, int64, double, bool or string_list; `indexed` "
-    "makes filters faster. Repeatable.",
+    help="A field of the items; TYPE is string, int64, double, bool, string_list, timestamp or "
+    "geo; `indexed` makes filters faster. Repeatable.",
 )
 @click.option(
     "--full-text",
@@ -136,7 +136,7 @@ def create(
 ) -> None:
     """Create the empty collection NAME."""
     schemas = [
-        *map(_schema, fields),
+        *map(field_schema, fields),
         *(FieldSchema(one, FieldType.STRING, full_text=True) for one in full_text),
     ]
     index = None
@@ -225,7 +225,7 @@ def reindex(
     report = ReindexProgress(0, 0)
     with progress_bar(err()) as progress:
         bar = progress.add_task("embedding again", total=None)
-        with options.open(SentinelClient, max_attempts=_REINDEX_ATTEMPTS) as client:
+        with options.open(SentinelClient, max_attempts=REINDEX_ATTEMPTS) as client:
             for report in client.reindex(
                 source,
                 target,
@@ -264,7 +264,8 @@ def delete(options: Options, name: str, yes: bool, as_json: bool, quiet: bool) -
     tell(f"Deleted {name} ({found.count:,} items).", facts, as_json=as_json, quiet=quiet)
 
 
-def _schema(text: str) -> FieldSchema:
+def field_schema(text: str) -> FieldSchema:
+    """Read NAME:TYPE[:indexed]; raise UsageError for anything else."""
     name, _, rest = text.partition(":")
     kind, _, extra = rest.partition(":")
     types = {one.value: one for one in FieldType}

@@ -56,8 +56,9 @@ _TABLE_OPTIONS = [
         "fields",
         multiple=True,
         metavar="[FIELD=]COLUMN[:TYPE]",
-        help="A column to store; TYPE is string, int64, double, bool or string_list. "
-        "Repeatable.  [default: all others, with types from a sample]",
+        help="A column to store; TYPE is string, int64, double, bool, string_list, timestamp "
+        "(ISO 8601; UTC if it names no zone) or geo (LATITUDE,LONGITUDE). Repeatable.  "
+        "[default: all others, with types from a sample]",
     ),
     click.option(
         "--full-text",

@@ -37,6 +37,12 @@ _METADATA_MODULES = ("PIL", "defusedxml")
     metavar="PATTERN",
     help="Leave out files and folders that match, as in a .gitignore file. Repeatable.",
 )
+@click.option(
+    "--by-reference/--copy",
+    default=None,
+    help="Leave the images where they are and store only thumbnails and locations, or store copies "
+    "of them.  [default: by reference if the gateway is on this machine and can read them]",
+)
 @click.option("--watch", is_flag=True, help="Keep running, and index what changes.")
 @click.option("--refresh", is_flag=True, help="Send stored items again.")
 @click.option(
@@ -55,6 +61,7 @@ def index(
     prune: bool,
     yes: bool,
     exclude: tuple[str, ...],
+    by_reference: bool | None,
     watch: bool,
     refresh: bool,
     report: Path | None,
@@ -85,6 +92,7 @@ def index(
         verb="indexing",
         refresh=refresh,
         report=report,
+        by_reference=by_reference,
         prune=prune,
         yes=yes,
         as_json=as_json,

@@ -11,7 +11,7 @@ import click
 from rich.text import Text
 
 from sentinel_client import AsyncSentinelClient, Item, NotFound, SentinelClient
-from sentinel_client.cli import _options
+from sentinel_client.cli import _filters, _options
 from sentinel_client.cli._commands import tell_error
 from sentinel_client.cli._console import (
     SHORT_ID_CHARS,
@@ -95,7 +95,7 @@ async def _list(
     async with options.open(AsyncSentinelClient) as client:
         condition = None
         if conditions:
-            condition = _options.parse_filter(conditions, await client.get_collection(collection))
+            condition = _filters.parse_filter(conditions, await client.get_collection(collection))
         found = client.list_items(
             collection=collection,
             filter=condition,
@@ -165,7 +165,7 @@ def delete(
     with options.open(SentinelClient) as client:
         condition, token = None, ""
         if conditions:
-            condition = _options.parse_filter(conditions, client.get_collection(collection))
+            condition = _filters.parse_filter(conditions, client.get_collection(collection))
             found = client.preview_deletion(collection, filter=condition)
             count, token = found.count, found.confirmation_token
         else:

@@ -26,7 +26,7 @@ from sentinel_client import (
     SearchResult,
     SentinelError,
 )
-from sentinel_client.cli import _options, _queries, _search_results
+from sentinel_client.cli import _filters, _options, _queries, _search_results
 from sentinel_client.cli._commands import tell_error
 from sentinel_client.cli._console import Failure, Options, err, out
 from sentinel_client.cli._files import echo_paths, path_of
@@ -113,9 +113,7 @@ _IN_FLIGHT = 8
 @_options.consistency_option("Which writes the search sees.  [default: the collection's setting]")
 @_options.index_param_option("A search parameter of the index, such as ef=128. Repeatable.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Minimum score of a hit.")
-@_options.where_option(
-    "Only items whose field matches; OP is = != < <= > >= or ^= (begins with). Repeatable."
-)
+@_options.where_option(_filters.HELP)
 @_options.json_option("hit")
 @_options.paths_options
 @_options.quiet_option("Only the hits: no headings and no times.")
@@ -267,7 +265,7 @@ class _Search:
         options = self.options
         if self.conditions:
             collection = await client.get_collection(self.collection)
-            options = {**options, "filter": _options.parse_filter(self.conditions, collection)}
+            options = {**options, "filter": _filters.parse_filter(self.conditions, collection)}
         in_flight: list[asyncio.Task[SearchResult | SentinelError]] = []
         unsent = iter(self.queries)
         try:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sentinel_client._config import DEFAULT_ADDRESS
+from sentinel_client._proxy import is_loopback
 from sentinel_client.cli._console import (
     Failure,
     err,
@@ -136,6 +137,7 @@ def up(
         *("--milvus-uri", milvus_uri or str(data / "milvus.db"), "--library-folder", str(data)),
         *("--object-store-uri", str(data / "objects")),
         *(["--insecure"] if insecure else []),
+        *_reference_flags(host),
     ]
     try:
         for name in ("run", "logs", "objects"):
@@ -149,6 +151,16 @@ def up(
         plan = Plan(embedders, gateway, wanted, milvus_uri, worker_port, page)
         supervisor = Supervisor(data, lock, plan, partial(_tell, out(), home, opens))
         raise SystemExit(asyncio.run(supervisor.run()))
+
+
+def _reference_flags(host: str) -> list[str]:
+    """Let images stay where they are, if only programs of this machine can ask for them.
+
+    They must know the SHA-256 of a file, so they learn nothing that they do not know.
+    """
+    if os.environ.get("SENTINEL_GATEWAY_REFERENCE_PLACES") or not is_loopback(host):
+        return []
+    return ["--reference-places", "file:///"]
 
 
 def _wanted_models(data: Path, model: str | None, revision: str | None) -> Wanted:

@@ -17,8 +17,11 @@ from pathlib import Path
 
 _TIMEOUT_S = 30.0
 _MAX_PREVIEW_BYTES = 64 * 1024 * 1024
-# Answers each path with the length and the bytes of the preview; 0: there is none. A preview that
-# is no JPEG becomes one.
+# How LibRaw says to turn a picture, as an EXIF orientation.
+_ORIENTATION_OF_FLIP = {3: 3, 5: 8, 6: 6}
+_EXIF_HEAD_BYTES = 64 * 1024
+# Answers each path with the length of the preview, how LibRaw turns it, and its bytes. Length
+# 0: there is none. A preview that is no JPEG becomes one.
 _PROGRAM = """
 import io, os, struct, sys
 try:
@@ -30,21 +33,21 @@ import rawpy
 
 def preview(path):
     with rawpy.imread(path) as raw:
-        found = raw.extract_thumb()
+        found, flip = raw.extract_thumb(), raw.sizes.flip
     if found.format == rawpy.ThumbFormat.JPEG:
-        return found.data
+        return found.data, flip
     from PIL import Image
     file = io.BytesIO()
     Image.fromarray(found.data).save(file, "JPEG", quality=92)
-    return file.getvalue()
+    return file.getvalue(), flip
 
 while size := sys.stdin.buffer.read(4):
     path = os.fsdecode(sys.stdin.buffer.read(int.from_bytes(size, "big")))
     try:
-        data = preview(path)
+        data, flip = preview(path)
     except Exception:
-        data = b""
-    sys.stdout.buffer.write(struct.pack(">Q", len(data)) + data)
+        data, flip = b"", 0
+    sys.stdout.buffer.write(struct.pack(">QB", len(data), flip) + data)
     sys.stdout.buffer.flush()
 """
 
@@ -106,7 +109,16 @@ def _ask(process: subprocess.Popen[bytes], path: bytes) -> bytes:
     assert process.stdout is not None
     process.stdin.write(len(path).to_bytes(4, "big") + path)
     process.stdin.flush()
-    (size,) = struct.unpack(">Q", process.stdout.read(8))
+    size, flip = struct.unpack(">QB", process.stdout.read(9))
     if size > _MAX_PREVIEW_BYTES:
         raise OSError(None, "the preview is too large")
-    return process.stdout.read(size)
+    return _turned(process.stdout.read(size), _ORIENTATION_OF_FLIP.get(flip, 1))
+
+
+def _turned(jpeg: bytes, orientation: int) -> bytes:
+    """Return a JPEG with this orientation in its EXIF, if it has no EXIF of its own."""
+    if orientation == 1 or not jpeg or b"Exif\0\0" in jpeg[:_EXIF_HEAD_BYTES]:
+        return jpeg
+    entry = struct.pack("<HHHIHH", 1, 0x0112, 3, 1, orientation, 0)
+    body = b"Exif\0\0II*\0\x08\0\0\0" + entry + bytes(4)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]

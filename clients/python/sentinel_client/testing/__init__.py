@@ -12,9 +12,9 @@ errors, retries, streams and cancellation are what they are in production. Tests
 same assertions on it and on a gateway with Milvus Lite.
 
 What is like a gateway: all methods of the client, filters, pages, groups, near-duplicates, keyword
-search, aliases, confirmation tokens, health; codes, reasons and fields of errors; where large
-answers end, and request ids. It behaves like a gateway without access control, quotas, protected
-mode and image URIs, on Milvus Lite.
+search, aliases, images by reference, confirmation tokens, health; codes, reasons and fields of
+errors; where large answers end, and request ids. It behaves like a gateway without access control,
+quotas, protected mode and image URIs, on Milvus Lite.
 
 What is not:
 

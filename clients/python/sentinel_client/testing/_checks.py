@@ -35,7 +35,16 @@ _MAGIC = (
     (b"MM\0*", "image/tiff"),
     (b"II+\0", "image/tiff"),
     (b"MM\0+", "image/tiff"),
+    (b"\xff\x0a", "image/jxl"),
+    (b"\0\0\0\x0cJXL ", "image/jxl"),
 )
+# Brands of media files: the first one, or one of those that a file is compatible with.
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "image/heic"),
+    **dict.fromkeys((b"avif", b"avis"), "image/avif"),
+    b"crx ": "image/x-canon-cr3",
+}
+_GENERAL_BRANDS = (b"mif1", b"msf1")
 
 _Number = TypeVar("_Number", bound=float | None)
 
@@ -159,7 +168,7 @@ def check_content(content: content_pb2.Content, where: str) -> None:
         raise PermissionDenied(
             "URI_FORBIDDEN",
             "FakeSentinel fetches nothing, like a gateway whose settings list no places; send the "
-            "bytes",
+            "bytes, or store a file by reference",
             field=f"{where}.image.uri",
         )
     elif not content.image.data:
@@ -191,9 +200,15 @@ def media_type(data: bytes, field: str | None) -> str:
     for magic, found in _MAGIC:
         if data.startswith(magic):
             return found
+    if data[4:8] == b"ftyp":
+        first, end = data[8:12], min(int.from_bytes(data[:4], "big"), 256)
+        others = [data[at : at + 4] for at in range(16, end, 4)]
+        for brand in (first, *(others if first in _GENERAL_BRANDS else ())):
+            if brand in _BRANDS:
+                return _BRANDS[brand]
     raise InvalidArgument(
         "IMAGE_FORMAT_UNSUPPORTED",
-        "the bytes are no JPEG, PNG, WebP, GIF, BMP or TIFF",
+        "the bytes are no JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF or JPEG XL",
         field=field,
     )
 

@@ -21,7 +21,7 @@ from sentinel_client.testing import _checks
 
 MAX_TOKENS = 512
 MAX_TEXT_CHARS = 100_000
-MAX_IMAGE_BYTES = 16 * 1024 * 1024
+MAX_IMAGE_BYTES = 48 * 1024 * 1024
 _MARKS = 2  # the tokens that begin and end a text
 _WORD = re.compile(r"\w+")
 

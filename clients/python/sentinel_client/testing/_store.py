@@ -30,21 +30,31 @@ THUMBNAIL = base64.b64decode("UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA==")
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """One item; its vector has length 1."""
+    """One item; its vector has length 1.
+
+    Attributes:
+        image: The bytes of an image, unless it is by reference.
+        image_digest: Hex SHA-256 of an image.
+        reference: `file` URI of an image by reference.
+    """
 
     id: str
     digest: str
     fields: Fields
     text: str = ""
     image: bytes = field(default=b"", repr=False)
+    image_digest: str = ""
+    reference: str = ""
     vector: Vector = field(
         default_factory=lambda: np.empty(0, np.float32), repr=False, compare=False
     )
 
     @property
     def image_uri(self) -> str:
-        """A URI that says which image it is; nothing can be read from it."""
-        return f"memory:///{hashlib.sha256(self.image).hexdigest()}" if self.image else ""
+        """A URI that says which image it is; nothing can be read from it, unless it is a file's."""
+        if self.reference:
+            return self.reference
+        return f"memory:///{self.image_digest}" if self.image_digest else ""
 
     def fill(
         self,
@@ -62,7 +72,7 @@ class StoredItem:
                 message.fields[name].CopyFrom(_field_messages.field_value(value))
         if vectors:
             message.vector.CopyFrom(_messages.vector_to_proto(self.vector))
-        if thumbnails and self.image:
+        if thumbnails and self.image_digest:
             message.thumbnail = THUMBNAIL
 
 
