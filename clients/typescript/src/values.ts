@@ -117,10 +117,9 @@ export function field(name: string) {
   };
 }
 
-function inArea(
-  field: string,
-  area: NonNullable<MessageInitShape<typeof GeoComparisonSchema>["area"]>,
-): Filter {
+type Area = NonNullable<MessageInitShape<typeof GeoComparisonSchema>["area"]>;
+
+function inArea(field: string, area: Area): Filter {
   return create(FilterSchema, { kind: { case: "geo", value: { field, area } } });
 }
 

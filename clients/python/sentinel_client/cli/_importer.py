@@ -60,6 +60,8 @@ _MAX_NEW_PATHS = 2_000
 _MAX_ID_BYTES = 256
 # Fields of the file's location, not of its content.
 _LOCATION_FIELDS = frozenset({"path", "folder", "file_name", "modified_at"})
+# In folders they follow from the path, so that they need no reading.
+_DERIVED_FIELDS = frozenset({"folder", "file_name"})
 # The content itself is refused, now and later.
 _BAD_CONTENT = "IMAGE_"
 
@@ -120,6 +122,8 @@ class Importer:
         self.fields = [one.name for one in self.dataset.fields if (one.name, one.type) in declared]
         self._undeclared = {one.name for one in self.dataset.fields} - set(self.fields)
         self._walk = self.dataset.walk if isinstance(self.dataset, Folders) else None
+        derived = _DERIVED_FIELDS if self._walk and "path" in self.fields else frozenset()
+        self._compared = [name for name in self.fields if name not in derived]
         # Paths whose item may have replaced another; None: too many to keep.
         self.new_paths: list[str] | None = []
         self._first_ids: list[str] = []  # of stored items
@@ -244,7 +248,7 @@ class Importer:
         stored = {}
         if to_check := [one.id for one in items if one.content and _is_id(one.id)]:
             found = await self.client.get_items(
-                to_check, collection=self.collection.name, output_fields=self.fields
+                to_check, collection=self.collection.name, output_fields=self._compared
             )
             stored = {item.id: item for item in found}
         missing, unchanged = [], 0
@@ -263,11 +267,8 @@ class Importer:
     async def _is_same(self, new: _Identified, stored: Item) -> bool:
         if new.content not in (stored.id, stored.digest):
             return False
-        if new.fields == stored.fields:
-            return self.references.is_same(new.item.image, stored)
-        fields = new.fields
-        old = {name: stored.fields[name] for name in self.fields if name in stored.fields}
-        different = {name for name in {*fields, *old} if fields.get(name) != old.get(name)}
+        fields, old = new.fields, stored.fields
+        different = {name for name in self._compared if fields.get(name) != old.get(name)}
         if not different:
             return self.references.is_same(new.item.image, stored)
         path = str(old.get("path", ""))
