@@ -126,6 +126,9 @@ def test_forty_bytes_that_decode_to_gigabytes_are_refused_by_their_header() -> N
         ("BMP", "RGB", {}),
         ("TIFF", "RGB", {}),
         ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+        ("AVIF", "RGB", {"speed": 10}),
+        ("HEIF", "RGB", {}),
+        ("HEIF", "RGB", {"tile_size": 512}),
     ],
 )
 def test_no_decoder_takes_more_memory_than_its_header_says(

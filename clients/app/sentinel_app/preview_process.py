@@ -11,12 +11,22 @@ import io
 import json
 import sys
 import warnings
+from contextlib import suppress
 
-from PIL import Image, ImageOps
+from PIL import AvifImagePlugin, Image, ImageOps
 
-# What workers read. Pillow opens far more, among them PostScript, which starts a program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-NOT_AN_IMAGE = "This file is not a readable image (JPEG, PNG, WebP, GIF, BMP or TIFF)."
+# What workers read. Pillow opens far more, among them PostScript, which starts a program. Browsers
+# show no HEIC, so everything is shown as a JPEG or WebP.
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+with suppress(ImportError):  # a part of the extra `photos`
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(
+        thumbnails=False, depth_images=False, aux_images=False, decode_threads=0
+    )
+    FORMATS.append("HEIF")
+NOT_AN_IMAGE = "This file is not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC)."
 MAX_PIXELS = 100_000_000
 # Of decoded pixels. deploy/k8s gives the app 1.5 GiB, and previews.py runs two of these processes.
 MAX_DECODED_BYTES = 200 * 2**20
@@ -29,6 +39,8 @@ _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _WEBP_BYTES = 16
 # Coefficients of a progressive JPEG are kept for the whole image: 16 bits for each component.
 _COEFFICIENT_BYTES = 2
+# Measured: planes of colour, what they become, and the image.
+_PLANES_BYTES = 18
 # libtiff may decode the whole image as one strip of 16-bit RGBA, beside Pillow's own copy.
 _TIFF_STRIP_BYTES = 8
 
@@ -108,6 +120,8 @@ def decoded_bytes(image: Image.Image, side: int) -> int:
     pixels = image.width * image.height
     if image.format == "WEBP":
         return pixels * _WEBP_BYTES
+    if image.format in ("AVIF", "HEIF"):
+        return pixels * _PLANES_BYTES
     if image.format in ("JPEG", "MPO"):
         progressive = "progressive" in image.info
         components = len(image.getbands())

@@ -29,7 +29,7 @@ class Preview:
     """An upright copy of an image, and facts about the image itself.
 
     Attributes:
-        format: Its format, found in its bytes: JPEG, PNG, WEBP, GIF, BMP or TIFF.
+        format: Its format, found in its bytes: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or HEIF.
         width: Its width in pixels, before it was turned upright.
         height: Its height in pixels.
         shown_type: Media type of the copy.
