@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sentinel_core.errors import InvalidArgument
-from sentinel_store.values import Fields, FieldType, FieldValue
+from sentinel_store.values import Fields, FieldType, FieldValue, GeoPoint
 
 # Fields of every file. `sentinel index` declares the same, so each of the two commands finds the
 # other's items unchanged.
@@ -24,6 +24,11 @@ FILE_FIELDS: Mapping[str, FieldType] = {
     "folder": FieldType.STRING,
     "size_bytes": FieldType.INT64,
     "modified_at": FieldType.INT64,
+}
+_HOW = {
+    FieldType.STRING_LIST: " (a JSON list)",
+    FieldType.TIMESTAMP: " (ISO 8601)",
+    FieldType.GEO: " ('LATITUDE,LONGITUDE' or an object with both)",
 }
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _SCHEMA = pa.schema(
@@ -98,18 +103,34 @@ def _typed(name: str, value: Any, field_type: FieldType) -> FieldValue:
     try:
         match field_type, value:
             case FieldType.INT64, str():
-                return int(value)
+                value = int(value)
             case FieldType.INT64, float() if value.is_integer():
-                return int(value)  # pandas turns an integer column with gaps into floats
+                value = int(value)  # pandas turns an integer column with gaps into floats
             case FieldType.DOUBLE, str():
-                return float(value)
+                value = float(value)
             case FieldType.BOOL, str():
-                return _BOOLS[value.lower()]
+                value = _BOOLS[value.lower()]
             case FieldType.STRING_LIST, str():
-                return [str(word) for word in json.loads(value)]
+                value = [str(word) for word in json.loads(value)]
+            case FieldType.TIMESTAMP, str():
+                value = _moment(value)
+            case FieldType.GEO, str():
+                latitude, longitude = map(float, value.split(","))
+                value = GeoPoint(latitude, longitude)
+            case FieldType.GEO, {"latitude": latitude, "longitude": longitude}:
+                value = GeoPoint(float(latitude), float(longitude))
+            case FieldType.GEO, {"lat": latitude, "lon": longitude}:
+                value = GeoPoint(float(latitude), float(longitude))
     except (ValueError, KeyError, TypeError) as error:
-        kind = f"{field_type} (a JSON list)" if field_type is FieldType.STRING_LIST else field_type
         raise InvalidArgument(
-            "FIELD_TYPE", f"field {name!r}: {value[:80]!r} is not {kind}", name=name
+            "FIELD_TYPE",
+            f"field {name!r}: {str(value)[:80]!r} is not {field_type}{_HOW.get(field_type, '')}",
+            name=name,
         ) from error
     return value  # type: ignore[no-any-return]
+
+
+def _moment(text: str) -> datetime:
+    """Return a point in time; without a zone it is in UTC, as in `sentinel import`."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.utcoffset() is not None else moment.replace(tzinfo=UTC)

@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 from sentinel_core.vectors import Element
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
-from sentinel_store.milvus import schema
-from sentinel_store.values import FieldType
+from sentinel_store.milvus import field_columns, schema
 
+# By Milvus's names.
 _COLUMN_TYPES = {
-    FieldType.STRING: pa.string(),
-    FieldType.INT64: pa.int64(),
-    FieldType.DOUBLE: pa.float64(),
-    FieldType.BOOL: pa.int8(),  # as sentinel_store.milvus.schema stores it
+    "VARCHAR": pa.string(),
+    "INT64": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "INT8": pa.int8(),
 }
 _ROWS_PER_GROUP = 8192
 
@@ -72,8 +72,8 @@ def _columns(info: CollectionInfo) -> pa.Schema:
         ("fields", pa.string()),  # JSON
     ]
     for name, field_type in info.fields.items():
-        if field_type in _COLUMN_TYPES:
-            columns.append((schema.column_of(name), _COLUMN_TYPES[field_type]))
+        typed = field_columns.columns_of(name, field_type)
+        columns += [(column.name, _COLUMN_TYPES[column.type.name]) for column in typed]
     if info.full_text:
         columns.append((schema.FULL_TEXT, pa.string()))
     return pa.schema(columns)

@@ -40,7 +40,7 @@ class BulkSettings(BaseSettings):
     fields: str = Field(
         "",
         description="Additional fields of a new collection, as name:type,…; types: string, int64, "
-        "double, bool, string_list.",
+        "double, bool, string_list, timestamp, geo.",
     )
     deliver: Literal["upsert", "import", "files"] = Field(
         "upsert",

@@ -173,6 +173,7 @@ class ModelInfo:
         runtime_choice: Why this runtime was chosen, with the measurements.
         asymmetric: Whether a content's vector depends on its role.
         embeds_image_with_text: Whether an image can have a text beside it, for one vector of both.
+        languages: BCP 47 tags of the languages that it knows; "mul": many; empty: unknown.
     """
 
     name: str
@@ -192,6 +193,7 @@ class ModelInfo:
     runtime_choice: str = ""
     asymmetric: bool = False
     embeds_image_with_text: bool = False
+    languages: tuple[str, ...] = ()
 
 
 class ModelLoadError(RuntimeError):

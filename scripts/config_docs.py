@@ -27,6 +27,19 @@ HEAD = """\
 Every setting is a flag, an environment variable, or a line of a `.env` file in the working
 directory; a flag wins over the environment, the environment over the file. An empty variable is as
 good as none. A secret has no flag. It can be a file of its variable's name in `/run/secrets`, too.
+
+## `sentinel`
+
+The command line has its own help (`-h`), and these variables:
+
+| environment | default | meaning |
+|---|---|---|
+| `SENTINEL_DATA` | a folder of your user ([operations](operations.md#your-library)) \
+| Folder of the library of `sentinel up`. |
+| `SENTINEL_ADDRESS` | `127.0.0.1:50050` | The gateway that all other commands ask. |
+| `SENTINEL_API_KEY`, `SENTINEL_API_KEY_FILE` | | Your key, or a file with it. |
+| `SENTINEL_TLS`, `SENTINEL_TLS_CA`, `SENTINEL_TLS_CERT`, `SENTINEL_TLS_KEY` | \
+| Encrypted connections ([security](security.md)). |
 """
 
 

@@ -24,15 +24,19 @@ from search_server.api.item_service import ItemService
 from search_server.api.page_tokens import PageTokens
 from search_server.api.search_service import SearchService
 from search_server.collections.catalog import Catalog
+from search_server.collections.match_levels import MatchCalibrator
 from search_server.collections.reindexer import Reindexer
 from search_server.collections.usage import StoredUsage
 from search_server.embedders.connection import WorkerAccess
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import QueryCache
 from search_server.image_uris.fetcher import Fetcher
+from search_server.image_uris.originals import Originals
 from search_server.items.dual_write import DualWrite
+from search_server.items.item_embedder import ItemEmbedder
 from search_server.items.reader import ItemReader
 from search_server.items.writer import ItemWriter
+from search_server.milvus.move_requests import MoveRequests
 from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
 from search_server.search.query_vectors import QueryVectors
@@ -79,6 +83,7 @@ class _Backends:
     embeddings: QueryCache
     store: SearchStore
     images: ImageStore
+    originals: Originals
     fetcher: Fetcher
 
 
@@ -94,21 +99,26 @@ async def running_gateway(
     memory = MemoryBudget(settings.memory_bytes or default_limit(), metrics)
     draining = asyncio.Event()
     async with _backends(settings, metrics) as backends:
-        services = _services(settings, backends, metrics, memory, draining)
+        parts = _parts(settings, backends, metrics, memory, draining)
         server = GrpcServer(
             settings,
             metrics,
             memory,
-            services,
+            _services(parts),
             lifecycle,
             credentials=backends.credentials,
             on_drain=draining.set,
+            leaves_at_once=True,
         )
         await server.start()
         pool, store, images = backends.pool, backends.store, backends.images
         lifecycle.spawn(pool.fleet.run(), "worker health checks")
         lifecycle.spawn(store.run(), "milvus lite flushes")
         lifecycle.spawn(images.run(), "object store")
+        lifecycle.spawn(parts.calibrator.run(), "match levels")
+        if settings.library_folder is not None:
+            requests = MoveRequests(settings, store, settings.library_folder)
+            lifecycle.spawn(requests.run(), "requests to move")
         lifecycle.spawn(health.watch(server, metrics, pool, store, images), "readiness")
         try:
             yield server
@@ -137,11 +147,16 @@ async def _backends(settings: GatewaySettings, metrics: ServerMetrics) -> AsyncI
         stack.push_async_callback(store.close)
         images = ImageStore(settings.object_store_uri, presign_seconds=settings.presign_seconds)
         stack.callback(images.close)
+        originals = Originals(
+            settings.original_places(),
+            max_bytes=settings.max_image_bytes,
+            timeout_s=settings.reference_timeout_seconds,
+        )
         fetcher = Fetcher(settings, metrics)
         stack.push_async_callback(fetcher.close)
         embeddings = QueryCache(pool, settings.query_cache_entries, metrics)
         stack.push_async_callback(embeddings.close)
-        yield _Backends(credentials, pool, embeddings, store, images, fetcher)
+        yield _Backends(credentials, pool, embeddings, store, images, originals, fetcher)
 
 
 def _quotas(settings: GatewaySettings, stack: AsyncExitStack) -> Quotas | None:
@@ -169,36 +184,47 @@ class _Parts:
     backends: _Backends
     metrics: ServerMetrics
     tokens: PageTokens
+    memory: MemoryBudget
     row_memory: RowMemory
     usage: StoredUsage
     catalog: Catalog
+    calibrator: MatchCalibrator
     confirmations: Confirmations
     admission: GatewayAdmission
     draining: asyncio.Event
 
 
-def _services(
+def _parts(
     settings: GatewaySettings,
     backends: _Backends,
     metrics: ServerMetrics,
     memory: MemoryBudget,
     draining: asyncio.Event,
-) -> list[Service]:
+) -> _Parts:
     usage = StoredUsage(backends.store, backends.images, backends.credentials.quotas)
-    parts = _Parts(
+    catalog = Catalog(backends.store, backends.pool, usage)
+    calibrator = MatchCalibrator(
+        catalog, backends.pool, backends.store, metrics, enabled=settings.match_levels
+    )
+    return _Parts(
         settings,
         backends,
         metrics,
         _page_tokens(settings),
+        memory,
         RowMemory(memory),
         usage,
-        Catalog(backends.store, backends.pool, usage),
+        catalog,
+        calibrator,
         Confirmations(
             settings.page_token_key(), protect=settings.protect, small_items=settings.protect_items
         ),
         GatewayAdmission(settings, metrics),
         draining,
     )
+
+
+def _services(parts: _Parts) -> list[Service]:
     makers = (_search_service, _item_service, _collection_service, _access_service)
     return [make(parts) for make in (*makers, _embedding_service)]
 
@@ -217,9 +243,16 @@ def _search_service(parts: _Parts) -> Service:
     seconds = settings.search_timeout_seconds
     searcher = Searcher(
         parts.catalog,
-        QueryVectors(backends.embeddings, backends.fetcher, backends.store, parts.metrics),
+        QueryVectors(
+            backends.embeddings,
+            backends.fetcher,
+            backends.store,
+            parts.metrics,
+            backends.pool.known,
+        ),
         backends.store,
         backends.images,
+        parts.calibrator,
         row_memory=parts.row_memory,
         metrics=parts.metrics,
     )
@@ -236,20 +269,29 @@ def _item_service(parts: _Parts) -> Service:
     settings, backends = parts.settings, parts.backends
     write_s = settings.write_timeout_seconds
     small_write = MethodLimits(SMALL_REQUEST_BYTES, write_s)
-    writer = ItemWriter(
+    embedder = ItemEmbedder(
         backends.pool,
+        backends.originals,
+        parts.memory,
+        parts.metrics,
+        thumbnail_side=settings.thumbnail_side,
+    )
+    writer = ItemWriter(
+        embedder,
         backends.fetcher,
         backends.store,
         backends.images,
         parts.metrics,
         dual_write=DualWrite(parts.catalog),
         usage=parts.usage,
+        on_write=parts.calibrator.note_write,
         max_image_bytes=settings.max_image_bytes,
-        thumbnail_side=settings.thumbnail_side,
     )
     items = ItemService(
         writer,
-        ItemReader(backends.store, backends.images, parts.row_memory),
+        ItemReader(
+            backends.store, backends.images, backends.originals, parts.row_memory, parts.memory
+        ),
         parts.catalog,
         backends.pool,
         parts.tokens,
@@ -276,7 +318,12 @@ def _item_service(parts: _Parts) -> Service:
 def _collection_service(parts: _Parts) -> Service:
     backends, write_s = parts.backends, parts.settings.write_timeout_seconds
     reindexer = Reindexer(
-        parts.catalog, backends.pool, backends.store, backends.images, call_timeout_s=write_s
+        parts.catalog,
+        backends.pool,
+        backends.store,
+        backends.images,
+        backends.originals,
+        call_timeout_s=write_s,
     )
     collections = CollectionService(
         parts.catalog,
@@ -286,6 +333,7 @@ def _collection_service(parts: _Parts) -> Service:
         parts.draining,
         admission=parts.admission,
         confirmations=parts.confirmations,
+        levels_of=parts.calibrator.levels_of,
     )
     return Service(
         "sentinel.search.v1.CollectionService",

@@ -152,6 +152,11 @@ class GatewaySettings(ServerSettings, StoreSettings):
         ge=0,
         description="Most cached embeddings of text queries, 4 bytes per dimension each; 0: none.",
     )
+    match_levels: bool = Field(
+        True,
+        description="Whether hits of text queries tell how good they are (docs/queries.md). For "
+        "most models, the gateway finds that out by searches of its own, in the background.",
+    )
     image_uri_places: PublicUri = Field(
         "",
         description="Places from which images may be fetched by URI, separated by commas: "
@@ -172,6 +177,22 @@ class GatewaySettings(ServerSettings, StoreSettings):
     )
     image_uri_fetches: int = Field(
         16, ge=1, le=256, description="Most images fetched at once; further ones wait."
+    )
+
+    reference_places: PublicUri = Field(
+        "",
+        description="Folders whose images may be stored by reference, separated by commas: "
+        "file:///folder/, or file:/// for all files of this machine (docs/security.md). "
+        "Empty: none.",
+    )
+    reference_timeout_seconds: float = Field(
+        10.0, gt=0, le=600, description="Longest time to read one such image, in seconds."
+    )
+
+    library_folder: Path | None = Field(
+        None,
+        description="Folder of `sentinel up`, from which `sentinel migrate` asks this gateway to "
+        "move to another Milvus.",
     )
 
     page_token_secret: SecretStr = Field(
@@ -283,3 +304,7 @@ class GatewaySettings(ServerSettings, StoreSettings):
     def uri_places(self) -> list[str]:
         """Return the places from which images may be fetched."""
         return _split(self.image_uri_places)
+
+    def original_places(self) -> list[str]:
+        """Return the folders whose images may be stored by reference."""
+        return _split(self.reference_places)

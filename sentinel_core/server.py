@@ -86,6 +86,10 @@ class GrpcServer:
     It adds health and reflection to `services`. It calls `on_drain` when it begins to refuse calls,
     so that the owner ends calls that never end. What looks after connections and memory runs in
     `lifecycle`, whose tasks the owner cancels after `stop`.
+
+    With `leaves_at_once` it closes its port as soon as it drains, and its clients leave their
+    connections (GOAWAY): those that balance go elsewhere after one refusal. Else it goes on to
+    answer health checks, which tell its clients that it drains and has not died.
     """
 
     def __init__(
@@ -98,10 +102,12 @@ class GrpcServer:
         *,
         credentials: Credentials,
         on_drain: Callable[[], None] | None = None,
+        leaves_at_once: bool = False,
     ) -> None:
         self._settings = settings
         self._gate = DrainGate()
         self._on_drain = on_drain
+        self._leaves_at_once = leaves_at_once
         self._health = Health()
         self._names = ["", *(service.name for service in services)]
         self._serving: bool | None = None
@@ -220,11 +226,17 @@ class GrpcServer:
         self._gate.close()
         if self._on_drain is not None:
             self._on_drain()
+        closing = None
+        if self._leaves_at_once:
+            grace_s = self._settings.drain_seconds + _CLOSE_GRACE_S
+            closing = asyncio.create_task(self._server.stop(grace_s))
         left = await self._gate.wait_idle(self._settings.drain_seconds)
         if left:
             logger.warning("cancelling calls that outlived the drain", extra={"calls": left})
         # Even with none left: a call that is being refused must get its answer.
         await self._server.stop(_CLOSE_GRACE_S)
+        if closing is not None:
+            await closing
         await self._metrics_server.close()
 
 

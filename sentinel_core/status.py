@@ -15,6 +15,8 @@ DOMAIN = "sentinel"
 # turn the call into another error. A character is at most 4 bytes, or 12 when escaped.
 _MAX_MESSAGE_CHARS = 400
 _MAX_VALUE_CHARS = 100
+# Of ASCII only, in errors of short messages.
+_MAX_URI_CHARS = 1_000
 
 _CODES: dict[grpc.StatusCode, int] = {
     code: code_pb2.Code.Value(code.name) for code in grpc.StatusCode
@@ -27,7 +29,10 @@ def to_status(error: SentinelError) -> status_pb2.Status:
     Names in it are local to the current caller's tenant.
     """
     local = current_caller().localized
-    metadata = {key: local(value)[:_MAX_VALUE_CHARS] for key, value in error.metadata.items()}
+    metadata = {
+        key: local(value)[: _MAX_URI_CHARS if key == "uri" else _MAX_VALUE_CHARS]
+        for key, value in error.metadata.items()
+    }
     if error.field is not None:
         metadata["field"] = error.field[:_MAX_VALUE_CHARS]
     details: list[object] = [

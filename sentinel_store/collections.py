@@ -89,6 +89,28 @@ class ReindexMark:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchLevels:
+    """From which cosine on an image is a fair or a strong match of a text (docs/adr/0028).
+
+    Attributes:
+        strong: At least `fair`.
+        item_count: Number of items when the levels were found; 0: they come from the model alone.
+    """
+
+    fair: float
+    strong: float
+    item_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRun:
+    """A search for match levels: who does it, and when it began, in seconds since 1970."""
+
+    runner: str
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionInfo:
     """The description of a collection: its model and the fields of its items.
 
@@ -106,6 +128,8 @@ class CollectionInfo:
         consistency: Default consistency of searches.
         storage: How Milvus holds the vectors.
         shortened: Whether vectors have fewer elements than the model's own.
+        match_levels: What background queries told about it; None: nothing yet.
+        match_run: The last search for its match levels; None: none yet.
     """
 
     name: str
@@ -124,11 +148,39 @@ class CollectionInfo:
     moved_to: str = ""
     storage: VectorStorage = field(default_factory=VectorStorage)
     shortened: bool = False
+    match_levels: MatchLevels | None = None
+    match_run: MatchRun | None = None
 
     @property
     def requested_dimensions(self) -> int | None:
         """What a worker is asked for; None: the model's own."""
         return self.dimensions if self.shortened else None
+
+
+def keeps_vectors(source: CollectionInfo, target: CollectionInfo) -> bool:
+    """Tell whether a reindex copies the vectors: they would be the same, made again.
+
+    Not from a storage that has rounded them to another one.
+    """
+    same_space = (source.model.fingerprint, source.dimensions) == (
+        target.model.fingerprint,
+        target.dimensions,
+    )
+    return same_space and source.storage.column in (Element.FLOAT32, target.storage.column)
+
+
+@dataclass(frozen=True, slots=True)
+class NewFields:
+    """Declared fields of a collection that is made, or that it gets beside others.
+
+    Attributes:
+        indexed: Those that get a scalar index.
+        full_text: Those whose words can be searched.
+    """
+
+    types: dict[str, FieldType] = field(default_factory=dict)
+    indexed: tuple[str, ...] = ()
+    full_text: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +219,28 @@ MAX_FIELDS = 56  # Milvus allows 64 columns; up to eight are our own
 def check_declaration(name: str, fields: Mapping[str, FieldType]) -> None:
     """Raise InvalidArgument unless a collection can be created with this name and these fields."""
     check_collection_name(name, "collection.name")
-    if len(fields) > MAX_FIELDS:
+    check_fields(fields, "collection.fields")
+
+
+def check_fields(fields: Mapping[str, FieldType], path: str, *, others: int = 0) -> None:
+    """Raise InvalidArgument unless fields can be declared; `path` is theirs in the request.
+
+    `others` is the number of columns that the collection has already.
+    """
+    if others + columns_for(fields) > MAX_FIELDS:
         raise InvalidArgument(
             "PARAMETER_OUT_OF_RANGE",
-            f"a collection declares at most {MAX_FIELDS} fields",
-            field="collection.fields",
+            f"a collection declares at most {MAX_FIELDS} fields, and a {FieldType.GEO} field "
+            "counts twice",
+            field=path,
         )
     for index, field_name in enumerate(fields):
-        _check_name(field_name, _MAX_FIELD_NAME_CHARS, f"collection.fields[{index}].name")
+        _check_name(field_name, _MAX_FIELD_NAME_CHARS, f"{path}[{index}].name")
+
+
+def columns_for(fields: Mapping[str, FieldType]) -> int:
+    """Return how many columns we keep for these fields."""
+    return len(fields) + sum(one is FieldType.GEO for one in fields.values())
 
 
 def check_collection_name(name: str, field: str) -> None:

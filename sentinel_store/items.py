@@ -30,10 +30,12 @@ class Content:
     """A text or one encoded image, to be embedded.
 
     Attributes:
-        data: UTF-8, or the encoded file; empty while the image at `uri` is not fetched.
+        data: UTF-8, or the encoded file; empty while the image at `uri` is not read.
         crop: The part of the image to embed; None: all of it.
         uri: Where to fetch the image; empty if the request has its bytes.
         beside: A text to embed together with the image; empty: none.
+        digest: To store the image by reference: the hex SHA-256 that the file at `uri` must have.
+            Empty: store a copy.
     """
 
     kind: Kind
@@ -41,6 +43,7 @@ class Content:
     crop: Crop | None = None
     uri: str = ""
     beside: str = ""
+    digest: str = ""
 
     @property
     def size(self) -> int:
@@ -66,9 +69,11 @@ class Row:
     Attributes:
         digest: Hex SHA-256 of the content and of the caller's vector, if any; equal digests have
             equal vectors.
-        image: Image items: hex SHA-256 of the image bytes, their name in the object store.
+        image: Image items: hex SHA-256 of the image bytes, which the object store uses as a name.
         text: Text items: the text.
         vector: float32 `[dimensions]`, L2-normalised; None if it was not read.
+        reference: Image items that are stored by reference: `file` URI of the original, of which
+            the object store has the thumbnail only. Empty: it has the image, too.
     """
 
     id: str
@@ -77,13 +82,19 @@ class Row:
     text: str
     fields: Fields
     vector: FloatArray | None = None
+    reference: str = ""
 
 
 @dataclass(slots=True)
 class Item:
-    """One item to store, as the caller sent it."""
+    """One item to store, as the caller sent it.
+
+    Attributes:
+        vector_from_model: Whether the collection's model has made `vector` of `content`.
+    """
 
     id: str
     content: Content | None = None
     vector: FloatArray | None = None
     fields: Fields = field(default_factory=dict)
+    vector_from_model: bool = False

@@ -16,11 +16,14 @@ from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Content, Item, Kind, Row
 from sentinel_store.milvus import schema
+from sentinel_store.milvus.field_columns import to_json
 from sentinel_store.values import Fields, FloatArray
 
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 60_000
 MAX_FIELDS_BYTES = 60_000
+# float32 elements of a normalised vector leave its length this far from 1.
+_UNIT_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,13 @@ class PreparedItem:
 
     Attributes:
         path: Path of the item in its request, for errors.
-        digest: Hex SHA-256 of the content and of the caller's vector; see `Row`.
+        digest: Hex SHA-256 of the content and of the caller's own vector; see `Row`.
         image: Hex SHA-256 of the image bytes; empty unless the content is an image.
-        content: None for an item that is a vector only.
+        content: None for an item that is a vector only. Of an image that is stored by reference,
+            the bytes are read when they are needed.
         vector: The caller's vector, float32 `[dimensions]`, L2-normalised; None: embed the content.
+        has_copy: Whether the object store has the image, although it came by reference: then the
+            item keeps the copy.
     """
 
     path: str
@@ -42,6 +48,17 @@ class PreparedItem:
     fields: Fields
     content: Content | None
     vector: FloatArray | None
+    has_copy: bool = False
+
+    @property
+    def original(self) -> str:
+        """`file` URI of an image whose bytes are read when needed; empty: they are here."""
+        return self.content.uri if self.content is not None and self.content.digest else ""
+
+    @property
+    def reference(self) -> str:
+        """As in `Row`."""
+        return "" if self.has_copy else self.original
 
     @property
     def to_embed(self) -> Content | None:
@@ -63,6 +80,7 @@ class PreparedItem:
             text=content.text if content is not None and content.kind is Kind.TEXT else "",
             fields=self.fields,
             vector=vector if self.vector is None else self.vector,
+            reference=self.reference,
         )
 
 
@@ -84,16 +102,20 @@ def prepare_item(
         vector = check_vector(item.vector, info, f"{path}.vector")
     if content is not None:
         _check_content(content, path, max_image_bytes)
-    data = content.data if content else b""
-    content_digest = hashlib.sha256(data).hexdigest()
+    if content is not None and content.digest:
+        content_digest, data = content.digest, content.digest.encode()
+    else:
+        data = content.data if content else b""
+        content_digest = hashlib.sha256(data).hexdigest()
     item_id = item.id or (content_digest if content else "")
     _check_id(item_id, f"{path}.id")
+    digest = content_digest
+    if vector is not None and not (content is not None and item.vector_from_model):
+        digest = hashlib.sha256(data + vector.tobytes()).hexdigest()
     return PreparedItem(
         path=path,
         id=item_id,
-        digest=hashlib.sha256(data + vector.tobytes()).hexdigest()
-        if vector is not None
-        else content_digest,
+        digest=digest,
         image=content_digest if content and content.kind is Kind.IMAGE else "",
         fields=fields,
         content=content,
@@ -103,7 +125,7 @@ def prepare_item(
 
 def _checked_fields(item: Item, info: CollectionInfo, path: str) -> Fields:
     fields = schema.checked_fields(item.fields, info.fields, f"{path}.fields")
-    if len(json.dumps(fields).encode()) > MAX_FIELDS_BYTES:
+    if len(json.dumps(to_json(fields)).encode()) > MAX_FIELDS_BYTES:
         raise InvalidArgument(
             "PARAMETER_OUT_OF_RANGE",
             f"the fields are more than {MAX_FIELDS_BYTES} bytes as JSON",
@@ -180,4 +202,6 @@ def check_vector(vector: FloatArray, collection: CollectionInfo, field: str) -> 
         raise InvalidArgument(
             "VECTOR_INVALID", "the vector must be finite and not all zeros", field=field
         )
+    if abs(norm - 1.0) <= _UNIT_TOLERANCE:
+        return vector.astype(np.float32, copy=False)  # dividing again would change its last bits
     return (vector / norm).astype(np.float32)

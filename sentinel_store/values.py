@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
-FieldValue = str | int | float | bool | list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GeoPoint:
+    """A place on Earth, in degrees of WGS 84: north of the equator, and east of Greenwich."""
+
+    latitude: float
+    longitude: float
+
+    @property
+    def is_on_earth(self) -> bool:
+        """Whether both are in range; NaN is not."""
+        return -90 <= self.latitude <= 90 and -180 <= self.longitude <= 180
+
+    def __str__(self) -> str:
+        return f"{self.latitude:g}, {self.longitude:g}"
+
+
+# A datetime has a time zone; those of stored items are in UTC.
+FieldValue = str | int | float | bool | list[str] | datetime | GeoPoint
 Fields = dict[str, FieldValue]
 
 
@@ -21,6 +41,8 @@ class FieldType(enum.StrEnum):
     DOUBLE = "double"
     BOOL = "bool"
     STRING_LIST = "string_list"
+    TIMESTAMP = "timestamp"
+    GEO = "geo"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +23,19 @@ _REAPER = pytest.StashKey[shared.Reaper]()
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare this process, and in the main process the end of all others."""
     shared.let_children_hear_sigint()
+    keep_away_from_the_users_library(config)
     if not hasattr(config, "workerinput"):
         config.stash[_REAPER] = shared.Reaper()
     secure.set_up_clients()
+
+
+def keep_away_from_the_users_library(config: pytest.Config) -> None:
+    """Have `sentinel up` without --data use a folder of this run; its workers inherit it."""
+    if not hasattr(config, "workerinput"):
+        home = tempfile.TemporaryDirectory(prefix="sentinel-home-")
+        config.add_cleanup(home.cleanup)
+        os.environ["XDG_DATA_HOME"] = home.name
+        os.environ.pop("SENTINEL_DATA", None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

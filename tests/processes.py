@@ -217,9 +217,15 @@ def running(
             server.stop()
 
 
-def gateway_flags(folder: Path, milvus_uri: str, *workers: str) -> list[str]:
-    """Return the flags of a gateway that keeps its images under `folder`."""
+def gateway_flags(
+    folder: Path, milvus_uri: str, *workers: str, match_levels: bool = False
+) -> list[str]:
+    """Return the flags of a gateway that keeps its images under `folder`.
+
+    By default without match levels, which come whenever the gateway has time for them.
+    """
     return [
+        "--match-levels" if match_levels else "--no-match-levels",
         "--milvus-uri", milvus_uri,
         "--object-store-uri", str(folder / "objects"),
         "--workers", ",".join(workers),

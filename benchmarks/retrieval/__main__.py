@@ -1,12 +1,13 @@
-"""Measure R@1, R@5 and R@10 of a model on captioned pictures, through a worker and a gateway.
+"""Measure a model on captioned pictures, through a worker and a gateway: recall, match levels.
 
     python -m benchmarks.retrieval --dataset flickr30k --model siglip2-b16
     python -m benchmarks.retrieval --dataset /usr/share/tuxpaint/stamps
+    python -m benchmarks.retrieval --dataset coco --model clip-b32 --only match
 
-Text to image: the share of captions whose own picture is among the first k hits. Image to text: the
-share of pictures with any of their own captions among the first k. That is how the papers of the
-models count. A search by text or picture is a real one: the worker embeds it as a query, and Milvus
-Lite searches exactly. Datasets: datasets.py.
+Recall, text to image: the share of captions whose own picture is among the first 1, 5 or 10 hits.
+Image to text: the share of pictures with any of their own captions among them. That is how the
+papers of the models count. A search by text or picture is a real one: the worker embeds it as a
+query, and Milvus Lite searches exactly. Datasets: datasets.py. Match levels: matches.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,7 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.report import Row
+from benchmarks.retrieval import matches
 from benchmarks.retrieval.datasets import Captioned, read
 from benchmarks.servers import sentinel, worker
 from embedder_server.models.catalog import catalog
@@ -30,6 +33,8 @@ from sentinel_client.importers.dataset import LayoutError
 
 KS = (1, 5, 10)
 TO_IMAGE, TO_TEXT = "text to image", "image to text"
+PICTURES, CAPTIONS = "pictures", "captions"
+SECTIONS = ("recall", "match")
 # Pictures of some MB each share a message.
 _PICTURES_PER_CALL = 8
 _CAPTIONS_PER_CALL = 64
@@ -41,7 +46,7 @@ def main() -> None:
     options = _arguments()
     folder = options.dataset if options.dataset.is_dir() else options.datasets / options.dataset
     try:
-        dataset = read(folder)
+        dataset = read(folder, set(options.without))
     except LayoutError as error:
         sys.exit(str(error))
     count = sum(len(picture.captions) for picture in dataset.pictures)
@@ -50,14 +55,17 @@ def main() -> None:
         _say(f"left out: {dataset.broken} entries that cannot be read or have no caption")
     flags = [f"--model={options.model}"] if options.model else []
     with tempfile.TemporaryDirectory() as scratch:
-        found, model = measure(dataset, Path(scratch), [*flags, *options.worker_flags])
-    rows = rows_of(found, published(options.model, dataset.name))
-    report.print_report({f"{model} on {dataset.name} ({dataset.split})": rows}, Console())
+        found, model = measure(
+            dataset, Path(scratch), [*flags, *options.worker_flags], set(options.only)
+        )
+    rows = rows_of(found.recalls, published(options.model, dataset.name))
+    title = f"{model} on {dataset.name} ({dataset.split})"
+    report.print_report({title: rows + found.matches}, Console())
     if options.json:
         facts = {"machine": report.machine(), "commit": report.commit(), "model": model}
         report.write_json(
             options.json,
-            {"retrieval": rows},
+            {"retrieval": rows, "match": found.matches},
             **facts,
             dataset=dataset.name,
             split=dataset.split,
@@ -67,10 +75,26 @@ def main() -> None:
         )
 
 
+@dataclass(slots=True)
+class Found:
+    """What was measured.
+
+    Attributes:
+        recalls: R@k by direction and k, 0 to 1; empty if not measured.
+        matches: Rows of the report; empty if not measured, or if the model has no match levels.
+    """
+
+    recalls: dict[str, dict[int, float]] = field(default_factory=dict)
+    matches: list[Row] = field(default_factory=list)
+
+
 def measure(
-    dataset: Captioned, scratch: Path, worker_flags: Sequence[str]
-) -> tuple[dict[str, dict[int, float]], str]:
-    """Return R@k by direction and k, 0 to 1, and the model's name; start and stop the servers."""
+    dataset: Captioned,
+    scratch: Path,
+    worker_flags: Sequence[str],
+    only: Collection[str] = SECTIONS,
+) -> tuple[Found, str]:
+    """Return what was measured, and the model's name; start and stop the servers."""
     with worker(scratch, *worker_flags) as embedder:
         flags = ["--milvus-uri", str(scratch / "milvus.db")]
         flags += ["--object-store-uri", str(scratch / "objects")]
@@ -78,28 +102,53 @@ def measure(
         try:
             with SentinelClient(gateway.address) as client:
                 gateway.wait_until(lambda: client.health().serving)
-                _fill(client, dataset)
-                found = {TO_IMAGE: _to_image(client, dataset), TO_TEXT: _to_text(client, dataset)}
+                found = Found()
+                _fill_pictures(client, dataset)
+                if "match" in only:
+                    found.matches = _matches(client, dataset)
+                if "recall" in only:
+                    _fill_captions(client, dataset)
+                    found.recalls[TO_IMAGE] = _to_image(client, dataset)
+                    found.recalls[TO_TEXT] = _to_text(client, dataset)
                 return found, client.get_model().version.model
         finally:
             gateway.stop()
 
 
-def _fill(client: SentinelClient, dataset: Captioned) -> None:
+def _matches(client: SentinelClient, dataset: Captioned) -> list[Row]:
+    if len(dataset.pictures) < matches.LEAST_PICTURES:
+        _say(f"no match levels: fewer than {matches.LEAST_PICTURES} pictures")
+        return []
+    _say("waiting for match levels")
+    levels = matches.wait_for_levels(client, PICTURES, len(dataset.pictures))
+    if levels is None:
+        _say("this model or collection has no match levels")
+        return []
+    return matches.rows_of(matches.judge(client, PICTURES, dataset), levels)
+
+
+def _fill_pictures(client: SentinelClient, dataset: Captioned) -> None:
     pictures = (
         Item(id=str(number), image=picture.file) for number, picture in enumerate(dataset.pictures)
     )
+    _fill(client, PICTURES, pictures)
+
+
+def _fill_captions(client: SentinelClient, dataset: Captioned) -> None:
     captions = (
         Item(id=f"{number}#{at}", text=caption)
         for number, picture in enumerate(dataset.pictures)
         for at, caption in enumerate(picture.captions)
     )
-    for name, items in (("pictures", pictures), ("captions", captions)):
-        _say(f"storing {name}")
-        client.create_collection(name)
-        for ack in client.ingest(items, collection=name):
-            for at, error in ack.failures.items():
-                sys.exit(f"{name} {ack.items[at].id} cannot be stored: {error}")
+    _fill(client, CAPTIONS, captions)
+
+
+def _fill(client: SentinelClient, name: str, items: Iterable[Item]) -> None:
+    _say(f"storing {name}")
+    client.create_collection(name)
+    for ack in client.ingest(items, collection=name):
+        for at, error in ack.failures.items():
+            sys.exit(f"{name} {ack.items[at].id} cannot be stored: {error}")
 
 
 def _to_image(client: SentinelClient, dataset: Captioned) -> dict[int, float]:
@@ -109,7 +158,7 @@ def _to_image(client: SentinelClient, dataset: Captioned) -> dict[int, float]:
         for number, picture in enumerate(dataset.pictures)
         for caption in picture.captions
     ]
-    return _recalls(client, "pictures", queries, _CAPTIONS_PER_CALL)
+    return _recalls(client, PICTURES, queries, _CAPTIONS_PER_CALL)
 
 
 def _to_text(client: SentinelClient, dataset: Captioned) -> dict[int, float]:
@@ -118,7 +167,7 @@ def _to_text(client: SentinelClient, dataset: Captioned) -> dict[int, float]:
         (Q(image=picture.file), {f"{number}#{at}" for at in range(len(picture.captions))})
         for number, picture in enumerate(dataset.pictures)
     ]
-    return _recalls(client, "captions", queries, _PICTURES_PER_CALL)
+    return _recalls(client, CAPTIONS, queries, _PICTURES_PER_CALL)
 
 
 def _recalls(
@@ -177,6 +226,12 @@ def _arguments() -> argparse.Namespace:
         "--datasets", type=Path, default=Path(), help="the folder that holds coco and flickr30k"
     )
     parser.add_argument("--model", default="", help="as of a worker; default: the built-in one")
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="NAME", help="leave out folders of these names"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measure only these"
+    )
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument(
         "worker_flags",

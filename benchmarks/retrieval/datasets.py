@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,11 @@ class Captioned:
     broken: int
 
 
-def read(folder: Path) -> Captioned:
-    """Return the captioned pictures in `folder`; raise LayoutError if it has none."""
+def read(folder: Path, without: AbstractSet[str] = frozenset()) -> Captioned:
+    """Return the captioned pictures in `folder`; raise LayoutError if it has none.
+
+    `without` has names of folders that are left out, where pictures have captions beside them.
+    """
     if not folder.is_dir():
         raise LayoutError(f"{folder} is no folder; nothing is downloaded, unpack the dataset there")
     tested = _karpathy_test(folder)
@@ -65,7 +69,7 @@ def read(folder: Path) -> Captioned:
     try:
         dataset = flickr30k(folder)
     except LayoutError:
-        return _sidecars(folder)
+        return _sidecars(folder, without)
     return _of_entries("flickr30k", "all", dataset.entries(), set())
 
 
@@ -100,9 +104,11 @@ def _karpathy_test(folder: Path) -> set[str]:
     return {image["filename"] for image in images if image["split"] == _TEST}
 
 
-def _sidecars(folder: Path) -> Captioned:
+def _sidecars(folder: Path, without: AbstractSet[str]) -> Captioned:
     pictures, broken = [], 0
     for file in sorted(_image_files(folder)):
+        if without & set(file.relative_to(folder).parts):
+            continue
         text = file.with_suffix(".txt")
         if not text.is_file():
             continue

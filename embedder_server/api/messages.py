@@ -297,6 +297,7 @@ def model_response(info: ModelInfo, settings: EmbedderSettings) -> pb.GetModelRe
         runtime=info.runtime,
         runtime_choice=info.runtime_choice,
         asymmetric=info.asymmetric,
+        languages=info.languages,
         device=info.device,
         dtype=info.dtype,
         limits=limits,

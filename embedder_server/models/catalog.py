@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -42,6 +42,7 @@ class CatalogEntry:
     license: str
     commercial_use: bool = True
     languages: str
+    language_tags: Sequence[str]
     extra: str
     recommended: bool = False
     size_mb: int = 0
@@ -79,6 +80,12 @@ def entry_of(hub_id: str, revision: str) -> CatalogEntry | None:
         if entry.hub_id == hub_id and revision_of(entry) in (revision, None):
             return entry
     return None
+
+
+def languages_of(hub_id: str) -> tuple[str, ...]:
+    """Return the languages of a hub model as BCP 47 tags; empty if it has no entry."""
+    found = (entry.language_tags for entry in catalog().values() if entry.hub_id == hub_id)
+    return tuple(next(found, ()))
 
 
 def revision_of(entry: CatalogEntry) -> str | None:

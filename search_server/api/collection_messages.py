@@ -23,7 +23,9 @@ from sentinel_store.collections import (
     MAX_FIELDS,
     CollectionInfo,
     IndexKind,
+    MatchLevels,
     NewCollection,
+    NewFields,
     VectorIndex,
     VectorStorage,
 )
@@ -46,12 +48,13 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
             f"expected_item_count is {message.expected_item_count}; use 0 where it is unknown",
             "collection.expected_item_count",
         )
+    declared = _fields_from(message.fields, "collection.fields")
     return NewCollection(
         name=stored_name(message.name, "collection.name"),
-        fields=_fields_from(message.fields),
+        fields=declared.types,
         model=common_messages.model_from(message.model_version),
-        indexed=tuple(schema.name for schema in message.fields if schema.indexed),
-        full_text=tuple(schema.name for schema in message.fields if schema.full_text),
+        indexed=declared.indexed,
+        full_text=declared.full_text,
         index=_index_from(message.index),
         expected_item_count=message.expected_item_count,
         consistency=common_messages.consistency_from(
@@ -63,20 +66,20 @@ def new_collection_from(message: pb.Collection) -> NewCollection:
     )
 
 
-def _fields_from(schemas: Sequence[pb.FieldSchema]) -> dict[str, FieldType]:
-    """Read declared fields, and check what is declared about them."""
+def _fields_from(schemas: Sequence[pb.FieldSchema], path: str) -> NewFields:
+    """Read declared fields, which are at `path`, and check what is declared about them."""
     fields: dict[str, FieldType] = {}
     if len(schemas) > MAX_FIELDS:  # before they are converted
-        raise out_of_range(f"a collection has at most {MAX_FIELDS} fields", "collection.fields")
+        raise out_of_range(f"a collection has at most {MAX_FIELDS} fields", path)
     for position, schema in enumerate(schemas):
-        where = f"collection.fields[{position}]"
+        where = f"{path}[{position}]"
         name = schema.name[:200]
         if schema.type not in _FIELD_TYPES:
             raise out_of_range(f"field {name!r} needs a type", where)
         if schema.name in fields:
             raise out_of_range(f"field {name!r} is declared twice", where)
         fields[schema.name] = field_type = _FIELD_TYPES[schema.type]
-        if schema.indexed and field_type is FieldType.STRING_LIST:
+        if schema.indexed and field_type in (FieldType.STRING_LIST, FieldType.GEO):
             raise InvalidArgument(
                 "FIELD_TYPE",
                 f"field {name!r} is a {field_type}, which has no index",
@@ -90,7 +93,11 @@ def _fields_from(schemas: Sequence[pb.FieldSchema]) -> dict[str, FieldType]:
                 field=f"{where}.full_text",
                 name=name,
             )
-    return fields
+    return NewFields(
+        fields,
+        tuple(schema.name for schema in schemas if schema.indexed),
+        tuple(schema.name for schema in schemas if schema.full_text),
+    )
 
 
 def _index_from(message: pb.VectorIndex) -> VectorIndex | None:
@@ -129,8 +136,10 @@ def _storage_to(storage: VectorStorage) -> pb.VectorStorage:
     )
 
 
-def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str]) -> pb.Collection:
-    """Convert the description of a collection."""
+def collection_to(
+    info: CollectionInfo, item_count: int, aliases: Sequence[str], levels: MatchLevels | None
+) -> pb.Collection:
+    """Convert the description of a collection, and what scores mean in it."""
     return pb.Collection(
         name=shown_name(info.name),
         model_version=common_messages.model_to(info.model),
@@ -151,6 +160,9 @@ def collection_to(info: CollectionInfo, item_count: int, aliases: Sequence[str])
         expected_item_count=info.expected_item_count,
         default_consistency=CONSISTENCIES_TO_WIRE[info.consistency],
         storage=_storage_to(info.storage),
+        match_levels=None
+        if levels is None
+        else pb.MatchLevels(fair=levels.fair, strong=levels.strong, item_count=levels.item_count),
     )
 
 
@@ -163,6 +175,7 @@ def reindex_request_from(message: pb.ReindexCollectionRequest) -> ReindexRequest
         model=common_messages.model_from(message.model_version),
         dimensions=message.dimensions,
         storage=_storage_from(message.storage, "storage") if message.HasField("storage") else None,
+        added=_fields_from(message.added_fields, "added_fields"),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -20,7 +20,7 @@ from sentinel.search.v1 import collection_service_pb2_grpc as pb_grpc
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import NotFound, Unavailable
 from sentinel_core.responses import room_for_rows
-from sentinel_store.collections import CollectionInfo
+from sentinel_store.collections import CollectionInfo, MatchLevels
 
 _DEFAULT_PAGE = 100
 _PROGRESS_INTERVAL_S = 1.0
@@ -43,10 +43,12 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         *,
         admission: GatewayAdmission,
         confirmations: Confirmations,
+        levels_of: Callable[[CollectionInfo], MatchLevels | None],
     ) -> None:
         """Keep the collaborators; setting `draining` ends reindexes, which continue elsewhere."""
         self._catalog = catalog
         self._reindexer = reindexer
+        self._levels_of = levels_of
         self._draining = draining
         self._tokens = tokens
         self._confirmations = confirmations
@@ -59,7 +61,7 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
         new = collection_messages.new_collection_from(request.collection)
         info = await self._catalog.create(new, self._deadline(context))
         return pb.CreateCollectionResponse(
-            collection=collection_messages.collection_to(info, item_count=0, aliases=())
+            collection=self._described(info, item_count=0, aliases=())
         )
 
     async def GetCollection(
@@ -155,7 +157,12 @@ class CollectionService(pb_grpc.CollectionServiceServicer):
 
     async def _with_counts(self, info: CollectionInfo, deadline: Deadline) -> pb.Collection:
         count, aliases = await self._catalog.count_and_aliases(info, deadline)
-        return collection_messages.collection_to(info, count, aliases)
+        return self._described(info, count, aliases)
+
+    def _described(
+        self, info: CollectionInfo, item_count: int, aliases: Sequence[str]
+    ) -> pb.Collection:
+        return collection_messages.collection_to(info, item_count, aliases, self._levels_of(info))
 
     def _deadline(self, context: Context) -> Deadline:
         return Deadline.after(context.time_remaining(), default_s=self._timeout_s)

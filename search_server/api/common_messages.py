@@ -10,14 +10,25 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
 import grpc
 import numpy as np
+from google.protobuf import timestamp_pb2
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message
 
-from search_server.types.queries import Comparison, Filter, Group, Junction, Operator
+from search_server.types.queries import (
+    Comparison,
+    Filter,
+    GeoBounds,
+    GeoCircle,
+    GeoComparison,
+    Group,
+    Junction,
+    Operator,
+)
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import filter_pb2, search_service_pb2
 from sentinel_core.access.scopes import Scope, is_of_a_tenant
@@ -26,7 +37,14 @@ from sentinel_core.errors import InvalidArgument
 from sentinel_store.collections import MAX_FIELDS, check_collection_name
 from sentinel_store.items import Content, Crop, Kind
 from sentinel_store.prepared_item import check_id_length
-from sentinel_store.values import Consistency, Fields, FieldValue, FloatArray, ModelRef
+from sentinel_store.values import (
+    Consistency,
+    Fields,
+    FieldValue,
+    FloatArray,
+    GeoPoint,
+    ModelRef,
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,7 +53,12 @@ _Number = TypeVar("_Number", bound=float | None)
 
 _MAX_FILTER_DEPTH = 32
 _MAX_FILTER_VALUES = 1_000
+# What an area counts as: so many comparisons it becomes, about.
+_BOUNDS_VALUES, _CIRCLE_VALUES = 4, 50
 _MAX_FILTER_BYTES = 1024 * 1024
+# Half of Earth's circumference, and a little more.
+_MAX_RADIUS_M = 20_100_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # More than any kind of index has.
 _MAX_INDEX_PARAMS = 16
 
@@ -69,6 +92,8 @@ def _check_filter_size(message: filter_pb2.Filter) -> None:
         kind = inner.WhichOneof("kind")
         if kind == "comparison":
             values += max(1, len(inner.comparison.values))
+        elif kind == "geo":
+            values += _CIRCLE_VALUES if inner.geo.HasField("circle") else _BOUNDS_VALUES
         elif kind is not None:
             left.extend(getattr(inner, kind).filters)
         # Each filter that is left compares something, or is wrong.
@@ -81,7 +106,7 @@ def _check_filter_size(message: filter_pb2.Filter) -> None:
 def _filter_from(message: filter_pb2.Filter, depth: int) -> Filter:
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise _bad_filter("a filter sets one of comparison, all_of, any_of or none_of")
+        raise _bad_filter("a filter sets one of comparison, geo, all_of, any_of or none_of")
     if depth > _MAX_FILTER_DEPTH:
         raise _bad_filter(f"filters nest at most {_MAX_FILTER_DEPTH} deep")
     if kind == "comparison":
@@ -91,10 +116,43 @@ def _filter_from(message: filter_pb2.Filter, depth: int) -> Filter:
             raise _bad_filter(f"comparison of {comparison.field!r} needs an operator")
         values = tuple(value_from(value, comparison.field, "filter") for value in comparison.values)
         return Comparison(comparison.field, operator, values)
+    if kind == "geo":
+        return GeoComparison(message.geo.field, _area_from(message.geo))
     filters = getattr(message, kind).filters
     if not filters:
         raise _bad_filter(f"{kind} needs at least one filter")
     return Group(Junction(kind), tuple(_filter_from(inner, depth + 1) for inner in filters))
+
+
+def _area_from(message: filter_pb2.GeoComparison) -> GeoBounds | GeoCircle:
+    match message.WhichOneof("area"):
+        case "bounds":
+            area = message.bounds
+            corners = [GeoPoint(area.south, area.west), GeoPoint(area.north, area.east)]
+            if not all(corner.is_on_earth for corner in corners) or area.south > area.north:
+                raise _bad_filter(
+                    f"bounds of {message.field!r} are south <= north, -90 to 90, and west and "
+                    "east, -180 to 180"
+                )
+            return GeoBounds(area.south, area.west, area.north, area.east)
+        case "circle":
+            center = _point_from(message.circle.center)
+            radius = message.circle.radius_meters
+            if not center.is_on_earth:
+                raise _bad_filter(
+                    f"the center of a circle around {message.field!r} is a latitude of -90 to 90 "
+                    "and a longitude of -180 to 180 degrees"
+                )
+            if not 0 < radius <= _MAX_RADIUS_M:
+                raise _bad_filter(
+                    f"a radius is above 0 and at most {_MAX_RADIUS_M:,} meters, not {radius:g}"
+                )
+            return GeoCircle(center, radius)
+    raise _bad_filter(f"the area of {message.field!r} needs bounds or a circle")
+
+
+def _point_from(message: filter_pb2.GeoPoint) -> GeoPoint:
+    return GeoPoint(message.latitude, message.longitude)
 
 
 def _bad_filter(message: str) -> InvalidArgument:
@@ -104,37 +162,55 @@ def _bad_filter(message: str) -> InvalidArgument:
 def value_from(value: filter_pb2.FieldValue, name: str, where: str) -> FieldValue:
     """Read one typed value."""
     match value.WhichOneof("kind"):
-        case "string_value":
-            return value.string_value
-        case "int_value":
-            return value.int_value
-        case "bool_value":
-            return value.bool_value
+        case "string_value" | "int_value" | "bool_value" as kind:
+            plain: FieldValue = getattr(value, kind)
+            return plain
         case "double_value" if math.isfinite(value.double_value):
             return value.double_value
         case "list_value":
             return list(value.list_value.values)
+        case "geo_value":
+            return _point_from(value.geo_value)
+        case "timestamp_value":
+            if (moment := _moment_from(value.timestamp_value)) is not None:
+                return moment
+            needs = "a point in time of the years 1 to 9999"
         case _:
-            raise InvalidArgument(
-                "FIELD_TYPE",
-                f"field {name!r} needs a value, and a finite one",
-                field=where,
-                name=name,
-            )
+            needs = "a value, and a finite one"
+    raise InvalidArgument("FIELD_TYPE", f"field {name!r} needs {needs}", field=where, name=name)
+
+
+def _moment_from(message: timestamp_pb2.Timestamp) -> datetime | None:
+    """Return a point in time, to the microsecond; None if a datetime cannot be that."""
+    if not 0 <= message.nanos < 1_000_000_000:
+        return None
+    try:
+        return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+    except OverflowError:
+        return None
 
 
 def _value_to(value: FieldValue) -> filter_pb2.FieldValue:
+    message = filter_pb2.FieldValue()
     match value:
         case bool():  # before int: a bool is one
-            return filter_pb2.FieldValue(bool_value=value)
+            message.bool_value = value
         case int():
-            return filter_pb2.FieldValue(int_value=value)
+            message.int_value = value
         case float():
-            return filter_pb2.FieldValue(double_value=value)
+            message.double_value = value
         case str():
-            return filter_pb2.FieldValue(string_value=value)
+            message.string_value = value
         case list():
-            return filter_pb2.FieldValue(list_value=filter_pb2.StringList(values=value))
+            message.list_value.values[:] = value
+            message.list_value.SetInParent()  # an empty one, too
+        case datetime():
+            message.timestamp_value.FromDatetime(value)
+        case GeoPoint():
+            message.geo_value.latitude = value.latitude
+            message.geo_value.longitude = value.longitude
+            message.geo_value.SetInParent()
+    return message
 
 
 def fields_from(fields: Mapping[str, filter_pb2.FieldValue], where: str) -> Fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from functools import partial
@@ -18,7 +19,14 @@ from search_server.items.reader import ItemReader
 from search_server.items.write_stream import Ack, Advice, Batch, WriteStream
 from search_server.items.writer import ItemWriter
 from search_server.settings import GatewaySettings
-from search_server.types.items import ItemIds, Outcome, Projection, Selector
+from search_server.types.items import (
+    ItemIds,
+    ItemOrder,
+    ItemPosition,
+    Outcome,
+    Projection,
+    Selector,
+)
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc as pb_grpc
 from sentinel_core.calls import Deadline, check_count, next_or_stop, note_items, take_share
@@ -131,7 +139,7 @@ class ItemService(pb_grpc.ItemServiceServicer):
             filter_ = common_messages.filter_from(request.filter, "filter")
         projection = _projection(request)
         identity = _list_identity(request)
-        collection, last_id = self._tokens.read_in_collection(request.page_token, identity)
+        collection, position = self._tokens.read_in_collection(request.page_token, identity)
         deadline = self._read_deadline(context)
         with self._reads.admit(_ONE_READ):
             if collection:
@@ -139,20 +147,26 @@ class ItemService(pb_grpc.ItemServiceServicer):
             else:
                 name = stored_name(request.collection, "collection")
                 info = await self._catalog.get(name, deadline)
-            items, more = await self._reader.page(
+            read = partial(self._reader.page, last_id=position.decode())
+            if request.HasField("order"):
+                read = partial(
+                    self._reader.ordered_page,
+                    order=ItemOrder(request.order.field, request.order.descending),
+                    after=_position_from(position),
+                )
+            page = await read(
                 info,
                 filter_,
-                last_id=last_id.decode(),
                 size=size,
                 max_bytes=room_for_rows(),
                 deadline=deadline,
                 projection=projection,
             )
-        note_items(len(items))
-        response = pb.ListItemsResponse(items=[item_messages.item_to(item) for item in items])
-        if more:
+        note_items(len(page.items))
+        response = pb.ListItemsResponse(items=[item_messages.item_to(one) for one in page.items])
+        if page.next_position is not None:
             response.next_page_token = self._tokens.make_in_collection(
-                info.name, items[-1].row.id.encode(), identity
+                info.name, _position_to(page.next_position), identity
             )
         return response
 
@@ -266,6 +280,17 @@ def _list_identity(request: pb.ListItemsRequest) -> bytes:
     same.ClearField("page_token")
     same.ClearField("page_size")
     return b"ListItems" + same.SerializeToString(deterministic=True)
+
+
+def _position_from(content: bytes) -> ItemPosition | None:
+    """Read a position in the order of a field from a page token; None: the first page."""
+    return ItemPosition(*json.loads(content)) if content else None
+
+
+def _position_to(position: str | ItemPosition) -> bytes:
+    if isinstance(position, str):
+        return position.encode()
+    return json.dumps([position.value, position.id]).encode()
 
 
 def _out_of_order(message: str) -> InvalidArgument:

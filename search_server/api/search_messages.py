@@ -21,7 +21,7 @@ from search_server.api.common_messages import (
     vector_to,
 )
 from search_server.types.queries import Diversity, Grouping, Hybrid, Query, SearchSpec, Term
-from search_server.types.searches import Hit, SearchTimings
+from search_server.types.searches import Hit, Match, Notice, NoticeKind, SearchTimings
 from sentinel.search.v1 import search_service_pb2 as pb
 from sentinel_core.errors import InvalidArgument
 from sentinel_store.prepared_item import check_id_length
@@ -32,6 +32,16 @@ _DEFAULT_RRF_K = 60
 _MAX_RRF_K = 16_384
 _MAX_RANKING_WEIGHT = 1_000
 _MAX_GROUP_SIZE = 100
+_MATCHES = {
+    None: pb.MATCH_LEVEL_UNSPECIFIED,
+    Match.WEAK: pb.MATCH_LEVEL_WEAK,
+    Match.FAIR: pb.MATCH_LEVEL_FAIR,
+    Match.STRONG: pb.MATCH_LEVEL_STRONG,
+}
+_NOTICES = {
+    NoticeKind.TEXT_TRUNCATED: pb.Notice.KIND_TEXT_TRUNCATED,
+    NoticeKind.LANGUAGE_UNKNOWN: pb.Notice.KIND_LANGUAGE_UNKNOWN,
+}
 
 
 def spec_from(params: pb.SearchParams) -> SearchSpec:
@@ -65,12 +75,16 @@ def add_hits(message: pb.HitChunk | pb.SearchPageResponse, hits: Iterable[Hit]) 
             image_uri=hit.image_uri,
             thumbnail=hit.thumbnail,
             text=row.text,
+            match_level=_MATCHES[hit.match],
         )
         if row.vector is not None:
             added.vector.CopyFrom(vector_to(row.vector))
 
 
-def summary_to(hit_count: int, timings: SearchTimings) -> pb.SearchSummary:
+def summary_to(
+    hit_count: int, timings: SearchTimings, notices: Iterable[Notice]
+) -> pb.SearchSummary:
+    """Build the summary that ends the hits of a search."""
     return pb.SearchSummary(
         hit_count=hit_count,
         total=_duration(timings.total),
@@ -79,6 +93,7 @@ def summary_to(hit_count: int, timings: SearchTimings) -> pb.SearchSummary:
         embed_inference=_duration(timings.embed_inference),
         vector_search=_duration(timings.vector_search),
         embed_cached=timings.embed_cached,
+        notices=[pb.Notice(kind=_NOTICES[one.kind], message=one.message) for one in notices],
     )
 
 

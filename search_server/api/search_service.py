@@ -73,7 +73,8 @@ class SearchService(pb_grpc.SearchServiceServicer):
                         admitted.release()  # from here on the reader sets the pace
                         yield response
                         response = pb.SearchResponse()
-        response.summary.CopyFrom(search_messages.summary_to(sent, self._searcher.finish(search)))
+        timings = self._searcher.finish(search)
+        response.summary.CopyFrom(search_messages.summary_to(sent, timings, search.notices))
         yield response
 
     async def SearchPage(
@@ -154,7 +155,9 @@ class SearchService(pb_grpc.SearchServiceServicer):
         if page.next_position is not None:
             response.next_page_token = self._token(request, page, page.next_position)
         timings = self._searcher.finish(page.search)
-        response.summary.CopyFrom(search_messages.summary_to(len(page.hits), timings))
+        response.summary.CopyFrom(
+            search_messages.summary_to(len(page.hits), timings, page.search.notices)
+        )
         return response
 
     def _token(self, request: pb.SearchPageRequest, page: Page, position: Position) -> str:

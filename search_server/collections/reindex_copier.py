@@ -1,8 +1,9 @@
 """Make one collection hold the items of another one, in its own vector space.
 
-A pass reads both collections by id and compares content and fields, not vectors. It embeds and
-writes what differs, deletes what the source lacks, and then *reads the source again*, until a read
-finds nothing to do. That order makes it safe beside writers:
+A pass reads both collections by id and compares content and fields, not vectors. It writes what
+differs, with a new vector or, where it would be the same, with a copy of the old one. It deletes
+what the source lacks, and then *reads the source again*, until a read finds nothing to do. That
+order makes it safe beside writers:
 
 * A write that reaches only the source is seen by that read, or by a later pass.
 * A dual write may reach the target and then be overwritten there with something older. It was in
@@ -19,11 +20,18 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from search_server.embedders.pool import EmbedderPool
+from search_server.image_uris.originals import Originals
 from search_server.milvus.search_store import SearchStore
 from search_server.types.embeddings import EmbedOptions
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import DeadlineExceeded, ResourceExhausted, Unavailable
-from sentinel_store.collections import CollectionInfo
+from sentinel_core.errors import (
+    DeadlineExceeded,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+)
+from sentinel_store.collections import CollectionInfo, keeps_vectors
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Kind, Row
 from sentinel_store.milvus import schema
@@ -53,6 +61,7 @@ class ReindexProgress:
         total: Items in the source.
         failed: Items that cannot be embedded again.
         failures: Ids and reasons of the first 100 of them.
+        gone: How many of them are stored by reference, and their originals cannot be read.
         alias_swapped: Whether the alias points at the target.
     """
 
@@ -60,6 +69,7 @@ class ReindexProgress:
     total: int = 0
     failed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    gone: int = 0
     alias_swapped: bool = False
 
 
@@ -73,6 +83,7 @@ class ReindexCopier:
         *,
         store: SearchStore,
         images: ImageStore,
+        originals: Originals,
         pool: EmbedderPool,
         call_timeout_s: float,
         progress: ReindexProgress,
@@ -81,12 +92,14 @@ class ReindexCopier:
         self._target = target
         self._store = store
         self._images = images
+        self._originals = originals
         self._pool = pool
         self._call_timeout_s = call_timeout_s
         self._progress = progress
-        # Reasons why content cannot be embedded, by id and digest: not tried again.
-        self._unusable: dict[tuple[str, str], str] = {}
+        # Reasons why content cannot be embedded, by `_identity` of its row: not tried again.
+        self._unusable: dict[tuple[str, ...], str] = {}
         self._limit = asyncio.Semaphore(_BATCHES_AT_ONCE)
+        self._copies_vectors = keeps_vectors(source, target)
 
     async def copy_differences(
         self, check: Callable[[], Awaitable[None]], *, dual_write: bool = False
@@ -105,7 +118,7 @@ class ReindexCopier:
         progress.total = await self._retry(
             lambda deadline: self._store.count(self._source, "", deadline)
         )
-        differed, seen, failed, after = 0, 0, 0, ""
+        differed, seen, failed, gone, after = 0, 0, 0, 0, ""
         failures: list[tuple[str, str]] = []
         while True:
             await check()
@@ -121,6 +134,7 @@ class ReindexCopier:
                     group.create_task(self._copy_until_equal(part, wanted, present, dual_write))
             unable = [(row.id, why) for row in wanted.values() if (why := self._why_not(row))]
             failures += unable[: _MAX_FAILURES - len(failures)]
+            gone += sum(bool(wanted[item_id].reference) for item_id, _ in unable)
             differed += len(differing)
             failed += len(unable)
             seen += len(wanted)
@@ -130,7 +144,7 @@ class ReindexCopier:
                 break
             after = last
         progress.done, progress.total = seen - failed, seen
-        progress.failed, progress.failures = failed, failures
+        progress.failed, progress.failures, progress.gone = failed, failures, gone
         return differed
 
     async def _page(self, after: str) -> tuple[dict[str, Row], dict[str, Row], str | None]:
@@ -189,7 +203,9 @@ class ReindexCopier:
         return _by_id(await self._retry(lambda deadline: self._store.get(info, ids, deadline)))
 
     async def _copy(self, rows: Sequence[Row]) -> set[str]:
-        """Embed rows and write them to the target; return the ids of the rows that succeeded."""
+        """Write rows with new vectors to the target; return the ids of those that succeeded."""
+        if self._copies_vectors:
+            return await self._copy_with_vectors([row.id for row in rows])
         stored: set[str] = set()
         batch: list[tuple[Row, Content]] = []
         size = 0
@@ -204,6 +220,14 @@ class ReindexCopier:
             size += len(content.data)
         return stored | (await self._copy_batch(batch) if batch else set())
 
+    async def _copy_with_vectors(self, ids: Sequence[str]) -> set[str]:
+        rows = await self._retry(
+            lambda deadline: self._store.get(self._source, ids, deadline, include_vectors=True)
+        )
+        if rows:
+            await self._retry(lambda deadline: self._store.upsert(self._target, rows, deadline))
+        return {row.id for row in rows}
+
     async def _copy_batch(self, batch: Sequence[tuple[Row, Content]]) -> set[str]:
         embedded = await self._retry(
             lambda deadline: self._pool.embed(
@@ -216,7 +240,7 @@ class ReindexCopier:
         copies = []
         for (row, _), item in zip(batch, embedded.items, strict=True):
             if item.error is not None:
-                self._unusable[row.id, row.digest] = item.error.message
+                self._unusable[_identity(row)] = item.error.message
             else:
                 copies.append(replace(row, digest=_target_digest(row), vector=item.vector))
         if copies:
@@ -226,29 +250,36 @@ class ReindexCopier:
     async def _content(self, row: Row) -> Content | None:
         if row.text:
             return Content(Kind.TEXT, row.text.encode())
-        data = await self._retry(lambda _: self._image(row.image))
-        if data is None:
-            self._unusable[row.id, row.digest] = "its image bytes are gone from the object store"
+        try:
+            return Content(Kind.IMAGE, await self._retry(lambda _: self._image(row)))
+        except (NotFound, PermissionDenied) as error:
+            self._unusable[_identity(row)] = error.message
             return None
-        return Content(Kind.IMAGE, data)
 
-    async def _image(self, digest: str) -> bytes | None:
-        image = await self._images.find_image(digest)
-        if image is None:
-            return None
-        return await self._images.read_image(image, 0, image.size)
+    async def _image(self, row: Row) -> bytes:
+        if row.reference:
+            return await self._originals.read(row.reference, row.image)
+        image = await self._images.find_image(row.image)
+        data = await self._images.read_image(image, 0, image.size) if image is not None else None
+        if data is None:
+            raise NotFound("IMAGE_NOT_FOUND", "its image bytes are gone from the object store")
+        return data
 
     def _why_not(self, row: Row) -> str:
         """Return why a row cannot be embedded again; empty if no reason is known."""
+        if self._copies_vectors:
+            return ""
         if not row.image and not row.text:
             return "a vector without content, which cannot be embedded again"
-        return self._unusable.get((row.id, row.digest), "")
+        return self._unusable.get(_identity(row), "")
 
     def _differs(self, wanted: Row | None, present: Row | None) -> bool:
         if wanted is None or self._why_not(wanted):
             return present is not None
-        return present is None or (present.digest, present.fields) != (
-            _target_digest(wanted),
+        digest = wanted.digest if self._copies_vectors else _target_digest(wanted)
+        return present is None or (present.digest, present.reference, present.fields) != (
+            digest,
+            wanted.reference,
             wanted.fields,
         )
 
@@ -265,8 +296,13 @@ class ReindexCopier:
                 await asyncio.sleep(error.retry_after_s or _RETRY_INTERVAL_S)
 
 
+def _identity(row: Row) -> tuple[str, ...]:
+    """Return what of a row tells where its content is and what it is."""
+    return row.id, row.digest, row.reference
+
+
 def _target_digest(row: Row) -> str:
-    """Return the digest of the row's content alone: the target has no vectors from callers."""
+    """Return the digest of the row's content alone: another space has no vectors from callers."""
     return row.image or hashlib.sha256(row.text.encode()).hexdigest()
 
 

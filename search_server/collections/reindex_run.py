@@ -26,7 +26,7 @@ from search_server.collections.catalog import CACHE_S, Catalog
 from search_server.collections.reindex_copier import ReindexCopier, ReindexProgress
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import FailedPrecondition, SentinelError
+from sentinel_core.errors import FailedPrecondition, NotFound, SentinelError
 from sentinel_store.collections import CollectionInfo, Origin, OriginState, ReindexMark
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ SETTLE_S = CACHE_S + 0.5
 # With so few differences, a pass during dual writes costs little more than the comparison.
 _FEW = 1_000
 _MAX_PASSES = 5
+# So many originals may be gone for good.
+_FEW_GONE = 10
 _CALL_TIMEOUT_S = 30.0
 # Each of the three calls that swap an alias; together shorter than `_TAKE_OVER_S`.
 _SWAP_TIMEOUT_S = 2.0
@@ -76,6 +78,7 @@ class ReindexRun:
 
         Raises:
             FailedPrecondition: Another run took over, or an alias already points at the target.
+            NotFound: So many originals are gone that the alias was not swapped.
         """
         await self._take_over()
         if not await self._is_swapped():
@@ -134,7 +137,19 @@ class ReindexRun:
             if await self._copier.copy_differences(self._check_mark, dual_write=True) == 0:
                 break  # remaining differences are dual writes in progress
 
+    def _check_originals(self) -> None:
+        """Raise NotFound before an alias loses many items whose disk may only be away."""
+        progress = self._progress
+        if self._alias and progress.gone > max(_FEW_GONE, progress.total // 10):
+            raise NotFound(
+                "ORIGINAL_GONE",
+                f"the originals of {progress.gone} of {progress.total} items are gone; is their "
+                f"disk mounted? {self._alias!r} means {self._source.name!r} as before. Mount it "
+                "and send the same request again, or delete those items first",
+            )
+
     async def _swap(self) -> None:
+        self._check_originals()
         await self._set_state(OriginState.VERIFIED)
         await self._check_mark()
         if self._alias:

@@ -1,6 +1,6 @@
-"""Reindex: move a collection to other vectors without stopping searches or writes.
+"""Reindex: move a collection to other vectors or more fields, without stopping searches or writes.
 
-The vectors are another model's, of another length, or held in another way.
+The vectors are another model's, of another length, or held in another way; or they are copied.
 
 Checks the request, finds or creates the target, and lets one call at a time work on a source. The
 work itself is in `reindex_run.py`. Why it is done this way: docs/adr/0011.
@@ -9,22 +9,32 @@ work itself is in `reindex_run.py`. Why it is done this way: docs/adr/0011.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from search_server.collections.catalog import Catalog, checked_dimensions
 from search_server.collections.reindex_copier import ReindexCopier, ReindexProgress
 from search_server.collections.reindex_run import ReindexRun, reindex_conflict
 from search_server.embedders.pool import EmbedderPool, matches
 from search_server.embedders.worker import ServedModel
+from search_server.image_uris.originals import Originals
 from search_server.milvus.search_store import SearchStore
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import AlreadyExists, FailedPrecondition, NotFound, first_error
+from sentinel_core.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    first_error,
+)
 from sentinel_store.collections import (
     CollectionInfo,
+    NewFields,
     Origin,
     OriginState,
     VectorStorage,
     check_collection_name,
+    check_fields,
+    columns_for,
 )
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.milvus import indexes
@@ -42,6 +52,7 @@ class ReindexRequest:
             the only served model that is not the source's.
         dimensions: Length of the new vectors; 0: the source's for its model, or the new model's.
         storage: How Milvus holds them; None: as the source's.
+        added: Fields that the target has beside the source's.
     """
 
     source: str
@@ -50,6 +61,13 @@ class ReindexRequest:
     model: ModelRef | None
     dimensions: int = 0
     storage: VectorStorage | None = None
+    added: NewFields = field(default_factory=NewFields)
+
+    @property
+    def only_adds_fields(self) -> bool:
+        """Whether nothing changes about the vectors."""
+        changes = self.model is not None or self.dimensions or self.storage is not None
+        return bool(self.added.types) and not changes
 
     def fits(self, target: CollectionInfo, source: CollectionInfo) -> bool:
         """Tell whether `target` was made for this request."""
@@ -57,11 +75,13 @@ class ReindexRequest:
             is_model = matches(target.model, self.model)
         else:
             keeps_model = target.model.fingerprint == source.model.fingerprint
-            is_model = keeps_model == (bool(self.dimensions) or self.storage is not None)
+            changes_else = self.dimensions or self.storage is not None or self.added.types
+            is_model = keeps_model == bool(changes_else)
         return (
             is_model
             and self.dimensions in (0, target.dimensions)
             and target.storage == (self.storage or source.storage)
+            and target.fields == source.fields | self.added.types
         )
 
 
@@ -74,6 +94,7 @@ class Reindexer:
         pool: EmbedderPool,
         store: SearchStore,
         images: ImageStore,
+        originals: Originals,
         *,
         call_timeout_s: float,
     ) -> None:
@@ -82,6 +103,7 @@ class Reindexer:
         self._pool = pool
         self._store = store
         self._images = images
+        self._originals = originals
         self._call_timeout_s = call_timeout_s
         self._running: set[str] = set()
         self._gateway = uuid.uuid4().hex
@@ -90,8 +112,9 @@ class Reindexer:
         """Run the reindex. After a failure, repeat the call to continue.
 
         Raises:
-            InvalidArgument: A name is invalid.
-            NotFound: The source does not exist.
+            InvalidArgument: A name is invalid, or the source declares an added field, or has too
+                many fields for it.
+            NotFound: The source does not exist, or many originals are gone.
             AlreadyExists: A collection has the alias's name.
             FailedPrecondition: Another reindex is in the way, or no worker serves the model.
             Unavailable: A service that it needs was unavailable for a minute.
@@ -120,6 +143,7 @@ class Reindexer:
             target,
             store=self._store,
             images=self._images,
+            originals=self._originals,
             pool=self._pool,
             call_timeout_s=self._call_timeout_s,
             progress=progress,
@@ -159,6 +183,7 @@ class Reindexer:
                     field="alias",
                     collection=request.alias,
                 )
+        self._check_added(source, request.added)
         mark = source.reindex
         if mark is None or mark.target == request.target:
             return
@@ -169,6 +194,17 @@ class Reindexer:
                 "one, or delete it first",
                 "target",
             )
+
+    def _check_added(self, source: CollectionInfo, added: NewFields) -> None:
+        check_fields(added.types, "added_fields", others=columns_for(source.fields))
+        for index, name in enumerate(added.types):
+            if name in source.fields:
+                raise InvalidArgument(
+                    "PARAMETER_OUT_OF_RANGE",
+                    f"{source.name!r} declares field {name!r} already, as a {source.fields[name]}; "
+                    "leave it out, or use another name",
+                    field=f"added_fields[{index}].name",
+                )
 
     async def _target(self, source: CollectionInfo, request: ReindexRequest) -> CollectionInfo:
         """Return the target of an earlier call for the same reindex, or create a new one."""
@@ -188,7 +224,7 @@ class Reindexer:
         if not ours or not request.fits(found, source):
             raise reindex_conflict(
                 f"collection {request.target!r} exists and was not made from {source.name!r} with "
-                "this model, dimensions and storage; use another name, or delete it first",
+                "this model, dimensions, storage and fields; use another name, or delete it first",
                 "target",
             )
         if await self._store.is_complete(found.name, deadline):
@@ -199,6 +235,23 @@ class Reindexer:
     async def _create_target(
         self, source: CollectionInfo, request: ReindexRequest, deadline: Deadline
     ) -> CollectionInfo:
+        changed = source if request.only_adds_fields else self._with_vectors(source, request)
+        target = replace(
+            changed,
+            name=request.target,
+            requested_name=request.target,
+            fields=source.fields | request.added.types,
+            indexed=source.indexed + request.added.indexed,
+            full_text=source.full_text + request.added.full_text,
+            origin=Origin(source.name, OriginState.COPYING),
+            reindex=None,
+            moved_to="",
+        )
+        await self._catalog.add(target, deadline)
+        return target
+
+    def _with_vectors(self, source: CollectionInfo, request: ReindexRequest) -> CollectionInfo:
+        """Return the source with the vectors that the target shall have."""
         served = self._new_model(source, request)
         wanted = request.dimensions
         if not wanted and served.model.fingerprint == source.model.fingerprint:
@@ -213,21 +266,14 @@ class Reindexer:
                 is_lite=self._store.is_lite,
                 storage=storage,
             )
-        target = replace(
+        return replace(
             source,
-            name=request.target,
-            requested_name=request.target,
             model=served.model,
             dimensions=dimensions,
             shortened=dimensions != served.dimensions,
             storage=storage,
             index=index,
-            origin=Origin(source.name, OriginState.COPYING),
-            reindex=None,
-            moved_to="",
         )
-        await self._catalog.add(target, deadline)
-        return target
 
     def _new_model(self, source: CollectionInfo, request: ReindexRequest) -> ServedModel:
         fingerprint = source.model.fingerprint

@@ -26,6 +26,7 @@ from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Row
 from sentinel_store.milvus import errors
+from sentinel_store.milvus.field_columns import to_json
 from sentinel_store.milvus.vector_columns import bytes_stored
 from sentinel_store.prepared_item import PreparedItem
 
@@ -220,17 +221,25 @@ class StoredUsage:
             first = random.randrange(_DIGEST_SPACE - width)
             expression = f'digest >= "{first:012x}" and digest < "{first + width:012x}"'
         rows = await self._store.page(info, expression, "", _MOST_ROWS, deadline)
-        images = {row.image for row in rows if row.image}
-        found = await together(self._images.find_image(image) for image in images)
-        sizes = {one: image.size for one, image in zip(images, found, strict=True) if image}
+        # Of an image by reference, the thumbnail is all that is stored.
+        images = {(row.image, bool(row.reference)) for row in rows if row.image}
+        found = await together(
+            self._images.find_thumbnail(digest) if by_reference else self._images.find_image(digest)
+            for digest, by_reference in images
+        )
+        sizes = {one: file.size for one, file in zip(images, found, strict=True) if file}
         vector = bytes_stored(info.dimensions, info.storage)
-        total = sum(_row_bytes(row) + vector + sizes.get(row.image, 0) for row in rows)
+        total = sum(
+            _row_bytes(row) + vector + sizes.get((row.image, bool(row.reference)), 0)
+            for row in rows
+        )
         return total / len(rows) if rows else 0.0
 
 
 def _sizes(item: PreparedItem, info: CollectionInfo, *, is_new: bool) -> Sizes:
-    data = len(item.content.data) if item.content is not None else 0
-    fields = len(json.dumps(item.fields))
+    # The next count adds the thumbnail of an image by reference.
+    data = 0 if item.content is None or item.original else len(item.content.data)
+    fields = len(json.dumps(to_json(item.fields)))
     return {
         Quota.STORED_ITEMS: float(is_new),
         Quota.STORED_BYTES: data + fields + bytes_stored(info.dimensions, info.storage),
@@ -238,7 +247,8 @@ def _sizes(item: PreparedItem, info: CollectionInfo, *, is_new: bool) -> Sizes:
 
 
 def _row_bytes(row: Row) -> int:
-    return len(row.text.encode()) + len(json.dumps(row.fields))
+    texts = len(row.text.encode()) + len(row.reference.encode())
+    return texts + len(json.dumps(to_json(row.fields)))
 
 
 def _add(sizes: Sizes, more: Mapping[Quota, float], factor: float = 1.0) -> None:

@@ -85,8 +85,7 @@ class EmbedderPool:
         self.fleet = Fleet(entries, max_message_bytes, metrics, access or WorkerAccess())
         self._max_call_bytes = max_message_bytes - max_message_bytes // 16  # the rest is framing
         self._quarantine = Quarantine(metrics)
-        # By fingerprint. Prompts are part of it, so this never changes.
-        self._asymmetric: dict[str, bool] = {}
+        self._known: dict[str, ServedModel] = {}  # by fingerprint
         self._failures = Counter(
             f"sentinel_{metrics.process}_worker_failures_total",
             "Embed calls that a worker failed, by error reason; most go to another worker.",
@@ -176,10 +175,15 @@ class EmbedderPool:
 
     def is_asymmetric(self, fingerprint: str) -> bool:
         """Return whether vectors of this model depend on the role; True until a worker has told."""
-        if fingerprint not in self._asymmetric:
-            told = (worker.served for worker in self.fleet.workers if worker.served is not None)
-            self._asymmetric |= {one.model.fingerprint: one.details.asymmetric for one in told}
-        return self._asymmetric.get(fingerprint, True)
+        known = self.known(fingerprint)
+        return True if known is None else known.details.asymmetric
+
+    def known(self, fingerprint: str) -> ServedModel | None:
+        """Return what a worker has told of a model, which never changes; None until one has."""
+        if fingerprint not in self._known:
+            told = (worker.served for worker in self.fleet.workers if worker.served)
+            self._known |= {one.model.fingerprint: one for one in told}
+        return self._known.get(fingerprint)
 
     def capacity(self, fingerprint: str) -> Capacity:
         """Return what the healthy workers of this model can take."""

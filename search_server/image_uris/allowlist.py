@@ -40,7 +40,8 @@ class ParsedUri:
     @property
     def printable(self) -> str:
         """The URI for messages and logs, without its query, which may hold a signature."""
-        return f"{self.scheme}://{self.authority}/{'/'.join(self.path)}"[:200]
+        path = "/".join(self.path).encode(errors="backslashreplace").decode()
+        return f"{self.scheme}://{self.authority}/{path}"[:200]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,28 @@ class AllowedPrefix(ParsedUri):
 class Allowlist:
     """The operator's list of prefixes. Immutable."""
 
-    def __init__(self, uris: Sequence[str]) -> None:
-        """Parse the list; raise InvalidArgument for an entry that is not a valid prefix."""
-        self.prefixes = [_parse_prefix(uri) for uri in uris]
+    def __init__(
+        self,
+        uris: Sequence[str],
+        *,
+        setting: str = "image_uri_places",
+        schemes: Sequence[str] = (),
+    ) -> None:
+        """Parse the list; raise InvalidArgument for an entry that is not a valid prefix.
+
+        `setting` is where the list comes from, for messages. `schemes` are those that its entries
+        may have; empty: all.
+        """
+        self._flag = f"--{setting.replace('_', '-')}"
+        self.prefixes = []
+        for uri in uris:
+            try:
+                prefix = _parse_prefix(uri)
+                if schemes and prefix.scheme not in schemes:
+                    raise ValueError(f"it needs the scheme {' or '.join(schemes)}")
+            except ValueError as error:
+                raise _bad_prefix(self._flag, uri, str(error)) from error
+            self.prefixes.append(prefix)
 
     def find(self, uri: ParsedUri) -> AllowedPrefix:
         """Return the prefix that covers `uri`; raise PermissionDenied if there is none."""
@@ -77,7 +97,7 @@ class Allowlist:
                 return prefix
         raise _forbidden(
             f"{uri.printable} is outside the places that this gateway fetches from; send "
-            "the bytes, or have the place added to --image-uri-places"
+            f"the bytes, or have the place added to {self._flag}"
         )
 
 
@@ -146,25 +166,26 @@ def _segments(raw_path: str, *, encoded: bool) -> tuple[str, ...]:
 
 
 def _parse_prefix(uri: str) -> AllowedPrefix:
+    """Parse an entry of the list; raise ValueError if it is no valid prefix."""
     try:
         parsed = parse_uri(uri)
     except PermissionDenied as error:
-        raise _bad_prefix(uri, error.message) from error
+        raise ValueError(error.message) from error
     if isinstance(parsed, HttpUri) and (parsed.url.query_string or parsed.url.raw_fragment):
-        raise _bad_prefix(uri, "it has a query")
+        raise ValueError("it has a query")
     if parsed.scheme != "file" and not parsed.authority:
-        raise _bad_prefix(uri, "it names no host or bucket")
+        raise ValueError("it names no host or bucket")
     # `https://host/photos` and `https://host/photos/` are one prefix, `…/photos2` is another.
     path = parsed.path[:-1] if parsed.path[-1] == "" else parsed.path
     return AllowedPrefix(parsed.scheme, parsed.authority, path, uri)
 
 
-def _bad_prefix(uri: str, why: str) -> InvalidArgument:
+def _bad_prefix(flag: str, uri: str, why: str) -> InvalidArgument:
     return InvalidArgument(
         "PARAMETER_OUT_OF_RANGE",
-        f"--image-uri-places: {uri[:100]!r} is not a valid place ({why}); write "
+        f"{flag}: {uri[:100]!r} is not a valid place ({why}); write "
         "https://host/folder/, s3://bucket/prefix/ or file:///folder/",
-        field="image_uri_places",
+        field=flag.strip("-").replace("-", "_"),
     )
 
 

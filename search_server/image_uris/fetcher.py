@@ -62,12 +62,18 @@ class Fetcher:
     async def fetch_items(
         self, items: Sequence[Item | UnreadableItem], deadline: Deadline
     ) -> list[Item | UnreadableItem]:
-        """Return the items with their images' bytes; a failed fetch gives an UnreadableItem."""
+        """Return the items with their images' bytes; a failed fetch gives an UnreadableItem.
+
+        Images that are stored by reference are not fetched.
+        """
         fetched = list(items)
         waiting = [
             (place, item, item.content)
             for place, item in enumerate(items)
-            if isinstance(item, Item) and item.content is not None and item.content.uri
+            if isinstance(item, Item)
+            and item.content is not None
+            and item.content.uri
+            and not item.content.digest
         ]
         answers = await self.fetch([content for _, _, content in waiting], deadline)
         for (place, item, _), answer in zip(waiting, answers, strict=True):

@@ -98,11 +98,13 @@ def _read_regular(
 ) -> bytes:
     if not names:
         raise not_found(uri, "it is the folder itself")
-    _refuse_link(names[-1], folder, uri)
+    # Before it is opened: that alone makes some devices do something.
+    if not stat.S_ISREG(_refuse_link(names[-1], folder, uri)):
+        raise not_found(uri, "it is no regular file")
     # Not blocking, or opening a named pipe would wait for its writer.
     descriptor = _opened(opened, names[-1], folder, os.O_NOFOLLOW | os.O_NONBLOCK)
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode):  # somebody has replaced it just now
         raise not_found(uri, "it is no regular file")
     if status.st_size > max_bytes:
         raise too_large(uri, max_bytes)
@@ -121,10 +123,15 @@ def _opened(opened: ExitStack, name: str, folder: int | None, flags: int) -> int
     return descriptor
 
 
-def _refuse_link(name: str, folder: int, uri: ParsedUri) -> None:
-    """Raise a clear error; `O_NOFOLLOW` refuses links too, with a different text per system."""
-    if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+def _refuse_link(name: str, folder: int, uri: ParsedUri) -> int:
+    """Return the mode of what is there, unless it is a link: then raise a clear error.
+
+    `O_NOFOLLOW` refuses links too, with a different text per system.
+    """
+    mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    if stat.S_ISLNK(mode):
         raise forbidden(uri, "is reached through a symbolic link")
+    return mode
 
 
 class StoreReader:

@@ -23,9 +23,12 @@ async def present(
             replace(row, fields={k: v for k, v in row.fields.items() if k in names}) for row in rows
         ]
     digests = [row.image for row in rows if row.image]
-    uris = iter(await images.image_uris(digests))
+    copies = [row.image for row in rows if row.image and not row.reference]
+    uris = iter(await images.image_uris(copies))
     thumbnails = iter(await images.get_thumbnails(digests) if projection.include_thumbnails else ())
     return [
-        StoredItem(row, next(uris), next(thumbnails, b"")) if row.image else StoredItem(row)
+        StoredItem(row, row.reference or next(uris), next(thumbnails, b""))
+        if row.image
+        else StoredItem(row)
         for row in rows
     ]

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from search_server.image_uris.originals import Originals
 from search_server.images.presentation import present
 from search_server.milvus import filters
+from search_server.milvus.item_order import next_items
 from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
-from search_server.types.items import Projection, StoredItem
+from search_server.types.items import (
+    ItemOrder,
+    ItemPage,
+    ItemPosition,
+    Projection,
+    StoredItem,
+)
 from search_server.types.message_sizes import message_bytes
 from search_server.types.queries import Filter
 from sentinel_core.calls import Deadline
-from sentinel_core.errors import NotFound
+from sentinel_core.errors import NotFound, SentinelError
 from sentinel_core.image_formats import image_format
+from sentinel_core.memory import MemoryBudget
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.milvus import schema
@@ -39,10 +48,19 @@ class ItemReader:
     memory for the rows.
     """
 
-    def __init__(self, store: SearchStore, images: ImageStore, row_memory: RowMemory) -> None:
+    def __init__(
+        self,
+        store: SearchStore,
+        images: ImageStore,
+        originals: Originals,
+        row_memory: RowMemory,
+        memory: MemoryBudget,
+    ) -> None:
         self._store = store
         self._images = images
+        self._originals = originals
         self._row_memory = row_memory
+        self._memory = memory
 
     async def get(
         self,
@@ -80,8 +98,8 @@ class ItemReader:
         max_bytes: int,
         deadline: Deadline,
         projection: Projection,
-    ) -> tuple[list[StoredItem], bool]:
-        """Return up to `size` items after `last_id`, by id, and whether more follow.
+    ) -> ItemPage:
+        """Return up to `size` items after `last_id`, by id; the next page begins after an id.
 
         They are fewer if they have more than `max_bytes`, but at least one.
         """
@@ -99,12 +117,51 @@ class ItemReader:
             self._row_memory.note(info, rows)
             items = await present(rows[:size], self._images, projection)
         fitting = _fitting(items, max_bytes)
-        return items[:fitting], fitting < len(rows)
+        return ItemPage(items[:fitting], items[fitting - 1].row.id if fitting < len(rows) else None)
+
+    async def ordered_page(
+        self,
+        info: CollectionInfo,
+        filter_: Filter | None,
+        order: ItemOrder,
+        *,
+        after: ItemPosition | None,
+        size: int,
+        max_bytes: int,
+        deadline: Deadline,
+        projection: Projection,
+    ) -> ItemPage:
+        """Return up to `size` items after a position, in the order of a field; see `page`.
+
+        An item that is deleted meanwhile is left out, so that there may be fewer.
+        """
+        expression = filters.compile_filter(filter_, info.fields)
+        schema.check_names(projection.output_fields, info.fields, "output_fields")
+        positions = await next_items(
+            self._store,
+            info,
+            expression,
+            order=order,
+            after=after,
+            count=size + 1,
+            deadline=deadline,
+        )
+        more = len(positions) > size
+        positions = positions[:size]
+        ids = [position.id for position in positions]
+        items, unread = await self.get(info, ids, deadline, projection, max_bytes=max_bytes)
+        if unread:
+            last = positions[ids.index(items[-1].row.id)]
+            return ItemPage(items, last)
+        return ItemPage(items, positions[-1] if more else None)
 
     async def image(
         self, info: CollectionInfo, item_id: str, deadline: Deadline
     ) -> AsyncIterator[ImageChunk]:
         """Yield the image of an item in parts of at most 1 MiB; each part is read on demand.
+
+        The original of an image by reference is read at once, since no part of it may leave before
+        all of it is found to be the same; the share of the memory for it waits for the caller.
 
         Raises:
             NotFound: The item does not exist, has no image, or its image bytes are missing.
@@ -116,6 +173,15 @@ class ItemReader:
             )
         if not rows[0].image:
             raise NotFound("IMAGE_NOT_FOUND", "the item has no image, only text or a vector")
+        if rows[0].reference:
+            wanted = [(rows[0].reference, rows[0].image)]
+            async with self._originals.held(wanted, self._memory, deadline) as [whole]:
+                if isinstance(whole, SentinelError):
+                    raise whole
+                for start in range(0, len(whole), _CHUNK_BYTES):
+                    part = whole[start : start + _CHUNK_BYTES]
+                    yield _chunk(part, start, len(whole))
+            return
         image = await self._images.find_image(rows[0].image)
         if image is None:
             raise _missing()
@@ -124,7 +190,7 @@ class ItemReader:
             data = await self._images.read_image(image, start, end)
             if data is None:
                 raise _missing()
-            yield ImageChunk(data) if start else ImageChunk(data, _media_type(data), image.size)
+            yield _chunk(data, start, image.size)
 
 
 def _fitting(items: Sequence[StoredItem], max_bytes: int) -> int:
@@ -135,6 +201,10 @@ def _fitting(items: Sequence[StoredItem], max_bytes: int) -> int:
         if total > max_bytes and position:
             return position
     return len(items)
+
+
+def _chunk(data: bytes, start: int, total: int) -> ImageChunk:
+    return ImageChunk(data) if start else ImageChunk(data, _media_type(data), total)
 
 
 def _missing() -> NotFound:

@@ -1,5 +1,7 @@
 """Check what the gateway has stored: the files of Milvus Lite, images, and rows that name images.
 
+Of images that are stored by reference it reads the originals.
+
 The command is `sentinel-gateway check`. Without `--repair` it changes only what a gateway does when
 it opens Milvus Lite. With it, nothing is deleted either: what is damaged is set aside.
 """
@@ -18,8 +20,9 @@ import numpy as np
 from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
+from search_server.image_uris.originals import Originals
 from search_server.settings import GatewaySettings
-from sentinel_core.calls import Deadline
+from sentinel_core.calls import Deadline, together
 from sentinel_core.errors import SentinelError, Unavailable
 from sentinel_core.proxies import bypass_proxies_on_loopback
 from sentinel_core.settings import print_settings_errors, refuse_secret_flags
@@ -33,6 +36,7 @@ from sentinel_store.milvus.store import MilvusStore
 _CALL_TIMEOUT_S = 120.0
 _ROWS_PER_PAGE = 500
 _AT_ONCE = 8
+_EVERY_FILE = "file:///"
 _WEBP = (b"RIFF", b"WEBP")
 
 
@@ -45,7 +49,9 @@ class CheckSettings(GatewaySettings):
         False, description="Repair what can be repaired; what is damaged is set aside, not deleted."
     )
     quick: bool = Field(
-        False, description="Look at names, sizes and logs only; do not read images and segments."
+        False,
+        description="Look at names, sizes and logs only; do not read images, originals "
+        "and segments.",
     )
 
 
@@ -106,10 +112,18 @@ class _StoreCheck:
     """Checks images, and then the rows that name them."""
 
     def __init__(
-        self, store: MilvusStore, images: ImageStore, report: Report, *, repair: bool, quick: bool
+        self,
+        store: MilvusStore,
+        images: ImageStore,
+        originals: Originals,
+        report: Report,
+        *,
+        repair: bool,
+        quick: bool,
     ) -> None:
         self._store = store
         self._images = images
+        self._originals = originals
         self._report = report
         self._repair = repair
         self._quick = quick
@@ -177,13 +191,28 @@ class _StoreCheck:
                 why = _wrong_vector(row, info)
                 if why:
                     self._report.add(f"item {row.id!r} of {info.name!r} {why}; store it again")
-                if row.image and await self._is_missing(row.image):
+                if row.image and await self._is_missing(row):
                     incomplete.append(row)
             if self._repair and incomplete:
                 await self._forget_content(info, incomplete)
             for row in incomplete:
                 done = "importing it again stores the image" if self._repair else ""
                 self._report.add(f"the image of item {row.id!r} of {info.name!r} is missing", done)
+            if not self._quick:
+                await self._check_originals(info, [row for row in rows if row.reference])
+
+    async def _check_originals(self, info: CollectionInfo, rows: Sequence[Row]) -> None:
+        for row, why in zip(rows, await together(map(self._why_gone, rows)), strict=True):
+            if why:
+                self._report.add(f"item {row.id!r} of {info.name!r}: {why}")
+
+    async def _why_gone(self, row: Row) -> str:
+        """Return what is wrong with an original; empty if nothing is."""
+        try:
+            await self._originals.read(row.reference, row.image)
+        except SentinelError as error:
+            return error.message
+        return ""
 
     async def _forget_content(self, info: CollectionInfo, rows: Sequence[Row]) -> None:
         """Have the next import store these items again, instead of finding them unchanged."""
@@ -195,16 +224,16 @@ class _StoreCheck:
         if forgotten:
             await self._store.upsert(info, forgotten, _deadline())
 
-    async def _is_missing(self, digest: str) -> bool:
+    async def _is_missing(self, row: Row) -> bool:
         try:
-            number = bytes.fromhex(digest)
+            number = bytes.fromhex(row.image)
         except ValueError:  # not written by us
             return True
         self._named.add(number)
-        if number in self._present:
+        if row.reference or number in self._present:
             return False
         # It may have been stored since its folder was listed.
-        return await self._images.find_image(digest) is None
+        return await self._images.find_image(row.image) is None
 
     async def _pages(self, info: CollectionInfo) -> AsyncIterator[Sequence[Row]]:
         last = ""
@@ -249,7 +278,12 @@ async def check(settings: CheckSettings) -> Report:
         stack.push_async_callback(store.close)
         images = ImageStore(settings.object_store_uri)
         stack.callback(images.close)
-        await _StoreCheck(store, images, report, **options).run()
+        originals = Originals(
+            [_EVERY_FILE],  # the operator may read what the gateway may not
+            max_bytes=settings.max_image_bytes,
+            timeout_s=settings.reference_timeout_seconds,
+        )
+        await _StoreCheck(store, images, originals, report, **options).run()
     return report
 
 

@@ -24,7 +24,7 @@ from search_server.types.searches import Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition
 from sentinel_store.milvus import errors, schema
-from sentinel_store.milvus.connection import MilvusConnection
+from sentinel_store.milvus.movable import Milvus
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _DROP_TIMEOUT_S = 10.0
 class FullText:
     """Searches text, and finds out whether Milvus can. Use from one event loop."""
 
-    def __init__(self, milvus: MilvusConnection) -> None:
+    def __init__(self, milvus: Milvus) -> None:
         self._milvus = milvus
         self._checking = asyncio.Lock()
         self._is_supported = False

@@ -67,7 +67,7 @@ class RowMemory:
 def _bytes_of(row: Row) -> int:
     vector = row.vector.nbytes if row.vector is not None else 0
     values = sum(len(name) + _value_bytes(value) for name, value in row.fields.items())
-    return _ROW_OVERHEAD_BYTES + len(row.text) + vector + values
+    return _ROW_OVERHEAD_BYTES + len(row.text) + len(row.reference) + vector + values
 
 
 def _value_bytes(value: object) -> int:

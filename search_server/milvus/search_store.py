@@ -17,7 +17,7 @@ from sentinel_core.errors import AlreadyExists, FailedPrecondition
 from sentinel_core.tls import TlsFiles
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.milvus import errors, schema
-from sentinel_store.milvus.connection import MilvusConnection
+from sentinel_store.milvus.movable import Milvus
 from sentinel_store.milvus.store import MilvusStore, alter_property
 
 # Another gateway may create or remove the alias between our check and our change.
@@ -47,10 +47,12 @@ class SearchStore(MilvusStore):
         self.full_text = FullText(self.connection)
         self.vectors = VectorSearch(self)
 
-    async def create_collection(self, info: CollectionInfo, deadline: Deadline) -> None:
+    async def create_collection(
+        self, info: CollectionInfo, deadline: Deadline, *, keep_id: bool = False
+    ) -> None:
         if info.full_text:
             await self.full_text.check_supported(deadline)
-        await super().create_collection(info, deadline)
+        await super().create_collection(info, deadline, keep_id=keep_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Aliases:
     Milvus can have.
     """
 
-    def __init__(self, milvus: MilvusConnection) -> None:
+    def __init__(self, milvus: Milvus) -> None:
         self._milvus = milvus
 
     async def of(self, collection: str, deadline: Deadline) -> OtherNames:
@@ -88,7 +90,7 @@ class Aliases:
             aliases, moved, left = set[str](), set[str](), [collection]
             while left:
                 one = left.pop()
-                aliases.update(client.list_aliases(one, timeout=timeout)["aliases"])
+                aliases.update(self._own(client, one, timeout))
                 new = [name for name in _names(client, one, timeout) if name not in moved]
                 new = [name for name in new if _moved_to(client, name, timeout) == one]
                 moved.update(new)
@@ -96,6 +98,18 @@ class Aliases:
             return OtherNames(sorted(aliases), sorted(moved))
 
         return await self._milvus.run(names, deadline)
+
+    async def own(self, collection: str, deadline: Deadline) -> list[str]:
+        """Return the aliases of a collection itself, without those of collections moved to it."""
+        return await self._milvus.run(
+            lambda client, timeout: self._own(client, collection, timeout), deadline
+        )
+
+    def _own(self, client: MilvusClient, collection: str, timeout: float) -> list[str]:
+        if self._milvus.is_lite:
+            return sorted(client.list_aliases(collection, timeout=timeout)["aliases"])
+        # Milvus 2.3.5 lists the aliases of the default database, whatever the connection's is.
+        return sorted(client.describe_collection(collection, timeout=timeout)["aliases"])
 
     async def point(
         self, alias: str, collection: str, deadline: Deadline, *, may_move: bool = False

@@ -16,7 +16,7 @@ import numpy as np
 
 from search_server.types.searches import ScoredId, Selection
 from sentinel_store.milvus import schema, vector_columns
-from sentinel_store.milvus.connection import MilvusConnection
+from sentinel_store.milvus.movable import Milvus
 from sentinel_store.values import FloatArray
 
 CANDIDATES_PER_HIT = 2
@@ -34,7 +34,7 @@ def candidates_for(hits: int) -> int:
 class StoredVectors:
     """Reads vectors. Use from one event loop."""
 
-    def __init__(self, milvus: MilvusConnection) -> None:
+    def __init__(self, milvus: Milvus) -> None:
         self._milvus = milvus
 
     async def of(self, selection: Selection, ids: Sequence[str]) -> dict[str, FloatArray]:

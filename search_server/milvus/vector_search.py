@@ -27,7 +27,7 @@ from sentinel_core.errors import InvalidArgument, SentinelError
 from sentinel_core.vectors import Element
 from sentinel_store.collections import VectorStorage
 from sentinel_store.items import Row
-from sentinel_store.milvus import errors, indexes, schema, vector_columns
+from sentinel_store.milvus import errors, field_columns, indexes, schema, vector_columns
 from sentinel_store.milvus.store import MilvusStore
 from sentinel_store.values import Consistency, FloatArray
 
@@ -195,8 +195,8 @@ class VectorSearch:
             columns.append("vector")
         column, absent = "", None
         if field:
-            column = schema.column_of(field)
-            absent = schema.absent_marker(selection.collection.fields[field])
+            column = field_columns.column_of(field)
+            absent = field_columns.absent_marker(selection.collection.fields[field])
             columns.append(column)
         [found] = await self._call(
             _request(selection, limit, columns), [vector], selection.deadline

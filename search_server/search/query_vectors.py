@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 
 from search_server.embedders.query_cache import QueryCache
+from search_server.embedders.worker import ServedModel
 from search_server.image_uris.fetcher import Fetcher
 from search_server.milvus.search_store import SearchStore
-from search_server.types.embeddings import placed
+from search_server.search.languages import names_of, unknown_language
+from search_server.types.embeddings import EmbeddedItem, placed
 from search_server.types.queries import Query, Term
-from search_server.types.searches import SearchTimings
+from search_server.types.searches import Notice, NoticeKind, SearchTimings
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import InvalidArgument, NotFound, SentinelError
 from sentinel_core.metrics import ServerMetrics
 from sentinel_store.collections import CollectionInfo
-from sentinel_store.items import Content
+from sentinel_store.items import Content, Kind
 from sentinel_store.prepared_item import check_vector
 from sentinel_store.values import FloatArray
 
@@ -40,10 +42,12 @@ class QueryVector:
 
     Attributes:
         timings: The times of its embedding; empty if no content was embedded.
+        notices: What the caller should know about its texts.
     """
 
     vector: FloatArray
     timings: SearchTimings = field(default_factory=SearchTimings)
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # a dictionary key, by identity
@@ -69,8 +73,11 @@ class QueryVectors:
         fetcher: Fetcher,
         store: SearchStore,
         metrics: ServerMetrics,
+        model_of: Callable[[str], ServedModel | None],
     ) -> None:
+        """Keep the collaborators; `model_of` returns what is known of a model by fingerprint."""
         self._embeddings = embeddings
+        self._model_of = model_of
         self._fetcher = fetcher
         self._store = store
         self._metrics = metrics
@@ -143,10 +150,40 @@ class QueryVectors:
                 if found.timings is not None:
                     timings.embed, timings.embed_queue = total_s, found.timings.queue
                     timings.embed_inference = found.timings.inference
-                results[part] = QueryVector(item.vector, timings)
+                notices = self._notices(contents[part], item, part.collection)
+                results[part] = QueryVector(item.vector, timings, notices)
             elif item.error is not None:
                 results[part] = placed(item.error, f"{part.path}.content", contents[part])
         return results
+
+    def _notices(
+        self, content: Content, item: EmbeddedItem, collection: CollectionInfo
+    ) -> tuple[Notice, ...]:
+        """Return what the model did not read or understand of a text, also of a cached one."""
+        model = self._model_of(collection.model.fingerprint)
+        if content.kind is not Kind.TEXT or model is None:
+            return ()
+        notices = []
+        if item.truncated:
+            notices.append(
+                Notice(
+                    NoticeKind.TEXT_TRUNCATED,
+                    "The model read only the beginning of the text, "
+                    f"{model.details.max_text_tokens} of {item.token_count} tokens. Shorten it.",
+                )
+            )
+        known = model.details.languages
+        language = unknown_language(content.text, known)
+        if language is not None:
+            notices.append(
+                Notice(
+                    NoticeKind.LANGUAGE_UNKNOWN,
+                    f"The text seems to be in {language}, but the model knows only "
+                    f"{names_of(known)}. Search in a language that it knows, or use a model for "
+                    "many languages.",
+                )
+            )
+        return tuple(notices)
 
     async def _read(self, group: Sequence[_Part], deadline: Deadline) -> _Results:
         ids = list(dict.fromkeys(str(part.term.item_id) for part in group))
@@ -210,17 +247,19 @@ def _no_item(part: _Part) -> NotFound:
 def _combined(parts: Sequence[tuple[_Part, _Result]]) -> QueryVector | SentinelError:
     """Return the vector of a query from those of its parts, or the first part's error."""
     terms: list[tuple[float, FloatArray]] = []
+    notices: dict[Notice, None] = {}  # in order, each once
     embedded: list[SearchTimings] = []
     for part, result in parts:
         if isinstance(result, SentinelError):
             return result
         terms.append((part.term.weight, result.vector))
+        notices |= dict.fromkeys(result.notices)
         if part.term.content is not None:
             embedded.append(result.timings)
     # One Embed call for all contents that were not cached.
     timings = min(embedded, key=lambda one: one.embed_cached) if embedded else SearchTimings()
     try:
-        return QueryVector(_sum(terms), timings)
+        return QueryVector(_sum(terms), timings, tuple(notices))
     except SentinelError as error:
         return error
 

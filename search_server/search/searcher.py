@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from search_server.collections.catalog import Catalog
+from search_server.collections.match_levels import MatchCalibrator
 from search_server.images.presentation import present
 from search_server.milvus import filters, vector_search
 from search_server.milvus.row_memory import RowMemory
@@ -27,6 +28,7 @@ from search_server.types.searches import Hit, Search, SearchTimings, Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import SentinelError
 from sentinel_core.metrics import ServerMetrics
+from sentinel_store.collections import CollectionInfo, MatchLevels
 from sentinel_store.images.image_store import ImageStore
 from sentinel_store.milvus import schema
 
@@ -52,6 +54,7 @@ class Searcher:
         query_vectors: QueryVectors,
         store: SearchStore,
         images: ImageStore,
+        calibrator: MatchCalibrator,
         *,
         row_memory: RowMemory,
         metrics: ServerMetrics,
@@ -59,6 +62,7 @@ class Searcher:
         self._catalog = catalog
         self._query_vectors = query_vectors
         self._images = images
+        self._calibrator = calibrator
         self._metrics = metrics
         self._retrieval = NearestHits(store, row_memory, metrics)
         self._reranker = Reranker(store, self._retrieval, row_memory)
@@ -97,8 +101,24 @@ class Searcher:
             if isinstance(found, SentinelError):
                 searches.append(found)
             else:
-                searches.append(Search(spec, selection, found.vector, found.timings, started))
+                searches.append(
+                    Search(
+                        spec,
+                        selection,
+                        found.vector,
+                        found.timings,
+                        started,
+                        found.notices,
+                        self._match_levels(spec, selection.collection),
+                    )
+                )
         return searches
+
+    def _match_levels(self, spec: SearchSpec, collection: CollectionInfo) -> MatchLevels | None:
+        if not spec.query.is_text or spec.hybrid is not None:
+            return None
+        self._calibrator.note_search(collection)
+        return self._calibrator.levels_of(collection)
 
     async def _check(self, spec: SearchSpec, deadline: Deadline) -> Selection | SentinelError:
         try:
@@ -194,7 +214,14 @@ class Searcher:
             part = block[start : start + _SHOWN_AT_ONCE]
             items = await present([hit.row for hit in part], self._images, projection)
             yield [
-                Hit(item.row, hit.rank, hit.score, item.image_uri, item.thumbnail)
+                Hit(
+                    item.row,
+                    hit.rank,
+                    hit.score,
+                    item.image_uri,
+                    item.thumbnail,
+                    search.match_of(hit.row, hit.score),
+                )
                 for hit, item in zip(part, items, strict=True)
             ]
 

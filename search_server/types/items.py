@@ -68,6 +68,26 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemOrder:
+    """The field by whose values items are sorted."""
+
+    field: str
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPosition:
+    """Where an item is among others in the order of a field.
+
+    Attributes:
+        value: What the field's column holds; None: the item lacks the field.
+    """
+
+    value: float | None
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredItem:
     """One item read back.
 
@@ -79,3 +99,15 @@ class StoredItem:
     row: Row
     image_uri: str = ""
     thumbnail: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPage:
+    """Some of the items that match.
+
+    Attributes:
+        next_position: Where the next page begins; None: there are no more.
+    """
+
+    items: list[StoredItem]
+    next_position: str | ItemPosition | None

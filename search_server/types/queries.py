@@ -6,8 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sentinel_store.items import Content
-from sentinel_store.values import Consistency, FieldValue, FloatArray
+from sentinel_store.items import Content, Kind
+from sentinel_store.values import Consistency, FieldValue, FloatArray, GeoPoint
 
 # No hit scores less: the least cosine, and less than any fused score.
 LEAST_SCORE = -1.0
@@ -37,6 +37,12 @@ class Query:
     is_composite: bool = False
 
     @property
+    def is_text(self) -> bool:
+        """Whether it is one text, and nothing else."""
+        content = self.terms[0].content
+        return not self.is_composite and content is not None and content.kind is Kind.TEXT
+
+    @property
     def item_ids(self) -> list[str]:
         """The items that the query names, each once; a search does not return them."""
         ids = (term.item_id for term in self.terms)
@@ -56,7 +62,8 @@ class Operator(enum.StrEnum):
     NOT_IN = "not in"
     PREFIX = "prefix"
     EXISTS = "exists"
-    LIST_CONTAINS = "contains"
+    LIST_CONTAINS = "list contains"
+    CONTAINS = "contains"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,35 @@ class Comparison:
     field: str
     operator: Operator
     values: tuple[FieldValue, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GeoBounds:
+    """The area between two latitudes and two longitudes, in degrees.
+
+    With `east` less than `west` it crosses the 180th meridian.
+    """
+
+    south: float
+    west: float
+    north: float
+    east: float
+
+
+@dataclass(frozen=True, slots=True)
+class GeoCircle:
+    """The area at most `radius_m` meters from a place."""
+
+    center: GeoPoint
+    radius_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class GeoComparison:
+    """Whether the place in a declared field lies in an area."""
+
+    field: str
+    area: GeoBounds | GeoCircle
 
 
 class Junction(enum.StrEnum):
@@ -84,7 +120,7 @@ class Group:
     filters: tuple[Filter, ...]
 
 
-Filter = Comparison | Group
+Filter = Comparison | GeoComparison | Group
 
 
 @dataclass(frozen=True, slots=True)

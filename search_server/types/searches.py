@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from search_server.types.queries import SearchSpec
 from sentinel_core.calls import Deadline
-from sentinel_store.collections import CollectionInfo
+from sentinel_store.collections import CollectionInfo, MatchLevels
 from sentinel_store.items import Row
 from sentinel_store.values import Consistency, FloatArray
 
@@ -49,6 +50,29 @@ class SearchTimings:
     embed_cached: bool = False
 
 
+class Match(enum.StrEnum):
+    """How good a hit is, independent of the other hits."""
+
+    WEAK = "weak"
+    FAIR = "fair"
+    STRONG = "strong"
+
+
+class NoticeKind(enum.StrEnum):
+    """What a notice is about."""
+
+    TEXT_TRUNCATED = "text_truncated"
+    LANGUAGE_UNKNOWN = "language_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something about a query that its hits do not show; the message is for people."""
+
+    kind: NoticeKind
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """A search that is checked and has its vector.
@@ -58,6 +82,8 @@ class Search:
         vector: float32 `[dimensions]`, of unit length.
         timings: Grows as the search runs.
         started: When it began, on `perf_counter`'s clock.
+        notices: What the caller should know about the query.
+        match_levels: What scores mean; None if nobody knows, or if the query is not one text.
     """
 
     spec: SearchSpec
@@ -65,6 +91,17 @@ class Search:
     vector: FloatArray
     timings: SearchTimings
     started: float
+    notices: tuple[Notice, ...] = ()
+    match_levels: MatchLevels | None = None
+
+    def match_of(self, row: Row, score: float) -> Match | None:
+        """Return how well an item matches; None if nobody knows, as for items without an image."""
+        levels = self.match_levels
+        if levels is None or not row.image:
+            return None
+        if score < levels.fair:
+            return Match.WEAK
+        return Match.FAIR if score < levels.strong else Match.STRONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +132,4 @@ class Hit:
     score: float
     image_uri: str = ""
     thumbnail: bytes = b""
+    match: Match | None = None

@@ -138,10 +138,10 @@ class ImageStore:
     ) -> None:
         """Store (digest, image, thumbnail) triples; they are durable when it returns.
 
-        An empty thumbnail is not stored. After an error some of the files may be stored.
+        Empty bytes are not stored. After an error some of the files may be stored.
         """
         files = [(_name("thumbnails", digest), thumb) for digest, _, thumb in images if thumb]
-        files += [(_name("images", digest), data) for digest, data, _ in images]
+        files += [(_name("images", digest), data) for digest, data, _ in images if data]
         parts = [files[start :: self._files.writers] for start in range(self._files.writers)]
         try:
             async with asyncio.timeout(deadline.for_next_hop("object_store")):
@@ -174,7 +174,11 @@ class ImageStore:
 
     async def find_image(self, digest: str) -> StoredImage | None:
         """Return an image's name and size; None if its bytes are missing."""
-        return await self._run(self._find_image, digest)
+        return await self._run(self._find, "images", digest)
+
+    async def find_thumbnail(self, digest: str) -> StoredImage | None:
+        """Return the name and the size of an image's thumbnail; None if there is none."""
+        return await self._run(self._find, "thumbnails", digest)
 
     async def read_image(self, image: StoredImage, start: int, end: int) -> bytes | None:
         """Return the bytes from `start` up to `end`, exclusive; None if the image was deleted."""
@@ -231,8 +235,8 @@ class ImageStore:
             return False
         return True
 
-    def _find_image(self, digest: str) -> StoredImage | None:
-        name = _name("images", digest)
+    def _find(self, kind: str, digest: str) -> StoredImage | None:
+        name = _name(kind, digest)
         # Also look aside: a row may have been written just after its image was set aside.
         for path in (name, f"{_ASIDE}/{name}"):
             size = _unless_missing(self._files.size, path)

@@ -12,6 +12,7 @@ from pymilvus.exceptions import ConnectionConfigException, MilvusException
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import (
     DeadlineExceeded,
+    InvalidArgument,
     NotFound,
     SentinelError,
     Unavailable,
@@ -72,6 +73,8 @@ _FULL_CODES = {
     7,  # the disk limit
 }
 
+# What Milvus 2.3 says about LIKE with a pattern that is not a prefix.
+_PREFIXES_ONLY = "only prefix pattern match"
 _DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 # Errors of a failed RPC, called in a thread or on an event loop.
@@ -127,13 +130,27 @@ def converted(error: Exception, deadline: Deadline) -> SentinelError:
     is_late = code in (grpc.StatusCode.DEADLINE_EXCEEDED, _TIMEOUT) or deadline.remaining() == 0
     if is_late or (not why and _TIME_IS_OVER in str(error)):
         return out_of_time()
-    if code == _NO_COLLECTION:
-        return NotFound("COLLECTION_NOT_FOUND", "the collection was dropped meanwhile")
+    if (mistake := _mistake(error)) is not None:
+        return mistake
     if why:
         return Unavailable("STORE_UNAVAILABLE", why)
     if code in _UNAVAILABLE or isinstance(code, grpc.StatusCode) or _will_pass(error):
         return unavailable("Milvus does not answer just now")
     return _hidden(error)
+
+
+def _mistake(error: Exception) -> SentinelError | None:
+    """Return what the caller can mend; None if Milvus does not complain about that."""
+    if getattr(error, "code", 0) == _NO_COLLECTION:
+        return NotFound("COLLECTION_NOT_FOUND", "the collection was dropped meanwhile")
+    if _PREFIXES_ONLY in str(error):
+        return InvalidArgument(
+            "FILTER_INVALID",
+            "this Milvus finds no text within strings, only at their beginning; use PREFIX, or "
+            "Milvus 2.4 or later",
+            field="filter",
+        )
+    return None
 
 
 def _hidden(error: Exception) -> SentinelError:

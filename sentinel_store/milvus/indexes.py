@@ -25,7 +25,8 @@ from pymilvus import MilvusClient
 from sentinel_core.errors import FailedPrecondition, InvalidArgument
 from sentinel_core.vectors import Element
 from sentinel_store.collections import CollectionInfo, IndexKind, VectorIndex, VectorStorage
-from sentinel_store.milvus import errors, schema
+from sentinel_store.milvus import errors
+from sentinel_store.milvus.field_columns import column_of
 from sentinel_store.values import FieldType
 
 
@@ -76,6 +77,7 @@ _SCALAR_KINDS: dict[FieldType, tuple[str, ...]] = {
     FieldType.INT64: ("INVERTED", "STL_SORT"),
     FieldType.DOUBLE: ("INVERTED", "STL_SORT"),
     FieldType.BOOL: ("INVERTED", "STL_SORT"),
+    FieldType.TIMESTAMP: ("INVERTED", "STL_SORT"),
 }
 
 
@@ -165,7 +167,7 @@ def build_indexes(client: MilvusClient, info: CollectionInfo, timeout: float) ->
 
 
 def _scalar(client: MilvusClient, name: str, kind: str) -> object:
-    column = schema.column_of(name)
+    column = column_of(name)
     index = client.prepare_index_params()
     index.add_index(column, index_type=kind, index_name=column)
     return index

@@ -22,7 +22,6 @@ from typing import Any
 
 import grpc
 from milvus_lite.adapter.grpc.servicer import MilvusServicer
-from milvus_lite.db import MilvusLite
 from milvus_lite.exceptions import DataDirLockedError
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
@@ -31,9 +30,9 @@ from pymilvus.grpc_gen.milvus_pb2_grpc import add_MilvusServiceServicer_to_serve
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
 from sentinel_store.images.local_files import sync_folder
-from sentinel_store.milvus import errors, lite_files, lite_sync
+from sentinel_store.milvus import errors, lite_files, lite_patterns, lite_reads, lite_sync
 from sentinel_store.milvus.lite_log import sync_log
-from sentinel_store.milvus.lite_sync import SyncedLite
+from sentinel_store.milvus.lite_sync import Lite, SyncedLite
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +78,14 @@ class LiteDatabase:
                     f"{self.folder} is a file, but Milvus Lite 3 keeps a folder; move it away, or "
                     "name another path",
                 )
-            # All that Lite makes itself: it forgets its lock if it fails to.
-            for name in ("collections", "databases", ".database-staging"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            lite_patterns.install()
+            lite_reads.install()
             if self._fsync:
                 lite_sync.install()
+            self._lite = (SyncedLite if self._fsync else Lite)(str(self.folder))
+            if self._fsync:
                 sync_folder(self.folder)
                 sync_folder(self.folder.parent)
-            self._lite = (SyncedLite if self._fsync else MilvusLite)(str(self.folder))
             self._lock_file = self._identity()
             self._put_in_order()
             return self._start()
@@ -161,7 +160,7 @@ class LiteDatabase:
     def locked(self) -> Iterator[None]:
         """Let no process open the folder during the block. Raise Unavailable if one has it open."""
         try:
-            self._lite = MilvusLite(str(self.folder))
+            self._lite = Lite(str(self.folder))
         except DataDirLockedError as error:
             raise _in_use(self.folder) from error
         except OSError as error:

@@ -46,7 +46,20 @@ class SyncedLog(WAL):  # type: ignore[misc]
             self._named.add(path)
 
 
-class SyncedLite(MilvusLite):  # type: ignore[misc]
+class Lite(MilvusLite):  # type: ignore[misc]
+    """A database that gives back its lock if it cannot be opened; Lite's own keeps it for good."""
+
+    _lock_fd: int | None = None
+
+    def __init__(self, folder: str) -> None:
+        try:
+            super().__init__(folder)
+        except BaseException:
+            self._release_lock()
+            raise
+
+
+class SyncedLite(Lite):
     """A database whose collections and aliases are on disk when a call returns."""
 
     def create_collection(self, name: str, *arguments: Any, **options: Any) -> Any:

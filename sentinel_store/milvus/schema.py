@@ -4,15 +4,14 @@
     vector  FLOAT_VECTOR, metric COSINE; FLOAT16_, BFLOAT16_ or INT8_VECTOR by the storage
     digest  VARCHAR   what the vector was made from; see `Row`
     image   VARCHAR   name of the image in the object store, or empty
-    text    VARCHAR   the text of a text item, or empty
+    text    VARCHAR   the text of a text item; of an image stored by reference, its URI; or empty
     fields  JSON      all fields, as callers get them back
-    f_…     one typed column per declared scalar field, for filters
+    f_…, lat_…, lon_…  typed columns of the declared fields, for filters; see `field_columns.py`
     full_text        VARCHAR              only with full-text fields: their texts, one per line
     full_text_words  SPARSE_FLOAT_VECTOR  their words, which Milvus extracts
 
 Filters compare the typed columns: on Milvus Lite that is 25 to 50 times faster than a path into
-the JSON, and a server can index them. If an item lacks a field, its column holds a marker value
-that callers may not use.
+the JSON, and a server can index them.
 
 The properties of the table describe the collection, so all gateways share the description, and it
 is dropped with the collection:
@@ -22,6 +21,7 @@ is dropped with the collection:
     sentinel.reindex      the reindex that reads it, if any; empty: none
     sentinel.moved_to     the collection that its name means now; empty: itself
     sentinel.names        names of collections that may have moved to it; their `moved_to` decides
+    sentinel.match        what scores mean in it, and which gateway finds that out
 
 Milvus 2.3 cannot remove a property, only change it; hence "empty".
 """
@@ -42,6 +42,8 @@ from sentinel_core.vectors import Element
 from sentinel_store.collections import (
     CollectionInfo,
     IndexKind,
+    MatchLevels,
+    MatchRun,
     Origin,
     OriginState,
     ReindexMark,
@@ -49,11 +51,13 @@ from sentinel_store.collections import (
     VectorStorage,
 )
 from sentinel_store.items import Row
-from sentinel_store.milvus import vector_columns
-from sentinel_store.values import Consistency, Fields, FieldType, FieldValue, ModelRef
+from sentinel_store.milvus import field_columns, vector_columns
+from sentinel_store.values import Consistency, Fields, FieldType, ModelRef
 
 # Collections of this prefix try what Milvus can, and are dropped at once.
 PROBE = "sentinel_probe_"
+# Selects the items that have an image.
+IS_IMAGE = 'image != ""'
 FULL_TEXT = "full_text"
 FULL_TEXT_WORDS = "full_text_words"
 COLLECTION = "sentinel.collection"
@@ -61,38 +65,12 @@ ORIGIN = "sentinel.origin"
 REINDEX = "sentinel.reindex"
 MOVED_TO = "sentinel.moved_to"
 NAMES = "sentinel.names"
+MATCH = "sentinel.match"
 
 _ROW_FIELDS = ["id", "digest", "image", "text", "fields"]
 _ID_LENGTH = 256
 _TEXT_LENGTH = 65_535
 _HEX_SHA256_LENGTH = 64
-_COLUMN_TYPES: dict[FieldType, tuple[DataType, dict[str, int]]] = {
-    FieldType.STRING: (DataType.VARCHAR, {"max_length": _TEXT_LENGTH}),
-    FieldType.INT64: (DataType.INT64, {}),
-    FieldType.DOUBLE: (DataType.DOUBLE, {}),
-    FieldType.BOOL: (DataType.INT8, {}),
-}
-# The least int64 cannot be written in a Milvus expression; the next one is our marker.
-_ABSENT_INT64 = -(2**63 - 1)
-# The least finite double, written so that every parser reads it back exactly.
-_ABSENT_DOUBLE = -1.7976931348623157e308
-_MAX_DOUBLE = -_ABSENT_DOUBLE
-_ABSENT_STRING = "\x7fabsent\x7f"
-_ABSENT: dict[FieldType, FieldValue] = {
-    FieldType.STRING: _ABSENT_STRING,
-    FieldType.INT64: _ABSENT_INT64,
-    FieldType.DOUBLE: _ABSENT_DOUBLE,
-    FieldType.BOOL: -1,
-}
-# The least values of the two kinds of numbers are the markers.
-_MEANINGS = {
-    FieldType.STRING: "a text",
-    FieldType.INT64: "a whole number above -2^63 + 1 and below 2^63",
-    FieldType.DOUBLE: "a finite number",
-    FieldType.BOOL: "true or false",
-    FieldType.STRING_LIST: "a list of texts",
-}
-_MAX_SHOWN = 80
 # Comparing two names takes time for each pair of characters, and this is done while others wait.
 _MAX_COMPARED = 32
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
@@ -111,9 +89,8 @@ def table_schema(info: CollectionInfo) -> Any:
     table.add_field("text", DataType.VARCHAR, max_length=_TEXT_LENGTH)
     table.add_field("fields", DataType.JSON)
     for name, field_type in info.fields.items():
-        if field_type in _COLUMN_TYPES:
-            column_type, parameters = _COLUMN_TYPES[field_type]
-            table.add_field(column_of(name), column_type, **parameters)
+        for column in field_columns.columns_of(name, field_type):
+            table.add_field(column.name, column.type, **column.parameters)
     if info.full_text:
         add_full_text_columns(table)
     return table
@@ -163,16 +140,12 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
         else vector_columns.to_column(row.vector, info.storage),
         "digest": row.digest,
         "image": row.image,
-        "text": row.text,
-        "fields": row.fields,
+        "text": row.reference if row.image else row.text,
+        "fields": field_columns.to_json(row.fields),
     }
     for name, field_type in info.fields.items():
-        if field_type is not FieldType.STRING_LIST:
-            entity[column_of(name)] = (
-                to_column(row.fields[name], field_type)
-                if name in row.fields
-                else absent_marker(field_type)
-            )
+        for column in field_columns.columns_of(name, field_type):
+            entity[column.name] = column.value(row.fields, name)
     if info.full_text:
         texts = [str(row.fields[name]) for name in info.full_text if name in row.fields]
         entity[FULL_TEXT] = "\n".join(texts)
@@ -182,29 +155,16 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
 def from_entity(entity: Mapping[str, Any], info: CollectionInfo) -> Row:
     """Convert a Milvus entity to a row."""
     vector = entity.get("vector")
+    is_image = bool(entity["image"])
     return Row(
         id=entity["id"],
         digest=entity["digest"],
         image=entity["image"],
-        text=entity["text"],
-        fields=entity["fields"],
+        text="" if is_image else entity["text"],
+        fields=field_columns.from_json(entity["fields"], info.fields),
         vector=None if vector is None else vector_columns.from_column(vector, info.storage),
+        reference=entity["text"] if is_image else "",
     )
-
-
-def column_of(name: str) -> str:
-    """Return the column of a declared field; the prefix keeps it apart from our own columns."""
-    return f"f_{name}"
-
-
-def absent_marker(field_type: FieldType) -> FieldValue:
-    """Return the value of a column whose item lacks the field."""
-    return _ABSENT[field_type]
-
-
-def to_column(value: FieldValue, field_type: FieldType) -> FieldValue:
-    """Return a checked value as its column holds it: a bool as 0 or 1, others unchanged."""
-    return int(value) if field_type is FieldType.BOOL and isinstance(value, bool) else value
 
 
 # Checks of fields
@@ -219,7 +179,7 @@ def check_names(names: Iterable[str], fields: Mapping[str, FieldType], path: str
 def checked_fields(values: Fields, fields: Mapping[str, FieldType], path: str) -> Fields:
     """Return an item's fields as they are stored; raise InvalidArgument for a wrong one."""
     return {
-        name: checked_value(value, type_of(name, fields, where), name, where)
+        name: field_columns.checked_value(value, type_of(name, fields, where), name, where)
         for name, value in values.items()
         for where in (f"{path}[{name}]",)
     }
@@ -248,51 +208,24 @@ def _closest(name: str, declared: tuple[str, ...]) -> str:
     return next(iter(difflib.get_close_matches(name, declared, n=1)), "")
 
 
-def checked_value(value: FieldValue, field_type: FieldType, name: str, path: str) -> FieldValue:
-    """Return `value` as `field_type` stores it; raise InvalidArgument if it has another type.
-
-    An integer of a DOUBLE field becomes a float. `path` is that of the value in the request.
-    """
-    match field_type, value:
-        case FieldType.BOOL, bool():
-            return value
-        case ((FieldType.INT64 | FieldType.DOUBLE), bool()):
-            pass  # in Python a bool is an int
-        case FieldType.INT64, int() if _ABSENT_INT64 < value < 2**63:
-            return value
-        case FieldType.DOUBLE, int() | float() if _ABSENT_DOUBLE < value <= _MAX_DOUBLE:
-            return float(value)  # not NaN, which compares false
-        case FieldType.STRING, str() if value != _ABSENT_STRING:
-            return value
-        case FieldType.STRING_LIST, list():
-            return value
-    raise InvalidArgument(
-        "FIELD_TYPE",
-        f"field {name!r} takes {_MEANINGS[field_type]} ({field_type}), not {_shown(value)}",
-        field=path,
-        name=name,
-    )
-
-
-def _shown(value: FieldValue) -> str:
-    """Return a value as it is written in messages."""
-    written = repr(value)
-    return written if len(written) <= _MAX_SHOWN else f"{written[:_MAX_SHOWN]}…"
-
-
 # Expressions
 
 
-def literal(value: FieldValue) -> str:
+def literal(value: str | int | float) -> str:
     """Return a value as a Milvus expression spells it."""
     if isinstance(value, str):
         return f'"{value.translate(_ESCAPES)}"'
     return repr(value)
 
 
-def literals(values: Iterable[FieldValue]) -> str:
+def literals(values: Iterable[str | int | float]) -> str:
     """Return a list of values as a Milvus expression spells it."""
     return f"[{', '.join(literal(value) for value in values)}]"
+
+
+def both(expression: str, other: str) -> str:
+    """Return what selects the rows that match both; an empty `expression` matches all."""
+    return f"({expression}) and {other}" if expression else other
 
 
 def with_ids(ids: Iterable[str]) -> str:
@@ -358,7 +291,12 @@ def from_properties(
 ) -> CollectionInfo:
     """Return the description of the collection `name`, which was found by `requested_name`."""
     data = json.loads(properties[COLLECTION])
-    origin, reindex = (json.loads(properties.get(key) or "null") for key in (ORIGIN, REINDEX))
+    origin, reindex, match = (
+        json.loads(properties.get(key) or "null") for key in (ORIGIN, REINDEX, MATCH)
+    )
+    # One that was written just after its collection was replaced belongs to the old one.
+    match = match if match and match["id"] == data.get("id", "") else {}
+    levels, run = match.get("levels"), match.get("run")
     return CollectionInfo(
         name=name,
         model=ModelRef(data["model"], data["revision"], data["fingerprint"]),
@@ -383,6 +321,16 @@ def from_properties(
             Element(data.get("element", Element.FLOAT32)), data.get("rescore", False)
         ),
         shortened=data.get("shortened", False),
+        match_levels=MatchLevels(**levels) if levels else None,
+        match_run=MatchRun(**run) if run else None,
+    )
+
+
+def match_property(info: CollectionInfo) -> str:
+    """Return the match levels of a collection, and who looks for them, as the property has them."""
+    levels, run = info.match_levels, info.match_run
+    return json.dumps(
+        {"id": info.id, "levels": levels and asdict(levels), "run": run and asdict(run)}
     )
 
 

@@ -22,7 +22,7 @@ from sentinel_core.errors import FailedPrecondition
 from sentinel_core.vectors import Element
 from sentinel_store.collections import VectorStorage
 from sentinel_store.milvus import errors, schema, vector_columns
-from sentinel_store.milvus.connection import MilvusConnection
+from sentinel_store.milvus.movable import Milvus
 from sentinel_store.values import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _ADVICE = {
 class StorageProbe:
     """Checks storages, each once. Use from one event loop."""
 
-    def __init__(self, milvus: MilvusConnection) -> None:
+    def __init__(self, milvus: Milvus) -> None:
         self._milvus = milvus
         self._checking = asyncio.Lock()
         self._supported: set[VectorStorage] = set()

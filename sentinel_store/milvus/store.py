@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pymilvus import MilvusClient
 
@@ -21,6 +22,7 @@ from sentinel_store.items import Row
 from sentinel_store.milvus import indexes, schema
 from sentinel_store.milvus.connection import MilvusConnection
 from sentinel_store.milvus.lite import LiteFlusher
+from sentinel_store.milvus.movable import MovableConnection
 from sentinel_store.milvus.storage_probe import StorageProbe
 from sentinel_store.values import Consistency
 
@@ -35,7 +37,6 @@ class MilvusStore:
 
     Attributes:
         connection: The connection to Milvus, for classes that extend this store.
-        is_lite: Whether Milvus is a file in this process and not a server.
     """
 
     def __init__(
@@ -56,11 +57,17 @@ class MilvusStore:
             tls: For an https URI: the CA of the server, and our certificate if it asks for one.
             lite_fsync: Whether Milvus Lite forces each write to disk before it is acknowledged.
         """
-        self.connection = MilvusConnection(uri, token, threads, tls=tls, lite_fsync=lite_fsync)
-        self.is_lite = self.connection.is_lite
+        self.connection = MovableConnection(
+            MilvusConnection(uri, token, threads, tls=tls, lite_fsync=lite_fsync)
+        )
         self._creating = asyncio.Lock()
         self._storages = StorageProbe(self.connection)
         self._flusher = LiteFlusher(self.flush)
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether Milvus is a file in this process and not a server."""
+        return self.connection.is_lite
 
     async def run(self) -> None:
         """Flush what was written to Milvus Lite, for ever; a server flushes by itself."""
@@ -71,8 +78,10 @@ class MilvusStore:
         await self.list_collections(deadline)
         return await self.connection.write_problem()
 
-    async def create_collection(self, info: CollectionInfo, deadline: Deadline) -> None:
-        """Create an empty collection, ready to search, with an id of its own.
+    async def create_collection(
+        self, info: CollectionInfo, deadline: Deadline, *, keep_id: bool = False
+    ) -> None:
+        """Create an empty collection, ready to search, with an id of its own or that of `info`.
 
         Raises:
             AlreadyExists: A collection or an alias has this name.
@@ -94,7 +103,9 @@ class MilvusStore:
                 schema=schema.table_schema(info),
                 consistency_level="Session",  # a gateway finds what it wrote
                 # Not Milvus's id, which is always 0 on Lite.
-                properties=schema.to_properties(replace(info, id=uuid.uuid4().hex)),
+                properties=schema.to_properties(
+                    info if keep_id else replace(info, id=uuid.uuid4().hex)
+                ),
                 timeout=timeout,
             )
             try:
@@ -159,13 +170,27 @@ class MilvusStore:
 
     async def set_origin(self, name: str, origin: Origin, deadline: Deadline) -> None:
         """Record the collection that `name` was made from, and how far it is."""
-        await self._set_property(name, schema.ORIGIN, schema.origin_property(origin), deadline)
+        await self.set_property(name, schema.ORIGIN, schema.origin_property(origin), deadline)
 
     async def set_reindex(self, name: str, mark: ReindexMark | None, deadline: Deadline) -> None:
         """Record the reindex that reads the collection `name`; None: none."""
-        await self._set_property(name, schema.REINDEX, schema.reindex_property(mark), deadline)
+        await self.set_property(name, schema.REINDEX, schema.reindex_property(mark), deadline)
 
-    async def _set_property(self, name: str, key: str, value: str, deadline: Deadline) -> None:
+    async def set_match(self, info: CollectionInfo, deadline: Deadline) -> None:
+        """Record the match levels of `info` and who looks for them."""
+        await self.set_property(info.name, schema.MATCH, schema.match_property(info), deadline)
+
+    async def properties(self, name: str, deadline: Deadline) -> dict[str, str]:
+        """Return the properties of the collection `name` itself; see `schema.py`."""
+
+        def describe(client: MilvusClient, timeout: float) -> dict[str, str]:
+            return dict(client.describe_collection(name, timeout=timeout).get("properties", {}))
+
+        return await self.connection.run(describe, deadline)
+
+    async def set_property(self, name: str, key: str, value: str, deadline: Deadline) -> None:
+        """Set one property of the collection `name` itself."""
+
         def alter(client: MilvusClient, timeout: float) -> None:
             alter_property(client, name, key, value, timeout, is_lite=self.is_lite)
 
@@ -230,21 +255,60 @@ class MilvusStore:
 
         Includes everything that any gateway wrote before the call.
         """
+        columns = schema.output_fields(include_vectors)
+        found = await self._by_id(
+            info, expression, last_id, limit=limit, columns=columns, deadline=deadline
+        )
+        return [schema.from_entity(entity, info) for entity in found]
+
+    async def ids(
+        self, info: CollectionInfo, expression: str, last_id: str, limit: int, deadline: Deadline
+    ) -> list[str]:
+        """Return the ids of the rows that `page` returns."""
+        found = await self._by_id(
+            info, expression, last_id, limit=limit, columns=["id"], deadline=deadline
+        )
+        return [entity["id"] for entity in found]
+
+    async def _by_id(
+        self,
+        info: CollectionInfo,
+        expression: str,
+        last_id: str,
+        *,
+        limit: int,
+        columns: Sequence[str],
+        deadline: Deadline,
+    ) -> Sequence[Mapping[str, Any]]:
         if not self.is_lite:
             # Milvus takes the query below for an iterator's, which cannot choose its consistency.
             # A strong read before it waits until the rows have reached the node that reads.
             await self.get(info, [last_id], deadline)
-        found = await self.connection.query(
+        found: Sequence[Mapping[str, Any]] = await self.connection.query(
             info.name,
             deadline,
             filter=schema.after_id(expression, last_id),
-            output_fields=schema.output_fields(include_vectors),
+            output_fields=columns,
             limit=limit,
             # As pymilvus's own iterator does, to get rows sorted by id.
             iterator="True",
             reduce_stop_for_best="True",
         )
-        return [schema.from_entity(entity, info) for entity in found]
+        return found
+
+    async def values(
+        self, info: CollectionInfo, expression: str, column: str, limit: int, deadline: Deadline
+    ) -> list[tuple[str, float]]:
+        """Return id and number in `column` of any `limit` rows that match `expression`."""
+        found = await self.connection.query(
+            info.name,
+            deadline,
+            consistency=Consistency.STRONG,
+            filter=expression,
+            output_fields=["id", column],
+            limit=limit,
+        )
+        return [(entity["id"], entity[column]) for entity in found]
 
     async def named_images(
         self, info: CollectionInfo, digests: Sequence[str], deadline: Deadline

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 from PIL import Image, ImageOps
 
-from sentinel_client import FieldSchema, FieldType, FieldValue, Item
+from sentinel_client import FieldSchema, FieldType, FieldValue, GeoPoint, Item
 from tests import photos
 
 FIELDS = (
@@ -37,6 +38,18 @@ CAPTIONS = {
     "retina": "A retina",
     "rocket": "A rocket on its pad, at night",
 }
+CAMERAS = ("Canon EOS R6", "Apple iPhone 15 Pro", "Sony A7 IV")
+DATED_FIELDS = (
+    *FIELDS,
+    FieldSchema("taken_at", FieldType.TIMESTAMP, indexed=True),
+    FieldSchema("camera", FieldType.STRING),
+    FieldSchema("width", FieldType.INT64),
+    FieldSchema("height", FieldType.INT64),
+    FieldSchema("size_bytes", FieldType.INT64),
+    FieldSchema("keywords", FieldType.STRING_LIST),
+    FieldSchema("place", FieldType.GEO),
+)
+_NEWEST = datetime(2024, 8, 20, 12, tzinfo=UTC)
 # A picture and its copy in another encoding; these two are nearly the same to any model.
 COPIED = "coffee"
 _VARIED = ("astronaut", "chelsea", "china", "coffee", "flower", "motorcycle_left", "rocket")
@@ -54,6 +67,27 @@ def items() -> Iterator[Item]:
     with Image.open(photos.photo(COPIED)) as opened:
         copy = _jpeg(opened.convert("RGB"), quality=80)
     yield _item(f"{COPIED}-copy.jpg", copy, f"{CAPTIONS[COPIED]}, copy")
+
+
+def dated_items() -> Iterator[Item]:
+    """Yield the same pictures as a camera dates them, each nine days older than the one before."""
+    for number, item in enumerate(items()):
+        assert isinstance(item.image, bytes)
+        with Image.open(io.BytesIO(item.image)) as opened:
+            width, height = opened.size
+        taken = _NEWEST - timedelta(days=9 * number)
+        fields: dict[str, FieldValue] = {
+            **item.fields,
+            "path": f"/home/anna/Pictures/{taken:%Y/%m}/{item.fields['path']}",
+            "taken_at": taken,
+            "camera": CAMERAS[number % len(CAMERAS)],
+            "width": width,
+            "height": height,
+            "size_bytes": len(item.image),
+            "keywords": ["travel", "sea"] if number % 2 else ["home"],
+            "place": GeoPoint(48.0 + number / 4, 2.25),
+        }
+        yield Item(image=item.image, fields=fields)
 
 
 def _variants(picture: Image.Image) -> Iterator[tuple[str, Image.Image]]:

@@ -1,21 +1,20 @@
-"""Fixtures: the page in a real browser, in front of a real gateway and a real worker."""
+"""Fixtures: the photo page in a real browser, in front of a real gateway and a real worker."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -41,134 +40,94 @@ _FLAGS = [
 ]
 
 
+class HasErrors(Protocol):
+    """A visitor with a page and the errors of its console."""
+
+    page: Any
+    errors: list[str]
+
+
+V = TypeVar("V", bound=HasErrors)
+
+
 @dataclass
-class App:
-    """A running page and what is behind it."""
+class PhotoApp:
+    """A running page and the gateway behind it."""
 
     url: str
     gateway: str
-    album: str
 
 
 @dataclass
-class Visitor:
-    """A browser window and the errors of its console."""
+class Guest:
+    """A browser window on the photo page, and the errors of its console."""
 
     page: Any
     errors: list[str] = field(default_factory=list)
-    requests: set[Any] = field(default_factory=set)  # not answered yet
 
-    def __post_init__(self) -> None:
-        self.page.on("request", self._sent)
-        self.page.on("requestfinished", self._answered)
-        self.page.on("requestfailed", self._answered)
+    def open(self, app: PhotoApp, query: str = "") -> None:
+        """Open an address of the page; wait for its photos."""
+        self.page.goto(f"{app.url}/{query}")
+        self.loaded()
 
-    # Playwright takes functions of Python only.
-    def _sent(self, request: Any) -> None:
-        self.requests.add(request)
+    def loaded(self) -> None:
+        """Wait until all that is asked for is there: photos, hits, or the words that none is."""
+        self.page.wait_for_function(
+            "() => { const main = document.querySelector('.gallery');"
+            " return main && main.ariaBusy === 'false'"
+            " && (main.querySelector('a.tile') || document.querySelector('.below .welcome')); }"
+        )
 
-    def _answered(self, request: Any) -> None:
-        self.requests.discard(request)
-
-    def open(self, url: str) -> None:
-        self.page.goto(url)
-        self.page.get_by_role("tab", name="Search").wait_for()
+    def search(self, words: str) -> None:
+        """Type words into the search box."""
+        self.box.fill(words)
+        self.box.press("Enter")
+        self.page.wait_for_url(f"**q={words.replace(' ', '+')}*", wait_until="commit")
+        self.loaded()
 
     @property
     def box(self) -> Any:
-        return self.page.get_by_placeholder("a dog on the beach")
+        return self.page.get_by_role("searchbox", name="Search your photos")
 
     @property
-    def cards(self) -> Any:
-        return self.page.locator("article.card")
+    def tiles(self) -> Any:
+        return self.page.locator("a.tile")
 
     @property
-    def labels(self) -> list[str]:
-        return [c.get_attribute("aria-label") or "" for c in self.page.locator(".open").all()]
+    def names(self) -> list[str]:
+        return [one.get_attribute("aria-label") or "" for one in self.tiles.all()]
 
     @property
-    def line(self) -> Any:
-        """The line under the search box, once all hits are there."""
-        return self.page.locator(
-            "[data-testid=stCaptionContainer]", has_text=re.compile("hits? in")
-        )
+    def viewer(self) -> Any:
+        return self.page.locator("#viewer")
 
-    def ask(self, words: str) -> None:
-        self.box.fill(words)
-        self.box.press("Enter")
+    @property
+    def toast(self) -> Any:
+        return self.page.locator(".toast").last
 
-    def search(self, words: str) -> None:
-        """Search for some words and wait for all hits."""
-        before = self.search_number()
-        self.ask(words)
-        self.next_search(before)
+    def open_photo(self, place: int) -> None:
+        """Click a photo; wait until what is known about it is shown."""
+        self.tiles.nth(place).click()
+        self.viewer.locator(".facts h2").wait_for()
 
-    def search_number(self) -> str | None:
-        """Return the number of the search whose hits are shown; None before the first one."""
-        grid = self.page.locator(".grid")
-        return grid.get_attribute("data-search") if grid.count() else None
+    def press_on(self, place: int, label: str) -> None:
+        """Press one of the buttons that a mouse over a photo shows."""
+        cell = self.page.locator(".cell").nth(place)
+        cell.hover()
+        cell.get_by_role("button", name=label).click()
 
-    def next_search(self, before: str | None) -> None:
-        """Wait for all hits of the search that follows the one with this number."""
-        is_new = "[data-search]" if before is None else f":not([data-search='{before}'])"
-        self.page.locator(f".grid{is_new}").wait_for(state="attached")
-        self.settled()
-
-    def settled(self) -> None:
-        """Wait until all hits of the search that is shown are there, one at least."""
-        self.line.wait_for()
-        self.idle()
-        count = int(self.line.inner_text().split()[0].replace(",", ""))
-        expect(self.cards).to_have_count(count)
-        self.idle()
-
-    def holds(self, words: str) -> None:
-        """Wait until the search box holds `words`: it is filled apart from the hits."""
-        expect(self.box).to_have_value(words)
-
-    def idle(self) -> None:
-        """Wait until the page's script has ended, its requests are answered and nothing moves."""
-        # The page sends what was entered just now after it has painted.
+    def drawn(self) -> None:
+        """Wait until every picture that is near is decoded."""
         self.page.evaluate(
-            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame("
-            "() => setTimeout(done))))"
+            "() => Promise.all([...document.querySelectorAll('a.tile img')].slice(0, 12)"
+            ".map((one) => one.decode().catch(() => {})))"
         )
-        self.page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
-        self.page.wait_for_function(
-            "document.getAnimations().every(one => one.playState !== 'running')"
-        )
-        # Streamlit forgets a picture that is shown no more, and its download button checks whether
-        # it is there: who closes a picture sooner sees an error.
-        until(lambda: self.page.wait_for_timeout(1) or not self.requests, PATIENCE_MS / 1000)
-
-    def chip(self, label: str) -> Any:
-        return self.page.locator(".chip", has=self.page.get_by_text(label, exact=True))
-
-    def press(self, place: int, kind: str) -> None:
-        """Press one of a hit's buttons."""
-        card = self.cards.nth(place)
-        card.hover()
-        card.locator(f"[data-kind={kind}]").click()
-
-    def choose(self, collection: str) -> None:
-        self.page.get_by_role("combobox", name="Collection").click()
-        self.page.get_by_role("option", name=collection).click()
-        self.page.wait_for_url(f"**collection={collection}*", wait_until="commit")
-        self.idle()
-
-    def upload(self, *files: Path) -> None:
-        """Give files to the uploader that is visible."""
-        self.idle()  # or this uploader may be about to be replaced
-        with self.page.expect_file_chooser() as chooser:
-            self.page.get_by_role("button", name="Upload").locator("visible=true").click()
-        chooser.value.set_files(list(files))
 
     def shot(self, name: str) -> None:
         """Take a screenshot of the page at rest, if screenshots are wanted."""
         if "SENTINEL_SCREENSHOTS" in os.environ:
-            self.page.mouse.move(2, 2)  # nothing is hovered over
-            self.page.evaluate("document.activeElement?.blur()")
-            self.idle()
+            self.page.mouse.move(2, 2)
+            self.drawn()
             self.page.screenshot(path=SHOTS / f"{name}.png")
 
 
@@ -188,31 +147,32 @@ def gateway(
 
 
 @pytest.fixture(scope="session")
-def app(gateway: processes.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def photo_app(
+    gateway: processes.Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PhotoApp]:
+    """The page, in front of the collection `photos`."""
     with SentinelClient(gateway.address) as client:
-        client.create_collection("album", album.FIELDS)
-        results = client.upsert(list(album.items()), collection="album")
+        client.create_collection("photos", album.DATED_FIELDS)
+        results = client.upsert(list(album.dated_items()), collection="photos")
         assert all(result.error is None for result in results)
-    with serving(gateway.address, tmp_path_factory.mktemp("app")) as url:
-        yield App(url, gateway.address, "album")
+    with serving_photos(gateway.address, tmp_path_factory.mktemp("photo-app")) as url:
+        yield PhotoApp(url, gateway.address)
 
 
 @contextmanager
-def serving(gateway: str, folder: Path, *flags: str, **environment: str) -> Iterator[str]:
-    """Run `sentinel-app`, with long limits, in front of a gateway; yield its URL."""
-    port = flags[flags.index("--port") + 1] if "--port" in flags else str(processes.free_port())
-    command = [sys.executable, "-m", "tests.app.patient_page"]
-    command += ["--gateway", gateway, "--port", port, *flags]
+def serving_photos(gateway: str, folder: Path, *flags: str, **environment: str) -> Iterator[str]:
+    """Run `sentinel-app` in front of a gateway; yield its URL. It ends as an operator ends it."""
+    port = processes.free_port()
+    command = [sys.executable, "-m", "sentinel_app", "--gateway", gateway, "--port", str(port)]
     log = folder / "app.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **environment}
-        )
+    own = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), **environment}
+    with log.open("ab") as output:
+        process = subprocess.Popen([*command, *flags], stdout=output, stderr=output, env=own)
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()
-        return _answers(f"{url}/_stcore/health")
+        return answers_health(f"{url}/health")
 
     try:
         until(answers, 120)
@@ -224,20 +184,16 @@ def serving(gateway: str, folder: Path, *flags: str, **environment: str) -> Iter
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    assert "Traceback" not in log.read_text(), log.read_text()
 
 
-def _answers(url: str) -> bool:
+def answers_health(url: str) -> bool:
+    """Return whether a page answers with 200."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-@pytest.fixture(autouse=True)
-def main_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the main module: Streamlit puts each script in its place, and new processes read it."""
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 def run_apart(work: Coroutine[Any, Any, None]) -> None:
@@ -265,21 +221,29 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def visiting(
-    browser: Any, *, wide: int = 1280, expected: str | None = None, **context: Any
-) -> Iterator[Visitor]:
+def window(
+    browser: Any,
+    make: Callable[[Any], V],
+    *,
+    wide: int = 1280,
+    high: int = 800,
+    expected: str | None = None,
+    **context: Any,
+) -> Iterator[V]:
     """Open a window without the cookies of others; fail if its console has errors at the end.
 
     Args:
         browser: The launched one.
+        make: Makes the visitor of a page.
         wide: Width of the window.
+        high: Height of the window.
         expected: Part of the errors that the test causes.
         context: Of the window, for example its colour scheme.
     """
-    context = {"viewport": {"width": wide, "height": 800}, "reduced_motion": "reduce", **context}
+    context = {"viewport": {"width": wide, "height": high}, "reduced_motion": "reduce", **context}
     opened = browser.new_context(**context)
     opened.set_default_timeout(PATIENCE_MS)
-    visitor = Visitor(opened.new_page())
+    visitor = make(opened.new_page())
 
     def note(message: Any) -> None:
         if message.type == "error":
@@ -300,8 +264,25 @@ def visiting(
         opened.close()
 
 
+@pytest.fixture(params=["desktop", "phone"])
+def guest(request: pytest.FixtureRequest, browser: Any, photo_app: PhotoApp) -> Iterator[Guest]:
+    """A visitor with a wide window in light colours, and one with a phone in dark ones."""
+    sizes: dict[str, dict[str, Any]] = {
+        "desktop": {"wide": 1280, "high": 800, "color_scheme": "light"},
+        "phone": {
+            "wide": 390,
+            "high": 844,
+            "color_scheme": "dark",
+            "has_touch": True,
+            "is_mobile": True,
+            "device_scale_factor": 2,
+        },
+    }
+    with window(browser, Guest, **sizes[request.param]) as one:
+        yield one
+
+
 @pytest.fixture
-def visitor(browser: Any, app: App) -> Iterator[Visitor]:
-    with visiting(browser) as one:
-        one.open(app.url)
+def desktop(browser: Any, photo_app: PhotoApp) -> Iterator[Guest]:
+    with window(browser, Guest) as one:
         yield one

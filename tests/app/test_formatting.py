@@ -80,7 +80,7 @@ def test_the_bytes_decide_the_extension_of_a_download(path: str, kind: str, name
 
 
 def _error() -> None:
-    from sentinel_app.errors import show_error
+    from sentinel_app.streamlit_page.errors import show_error
     from sentinel_client import InvalidArgument
 
     show_error(InvalidArgument("X", "IMG_*a* ![](http://x)"), "there:1")

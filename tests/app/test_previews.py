@@ -126,9 +126,6 @@ def test_forty_bytes_that_decode_to_gigabytes_are_refused_by_their_header() -> N
         ("BMP", "RGB", {}),
         ("TIFF", "RGB", {}),
         ("TIFF", "RGB", {"compression": "tiff_lzw"}),
-        ("AVIF", "RGB", {"speed": 10}),
-        ("HEIF", "RGB", {}),
-        ("HEIF", "RGB", {"tile_size": 512}),
     ],
 )
 def test_no_decoder_takes_more_memory_than_its_header_says(
@@ -183,7 +180,7 @@ def test_a_decoder_that_does_not_end_is_killed_and_holds_up_nobody(
 def test_the_process_itself_has_limits() -> None:
     code = (
         "import resource; from sentinel_app import preview_process as p; p._limit_process();"
-        "print(*(resource.getrlimit(n)[1] for n in (resource.RLIMIT_CPU, resource.RLIMIT_AS)))"
+        "print(*(resource.getrlimit(n)[0] for n in (resource.RLIMIT_CPU, resource.RLIMIT_AS)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     cpu, space = map(int, done.stdout.split())

@@ -43,7 +43,7 @@ def _add_tab() -> None:
 
     import streamlit as st
 
-    from sentinel_app.index_tab import index_tab
+    from sentinel_app.streamlit_page.index_tab import index_tab
     from sentinel_app.uploads import UploadLimit
     from sentinel_client import Collection, ModelVersion
 
@@ -65,7 +65,17 @@ def test_the_command_changes_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     started: dict[str, object] = {}
     monkeypatch.setattr("streamlit.starlette.App.run", lambda self, config: started.update(config))
     monkeypatch.setattr(uploads, "limits", dict(uploads.limits))
-    words = ["--upload-limit", "search", "5", "2", "--upload-limit", "write", "400", "9000"]
+    words = [
+        "--streamlit",
+        "--upload-limit",
+        "search",
+        "5",
+        "2",
+        "--upload-limit",
+        "write",
+        "400",
+        "9000",
+    ]
     assert CliRunner().invoke(script.main, words).exit_code == 0
     assert uploads.limits[Scope.SEARCH] == UploadLimit(5 * MIB, 2)
     assert uploads.limits[Scope.WRITE] == UploadLimit(400 * MIB, 9_000)

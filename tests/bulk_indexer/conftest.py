@@ -24,6 +24,8 @@ FIELDS = {
     "year": FieldType.INT64,
     "ratio": FieldType.DOUBLE,
     "public": FieldType.BOOL,
+    "taken_at": FieldType.TIMESTAMP,
+    "place": FieldType.GEO,
     "tags": FieldType.STRING_LIST,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
@@ -12,9 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from bulk_indexer.dataset import ManifestColumns, entries_of
-from bulk_indexer.entries import FILE_FIELDS, DatasetEntry
+from bulk_indexer.entries import (
+    FILE_FIELDS,
+    DatasetEntry,
+    from_parquet,
+    to_parquet,
+    typed_fields,
+)
 from bulk_indexer.run_folder import BulkError
 from sentinel_client.importers import folders
+from sentinel_core.errors import InvalidArgument
+from sentinel_store.values import FieldType, GeoPoint
 
 COLUMNS = ManifestColumns("", "id", "text", frozenset({*FILE_FIELDS, "year", "tags"}))
 
@@ -141,3 +150,30 @@ def test_an_input_that_cannot_be_read_ends_the_plan(tmp_path: Path, given: str, 
     (tmp_path / "broken.parquet").write_bytes(b"not parquet")
     with pytest.raises(BulkError, match=says):
         read(given if "://" in given else tmp_path / given)
+
+
+def test_times_and_places_of_manifests_are_typed(tmp_path: Path) -> None:
+    declared = {"taken_at": FieldType.TIMESTAMP, "place": FieldType.GEO}
+    columns = ManifestColumns("", "id", "text", frozenset(declared))
+    place = pa.struct([("lat", pa.float64()), ("lon", pa.float64())])
+    moment = datetime(2021, 7, 4, 16, 30, 0, 5, UTC)
+    table = pa.table(
+        {
+            "text": ["a"],
+            "taken_at": pa.array([moment], pa.timestamp("us", "UTC")),
+            "place": pa.array([{"lat": 1.5, "lon": 2.5}], place),
+        }
+    )
+    pq.write_table(table, tmp_path / "m.parquet")
+    (tmp_path / "m.csv").write_text('text,taken_at,place\nb,2021-07-04T16:30:00.000005,"1.5,2.5"\n')
+    for name in ("m.parquet", "m.csv"):
+        # As the run folder keeps them.
+        [entry] = from_parquet(to_parquet(read(tmp_path / name, columns=columns)))
+        assert typed_fields(entry.fields, declared) == {
+            "taken_at": moment,
+            "place": GeoPoint(1.5, 2.5),
+        }
+    for wrong in ({"taken_at": "soon"}, {"place": "1.5"}, {"place": {"lat": "x", "lon": 1}}):
+        with pytest.raises(InvalidArgument) as refused:
+            typed_fields(wrong, declared)
+        assert refused.value.reason == "FIELD_TYPE"

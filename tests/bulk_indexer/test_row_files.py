@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from bulk_indexer.run_folder import Run
 from sentinel_core.vectors import Element
 from sentinel_store.collections import CollectionInfo, VectorStorage
 from sentinel_store.items import Row
-from sentinel_store.values import Fields
+from sentinel_store.values import Fields, GeoPoint
 from tests.bulk_indexer.conftest import deadline, open_store
 
 # How each Milvus type is written; a new one in the schema has to be decided here.
@@ -33,7 +34,14 @@ _AS_PARQUET = {
 def make_rows(info: CollectionInfo, *all_fields: Fields) -> list[Row]:
     vectors = np.random.default_rng(3).standard_normal((len(all_fields), info.dimensions))
     return [
-        Row(f"id-{n}", f"{n:064x}", f"{n:064d}", "ein Töxt \N{DOG}" if n else "", fields, vector)
+        Row(
+            f"id-{n}",
+            f"{n:064x}",
+            "" if n else "0" * 64,
+            "ein Töxt \N{DOG}" if n else "",
+            fields,
+            vector,
+        )
         for n, (fields, vector) in enumerate(zip(all_fields, vectors.astype("f4"), strict=True))
     ]
 
@@ -42,10 +50,11 @@ FIELDS: list[Fields] = [
     {},
     {"path": "/a/ü.jpg", "year": -5, "ratio": 2.0, "public": True, "tags": ["x", "ÿ"]},
     {"public": False, "ratio": 1e300, "year": 2**62},
+    {"taken_at": datetime(1901, 2, 3, 4, 5, 6, 7, UTC), "place": GeoPoint(-1 / 3, 179.9)},
 ]
 
 
-@pytest.mark.parametrize("count", [0, 3])
+@pytest.mark.parametrize("count", [0, 4])
 def test_rows_come_back_as_they_were(run: Run, count: int) -> None:
     written = make_rows(run.info, *FIELDS[:count])
     read = row_files.decode(row_files.encode(written, run.info), run.info)

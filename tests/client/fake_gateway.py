@@ -32,7 +32,13 @@ from sentinel.search.v1 import (
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client._rpcs import SERVICES
-from sentinel_core.errors import DeadlineExceeded, InvalidArgument, NotFound, SentinelError
+from sentinel_core.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    SentinelError,
+)
 from sentinel_core.status import to_status
 from tests import secure
 
@@ -61,13 +67,17 @@ class FakeGateway:
 
     Attributes:
         hits: What every search finds.
+        notices: What every streamed search tells about its query.
         failures: Per method, errors to fail the next calls with, None meaning "answer".
         calls: Per method, the requests and metadata that came.
     """
 
     def __init__(self) -> None:
         self.hits: list[search_pb.Hit] = []
+        self.notices: list[search_pb.Notice] = []
         self.failures: dict[str, deque[Any]] = defaultdict(deque)
+        # What it says to items by reference.
+        self.reference_error: SentinelError = PermissionDenied("URI_FORBIDDEN", "send the bytes")
         self.calls: dict[str, list[Any]] = defaultdict(list)
         self.metadata: list[dict[str, Any]] = []
         self.collections: dict[str, collection_pb.Collection] = {}
@@ -146,6 +156,8 @@ class FakeGateway:
         item_id = item.id or hashlib.sha256(data).hexdigest()
         failed = item_pb.ItemResult.OUTCOME_FAILED
         scripted = self.failures["item"].popleft() if self.failures["item"] else None
+        if item.by_reference:
+            scripted = self.reference_error
         if scripted is None and data.startswith(b"BAD"):
             scripted = InvalidArgument("IMAGE_DECODE_FAILED", "truncated or damaged image")
         if scripted is not None:
@@ -219,10 +231,13 @@ class _Search(search_service_pb2_grpc.SearchServiceServicer):
             search_pb.SearchResponse(chunk=search_pb.HitChunk(hits=hits[start : start + 2]))
             for start in range(0, len(hits), 2)
         ] or [search_pb.SearchResponse()]
-        header = search_pb.SearchHeader(collection=request.params.collection, model_version=MODEL)
+        header = search_pb.SearchHeader(
+            collection=request.params.collection, model_version=gateway.model
+        )
         messages[0].header.CopyFrom(header)
         if gateway.break_stream_after != -1:
             messages[-1].summary.CopyFrom(summary(len(hits)))
+            messages[-1].summary.notices.extend(gateway.notices)
         for number, message in enumerate(messages):
             if 2 * number == gateway.break_stream_after:
                 fail(context, grpc.StatusCode.UNAVAILABLE)

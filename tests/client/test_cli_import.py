@@ -15,23 +15,21 @@ from click.testing import CliRunner, Result
 
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
-from sentinel_client.cli import _importer, main
+from sentinel_client.cli import _importer, _journal, main
 from sentinel_core import errors as core
 from tests.client import datasets
 from tests.client.fake_gateway import FakeGateway
 from tests.waiting import until
-
-OLD = (1_700_000_000, 1_700_000_000)
 
 
 def run_import(gateway: FakeGateway, *arguments: object) -> Result:
     return CliRunner().invoke(main, ["--address", gateway.address, "import", *map(str, arguments)])
 
 
-def settle(root: Path) -> None:
-    """Let files look as if they had been written long ago, as the journal wants them."""
-    for path in root.rglob("*"):
-        os.utime(path, OLD)
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the journal keep files as if they had been written long ago."""
+    monkeypatch.setattr(_journal, "_SETTLED_S", -60.0)
 
 
 def sent(gateway: FakeGateway) -> int:
@@ -90,10 +88,9 @@ def test_a_second_import_reads_and_sends_nothing(
     gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: str
 ) -> None:
     datasets.flickr30k(tmp_path)
-    settle(tmp_path)
     run_import(gateway, "flickr30k", tmp_path, "--ids", ids)
     assert ("coffee.jpg" in gateway.items) == (ids == "name")
-    monkeypatch.setattr(_importer, "content_hash", lambda item: pytest.fail(f"{item.key} was read"))
+    monkeypatch.setattr(_importer, "read_item", lambda item: pytest.fail(f"{item.key} was read"))
     result = run_import(gateway, "flickr30k", tmp_path, "--ids", ids)
     assert "0 stored, 3 unchanged, 0 failed" in result.stdout
     assert sent(gateway) == 3
@@ -105,7 +102,6 @@ def test_what_changed_is_sent_again_and_nothing_else(
     gateway: FakeGateway, tmp_path: Path, ids: str
 ) -> None:
     datasets.flickr30k(tmp_path)
-    settle(tmp_path)
     run_import(gateway, "flickr30k", tmp_path, "--ids", ids)
     captions = tmp_path / "results_20130124.token"
     captions.write_text(captions.read_text().replace("A rocket.jpg, number 3", "Another"))
@@ -124,7 +120,6 @@ def test_what_changed_is_sent_again_and_nothing_else(
 @pytest.mark.parametrize("ids", ["content", "name"])
 def test_what_the_server_lost_is_sent_again(gateway: FakeGateway, tmp_path: Path, ids: str) -> None:
     datasets.flickr30k(tmp_path)
-    settle(tmp_path)
     run_import(gateway, "flickr30k", tmp_path, "--ids", ids)
     gateway.items.pop(next(iter(gateway.items)))
     assert (
@@ -176,7 +171,6 @@ def test_another_content_under_the_same_id_is_replaced(
     gateway: FakeGateway, tmp_path: Path, image: str
 ) -> None:
     datasets.pictures(tmp_path)
-    settle(tmp_path)
     (tmp_path / "t.csv").write_text(f"file,key\n{image},a\n")
     arguments = ("csv", tmp_path / "t.csv", "--image", "file", "--id", "key", "-c", "c")
     run_import(gateway, *arguments)
@@ -336,15 +330,16 @@ def test_a_signal_in_the_middle_and_a_second_run_finish_the_job(
     data.mkdir()
     for picture in range(300):
         (data / f"{picture}.jpg").write_bytes(f"picture {picture}".encode())
-    settle(data)
     gateway.advice.suggested_batch_size = 10
     gateway.ingest.silent_after = 8
     command = ["-m", "sentinel_client.cli", "--address", gateway.address, "index", str(data)]
+    command.append("--copy")
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     until(lambda: gateway.items)
     process.send_signal(number)
     assert process.wait(10) == code
     gateway.ingest.silent_after = None
+    until(lambda: len(gateway.items) == sent(gateway))  # of its last batch
     stored, before = len(gateway.items), sent(gateway)
     assert 0 < stored < 300
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)

@@ -2,20 +2,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from sentinel_client.cli import _importer, main
-from sentinel_client.cli._journal import Journal
+from sentinel_client import ImageUri
+from sentinel_client.cli import _importer, _journal, main
+from sentinel_client.cli._journal import Journal, Reading
+from sentinel_client.cli._references import References
 from sentinel_client.importers import ImportItem
 from sentinel_core import errors as core
 from tests.client.fake_gateway import FakeGateway
 
 
-def index(gateway: FakeGateway, *arguments: object) -> Result:
-    return CliRunner().invoke(main, ["--address", gateway.address, "index", *map(str, arguments)])
+def index(gateway: FakeGateway, *arguments: object, how: tuple[str, ...] = ("--copy",)) -> Result:
+    command = ["--address", gateway.address, "index", *how, *map(str, arguments)]
+    return CliRunner().invoke(main, command)
 
 
 @pytest.fixture
@@ -50,14 +55,16 @@ def test_it_makes_the_collection_and_stores_every_picture(
     assert fields["folder"].string_value == str(pictures / "sea")
     assert fields["size_bytes"].int_value == 3
     assert fields["modified_at"].int_value == 1_700_000_000
-    assert len(gateway.collections["photos"].fields) == 5
+    declared = {field.name for field in gateway.collections["photos"].fields}
+    assert declared >= {"path", "modified_at", "taken_at", "place", "keywords", "rating"}
 
 
 def test_a_second_run_sends_and_even_reads_nothing(
     gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_journal, "_SETTLED_S", -60.0)  # as if the files were not new
     index(gateway, pictures)
-    monkeypatch.setattr(_importer, "content_hash", lambda item: pytest.fail(f"{item.key} was read"))
+    monkeypatch.setattr(_importer, "read_item", lambda item: pytest.fail(f"{item.key} was read"))
     result = index(gateway, pictures)
     assert "0 stored, 2 unchanged, 0 failed" in result.stdout
     assert sent(gateway) == 2
@@ -117,15 +124,15 @@ def test_bad_and_unreadable_files_are_named_and_the_rest_goes_on(
 def test_a_file_that_vanishes_between_hashing_and_sending_fails_alone(
     gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content_hash = _importer.content_hash
+    read_item = _importer.read_item
 
-    def hash_and_delete(item: ImportItem) -> str:
-        sha = content_hash(item)
+    def read_and_delete(item: ImportItem) -> Reading:
+        reading = read_item(item)
         if item.key.endswith("a.jpg"):
             Path(item.key).unlink()
-        return sha
+        return reading
 
-    monkeypatch.setattr(_importer, "content_hash", hash_and_delete)
+    monkeypatch.setattr(_importer, "read_item", read_and_delete)
     result = index(gateway, pictures)
     assert "1 stored, 0 unchanged, 1 failed" in result.stdout
     assert "FILE_UNREADABLE" in result.stderr
@@ -203,9 +210,70 @@ def test_a_name_that_is_not_unicode_is_stored(gateway: FakeGateway, tmp_path: Pa
 
 def test_the_journal_forgets_a_file_that_changed_and_skips_one_just_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    old = ImportItem(key="/a.jpg", stamp="3:1", modified_ns=1)
-    fresh = ImportItem(key="/b.jpg", stamp="3:2", modified_ns=1 << 62)
-    changed = ImportItem(key="/a.jpg", stamp="4:1", modified_ns=1)
-    journal.remember([(old, "aa"), (fresh, "bb")])
-    assert journal.known([old, changed, fresh]) == ["aa", None, None]
+    old = ImportItem(key="/a.jpg", stamp="3:1", changed_ns=1)
+    fresh = ImportItem(key="/b.jpg", stamp="3:2", changed_ns=1 << 62)
+    changed = ImportItem(key="/a.jpg", stamp="4:1", changed_ns=1)
+    journal.remember([(old, Reading("aa", {"camera": "C"})), (fresh, Reading("bb", {}))])
+    assert journal.known([old, changed, fresh]) == [("aa", {"camera": "C"}), None, None]
     journal.close()
+
+
+def tried(gateway: FakeGateway) -> int:
+    """Return how many items came by reference."""
+    return sum(one.by_reference for batch in gateway.calls["IngestBatch"] for one in batch.items)
+
+
+def test_what_the_gateway_may_not_read_is_copied_and_the_rest_is_not_tried(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.jpg").write_bytes(f"{number}".encode())
+    result = index(gateway, tmp_path, how=())
+    assert (result.exit_code, "300 stored" in result.stdout) == (0, True)
+    assert 0 < tried(gateway) < 200  # those that were on their way
+    assert f"Stored {tried(gateway)} pictures as copies" in " ".join(result.stderr.split())
+    assert all(gateway.images.values())
+    assert "300 unchanged" in index(gateway, tmp_path, how=()).stdout
+
+
+def test_files_that_the_gateway_does_not_find_are_copied(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    """Those of the client, where the gateway runs in a container with its own files."""
+    gateway.reference_error = core.NotFound("ORIGINAL_GONE", "there is no such file")
+    for number in range(300):
+        (tmp_path / f"{number}.jpg").write_bytes(f"{number}".encode())
+    result = index(gateway, tmp_path, how=())
+    assert (result.exit_code, "300 stored" in result.stdout) == (0, True)
+    assert 16 <= tried(gateway) < 200
+    assert all(gateway.images.values())
+
+
+def test_who_asks_for_references_gets_no_copies(gateway: FakeGateway, pictures: Path) -> None:
+    result = index(gateway, pictures, how=("--by-reference",))
+    assert (result.exit_code, "2 failed" in result.stdout) == (1, True)
+    assert "send the bytes" in result.stderr
+    assert not gateway.items
+
+
+def test_nothing_is_tried_for_a_gateway_elsewhere() -> None:
+    for address in ("gateway.example:50050", "10.0.0.7:50050", "dns://10.0.0.7/localhost:50050"):
+        assert not References(None, address).covers(Path("a.jpg"))
+        assert References(True, address).covers(Path("a.jpg"))
+    for address in ("localhost:50050", "127.0.0.1:50050", "[::1]:50050", "unix:/run/gateway"):
+        assert References(None, address).covers(Path("a.jpg"))
+        assert not References(None, address).covers(ImageUri("https://a/b.jpg"))
+
+
+def test_on_a_terminal_it_shows_that_it_is_indexing(gateway: FakeGateway, pictures: Path) -> None:
+    command = [sys.executable, "-m", "sentinel_client.cli", "--address", gateway.address, "index"]
+    done = subprocess.run(
+        [*command, pictures],
+        env={**os.environ, "FORCE_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "indexing" in done.stderr
+    assert "importing" not in done.stderr
+    assert "2 stored" in done.stdout

@@ -46,7 +46,8 @@ def test_short_ids_of_the_list_are_taken(stored: FakeGateway) -> None:
     got = sentinel(stored, "items", "get", "1" * 12, "nobody", "--json")
     assert got.exit_code == 1
     assert json.loads(got.stdout)["id"] == "1" * 64
-    assert "no item 'nobody' in photos" in got.stderr
+    assert json.loads(got.stderr)["error"]["subject"] == "nobody"
+    assert "nobody: no such item in photos" in sentinel(stored, "items", "get", "nobody").stderr
 
 
 def test_deleting_asks_and_says_how_many(stored: FakeGateway) -> None:

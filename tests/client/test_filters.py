@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import functools
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
 
 from sentinel_client import F, Filter, InvalidArgument
-from sentinel_client._messages import filter_to_proto
+from sentinel_client._field_messages import filter_to_proto
 from tests.client.fake_gateway import as_dict
+
+VIENNA = timezone(timedelta(hours=2))
 
 
 @pytest.mark.parametrize(
@@ -23,7 +26,12 @@ from tests.client.fake_gateway import as_dict
         (F("a").isin(["x", "y"]), "IN", [{"string_value": "x"}, {"string_value": "y"}]),
         (F("a").notin([1]), "NOT_IN", [{"int_value": "1"}]),
         (F("a").startswith("p"), "PREFIX", [{"string_value": "p"}]),
-        (F("a").contains("t"), "LIST_CONTAINS", [{"string_value": "t"}]),
+        (F("a").contains("t"), "CONTAINS", [{"string_value": "t"}]),
+        (
+            F("a") >= datetime(2021, 7, 4, 12, 0, 0, 250_000, tzinfo=VIENNA),
+            "GREATER_OR_EQUAL",
+            [{"timestamp_value": "2021-07-04T10:00:00.250Z"}],
+        ),
         (F("a") == np.int32(7), "EQUAL", [{"int_value": "7"}]),
     ],
 )
@@ -39,6 +47,22 @@ def test_exists_takes_no_value() -> None:
     assert as_dict(filter_to_proto(F("a").exists())) == {
         "comparison": {"field": "a", "operator": "OPERATOR_EXISTS"}
     }
+
+
+def test_areas_are_sent_as_numbers() -> None:
+    bounds = {"south": -18.5, "west": 177.0, "north": -16.0, "east": -178.0}
+    assert as_dict(filter_to_proto(F("p").within(-18.5, 177, -16, -178))) == {
+        "geo": {"field": "p", "bounds": bounds}
+    }
+    circle = {"center": {"latitude": 48.2, "longitude": 16.37}, "radius_meters": 5000.0}
+    assert as_dict(filter_to_proto(F("p").near(48.2, 16.37, 5_000))) == {
+        "geo": {"field": "p", "circle": circle}
+    }
+
+
+def test_a_time_without_a_zone_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"\.astimezone\(\) if it is local time"):
+        filter_to_proto(F("a") < datetime(2021, 7, 4))
 
 
 def test_and_or_not_become_groups_that_do_not_nest_needlessly() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sentinel_client import FieldType, ImageUri, importers
+from sentinel_client import FieldType, GeoPoint, ImageUri, importers
 from sentinel_client.importers import (
     BrokenEntry,
     Column,
@@ -347,3 +348,76 @@ def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
     changed.write_bytes(b"other")
     after = {item.key: item.stamp for item in items(importers.flickr30k(tmp_path))}
     assert {key for key in before if before[key] != after[key]} == {str(changed)}
+
+
+TIMES = ["2021-07-04T18:30:00+02:00", "2021-07-04T16:30:00", "2021-07-04", "soon", "1625416200"]
+
+
+def test_times_and_places_are_read_as_declared(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    places = ["48.2, 16.37", "-90,180", "91,0", "", "1;2"]
+    rows = [
+        f'x{n},{moment},"{place}"'
+        for n, (moment, place) in enumerate(zip(TIMES, places, strict=True))
+    ]
+    file.write_text("\n".join(["name,when,where", *rows]) + "\n")
+    columns = [Column.parse(one) for one in ("taken_at=when:timestamp", "place=where:geo")]
+    dataset = importers.csv_table(file, Columns(text="name", fields=columns))
+    assert types(dataset) == {"taken_at": FieldType.TIMESTAMP, "place": FieldType.GEO}
+    first, second = items(dataset)
+    moment = datetime(2021, 7, 4, 16, 30, tzinfo=UTC)
+    assert first.fields == {"taken_at": moment, "place": GeoPoint(48.2, 16.37)}
+    # Without a zone: UTC.
+    assert second.fields == {"taken_at": moment, "place": GeoPoint(-90, 180)}
+    messages = [one.message for one in broken(dataset)]
+    assert "'91,0' is not a place" in messages[0]
+    assert "'soon' is not a date or time as ISO 8601 text" in messages[1]
+    assert "'1625416200' is not a date or time" in messages[2]
+
+
+def test_json_has_places_as_objects_and_times_only_where_they_are_declared(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    rows: list[dict[str, object]] = [
+        {"text": "a", "at": {"lat": 1, "lon": 2.5}, "seen": "2021-07-04", "n": 5},
+        {"text": "b", "at": {"latitude": -3.5, "longitude": 4}, "seen": 5},
+        {"text": "c", "at": [16.37, 48.2]},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    guessed = importers.json_lines_table(file, Columns(text="text"))
+    assert types(guessed) == {"seen": FieldType.STRING, "n": FieldType.INT64}
+    columns = [Column.parse("at:geo"), Column.parse("seen:timestamp")]
+    dataset = importers.json_lines_table(file, Columns(text="text", fields=columns))
+    [first] = items(dataset)
+    assert first.fields == {"at": GeoPoint(1, 2.5), "seen": datetime(2021, 7, 4, tzinfo=UTC)}
+    assert ["5 is not a date or time" in one.message for one in broken(dataset)] == [True, False]
+    assert "[16.37, 48.2] is not a place" in broken(dataset)[1].message
+    file.write_text("\n".join(map(json.dumps, rows[:2])))
+    assert types(importers.json_lines_table(file, Columns(text="text")))["at"] is FieldType.GEO
+
+
+def test_parquet_knows_times_and_places_by_their_types(tmp_path: Path) -> None:
+    place = pa.struct([("latitude", pa.float64()), ("longitude", pa.float32())])
+    other = pa.struct([("latitude", pa.float64()), ("height", pa.float64())])
+    moment = datetime(2021, 7, 4, 16, 30, 0, 5)
+    table = pa.table(
+        {
+            "text": ["a", "b"],
+            "local": pa.array([1625416200_000_005_999, None], pa.timestamp("ns")),
+            "zoned": pa.array([moment, None], pa.timestamp("us", "Europe/Vienna")),
+            "place": pa.array([{"latitude": 1.5, "longitude": 2.5}, None], place),
+            "other": pa.array([{"latitude": 1.5, "height": 2.5}, None], other),
+        }
+    )
+    file = tmp_path / "t.parquet"
+    pq.write_table(table, file)
+    dataset = importers.parquet_table([file], Columns(text="text"))
+    assert types(dataset) == {
+        "local": FieldType.TIMESTAMP,
+        "zoned": FieldType.TIMESTAMP,
+        "place": FieldType.GEO,
+    }
+    assert dataset.left_out == ("other",)
+    first, second = items(dataset)
+    in_utc = moment.replace(tzinfo=UTC)
+    assert first.fields == {"local": in_utc, "zoned": in_utc, "place": GeoPoint(1.5, 2.5)}
+    assert second.fields == {}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,8 @@ from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
-from sentinel_client import FieldSchema, FieldType, Internal, Item, Outcome
+from sentinel_client import FieldSchema, FieldType, GeoPoint, Internal, Item, Outcome
+from sentinel_client import InvalidArgument as InvalidField
 from sentinel_client import _messages as convert
 from sentinel_client._requests import split
 from sentinel_core.errors import InvalidArgument
@@ -41,13 +44,28 @@ def test_vector_bytes_that_do_not_fit_are_the_servers_fault() -> None:
 
 
 def test_fields_keep_their_types() -> None:
-    fields = {"s": "x", "i": 2**60, "d": 0.5, "b": True, "l": ["a", "b"]}
+    fields = {
+        "s": "x",
+        "i": 2**60,
+        "d": 0.5,
+        "b": True,
+        "l": ["a", "b"],
+        "t": datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        "g": GeoPoint(-90, 179.999),
+    }
     message = convert.item_to_proto(Item(id="1", text="t", fields=fields), None)
     back = convert.item_from_proto(message)
     assert back.fields == fields
     assert type(back.fields["b"]) is bool
     assert type(back.fields["i"]) is int
     assert back.text == "t"
+
+
+def test_a_time_without_a_zone_is_the_items_fault() -> None:
+    item = Item(id="1", text="t", fields={"taken_at": datetime(2021, 7, 4)})
+    with pytest.raises(InvalidField, match="has no time zone") as caught:
+        convert.item_to_proto(item, None)
+    assert (caught.value.reason, caught.value.field) == ("FIELD_TYPE", "fields[taken_at]")
 
 
 def test_min_score_zero_is_not_unset() -> None:

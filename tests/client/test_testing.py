@@ -20,6 +20,8 @@ from sentinel_client import (
     ConnectionFailed,
     InvalidArgument,
     Item,
+    Match,
+    NoticeKind,
     Outcome,
     Q,
     ResourceExhausted,
@@ -95,6 +97,39 @@ def test_an_image_is_found_by_its_description() -> None:
         client.upsert(images, collection="c")
         assert found(client, "a dog")[0] == "1"
         assert found(client, Q(image=PNG + b"2"))[0] == "2"
+
+
+def test_hits_have_the_match_levels_that_were_set() -> None:
+    fake = FakeSentinel()
+    fake.describe(PNG, "a dog on the beach")
+    with fake as client:
+        client.create_collection("c")
+        client.upsert([Item(id="p", image=PNG), Item(id="t", text="a dog")], collection="c")
+        assert {hit.match for hit in client.search("a dog", collection="c")} == {None}
+        assert client.get_collection("c").match_levels is None
+        fake.set_match_levels("c", fair=0.5, strong=0.9)
+        levels = client.get_collection("c").match_levels
+        assert levels is not None and levels.item_count == 2
+
+        def match(query: str | Q) -> Match | None:
+            return {hit.id: hit.match for hit in client.search(query, collection="c")}["p"]
+
+        assert match("a dog on the beach") is Match.STRONG
+        assert match("a dog") is Match.FAIR
+        assert match("rocket") is Match.WEAK
+        assert match(Q(image=PNG)) is None
+        by_id = {hit.id: hit.match for hit in client.search("a dog", collection="c")}
+        assert by_id["t"] is None  # a text
+    with pytest.raises(ValueError, match="fair <= strong"):
+        fake.set_match_levels("c", fair=0.5, strong=0.4)
+
+
+def test_a_long_query_has_a_notice() -> None:
+    with FakeSentinel() as client:
+        client.create_collection("c")
+        assert client.search("word", collection="c").notices == ()
+        [notice] = client.search("word " * 600, collection="c").notices
+        assert notice.kind is NoticeKind.TEXT_TRUNCATED
 
 
 def test_a_call_fails_as_told_and_the_client_repeats_it() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,17 +74,25 @@ print("ended when asked", time.monotonic(), flush=True)
 os._exit(0)
 """
 
+# Listens on the port that it is given, as the search page does.
+STAND_IN_APP = """
+import http.server, json, os, sys
+print(json.dumps({"arguments": sys.argv[1:], "pid": os.getpid()}), flush=True)
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer(("127.0.0.1", port), http.server.BaseHTTPRequestHandler).serve_forever()
+"""
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start `sentinel up`; whatever it leaves behind ends with the test."""
-    for module in ("embedder_server", "search_server"):
+    for module in ("embedder_server", "search_server", "sentinel_app"):
         package = tmp_path / "modules" / module
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
-        (package / "__main__.py").write_text(STAND_IN)
+        (package / "__main__.py").write_text(STAND_IN_APP if module == "sentinel_app" else STAND_IN)
     started: list[subprocess.Popen[str]] = []
 
     def up(*arguments: str, **fakes: str) -> subprocess.Popen[str]:
@@ -95,6 +104,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 [str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")]
             ),
             "PYTHONUNBUFFERED": "1",
+            "SENTINEL_DATA": str(tmp_path / "sentinel-data"),
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "sentinel_client.cli", "up", "--port", "0", *arguments],
@@ -222,15 +232,75 @@ def test_auto_starts_one_worker_for_each_gpu_on_that_gpu(
     assert devices == ["cuda:0", "cuda:1"]
 
 
-def test_a_second_one_on_the_same_folder_is_refused(start: Start) -> None:
+def test_a_second_one_on_the_same_library_says_where_the_first_is(
+    start: Start, tmp_path: Path
+) -> None:
     first = start()
     lines_until_up(first)
     second = start()
     _, complaint = second.communicate(timeout=20)
-    assert second.returncode == 1
-    assert f"process {first.pid}" in complaint
+    assert second.returncode == 3
+    gateway = (tmp_path / "sentinel-data" / "run" / "gateway.address").read_text().split()[0]
+    assert f"at {gateway} (process {first.pid})" in complaint
     assert "Traceback" not in complaint
     assert first.poll() is None
+
+
+@pytest.mark.plaintext("the fake servers of `sentinel up` have no TLS")
+def test_status_says_what_runs_where(start: Start, tmp_path: Path) -> None:
+    def told(*arguments: str) -> str:
+        words = ["status", "--data", str(tmp_path / "sentinel-data"), *arguments]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    before = json.loads(told("--json"))
+    assert (before["pid"], before["servers"], before["exists"]) == (None, [], False)
+    assert "Nothing runs. Start it with `sentinel up`" in told()
+    process = start("--app", "--app-port", "0")
+    lines = lines_until_up(process)
+    now = json.loads(told("--json"))
+    assert now["pid"] == process.pid
+    servers = {one["name"]: one for one in now["servers"]}
+    assert list(servers) == ["gateway", "embedder", "app"]
+    for name, one in servers.items():
+        log = tmp_path / "sentinel-data" / "logs" / f"{name}.log"
+        assert one["pid"] == arguments_of(log)["pid"]
+        assert any(line.startswith(name) and one["address"] in line for line in lines), name
+    assert [(one["model"], one["state"]) for one in now["models"]] == [
+        ("conse-minilm-lite0", "serving")
+    ]
+    assert now["gateway"]["address"] == servers["gateway"]["address"]
+    assert now["disk_bytes"]["logs"] > 0
+    shown = told()
+    assert all(f"process {one['pid']}" in shown for one in servers.values())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert json.loads(told("--json"))["servers"] == []
+
+
+def test_the_app_runs_beside_the_gateway_and_ends_with_it(start: Start, tmp_path: Path) -> None:
+    process = start("--app", "--app-port", "0")
+    lines_until_up(process)
+    data = tmp_path / "sentinel-data"
+    told = arguments_of(data / "logs" / "app.log")
+    gateway = (data / "run" / "gateway.address").read_text().split()[0]
+    assert told["arguments"][:2] == ["--gateway", gateway]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert not alive(told["pid"])
+
+
+def test_a_taken_port_of_the_app_is_named_before_anything_starts(
+    start: Start, tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        _, complaint = start("--app", "--app-port", str(port)).communicate(timeout=20)
+    assert f"port {port} is in use: choose another --app-port" in complaint
+    assert not list((tmp_path / "sentinel-data" / "logs").iterdir())
 
 
 def test_a_server_that_cannot_start_is_shown_with_its_last_words(
@@ -377,7 +447,7 @@ def test_while_servers_of_a_killed_one_linger_the_folder_stays_taken(start: Star
     process.wait()
     second = start()
     _, complaint = second.communicate(timeout=20)
-    assert second.returncode == 1
+    assert second.returncode == 3
     assert "an earlier `sentinel up` still use" in complaint
 
 

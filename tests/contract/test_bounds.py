@@ -69,6 +69,17 @@ def all_of(count: int) -> Message:
     return searching(filter=filters.Filter(all_of=filters.Filters(filters=[one] * count)))
 
 
+def within(south: float, west: float, north: float, east: float) -> Message:
+    bounds = filters.GeoBounds(south=south, west=west, north=north, east=east)
+    return searching(filter=filters.Filter(geo=filters.GeoComparison(field="place", bounds=bounds)))
+
+
+def near(latitude: float, longitude: float, meters: float) -> Message:
+    center = filters.GeoPoint(latitude=latitude, longitude=longitude)
+    circle = filters.GeoCircle(center=center, radius_meters=meters)
+    return searching(filter=filters.Filter(geo=filters.GeoComparison(field="place", circle=circle)))
+
+
 def cropped(left: float, top: float, right: float, bottom: float) -> Message:
     box = BoundingBox(left=left, top=top, right=right, bottom=bottom)
     return embedding.EmbedRequest(contents=[Content(image=Image(data=PHOTO, crop=box))])
@@ -98,7 +109,9 @@ def deleting(count: int) -> Message:
     return items.DeleteItemsRequest(collection=NAME, ids=items.ItemIds(ids=["none"] * count))
 
 
-def creating(name: str = "", fields: list[str] | None = None, **options: object) -> Message:
+def creating(
+    name: str = "", fields: list[str] | None = None, **options: object
+) -> collections.CreateCollectionRequest:
     schemas = [collections.FieldSchema(name=field, type=STRING) for field in fields or []]
     collection = collections.Collection(name=name or NAME, fields=schemas, **options)  # type: ignore[arg-type]
     return collections.CreateCollectionRequest(collection=collection)
@@ -124,6 +137,8 @@ INSIDE = [
     *(summing(-100, 99), summing(*[1] * 16), diverse(duplicate_threshold=1), diverse(mmr_lambda=0)),
     *(searching(group=search.GroupParams(field="path", size=size)) for size in (0, 100)),
     *(filtering(EQUAL, "a"), filtering(IN, *["a"] * 1_000), all_of(1)),
+    *(within(-90, -180, 90, 180), within(0, 180, 0, -180)),
+    *(near(-90, -180, 20_100_000), near(90, 180, 1e-9)),
     *(cropped(0, 0, 1, 1), cropped(0.5, 0.5, 0.6, 0.6)),
     *(upserting("i" * 256), deleting(1), deleting(1_000), ingesting(1)),
     items.GetItemsRequest(collection=NAME, ids=["none"] * 1_000),
@@ -145,6 +160,10 @@ OUTSIDE = [
     searching(group=search.GroupParams(field="path", size=101)),
     *(filtering(filters.Comparison.OPERATOR_UNSPECIFIED, "a"), filtering(EQUAL, math.inf)),
     *(filtering(IN, *["a"] * 1_001), all_of(0)),
+    *(within(-90.1, 0, 0, 0), within(0, -180.1, 0, 0), within(0, 0, 90.1, 0)),
+    *(within(0, 0, 0, 180.1), within(math.nan, 0, 1, 1)),
+    *(near(90.1, 0, 1), near(0, -180.1, 1), near(math.nan, 0, 1)),
+    *(near(0, 0, 0), near(0, 0, 20_100_001), near(0, 0, math.nan)),
     *(cropped(-0.1, 0, 1, 1), cropped(0, 1.1, 1, 1), cropped(0, 0, 0, 1), cropped(0, 0, 1, 0)),
     *(cropped(0.5, 0, 0.4, 1), cropped(math.nan, 0, 1, 1), cropped(0, 0, 1.1, 1)),
     nearest(0),
@@ -245,7 +264,9 @@ class Servers:
         }
 
     def prepare(self) -> None:
-        self._collections.CreateCollection(creating(fields=["path"]), timeout=20)
+        request = creating(fields=["path"])
+        request.collection.fields.add(name="place", type=collections.FieldSchema.TYPE_GEO)
+        self._collections.CreateCollection(request, timeout=20)
 
     def refuse(self, request: Message) -> bool:
         """Tell whether a call, or its first item, fails with INVALID_ARGUMENT."""

@@ -91,7 +91,7 @@ def test_the_documented_way_to_flickr30k_takes_four_commands(address: str, tmp_p
     command = [SENTINEL.with_name(Path(app[0]).name), *app[1:], "--port", str(port)]
     with subprocess.Popen(command, env=environment) as process:
         try:
-            assert _answers(f"http://127.0.0.1:{port}/_stcore/health", within_s=60)
+            assert _answers(f"http://127.0.0.1:{port}/health", within_s=60)
         finally:
             process.terminate()
 

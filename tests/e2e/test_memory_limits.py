@@ -1,17 +1,19 @@
-"""No mix of hostile requests takes a gateway or worker over its manifest's memory.
+"""No mix of hostile requests ends a gateway or worker in a container with its manifest's memory.
 
-The gateway has the memory budget that it gives itself in its manifest's 2 GiB, and the worker that
-of 8 GiB. Honest searches go on all the while.
+The gateway runs in a control group of 2 GiB and the worker in one of 8 GiB. The kernel kills what
+needs more. Both take their budgets from these limits. Honest searches go on all the while.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -25,8 +27,16 @@ from sentinel.search.v1 import (
     search_service_pb2_grpc,
 )
 from sentinel_core import memory
-from tests import processes
-from tests.search_server.conftest import connect, text
+from tests import control_group, processes
+from tests.control_group import ControlGroup
+from tests.embedder_server.hostile_pictures import (
+    float_tiff,
+    lossless_webp,
+    scans_jpeg,
+    tile_tiff,
+)
+from tests.embedder_server.pictures import encode, noise, png_of
+from tests.search_server.conftest import connect, error_info, image, text
 from tests.search_server.search.test_deep_search import DIMENSIONS, vector_of
 from tests.sentinel_core.raw_http2 import RawConnection
 from tests.sentinel_core.serving import INGEST, UPSERT
@@ -46,30 +56,33 @@ CHANNEL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def servers(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[processes.Server, processes.Server]]:
-    folder = tmp_path_factory.mktemp("limits")
+@dataclass(frozen=True, slots=True)
+class Contained:
+    """A server and the control group that it runs in."""
+
+    server: processes.Server
+    group: ControlGroup
+
+    def assert_lives(self) -> None:
+        """Nothing of it has been killed."""
+        assert self.group.kills == 0
+        assert self.server.process.poll() is None
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[tuple[Contained, Contained]]:
+    """A gateway and a worker, each with the memory of its manifest."""
     with ExitStack() as stack:
-        worker = stack.enter_context(
-            processes.running(
-                folder / "w",
-                "embedder_server",
-                "--memory-bytes",
-                str(int(8 * GIB * memory._OF_CONTAINER)),
+        groups = [stack.enter_context(control_group.limited(size)) for size in (2 * GIB, 8 * GIB)]
+        worker = stack.enter_context(groups[1].running(tmp_path / "w", "embedder_server"))
+        flags = processes.gateway_flags(tmp_path / "g", str(tmp_path / "g/m.db"), worker.address)
+        gateway = stack.enter_context(groups[0].running(tmp_path / "g", "search_server", *flags))
+        for server, name, size in ((gateway, "gateway", 2), (worker, "embedder", 8)):
+            budget = processes.metric(
+                server.metrics_address, f"sentinel_{name}_memory_budget_bytes"
             )
-        )
-        flags = processes.gateway_flags(folder / "g", str(folder / "g/m.db"), worker.address)
-        flags += ["--memory-bytes", str(int(2 * GIB * memory._OF_CONTAINER))]
-        yield stack.enter_context(processes.running(folder / "g", "search_server", *flags)), worker
-
-
-def high_water(server: processes.Server) -> int:
-    """The most memory that a process has had, in bytes."""
-    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
-    [line] = [line for line in lines if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024
+            assert budget == int(size * GIB * memory._OF_CONTAINER)
+        yield Contained(gateway, groups[0]), Contained(worker, groups[1])
 
 
 def empties() -> bytes:
@@ -108,11 +121,16 @@ async def attempt(channel: grpc.aio.Channel, path: str, data: bytes) -> str:
 
 @asynccontextmanager
 async def honest(address: str) -> AsyncIterator[list[float]]:
-    """Search ten times a second meanwhile; every search must succeed."""
+    """Search once a second meanwhile; every search must succeed.
+
+    One in twenty may be refused as too much just now, on a machine with little CPU to spare.
+    """
     seconds: list[float] = []
     failures: list[str] = []
+    refusals = 0
 
     async def search() -> None:
+        nonlocal refusals
         async with grpc.aio.insecure_channel(address, CHANNEL) as channel:
             stub = search_service_pb2_grpc.SearchServiceStub(channel)
             number = 0
@@ -128,9 +146,12 @@ async def honest(address: str) -> AsyncIterator[list[float]]:
                     ):
                         pass
                 except grpc.RpcError as error:
-                    failures.append(f"{error.code().name} {error.details()}")
+                    if error_info(error) == ("RESOURCE_EXHAUSTED", "OVERLOADED"):
+                        refusals += 1
+                    else:
+                        failures.append(f"{error.code().name} {error.details()}")
                 seconds.append(time.perf_counter() - start)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(1)
 
     task = asyncio.create_task(search())
     try:
@@ -139,21 +160,23 @@ async def honest(address: str) -> AsyncIterator[list[float]]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert failures == []
+    assert refusals <= len(seconds) / 20
 
 
-def report(name: str, seconds: list[float], codes: object, *marks: int) -> None:
+def report(name: str, seconds: list[float], codes: object, *contained: Contained) -> None:
     ordered = sorted(seconds)
     print(
         f"\n{name}: {len(seconds)} honest searches, median {ordered[len(ordered) // 2]:.3f} s, "
         f"slowest {ordered[-1]:.3f} s; answers {codes}; high-water marks "
-        + ", ".join(f"{mark / MIB:.0f} MiB" for mark in marks)
+        + ", ".join(f"{one.group.most / MIB:.0f} MiB" for one in contained)
     )
 
 
 async def test_a_gateway_stays_within_two_gibibytes(
-    servers: tuple[processes.Server, processes.Server],
+    servers: tuple[Contained, Contained],
 ) -> None:
-    gateway, worker = servers
+    contained, worker = servers
+    gateway = contained.server
     stubs = connect(gateway.address)
     await asyncio.to_thread(stubs.create, "photos")
     vectors = np.random.default_rng(5).normal(size=(800, DIMENSIONS)).astype(np.float32)
@@ -167,7 +190,6 @@ async def test_a_gateway_stays_within_two_gibibytes(
             for number in range(start, start + 100)
         ]
         await asyncio.to_thread(stubs.upsert, "photos", *items)
-    before = high_water(gateway)
     large, parts = upsert(), empties()
     async with honest(gateway.address) as seconds:
         channels = [grpc.aio.insecure_channel(gateway.address, CHANNEL) for _ in range(8)]
@@ -179,29 +201,66 @@ async def test_a_gateway_stays_within_two_gibibytes(
                         for _ in range(20)
                     )
                 )
-            report("stalled uploads", seconds, "", before, high_water(gateway))
+            report("stalled uploads", seconds, "", contained)
             codes = Counter(
                 await asyncio.gather(
                     *(attempt(channels[n % 8], UPSERT, large) for n in range(16)),
                     *(attempt(channels[n % 8], UPSERT, parts) for n in range(8)),
                 )
             )
-            report("16 upserts and 8 of empties", seconds, codes, high_water(gateway))
+            report("16 upserts and 8 of empties", seconds, codes, contained)
             params = search_service_pb2.SearchParams(collection="photos", query=text("cat"))
             request = search_service_pb2.SearchRequest(params=params, limit=800, chunk_size=1000)
             unread = [
                 channels[n % 8].unary_stream(SEARCH)(request.SerializeToString()) for n in range(40)
             ]
             await asyncio.sleep(10)
-            report("40 unread searches", seconds, "", high_water(gateway))
+            report("40 unread searches", seconds, "", contained)
             codes = Counter(
                 await asyncio.gather(*(attempt(channels[n % 8], UPSERT, large) for n in range(16)))
             )
             del unread
         for channel in channels:
             await channel.close()
-    report("all at once", seconds, codes, high_water(gateway), high_water(worker))
-    assert high_water(gateway) < 2 * GIB
-    assert high_water(worker) < 8 * GIB
-    assert gateway.process.poll() is None
-    assert worker.process.poll() is None
+    report("all at once", seconds, codes, contained, worker)
+    contained.assert_lives()
+    worker.assert_lives()
+
+
+async def test_a_worker_stays_within_eight_gibibytes(
+    servers: tuple[Contained, Contained],
+) -> None:
+    gateway, worker = servers
+    await asyncio.to_thread(connect(gateway.server.address).create, "photos")
+    pictures = [
+        float_tiff(10_000)[:400_000],  # A2, and cut off
+        float_tiff(10_000),
+        float_tiff(5000),
+        scans_jpeg(8000, 3000),  # A5
+        scans_jpeg(8000, 99),
+        tile_tiff(20_000),  # A8
+        png_of(100_000_000, 1),  # A11
+        png_of(9000, 9000),
+        lossless_webp(10_000),  # E3
+        encode(noise((4000, 3000)), "JPEG"),
+    ]
+
+    async def upsert_pictures(channel: grpc.aio.Channel, seed: int) -> Counter[str]:
+        chosen, codes = random.Random(seed), Counter[str]()
+        for number in range(6):
+            request = item_service_pb2.UpsertItemsRequest(collection="photos")
+            for place in range(4):
+                picture = image(chosen.choice(pictures))
+                request.items.add(id=f"{seed} {number} {place}", content=picture)
+            codes[await attempt(channel, UPSERT, request.SerializeToString())] += 1
+        return codes
+
+    async with (
+        honest(gateway.server.address) as seconds,
+        grpc.aio.insecure_channel(gateway.server.address, CHANNEL) as channel,
+    ):
+        found = await asyncio.gather(*(upsert_pictures(channel, seed) for seed in range(16)))
+    report("hostile pictures", seconds, sum(found, Counter[str]()), gateway, worker)
+    gateway.assert_lives()
+    worker.assert_lives()
+    assert worker.group.most > GIB  # it was tried

@@ -237,6 +237,7 @@ class Clone:
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "SENTINEL_ADDRESS": f"127.0.0.1:{self._ports['up']}",
             "XDG_CACHE_HOME": str(folder / "cache"),
+            "XDG_DATA_HOME": str(folder / "home"),
         }
 
     def run(self, block: Block) -> subprocess.CompletedProcess[str]:
@@ -278,7 +279,7 @@ class Clone:
         if UP in block.text:
             return processes.is_serving(self._environment["SENTINEL_ADDRESS"])
         try:
-            url = f"http://127.0.0.1:{self._ports['app']}/_stcore/health"
+            url = f"http://127.0.0.1:{self._ports['app']}/health"
             with urllib.request.urlopen(url, timeout=5) as answer:
                 return bool(answer.status == 200)
         except OSError:

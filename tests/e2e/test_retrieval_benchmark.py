@@ -14,6 +14,8 @@ import pytest
 
 from benchmarks.retrieval.__main__ import TO_IMAGE, TO_TEXT, published, rows_of
 from benchmarks.retrieval.datasets import Picture, read
+from benchmarks.retrieval.matches import ABSENT, ABSENT_KIND, FOUND, PRESENT
+from search_server.collections.match_levels import background_queries, levels_from
 from sentinel_client import Q, SentinelClient
 from sentinel_client.importers.dataset import LayoutError
 from tests import photos, processes
@@ -94,16 +96,14 @@ def measured(tmp_path: Path, *words: str) -> Mapping[str, object]:
     command = [sys.executable, "-m", "benchmarks.retrieval", "--json", str(report), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("R@1", "R@5", "R@10"):
-        assert name in done.stdout
     found: Mapping[str, object] = json.loads(report.read_text())
     return found
 
 
-def figures(found: Mapping[str, object]) -> dict[str, float]:
+def figures(found: Mapping[str, object], section: str = "retrieval") -> dict[str, float]:
     sections = found["sections"]
     assert isinstance(sections, dict)
-    return {row["name"]: row["value"] for row in sections["retrieval"]}
+    return {row["name"]: row["value"] for row in sections[section]}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,8 @@ def test_the_figures_are_those_of_brute_force(
     counts: tuple[str, int, int],
 ) -> None:
     make(tmp_path / name)
-    found = measured(tmp_path, "--dataset", name, "--datasets", str(tmp_path))
+    words = ("--dataset", name, "--datasets", str(tmp_path), "--only", "recall")
+    found = measured(tmp_path, *words)
     assert (found["split"], found["pictures"], found["captions"]) == counts
     dataset = read(tmp_path / name)
     expected = brute_force(default_worker.address, dataset.pictures)
@@ -140,10 +141,54 @@ def test_the_figures_are_those_of_brute_force(
 def test_the_stamps_have_the_figures_of_brute_force(
     tmp_path: Path, default_worker: processes.Server
 ) -> None:
-    found = measured(tmp_path, "--dataset", str(STAMPS))
+    found = measured(tmp_path, "--dataset", str(STAMPS), "--only", "recall")
     expected = brute_force(default_worker.address, read(STAMPS).pictures)
     # Stamps with one caption tie, and which comes first is chance.
     assert figures(found) == pytest.approx(expected, abs=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_match_levels_are_judged_as_by_brute_force(
+    tmp_path: Path, default_worker: processes.Server
+) -> None:
+    for at, path in enumerate(sorted(photos.all_photos())):
+        folder = tmp_path / "set" / ("left" if at % 2 else "right")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{path.stem}.jpg").write_bytes(path.read_bytes())
+        caption = WORDS.get(path.stem, path.stem.replace("_", " "))
+        (folder / f"{path.stem}.txt").write_text(caption)
+    drawings = tmp_path / "set" / "drawings"
+    drawings.mkdir()
+    (drawings / "x.jpg").write_bytes(photos.photo("moon").read_bytes())
+    (drawings / "x.txt").write_text("left out")
+    words = ("--dataset", str(tmp_path / "set"), "--without", "drawings", "--only", "match")
+    found = figures(measured(tmp_path, *words), "match")
+    pictures = read(tmp_path / "set", {"drawings"}).pictures
+    with SentinelClient(default_worker.address) as client:
+        images = client.embed([Q(image=picture.file) for picture in pictures])
+        texts = client.embed([picture.captions[0] for picture in pictures])
+        background = client.embed(background_queries())
+    levels = levels_from((background @ images.T).max(axis=1).tolist(), len(pictures))
+    cosines = texts @ images.T
+    folders = np.array([picture.file.parent.name for picture in pictures])
+    own = np.eye(len(pictures), dtype=bool)
+    present = cosines.max(axis=1)
+    best = {
+        PRESENT: present,
+        FOUND: present[cosines.argmax(axis=1) == np.arange(len(pictures))],
+        ABSENT: np.where(own, -1, cosines).max(axis=1),
+        ABSENT_KIND: np.where(folders[:, None] == folders, -1, cosines).max(axis=1),
+    }
+    for way, scores in best.items():
+        assert found[f"{way}: weak"] == pytest.approx(100 * np.mean(scores < levels.fair)), way
+        strong = 100 * np.mean(scores >= levels.strong)
+        assert found[f"{way}: strong"] == pytest.approx(strong), way
+    for way in (ABSENT, ABSENT_KIND):
+        wins = np.mean(present[:, None] > best[way])
+        ties = np.mean(np.isclose(present[:, None], best[way], atol=1e-6))
+        assert found[f"{way}: AUC"] == pytest.approx(wins, abs=ties + 1e-6), way
+        assert found[f"{way}: weak"] > found[f"{PRESENT}: weak"]
 
 
 def test_each_picture_counts_with_five_captions_and_only_the_test_split(tmp_path: Path) -> None:

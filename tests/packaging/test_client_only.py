@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.packaging, pytest.mark.timeout(300)]
 # What the client needs, and what that needs.
 PACKAGES = {
     *("sentinel-retrieval-client", "click", "googleapis-common-protos", "grpcio", "numpy"),
-    *("protobuf", "rich"),
+    *("platformdirs", "protobuf", "rich"),
     *("markdown-it-py", "mdurl", "pygments", "typing-extensions"),
 }
 every_python = pytest.mark.parametrize("python", installs.PYTHONS)
@@ -59,6 +59,7 @@ def test_the_client_works_alone(python: str, gateway: processes.Server, four_pho
     command, collection = bin / "sentinel", ("--collection", f"command_{mark}")
     index = installs.run(command, "index", four_photos, *collection, **address)
     assert index.returncode == 0, index.stderr
+    assert "Without dates, places and cameras: PIL, defusedxml missing" in index.stderr
     found = installs.run(command, "search", "a rocket", *collection, "--json", **address)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout.splitlines()[0])["fields"]["path"].endswith("rocket.jpg")
@@ -90,6 +91,7 @@ def test_keys_need_no_server(tmp_path: Path) -> None:
         (["models"], "pip install ./clients/python '.[embedder]' in Sentinel's folder"),
         (["bulk-index", "x"], "pip install ./clients/python '.[bulk]' in Sentinel's folder"),
         (["certs", "pki"], "pip install 'sentinel-retrieval-client[certs]'"),
+        (["index", "/", "--watch"], "pip install 'sentinel-retrieval-client[photos]'"),
         (
             ["import", "parquet", __file__, "-c", "x", "--image", "y"],
             "pip install 'sentinel-retrieval-client[import]'",

@@ -37,6 +37,8 @@ FIELD_TYPES = {
     "ratio": collection_service_pb2.FieldSchema.TYPE_DOUBLE,
     "public": collection_service_pb2.FieldSchema.TYPE_BOOL,
     "tags": collection_service_pb2.FieldSchema.TYPE_STRING_LIST,
+    "taken_at": collection_service_pb2.FieldSchema.TYPE_TIMESTAMP,
+    "place": collection_service_pb2.FieldSchema.TYPE_GEO,
 }
 
 
@@ -162,6 +164,7 @@ def gateways(
             if milvus_uri not in started:
                 folder = tmp_path_factory.mktemp("gateway")
                 flags = processes.gateway_flags(folder, milvus_uri, worker.address)
+                flags += ["--reference-places", "file:///"]
                 secret = {"SENTINEL_GATEWAY_PAGE_TOKEN_SECRET": PAGE_TOKEN_SECRET}
                 started[milvus_uri] = stack.enter_context(
                     processes.running(folder, "search_server", *flags, environment=secret)

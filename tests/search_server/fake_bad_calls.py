@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ from sentinel_client import (
     _rpcs,
 )
 from tests import photos
-from tests.search_server.fake_pair import Call, Pair, search
+from tests.search_server.fake_pair import START, Call, Pair, search
 
 # Calls that fail
 
@@ -45,6 +47,10 @@ def options(**given: Any) -> Call:
 
 def created(*fields: FieldSchema, name: str = "never_created", **more: Any) -> Call:
     return lambda client, pair: client.create_collection(name, fields, **more)
+
+
+def listed(**more: Any) -> Call:
+    return lambda client, pair: client.list_items(collection=pair.collection, **more)
 
 
 BAD: dict[str, tuple[str, Call]] = {
@@ -74,6 +80,32 @@ BAD: dict[str, tuple[str, Call]] = {
         lambda client, pair: client.search("x", collection="tenant_x__c"),
     ),
     "unknown field in a filter": ("FIELD_UNKNOWN", options(filter=F("yaer") > 1)),
+    "a number for a time": ("FIELD_TYPE", options(filter=F("taken_at") > 2020)),
+    "a time for a number": ("FIELD_TYPE", options(filter=F("year") > START)),
+    "a place compared": ("FIELD_TYPE", options(filter=F("place") == 1)),
+    "a text within numbers": ("FIELD_TYPE", options(filter=F("year").contains("2"))),
+    "an area of a text": ("FIELD_TYPE", options(filter=F("title").near(0, 0, 5))),
+    "an area of nothing": ("FIELD_UNKNOWN", options(filter=F("there").within(0, 0, 1, 1))),
+    "bounds upside down": ("FILTER_INVALID", options(filter=F("place").within(2, 0, 1, 1))),
+    "bounds beyond the pole": ("FILTER_INVALID", options(filter=F("place").within(0, 0, 91, 1))),
+    "no radius": ("FILTER_INVALID", options(filter=F("place").near(0, 0, 0))),
+    "a huge radius": ("FILTER_INVALID", options(filter=F("place").near(0, 0, 20_100_001))),
+    "a center nowhere": ("FILTER_INVALID", options(filter=F("place").near(0, math.nan, 5))),
+    "many circles": (
+        "FILTER_INVALID",
+        options(filter=reduce(or_, (F("place").near(0, one, 5) for one in range(21)))),
+    ),
+    "order by a text": ("FIELD_TYPE", listed(order_by="title")),
+    "order by a place": ("FIELD_TYPE", listed(order_by="place")),
+    "order by nothing": ("FIELD_UNKNOWN", listed(order_by="yaer")),
+    "an indexed place": (
+        "FIELD_TYPE",
+        created(FieldSchema("place", FieldType.GEO, indexed=True)),
+    ),
+    "many places": (
+        "PARAMETER_OUT_OF_RANGE",
+        created(*(FieldSchema(f"f{one}", FieldType.GEO) for one in range(29))),
+    ),
     "unknown field to return": ("FIELD_UNKNOWN", options(output_fields=["yaer"])),
     "many fields to return": ("PARAMETER_OUT_OF_RANGE", options(output_fields=["year"] * 57)),
     "many fields to list": (

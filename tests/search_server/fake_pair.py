@@ -7,6 +7,7 @@ import enum
 import random
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from sentinel_client import (
     FieldSchema,
     FieldType,
+    GeoPoint,
     Item,
     SentinelClient,
     SentinelError,
@@ -26,7 +28,10 @@ SCHEMA = [
     FieldSchema("ratio", FieldType.DOUBLE),
     FieldSchema("public", FieldType.BOOL),
     FieldSchema("tags", FieldType.STRING_LIST),
+    FieldSchema("taken_at", FieldType.TIMESTAMP),
+    FieldSchema("place", FieldType.GEO),
 ]
+START = datetime(2020, 2, 28, 22, 0, 0, 1, UTC)
 WORDS = ("dog", "beach", "night", "city", "rocket", "flower")
 COUNT = 40
 # Left out of comparisons: of the model, of the clock, or random.
@@ -108,6 +113,8 @@ def items(pair: Pair) -> list[Item]:
             "ratio": chance.choice([0.5, 1.0, 1.5]),
             "public": chance.random() < 0.5,
             "tags": chance.sample(WORDS, 2),
+            "taken_at": START + timedelta(hours=chance.randrange(12)),
+            "place": GeoPoint(chance.uniform(-90, 90), chance.choice([-180, -3.5, 179.5])),
         }
         some = {name: value for name, value in fields.items() if chance.random() < 0.8}
         made.append(Item(id=f"item {number:02}", vector=pair.vector(number), fields=some))

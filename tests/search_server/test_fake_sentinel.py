@@ -8,6 +8,7 @@ depends on the model is left out: scores of texts and images, its name, duration
 from __future__ import annotations
 
 import math
+from datetime import timedelta, timezone
 from itertools import product
 from typing import Any
 
@@ -35,6 +36,7 @@ from tests.search_server.fake_bad_calls import BAD, RAW
 from tests.search_server.fake_pair import (
     COUNT,
     SCHEMA,
+    START,
     Call,
     Pair,
     new_name,
@@ -63,6 +65,18 @@ FILTERS: list[Filter] = [
     (F("year") > 2003) | (F("public") == False),  # noqa: E712
     ~((F("year") > 2003) & (F("ratio") == 1.0)),
     ~((F("year") > 2003) | ~F("title").startswith("d")),
+    F("title").contains("ch ni"),
+    ~F("title").contains("o"),
+    F("taken_at") == START + timedelta(hours=3),
+    F("taken_at") != START + timedelta(hours=3),
+    ~(F("taken_at") >= START.astimezone(timezone(timedelta(hours=9))) + timedelta(hours=6)),
+    F("taken_at").notin([START, START + timedelta(hours=5)]),
+    F("taken_at").exists(),
+    F("place").within(-45, 170, 45, -180),
+    ~F("place").within(-90, -10, 90, 180),
+    F("place").near(80, -3.5, 5_000_000),
+    ~F("place").near(-90, 0, 9_000_000),
+    ~F("place").exists(),
 ]
 
 
@@ -80,6 +94,17 @@ def test_filters_select_the_same_items(pair: Pair, number: int) -> None:
             collection=pair.collection, filter=FILTERS[number], dry_run=True
         )
     )
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("field", ["taken_at", "year", "ratio"])
+def test_items_are_listed_in_the_same_order(pair: Pair, field: str, descending: bool) -> None:
+    listed = pair.same(
+        lambda client, pair: client.list_items(
+            collection=pair.collection, order_by=field, descending=descending, page_size=7
+        )
+    )
+    assert len(listed) == COUNT + 3
 
 
 SEARCHES: dict[str, Call] = {

@@ -42,6 +42,7 @@ async def serving(
     seconds: float = 20.0,
     max_bytes: int = MIB,
     admissions: Mapping[str, Admission] | None = None,
+    leaves_at_once: bool = False,
     **settings: Any,
 ) -> AsyncIterator[tuple[GrpcServer, MemoryBudget]]:
     """Serve an ItemService; UpsertItems and IngestItems may have 1 MiB, the others 64 KiB."""
@@ -60,7 +61,15 @@ async def serving(
     service = Service(name, register, servicer or Items(), limits, ITEM_RULES)
     lifecycle = Lifecycle()
     credentials = open_credentials(own)
-    server = GrpcServer(own, metrics, memory, [service], lifecycle, credentials=credentials)
+    server = GrpcServer(
+        own,
+        metrics,
+        memory,
+        [service],
+        lifecycle,
+        credentials=credentials,
+        leaves_at_once=leaves_at_once,
+    )
     await server.start()
     await server.set_serving(True)
     try:

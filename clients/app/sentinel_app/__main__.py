@@ -1,32 +1,14 @@
-"""`sentinel-app`: start the search page."""
+"""`sentinel-app`: start the page."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import click
 
 from sentinel_client import Scope
 
-_PAGE = Path(__file__).with_name("page.py")
 _INSTALL = "the app is not installed: run pip install '.[app]' in Sentinel's folder"
-# Streamlit's settings, so that the app needs no configuration file.
-_STREAMLIT = {
-    "browser.gatherUsageStats": False,
-    "client.showErrorDetails": "none",
-    "client.toolbarMode": "minimal",
-    "server.fileWatcherType": "none",
-    "server.headless": True,
-    "theme.base": "light",
-    "theme.primaryColor": "#5b5bd6",
-    "theme.baseRadius": "0.6rem",
-    "theme.showWidgetBorder": True,
-    "theme.light.backgroundColor": "#fbfbfd",
-    "theme.light.secondaryBackgroundColor": "#f1f1f6",
-    "theme.dark.backgroundColor": "#121218",
-    "theme.dark.secondaryBackgroundColor": "#1d1d27",
-}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,39 +40,51 @@ _STREAMLIT = {
     help="The most that a visitor with this scope can upload at once. Images to search with count, "
     "too. May be repeated.  [default: search 48 4, write 192 2000, admin 192 4000]",
 )
+@click.option(
+    "--read-only",
+    is_flag=True,
+    help="Offer no adding and no deleting, whatever the key of the page allows.",
+)
+@click.option(
+    "--streamlit",
+    is_flag=True,
+    help="Serve the original page, on Streamlit. There, visitors can sign in with keys of their "
+    "own or at an identity provider.",
+)
 def main(
+    *,
     gateway: str | None,
     host: str,
     port: int,
     names: tuple[str, ...],
     limits: tuple[tuple[str, int, int], ...],
+    read_only: bool,
+    streamlit: bool,
 ) -> None:
-    """Serve the search page of a Sentinel gateway.
+    """Serve the photo page of a Sentinel gateway.
 
     If the gateway asks for a key, the page serves all visitors with the one in SENTINEL_API_KEY or
-    SENTINEL_API_KEY_FILE. Without one, visitors sign in with their own.
+    SENTINEL_API_KEY_FILE.
     """
+    if streamlit and read_only:
+        raise click.UsageError("--read-only is not for --streamlit: give its visitors other keys")
     try:
-        from starlette.middleware import Middleware  # noqa: PLC0415 - only with the extra
-        from streamlit.starlette import App  # noqa: PLC0415
+        from sentinel_app import uploads  # noqa: PLC0415 - only with the extra
 
-        from sentinel_app import uploads  # noqa: PLC0415
-        from sentinel_app.guard import Guard  # noqa: PLC0415
-        from sentinel_app.upload_space import UploadSpace  # noqa: PLC0415
+        if streamlit:
+            from sentinel_app.streamlit_page import serve as original  # noqa: PLC0415
+        else:
+            from sentinel_app import serve as page  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise click.ClickException(_INSTALL) from error
     if gateway:
         os.environ["SENTINEL_ADDRESS"] = gateway
     for scope, megabytes, files in limits:
         uploads.limits[Scope(scope)] = uploads.UploadLimit(megabytes * uploads.MIB, files)
-    guard = Middleware(Guard, names=(*names, host))
-    app = App(_PAGE, middleware=[guard, Middleware(UploadSpace)])
-    # Otherwise Streamlit asks a host on the internet for this machine's address, and prints it.
-    shown = "localhost" if host in ("0.0.0.0", "::") else host
-    address = {"server.address": host, "server.port": port, "browser.serverAddress": shown}
-    largest = max(limit.bytes for limit in uploads.limits.values())
-    size = {"server.maxUploadSize": largest // uploads.MIB}
-    app.run(config={**_STREAMLIT, **address, **size})
+    if streamlit:
+        original.serve(host, port, names)
+    else:
+        page.serve(host, port, names, read_only=read_only)
 
 
 if __name__ == "__main__":

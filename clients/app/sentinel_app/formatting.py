@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sentinel_client import Hit
+from sentinel_client import Hit, Item
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$&])")
 # After it has removed the backslashes, Streamlit expands :red[…], :material/…:, links, addresses
@@ -17,18 +17,30 @@ _EXPANDED = re.compile(r"(?<=[:@])(?=\S)|(?<=www)(?=\.)|(?<=[-<>=~])(?=[-<>=])",
 # Control characters, and marks that reverse the text after them: "photo\u202egpj.exe" would look
 # like photoexe.jpg.
 _DISGUISES = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_DEMO_MODEL = "conse-minilm-lite0"
+DEMO_MODEL = "conse-minilm-lite0"
 _GET_BETTER = "sentinel models use siglip2-b16"
 _NOT_IN_FILE_NAMES = re.compile(r'[<>:"/\\|?*]')
 _MAX_FILE_NAME = 100
-# The first one is given to files that have none of them.
+# By media type. The first one is given to files that have none of them.
+FORMATS: Mapping[str, Sequence[str]] = {
+    "image/jpeg": ("jpg", "jpeg", "jfif", "jpe"),
+    "image/png": ("png",),
+    "image/webp": ("webp",),
+    "image/gif": ("gif",),
+    "image/bmp": ("bmp",),
+    "image/tiff": ("tif", "tiff", "dng", "nef", "cr2", "arw"),
+    "image/heic": ("heic", "heif"),
+    "image/heif": ("heif", "heic"),
+    "image/avif": ("avif",),
+    "image/jxl": ("jxl",),
+    "image/x-adobe-dng": ("dng",),
+    "image/x-canon-cr2": ("cr2",),
+    "image/x-canon-cr3": ("cr3",),
+    "image/x-nikon-nef": ("nef",),
+    "image/x-sony-arw": ("arw",),
+}
 _EXTENSIONS = {
-    "JPEG": ("jpg", "jpeg"),
-    "PNG": ("png",),
-    "WEBP": ("webp",),
-    "GIF": ("gif",),
-    "BMP": ("bmp",),
-    "TIFF": ("tif", "tiff"),
+    name: FORMATS[f"image/{name.lower()}"] for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 }
 
 
@@ -72,7 +84,7 @@ def human_size(byte_count: int) -> str:
     return f"{size:,.1f} GB"
 
 
-def file_name(hit: Hit) -> str:
+def file_name(hit: Hit | Item) -> str:
     """Return the name of a hit's file; empty if it is unknown."""
     return plain(str(hit.fields.get("path", "")).replace("\\", "/").rpartition("/")[2])
 
@@ -80,19 +92,26 @@ def file_name(hit: Hit) -> str:
 def download_name(hit: Hit, kind: str) -> str:
     """Return a safe file name for a hit's image, with the extension of its format `kind`.
 
-    Programs open a file by its extension, so that one is ours and not the item's. It is `bin` for
-    an unknown format.
+    It is `bin` for an unknown format.
     """
-    name = _NOT_IN_FILE_NAMES.sub("_", file_name(hit)).strip(". ") or hit.id[:32]
-    fitting = _EXTENSIONS.get(kind, ("bin",))
+    return safe_file_name(file_name(hit) or hit.id[:32], _EXTENSIONS.get(kind, ("bin",)))
+
+
+def safe_file_name(path: str, extensions: Sequence[str]) -> str:
+    """Return a safe file name like that of `path`, with one of these extensions.
+
+    Programs open a file by its extension, so that one is ours and not the item's.
+    """
+    last = plain(path.replace("\\", "/").rpartition("/")[2])
+    name = _NOT_IN_FILE_NAMES.sub("_", last).strip(". ") or "image"
     stem, _, extension = name.rpartition(".")
-    if extension.lower() in fitting and stem:
+    if extension.lower() in extensions and stem:
         return f"{stem[:_MAX_FILE_NAME]}.{extension}"
-    return f"{(stem or name)[:_MAX_FILE_NAME]}.{fitting[0]}"
+    return f"{(stem or name)[:_MAX_FILE_NAME]}.{extensions[0]}"
 
 
-def caption(hit: Hit) -> str:
-    """Return the text that describes a hit best: a caption, its text or its file's name."""
+def caption(hit: Hit | Item) -> str:
+    """Return the text that describes an item best: a caption, its text or its file's name."""
     for name in ("caption", "title", "captions", "description"):
         value = hit.fields.get(name)
         if value:
@@ -108,6 +127,6 @@ def title(hit: Hit) -> str:
 def model_note(model: str) -> str:
     """Return a line about a collection's model; for the demo model, how to get a better one."""
     note = f"Model: {escape_markdown(model)}"
-    if model != _DEMO_MODEL:
+    if model != DEMO_MODEL:
         return note
     return f"{note}, for demos only. For far better results run `{_GET_BETTER}`"

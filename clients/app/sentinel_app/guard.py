@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,20 +13,35 @@ from starlette.websockets import WebSocketClose
 
 # Each open page keeps its hits in memory: some 8 MB for a thousand with their thumbnails.
 MAX_OPEN_PAGES = 100
+# Streamlit builds its components from code and styles in messages. All else is our own.
+STREAMLIT_POLICY = (
+    "default-src 'self'; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; "
+    "font-src 'self' data:; "
+    "worker-src 'self' blob:; "
+    "object-src 'none'; "
+    "base-uri 'self'; "
+    "form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+# Our own page has neither code nor styles in its HTML, and sets no text as HTML.
+OWN_POLICY = (
+    "default-src 'none'; "
+    "script-src 'self'; "
+    "style-src 'self'; "
+    "img-src 'self' blob:; "
+    "connect-src 'self'; "
+    "manifest-src 'self'; "
+    "base-uri 'none'; "
+    "form-action 'none'; "
+    "frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
+)
 _HEADERS = {
-    # Streamlit builds its components from code and styles in messages. All else is our own.
-    "Content-Security-Policy": (
-        "default-src 'self'; "
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-        "style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; "
-        "font-src 'self' data:; "
-        "worker-src 'self' blob:; "
-        "object-src 'none'; "
-        "base-uri 'self'; "
-        "form-action 'self'; "
-        "frame-ancestors 'none'"
-    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -41,8 +56,9 @@ class Guard:
     IP addresses, names without a dot, which no site can have, and `names`.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, names: Collection[str] = (), policy: str = OWN_POLICY) -> None:
         self._app = app
+        self._headers = {**_HEADERS, "Content-Security-Policy": policy}
         self._names = {_normal(name) for name in names}
         self._open_pages = 0
 
@@ -53,7 +69,7 @@ class Guard:
         problem = self._problem(Headers(scope=scope))
         if scope["type"] == "http":
             refusal = PlainTextResponse(problem, 403) if problem else self._app
-            await refusal(scope, receive, _with_headers(send))
+            await refusal(scope, receive, _with_headers(send, self._headers))
             return
         if problem or self._open_pages >= MAX_OPEN_PAGES:
             await WebSocketClose(1008, problem or "too many pages are open")(scope, receive, send)
@@ -114,10 +130,10 @@ def _normal(name: str) -> str:
     return name.lower().removesuffix(".")
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(_HEADERS)
+            MutableHeaders(scope=message).update(headers)
         await send(message)
 
     return send_with_headers

@@ -1,8 +1,12 @@
-"""Decode one image in a process that can be killed: `python -m sentinel_app.preview_process SIDE`.
+"""Decode images in a process that can be killed.
 
-Reads the file from standard input. Writes a line of JSON with the fields of `previews.Preview`,
-then the picture; or a line with the reason as `refused`. Imports little, since it starts for every
-image.
+* `python -m sentinel_app.preview_process SIDE` reads one file from standard input. It writes a line
+  of JSON with the fields of `previews.Preview`, then the picture; or a line with the reason as
+  `refused`.
+* Without SIDE it reads requests until the input ends: a line with the side and the number of bytes,
+  then the file. The line of each answer also has the number of `bytes` of the picture.
+
+Imports little, since it starts often.
 """
 
 from __future__ import annotations
@@ -10,23 +14,18 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 import warnings
-from contextlib import suppress
 
-from PIL import AvifImagePlugin, Image, ImageOps
+from PIL import Image, ImageOps
 
-# What workers read. Pillow opens far more, among them PostScript, which starts a program. Browsers
-# show no HEIC, so everything is shown as a JPEG or WebP.
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-with suppress(ImportError):  # a part of the extra `photos`
-    import pillow_heif
+from sentinel_core.image_formats import RAW, image_format
 
-    pillow_heif.register_heif_opener(
-        thumbnails=False, depth_images=False, aux_images=False, decode_threads=0
-    )
-    FORMATS.append("HEIF")
-NOT_AN_IMAGE = "This file is not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC)."
+# What workers read. Pillow opens far more, among them PostScript, which starts a program.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+NOT_AN_IMAGE = (
+    "This file is not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF, JPEG XL, RAW)."
+)
 MAX_PIXELS = 100_000_000
 # Of decoded pixels. deploy/k8s gives the app 1.5 GiB, and previews.py runs two of these processes.
 MAX_DECODED_BYTES = 200 * 2**20
@@ -37,12 +36,16 @@ _MAX_CPU_S = 5
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 # Measured: two canvases of the decoder, their copy and the image.
 _WEBP_BYTES = 16
+_JPEG_XL_BYTES = 20
 # Coefficients of a progressive JPEG are kept for the whole image: 16 bits for each component.
 _COEFFICIENT_BYTES = 2
-# Measured: planes of colour, what they become, and the image.
-_PLANES_BYTES = 18
 # libtiff may decode the whole image as one strip of 16-bit RGBA, beside Pillow's own copy.
 _TIFF_STRIP_BYTES = 8
+
+
+_ORIENTATION_TAG = 0x0112
+# Enough to tell a raw file from a TIFF.
+_HEAD_BYTES = 2**20
 
 
 class Refused(ValueError):
@@ -53,19 +56,42 @@ def main() -> None:
     """Decode standard input within the limits."""
     _limit_process()
     warnings.simplefilter("ignore")
-    data = sys.stdin.buffer.read()
+    if len(sys.argv) > 1:
+        header, shown = _answer(sys.stdin.buffer.read(), int(sys.argv[1]))
+        sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + shown)
+        return
+    while request := sys.stdin.buffer.readline():
+        side, length = map(int, request.split())
+        _allow_cpu_time()
+        header, shown = _answer(sys.stdin.buffer.read(length), side)
+        header["bytes"] = len(shown)
+        sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + shown)
+        sys.stdout.buffer.flush()
+
+
+def _answer(data: bytes, side: int) -> tuple[dict[str, object], bytes]:
     try:
-        header, shown = decode(data, int(sys.argv[1]))
+        return decode(data, side)
     except Refused as error:
-        header, shown = {"refused": str(error)}, b""
-    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + shown)
+        return {"refused": str(error)}, b""
+
+
+def _allow_cpu_time() -> None:
+    """Limit the time of the next image, not of all together."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - Windows has none
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        soft = int(time.process_time()) + 1 + _MAX_CPU_S
+        resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
 def _limit_process() -> None:
     if sys.platform != "win32":
         import resource  # noqa: PLC0415 - Windows has none
 
-        resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, _MAX_CPU_S))
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, hard))
         if sys.platform == "linux":  # elsewhere it has no effect, or it fails
             resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESS_SPACE, _MAX_ADDRESS_SPACE))
 
@@ -78,9 +104,9 @@ def decode(data: bytes, side: int) -> tuple[dict[str, object], bytes]:
     """
     Image.MAX_IMAGE_PIXELS = None  # our own limits are below
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _opened(data) as image:
             # Pillow names a JPEG with several pictures in it after its container.
-            size, name = image.size, str(image.format).replace("MPO", "JPEG")
+            size, name = image.size, str(image.format or "JPEG XL").replace("MPO", "JPEG")
             _check_cost(image, side)
             # Shrink first, so that there is only one large copy.
             image.thumbnail((side * 2, side * 2))
@@ -105,6 +131,40 @@ def decode(data: bytes, side: int) -> tuple[dict[str, object], bytes]:
     return facts, out.getvalue()
 
 
+def _opened(data: bytes) -> Image.Image:
+    """Open an image, or the preview in a raw file; pixels are decoded later, if possible."""
+    kind = image_format(data[:_HEAD_BYTES])
+    if kind is None:
+        raise Refused(NOT_AN_IMAGE)
+    if kind.name in FORMATS:
+        return Image.open(io.BytesIO(data), formats=(kind.name,))
+    # Of the extra `photos`; most pictures need none of them.
+    from embedder_server.images import codecs, costs  # noqa: PLC0415
+
+    if kind.name not in codecs.load():
+        raise Refused(f"The page has no decoder for {kind.media_type}: install the extra `photos`.")
+    if kind.name == RAW:
+        found = codecs.raw_preview(data, kind)
+        if isinstance(found.picture, Image.Image):
+            return found.picture
+        image = Image.open(io.BytesIO(found.picture), formats=("JPEG",))
+        if image.getexif().get(_ORIENTATION_TAG) is None:
+            image.getexif()[_ORIENTATION_TAG] = found.orientation
+        return image
+    if kind.name == "JXL":
+        size = costs.jxl_size(data)
+        if size is None:
+            raise Refused(NOT_AN_IMAGE)
+        cost = size[0] * size[1] * _JPEG_XL_BYTES
+        if cost > MAX_DECODED_BYTES:
+            raise Refused(_too_costly(cost))
+        pixels = codecs.jpeg_xl(data)
+        if isinstance(pixels, Image.Image):
+            return pixels
+        return Image.open(io.BytesIO(pixels), formats=("JPEG",))
+    return Image.open(io.BytesIO(data), formats=(kind.name,))
+
+
 def _check_cost(image: Image.Image, side: int) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise Refused(
@@ -118,10 +178,8 @@ def _check_cost(image: Image.Image, side: int) -> None:
 def decoded_bytes(image: Image.Image, side: int) -> int:
     """Return the memory that decoding an opened image to `side` takes, by its header alone."""
     pixels = image.width * image.height
-    if image.format == "WEBP":
+    if image.format in ("WEBP", "AVIF", "HEIF"):
         return pixels * _WEBP_BYTES
-    if image.format in ("AVIF", "HEIF"):
-        return pixels * _PLANES_BYTES
     if image.format in ("JPEG", "MPO"):
         progressive = "progressive" in image.info
         components = len(image.getbands())

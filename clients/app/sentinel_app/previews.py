@@ -20,6 +20,11 @@ _MAX_WAIT_S = 20.0
 _slots = threading.BoundedSemaphore(_MAX_PROCESSES)
 
 
+BREAKS_THE_DECODER = (
+    "This image takes too long to decode, or breaks the decoder. Save it again as JPEG or PNG."
+)
+
+
 class ImageRefused(ValueError):
     """An image cannot be shown or searched with; the message says why."""
 
@@ -29,7 +34,7 @@ class Preview:
     """An upright copy of an image, and facts about the image itself.
 
     Attributes:
-        format: Its format, found in its bytes: JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or HEIF.
+        format: Its format, found in its bytes: JPEG, PNG, WEBP, GIF, BMP or TIFF.
         width: Its width in pixels, before it was turned upright.
         height: Its height in pixels.
         shown_type: Media type of the copy.
@@ -45,11 +50,7 @@ class Preview:
 
 def preview(data: bytes, side: int) -> Preview:
     """Return a copy of at most `side` pixels a side, or raise ImageRefused."""
-    if len(data) > MAX_IMAGE_BYTES:
-        raise ImageRefused(
-            f"The file is {megabytes(len(data))}. The limit is {megabytes(MAX_IMAGE_BYTES)}; "
-            "save a smaller version."
-        )
+    check_size(data)
     if not _slots.acquire(timeout=_MAX_WAIT_S):
         raise ImageRefused("The page is busy with the images of others. Try again.")
     try:
@@ -62,6 +63,15 @@ def preview(data: bytes, side: int) -> Preview:
     return Preview(**facts, shown=shown)
 
 
+def check_size(data: bytes, most: int = MAX_IMAGE_BYTES) -> None:
+    """Raise ImageRefused for a file that is too large to be decoded."""
+    if len(data) > most:
+        raise ImageRefused(
+            f"The file is {megabytes(len(data))}. The limit is {megabytes(most)}; "
+            "save a smaller version."
+        )
+
+
 def _decode(data: bytes, side: int) -> bytes:
     """Return what the process wrote. It may die: a decoder can crash, or use up its time."""
     command = [sys.executable, "-m", "sentinel_app.preview_process", str(side)]
@@ -70,10 +80,7 @@ def _decode(data: bytes, side: int) -> bytes:
             command, input=data, capture_output=True, timeout=_MAX_SECONDS, check=True
         )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-        raise ImageRefused(
-            "This image takes too long to decode, or breaks the decoder. Save it again as JPEG or "
-            "PNG."
-        ) from error
+        raise ImageRefused(BREAKS_THE_DECODER) from error
     return done.stdout
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from sentinel_client import Caller, Scope
 
-IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
+IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 # The gateway's own limit.
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
 MIB = 1024 * 1024

@@ -11,7 +11,7 @@ from typing import Unpack
 
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
-from sentinel_client import _messages, _rpcs
+from sentinel_client import _field_messages, _messages, _rpcs
 from sentinel_client._connection import Attempts, ServiceCalls
 from sentinel_client._errors import AlreadyExists, NotFound, ResultTruncated, SentinelError
 from sentinel_client._filters import Filter
@@ -94,7 +94,7 @@ class CollectionCalls(ServiceCalls):
             found = await self._connection.unary(_rpcs.PREVIEW_DELETION, request, timeout)
             return DeletionPreview(found.item_count, found.confirmation_token)
         deletion = item_pb.DeleteItemsRequest(
-            collection=collection, filter=_messages.filter_to_proto(filter), dry_run=True
+            collection=collection, filter=_field_messages.filter_to_proto(filter), dry_run=True
         )
         counted = await self._connection.unary(_rpcs.DELETE_ITEMS, deletion, timeout)
         return DeletionPreview(counted.deleted_count, counted.confirmation_token)
@@ -137,6 +137,7 @@ class CollectionCalls(ServiceCalls):
         model: ModelVersion | None = None,
         dimensions: int = 0,
         storage: VectorStorage | None = None,
+        added_fields: Iterable[FieldSchema] = (),
         timeout: float = math.inf,
     ) -> AsyncGenerator[ReindexProgress, None]:
         """Embed every item of `source` again into `target`; yield the progress.
@@ -155,6 +156,8 @@ class CollectionCalls(ServiceCalls):
             dimensions: Length of the new vectors; 0: the model's own, or those of `source` if the
                 model stays.
             storage: How Milvus holds the new vectors; None: as those of `source`.
+            added_fields: Fields that `target` has beside those of `source`. If nothing else
+                changes, the vectors are copied and nothing is embedded.
             timeout: Seconds for the whole call.
 
         Raises:
@@ -167,6 +170,7 @@ class CollectionCalls(ServiceCalls):
             model_version=_messages.model_to_proto(model),
             dimensions=dimensions,
             storage=_messages.storage_to_proto(storage),
+            added_fields=map(_messages.field_schema_to_proto, added_fields),
         )
         async with aclosing(self._reindex(request, timeout)) as reports:
             async for report in reports:

@@ -118,6 +118,8 @@ class EmbeddingModel:
         max_contents: Most contents in one request; `embed` and `embed_many` send several.
         asymmetric: Whether a content has other vectors as a query and as a document.
         embeds_image_with_text: Whether it takes `Q("a text", image=...)`: one vector of both.
+        languages: The languages that it knows, as BCP 47 tags, for example "en"; "mul": many
+            languages. Empty: unknown.
     """
 
     version: ModelVersion
@@ -129,6 +131,7 @@ class EmbeddingModel:
     max_contents: int
     asymmetric: bool = False
     embeds_image_with_text: bool = False
+    languages: tuple[str, ...] = ()
 
 
 class EmbeddingCalls(ServiceCalls):
@@ -275,6 +278,7 @@ class EmbeddingCalls(ServiceCalls):
             max_contents=found.limits.max_contents_per_request,
             asymmetric=found.asymmetric,
             embeds_image_with_text=pb.MODALITY_IMAGE_WITH_TEXT in found.modalities,
+            languages=tuple(found.languages),
         )
 
     async def _embed(

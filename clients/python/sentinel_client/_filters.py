@@ -7,10 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeAlias
 
-FieldValue: TypeAlias = str | int | float | bool | list[str]
-Scalar: TypeAlias = str | int | float | bool
+
+@dataclass(frozen=True, slots=True)
+class GeoPoint:
+    """A place on Earth, in degrees of WGS 84.
+
+    Attributes:
+        latitude: Degrees north of the equator, -90 to 90.
+        longitude: Degrees east of Greenwich, -180 to 180.
+    """
+
+    latitude: float
+    longitude: float
+
+
+# A datetime has a time zone; the gateway keeps it to the microsecond and sends it back in UTC.
+FieldValue: TypeAlias = str | int | float | bool | list[str] | datetime | GeoPoint
+Scalar: TypeAlias = str | int | float | bool | datetime
 
 
 class Filter:
@@ -44,6 +60,26 @@ class Comparison(Filter):
     field: str
     operator: str
     values: tuple[Scalar, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Within(Filter):
+    """A place between two latitudes and two longitudes, in degrees."""
+
+    field: str
+    south: float
+    west: float
+    north: float
+    east: float
+
+
+@dataclass(frozen=True, slots=True)
+class Near(Filter):
+    """A place at most `meters` from a point."""
+
+    field: str
+    center: GeoPoint
+    meters: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +137,22 @@ class F:
         return self._compare("EXISTS")
 
     def contains(self, value: str) -> Filter:
-        """Match items whose list of strings contains `value`."""
-        return self._compare("LIST_CONTAINS", value)
+        """Match items whose string contains the text `value`, or whose list has it as an element.
+
+        Upper and lower case differ.
+        """
+        return self._compare("CONTAINS", value)
+
+    def within(self, south: float, west: float, north: float, east: float) -> Filter:
+        """Match items whose place lies between two latitudes and two longitudes, in degrees.
+
+        With `east` less than `west`, the area crosses the 180th meridian.
+        """
+        return Within(self._name, south, west, north, east)
+
+    def near(self, latitude: float, longitude: float, meters: float) -> Filter:
+        """Match items whose place is at most `meters` from a point, to 2 % of the distance."""
+        return Near(self._name, GeoPoint(latitude, longitude), meters)
 
     def _compare(self, operator: str, *values: Scalar) -> Filter:
         return Comparison(self._name, operator, values)

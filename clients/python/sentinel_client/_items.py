@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from sentinel.search.v1 import item_service_pb2 as item_pb
-from sentinel_client import _messages, _rpcs
+from sentinel_client import _field_messages, _messages, _rpcs
 from sentinel_client._connection import ServiceCalls
 from sentinel_client._errors import Internal, ResultTruncated, SentinelError
 from sentinel_client._filters import Filter
@@ -27,6 +27,7 @@ from sentinel_client._types import (
     FoundItems,
     IngestAck,
     Item,
+    ItemPage,
     ItemResult,
     Outcome,
 )
@@ -104,27 +105,66 @@ class ItemCalls(ServiceCalls):
         include_vectors: bool = False,
         include_thumbnails: bool = False,
         page_size: int = 100,
+        order_by: str = "",
+        descending: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[Item, None]:
         """Yield all items or those that match, sorted by id; without image bytes.
 
-        They are read in pages of `page_size`, at most 1,000, each with its own `timeout`.
+        They are read in pages of `page_size`, at most 1,000, each with its own `timeout`. With
+        `order_by`, the name of a field of times or numbers, they are sorted by it, and
+        `descending` yields the largest or latest first; items without the field come last.
         """
+        token = ""
+        while True:
+            page = await self.list_page(
+                collection=collection,
+                filter=filter,
+                order_by=order_by,
+                descending=descending,
+                output_fields=output_fields,
+                include_vectors=include_vectors,
+                include_thumbnails=include_thumbnails,
+                page_size=page_size,
+                page_token=token,
+                timeout=timeout,
+            )
+            for item in page:
+                yield item
+            if not page.next_page_token:
+                return
+            token = page.next_page_token
+
+    async def list_page(
+        self,
+        *,
+        collection: str,
+        filter: Filter | None = None,
+        order_by: str = "",
+        descending: bool = False,
+        output_fields: Sequence[str] = (),
+        include_vectors: bool = False,
+        include_thumbnails: bool = False,
+        page_size: int = 100,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> ItemPage:
+        """Return one page of `list_items`; pass its `next_page_token` to get the next."""
+        if descending and not order_by:
+            raise ValueError("descending needs order_by, the field to sort by")
         request = item_pb.ListItemsRequest(
             collection=collection,
             page_size=page_size,
-            filter=None if filter is None else _messages.filter_to_proto(filter),
+            page_token=page_token,
+            filter=None if filter is None else _field_messages.filter_to_proto(filter),
             output_fields=output_fields,
             include_vectors=include_vectors,
             include_thumbnails=include_thumbnails,
+            order=item_pb.ItemOrder(field=order_by, descending=descending) if order_by else None,
         )
-        while True:
-            response = await self._connection.unary(_rpcs.LIST_ITEMS, request, timeout)
-            for item in response.items:
-                yield _messages.item_from_proto(item)
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
+        response = await self._connection.unary(_rpcs.LIST_ITEMS, request, timeout)
+        items = tuple(map(_messages.item_from_proto, response.items))
+        return ItemPage(items, response.next_page_token)
 
     async def download_image(
         self, item_id: str, *, collection: str, timeout: float | None = None
@@ -220,7 +260,7 @@ class ItemCalls(ServiceCalls):
             {"ids": item_pb.ItemIds(ids=part)} for part in _pages_of(ids or ())
         ]
         if filter is not None:
-            selections = [{"filter": _messages.filter_to_proto(filter)}]
+            selections = [{"filter": _field_messages.filter_to_proto(filter)}]
         deleted = 0
         for selection in selections:
             request = item_pb.DeleteItemsRequest(

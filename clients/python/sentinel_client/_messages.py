@@ -16,15 +16,14 @@ from sentinel.search.v1 import filter_pb2
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
 from sentinel_client import _errors, _search_types, _types
-from sentinel_client._filters import Comparison, FieldValue, Filter, Group
+from sentinel_client._field_messages import field_value, fields_from_proto, filter_to_proto
+from sentinel_client._filters import Filter
 from sentinel_client._query import Box, Term
 
 # An image as it is sent: its bytes, or the URI that the gateway fetches.
 LoadedImage: TypeAlias = bytes | _types.ImageUri
 
 _FLOAT32_LE = np.dtype("<f4")
-# The servers' limit, checked here too: protobuf cannot serialize a message of 100 levels.
-_MAX_FILTER_DEPTH = 32
 
 _FIELD_TYPES = {
     collection_pb.FieldSchema.Type.Value(f"TYPE_{one.name}"): one for one in _types.FieldType
@@ -64,64 +63,6 @@ def vector_from_proto(message: content_pb2.Vector) -> _types.Vector:
     ):
         raise _errors.Internal("VECTOR_INVALID", "the server sent a vector that cannot be read")
     return np.frombuffer(message.data, dtype=_FLOAT32_LE).astype(np.float32)
-
-
-def field_value(value: object) -> filter_pb2.FieldValue:
-    if isinstance(value, np.generic):
-        value = value.item()
-    # bool before int: in Python, True is an int.
-    if isinstance(value, bool):
-        return filter_pb2.FieldValue(bool_value=value)
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise ValueError("a whole number has at most 64 bits")
-        return filter_pb2.FieldValue(int_value=value)
-    if isinstance(value, float):
-        return filter_pb2.FieldValue(double_value=value)
-    if isinstance(value, str):
-        return filter_pb2.FieldValue(string_value=value)
-    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-        return filter_pb2.FieldValue(list_value=filter_pb2.StringList(values=value))
-    raise TypeError(f"a field is a str, int, float, bool or list of str, not {value!r}")
-
-
-def fields_from_proto(fields: Mapping[str, filter_pb2.FieldValue]) -> dict[str, FieldValue]:
-    """Convert fields; leave out kinds that this client does not know."""
-    values: dict[str, FieldValue] = {}
-    for name in sorted(fields):
-        kind = fields[name].WhichOneof("kind")
-        if kind == "list_value":
-            values[name] = list(fields[name].list_value.values)
-        elif kind is not None:
-            values[name] = getattr(fields[name], kind)
-    return values
-
-
-def filter_to_proto(condition: Filter, depth: int = 1) -> filter_pb2.Filter:
-    """Convert a filter that is `depth` levels deep in another."""
-    if depth > _MAX_FILTER_DEPTH:
-        raise _errors.InvalidArgument(
-            "FILTER_INVALID",
-            f"filters nest at most {_MAX_FILTER_DEPTH} deep; join alternatives with isin(), or "
-            "search several times",
-            field="filter",
-        )
-    if isinstance(condition, Comparison):
-        return filter_pb2.Filter(
-            comparison=filter_pb2.Comparison(
-                field=condition.field,
-                operator=f"OPERATOR_{condition.operator}",
-                values=[field_value(value) for value in condition.values],
-            )
-        )
-    if isinstance(condition, Group):
-        group: dict[str, Any] = {
-            condition.kind: filter_pb2.Filters(
-                filters=[filter_to_proto(part, depth + 1) for part in condition.filters]
-            )
-        }
-        return filter_pb2.Filter(**group)
-    raise TypeError(f"{condition!r} is not a filter; make one with F")
 
 
 def content_to_proto(
@@ -169,6 +110,9 @@ def item_to_proto(item: _types.Item, image: LoadedImage | None) -> item_pb.Item:
     for name, value in item.fields.items():
         with _named(f"fields[{name}]", "FIELD_TYPE"):
             message.fields[name].CopyFrom(_item_field(value))
+    if item.by_reference:
+        message.by_reference = True
+        message.digest = item.digest
     return message
 
 
@@ -205,6 +149,7 @@ def item_from_proto(message: item_pb.Item) -> _types.Item:
         image_uri=message.image_uri,
         thumbnail=message.thumbnail,
         digest=message.digest,
+        by_reference=message.by_reference,
     )
 
 
@@ -290,7 +235,15 @@ def collection_from_proto(message: collection_pb.Collection) -> _types.Collectio
         default_consistency=_CONSISTENCIES.get(message.default_consistency),
         expected_item_count=message.expected_item_count,
         storage=_storage_from_proto(message.storage),
+        match_levels=_match_levels_from_proto(message),
     )
+
+
+def _match_levels_from_proto(message: collection_pb.Collection) -> _types.MatchLevels | None:
+    if not message.HasField("match_levels"):
+        return None
+    levels = message.match_levels
+    return _types.MatchLevels(levels.fair, levels.strong, levels.item_count)
 
 
 def reindex_progress_from_proto(
@@ -359,44 +312,4 @@ def search_params(
         diversity=None if diversity is None else search_pb.DiversityParams(**asdict(diversity)),
         group=None if group_by is None else search_pb.GroupParams(**asdict(group_by)),
         index_params=index_params,
-    )
-
-
-def hit_from_proto(message: search_pb.Hit) -> _search_types.Hit:
-    return _search_types.Hit(
-        id=message.id,
-        rank=message.rank,
-        score=message.score,
-        fields=fields_from_proto(message.fields),
-        image_uri=message.image_uri,
-        text=message.text,
-        thumbnail=message.thumbnail,
-        vector=vector_from_proto(message.vector) if message.HasField("vector") else None,
-    )
-
-
-def page_from_proto(message: search_pb.SearchPageResponse) -> _search_types.SearchPage:
-    return _search_types.SearchPage(
-        hits=tuple(map(hit_from_proto, message.hits)),
-        next_page_token=message.next_page_token,
-        timings=timings_from_proto(message.summary),
-    )
-
-
-def timings_from_proto(message: search_pb.SearchSummary) -> _search_types.SearchTimings:
-    """Convert the durations of a search to seconds."""
-
-    def seconds(name: str) -> float | None:
-        if not message.HasField(name):
-            return None
-        duration: Any = getattr(message, name)
-        return float(duration.ToNanoseconds()) / 1e9
-
-    return _search_types.SearchTimings(
-        total=seconds("total") or 0.0,
-        embed=seconds("embed"),
-        embed_queue=seconds("embed_queue"),
-        embed_inference=seconds("embed_inference"),
-        vector_search=seconds("vector_search"),
-        embed_cached=message.embed_cached,
     )

@@ -24,13 +24,23 @@ def is_on_loopback(address: str) -> bool:
     if address.startswith("unix"):
         return True
     host = host_of(address)
+    ip = _ip(host)
+    return is_loopback(host) or (ip is not None and ip.is_unspecified)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is reached from this machine only."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
+    ip = _ip(host)
+    return ip is not None and ip.is_loopback
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ip = ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return ip.is_loopback or ip.is_unspecified
+        return None
 
 
 def stays_on_machine(address: str) -> bool:

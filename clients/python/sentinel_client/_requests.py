@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +83,8 @@ def max_item_bytes(config: ClientConfig) -> int:
 def estimate_bytes(item: Item) -> int:
     """Return about how many bytes the item takes in a request."""
     size = _ITEM_OVERHEAD_BYTES + len(item.text or "")
+    if item.by_reference:
+        return size
     if isinstance(item.image, bytes):
         return size + len(item.image)
     if item.image is not None and not isinstance(item.image, ImageUri):
@@ -92,6 +98,8 @@ def estimate_bytes(item: Item) -> int:
 def item_message(item: Item, max_bytes: int) -> item_pb.Item | InvalidArgument:
     """Return the item's message, or the error if it or its file cannot be sent. Blocking."""
     try:
+        if item.by_reference:
+            item = _referring(item)
         message = _messages.item_to_proto(item, _loaded(item.image))
         _check_size(message, max_bytes)
     except InvalidArgument as error:
@@ -111,9 +119,37 @@ def content_message(
     return message
 
 
+def _referring(item: Item) -> Item:
+    """Return an item by reference with the URI and the digest of its file."""
+    path = item.image
+    if isinstance(path, ImageUri):
+        return item
+    if path is None or isinstance(path, bytes):
+        raise TypeError("by_reference is about a file: image is its path, or an ImageUri")
+    with _readable(path):
+        # The gateway follows no links.
+        uri = Path(os.path.realpath(path, strict=True)).as_uri()
+        digest = item.digest or _sha256(path)
+    return replace(item, image=ImageUri(uri), digest=digest)
+
+
+def _sha256(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _loaded(source: ImageSource | None) -> bytes | ImageUri | None:
+    if source is None:
+        return None
+    with _readable(source):
+        return load_image(source)
+
+
+@contextmanager
+def _readable(source: ImageSource) -> Iterator[None]:
+    """Convert the error of a file that cannot be read."""
     try:
-        return None if source is None else load_image(source)
+        yield
     except (OSError, ValueError) as error:  # ValueError: a path with NUL or not Unicode
         cause = error.strerror if isinstance(error, OSError) else None
         name = valid_text(str(source))

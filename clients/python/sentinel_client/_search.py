@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from sentinel.search.v1 import search_service_pb2 as search_pb
-from sentinel_client import _messages, _rpcs
+from sentinel_client import _messages, _rpcs, _search_messages
 from sentinel_client._connection import ServiceCalls
 from sentinel_client._errors import (
     Internal,
@@ -24,6 +24,7 @@ from sentinel_client._query import Q, Term
 from sentinel_client._requests import gather_bounded, load_image, split
 from sentinel_client._search_types import (
     Hit,
+    Notice,
     SearchOptions,
     SearchPage,
     SearchResult,
@@ -61,17 +62,12 @@ class SearchCalls(ServiceCalls):
         async for event in self._events(query, collection, options, limit=limit, timeout=timeout):
             if event.HasField("header"):
                 header = event.header
-            hits.extend(map(_messages.hit_from_proto, event.chunk.hits))
+            hits.extend(map(_search_messages.hit_from_proto, event.chunk.hits))
             if event.HasField("summary"):
                 summary = event.summary
         if summary is None:
             raise _truncated()
-        return SearchResult(
-            hits=tuple(hits),
-            timings=_messages.timings_from_proto(summary),
-            collection=header.collection,
-            model=_messages.model_from_proto(header.model_version),
-        )
+        return _search_messages.result_from_proto(header, hits, summary)
 
     async def stream_search(
         self,
@@ -82,13 +78,14 @@ class SearchCalls(ServiceCalls):
         chunk_size: int | None = None,
         timeout: float | None = None,
         on_timings: Callable[[SearchTimings], None] | None = None,
+        on_notices: Callable[[tuple[Notice, ...]], None] | None = None,
         **options: Unpack[SearchOptions],
     ) -> AsyncGenerator[Hit, None]:
         """Yield the nearest items, best first, as they arrive; for results of up to 10,000 hits.
 
         The server sends `chunk_size` hits at once, 1 to 1,000; the default is 32.
         Closing the iterator (`aclose`, or a `break` in the synchronous client) ends the search.
-        `on_timings` is called after the last hit.
+        `on_timings` and `on_notices` are called after the last hit.
 
         Raises:
             ResultTruncated: The server's stream ended early, so hits may be missing.
@@ -99,11 +96,13 @@ class SearchCalls(ServiceCalls):
         )
         async for event in events:
             for hit in event.chunk.hits:
-                yield _messages.hit_from_proto(hit)
+                yield _search_messages.hit_from_proto(hit)
             if event.HasField("summary"):
                 complete = True
                 if on_timings is not None:
-                    on_timings(_messages.timings_from_proto(event.summary))
+                    on_timings(_search_messages.timings_from_proto(event.summary))
+                if on_notices is not None:
+                    on_notices(_search_messages.notices_from_proto(event.summary))
         if not complete:
             raise _truncated()
 
@@ -209,7 +208,7 @@ class SearchCalls(ServiceCalls):
         self, request: search_pb.SearchPageRequest, timeout: float | None
     ) -> SearchPage:
         response = await self._connection.unary(_rpcs.SEARCH_PAGE, request, timeout)
-        return _messages.page_from_proto(response)
+        return _search_messages.page_from_proto(response)
 
     async def _events(
         self,
@@ -278,7 +277,7 @@ def _is_whole(page: SearchPage, limit: int) -> bool:
 def _outcome(result: search_pb.BatchSearchResult) -> SearchPage | SentinelError:
     if result.WhichOneof("outcome") == "error":
         return from_status(result.error)
-    return _messages.page_from_proto(result.page)
+    return _search_messages.page_from_proto(result.page)
 
 
 def _truncated() -> ResultTruncated:

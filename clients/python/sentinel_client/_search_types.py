@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -113,6 +114,39 @@ class SearchOptions(TypedDict, total=False):
     index_params: Mapping[str, int]
 
 
+class Match(enum.Enum):
+    """How good a hit is, independent of the other hits."""
+
+    # Queries about things that are not in the collection score as high.
+    WEAK = "weak"
+    # Probably related to the query.
+    FAIR = "fair"
+    # Few queries about absent things score as high.
+    STRONG = "strong"
+
+
+class NoticeKind(enum.Enum):
+    """What a notice is about."""
+
+    # The model read only the beginning of a text.
+    TEXT_TRUNCATED = "text_truncated"
+    # A text is probably in a language that the model does not know.
+    LANGUAGE_UNKNOWN = "language_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something about a query that its hits do not show.
+
+    Attributes:
+        kind: What it is about.
+        message: A sentence for people.
+    """
+
+    kind: NoticeKind
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """One search result.
@@ -127,6 +161,9 @@ class Hit:
         text: Text items: the text.
         thumbnail: Image items, on request: WebP.
         vector: On request: the stored float32 vector `[dimensions]`.
+        match: How good the match is, by the collection's `match_levels`; None if nobody knows. Only
+            for queries that are one text, without `Hybrid`. If the best hit is weak, there is
+            probably no good match.
     """
 
     id: str
@@ -137,6 +174,7 @@ class Hit:
     text: str = ""
     thumbnail: bytes = field(default=b"", repr=False)
     vector: Vector | None = field(default=None, repr=False, compare=False)
+    match: Match | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +200,17 @@ class SearchTimings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """A complete result. Iterate over it, or index it, to get its hits."""
+    """A complete result. Iterate over it, or index it, to get its hits.
+
+    Attributes:
+        notices: What the caller should know about the query.
+    """
 
     hits: tuple[Hit, ...]
     timings: SearchTimings
     collection: str
     model: ModelVersion
+    notices: tuple[Notice, ...] = ()
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -181,11 +224,16 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPage:
-    """One page of hits; `next_page_token` is empty on the last page."""
+    """One page of hits; `next_page_token` is empty on the last page.
+
+    Attributes:
+        notices: What the caller should know about the query.
+    """
 
     hits: tuple[Hit, ...]
     next_page_token: str
     timings: SearchTimings
+    notices: tuple[Notice, ...] = ()
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)

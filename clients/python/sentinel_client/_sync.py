@@ -260,6 +260,7 @@ class SentinelClient:
     ingest = _blocking_stream(AsyncSentinelClient.ingest)
     get_items = _blocking(AsyncSentinelClient.get_items)
     list_items = _blocking_stream(AsyncSentinelClient.list_items)
+    list_page = _blocking(AsyncSentinelClient.list_page)
     download_image = _blocking(AsyncSentinelClient.download_image)
     delete_items = _blocking(AsyncSentinelClient.delete_items)
     create_collection = _blocking(AsyncSentinelClient.create_collection)

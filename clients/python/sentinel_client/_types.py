@@ -42,6 +42,10 @@ class FieldType(enum.Enum):
     DOUBLE = "double"
     BOOL = "bool"
     STRING_LIST = "string_list"
+    # A `datetime` with a time zone.
+    TIMESTAMP = "timestamp"
+    # A `GeoPoint`.
+    GEO = "geo"
 
 
 @suggest_for_fields
@@ -52,7 +56,7 @@ class FieldSchema:
     Attributes:
         name: A letter or underscore, then letters, digits and underscores.
         type: The type of its values.
-        indexed: Whether Milvus indexes it for faster filters; not for string lists.
+        indexed: Whether Milvus indexes it for faster filters; not for string lists and places.
         full_text: Whether keyword search covers it (`Hybrid`); strings only.
     """
 
@@ -149,6 +153,21 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchLevels:
+    """From which score on a hit of a text query is a fair or a strong match (`Hit.match`).
+
+    Attributes:
+        fair: The least cosine of a fair match.
+        strong: The least cosine of a strong match; at least `fair`.
+        item_count: Number of items when the levels were found; 0: they come from the model alone.
+    """
+
+    fair: float
+    strong: float
+    item_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A set of items in one embedding space.
 
@@ -163,6 +182,7 @@ class Collection:
         default_consistency: Consistency of reads that do not name one; None: the gateway's setting.
         expected_item_count: How many items it was created for; 0: unknown.
         storage: How Milvus holds its vectors.
+        match_levels: What scores mean in this collection; None while nobody knows.
     """
 
     name: str
@@ -175,6 +195,7 @@ class Collection:
     default_consistency: Consistency | None = None
     expected_item_count: int = 0
     storage: VectorStorage = field(default_factory=VectorStorage)
+    match_levels: MatchLevels | None = None
 
 
 class CollectionOptions(TypedDict, total=False):
@@ -247,10 +268,16 @@ class Item:
         vector: A vector of the collection's space to store instead of embedding; in `get_items`
             on request.
         fields: Values of declared fields.
-        image_uri: From the server: URI of the image in the gateway's object store.
+        image_uri: From the server: URI of the image in the gateway's object store; with
+            `by_reference`, of the original file.
         thumbnail: From the server, on request: WebP.
         digest: From the server: hex SHA-256 of the image or text; with a caller's vector, a hash
-            of both.
+            of both. To the server, with `by_reference` only: that of the file; empty: it is
+            computed from the file at the path `image`.
+        by_reference: Leave the image where it is: the gateway stores its thumbnail and its
+            location, no copy, and reads the file when it needs it. `image` is a path on the
+            machine of the gateway, whose settings must allow it, or an `ImageUri` of scheme `file`
+            with a `digest`. From the server: whether it is stored so.
     """
 
     id: str = ""
@@ -261,6 +288,7 @@ class Item:
     image_uri: str = ""
     thumbnail: bytes = field(default=b"", repr=False)
     digest: str = field(default="", repr=False)
+    by_reference: bool = False
 
 
 class Outcome(enum.Enum):
@@ -326,6 +354,20 @@ class FoundItems:
 
     items: tuple[Item, ...]
     missing_ids: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPage:
+    """One page of stored items; `next_page_token` is empty on the last page."""
+
+    items: tuple[Item, ...]
+    next_page_token: str = ""
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)

@@ -10,4 +10,4 @@ export type { Collection } from "./gen/typescript/sentinel/search/v1/collection_
 export type { IngestResult } from "./ingest.js";
 export type { Image, Item, StoredItem } from "./items.js";
 export { allOf, anyOf, field, noneOf } from "./values.js";
-export type { Fields, FieldValue, Filter } from "./values.js";
+export type { Fields, FieldValue, Filter, GeoPoint, Scalar } from "./values.js";

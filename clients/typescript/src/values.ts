@@ -1,22 +1,34 @@
 /** Values of fields, and filters on them. */
 
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 
 import {
   Comparison_Operator as Operator,
   FieldValueSchema,
   FilterSchema,
+  GeoComparisonSchema,
   type FieldValue as FieldValueMessage,
   type Filter,
 } from "./gen/typescript/sentinel/search/v1/filter_pb.js";
 
 export type { Filter };
 
+/** A place on Earth, in degrees: the value of a GEO field. */
+export interface GeoPoint {
+  readonly latitude: number;
+  readonly longitude: number;
+}
+
+/** A value that can be compared. */
+export type Scalar = string | number | bigint | boolean | Date;
+
 /**
  * The value of a field. A whole number is an INT64, which DOUBLE fields accept, too. In answers,
- * an INT64 beyond 2^53 is a bigint.
+ * an INT64 beyond 2^53 is a bigint. A TIMESTAMP is a Date, which has milliseconds; the gateway
+ * keeps microseconds.
  */
-export type FieldValue = string | number | bigint | boolean | readonly string[];
+export type FieldValue = Scalar | readonly string[] | GeoPoint;
 export type Fields = Readonly<Record<string, FieldValue>>;
 
 export function fieldValueToProto(value: FieldValue): MessageInitShape<typeof FieldValueSchema> {
@@ -31,9 +43,13 @@ export function fieldValueToProto(value: FieldValue): MessageInitShape<typeof Fi
       return Number.isSafeInteger(value)
         ? { kind: { case: "intValue", value: BigInt(value) } }
         : { kind: { case: "doubleValue", value } };
-    default:
-      return { kind: { case: "listValue", value: { values: [...value] } } };
   }
+  if (value instanceof Date) {
+    return { kind: { case: "timestampValue", value: timestampFromDate(value) } };
+  }
+  return "latitude" in value
+    ? { kind: { case: "geoValue", value } }
+    : { kind: { case: "listValue", value: { values: [...value] } } };
 }
 
 export function fieldsToProto(fields: Fields): Record<string, FieldValueMessage> {
@@ -53,6 +69,11 @@ export function fieldsFromProto(fields: Record<string, FieldValueMessage>): Fiel
       found[name] = Number.isSafeInteger(number) ? number : kind.value;
     } else if (kind.case === "listValue") {
       found[name] = kind.value.values;
+    } else if (kind.case === "timestampValue") {
+      found[name] = timestampDate(kind.value);
+    } else if (kind.case === "geoValue") {
+      const { latitude, longitude } = kind.value;
+      found[name] = { latitude, longitude };
     } else if (kind.case !== undefined) {
       found[name] = kind.value;
     }
@@ -64,14 +85,14 @@ export function fieldsFromProto(fields: Record<string, FieldValueMessage>): Fiel
 export function field(name: string) {
   const compare =
     (operator: Operator) =>
-    (...values: FieldValue[]): Filter =>
+    (...values: Scalar[]): Filter =>
       create(FilterSchema, {
         kind: {
           case: "comparison",
           value: { field: name, operator, values: values.map(fieldValueToProto) },
         },
       });
-  const one = (operator: Operator) => (value: FieldValue) => compare(operator)(value);
+  const one = (operator: Operator) => (value: Scalar) => compare(operator)(value);
   return {
     equals: one(Operator.EQUAL),
     /** Another value, or none. */
@@ -85,9 +106,19 @@ export function field(name: string) {
     isNoneOf: compare(Operator.NOT_IN),
     startsWith: one(Operator.PREFIX),
     exists: () => compare(Operator.EXISTS)(),
-    /** A list of strings that has this one. */
-    contains: one(Operator.LIST_CONTAINS),
+    /** A string with this text in it, or a list of strings that has this one. */
+    contains: one(Operator.CONTAINS),
+    /** A place between two latitudes and two longitudes; crosses the 180th meridian if east < west. */
+    within: (south: number, west: number, north: number, east: number): Filter =>
+      inArea(name, { case: "bounds", value: { south, west, north, east } }),
+    /** A place at most so many meters from a point, to 2 % of the distance. */
+    near: (center: GeoPoint, radiusMeters: number): Filter =>
+      inArea(name, { case: "circle", value: { center, radiusMeters } }),
   };
+}
+
+function inArea(field: string, area: MessageInitShape<typeof GeoComparisonSchema>["area"]): Filter {
+  return create(FilterSchema, { kind: { case: "geo", value: { field, area } } });
 }
 
 /** Items that match all filters. */

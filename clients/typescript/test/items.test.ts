@@ -3,7 +3,7 @@ import { before, test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { InterceptingCall, Metadata, type Interceptor } from "@grpc/grpc-js";
-import { Code, SentinelError, type Item } from "sentinel-client";
+import { allOf, Code, field, SentinelError, type Filter, type Item } from "sentinel-client";
 import { ErrorInfoSchema } from "sentinel-client/stubs/google/rpc/error_details_pb.js";
 import { StatusSchema } from "sentinel-client/stubs/google/rpc/status_pb.js";
 import type { IngestItemsResponse } from "sentinel-client/stubs/sentinel/search/v1/item_service_pb.js";
@@ -59,7 +59,7 @@ test("a failed item has a code and a message", async () => {
 
 test("values of all types come back as they were stored", async () => {
   const name = `${collection}_types`;
-  const types = ["STRING", "INT64", "DOUBLE", "BOOL", "STRING_LIST"] as const;
+  const types = ["STRING", "INT64", "DOUBLE", "BOOL", "STRING_LIST", "TIMESTAMP", "GEO"] as const;
   await client.createCollection(name, Object.fromEntries(types.map((type) => [type, { type }])));
   const fields = {
     STRING: "é",
@@ -67,12 +67,32 @@ test("values of all types come back as they were stored", async () => {
     DOUBLE: 0.5,
     BOOL: false,
     STRING_LIST: ["a", ""],
+    TIMESTAMP: new Date("2021-07-03T12:00:00.123Z"),
+    GEO: { latitude: 48.1, longitude: -11.6 },
   };
   await client.upsert([{ id: "1", text: "a cat", fields }], { collection: name });
   const { items, missingIds } = await client.getItems(["1", "2"], { collection: name });
   assert.deepEqual(items[0]?.fields, fields);
   assert.equal(items[0].text, "a cat");
   assert.deepEqual(missingIds, ["2"]);
+});
+
+test("filters compare times, places and parts of texts", async () => {
+  const name = `${collection}_filters`;
+  const types = { at: { type: "TIMESTAMP" }, place: { type: "GEO" }, path: { type: "STRING" } } as const;
+  await client.createCollection(name, types);
+  const noon = new Date("2021-07-03T12:00:00Z");
+  const munich = { latitude: 48.14, longitude: 11.58 };
+  const fields = { at: noon, place: munich, path: "/photos/2021/a.jpg" };
+  await client.upsert([{ id: "1", text: "a cat", fields }], { collection: name });
+  const found = async (filter: Filter) =>
+    (await collect(client.search({ collection: name, text: "a cat", filter }))).length;
+  const { at, place, path } = { at: field("at"), place: field("place"), path: field("path") };
+  assert.equal(await found(allOf(at.atLeast(noon), place.near(munich, 1000), path.contains("2021"))), 1);
+  assert.equal(await found(at.greaterThan(noon)), 0);
+  assert.equal(await found(place.within(48, 11, 49, 12)), 1);
+  assert.equal(await found(place.within(40, 11, 41, 12)), 0);
+  assert.equal(await found(path.contains("2022")), 0);
 });
 
 test("items that need more than one answer are read, and skipped if stored", async () => {

@@ -127,6 +127,7 @@ class ConseModel:
             runtime="onnxruntime",
             device=device,
             dtype="float32",
+            languages=("en",),
         )
         self._text = MiniLmTower(device, threads, recipe.max_text_tokens)
         self._image = lite0.Lite0Tower(device, threads)

@@ -11,7 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embedder_server.models.base import ModelChoice
-from embedder_server.models.catalog import check_files, entry_of, record_revision, say_license
+from embedder_server.models.catalog import (
+    check_files,
+    entry_of,
+    languages_of,
+    record_revision,
+    say_license,
+)
 from embedder_server.models.hub import families
 from embedder_server.models.hub.cleaning import cleaning
 from embedder_server.models.hub.dispatch import networks_of, read_recipe, tokenizer_of
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger(__name__)
+
+_CHINESE = ("zh",)
 
 
 class DualEncoder:
@@ -162,4 +170,5 @@ def _info(
         logit_bias=logits[1],
         sigmoid=recipe.sigmoid,
         runtime_choice=chosen.reason,
+        languages=_CHINESE if recipe.family == "chinese_clip" else languages_of(parts.folder.name),
     )

@@ -206,4 +206,5 @@ def _info(
         runtime_choice=chosen.reason,
         asymmetric=query != document,
         embeds_image_with_text=True,
+        languages=("mul",),  # all families here, as published
     )

@@ -27,6 +27,7 @@ pytest.importorskip("huggingface_hub")
 DOCUMENT = Path(__file__).parents[3] / "docs" / "models.md"
 COMMIT = "a" * 40
 NAME = "jina-clip-v2"  # no commit and no checksums in the catalog
+LANGUAGE_TAGS = {"English": ["en"], "Chinese": ["zh"]}
 
 
 @dataclass
@@ -83,6 +84,8 @@ def test_every_entry_can_be_served_and_says_where_it_is_from() -> None:
         if re.search("NC|AMLR|not stated|states none", entry.license):
             assert not entry.commercial_use, entry.name
         assert entry.license and entry.languages and entry.verified, entry.name
+        told = entry.languages.partition(";")[0]
+        assert list(entry.language_tags) == LANGUAGE_TAGS.get(told, ["mul"]), entry.name
         assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in entry.sha256.values())
     assert [entry.name for entry in entries if entry.recommended] == ["siglip2-b16"]
     assert catalog.catalog()["jina-clip-v1"].revision.startswith("ceb3e44c")

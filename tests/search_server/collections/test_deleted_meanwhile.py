@@ -54,6 +54,7 @@ async def test_the_others_are_listed(
         asyncio.Event(),
         admission=GatewayAdmission(settings, ServerMetrics("gateway", CollectorRegistry())),
         confirmations=nothing,
+        levels_of=lambda info: None,
     )
     context: Any = Context()
     listed = await service.ListCollections(pb.ListCollectionsRequest(), context)

@@ -6,6 +6,7 @@ other would fail. The models are fakes, since what matters is which of them is a
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from tests.search_server.conftest import (
     string,
     text,
 )
+from tests.search_server.items.ingesting import picture
 from tests.waiting import until
 
 FAKE = "tests.fakes.worker"
@@ -155,6 +157,7 @@ class Place:
     def gateway(self, cache_s: float = 0.2) -> AbstractContextManager[processes.Server]:
         """Start one; a reindex waits several times for as long as it caches collections."""
         flags = processes.gateway_flags(self.folder, self.milvus_uri, *self.workers)
+        flags += ["--reference-places", self.folder.as_uri()]
         self.started += 1
         constants = {"search_server.collections.catalog.CACHE_S": cache_s}
         folder = self.folder / f"g{self.started}"
@@ -550,3 +553,55 @@ def test_pictures_whose_bytes_are_gone_are_told(place: Place) -> None:
         assert [hit.fields["path"].string_value for hit in gateway.hits("faded_now", query)] == [
             "chelsea.png"
         ]
+
+
+def referring(place: Place, count: int) -> list[item_service_pb2.Item]:
+    """Write so many photos; return their items by reference."""
+    items = []
+    for number in range(count):
+        path = place.folder / f"{number}.jpg"
+        path.write_bytes(picture(number))
+        item = item_service_pb2.Item(id=path.name, by_reference=True)
+        item.content.image.uri = path.as_uri()
+        item.digest = hashlib.sha256(picture(number)).hexdigest()
+        items.append(item)
+    return items
+
+
+def test_originals_are_read_from_their_places_and_those_that_are_gone_are_told(
+    place: Place,
+) -> None:
+    items = referring(place, 4)
+    with place.gateway() as server:
+        gateway = connect(server.address)
+        create_old(gateway, "referred")
+        results = gateway.upsert("referred", *items)
+        assert {one.outcome for one in results} == {Result.OUTCOME_STORED}
+        (place.folder / "1.jpg").unlink()
+        (place.folder / "2.jpg").write_bytes(picture(9))
+        done = last(reindex(gateway, "referred", "referred_new", "referred_now"))
+        assert (done.done_count, done.total_count, done.failed_count) == (2, 4, 2)
+        assert {one.id for one in done.failures} == {"1.jpg", "2.jpg"}
+        assert all("original of the image is gone" in one.message for one in done.failures)
+        kept = gateway.get("referred_now", "0.jpg", "3.jpg").items
+        assert [(one.image_uri, one.by_reference) for one in kept] == [
+            (items[0].content.image.uri, True),
+            (items[3].content.image.uri, True),
+        ]
+
+
+def test_an_alias_does_not_lose_items_whose_disk_is_away(place: Place) -> None:
+    items = referring(place, 20)
+    with place.gateway() as server:
+        gateway = connect(server.address)
+        create_old(gateway, "away")
+        gateway.upsert("away", *items)
+        set_alias(gateway, "away_now", "away")
+        hidden = [path.rename(path.with_suffix(".away")) for path in place.folder.glob("*.jpg")]
+        code, reason = refusal(lambda: last(reindex(gateway, "away", "away_new", "away_now")))
+        assert (code, reason) == ("NOT_FOUND", "ORIGINAL_GONE")
+        assert described(gateway, "away_now").name == "away"
+        for path in hidden:
+            path.rename(path.with_suffix(".jpg"))
+        done = last(reindex(gateway, "away", "away_new", "away_now"))
+        assert (done.done_count, done.failed_count, done.alias_swapped) == (20, 0, True)

@@ -46,6 +46,7 @@ def items(*numbers: int, text: str = "text") -> list[PreparedItem]:
 @dataclass
 class Parts:
     store: SearchStore
+    images: ImageStore
     usage: StoredUsage
 
     async def add(self, new: list[PreparedItem], known: frozenset[str] = frozenset()) -> set[str]:
@@ -64,7 +65,7 @@ async def parts(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     path = tmp_path / "quotas.json"
     path.write_text(json.dumps({"tenants": {"": request.param}}))
     images = ImageStore(str(tmp_path / "objects"))
-    yield Parts(store, StoredUsage(store, images, Quotas(path, LocalBuckets())))
+    yield Parts(store, images, StoredUsage(store, images, Quotas(path, LocalBuckets())))
     await store.close()
     images.close()
 
@@ -122,6 +123,34 @@ async def test_what_was_not_stored_does_not_count(
             raise RuntimeError("Milvus is down")
     assert await parts.add(items(*range(9))) == set()
     assert await parts.add(items(8, 9, 10), known=frozenset({"8"})) == {"10"}
+
+
+@pytest.mark.parametrize("parts", [{"stored_bytes": 10**9}], indirect=True)
+async def test_of_an_image_by_reference_only_the_thumbnail_counts(parts: Parts) -> None:
+    """Also where another item has a copy of the same image."""
+    digest, data, thumbnail = "a" * 64, b"x" * 5_000, b"y" * 70
+    await parts.images.put_images([(digest, data, thumbnail)], deadline())
+    vector, uri = np.ones(4, np.float32), "file:///photos/x.jpg"
+    rows = [
+        Row("copy", digest, digest, "", {}, vector),
+        Row("reference", digest, digest, "", {}, vector, uri),
+    ]
+    await parts.store.upsert(INFO, rows, deadline())
+    await parts.add(items(0))
+    [usage] = parts.usage._usages.values()
+    each = len("{}") + 4 * INFO.dimensions
+    total = 2 * each + len(data) + len(thumbnail) + len(uri)
+    assert usage.counted[module.Quota.STORED_BYTES] == pytest.approx(total)
+
+
+@pytest.mark.parametrize("parts", [{"stored_bytes": 1_000}], indirect=True)
+async def test_a_large_image_by_reference_fits_into_a_small_quota(parts: Parts) -> None:
+    def made(digest: str) -> list[PreparedItem]:
+        content = Content(Kind.IMAGE, b"x" * 5_000, uri="file:///x.jpg", digest=digest)
+        return [prepare_item(Item("x", content), INFO, "items[0]", max_image_bytes=10_000)]
+
+    assert await parts.add(made("")) == {"x"}
+    assert await parts.add(made("a" * 64)) == set()
 
 
 @pytest.mark.parametrize("parts", [{"stored_bytes": 10**9}], indirect=True)

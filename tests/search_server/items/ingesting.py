@@ -6,14 +6,26 @@ import io
 import queue
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from search_server.image_uris.originals import Originals
+from search_server.items.item_embedder import ItemEmbedder
 from sentinel.search.v1 import item_service_pb2 as pb
+from sentinel_core.memory import MemoryBudget
+from sentinel_core.metrics import ServerMetrics
 from tests.search_server.conftest import Gateway, image
 
 _END = object()
+
+
+def item_embedder(workers: Any, metrics: ServerMetrics) -> ItemEmbedder:
+    """Return what embeds items with these workers, and may read any original."""
+    originals = Originals(["file:///"], max_bytes=1_000, timeout_s=30.0)
+    memory = MemoryBudget(2**30, metrics)
+    return ItemEmbedder(workers, originals, memory, metrics, thumbnail_side=16)
 
 
 class Stream:

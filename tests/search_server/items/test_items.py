@@ -155,6 +155,23 @@ def test_a_given_vector_is_used_as_it_is(gateway: Gateway) -> None:
     assert gateway.hits(name, text("a cat"), limit=1)[0].id == "own"
 
 
+def test_a_vector_of_the_model_counts_as_embedded_and_keeps_its_bits(gateway: Gateway) -> None:
+    name = gateway.create()
+    plain = item_service_pb2.Item(id="a", content=text("a dog").content)
+    gateway.upsert(name, plain)
+    before = gateway.get(name, "a", include_vectors=True).items[0]
+    selected = item_service_pb2.ItemIds(ids=["a"])
+    gateway.items.DeleteItems(item_service_pb2.DeleteItemsRequest(collection=name, ids=selected))
+    again = item_service_pb2.Item(
+        id="a", content=text("a dog").content, vector=before.vector, vector_from_model=True
+    )
+    assert outcomes(gateway.upsert(name, again)) == [Result.OUTCOME_STORED]
+    assert gateway.get(name, "a", include_vectors=True).items[0] == before
+    assert outcomes(gateway.upsert(name, plain)) == [Result.OUTCOME_UNCHANGED]
+    again.vector_from_model = False  # a vector of the caller's own
+    assert outcomes(gateway.upsert(name, again)) == [Result.OUTCOME_STORED]
+
+
 def test_get_items_keeps_the_order_and_names_what_is_missing(gateway: Gateway) -> None:
     name = gateway.create()
     gateway.upsert(name, *(item_service_pb2.Item(id=i, vector=vector(9)) for i in "abc"))

@@ -24,6 +24,7 @@ from sentinel_store.images.image_store import ImageStore
 from sentinel_store.items import Content, Item, Kind
 from sentinel_store.values import FieldType, ModelRef
 from tests.search_server.image_uris.test_fetching import fetching
+from tests.search_server.items.ingesting import item_embedder
 
 INFO = CollectionInfo("race", ModelRef("m", "r", "f"), 4, {"year": FieldType.INT64})
 DIRECTIONS = {"a cat": [1.0, 0, 0, 0], "a bicycle": [0, 1.0, 0, 0]}
@@ -54,15 +55,15 @@ def test_a_vector_is_only_taken_over_from_equal_content(tmp_path: Path) -> None:
         usage = StoredUsage(store, objects, None)
         async with fetching() as fetcher:
             writer = ItemWriter(
-                workers,
+                item_embedder(workers, metrics),
                 fetcher,
                 store,
                 objects,
                 metrics,
                 dual_write=DualWrite(Catalog(store, workers, usage)),
                 usage=usage,
+                on_write=lambda info: None,
                 max_image_bytes=1000,
-                thumbnail_side=16,
             )
             await store.create_collection(INFO, deadline())
             await writer.upsert(INFO, [item("a cat", 1)], deadline())

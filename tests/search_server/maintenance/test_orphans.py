@@ -33,6 +33,7 @@ from sentinel_store.items import Content, Item, Kind
 from sentinel_store.milvus import schema
 from sentinel_store.values import ModelRef
 from tests.s3_server import S3Server
+from tests.search_server.items.ingesting import item_embedder
 
 LATER = timedelta(seconds=2.1)  # a store may tell whole seconds
 NOW, HOUR = timedelta(seconds=1), timedelta(hours=1)
@@ -63,10 +64,10 @@ class Workers:
 
 
 class NoFetcher:
-    """Pictures come along here."""
+    """Pictures come along here, or stay where they are."""
 
     async def fetch_items(self, items: Sequence[Item], deadline: Deadline) -> list[Item]:
-        assert not any(item.content and item.content.uri for item in items)
+        assert all(not one.content.uri or one.content.digest for one in items if one.content)
         return list(items)
 
 
@@ -87,11 +88,19 @@ class Parts:
     store: SearchStore
     objects: ImageStore
     writer: ItemWriter
+    folder: Path
 
     async def upsert(self, collection: str, *numbers: int) -> None:
         items = [Item("", Content(Kind.IMAGE, picture(number))) for number in numbers]
         outcomes = await self.writer.upsert(info(collection), items, deadline())
         assert {outcome.outcome for outcome in outcomes} <= {Outcome.STORED, Outcome.UNCHANGED}
+
+    async def refer(self, collection: str, number: int) -> None:
+        path = self.folder / f"{number}.jpg"
+        path.write_bytes(picture(number))
+        content = Content(Kind.IMAGE, b"", uri=path.as_uri(), digest=digest(number))
+        [outcome] = await self.writer.upsert(info(collection), [Item("", content)], deadline())
+        assert outcome.outcome is Outcome.STORED
 
     async def delete(self, collection: str, *numbers: int) -> None:
         expression = schema.with_ids([digest(number) for number in numbers])
@@ -132,17 +141,17 @@ async def parts(
     fetcher: Any = NoFetcher()
     usage = StoredUsage(store, objects, None)
     writer = ItemWriter(
-        workers,
+        item_embedder(workers, metrics),
         fetcher,
         store,
         objects,
         metrics,
         dual_write=DualWrite(Catalog(store, workers, usage)),
         usage=usage,
+        on_write=lambda info: None,
         max_image_bytes=1000,
-        thumbnail_side=16,
     )
-    yield Parts(store, objects, writer)
+    yield Parts(store, objects, writer, tmp_path)
     await store.close()
     objects.close()
 
@@ -172,6 +181,19 @@ async def test_pictures_that_no_item_names_go_in_two_runs_and_no_others(parts: P
     assert not any([await parts.there(number) for number in (10, 11, 12)])
     await parts.upsert("one", 10)
     assert await parts.there(10)
+
+
+async def test_thumbnails_of_pictures_by_reference_stay_as_long_as_an_item_names_them(
+    parts: Parts,
+) -> None:
+    await parts.store.create_collection(info("one"), deadline())
+    for number in (0, 1):
+        await parts.refer("one", number)
+    await parts.delete("one", 1)
+    for removed in (0, 1):
+        Clock.ahead += LATER
+        assert (await parts.collect(NOW)).removed == removed
+    assert await parts.objects.get_thumbnails([digest(0), digest(1)]) == [b"small", b""]
 
 
 async def test_storing_a_picture_again_makes_it_too_young_to_be_an_orphan(parts: Parts) -> None:

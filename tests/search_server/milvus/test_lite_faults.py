@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from milvus_lite.db import MilvusLite
 from milvus_lite.engine import compaction, flush
 from milvus_lite.schema import persistence
 from milvus_lite.storage import manifest, wal
@@ -306,6 +307,19 @@ async def test_a_folder_that_fails_to_open_is_not_locked_by_that(
     with monkeypatch.context() as patched:
         patched.setattr(lite_files, "remove_flushed_logs", fail)
         with pytest.raises(ValueError, match="unexpected"):
+            database.open()
+    database.open()
+    database.close()
+
+
+async def test_a_disk_that_fails_while_lite_opens_leaves_no_lock(
+    tmp_path: Path, store: SearchStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.close()
+    database = LiteDatabase(tmp_path / "milvus.db")
+    with monkeypatch.context() as patched:
+        patched.setattr(MilvusLite, "_cleanup_database_staging", full)  # after it has its lock
+        with pytest.raises(Unavailable, match="no room"):
             database.open()
     database.open()
     database.close()

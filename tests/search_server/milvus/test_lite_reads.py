@@ -1,4 +1,4 @@
-"""A read of Milvus Lite beside a flush finds what was acknowledged before."""
+"""Reads of Milvus Lite: what they find beside a flush, and that they read no more than needed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from milvus_lite.engine import collection as engine
 from milvus_lite.engine.collection import Collection
+from milvus_lite.storage.memtable import MemTable
+from milvus_lite.storage.segment import Segment
 
 from search_server.milvus.search_store import SearchStore
 from search_server.types.searches import Selection
@@ -21,6 +23,7 @@ from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
+from sentinel_store.milvus import schema
 from sentinel_store.milvus.lite import LiteGate
 from sentinel_store.values import Consistency, ModelRef
 
@@ -134,3 +137,43 @@ def test_reads_and_writes_let_each_other_in() -> None:
         assert done.wait(60.0), (reads, writes)
     for one in uses:
         one.result()
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_a_read_makes_no_objects_of_columns_that_nobody_asked_for(
+    store: SearchStore, monkeypatch: pytest.MonkeyPatch, flushed: bool
+) -> None:
+    if flushed:
+        await store.flush("c")
+    made: list[set[str]] = []
+    for owner, name in ((Segment, "row_to_dict"), (MemTable, "_row_to_dict")):
+        read = getattr(owner, name)
+
+        def spy(self: Any, *where: Any, read: Callable[..., Any] = read) -> Any:
+            row = read(self, *where)
+            made.append(set(row))
+            return row
+
+        monkeypatch.setattr(owner, name, spy)
+    plain = {"id", "digest", "image", "text", "fields"}
+    found = await store.get(INFO, IDS[:2], deadline())
+    assert [(row.id, row.digest, row.fields) for row in found] == [
+        (item_id, "d" * 64, {}) for item_id in IDS[:2]
+    ]
+    assert made == [plain] * 2
+    assert [row.id for row in await store.page(INFO, "", "i1", 2, deadline())] == ["i2", "i3"]
+    assert made == [plain] * 4
+    assert await store.count(INFO, 'digest != "x"', deadline()) == 5
+    assert made[4:] == [{"id"}] * 5
+    with_vectors = await store.get(INFO, IDS[:1], deadline(), include_vectors=True)
+    assert with_vectors[0].vector is not None
+
+
+@pytest.mark.parametrize("item_id", ['"', "\\", "\n", "]", '", "', "ü", "\u2028", "'"])
+async def test_ids_of_every_kind_are_found_by_themselves(store: SearchStore, item_id: str) -> None:
+    row = Row(item_id, "e" * 64, "", "", {}, np.ones(4, np.float32))
+    await store.upsert(INFO, [row], deadline())
+    assert [one.digest for one in await store.get(INFO, [item_id], deadline())] == ["e" * 64]
+    await store.delete(INFO, schema.with_ids([item_id]), deadline())
+    assert await store.get(INFO, [item_id], deadline()) == []
+    assert await counted(store) == 5

@@ -361,7 +361,9 @@ async def test_the_items_of_all_queries_are_read_at_once(
             for info in infos
             for query in (SearchQuery((Term(item_id="3"),)), SearchQuery(terms, is_composite=True))
         ]
-        found = await QueryVectors(cache, fetcher, store, metrics).find(asked_, deadline)
+        found = await QueryVectors(cache, fetcher, store, metrics, lambda _: None).find(
+            asked_, deadline
+        )
     assert sorted(reads) == ["one", "two"]
     vectors = [one.vector for one in found if isinstance(one, QueryVector)]
     expected = [directions[3], (directions[0] - directions[1]) / np.sqrt(2)] * 2

@@ -2,50 +2,51 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from typing import Any
 
 import click
 
-from sentinel_client import SentinelError, Tls
+from sentinel_client import Tls
 from sentinel_client._config import ADDRESS_VARIABLE, DEFAULT_ADDRESS
-from sentinel_client._text import printable
-from sentinel_client.cli._console import Failure, Options, explain, show_all_characters
+from sentinel_client.cli._commands import SentinelGroup
+from sentinel_client.cli._console import Options
+from sentinel_client.cli.add_fields import add_fields
+from sentinel_client.cli.backup import backup
 from sentinel_client.cli.certs import certs
 from sentinel_client.cli.collections import collections
+from sentinel_client.cli.completion import completion
 from sentinel_client.cli.embed import embed, rank
 from sentinel_client.cli.health import health
-from sentinel_client.cli.imports import bulk_index, imports, index
+from sentinel_client.cli.imports import bulk_index, imports
+from sentinel_client.cli.index import index
 from sentinel_client.cli.items import items
 from sentinel_client.cli.keys import keys
+from sentinel_client.cli.migrate import migrate
 from sentinel_client.cli.models import models
+from sentinel_client.cli.open import open_items
+from sentinel_client.cli.restore import restore
 from sentinel_client.cli.search import search
+from sentinel_client.cli.status import status
 from sentinel_client.cli.up import up
 from sentinel_client.cli.use import use
 from sentinel_client.cli.whoami import whoami
 
-
-class _Commands(click.Group):
-    """A group whose commands print one readable line instead of a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        show_all_characters()
-        try:
-            return super().invoke(ctx)
-        except SentinelError as error:
-            raise Failure(printable(explain(error))) from error
-        except click.ClickException as error:
-            error.message = printable(error.message)  # type: ignore[misc] # shown from there
-            raise
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            place = error.filename or "the output"
-            raise Failure(f"cannot write {place}: the disk is full") from error
+# By what they are for, in the order of the help: first what a newcomer needs.
+_SECTIONS = {
+    "Start": (up, index, search, open_items, status),
+    "Collections and items": (collections, items, imports, bulk_index),
+    "Keep and move": (backup, restore, migrate),
+    "Models": (models, embed, rank),
+    "Servers and access": (health, whoami, keys, certs),
+    "Your shell": (completion,),
+}
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=SentinelGroup,
+    sections=_SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--address",
     envvar=ADDRESS_VARIABLE,
@@ -105,9 +106,5 @@ def main(
     context.obj = Options(address, tls)
 
 
-for _command in (
-    *(up, index, imports, bulk_index, search, embed, rank, items, collections, health),
-    *(models, certs, keys, whoami),
-):
-    main.add_command(_command)
 models.add_command(use)
+collections.add_command(add_fields)

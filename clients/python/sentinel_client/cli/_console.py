@@ -8,8 +8,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -31,6 +32,7 @@ from rich.table import Table
 from sentinel_client import (
     AsyncSentinelClient,
     ClientConfig,
+    GeoPoint,
     RetryPolicy,
     SentinelClient,
     SentinelError,
@@ -89,8 +91,13 @@ class Failure(click.ClickException):
 def explain(error: SentinelError) -> str:
     """Return one line: what is wrong, the reason's name, what to do."""
     line = " ".join(f"{error.message.rstrip('.')} [{error.reason}]".split())
-    hint = _HINTS.get(error.reason)
+    hint = error_hint(error)
     return f"{line}: {hint}" if hint else line
+
+
+def error_hint(error: SentinelError) -> str:
+    """Return what to do about an error whose own message does not say it; else an empty text."""
+    return _HINTS.get(error.reason, "")
 
 
 def require_modules(names: Sequence[str], subject: str, install: str) -> None:
@@ -133,9 +140,28 @@ class _SafeConsole(Console):
 def json_line(value: object) -> str:
     """Return a value as one line of JSON that any terminal can show and any program can read."""
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    text = json.dumps(value, ensure_ascii=not unicode)
+    text = json.dumps(value, ensure_ascii=not unicode, default=_plain)
     # JSON escapes the other control characters itself.
     return _ESCAPED_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _plain(value: object) -> object:
+    """Return what JSON has no type for: a time as ISO 8601, a place as an object."""
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, GeoPoint):
+        return asdict(value)
+    raise TypeError(f"no JSON for {value!r}")
+
+
+def tell(
+    text: str, facts: Mapping[str, object], *, as_json: bool = False, quiet: bool = False
+) -> None:
+    """Say what a command did: as a sentence, as one JSON object, or not at all."""
+    if as_json:
+        click.echo(json_line(facts))
+    elif not quiet:
+        click.echo(text)
 
 
 def show_all_characters() -> None:

@@ -3,58 +3,77 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Task, TextColumn
+from rich.progress import Progress, Task, TaskID, TextColumn
 from rich.text import Text
 
-from sentinel_client import AsyncSentinelClient, NotFound, SentinelError
+from sentinel_client import AsyncSentinelClient, Collection, NotFound, SentinelError
 from sentinel_client._processes import in_thread
-from sentinel_client._text import valid_text
 from sentinel_client.cli._console import (
     Failure,
     Options,
     duration,
     err,
-    new_table,
+    json_line,
     progress_bar,
     short_path,
 )
+from sentinel_client.cli._failures import Failures
 from sentinel_client.cli._importer import Importer, Tally
 from sentinel_client.cli._journal import Journal
-from sentinel_client.importers import BrokenEntry, Dataset, LayoutError
+from sentinel_client.cli._references import References
+from sentinel_client.cli._seen import Seen
+from sentinel_client.cli._sync import FolderSync, SyncResult
+from sentinel_client.importers import PHOTO_FIELDS, Dataset, Folders, LayoutError
 
 # A worker or gateway may be replaced during a long import: retry for about half a minute.
 _MAX_ATTEMPTS = 12
-# Failures that are printed one by one. A broken disk may have a hundred thousand.
-_MAX_PRINTED = 20
-_MAX_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportPlan:
-    """What to import."""
+    """What to import.
+
+    Attributes:
+        options: The options before the command.
+        collection: Created if missing.
+        read_dataset: Reads the layout only; blocks.
+        noun: Name of the entries in messages: pictures, rows.
+        verb: What the progress bar shows.
+        refresh: Whether to send stored items again.
+        report: File for the failures.
+        by_reference: Whether files stay where they are, and the gateway stores no copies of them;
+            None: if it is on this machine and can read them.
+        prune: Folders only: whether to delete items whose files are gone.
+        yes: Whether to prune any number without asking.
+        as_json: Whether to print the summary as one JSON object.
+        quiet: Whether to print a summary only if something happened.
+    """
 
     options: Options
-    collection: str  # created if missing
-    read_dataset: Callable[[], Dataset]  # reads the layout only; blocks
-    noun: str  # name of the entries in messages: pictures, rows
-    refresh: bool  # whether to send stored items again
-    report: Path | None  # file for the failures
+    collection: str
+    read_dataset: Callable[[], Dataset]
+    noun: str
+    verb: str = "importing"
+    refresh: bool = False
+    report: Path | None = None
+    by_reference: bool | None = False
+    prune: bool = False
+    yes: bool = False
+    as_json: bool = False
+    quiet: bool = False
 
 
 def run_import(plan: ImportPlan) -> None:
     """Import and exit: 0 all stored, 1 something failed, 2 it could not run, 130 interrupted."""
-    run = _ImportRun(plan)
+    run = ImportRun(plan)
     try:
         asyncio.run(run.run())
     except KeyboardInterrupt:
@@ -67,46 +86,102 @@ def run_import(plan: ImportPlan) -> None:
     finally:
         run.failures.close()
     run.print_summary()
-    raise SystemExit(1 if run.tally.failed else 0)
+    raise SystemExit(run.exit_code)
 
 
-class _ImportRun:
+class ImportRun:
+    """One pass over a dataset. Run it once; `tally` is always up to date."""
+
     def __init__(self, plan: ImportPlan) -> None:
         self._plan = plan
         self._console = err()
-        self.failures = _Failures(self._console, plan.report)
+        self.failures = Failures(self._console, plan.report)
         self.tally = Tally()
+        self._dataset: Dataset | None = None
+        self._sync = SyncResult()
+        self._references = References(plan.by_reference, plan.options.address)
+
+    @property
+    def exit_code(self) -> int:
+        """0: all is stored; 1: something failed; 2: not all could be pruned."""
+        not_pruned = self._sync.refused or (self._plan.prune and self._sync.kept)
+        return 2 if not_pruned else int(self.tally.failed > 0)
 
     async def run(self) -> None:
+        """Import, then make the collection equal to the folders, if they are some."""
         plan = self._plan
         async with plan.options.open(AsyncSentinelClient) as client:
             # Fails at once if no gateway answers; the client below retries for longer.
             collection = None
             with suppress(NotFound):
                 collection = await client.get_collection(plan.collection)
-            dataset = await self._read_dataset()
+            self._dataset = dataset = await self._read_dataset()
             if collection is None:
                 collection = await client.get_or_create_collection(plan.collection, dataset.fields)
-        journal = await asyncio.to_thread(Journal)
+        with ExitStack() as stack:
+            journal = stack.enter_context(closing(await asyncio.to_thread(Journal)))
+            seen = stack.enter_context(closing(Seen()))
+            client = plan.options.open(AsyncSentinelClient, max_attempts=_MAX_ATTEMPTS)
+            async with client:
+                await self._import(client, collection, dataset, journal, seen)
+
+    async def _import(
+        self,
+        client: AsyncSentinelClient,
+        collection: Collection,
+        dataset: Dataset,
+        journal: Journal,
+        seen: Seen,
+    ) -> None:
+        plan = self._plan
         progress = progress_bar(self._console, _RateColumn(plan.noun))
-        bar = progress.add_task("importing", total=dataset.total)
-        try:
-            async with plan.options.open(AsyncSentinelClient, max_attempts=_MAX_ATTEMPTS) as client:
-                importer = Importer(
-                    client=client,
-                    collection=collection,
-                    dataset=dataset,
-                    journal=journal,
-                    on_done=lambda count: progress.advance(bar, count),
-                    on_failed=self.failures.add,
-                    refresh=plan.refresh,
-                )
-                self.tally = importer.tally
-                self._print_left_out(dataset, importer.fields)
-                with progress:
-                    await importer.run()
-        finally:
-            journal.close()
+        bar = progress.add_task(plan.verb, total=dataset.total)
+        importer = Importer(
+            client=client,
+            collection=collection,
+            dataset=dataset,
+            journal=journal,
+            seen=seen,
+            references=self._references,
+            on_done=lambda count: progress.advance(bar, count),
+            on_failed=self.failures.add,
+            refresh=plan.refresh,
+        )
+        self.tally = importer.tally
+        if not plan.quiet:
+            self._print_left_out(dataset, importer.fields)
+        with progress:
+            counting = asyncio.create_task(self._count_total(dataset, progress, bar))
+            try:
+                await importer.run()
+            finally:
+                counting.cancel()
+        if isinstance(dataset, Folders):
+            sync = FolderSync(
+                walk=dataset.walk,
+                journal=journal,
+                seen=seen,
+                prune=plan.prune,
+                confirm=self._confirm,
+            )
+            with self._console.status("looking for files that are gone"):
+                self._sync = await sync.run(client, importer)
+
+    async def _count_total(self, dataset: Dataset, progress: Progress, bar: TaskID) -> None:
+        """Count the pictures for the progress bar, if somebody sees it, while the import runs."""
+        if isinstance(dataset, Folders) and self._console.is_terminal:
+            progress.update(bar, total=await in_thread(dataset.count))
+
+    def _confirm(self, gone: int, count: int) -> str:
+        """Ask whether `gone` of `count` items may go; return why not, or an empty text."""
+        if self._plan.yes:
+            return ""
+        share = f"{gone:,} of {count:,} stored items have no file any more"
+        if self._plan.as_json or self._plan.quiet or not sys.stdin.isatty():
+            return f"{share}, more than a tenth: add --yes to remove them"
+        click.echo(err=True)
+        agreed = click.confirm(f"{share}. Remove them?", err=True)
+        return "" if agreed else f"{share}; you chose to keep them"
 
     async def _read_dataset(self) -> Dataset:
         with self._console.status(f"looking for {self._plan.noun}"):
@@ -118,37 +193,113 @@ class _ImportRun:
                 raise Failure(f"cannot read {error.filename}: {error.strerror}") from error
 
     def _print_left_out(self, dataset: Dataset, fields: list[str]) -> None:
+        name = self._plan.collection
         undeclared = [schema.name for schema in dataset.fields if schema.name not in fields]
-        for names, why in (
-            (undeclared, f"which {self._plan.collection} does not declare as such"),
-            (dataset.left_out, "which no field can hold"),
-        ):
+        why = f"which {name} does not declare as such"
+        if isinstance(dataset, Folders) and set(undeclared) & {one.name for one in PHOTO_FIELDS}:
+            why += f"; `sentinel collections add-fields {name} --photo` adds them"
+        for names, reason in ((undeclared, why), (dataset.left_out, "which no field can hold")):
             if names:
                 self._console.print(
-                    f"Left out: {', '.join(names)}, {why}.", markup=False, soft_wrap=True
+                    f"Left out: {', '.join(names)}, {reason}.", markup=False, soft_wrap=True
                 )
 
     def print_summary(self, note: str = "") -> None:
         """Print the failures and the number of entries by result."""
         tally, plan = self.tally, self._plan
         self.failures.print_summary()
-        if not tally.done:
-            click.echo(note or f"No {plan.noun} found.")
+        if plan.as_json:
+            click.echo(json_line({**self._as_dict(), **({"note": note} if note else {})}))
             return
-        parts = [
-            f"{tally.stored:,} stored",
-            f"{tally.unchanged:,} unchanged",
-            *([f"{tally.duplicates:,} duplicates of another"] if tally.duplicates else []),
-            f"{tally.failed:,} failed",
-        ]
-        rate = tally.done / max(tally.seconds, 1e-3)
-        line = f"{plan.collection}: {', '.join(parts)} in {duration(tally.seconds)}"
-        click.echo(f"{line} ({rate:,.1f} {plan.noun}/s)")
+        changed = tally.stored or tally.failed or self._sync.replaced or self._sync.pruned
+        if plan.quiet and not changed and not note:
+            return
+        if tally.done:
+            rate = tally.done / max(tally.seconds, 1e-3)
+            line = f"{plan.collection}: {', '.join(self._parts())} in {duration(tally.seconds)}"
+            click.echo(f"{line} ({rate:,.1f} {plan.noun}/s)")
+        elif not note:
+            click.echo(f"No {plan.noun} found.")
+        for line in self._notes():
+            self._console.print(line, markup=False, soft_wrap=True, style="yellow")
         if note:
             click.echo(note)
-        elif tally.done > tally.failed:
+        elif tally.done > tally.failed and not plan.quiet:
             option = "" if plan.collection == "photos" else f" -c {plan.collection}"
             click.secho(f'Next: sentinel search{option} "a dog on the beach"', dim=True, err=True)
+
+    def _parts(self) -> list[str]:
+        tally, sync = self.tally, self._sync
+        optional = (
+            (tally.duplicates, "duplicates of another"),
+            (sync.replaced, "replaced"),
+            (sync.pruned, "removed"),
+        )
+        return [
+            f"{tally.stored:,} stored",
+            f"{tally.unchanged:,} unchanged",
+            *(f"{count:,} {what}" for count, what in optional if count),
+            f"{tally.failed:,} failed",
+        ]
+
+    def _notes(self) -> Iterator[str]:
+        """Yield what else a person should know, one line each."""
+        if isinstance(self._dataset, Folders) and not self._plan.quiet:
+            skipped = self._dataset.walk.left_out.summary()
+            if skipped:
+                yield f"Skipped: {skipped}."
+        if copied := self._references.copied:
+            yield (
+                f"Stored {copied:,} {self._plan.noun} as copies, since the gateway may not or "
+                "cannot read them where they are."
+            )
+        sync = self._sync
+        for (folder, reason), count in sync.kept.items():
+            yield f"Kept {count:,} stored items of {short_path(folder)}, which {reason}."
+        if sync.refused:
+            yield f"Not removed: {sync.refused}."
+        elif sync.gone and not self._plan.prune:
+            yield f"{sync.gone:,} stored items have no file any more. --prune removes them."
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What happened, by what `print_summary` calls it."""
+        tally, sync = self.tally, self._sync
+        return {
+            "stored": tally.stored,
+            "replaced": sync.replaced,
+            "removed": sync.pruned,
+            "failed": tally.failed,
+        }
+
+    def _as_dict(self) -> dict[str, Any]:
+        tally, sync = self.tally, self._sync
+        skipped: list[dict[str, Any]] = []
+        if isinstance(self._dataset, Folders):
+            counts = self._dataset.walk.left_out.counts
+            skipped = [
+                {"what": what, "why": why, "count": count}
+                for (what, why), count in counts.most_common()
+            ]
+        return {
+            "collection": self._plan.collection,
+            "stored": tally.stored,
+            "unchanged": tally.unchanged,
+            "duplicates": tally.duplicates,
+            "failed": tally.failed,
+            "failures": self.failures.counts,
+            "replaced": sync.replaced,
+            "gone": sync.gone,
+            "removed": sync.pruned,
+            "not_removed": sync.refused,
+            "kept": [
+                {"folder": folder, "why": why, "count": count}
+                for (folder, why), count in sync.kept.items()
+            ],
+            "skipped": skipped,
+            "copied": self._references.copied,
+            "seconds": round(tally.seconds, 3),
+        }
 
 
 class _RateColumn(TextColumn):
@@ -161,74 +312,3 @@ class _RateColumn(TextColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.1f} {self._noun}/s", style="cyan")
-
-
-class _Failures:
-    """The entries that could not be stored: printed as they occur, summarized at the end."""
-
-    def __init__(self, console: Console, report: Path | None) -> None:
-        self._console = console
-        self._counts: Counter[str] = Counter()
-        self._examples: dict[str, list[str]] = {}
-        self._report: IO[str] | None = None
-        self._path = report
-        if report is not None:
-            try:
-                self._report = report.open("w", encoding="utf-8")
-            except OSError as error:
-                raise Failure(f"cannot write {report}: {error.strerror}") from error
-
-    def add(self, failure: BrokenEntry) -> None:
-        before = self._counts.total()
-        self._counts[failure.reason] += 1
-        key = valid_text(failure.key).replace("\n", "\\n")
-        message = " ".join(valid_text(failure.message).split())
-        examples = self._examples.setdefault(failure.reason, [])
-        if len(examples) < _MAX_EXAMPLES:
-            examples.append(f"{short_path(key)}: {message}")
-        if self._report is not None:
-            line = {"entry": key, "reason": failure.reason, "message": message}
-            self._write(json.dumps(line, ensure_ascii=False))
-        if before < _MAX_PRINTED:
-            self._console.print(
-                f"[red]✗[/] {escape(short_path(key))}[dim]:[/] "
-                f"{escape(message)} [dim]\\[{failure.reason}][/]",
-                soft_wrap=True,
-            )
-        elif before == _MAX_PRINTED:
-            self._console.print(
-                "[red]✗[/] [dim]… and more; the table at the end has all reasons[/]"
-            )
-
-    def _write(self, line: str) -> None:
-        try:
-            print(line, file=self._report, flush=True)
-        except OSError as error:  # the import is worth more than its report
-            # Python 3.13 prints a traceback for a file that it cannot write when it collects it.
-            with suppress(OSError):
-                self.close()
-            self._report = None
-            self._console.print(
-                f"cannot write {self._path}: {error.strerror}; it is not complete",
-                style="red",
-                markup=False,
-                soft_wrap=True,
-            )
-
-    def print_summary(self) -> None:
-        """Print a table of the failures by reason, if not all of them were printed."""
-        if self._counts.total() > _MAX_PRINTED:
-            table = new_table()
-            table.add_column("failed", justify="right", style="red")
-            table.add_column("reason")
-            table.add_column("for example", style="dim", overflow="fold")
-            for reason, count in self._counts.most_common():
-                table.add_row(f"{count:,}", reason, Text("\n".join(self._examples[reason])))
-            self._console.print(table)
-        if self._report is not None and self._counts:
-            self._console.print(f"All failures: {self._path}", markup=False, soft_wrap=True)
-
-    def close(self) -> None:
-        if self._report is not None:
-            self._report.close()
-            self._report = None

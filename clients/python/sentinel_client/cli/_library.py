@@ -1,7 +1,8 @@
 """Which models the library in a data folder uses, and what `sentinel up` runs of them.
 
     DATA/models.json   what the library needs: `sentinel models use` writes it, `up` reads it
-    DATA/run/up.json   what runs now: `up` writes it, `sentinel models use` reads it
+    DATA/run/up.json   what runs now: `up` writes it, other commands read it
+    DATA/milvus.json   the Milvus to which `sentinel migrate` has moved the library, if it did
 
 Neither process tells the other what to do next. One writes what it wants, the other works towards
 it. So each may die at any moment, and the next one continues. A file is replaced in one step.
@@ -20,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_client.cli._console import Failure
-from sentinel_client.cli._servers import is_alive
 
 # The embedder's own default. Named, so that a library can go back to it by name.
 DEFAULT_MODEL = "conse-minilm-lite0"
+# Written by the gateway and by `sentinel migrate`; search_server/milvus/move_requests.py.
+MIGRATION_REQUEST = Path("run", "migrate.json")
+MIGRATION_PROGRESS = Path("run", "migrate-progress.json")
+_PLACE = "milvus.json"
 _WANTED = "models.json"
 _RUNNING = Path("run", "up.json")
 
@@ -82,6 +86,21 @@ class RunningModel:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningServer:
+    """One process.
+
+    Attributes:
+        address: Host and port of its gRPC port; of the app, its URL.
+        metrics: Host and port of its metrics; empty for the app.
+    """
+
+    name: str
+    address: str
+    pid: int
+    metrics: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """What `sentinel up` runs.
 
@@ -89,16 +108,29 @@ class Running:
         pid: Its process.
         gateway: Address of the gateway; empty until it is known.
         request: The `Wanted.request` that it works on.
+        servers: Those that have begun to listen.
     """
 
     pid: int
     gateway: str
     request: str
     models: tuple[RunningModel, ...]
+    servers: tuple[RunningServer, ...] = ()
 
     def find(self, choice: ModelChoice) -> RunningModel | None:
         """Return the embedders of this model; None if there are none."""
         return next((one for one in self.models if one.choice == choice), None)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process with this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def read_wanted(data: Path) -> Wanted | None:
@@ -119,12 +151,25 @@ def read_wanted(data: Path) -> Wanted | None:
 
 def want(data: Path, wanted: Wanted) -> None:
     """Record what the library needs."""
-    _replace(data / _WANTED, asdict(wanted))
+    replace_file(data / _WANTED, asdict(wanted))
 
 
 def forget_wanted(data: Path) -> None:
     """Record that the library never changed its model."""
     (data / _WANTED).unlink(missing_ok=True)
+
+
+def read_milvus_uri(data: Path) -> str | None:
+    """Return the Milvus to which `sentinel migrate` has moved the library; None: it did not.
+
+    Raises:
+        Failure: The file is damaged.
+    """
+    content = _read(data / _PLACE)
+    try:
+        return None if content is None else str(content["uri"])
+    except (KeyError, TypeError) as error:
+        raise Failure(f"{data / _PLACE} is damaged: it names no Milvus") from error
 
 
 def read_running(data: Path) -> Running | None:
@@ -138,12 +183,15 @@ def read_running(data: Path) -> Running | None:
         )
         for one in content["models"]
     ]
-    return Running(content["pid"], content["gateway"], content["request"], tuple(models))
+    servers = [RunningServer(**one) for one in content.get("servers", ())]
+    return Running(
+        content["pid"], content["gateway"], content["request"], tuple(models), tuple(servers)
+    )
 
 
 def tell_running(data: Path, running: Running) -> None:
     """Record what runs."""
-    _replace(data / _RUNNING, asdict(running))
+    replace_file(data / _RUNNING, asdict(running))
 
 
 def tell_ended(data: Path) -> None:
@@ -173,7 +221,8 @@ def _damaged(path: Path, error: Exception) -> Failure:
     )
 
 
-def _replace(path: Path, content: dict[str, Any]) -> None:
+def replace_file(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON in one step."""
     _replace_text(path, json.dumps(content, indent=1))
 
 

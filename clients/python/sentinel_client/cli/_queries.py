@@ -26,7 +26,7 @@ _WEIGHTED = re.compile(r"(?:(?P<weight>\d+(?:\.\d+)?)\*)?(?P<what>.+)", re.DOTAL
 class Query:
     """One query as people read it, and as it is sent."""
 
-    kind: str  # text, image or item
+    kind: str  # text, image, item or mixed
     title: str  # the text, the path or URI, or the id
     heading: str  # of its hits
     sent: Q
@@ -75,6 +75,19 @@ def image_query(image: Path | ImageUri, crop: Box | None) -> Query:
 
 def item_query(item_id: str) -> Query:
     return Query("item", item_id, f"like item {item_id[:16]}", Q(item_id=item_id))
+
+
+def together(parts: Sequence[Query]) -> Query:
+    """Return one query for all of these at once, with equal weights."""
+    if len(parts) == 1:
+        return parts[0]
+    return Query(
+        "mixed",
+        " + ".join(one.title for one in parts),
+        " + ".join(one.heading for one in parts),
+        reduce(operator.add, (one.sent for one in parts)),
+        next((one.file for one in parts if one.file is not None), None),
+    )
 
 
 class MixedTerm(NamedTuple):

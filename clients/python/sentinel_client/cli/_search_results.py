@@ -21,12 +21,13 @@ from sentinel_client.cli._console import (
     out,
     short_path,
 )
+from sentinel_client.cli._matches import BAR_CHARS, bar, percent, remarks
 from sentinel_client.cli._queries import Query
 
-_BAR_CHARS = 8
 # The other columns of the table, with a rank of four digits, and the space between columns.
-_OTHER_CHARS = 4 + 7 + _BAR_CHARS + SHORT_ID_CHARS + 11
+_OTHER_CHARS = 4 + 7 + BAR_CHARS + SHORT_ID_CHARS + 11
 _MIN_FILE_CHARS = 16
+_WIDTH_WITH_ID, _WIDTH_WITH_BAR = 72, 56
 # The contact sheet contains the image of a query as it is, because nothing here can resize it.
 _MAX_QUERY_IMAGE_BYTES = 4 * 1024 * 1024
 _MEDIA_TYPES = {
@@ -39,24 +40,37 @@ _MEDIA_TYPES = {
 }
 
 
-def result_table(query: Query, result: SearchResult) -> Table:
+def result_table(result: SearchResult) -> Table:
+    """Return the hits as a table that fits: narrow ones leave out the id, the bar, the folder."""
+    width = out().width
+    with_id = width >= _WIDTH_WITH_ID
+    with_bar = width >= _WIDTH_WITH_BAR and any(hit.match for hit in result)
     table = new_table(
-        title=Text(query.heading, style="bold"),
-        title_justify="left",
         caption=None if result.hits else Text("nothing found", style="dim"),
         caption_justify="left",
     )
     table.add_column("#", justify="right", style="dim", no_wrap=True)
     table.add_column("score", no_wrap=True)
     # Cut long paths here; otherwise the table would shrink all columns.
-    room = max(_MIN_FILE_CHARS, out().width - _OTHER_CHARS)
+    others = _OTHER_CHARS - (not with_id) * (SHORT_ID_CHARS + 2) - (not with_bar) * BAR_CHARS
+    room = max(_MIN_FILE_CHARS if width >= _WIDTH_WITH_BAR else 1, width - others)
     table.add_column("file", overflow="ellipsis", no_wrap=True, max_width=room)
-    table.add_column("id", style="dim", no_wrap=True)
-    best = _best_score(result)
+    if with_id:
+        table.add_column("id", style="dim", no_wrap=True)
     for hit in result.hits:
-        score = _score_bar(hit.score, best)
-        table.add_row(str(hit.rank), score, _file_or_text(hit), hit.id[:SHORT_ID_CHARS])
+        score = Text(f"{hit.score:6.3f}", "bold")
+        if with_bar:
+            score = Text.assemble(score, " ", bar(hit))
+        more = [hit.id[:SHORT_ID_CHARS]] if with_id else []
+        table.add_row(str(hit.rank), score, _file_or_text(hit), *more)
     return table
+
+
+def heading(query: Query, result: SearchResult) -> Text:
+    """Return the lines above the hits: what was searched for, and what to know about it."""
+    lines = [Text(query.heading, style="bold")]
+    lines += (Text(line, style="yellow") for line in remarks(result))
+    return Text("\n").join(lines)
 
 
 def timing_line(timings: SearchTimings) -> str:
@@ -85,10 +99,14 @@ def json_lines(query: Query, result: SearchResult) -> Iterator[str]:
             "rank": hit.rank,
             "id": hit.id,
             "score": round(hit.score, 6),
+            "match": hit.match.value if hit.match else None,
             "path": _path(hit) or None,
             "image_uri": hit.image_uri or None,
             "text": hit.text or None,
             "fields": dict(hit.fields),
+            "notices": [
+                {"kind": notice.kind.value, "message": notice.message} for notice in result.notices
+            ],
         }
         yield json_line(fields)
 
@@ -120,13 +138,13 @@ def contact_sheet(results: Sequence[tuple[Query, SearchResult]], collection: str
 
 
 def _section(number: int, query: Query, result: SearchResult) -> str:
-    best = _best_score(result)
-    cards = "\n".join(_card(hit, best) for hit in result)
+    cards = "\n".join(_card(hit) for hit in result)
+    said = "".join(f'<p class="remark">{html.escape(line)}</p>\n' for line in remarks(result))
     grid = f'<div class="grid">\n{cards}\n</div>' if cards else '<p class="none">Nothing found.</p>'
     return f"""<section id="q{number}">
 <div class="query">{_query_image(query)}<div><h2>{html.escape(query.heading)}</h2>
 <p>{_count(len(result))} in {milliseconds(result.timings.total)}</p></div></div>
-{grid}
+{said}{grid}
 </section>"""
 
 
@@ -139,7 +157,7 @@ def _query_image(query: Query) -> str:
     return f'<img src="{_data_uri(media_type, query.file.read_bytes())}" alt="the query">'
 
 
-def _card(hit: Hit, best: float) -> str:
+def _card(hit: Hit) -> str:
     path = PurePosixPath(short_path(_path(hit)))
     name = path.name or hit.id[:SHORT_ID_CHARS]
     folder = "" if str(path.parent) == "." else str(path.parent)
@@ -148,15 +166,18 @@ def _card(hit: Hit, best: float) -> str:
         picture = f'<img src="{source}" alt="{html.escape(name)}" loading="lazy">'
     else:
         picture = f'<div class="words">{html.escape(hit.text[:600])}</div>'
+    below = html.escape(folder) or "&nbsp;"
     uri = _file_uri(hit)
     if uri is not None:
         picture = f'<a href="{html.escape(uri)}" style="height:100%">{picture}</a>'
-    width = round(100 * _relative(hit.score, best))
+    match, scale = "", ""
+    if hit.match is not None:
+        match = f" {hit.match.value}"
+        scale = f'<div class="bar"><i style="width:{percent(hit.match)}%"></i></div>\n'
     return f"""<figure title="{html.escape(_path(hit) or hit.id)}">
 <div class="well">{picture}<span class="rank">{hit.rank}</span>\
-<span class="score">{hit.score:.3f}</span></div>
-<div class="bar"><i style="width:{width}%"></i></div>
-<figcaption><b>{html.escape(name)}</b><span>{html.escape(folder) or "&nbsp;"}</span></figcaption>
+<span class="score">{hit.score:.3f}{match}</span></div>
+{scale}<figcaption><b>{html.escape(name)}</b><span>{below}</span></figcaption>
 </figure>"""
 
 
@@ -166,23 +187,6 @@ def _data_uri(media_type: str, data: bytes) -> str:
 
 def _count(hits: int, separator: str = "") -> str:
     return f"{hits:{separator}} {'hit' if hits == 1 else 'hits'}"
-
-
-def _best_score(result: SearchResult) -> float:
-    return max((hit.score for hit in result), default=0.0)
-
-
-def _relative(score: float, best: float) -> float:
-    """Return the score relative to the best hit, 0 to 1."""
-    return max(0.0, score) / best if best > 0 else 0.0
-
-
-def _score_bar(score: float, best: float) -> Text:
-    filled = round(_BAR_CHARS * _relative(score, best))
-    rest = _BAR_CHARS - filled
-    return Text.assemble(
-        (f"{score:6.3f} ", "bold"), ("━" * filled, "green"), ("─" * rest, "bright_black")
-    )
 
 
 def _file_or_text(hit: Hit) -> Text:

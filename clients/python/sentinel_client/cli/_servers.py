@@ -20,8 +20,11 @@ from sentinel_client import (
     SentinelError,
 )
 from sentinel_client.cli._console import Failure
+from sentinel_client.cli._library import is_alive, read_running
 from sentinel_client.cli._server_log import last_words, problem, rotate
 
+# Exit code of a second `sentinel up` on the same library.
+ALREADY_RUNS = 3
 _LAUNCHER = Path(__file__).with_name("_server_launcher.py")
 _POLL_S = 0.1
 _ROTATE_S = 1.0
@@ -43,7 +46,7 @@ def locked_folder(data: Path) -> Iterator[int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(descriptor, 32).decode(errors="replace").strip()
-            raise Failure(_in_use(data, owner), exit_code=1) from None
+            raise Failure(_in_use(data, owner), exit_code=ALREADY_RUNS) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield descriptor
@@ -54,22 +57,13 @@ def locked_folder(data: Path) -> Iterator[int]:
 
 def _in_use(data: Path, owner: str) -> str:
     if owner.isdecimal() and is_alive(int(owner)):
+        running = read_running(data)
+        at = f" at {running.gateway}" if running is not None and running.gateway else ""
         return (
-            f"{data} is in use by another `sentinel up` (process {owner}): "
-            "use that one, stop it, or choose another --data"
+            f"`sentinel up` already runs on {data}{at} (process {owner}): use that one, stop it, "
+            "or choose another --data"
         )
     return f"the servers of an earlier `sentinel up` still use {data}: try again in a moment"
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether there is a process with this id."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class Addresses(NamedTuple):
@@ -92,16 +86,26 @@ class Server:
 
     @classmethod
     async def start(
-        cls, name: str, module: str, arguments: Sequence[str], data: Path, lock: int
+        cls,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        data: Path,
+        lock: int,
+        *,
+        tells_address: bool = True,
     ) -> Server:
-        """Start it in its own process group, so that Ctrl-C reaches only `sentinel up`."""
+        """Start it in its own process group, so that Ctrl-C reaches only `sentinel up`.
+
+        With `tells_address`, it writes the address file that `listening` waits for.
+        """
         log, address_file = data / "logs" / f"{name}.log", data / "run" / f"{name}.address"
+        told = ["--address-file", str(address_file)] if tells_address else []
         with await asyncio.to_thread(_open_log, log, address_file) as output:
             process = await asyncio.create_subprocess_exec(
                 # -I: otherwise Python would import our collections.py as the standard module.
                 *(sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())),
-                *(sys.executable, "-P", "-m", module, "--address-file", str(address_file)),
-                *arguments,
+                *(sys.executable, "-P", "-m", module, *told, *arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
@@ -110,6 +114,10 @@ class Server:
             )
         return cls(name, process, log, address_file)
 
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
     async def listening(self) -> Addresses:
         """Wait for its address file and return the addresses."""
         while True:
@@ -117,6 +125,16 @@ class Server:
                 text = await asyncio.to_thread(self.address_file.read_text)
                 return Addresses(*text.split())
             self._check()
+            await asyncio.sleep(_POLL_S)
+
+    async def accepting(self, host: str, port: int) -> None:
+        """Wait until it takes connections there."""
+        while True:
+            self._check()
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(host, port)
+                writer.close()
+                return
             await asyncio.sleep(_POLL_S)
 
     async def serving(self, address: str, on_wait: Callable[[str], None]) -> None:

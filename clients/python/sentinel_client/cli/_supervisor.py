@@ -21,7 +21,14 @@ from rich.status import Status
 
 from sentinel_client.cli import _library
 from sentinel_client.cli._console import err
-from sentinel_client.cli._library import ModelChoice, Running, RunningModel, State, Wanted
+from sentinel_client.cli._library import (
+    ModelChoice,
+    Running,
+    RunningModel,
+    RunningServer,
+    State,
+    Wanted,
+)
 from sentinel_client.cli._server_log import served_fingerprint
 from sentinel_client.cli._servers import Addresses, Server, ServerDied
 
@@ -29,6 +36,8 @@ from sentinel_client.cli._servers import Addresses, Server, ServerDied
 _STOP_TIMEOUT_S = 30.0
 _START_TIMEOUT_S = 300.0
 _FOLLOW_S = 0.2
+# Who serves the page to others runs `sentinel-app`.
+_APP_HOST = "127.0.0.1"
 _LOG_LOOKS = 50
 # The gateway reads its file of workers twice a second.
 _GATEWAY_FOLLOWS_S = 1.5
@@ -44,6 +53,7 @@ class Plan:
         wanted: The models.
         milvus_uri: As the user gave it.
         worker_port: Port of the first embedder; the next ones get the next ports. 0: free ones.
+        app_port: Port of the search page, for this machine only; 0: no page.
     """
 
     embedders: Sequence[Sequence[str]]
@@ -51,6 +61,7 @@ class Plan:
     wanted: Wanted
     milvus_uri: str | None
     worker_port: int
+    app_port: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +85,7 @@ class Supervisor:
     Args:
         data: The library's folder.
         lock: Descriptor of its lock, for the servers to inherit.
-        on_up: Called once with the addresses of the gateway and of the embedders.
+        on_up: Called once with all that runs.
     """
 
     def __init__(
@@ -82,7 +93,7 @@ class Supervisor:
         data: Path,
         lock: int,
         plan: Plan,
-        on_up: Callable[[Addresses, list[Addresses]], None],
+        on_up: Callable[[Running], None],
     ) -> None:
         self._data = data
         self._lock = lock
@@ -92,7 +103,8 @@ class Supervisor:
         self._wanted = plan.wanted
         self._models: list[_Model] = []  # in the order in which the gateway prefers them
         self._gateway: Server | None = None
-        self._gateway_address = ""
+        self._gateway_address = self._metrics = ""
+        self._app: Server | None = None
         self._started = 0  # embedders so far
         self._stop = asyncio.Event()
         self._killed = False
@@ -136,9 +148,9 @@ class Supervisor:
         self._stop.set()
 
     def _servers(self) -> list[Server]:
-        """Return all servers, the gateway first: its calls in flight still need the others."""
+        """Return all servers, each before those that its calls in flight still need."""
         embedders = [server for model in self._models for server in model.servers]
-        return [*([self._gateway] if self._gateway else []), *embedders]
+        return [*filter(None, (self._app, self._gateway)), *embedders]
 
     async def _start_and_watch(self) -> None:
         try:
@@ -146,13 +158,15 @@ class Supervisor:
                 with self._err.status("starting the embedder") as status:
                     for choice in self._wanted.models:
                         self._begin(tasks, choice, status)
-                    gateway = await self._start_gateway(status)
-                self._on_up(gateway, [one for model in self._models for one in model.addresses])
+                    await self._start_gateway(status)
+                    await self._start_app(status)
+                self._publish()
+                self._on_up(self._running())
                 tasks.create_task(self._follow(tasks))
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    async def _start_gateway(self, status: Status) -> Addresses:
+    async def _start_gateway(self, status: Status) -> None:
         """Start the gateway when it can know its workers; wait until everything serves."""
         async with asyncio.timeout(_START_TIMEOUT_S):
             for model in self._models:
@@ -167,9 +181,19 @@ class Supervisor:
             for model in self._models:
                 await model.settled.wait()
             await server.serving(gateway.grpc, partial(self._wait_for, status, server.name))
-        self._gateway_address = gateway.grpc
-        self._publish()
-        return gateway
+        self._gateway_address, self._metrics = gateway
+
+    async def _start_app(self, status: Status) -> None:
+        if not self._plan.app_port:
+            return
+        status.update("starting the app")
+        port = str(self._plan.app_port)
+        flags = ["--gateway", self._gateway_address, "--host", _APP_HOST, "--port", port]
+        self._app = await Server.start(
+            "app", "sentinel_app", flags, self._data, self._lock, tells_address=False
+        )
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            await self._app.accepting(_APP_HOST, self._plan.app_port)
 
     def _begin(self, tasks: asyncio.TaskGroup, choice: ModelChoice, status: Status | None) -> None:
         model = _Model(choice)
@@ -229,9 +253,8 @@ class Supervisor:
         self._publish()
 
     async def _follow(self, tasks: asyncio.TaskGroup) -> None:
-        """Run what `sentinel models use` asks for, for ever; and end if the gateway does."""
-        assert self._gateway is not None
-        tasks.create_task(_watch(self._gateway))
+        """Run what `sentinel models use` asks for, for ever; end if the gateway or the app does."""
+        tasks.create_task(_watch(*filter(None, (self._gateway, self._app))))
         while True:
             wanted = await asyncio.to_thread(_library.read_wanted, self._data)
             if wanted is not None and wanted.request != self._wanted.request:
@@ -270,13 +293,30 @@ class Supervisor:
         click.echo(f"{model.choice.model} is no longer used; its embedder has ended.")
 
     def _publish(self) -> None:
-        """Tell the gateway its workers, and `sentinel models use` what runs."""
+        """Tell the gateway its workers, and other commands what runs."""
         _library.write_workers(self._data, self._worker_addresses())
+        _library.tell_running(self._data, self._running())
+
+    def _running(self) -> Running:
         models = [
             RunningModel(one.choice, one.state, one.why, one.fingerprint) for one in self._models
         ]
-        running = Running(os.getpid(), self._gateway_address, self._wanted.request, tuple(models))
-        _library.tell_running(self._data, running)
+        servers = []
+        if self._gateway is not None and self._gateway_address:
+            one = self._gateway
+            servers.append(RunningServer("gateway", self._gateway_address, one.pid, self._metrics))
+        for model in self._models:
+            # An embedder that has failed, or does not listen yet, has no address.
+            for server, address in zip(model.servers, model.addresses, strict=False):
+                servers.append(
+                    RunningServer(server.name, address.grpc, server.pid, address.metrics)
+                )
+        if self._app is not None:
+            url = f"http://{_APP_HOST}:{self._plan.app_port}"
+            servers.append(RunningServer("app", url, self._app.pid))
+        return Running(
+            os.getpid(), self._gateway_address, self._wanted.request, tuple(models), tuple(servers)
+        )
 
     def _worker_addresses(self) -> list[str]:
         usable = (State.STARTING, State.SERVING)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
+
 import click
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +21,7 @@ from sentinel_client import (
     SentinelClient,
     VectorIndex,
 )
+from sentinel_client.cli._commands import DefaultGroup
 from sentinel_client.cli._console import (
     Options,
     err,
@@ -25,27 +29,35 @@ from sentinel_client.cli._console import (
     new_table,
     out,
     progress_bar,
+    tell,
 )
 from sentinel_client.cli._options import (
+    complete_collection,
     consistency_option,
     index_param_option,
     json_option,
+    outcome_options,
     storage_from,
     storage_options,
 )
 
 # A gateway may be replaced during a reindex: retry for about half a minute.
-_REINDEX_ATTEMPTS = 12
+REINDEX_ATTEMPTS = 12
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=DefaultGroup, default="list")
+def collections() -> None:
+    """List, show, create, alias, reindex or delete collections.
+
+    Without a command: list them.
+    """
+
+
+@collections.command("list")
 @json_option("collection")
-@click.pass_context
-def collections(context: click.Context, as_json: bool) -> None:
-    """List the collections; create, alias, reindex or delete one."""
-    if context.invoked_subcommand is not None:
-        return
-    options: Options = context.obj
+@click.pass_obj
+def list_collections(options: Options, as_json: bool) -> None:
+    """List the collections."""
     with options.open(SentinelClient) as client:
         found = client.list_collections()
     if as_json:
@@ -58,14 +70,33 @@ def collections(context: click.Context, as_json: bool) -> None:
 
 
 @collections.command()
+@click.argument("name", shell_complete=complete_collection)
+@json_option("collection")
+@click.pass_obj
+def show(options: Options, name: str, as_json: bool) -> None:
+    """Show one collection: its fields, model, storage, index, names and match levels."""
+    with options.open(SentinelClient) as client:
+        found = client.get_collection(name)
+    if as_json:
+        click.echo(json_line(_as_dict(found)))
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in _facts(found):
+        table.add_row(label, Text(value))
+    out().print(table)
+
+
+@collections.command()
 @click.argument("name")
 @click.option(
     "--field",
     "fields",
     multiple=True,
     metavar="NAME:TYPE[:indexed]",
-    help="A field of the items; TYPE is string, int64, double, bool or string_list; `indexed` "
-    "makes filters faster. Repeatable.",
+    help="A field of the items; TYPE is string, int64, double, bool, string_list, timestamp or "
+    "geo; `indexed` makes filters faster. Repeatable.",
 )
 @click.option(
     "--full-text",
@@ -84,6 +115,7 @@ def collections(context: click.Context, as_json: bool) -> None:
 @consistency_option("Which writes its reads see by default.  [default: session]")
 @storage_options
 @click.option("--model", default="", help="One of the workers' models.  [default: the only one]")
+@outcome_options
 @click.pass_obj
 def create(
     options: Options,
@@ -99,10 +131,12 @@ def create(
     storage: str | None,
     rescore: bool,
     model: str,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Create the empty collection NAME."""
     schemas = [
-        *map(_schema, fields),
+        *map(field_schema, fields),
         *(FieldSchema(one, FieldType.STRING, full_text=True) for one in full_text),
     ]
     index = None
@@ -120,31 +154,35 @@ def create(
             dimensions=dimensions,
             storage=storage_from(storage, rescore),
         )
-    click.echo(
+    text = (
         f"Created {created.name} for {created.model.model}, {created.dimensions} dimensions"
         f"{_stored_as(created)}."
     )
+    tell(text, _as_dict(created), as_json=as_json, quiet=quiet)
 
 
 @collections.command()
 @click.argument("name", metavar="ALIAS")
-@click.argument("collection")
+@click.argument("collection", shell_complete=complete_collection)
+@outcome_options
 @click.pass_obj
-def alias(options: Options, name: str, collection: str) -> None:
+def alias(options: Options, name: str, collection: str, as_json: bool, quiet: bool) -> None:
     """Point ALIAS at COLLECTION, for all callers at once. Replaces an existing alias."""
     with options.open(SentinelClient) as client:
         client.set_alias(name, collection)
-    click.echo(f"{name} now points to {collection}.")
+    facts = {"alias": name, "collection": collection}
+    tell(f"{name} now points to {collection}.", facts, as_json=as_json, quiet=quiet)
 
 
 @collections.command()
-@click.argument("name", metavar="ALIAS")
+@click.argument("name", metavar="ALIAS", shell_complete=complete_collection)
+@outcome_options
 @click.pass_obj
-def unalias(options: Options, name: str) -> None:
+def unalias(options: Options, name: str, as_json: bool, quiet: bool) -> None:
     """Delete ALIAS; its collection stays."""
     with options.open(SentinelClient) as client:
         client.delete_alias(name)
-    click.echo(f"Deleted the alias {name}.")
+    tell(f"Deleted the alias {name}.", {"deleted_alias": name}, as_json=as_json, quiet=quiet)
 
 
 @collections.command()
@@ -163,6 +201,7 @@ def unalias(options: Options, name: str) -> None:
     "--dimensions or --storage, its own]",
 )
 @storage_options
+@outcome_options
 @click.pass_obj
 def reindex(
     options: Options,
@@ -174,6 +213,8 @@ def reindex(
     dimensions: int,
     storage: str | None,
     rescore: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Embed every item of SOURCE again into the new collection TARGET.
 
@@ -184,7 +225,7 @@ def reindex(
     report = ReindexProgress(0, 0)
     with progress_bar(err()) as progress:
         bar = progress.add_task("embedding again", total=None)
-        with options.open(SentinelClient, max_attempts=_REINDEX_ATTEMPTS) as client:
+        with options.open(SentinelClient, max_attempts=REINDEX_ATTEMPTS) as client:
             for report in client.reindex(
                 source,
                 target,
@@ -195,19 +236,23 @@ def reindex(
             ):
                 done = report.done_count + report.failed_count
                 progress.update(bar, completed=done, total=report.total_count)
-    for item_id, message in report.failures.items():
-        err().print(f"✗ {item_id}: {message}", style="red", markup=False, soft_wrap=True)
+    if not as_json:
+        for item_id, message in report.failures.items():
+            err().print(f"✗ {item_id}: {message}", style="red", markup=False, soft_wrap=True)
     swapped = f"; {alias_name} now points to it" if report.alias_swapped else ""
     failed = f", {report.failed_count:,} failed" if report.failed_count else ""
-    click.echo(f"{target}: {report.done_count:,} items{failed}{swapped}.")
+    facts = {"target": target, **asdict(report)}
+    text = f"{target}: {report.done_count:,} items{failed}{swapped}."
+    tell(text, facts, as_json=as_json, quiet=quiet)
     raise SystemExit(1 if report.failed_count else 0)
 
 
 @collections.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_collection)
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@outcome_options
 @click.pass_obj
-def delete(options: Options, name: str, yes: bool) -> None:
+def delete(options: Options, name: str, yes: bool, as_json: bool, quiet: bool) -> None:
     """Delete the collection NAME and its items permanently."""
     with options.open(SentinelClient) as client:
         found = client.preview_deletion(name)
@@ -215,10 +260,12 @@ def delete(options: Options, name: str, yes: bool) -> None:
             question = f"Delete the collection {name} with its {found.count:,} items?"
             click.confirm(question, abort=True)
         client.delete_collection(name, confirmation_token=found.confirmation_token)
-    click.echo(f"Deleted {name} ({found.count:,} items).")
+    facts = {"collection": name, "deleted": found.count}
+    tell(f"Deleted {name} ({found.count:,} items).", facts, as_json=as_json, quiet=quiet)
 
 
-def _schema(text: str) -> FieldSchema:
+def field_schema(text: str) -> FieldSchema:
+    """Read NAME:TYPE[:indexed]; raise UsageError for anything else."""
     name, _, rest = text.partition(":")
     kind, _, extra = rest.partition(":")
     types = {one.value: one for one in FieldType}
@@ -262,7 +309,32 @@ def _table(found: list[Collection]) -> Table:
     return table
 
 
+def _facts(collection: Collection) -> Iterator[tuple[str, str]]:
+    """Yield the labels and values of `show`."""
+    model, index, levels = collection.model, collection.index, collection.match_levels
+    default = collection.default_consistency
+    yield "collection", collection.name
+    yield "aliases", ", ".join(collection.aliases) or "none"
+    yield "items", f"{collection.item_count:,}"
+    yield "model", " ".join(filter(None, (model.model, model.revision)))
+    yield "fingerprint", model.fingerprint
+    yield "vectors", f"{collection.dimensions} dimensions{_stored_as(collection)}"
+    parameters = "".join(f" {name}={value}" for name, value in index.params.items())
+    yield "index", f"{index.type.value if index.type else 'chosen by the gateway'}{parameters}"
+    yield "consistency", default.value if default else "the gateway's setting"
+    if levels is not None:
+        yield "match levels", f"fair from {levels.fair:.3f}, strong from {levels.strong:.3f}"
+    longest = max((len(schema.name) for schema in collection.fields), default=0)
+    for number, schema in enumerate(collection.fields):
+        marks = [("indexed", schema.indexed), ("full text", schema.full_text)]
+        more = "".join(f", {mark}" for mark, is_set in marks if is_set)
+        yield "" if number else "fields", f"{schema.name.ljust(longest)}  {schema.type.value}{more}"
+    if not collection.fields:
+        yield "fields", "none"
+
+
 def _as_dict(collection: Collection) -> dict[str, object]:
+    levels = collection.match_levels
     return {
         "name": collection.name,
         "item_count": collection.item_count,
@@ -275,4 +347,5 @@ def _as_dict(collection: Collection) -> dict[str, object]:
         "fields": {schema.name: schema.type.value for schema in collection.fields},
         "aliases": list(collection.aliases),
         "index": None if collection.index.type is None else collection.index.type.value,
+        "match_levels": None if levels is None else {"fair": levels.fair, "strong": levels.strong},
     }

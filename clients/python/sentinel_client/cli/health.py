@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from sentinel_client import Health, HealthStatus, SentinelClient, SentinelError
-from sentinel_client.cli._console import Failure, Options, explain, new_table, out
+from sentinel_client.cli._console import Failure, Options, explain, json_line, new_table, out
+from sentinel_client.cli._options import json_option, quiet_option
 
 
 @click.command()
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing; only set the exit code.")
+@quiet_option("Print nothing; only set the exit code.")
+@json_option("answer")
 @click.option(
     "--service",
     "services",
@@ -19,7 +21,7 @@ from sentinel_client.cli._console import Failure, Options, explain, new_table, o
     "sentinel.embedding.v1.EmbeddingService. Repeatable.",
 )
 @click.pass_obj
-def health(options: Options, quiet: bool, services: tuple[str, ...]) -> None:
+def health(options: Options, quiet: bool, as_json: bool, services: tuple[str, ...]) -> None:
     """Check the gateway; exit code 0 only if all of its services are serving."""
     try:
         with options.open(SentinelClient) as client:
@@ -27,7 +29,11 @@ def health(options: Options, quiet: bool, services: tuple[str, ...]) -> None:
     except SentinelError as error:
         # 1, not 2, which container health checks reserve.
         raise Failure(explain(error), exit_code=1) from error
-    if not quiet:
+    if as_json:
+        statuses = {name: one.name for name, one in answer.services.items()}
+        facts = {"address": options.address, "serving": answer.serving, "services": statuses}
+        click.echo(json_line(facts))
+    elif not quiet:
         table = new_table()
         table.add_column("service")
         table.add_column("status")

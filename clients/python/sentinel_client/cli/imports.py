@@ -1,4 +1,4 @@
-"""`sentinel index`, `sentinel import` and `sentinel bulk-index`: store datasets."""
+"""`sentinel import` and `sentinel bulk-index`: store datasets."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ _TABLE_OPTIONS = [
         "fields",
         multiple=True,
         metavar="[FIELD=]COLUMN[:TYPE]",
-        help="A column to store; TYPE is string, int64, double, bool or string_list. "
-        "Repeatable.  [default: all others, with types from a sample]",
+        help="A column to store; TYPE is string, int64, double, bool, string_list, timestamp "
+        "(ISO 8601; UTC if it names no zone) or geo (LATITUDE,LONGITUDE). Repeatable.  "
+        "[default: all others, with types from a sample]",
     ),
     click.option(
         "--full-text",
@@ -130,27 +131,6 @@ def _shared_options(collection: str | None) -> list[Decorator]:
             help="Write the failures to this file, one JSON object each.",
         ),
     ]
-
-
-@click.command()
-@_import_command(
-    click.argument(
-        "folders",
-        nargs=-1,
-        required=True,
-        metavar="FOLDER...",
-        type=click.Path(exists=True, path_type=Path),
-    ),
-    collection="photos",
-)
-def index(folders: tuple[Path, ...]) -> Reader:
-    """Make the images in FOLDER and its subfolders searchable.
-
-    Running it again sends only new files, so you can stop it at any time. Hidden files and
-    folders are skipped. Exit code 1: some files failed; each is listed. Use `sentinel import` for
-    datasets with captions, tables and archives.
-    """
-    return lambda: importers.folders(folders)
 
 
 @click.group("import")

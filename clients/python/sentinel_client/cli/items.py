@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 import click
 from rich.text import Text
 
-from sentinel_client import AsyncSentinelClient, DownloadedImage, Item, SentinelClient
-from sentinel_client.cli import _options
+from sentinel_client import AsyncSentinelClient, Item, NotFound, SentinelClient
+from sentinel_client.cli import _filters, _options
+from sentinel_client.cli._commands import tell_error
 from sentinel_client.cli._console import (
     SHORT_ID_CHARS,
     Failure,
@@ -20,19 +21,13 @@ from sentinel_client.cli._console import (
     new_table,
     out,
     short_path,
+    tell,
 )
+from sentinel_client.cli._files import echo_paths, file_name, path_of
 
 _PAGE_ITEMS = 200
 _TABLE_ITEMS = 100
-# File endings of the media types that a store can have.
-_ENDINGS = {
-    "image/jpeg": ".jpg",
-    "image/png": ".png",
-    "image/webp": ".webp",
-    "image/gif": ".gif",
-    "image/bmp": ".bmp",
-    "image/tiff": ".tif",
-}
+_WIDTH_WITH_FIELDS = 60
 
 _collection = _options.collection_option("The collection of the items.")
 _where = _options.where_option(
@@ -50,32 +45,57 @@ def items() -> None:
 @_collection
 @_where
 @click.option(
-    "--limit", "-n", type=click.IntRange(1), help="Most items.  [default: 100; with --json all]"
+    "--limit",
+    "-n",
+    type=click.IntRange(1),
+    help="Most items.  [default: 100; with --json, --paths or -0 all]",
 )
 @_json
+@_options.paths_options
 @click.pass_obj
 def list_items(
     options: Options,
+    *,
     collection: str,
     conditions: tuple[str, ...],
     limit: int | None,
     as_json: bool,
+    paths: bool,
+    nul: bool,
 ) -> None:
     """List the items by id."""
-    if limit is None and not as_json:
+    if as_json and (paths or nul):
+        raise click.UsageError("--json excludes --paths and -0")
+    streamed = as_json or paths or nul
+    if limit is None and not streamed:
         limit = _TABLE_ITEMS
-    asyncio.run(_list(options, collection, conditions, limit, as_json))
+    shown: list[Item] = []
+
+    def show(item: Item) -> None:
+        if as_json:
+            click.echo(_json_line(item))
+        elif streamed:
+            echo_paths([path_of(item.fields, item.image_uri)], nul=nul)
+        else:
+            shown.append(item)
+
+    asyncio.run(_list(options, collection, conditions, limit, show))
+    if not streamed:
+        _print_table(shown)
 
 
 async def _list(
-    options: Options, collection: str, conditions: Sequence[str], limit: int | None, as_json: bool
+    options: Options,
+    collection: str,
+    conditions: Sequence[str],
+    limit: int | None,
+    show: Callable[[Item], None],
 ) -> None:
     # Asynchronous: the synchronous client needs another 0.1 ms for each item of a stream.
-    shown: list[Item] = []
     async with options.open(AsyncSentinelClient) as client:
         condition = None
         if conditions:
-            condition = _options.parse_filter(conditions, await client.get_collection(collection))
+            condition = _filters.parse_filter(conditions, await client.get_collection(collection))
         found = client.list_items(
             collection=collection,
             filter=condition,
@@ -84,33 +104,39 @@ async def _list(
         async with aclosing(found):
             number = 0
             async for item in found:
-                if as_json:
-                    click.echo(_json_line(item))
-                else:
-                    shown.append(item)
+                show(item)
                 number += 1
                 if number == limit:
                     break
-    if not as_json:
-        _print_table(shown)
 
 
 @items.command()
 @click.argument("ids", nargs=-1, required=True, metavar="ID...", type=_options.full_id)
 @_collection
 @_json
+@_options.paths_options
 @click.pass_obj
-def get(options: Options, ids: tuple[str, ...], collection: str, as_json: bool) -> None:
+def get(
+    options: Options,
+    *,
+    ids: tuple[str, ...],
+    collection: str,
+    as_json: bool,
+    paths: bool,
+    nul: bool,
+) -> None:
     """Read items by id; short ids of earlier results work. Exit code 1 if one does not exist."""
     with options.open(SentinelClient) as client:
         found = client.get_items(ids, collection=collection)
     if as_json:
         for item in found:
             click.echo(_json_line(item))
+    elif paths or nul:
+        echo_paths((path_of(item.fields, item.image_uri) for item in found), nul=nul)
     else:
         _print_table(list(found))
     for missing in found.missing_ids:
-        click.secho(f"no item {missing!r} in {collection}", fg="red", err=True)
+        tell_error(missing, NotFound("ITEM_NOT_FOUND", f"no such item in {collection}"))
     raise SystemExit(1 if found.missing_ids else 0)
 
 
@@ -120,6 +146,7 @@ def get(options: Options, ids: tuple[str, ...], collection: str, as_json: bool) 
 @_where
 @click.option("--dry-run", is_flag=True, help="Only print how many items would be deleted.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@_options.outcome_options
 @click.pass_obj
 def delete(
     options: Options,
@@ -129,6 +156,8 @@ def delete(
     conditions: tuple[str, ...],
     dry_run: bool,
     yes: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Delete items permanently: those with an ID, or those that match --where."""
     if bool(ids) == bool(conditions):
@@ -136,20 +165,23 @@ def delete(
     with options.open(SentinelClient) as client:
         condition, token = None, ""
         if conditions:
-            condition = _options.parse_filter(conditions, client.get_collection(collection))
+            condition = _filters.parse_filter(conditions, client.get_collection(collection))
             found = client.preview_deletion(collection, filter=condition)
             count, token = found.count, found.confirmation_token
         else:
             count = client.delete_items(ids, collection=collection, dry_run=True)
         if dry_run:
-            click.echo(f"Would delete {count:,} items of {collection}.")
+            facts = {"collection": collection, "would_delete": count}
+            text = f"Would delete {count:,} items of {collection}."
+            tell(text, facts, as_json=as_json)
             return
         if not yes:
             click.confirm(f"Delete {count:,} items of {collection}?", abort=True)
         deleted = client.delete_items(
             ids or None, collection=collection, filter=condition, confirmation_token=token
         )
-        click.echo(f"Deleted {deleted:,} items of {collection}.")
+    facts = {"collection": collection, "deleted": deleted}
+    tell(f"Deleted {deleted:,} items of {collection}.", facts, as_json=as_json, quiet=quiet)
 
 
 @items.command()
@@ -170,19 +202,12 @@ def download(options: Options, item_id: str, collection: str, output: Path | Non
         click.echo(image.data, nl=False)
         return
     if output is None or output.is_dir():
-        output = (output or Path()) / _file_name(item_id, image)
+        output = (output or Path()) / file_name(item_id, image)
     try:
         output.write_bytes(image.data)
     except OSError as error:
         raise Failure(f"cannot write {output}: {error.strerror}") from error
     click.echo(output)
-
-
-def _file_name(item_id: str, image: DownloadedImage) -> str:
-    """Return a file name for an id, which may be any text: it must not lead out of the folder."""
-    name = item_id.replace("/", "_").lstrip(".") or "picture"
-    ending = _ENDINGS.get(image.media_type, "")
-    return name if Path(name).suffix.lower() == ending else f"{name}{ending}"
 
 
 def _print_table(found: Sequence[Item]) -> None:
@@ -192,14 +217,14 @@ def _print_table(found: Sequence[Item]) -> None:
     table = new_table()
     table.add_column("id", style="bold", no_wrap=True)
     table.add_column("item", overflow="ellipsis", no_wrap=True)
-    table.add_column("fields", style="dim", overflow="fold")
+    if with_fields := out().width >= _WIDTH_WITH_FIELDS:
+        table.add_column("fields", style="dim", overflow="fold")
     for item in found:
         path = item.fields.get("path")
         title = short_path(path) if isinstance(path, str) else item.text or item.image_uri
         rest = [f"{name}={value}" for name, value in item.fields.items() if name != "path"]
-        table.add_row(
-            Text(item.id[:SHORT_ID_CHARS]), Text(" ".join(title.split())), Text(", ".join(rest))
-        )
+        more = [Text(", ".join(rest))] if with_fields else []
+        table.add_row(Text(item.id[:SHORT_ID_CHARS]), Text(" ".join(title.split())), *more)
     out().print(table)
     _options.remember_ids([item.id for item in found])
 

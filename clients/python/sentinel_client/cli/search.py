@@ -26,8 +26,11 @@ from sentinel_client import (
     SearchResult,
     SentinelError,
 )
-from sentinel_client.cli import _options, _queries, _search_results
-from sentinel_client.cli._console import Failure, Options, err, explain, out
+from sentinel_client.cli import _filters, _options, _queries, _search_results
+from sentinel_client.cli._commands import tell_error
+from sentinel_client.cli._console import Failure, Options, err, out
+from sentinel_client.cli._files import echo_paths, path_of
+from sentinel_client.cli._matches import remarks
 
 _IN_FLIGHT = 8
 
@@ -40,7 +43,8 @@ _IN_FLIGHT = 8
     multiple=True,
     type=_queries.parse_image,
     metavar="FILE|URI",
-    help="Find images similar to this file or URI; the gateway fetches URIs. Repeatable.",
+    help="Find images similar to this file or URI; the gateway fetches URIs. With words or other "
+    "images: similar to all of them at once. Repeatable.",
 )
 @click.option(
     "--crop",
@@ -60,7 +64,7 @@ _IN_FLIGHT = 8
     "--file",
     "lines",
     type=click.File("rb"),
-    help="Queries in UTF-8, one per line; - reads standard input.",
+    help="Further queries in UTF-8, one per line; - reads standard input.",
 )
 @_options.collection_option("Where to search.")
 @click.option("--limit", "-n", default=10, show_default=True, help="Most hits per query.")
@@ -109,10 +113,10 @@ _IN_FLIGHT = 8
 @_options.consistency_option("Which writes the search sees.  [default: the collection's setting]")
 @_options.index_param_option("A search parameter of the index, such as ef=128. Repeatable.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Minimum score of a hit.")
-@_options.where_option(
-    "Only items whose field matches; OP is = != < <= > >= or ^= (begins with). Repeatable."
-)
+@_options.where_option(_filters.HELP)
 @_options.json_option("hit")
+@_options.paths_options
+@_options.quiet_option("Only the hits: no headings and no times.")
 @click.option(
     "--html",
     "sheet",
@@ -135,6 +139,9 @@ def search(
     limit: int,
     conditions: tuple[str, ...],
     as_json: bool,
+    paths: bool,
+    nul: bool,
+    quiet: bool,
     sheet: Path | None,
     **given: Any,
 ) -> None:
@@ -143,20 +150,28 @@ def search(
     \b
     sentinel search a dog on the beach
     sentinel search --image photo.jpg --limit 30 --html out.html
+    sentinel search a red car --image beach.jpg
     sentinel search --image beach.jpg --plus 0.5*night --minus people
     sentinel search sunset --where 'modified_at>=2024-06-01' --json
+    sentinel search sunset -n 50 -0 | xargs -0 cp -t sunsets/
+
+    --json prints one object per hit, --paths and -0 the hits' paths; the latter two skip items
+    without a file. `sentinel open 3` opens the third hit of the table.
     """  # noqa: D301 - a real backspace, for click
-    queries = [_queries.text_query(" ".join(words))] if words else []
-    queries += [
+    asked = [_queries.text_query(" ".join(words))] if words else []
+    asked += [
         *(_queries.image_query(one, crop) for one in images),
         *map(_queries.item_query, like),
     ]
+    queries = [_queries.together(asked)] if asked else []
     if lines is not None:
         queries += _queries.read_queries(lines)
     if not queries:
         raise click.UsageError("say what to look for: words, --image, --like or -f")
     if crop is not None and not images:
         raise click.UsageError("--crop is for --image")
+    if as_json and (paths or nul):
+        raise click.UsageError("--json excludes --paths and -0")
     search = _Search(
         queries=[_queries.mix(query, plus, minus) for query in queries],
         collection=collection,
@@ -165,8 +180,17 @@ def search(
         options=_search_options(include_thumbnails=sheet is not None, **given),
     )
     with _open_sheet(sheet) as page:
-        code = asyncio.run(_run(options, search, as_json=as_json, page=page))
-        if page is not None:
+        many = page is not None and len(queries) > 1
+        shown = _Shown(
+            as_json,
+            paths=paths or nul,
+            nul=nul,
+            table=not many,
+            quiet=quiet,
+            address=options.address,
+        )
+        code = asyncio.run(_run(options, search, shown, page))
+        if page is not None and not quiet:
             err().print(f"Contact sheet: {sheet}", markup=False, soft_wrap=True)
     raise SystemExit(code)
 
@@ -241,7 +265,7 @@ class _Search:
         options = self.options
         if self.conditions:
             collection = await client.get_collection(self.collection)
-            options = {**options, "filter": _options.parse_filter(self.conditions, collection)}
+            options = {**options, "filter": _filters.parse_filter(self.conditions, collection)}
         in_flight: list[asyncio.Task[SearchResult | SentinelError]] = []
         unsent = iter(self.queries)
         try:
@@ -268,11 +292,39 @@ class _Search:
             return error
 
 
-async def _run(options: Options, search: _Search, *, as_json: bool, page: IO[str] | None) -> int:
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """In which form the hits of a search are printed: JSON, paths, else a table or nothing."""
+
+    as_json: bool
+    paths: bool
+    nul: bool
+    table: bool
+    quiet: bool
+    address: str
+
+    def show(self, query: _queries.Query, result: SearchResult, collection: str) -> None:
+        if self.as_json:
+            for line in _search_results.json_lines(query, result):
+                click.echo(line)
+        elif self.paths:
+            for line in () if self.quiet else remarks(result):
+                err().print(line, style="yellow", markup=False)
+            echo_paths((path_of(hit.fields, hit.image_uri) for hit in result), nul=self.nul)
+        elif self.table:
+            if not self.quiet:
+                out().print(_search_results.heading(query, result), soft_wrap=True)
+            out().print(_search_results.result_table(result))
+            if not self.quiet:
+                out().print(_search_results.timing_line(result.timings), style="dim")
+            ids = tuple(hit.id for hit in result)
+            _options.remember_search(_options.LastSearch(self.address, collection, ids))
+
+
+async def _run(options: Options, search: _Search, shown: _Shown, page: IO[str] | None) -> int:
     """Search and show the hits; return exit code 1 if some of several queries failed."""
     failed = False
     on_sheet: list[tuple[_queries.Query, SearchResult]] = []
-    as_table = not as_json and (page is None or len(search.queries) == 1)
     async with (
         options.open(AsyncSentinelClient) as client,
         aclosing(search.results(client)) as results,
@@ -280,15 +332,9 @@ async def _run(options: Options, search: _Search, *, as_json: bool, page: IO[str
         async for query, result in results:
             if isinstance(result, SentinelError):
                 failed = True
-                err().print(f"{query.title}: {explain(result)}", style="red", markup=False)
+                tell_error(query.title, result)
                 continue
-            if as_json:
-                for line in _search_results.json_lines(query, result):
-                    click.echo(line)
-            if as_table:
-                out().print(_search_results.result_table(query, result))
-                out().print(_search_results.timing_line(result.timings), style="dim")
-                _options.remember_ids([hit.id for hit in result])
+            shown.show(query, result, search.collection)
             if page is not None:
                 on_sheet.append((query, result))
     if page is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from sentinel_client._config import DEFAULT_ADDRESS
-from sentinel_client.cli._console import Failure, install_servers, out, require_modules
-from sentinel_client.cli._library import Wanted, read_wanted
-from sentinel_client.cli._servers import Addresses, locked_folder
+from sentinel_client._proxy import is_loopback
+from sentinel_client.cli._console import (
+    Failure,
+    err,
+    install_servers,
+    out,
+    require_modules,
+)
+from sentinel_client.cli._home import Home, data_option, find_home
+from sentinel_client.cli._library import Running, Wanted, read_milvus_uri, read_wanted
+from sentinel_client.cli._servers import locked_folder
 from sentinel_client.cli._supervisor import Plan, Supervisor
 from sentinel_client.cli.models import download, model_choice
 
+_APP_MODULES = ("sentinel_app", "starlette", "uvicorn", "PIL")
 _MAX_WORKERS = 64
 _NVIDIA_SMI_TIMEOUT_S = 10
 
@@ -46,13 +56,7 @@ def _parse_workers(text: str) -> int | None:
 
 
 @click.command()
-@click.option(
-    "--data",
-    default="sentinel-data",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the database, the stored images and the logs.",
-)
+@data_option("Folder of the library: the database, the stored images and the logs.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Host of the gateway.")
 @click.option(
     "--port",
@@ -84,6 +88,15 @@ def _parse_workers(text: str) -> int | None:
 @click.option("--revision", help="Commit of a model from the hub.")
 @click.option("--runtime", help="Runtime of the model.  [default: the fastest that is exact]")
 @click.option("--milvus-uri", help="A Milvus server.  [default: Milvus Lite in DATA/milvus.db]")
+@click.option("--app", is_flag=True, help="Also run the search page, for browsers here.")
+@click.option(
+    "--app-port",
+    default=8501,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port of the search page; 0 picks a free one.",
+)
+@click.option("--open", "opens", is_flag=True, help="Run the search page and open it.")
 @click.option(
     "--insecure",
     is_flag=True,
@@ -91,7 +104,7 @@ def _parse_workers(text: str) -> int | None:
 )
 def up(
     *,
-    data: Path,
+    data: Path | None,
     host: str,
     port: int,
     worker_port: int,
@@ -101,31 +114,53 @@ def up(
     revision: str | None,
     runtime: str | None,
     milvus_uri: str | None,
+    app: bool,
+    app_port: int,
+    opens: bool,
     insecure: bool,
 ) -> None:
-    """Start an embedder and a gateway on this machine; Ctrl-C stops them."""
+    """Start an embedder and a gateway on this machine; Ctrl-C stops them.
+
+    All commands use one library, in the folder that --data names. Exit code 3: it runs already.
+    """
     require_modules(_SERVER_MODULES, "the servers are", install_servers("all"))
-    data = data.absolute()
+    if app or opens:
+        require_modules(_APP_MODULES, "the app is", "pip install '.[app]' in Sentinel's folder")
+    home = find_home(data, adopt=True)
+    data = home.folder
     wanted = _wanted_models(data, model, revision)
-    for choice in wanted.models:
-        download(choice)  # it may take longer than a start
+    milvus_uri = _milvus_uri(data, milvus_uri)
     more = ["--runtime", runtime] if runtime is not None else []
     embedders = [["--device", name, *more] for name in devices_for(workers, device)]
     gateway = [
         *("--host", host, "--port", str(port)),
-        *("--milvus-uri", milvus_uri or str(data / "milvus.db")),
+        *("--milvus-uri", milvus_uri or str(data / "milvus.db"), "--library-folder", str(data)),
         *("--object-store-uri", str(data / "objects")),
         *(["--insecure"] if insecure else []),
+        *_reference_flags(host),
     ]
     try:
         for name in ("run", "logs", "objects"):
             (data / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Failure(f"cannot use {data}: {error.strerror}") from error
-    plan = Plan(embedders, gateway, wanted, milvus_uri, worker_port)
     with locked_folder(data) as lock:
-        supervisor = Supervisor(data, lock, plan, partial(_print_addresses, out(), data))
+        for choice in wanted.models:
+            download(choice)  # it may take longer than a start
+        page = _free_port(app_port) if app or opens else 0
+        plan = Plan(embedders, gateway, wanted, milvus_uri, worker_port, page)
+        supervisor = Supervisor(data, lock, plan, partial(_tell, out(), home, opens))
         raise SystemExit(asyncio.run(supervisor.run()))
+
+
+def _reference_flags(host: str) -> list[str]:
+    """Let images stay where they are, if only programs of this machine can ask for them.
+
+    They must know the SHA-256 of a file, so they learn nothing that they do not know.
+    """
+    if os.environ.get("SENTINEL_GATEWAY_REFERENCE_PLACES") or not is_loopback(host):
+        return []
+    return ["--reference-places", "file:///"]
 
 
 def _wanted_models(data: Path, model: str | None, revision: str | None) -> Wanted:
@@ -147,24 +182,55 @@ def _wanted_models(data: Path, model: str | None, revision: str | None) -> Wante
     return kept
 
 
-def _print_addresses(
-    console: Console, data: Path, gateway: Addresses, workers: list[Addresses]
-) -> None:
+def _milvus_uri(data: Path, given: str | None) -> str | None:
+    """Return where the rows are; None: in the folder.
+
+    Raises:
+        Failure: --milvus-uri names another Milvus than that of `sentinel migrate`.
+    """
+    moved = read_milvus_uri(data)
+    if moved is not None and given not in (None, moved):
+        raise Failure(f"{data} is on {moved} since `sentinel migrate`: leave out --milvus-uri")
+    return moved or given
+
+
+def _free_port(wanted: int) -> int:
+    """Return the port for the app; 0: any that is free.
+
+    Raises:
+        Failure: Another program listens there.
+    """
+    with socket.socket() as probe:
+        # As servers do: a port that a connection of before still holds is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as error:
+            raise Failure(f"port {wanted} is in use: choose another --app-port") from error
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tell(console: Console, home: Home, opens: bool, running: Running) -> None:
+    """Say what runs where, and what to do next."""
     table = Table.grid(padding=(0, 2))
-    servers = {"gateway": gateway}
-    for number, worker in enumerate(workers, 1):
-        servers["embedder" if len(workers) == 1 else f"embedder {number}"] = worker
-    for name, addresses in servers.items():
-        metrics = escape(f"http://{addresses.metrics}/metrics")
-        table.add_row(f"[bold]{name}[/]", escape(addresses.grpc), f"[dim]{metrics}[/]")
-    table.add_row("[bold]data[/]", escape(str(data)), "")
+    for server in running.servers:
+        metrics = escape(f"http://{server.metrics}/metrics") if server.metrics else ""
+        table.add_row(f"[bold]{server.name}[/]", escape(server.address), f"[dim]{metrics}[/]")
+    table.add_row("[bold]library[/]", escape(str(home.folder)), "")
+    if moved := read_milvus_uri(home.folder):
+        table.add_row("[bold]milvus[/]", escape(moved), "")
     console.print("[green]Sentinel is up.[/] Ctrl-C stops it.\n")
     console.print(table)
+    if home.note:
+        err().print(f"\n{home.note}", style="yellow", markup=False, soft_wrap=True)
     console.print("\nNext, in another terminal:")
-    if gateway.grpc != DEFAULT_ADDRESS:
-        console.print(f"  [cyan]export SENTINEL_ADDRESS={escape(gateway.grpc)}[/]")
+    if running.gateway != DEFAULT_ADDRESS:
+        console.print(f"  [cyan]export SENTINEL_ADDRESS={escape(running.gateway)}[/]")
     console.print("  [cyan]sentinel index ~/Pictures[/]")
     console.print('  [cyan]sentinel search "a dog on the beach"[/]\n')
+    if opens:
+        click.launch(next(one.address for one in running.servers if one.name == "app"))
 
 
 def devices_for(workers: int | None, device: str) -> list[str]:

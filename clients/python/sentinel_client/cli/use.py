@@ -29,6 +29,7 @@ from sentinel_client import (
     SentinelError,
 )
 from sentinel_client.cli._console import Failure, Options, err, explain, progress_bar
+from sentinel_client.cli._home import data_option, find_home
 from sentinel_client.cli._library import (
     ModelChoice,
     Running,
@@ -52,23 +53,17 @@ _MAX_NAME_CHARS = 128
 
 @click.command()
 @click.argument("name")
-@click.option(
-    "--data",
-    default="sentinel-data",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the library; `sentinel up` must be running on it.",
-)
+@data_option("Folder of the library; `sentinel up` must be running on it.")
 @click.option("--revision", help="Commit of a model from the hub.")
 @click.pass_obj
-def use(options: Options, name: str, data: Path, revision: str | None) -> None:
+def use(options: Options, name: str, data: Path | None, revision: str | None) -> None:
     """Change the model of the library that `sentinel up` runs.
 
     Every collection is embedded again with NAME, beside the old one, which is searched until then.
     Run the command again to continue where it stopped. From then on, `sentinel up` starts with
     NAME. Exit code 1: some items could not be embedded; each is listed.
     """
-    data = data.absolute()
+    data = find_home(data).folder
     choice = model_choice(name, revision)
     more = ["--revision", revision] if revision else []
     again = shlex.join(["sentinel", "models", "use", name, "--data", str(data), *more])

@@ -17,16 +17,19 @@ from sentinel_client.importers.dataset import (
     ImportItem,
     LayoutError,
 )
-from sentinel_client.importers.folders import folders
+from sentinel_client.importers.folders import Folders, folders
+from sentinel_client.importers.photo_fields import PHOTO_FIELDS
 from sentinel_client.importers.tables import csv_table, json_lines_table, parquet_table
 from sentinel_client.importers.webdataset import webdataset
 
 __all__ = [
+    "PHOTO_FIELDS",
     "BrokenEntry",
     "Column",
     "Columns",
     "Dataset",
     "FileSlice",
+    "Folders",
     "ImportItem",
     "LayoutError",
     "coco",

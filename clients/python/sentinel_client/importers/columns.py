@@ -8,11 +8,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from sentinel_client._filters import FieldValue
+from sentinel_client._filters import FieldValue, GeoPoint
 from sentinel_client._text import valid_text
 from sentinel_client._types import FieldSchema, FieldType, ImageUri
 from sentinel_client.importers.dataset import (
@@ -37,7 +38,10 @@ _MEANINGS = {
     FieldType.DOUBLE: "a finite number",
     FieldType.BOOL: "true or false",
     FieldType.STRING_LIST: "a list of texts",
+    FieldType.TIMESTAMP: "a date or time as ISO 8601 text, such as 2021-07-04T18:30:00+02:00",
+    FieldType.GEO: "a place: 'LATITUDE,LONGITUDE' or an object with both, in degrees",
 }
+_PLACE_KEYS = (("latitude", "longitude"), ("lat", "lon"))
 _MAX_SHOWN = 80
 _WRITTEN_AS_TEXT = {FieldType.STRING, FieldType.INT64, FieldType.DOUBLE}
 
@@ -138,6 +142,8 @@ def _type_of(value: object) -> FieldType | None:
         return FieldType.BOOL
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return FieldType.STRING_LIST
+    if _place_keys(value) is not None:
+        return FieldType.GEO
     kinds = {int: FieldType.INT64, float: FieldType.DOUBLE, str: FieldType.STRING}
     return kinds.get(type(value))
 
@@ -162,17 +168,9 @@ def typed_value(value: object, kind: FieldType) -> FieldValue:
 
 
 def _typed_value(value: object, kind: FieldType) -> FieldValue:
-    if kind is FieldType.STRING_LIST:
-        if isinstance(value, str):  # in a text file
-            value = json.loads(value) if value.startswith("[") else [value]
-        if _type_of(value) is kind:
-            return list(value)  # type: ignore[call-overload, no-any-return]
-    elif kind is FieldType.BOOL:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in _TRUTH:
-            return _TRUTH[value.lower()]
-    elif isinstance(value, int | float | str) and not isinstance(value, bool):
+    if kind in _READERS:
+        return _READERS[kind](value)
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
         if kind is FieldType.STRING:
             return str(value)
         if kind is FieldType.DOUBLE and math.isfinite(double := float(value)):
@@ -182,6 +180,65 @@ def _typed_value(value: object, kind: FieldType) -> FieldValue:
             if -_MAX_INT64 <= number <= _MAX_INT64:
                 return number
     raise ValueError(value)
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):  # in a text file
+        value = json.loads(value) if value.startswith("[") else [value]
+    if _type_of(value) is not FieldType.STRING_LIST:
+        raise ValueError(value)
+    return list(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _TRUTH:
+        return _TRUTH[value.lower()]
+    raise ValueError(value)
+
+
+def _moment(value: object) -> datetime:
+    """Return a point in time; without a zone it is in UTC, so that all machines read the same."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value.strip())
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        raise ValueError(value)
+    aware = value if value.utcoffset() is not None else value.replace(tzinfo=UTC)
+    return aware.astimezone(UTC)
+
+
+def _place(value: object) -> GeoPoint:
+    if isinstance(value, str):
+        latitude, longitude = map(float, value.split(","))
+    elif (keys := _place_keys(value)) is not None:
+        latitude, longitude = (float(value[key]) for key in keys)  # type: ignore[index]
+    else:
+        raise ValueError(value)
+    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
+        raise ValueError(value)
+    return GeoPoint(latitude, longitude)
+
+
+_READERS: dict[FieldType, Callable[[object], FieldValue]] = {
+    FieldType.STRING_LIST: _texts,
+    FieldType.BOOL: _truth,
+    FieldType.TIMESTAMP: _moment,
+    FieldType.GEO: _place,
+}
+
+
+def _place_keys(value: object) -> tuple[str, str] | None:
+    """Return the keys of the two numbers of a place; None if it is something else."""
+    if not isinstance(value, dict):
+        return None
+    for keys in _PLACE_KEYS:
+        numbers = [value.get(key) for key in keys]
+        if set(value) == set(keys) and all(type(one) in (int, float) for one in numbers):
+            return keys
+    return None
 
 
 def _short(value: object) -> str:

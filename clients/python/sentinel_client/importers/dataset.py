@@ -33,8 +33,15 @@ class FileSlice:
         return data
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddedPreview:
+    """The preview inside a RAW file: what is sent instead of the file, which is the content."""
+
+    path: Path
+
+
 # Where an image is, or its bytes if it is in no file of its own.
-ImageSource: TypeAlias = Path | FileSlice | bytes | ImageUri
+ImageSource: TypeAlias = Path | FileSlice | EmbeddedPreview | bytes | ImageUri
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +52,13 @@ class ImportItem:
     key: str
     # Changes when the content may have changed: size and time of its file.
     stamp: str
-    modified_ns: int = 0  # when that file was written, since 1970; 0: not a file
+    changed_ns: int = 0  # when that file was changed, since 1970; 0: not a file
     image: ImageSource | None = field(default=None, repr=False)
     text: str | None = None
     id: str = ""  # empty: the SHA-256 of the content
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
+    # Reads further fields out of the file, as long as its stamp is the same; blocks.
+    details: Callable[[], Mapping[str, FieldValue]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +103,16 @@ def searchable(dataset: Dataset, names: Iterable[str]) -> Dataset:
 
 
 def file_stamp(status: os.stat_result) -> str:
-    """Return the size and time of a file, which change with its content."""
-    return f"{status.st_size}:{status.st_mtime_ns}"
+    """Return the size and the times of a file, which change with its content.
+
+    Programs can set back the time of a file's content, but not that of its last change.
+    """
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+def changed_ns(status: os.stat_result) -> int:
+    """Return when a file was changed, in nanoseconds since 1970."""
+    return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def digest_stamp(*values: object) -> str:
@@ -125,7 +142,7 @@ def file_item(
     return ImportItem(
         key=str(path),
         stamp=file_stamp(status),
-        modified_ns=status.st_mtime_ns,
+        changed_ns=changed_ns(status),
         image=path,
         id=id,
         fields=fields,

@@ -93,7 +93,7 @@ def read_parquet(
         number = first
         try:
             for batch in table.iter_batches(batch_rows, row_groups=[group], columns=names):
-                for cells in _cells(batch):
+                for cells in _cells(_in_microseconds(batch)):
                     if cells is None:
                         yield RowError(number, NOT_UTF8)
                     else:
@@ -102,6 +102,18 @@ def read_parquet(
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
             yield RowError(number, f"rows {number} to {end - 1} cannot be read: {error}")
         first = end
+
+
+def _in_microseconds(batch: Any) -> Any:
+    """Return a batch with times as Python has them, which are not finer."""
+    import pyarrow  # noqa: PLC0415 - an extra
+
+    for at, field in enumerate(batch.schema):
+        if pyarrow.types.is_timestamp(field.type) and field.type.unit == "ns":
+            exact = pyarrow.timestamp("us", field.type.tz)
+            times = batch.column(at).cast(exact, safe=False)
+            batch = batch.set_column(at, field.with_type(exact), times)
+    return batch
 
 
 def _cells(batch: Any) -> list[dict[str, Any] | None]:

@@ -177,13 +177,19 @@ def _field_type(kind: Any) -> FieldType | None:
         kind = kind.value_type
     if types.is_list(kind) or types.is_large_list(kind):
         return FieldType.STRING_LIST if _field_type(kind.value_type) is FieldType.STRING else None
-    if types.is_string(kind) or types.is_large_string(kind):
-        return FieldType.STRING
-    if types.is_boolean(kind):
-        return FieldType.BOOL
-    if types.is_integer(kind):
-        return FieldType.INT64
-    return FieldType.DOUBLE if types.is_floating(kind) else None
+    if types.is_struct(kind):
+        parts = {kind.field(at).name: kind.field(at).type for at in range(kind.num_fields)}
+        is_place = parts.keys() in ({"latitude", "longitude"}, {"lat", "lon"})
+        return FieldType.GEO if is_place and all(map(types.is_floating, parts.values())) else None
+    kinds = (
+        (types.is_string, FieldType.STRING),
+        (types.is_large_string, FieldType.STRING),
+        (types.is_boolean, FieldType.BOOL),
+        (types.is_integer, FieldType.INT64),
+        (types.is_floating, FieldType.DOUBLE),
+        (types.is_timestamp, FieldType.TIMESTAMP),
+    )
+    return next((field_type for is_it, field_type in kinds if is_it(kind)), None)
 
 
 def _row_count(files: Sequence[Path]) -> int | None:

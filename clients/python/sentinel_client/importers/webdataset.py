@@ -33,11 +33,12 @@ from sentinel_client.importers.dataset import (
     ImportEntry,
     ImportItem,
     LayoutError,
+    changed_ns,
     file_stamp,
     searchable,
     unreadable,
 )
-from sentinel_client.importers.folders import IMAGE_EXTENSIONS
+from sentinel_client.importers.left_out import IMAGE_EXTENSIONS
 
 _SAMPLE = 100
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
@@ -53,7 +54,7 @@ class _Sample:
     shard: Path
     name: str
     stamp: str
-    modified_ns: int
+    changed_ns: int
     image: FileSlice | bytes | None = None
     values: dict[str, object] = field(default_factory=dict)
     problem: str = ""
@@ -102,7 +103,7 @@ def _entry(sample: _Sample, fields: Sequence[FieldColumn], *, by_name: bool) -> 
     return ImportItem(
         key=sample.key,
         stamp=sample.stamp,
-        modified_ns=sample.modified_ns,
+        changed_ns=sample.changed_ns,
         image=sample.image,
         id=sample.name if by_name else "",
         fields=values,
@@ -134,7 +135,7 @@ def _shard_samples(shard: Path) -> Iterator[_Sample]:
             if current is None or current.name != name:
                 if current is not None:
                     yield current
-                current = _Sample(shard, name, file_stamp(status), status.st_mtime_ns)
+                current = _Sample(shard, name, file_stamp(status), changed_ns(status))
             _take(current, archive, member, ending.lower(), plain=plain)
     if current is not None:
         yield current

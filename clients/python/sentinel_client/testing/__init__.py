@@ -12,9 +12,9 @@ errors, retries, streams and cancellation are what they are in production. Tests
 same assertions on it and on a gateway with Milvus Lite.
 
 What is like a gateway: all methods of the client, filters, pages, groups, near-duplicates, keyword
-search, aliases, confirmation tokens, health; codes, reasons and fields of errors; where large
-answers end, and request ids. It behaves like a gateway without access control, quotas, protected
-mode and image URIs, on Milvus Lite.
+search, aliases, images by reference, confirmation tokens, health; codes, reasons and fields of
+errors; where large answers end, and request ids. It behaves like a gateway without access control,
+quotas, protected mode and image URIs, on Milvus Lite.
 
 What is not:
 
@@ -23,6 +23,7 @@ What is not:
   has the vector of the whole. The scores are other numbers than a real model's.
 * Images are recognised by their first bytes and never decoded. A damaged one is stored, sizes in
   pixels are 0, and each thumbnail is the same WebP of one pixel.
+* Match levels are those that you set (`set_match_levels`). No text is in an unknown language.
 * Durations are tiny constants. Page tokens do not expire.
 * `reindex`, for there is one model; element types besides float32; EmbedStream: these fail with the
   code UNIMPLEMENTED and a message that says so.

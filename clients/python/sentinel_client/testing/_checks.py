@@ -19,6 +19,8 @@ MAX_HITS = 10_000
 MAX_PAGE = 1_000
 MAX_IDS = 1_000
 _MAX_ID_BYTES = 256
+# float32 elements of a normalised vector leave its length this far from 1.
+_UNIT_TOLERANCE = 1e-6
 _MAX_OUTPUT_FIELDS = 56
 _MAX_NAME_CHARS = 128
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -166,7 +168,7 @@ def check_content(content: content_pb2.Content, where: str) -> None:
         raise PermissionDenied(
             "URI_FORBIDDEN",
             "FakeSentinel fetches nothing, like a gateway whose settings list no places; send the "
-            "bytes",
+            "bytes, or store a file by reference",
             field=f"{where}.image.uri",
         )
     elif not content.image.data:
@@ -240,4 +242,6 @@ def unit_vector(vector: Vector, dimensions: int, where: str) -> Vector:
         raise InvalidArgument(
             "VECTOR_INVALID", "the vector must be finite and not all zeros", field=where
         )
+    if abs(length - 1.0) <= _UNIT_TOLERANCE:  # kept with exactly its bits
+        return vector.astype(np.float32, copy=False)
     return (vector / length).astype(np.float32)

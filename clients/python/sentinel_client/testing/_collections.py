@@ -22,6 +22,7 @@ from sentinel_client.testing._store import FakeCollection, Store, identity
 
 _DEFAULT_PAGE = 100
 _MAX_FIELDS = 56
+_UNINDEXED = (pb.FieldSchema.TYPE_STRING_LIST, pb.FieldSchema.TYPE_GEO)
 _MAX_FIELD_NAME_CHARS = 64
 # As many items may come to those that a preview has counted.
 _SMALL_ITEMS = 1_000
@@ -245,7 +246,8 @@ def _check_values(new: pb.Collection) -> None:
 
 
 def _check_fields(new: pb.Collection) -> None:
-    if len(new.fields) > _MAX_FIELDS:
+    places = sum(schema.type == pb.FieldSchema.TYPE_GEO for schema in new.fields)
+    if len(new.fields) + places > _MAX_FIELDS:
         raise _checks.out_of_range(f"at most {_MAX_FIELDS} fields", "collection.fields")
     seen: set[str] = set()
     for at, schema in enumerate(new.fields):
@@ -256,7 +258,7 @@ def _check_fields(new: pb.Collection) -> None:
             raise _checks.out_of_range(f"field {name!r} is declared twice", where)
         seen.add(name)
         for wrong, flag in (
-            (schema.indexed and schema.type == pb.FieldSchema.TYPE_STRING_LIST, "indexed"),
+            (schema.indexed and schema.type in _UNINDEXED, "indexed"),
             (schema.full_text and schema.type != pb.FieldSchema.TYPE_STRING, "full_text"),
         ):
             if wrong:

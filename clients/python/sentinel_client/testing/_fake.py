@@ -114,6 +114,20 @@ class FakeSentinel:
         """
         self._model.describe(image, text)
 
+    def set_match_levels(self, collection: str, fair: float, strong: float) -> None:
+        """Say what scores mean in a collection, which a gateway finds out by itself.
+
+            fake.set_match_levels("photos", fair=0.3, strong=0.6)
+
+        From now on, image hits of text queries have a `match`.
+        """
+        if not -1 <= fair <= strong <= 1:
+            raise ValueError(f"-1 <= fair <= strong <= 1 does not hold for {fair} and {strong}")
+        with self._store.lock:
+            found = self._store.find(collection)
+            levels = found.description.match_levels
+            levels.fair, levels.strong, levels.item_count = fair, strong, len(found.items)
+
     def fail_next(self, error: SentinelError, *, times: int = 1, method: str = "") -> None:
         """Fail the next calls with an error; the client repeats some of them (`RetryPolicy`).
 

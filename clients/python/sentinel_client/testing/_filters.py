@@ -6,15 +6,20 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import filter_pb2
-from sentinel_client import _messages
+from sentinel.search.v1 import item_service_pb2 as item_pb
+from sentinel_client import _field_messages
 from sentinel_client._errors import InvalidArgument
-from sentinel_client._filters import FieldValue
+from sentinel_client._filters import FieldValue, GeoPoint
 from sentinel_client._names import did_you_mean
 from sentinel_client._types import FieldType
+from sentinel_client.testing import _areas
 
 Declared: TypeAlias = Mapping[str, FieldType]
 Fields: TypeAlias = dict[str, FieldValue]
@@ -28,12 +33,18 @@ _LEAST_INT64 = -(2**63 - 1)  # the gateway keeps the lowest values for itself
 _NUMBERS_TOO = {"LESS", "LESS_OR_EQUAL", "GREATER", "GREATER_OR_EQUAL"}
 _SAME = {"EQUAL", "NOT_EQUAL", "EXISTS"}
 _OPERATORS_OF = {
-    FieldType.STRING: _SAME | _NUMBERS_TOO | {"IN", "NOT_IN", "PREFIX"},
+    FieldType.STRING: _SAME | _NUMBERS_TOO | {"IN", "NOT_IN", "PREFIX", "CONTAINS"},
     FieldType.INT64: _SAME | _NUMBERS_TOO | {"IN", "NOT_IN"},
     FieldType.DOUBLE: _SAME | _NUMBERS_TOO | {"IN", "NOT_IN"},
     FieldType.BOOL: _SAME,
-    FieldType.STRING_LIST: {"LIST_CONTAINS", "EXISTS"},
+    FieldType.STRING_LIST: {"LIST_CONTAINS", "CONTAINS", "EXISTS"},
+    FieldType.TIMESTAMP: _SAME | _NUMBERS_TOO | {"IN", "NOT_IN"},
+    FieldType.GEO: {"EXISTS"},
 }
+# What an area counts as: so many comparisons it becomes in a gateway, about.
+_BOUNDS_VALUES, _CIRCLE_VALUES = 4, 50
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SORTABLE = (FieldType.TIMESTAMP, FieldType.INT64, FieldType.DOUBLE)
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "EQUAL": operator.eq,
     "NOT_EQUAL": operator.ne,
@@ -43,6 +54,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "GREATER_OR_EQUAL": operator.ge,
     "PREFIX": str.startswith,
     "LIST_CONTAINS": operator.contains,
+    "CONTAINS": operator.contains,
 }
 
 
@@ -72,7 +84,7 @@ def values_from(fields: Mapping[str, filter_pb2.FieldValue], path: str) -> Field
         )
     for name, value in fields.items():
         _check_value(value, name, f"{path}[{name}]")
-    return _messages.fields_from_proto(fields)
+    return _field_messages.fields_from_proto(fields)
 
 
 def stored_fields(values: Fields, declared: Declared, path: str) -> Fields:
@@ -82,7 +94,7 @@ def stored_fields(values: Fields, declared: Declared, path: str) -> Fields:
         for name, value in values.items()
         for where in (f"{path}[{name}]",)
     }
-    if len(json.dumps(stored).encode()) > _MAX_FIELDS_BYTES:
+    if len(json.dumps(stored, default=_as_json).encode()) > _MAX_FIELDS_BYTES:
         raise InvalidArgument(
             "PARAMETER_OUT_OF_RANGE",
             f"the fields are more than {_MAX_FIELDS_BYTES} bytes as JSON",
@@ -92,30 +104,49 @@ def stored_fields(values: Fields, declared: Declared, path: str) -> Fields:
     return stored
 
 
+def _as_json(value: object) -> Any:
+    """Return a time or a place as a gateway stores it."""
+    if isinstance(value, GeoPoint):
+        return [value.latitude, value.longitude]
+    assert isinstance(value, datetime)
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
 def _check_value(value: filter_pb2.FieldValue, name: str, path: str) -> None:
     kind = value.WhichOneof("kind")
-    if kind is None or (kind == "double_value" and not math.isfinite(value.double_value)):
+    bad = kind is None or (kind == "double_value" and not math.isfinite(value.double_value))
+    if bad or (kind == "timestamp_value" and not _is_in_years(value.timestamp_value)):
         raise InvalidArgument(
             "FIELD_TYPE",
-            f"field {name!r} needs a value, and a finite one",
+            f"field {name!r} needs a value, a finite one or one of the years 1 to 9999",
             field=path,
             metadata={"name": name},
         )
 
 
+def _is_in_years(moment: Timestamp) -> bool:
+    try:
+        return 0 <= moment.nanos < 10**9 and bool(_EPOCH + timedelta(seconds=moment.seconds))
+    except OverflowError:
+        return False
+
+
 def _typed(value: FieldValue, field_type: FieldType, name: str, path: str) -> FieldValue:
     match field_type, value:
-        case FieldType.BOOL, bool():
-            return value
         case ((FieldType.INT64 | FieldType.DOUBLE), bool()):
             pass  # in Python a bool is an int
-        case FieldType.INT64, int() if _LEAST_INT64 < value < 2**63:
-            return value
         case FieldType.DOUBLE, int() | float():
             return float(value)
-        case FieldType.STRING, str():
+        case FieldType.INT64, int() if _LEAST_INT64 < value < 2**63:
             return value
-        case FieldType.STRING_LIST, list():
+        case FieldType.GEO, GeoPoint() if _areas.is_on_earth(value.latitude, value.longitude):
+            return value
+        case (
+            (FieldType.BOOL, bool())
+            | (FieldType.STRING, str())
+            | (FieldType.STRING_LIST, list())
+            | (FieldType.TIMESTAMP, datetime())
+        ):
             return value
     raise InvalidArgument(
         "FIELD_TYPE",
@@ -132,7 +163,7 @@ def check_filter(message: filter_pb2.Filter, path: str, depth: int = 1) -> int:
     """
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise _bad("a filter sets one of comparison, all_of, any_of or none_of", path)
+        raise _bad("a filter sets one of comparison, geo, all_of, any_of or none_of", path)
     if depth > _MAX_DEPTH:
         raise _bad(f"filters nest at most {_MAX_DEPTH} deep", path)
     if kind == "comparison":
@@ -142,6 +173,10 @@ def check_filter(message: filter_pb2.Filter, path: str, depth: int = 1) -> int:
         for value in comparison.values:
             _check_value(value, comparison.field, path)
         count = max(1, len(comparison.values))
+    elif kind == "geo":
+        if wrong := _areas.what_is_wrong(message.geo):
+            raise _bad(wrong, path)
+        count = _CIRCLE_VALUES if message.geo.HasField("circle") else _BOUNDS_VALUES
     else:
         filters = getattr(message, kind).filters
         if not filters:
@@ -160,12 +195,33 @@ def predicate(message: filter_pb2.Filter, declared: Declared, path: str) -> Pred
     kind = message.WhichOneof("kind")
     if kind == "comparison":
         return _comparison(message.comparison, declared, path)
+    if kind == "geo":
+        return _in_area(message.geo, declared, path)
     inner = [predicate(one, declared, path) for one in getattr(message, str(kind)).filters]
     if kind == "all_of":
         return lambda fields: all(matches(fields) for matches in inner)
     if kind == "any_of":
         return lambda fields: any(matches(fields) for matches in inner)
     return lambda fields: not any(matches(fields) for matches in inner)
+
+
+def _in_area(area: filter_pb2.GeoComparison, declared: Declared, path: str) -> Predicate:
+    name = area.field
+    field_type = type_of(name, declared, path)
+    if field_type is not FieldType.GEO:
+        raise InvalidArgument(
+            "FIELD_TYPE",
+            f"field {name!r} is a {field_type.value}; only a geo lies in an area",
+            field=path,
+            metadata={"name": name},
+        )
+    contains = _areas.contains(area)
+
+    def matches(fields: Fields) -> bool:
+        place = fields.get(name)
+        return isinstance(place, GeoPoint) and contains(place)
+
+    return matches
 
 
 def _comparison(comparison: filter_pb2.Comparison, declared: Declared, path: str) -> Predicate:
@@ -185,7 +241,9 @@ def _comparison(comparison: filter_pb2.Comparison, declared: Declared, path: str
     ):
         raise _bad(f"{kind} on {name!r} takes another number of values than {count}", path)
     element = FieldType.STRING if field_type is FieldType.STRING_LIST else field_type
-    read = _messages.fields_from_proto({str(at): one for at, one in enumerate(comparison.values)})
+    read = _field_messages.fields_from_proto(
+        {str(at): one for at, one in enumerate(comparison.values)}
+    )
     values = [_typed(value, element, name, path) for value in read.values()]
 
     def matches(fields: Fields) -> bool:
@@ -197,6 +255,33 @@ def _comparison(comparison: filter_pb2.Comparison, declared: Declared, path: str
         return _COMPARE[kind](value, values[0])
 
     return matches
+
+
+def place_in(
+    order: item_pb.ItemOrder, declared: Declared
+) -> Callable[[str, Fields], tuple[bool, float, str]]:
+    """Return what tells where an item is among others; an empty order is that of the ids."""
+    if order == item_pb.ItemOrder():
+        # Python sorts by code points, which is the order of the bytes of UTF-8.
+        return lambda item_id, fields: (False, 0, item_id)
+    name = order.field
+    field_type = type_of(name, declared, "order.field")
+    if field_type not in _SORTABLE:
+        raise InvalidArgument(
+            "FIELD_TYPE",
+            f"field {name!r} is a {field_type.value}; items are sorted by times and numbers",
+            field="order.field",
+            metadata={"name": name},
+        )
+    sign = -1 if order.descending else 1
+
+    def place(item_id: str, fields: Fields) -> tuple[bool, float, str]:
+        value: Any = fields.get(name)
+        if value is None:
+            return True, 0, item_id
+        return False, sign * (_as_json(value) if isinstance(value, datetime) else value), item_id
+
+    return place
 
 
 def _bad(message: str, path: str) -> InvalidArgument:

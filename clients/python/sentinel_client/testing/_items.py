@@ -13,9 +13,9 @@ from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc as pb_grpc
 from sentinel_client._errors import InvalidArgument, NotFound, SentinelError
 from sentinel_client._types import Vector
-from sentinel_client.testing import _checks, _filters, _responses
+from sentinel_client.testing import _checks, _filters, _originals, _responses
 from sentinel_client.testing._collections import check_confirmation, confirmation_of
-from sentinel_client.testing._model import MAX_IMAGE_BYTES, HashingModel, unit
+from sentinel_client.testing._model import MAX_IMAGE_BYTES, Embedded, HashingModel, unit
 from sentinel_client.testing._status import to_status
 from sentinel_client.testing._store import FakeCollection, Store, StoredItem, identity
 
@@ -99,22 +99,43 @@ class ItemService(pb_grpc.ItemServiceServicer):
     def _store_one(self, collection: FakeCollection, prepared: _Prepared) -> pb.ItemResult:
         item, content, truncated = prepared.item, prepared.content, False
         before = collection.items.get(item.id)
-        if before is not None and (before.digest, before.fields) == (item.digest, item.fields):
-            return pb.ItemResult(id=item.id, outcome=pb.ItemResult.OUTCOME_UNCHANGED)
+        if before is not None and before.image and before.image_digest == item.image_digest:
+            item = replace(item, image=before.image, reference="")  # a copy stays
+        if before is not None and (before.digest, before.reference) == (
+            item.digest,
+            item.reference,
+        ):
+            if before.fields == item.fields:
+                return pb.ItemResult(id=item.id, outcome=pb.ItemResult.OUTCOME_UNCHANGED)
+            collection.items[item.id] = replace(before, fields=item.fields)
+            return pb.ItemResult(id=item.id, outcome=pb.ItemResult.OUTCOME_STORED)
         # The image of a given vector is looked at, too.
-        if content is not None and (item.image or prepared.vector is None):
+        if content is not None and (item.image_digest or prepared.vector is None):
             try:
-                answer = self._model.embed(content, f"{prepared.path}.content")
-                embedded = unit(answer.vector[: collection.description.dimensions])
-                truncated = answer.truncated
+                answer = self._embedded(content, item.image_digest, f"{prepared.path}.content")
             except SentinelError as error:
                 return _failed(item.id, error)
+            embedded = unit(answer.vector[: collection.description.dimensions])
+            truncated = answer.truncated
             item = replace(item, vector=embedded)
         if prepared.vector is not None:
             item = replace(item, vector=prepared.vector)
         collection.items[item.id] = item
         stored = pb.ItemResult.OUTCOME_STORED
         return pb.ItemResult(id=item.id, outcome=stored, truncated=truncated)
+
+    def _embedded(self, content: content_pb2.Content, digest: str, path: str) -> Embedded:
+        """Embed a content; an image by reference has this digest."""
+        uri = content.image.uri
+        if not uri:
+            return self._model.embed(content, path)
+        data = _originals.read(uri, digest, f"{path}.image.uri")
+        try:
+            image = content_pb2.Content(image=content_pb2.Image(data=data))
+            return self._model.embed(image, path)
+        except SentinelError as error:
+            error.field = f"{path}.image.uri"
+            raise
 
     def GetItems(
         self, request: pb.GetItemsRequest, context: grpc.ServicerContext
@@ -144,20 +165,23 @@ class ItemService(pb_grpc.ItemServiceServicer):
             _filters.check_filter(request.filter, "filter")
         _checks.check_output_fields(request.output_fields, "output_fields")
         bound = identity(request, "page_token", "page_size")
-        name, last_id = self._store.position(request.page_token, bound) or ("", "")
+        name, last = self._store.position(request.page_token, bound) or ("", None)
         with self._store.lock:
             collection = self._store.find(name or request.collection)
             items = _selected(collection, request)
             _filters.check_declared(request.output_fields, collection.declared, "output_fields")
-            # Python sorts by code points, which is the order of the bytes of UTF-8.
-            following = sorted((one for one in items if one.id > last_id), key=lambda one: one.id)
+            place = _filters.place_in(request.order, collection.declared)
+            places = [(place(one.id, one.fields), one) for one in items]
+            places.sort(key=lambda pair: pair[0])
+            following = [one for where, one in places if last is None or where > tuple(last)]
             page = _responses.fitting(
                 (_shown(one, request) for one in following[:size]),
                 _responses.room_for_rows(context),
             )
             response = pb.ListItemsResponse(items=page)
             if len(following) > len(page):
-                position = [collection.name, page[-1].id]
+                shown = following[len(page) - 1]
+                position = [collection.name, place(shown.id, shown.fields)]
                 response.next_page_token = self._store.seal(position, bound)
         return response
 
@@ -171,13 +195,14 @@ class ItemService(pb_grpc.ItemServiceServicer):
             raise NotFound(
                 "ITEM_NOT_FOUND", f"no item {request.id[:200]!r}", metadata={"id": request.id}
             )
-        if not found.image:
+        if not found.image_digest:
             raise NotFound("IMAGE_NOT_FOUND", "the item has no image, only text or a vector")
-        for start in range(0, len(found.image), _CHUNK_BYTES):
-            part = pb.DownloadImageResponse(data=found.image[start : start + _CHUNK_BYTES])
+        image = found.image or _originals.read(found.reference, found.image_digest, "")
+        for start in range(0, len(image), _CHUNK_BYTES):
+            part = pb.DownloadImageResponse(data=image[start : start + _CHUNK_BYTES])
             if not start:
-                part.total_bytes = len(found.image)
-                part.media_type = _checks.media_type(found.image, None)
+                part.total_bytes = len(image)
+                part.media_type = _checks.media_type(image, None)
             yield part
 
     def DeleteItems(
@@ -227,7 +252,10 @@ def _prepared(collection: FakeCollection, item: pb.Item, path: str) -> _Prepared
                 field=f"{path}.content.image.text",
                 metadata={"modality": "image_with_text"},
             )
-        _checks.check_content(content, f"{path}.content")
+        if item.by_reference:
+            _originals.check(item, path)
+        else:
+            _checks.check_content(content, f"{path}.content")
     if item.HasField("vector"):
         vector = _checks.vector_from(item.vector, f"{path}.vector")
     values = _filters.values_from(item.fields, f"{path}.fields")
@@ -243,11 +271,15 @@ def _prepared(collection: FakeCollection, item: pb.Item, path: str) -> _Prepared
     _check_size(text, image, path)
     data = image or text.encode()
     digest = hashlib.sha256(data).hexdigest()
+    reference = content.image.uri if content is not None and item.by_reference else ""
+    if reference:
+        digest, data = item.digest, item.digest.encode()
+    image_digest = digest if image or reference else ""
     item_id = item.id or (digest if content is not None else "")
     _checks.check_new_id(item_id, f"{path}.id")
-    if vector is not None:
+    if vector is not None and not (content is not None and item.vector_from_model):
         digest = hashlib.sha256(data + vector.tobytes()).hexdigest()
-    stored = StoredItem(item_id, digest, fields, text=text, image=image)
+    stored = StoredItem(item_id, digest, fields, text, image, image_digest, reference)
     return _Prepared(stored, content, vector, path)
 
 
@@ -269,7 +301,7 @@ def _selected(
 
 
 def _shown(stored: StoredItem, request: pb.GetItemsRequest | pb.ListItemsRequest) -> pb.Item:
-    message = pb.Item(digest=stored.digest)
+    message = pb.Item(digest=stored.digest, by_reference=bool(stored.reference))
     stored.fill(
         message,
         request.output_fields,

@@ -35,6 +35,7 @@ class _Search:
     collection: FakeCollection
     ranking: list[Scored]
     embeds: bool
+    truncated: bool
 
 
 class SearchService(pb_grpc.SearchServiceServicer):
@@ -138,8 +139,13 @@ class SearchService(pb_grpc.SearchServiceServicer):
             ranking = _ranking.ranked(
                 params, vector, [one for one in items if one.id not in own], collection
             )
-        embeds = any(term.HasField("content") for term in _search_checks.terms_of(params.query))
-        return _Search(params, collection, ranking, embeds)
+        contents = [
+            term.content
+            for term in _search_checks.terms_of(params.query)
+            if term.HasField("content")
+        ]
+        truncated = any(self._model.embed(one, "params.query").truncated for one in contents)
+        return _Search(params, collection, ranking, bool(contents), truncated)
 
     def _query_vector(self, query: pb.Query, collection: FakeCollection) -> Vector:
         if not query.HasField("composite"):
@@ -187,7 +193,8 @@ def _hits(search: _Search, ranking: Sequence[Scored], delivered: int, room: int)
     params = search.params
 
     def hit(rank: int, item: StoredItem, score: float) -> pb.Hit:
-        message = pb.Hit(rank=rank, score=score, text=item.text)
+        level = _match_level(search, item, score)
+        message = pb.Hit(rank=rank, score=score, text=item.text, match_level=level)
         item.fill(
             message,
             params.output_fields,
@@ -200,8 +207,23 @@ def _hits(search: _Search, ranking: Sequence[Scored], delivered: int, room: int)
     return _responses.fitting(made, room)
 
 
+def _match_level(search: _Search, item: StoredItem, score: float) -> pb.MatchLevel:
+    """Return how good a hit is; unknown, except for images that one text found."""
+    params, description = search.params, search.collection.description
+    levels = description.match_levels
+    is_text = params.query.content.WhichOneof("kind") == "text" and not params.HasField("hybrid")
+    if not (is_text and item.image and description.HasField("match_levels")):
+        return pb.MATCH_LEVEL_UNSPECIFIED
+    if score < levels.fair:
+        return pb.MATCH_LEVEL_WEAK
+    return pb.MATCH_LEVEL_FAIR if score < levels.strong else pb.MATCH_LEVEL_STRONG
+
+
 def _summary(search: _Search, count: int) -> pb.SearchSummary:
     summary = pb.SearchSummary(hit_count=count)
+    if search.truncated:
+        message = "The model read only the beginning of a text. Shorten it."
+        summary.notices.add(kind=pb.Notice.KIND_TEXT_TRUNCATED, message=message)
     summary.total.FromNanoseconds(1)
     summary.vector_search.FromNanoseconds(1)
     if search.embeds:

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel.search.v1 import search_service_pb2 as search_pb
-from sentinel_client import _messages
+from sentinel_client import _field_messages, _messages
 from sentinel_client._errors import FailedPrecondition, InvalidArgument, NotFound
 from sentinel_client._types import FieldType, Vector
 from sentinel_client.testing import _checks
@@ -30,21 +30,31 @@ THUMBNAIL = base64.b64decode("UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA==")
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """One item; its vector has length 1."""
+    """One item; its vector has length 1.
+
+    Attributes:
+        image: The bytes of an image, unless it is by reference.
+        image_digest: Hex SHA-256 of an image.
+        reference: `file` URI of an image by reference.
+    """
 
     id: str
     digest: str
     fields: Fields
     text: str = ""
     image: bytes = field(default=b"", repr=False)
+    image_digest: str = ""
+    reference: str = ""
     vector: Vector = field(
         default_factory=lambda: np.empty(0, np.float32), repr=False, compare=False
     )
 
     @property
     def image_uri(self) -> str:
-        """A URI that says which image it is; nothing can be read from it."""
-        return f"memory:///{hashlib.sha256(self.image).hexdigest()}" if self.image else ""
+        """A URI that says which image it is; nothing can be read from it, unless it is a file's."""
+        if self.reference:
+            return self.reference
+        return f"memory:///{self.image_digest}" if self.image_digest else ""
 
     def fill(
         self,
@@ -59,10 +69,10 @@ class StoredItem:
         message.id, message.image_uri = self.id, self.image_uri
         for name, value in self.fields.items():
             if not wanted or name in wanted:
-                message.fields[name].CopyFrom(_messages.field_value(value))
+                message.fields[name].CopyFrom(_field_messages.field_value(value))
         if vectors:
             message.vector.CopyFrom(_messages.vector_to_proto(self.vector))
-        if thumbnails and self.image:
+        if thumbnails and self.image_digest:
             message.thumbnail = THUMBNAIL
 
 

@@ -276,12 +276,13 @@ class CollectionServiceStub(typing.Generic[_CollectionServiceCreateCollectionTyp
     """
 
     ReindexCollection: _CollectionServiceReindexCollectionType
-    """ReindexCollection embeds every item of a collection again into a new collection, with another
-    model, length or storage of the vectors, or copies them to one with more fields, and can then
-    point an alias at it. Meanwhile the old
-    collection serves searches and accepts writes, which are copied to the new one. To continue
-    after an interruption, send the same request again. Fails with FAILED_PRECONDITION
-    (REINDEX_CONFLICT) if the target exists and belongs to another source, model, length or storage.
+    """ReindexCollection fills a new collection with the items of another one: embedded again with
+    another model, length or storage of the vectors, or with more fields; and can then point an alias
+    at it. Where model and length stay, vectors are copied, unless the old storage has rounded them
+    and the new one is another. Meanwhile the old collection serves searches and accepts writes, which are copied to
+    the new one. To continue after an interruption, send the same request again. Fails with
+    FAILED_PRECONDITION (REINDEX_CONFLICT) if the target exists and belongs to another source, model,
+    length or storage, or has other fields.
     """
 
 CollectionServiceAsyncStub: typing_extensions.TypeAlias = CollectionServiceStub[
@@ -410,12 +411,13 @@ class CollectionServiceServicer(metaclass=abc.ABCMeta):
         request: sentinel.search.v1.collection_service_pb2.ReindexCollectionRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse], collections.abc.AsyncIterator[sentinel.search.v1.collection_service_pb2.ReindexCollectionResponse]]:
-        """ReindexCollection embeds every item of a collection again into a new collection, with another
-        model, length or storage of the vectors, or copies them to one with more fields, and can then
-        point an alias at it. Meanwhile the old
-        collection serves searches and accepts writes, which are copied to the new one. To continue
-        after an interruption, send the same request again. Fails with FAILED_PRECONDITION
-        (REINDEX_CONFLICT) if the target exists and belongs to another source, model, length or storage.
+        """ReindexCollection fills a new collection with the items of another one: embedded again with
+        another model, length or storage of the vectors, or with more fields; and can then point an alias
+        at it. Where model and length stay, vectors are copied, unless the old storage has rounded them
+        and the new one is another. Meanwhile the old collection serves searches and accepts writes, which are copied to
+        the new one. To continue after an interruption, send the same request again. Fails with
+        FAILED_PRECONDITION (REINDEX_CONFLICT) if the target exists and belongs to another source, model,
+        length or storage, or has other fields.
         """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -27,7 +27,7 @@ from sentinel.common.v1 import content_pb2 as sentinel_dot_common_dot_v1_dot_con
 from sentinel.search.v1 import filter_pb2 as sentinel_dot_search_dot_v1_dot_filter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sentinel/search/v1/item_service.proto\x12\x12sentinel.search.v1\x1a\x17google/rpc/status.proto\x1a sentinel/common/v1/content.proto\x1a\x1fsentinel/search/v1/filter.proto\"\x90\x03\n\x04Item\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x35\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x1b.sentinel.common.v1.ContentR\x07\x63ontent\x12\x32\n\x06vector\x18\x03 \x01(\x0b\x32\x1a.sentinel.common.v1.VectorR\x06vector\x12<\n\x06\x66ields\x18\x04 \x03(\x0b\x32$.sentinel.search.v1.Item.FieldsEntryR\x06\x66ields\x12\x1b\n\timage_uri\x18\x05 \x01(\tR\x08imageUri\x12\x1c\n\tthumbnail\x18\x06 \x01(\x0cR\tthumbnail\x12\x16\n\x06\x64igest\x18\x07 \x01(\tR\x06\x64igest\x12!\n\x0c\x62y_reference\x18\x08 \x01(\x08R\x0b\x62yReference\x1aY\n\x0b\x46ieldsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32\x1e.sentinel.search.v1.FieldValueR\x05value:\x02\x38\x01\"d\n\x12UpsertItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\"O\n\x13UpsertItemsResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResultR\x07results\"\x89\x02\n\nItemResult\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12@\n\x07outcome\x18\x02 \x01(\x0e\x32&.sentinel.search.v1.ItemResult.OutcomeR\x07outcome\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\x12\x1c\n\ttruncated\x18\x04 \x01(\x08R\ttruncated\"a\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_STORED\x10\x01\x12\x15\n\x11OUTCOME_UNCHANGED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\"\x91\x01\n\x12IngestItemsRequest\x12\x37\n\x05start\x18\x01 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestStartH\x00R\x05start\x12\x37\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestBatchH\x00R\x05\x62\x61tchB\t\n\x07message\"-\n\x0bIngestStart\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\"Y\n\x0bIngestBatch\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\"\xce\x01\n\x13IngestItemsResponse\x12\x31\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x1d.sentinel.search.v1.IngestAckH\x00R\x03\x61\x63k\x12:\n\x06\x61\x64vice\x18\x02 \x01(\x0b\x32 .sentinel.search.v1.IngestAdviceH\x00R\x06\x61\x64vice\x12=\n\x07summary\x18\x03 \x01(\x0b\x32!.sentinel.search.v1.IngestSummaryH\x00R\x07summaryB\t\n\x07message\"\x99\x02\n\tIngestAck\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12!\n\x0cstored_count\x18\x02 \x01(\rR\x0bstoredCount\x12\'\n\x0funchanged_count\x18\x03 \x01(\rR\x0eunchangedCount\x12:\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResultR\x08\x66\x61ilures\x12%\n\x0e\x66\x61ilure_places\x18\x05 \x03(\rR\rfailurePlaces\x12\x18\n\x07\x64igests\x18\x06 \x03(\tR\x07\x64igests\x12\'\n\x0ftruncated_count\x18\x07 \x01(\rR\x0etruncatedCount\"\x9b\x01\n\x0cIngestAdvice\x12\x30\n\x14suggested_batch_size\x18\x01 \x01(\rR\x12suggestedBatchSize\x12=\n\x1bsuggested_batches_in_flight\x18\x02 \x01(\rR\x18suggestedBatchesInFlight\x12\x1a\n\x08\x64raining\x18\x03 \x01(\x08R\x08\x64raining\"~\n\rIngestSummary\x12!\n\x0cstored_count\x18\x01 \x01(\x04R\x0bstoredCount\x12\'\n\x0funchanged_count\x18\x02 \x01(\x04R\x0eunchangedCount\x12!\n\x0c\x66\x61iled_count\x18\x03 \x01(\x04R\x0b\x66\x61iledCount\"\xc0\x01\n\x0fGetItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x10\n\x03ids\x18\x02 \x03(\tR\x03ids\x12#\n\routput_fields\x18\x03 \x03(\tR\x0coutputFields\x12\'\n\x0finclude_vectors\x18\x04 \x01(\x08R\x0eincludeVectors\x12-\n\x12include_thumbnails\x18\x05 \x01(\x08R\x11includeThumbnails\"\x82\x01\n\x10GetItemsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\x12\x1f\n\x0bmissing_ids\x18\x02 \x03(\tR\nmissingIds\x12\x1d\n\nunread_ids\x18\x03 \x03(\tR\tunreadIds\"\xd4\x02\n\x10ListItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12\x32\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1a.sentinel.search.v1.FilterR\x06\x66ilter\x12#\n\routput_fields\x18\x05 \x03(\tR\x0coutputFields\x12\'\n\x0finclude_vectors\x18\x06 \x01(\x08R\x0eincludeVectors\x12-\n\x12include_thumbnails\x18\x07 \x01(\x08R\x11includeThumbnails\x12\x33\n\x05order\x18\x08 \x01(\x0b\x32\x1d.sentinel.search.v1.ItemOrderR\x05order\"A\n\tItemOrder\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x1e\n\ndescending\x18\x02 \x01(\x08R\ndescending\"k\n\x11ListItemsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n\x14\x44ownloadImageRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x0e\n\x02id\x18\x02 \x01(\tR\x02id\"k\n\x15\x44ownloadImageResponse\x12\x12\n\x04\x64\x61ta\x18\x01 \x01(\x0cR\x04\x64\x61ta\x12\x1d\n\nmedia_type\x18\x02 \x01(\tR\tmediaType\x12\x1f\n\x0btotal_bytes\x18\x03 \x01(\x03R\ntotalBytes\"\xef\x01\n\x12\x44\x65leteItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12/\n\x03ids\x18\x02 \x01(\x0b\x32\x1b.sentinel.search.v1.ItemIdsH\x00R\x03ids\x12\x34\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.sentinel.search.v1.FilterH\x00R\x06\x66ilter\x12\x17\n\x07\x64ry_run\x18\x04 \x01(\x08R\x06\x64ryRun\x12-\n\x12\x63onfirmation_token\x18\x05 \x01(\tR\x11\x63onfirmationTokenB\n\n\x08selector\"\x1b\n\x07ItemIds\x12\x10\n\x03ids\x18\x01 \x03(\tR\x03ids\"i\n\x13\x44\x65leteItemsResponse\x12#\n\rdeleted_count\x18\x01 \x01(\x03R\x0c\x64\x65letedCount\x12-\n\x12\x63onfirmation_token\x18\x02 \x01(\tR\x11\x63onfirmationToken2\xe3\x04\n\x0bItemService\x12\x63\n\x0bUpsertItems\x12&.sentinel.search.v1.UpsertItemsRequest\x1a\'.sentinel.search.v1.UpsertItemsResponse\"\x03\x90\x02\x02\x12\x62\n\x0bIngestItems\x12&.sentinel.search.v1.IngestItemsRequest\x1a\'.sentinel.search.v1.IngestItemsResponse(\x01\x30\x01\x12Z\n\x08GetItems\x12#.sentinel.search.v1.GetItemsRequest\x1a$.sentinel.search.v1.GetItemsResponse\"\x03\x90\x02\x01\x12]\n\tListItems\x12$.sentinel.search.v1.ListItemsRequest\x1a%.sentinel.search.v1.ListItemsResponse\"\x03\x90\x02\x01\x12k\n\rDownloadImage\x12(.sentinel.search.v1.DownloadImageRequest\x1a).sentinel.search.v1.DownloadImageResponse\"\x03\x90\x02\x01\x30\x01\x12\x63\n\x0b\x44\x65leteItems\x12&.sentinel.search.v1.DeleteItemsRequest\x1a\'.sentinel.search.v1.DeleteItemsResponse\"\x03\x90\x02\x02\x42\x8f\x01\n\x12sentinel.search.v1P\x01Z0sentinel.internal/go/sentinel/search/v1;searchv1\xa2\x02\x03SEN\xaa\x02\x12Sentinel.Search.V1\xca\x02\x12Sentinel\\Search\\V1\xea\x02\x14Sentinel::Search::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sentinel/search/v1/item_service.proto\x12\x12sentinel.search.v1\x1a\x17google/rpc/status.proto\x1a sentinel/common/v1/content.proto\x1a\x1fsentinel/search/v1/filter.proto\"\xbc\x03\n\x04Item\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x35\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x1b.sentinel.common.v1.ContentR\x07\x63ontent\x12\x32\n\x06vector\x18\x03 \x01(\x0b\x32\x1a.sentinel.common.v1.VectorR\x06vector\x12<\n\x06\x66ields\x18\x04 \x03(\x0b\x32$.sentinel.search.v1.Item.FieldsEntryR\x06\x66ields\x12\x1b\n\timage_uri\x18\x05 \x01(\tR\x08imageUri\x12\x1c\n\tthumbnail\x18\x06 \x01(\x0cR\tthumbnail\x12\x16\n\x06\x64igest\x18\x07 \x01(\tR\x06\x64igest\x12!\n\x0c\x62y_reference\x18\x08 \x01(\x08R\x0b\x62yReference\x12*\n\x11vector_from_model\x18\t \x01(\x08R\x0fvectorFromModel\x1aY\n\x0b\x46ieldsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32\x1e.sentinel.search.v1.FieldValueR\x05value:\x02\x38\x01\"d\n\x12UpsertItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\"O\n\x13UpsertItemsResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResultR\x07results\"\x89\x02\n\nItemResult\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12@\n\x07outcome\x18\x02 \x01(\x0e\x32&.sentinel.search.v1.ItemResult.OutcomeR\x07outcome\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\x12\x1c\n\ttruncated\x18\x04 \x01(\x08R\ttruncated\"a\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_STORED\x10\x01\x12\x15\n\x11OUTCOME_UNCHANGED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\"\x91\x01\n\x12IngestItemsRequest\x12\x37\n\x05start\x18\x01 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestStartH\x00R\x05start\x12\x37\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1f.sentinel.search.v1.IngestBatchH\x00R\x05\x62\x61tchB\t\n\x07message\"-\n\x0bIngestStart\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\"Y\n\x0bIngestBatch\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\"\xce\x01\n\x13IngestItemsResponse\x12\x31\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x1d.sentinel.search.v1.IngestAckH\x00R\x03\x61\x63k\x12:\n\x06\x61\x64vice\x18\x02 \x01(\x0b\x32 .sentinel.search.v1.IngestAdviceH\x00R\x06\x61\x64vice\x12=\n\x07summary\x18\x03 \x01(\x0b\x32!.sentinel.search.v1.IngestSummaryH\x00R\x07summaryB\t\n\x07message\"\x99\x02\n\tIngestAck\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12!\n\x0cstored_count\x18\x02 \x01(\rR\x0bstoredCount\x12\'\n\x0funchanged_count\x18\x03 \x01(\rR\x0eunchangedCount\x12:\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x1e.sentinel.search.v1.ItemResultR\x08\x66\x61ilures\x12%\n\x0e\x66\x61ilure_places\x18\x05 \x03(\rR\rfailurePlaces\x12\x18\n\x07\x64igests\x18\x06 \x03(\tR\x07\x64igests\x12\'\n\x0ftruncated_count\x18\x07 \x01(\rR\x0etruncatedCount\"\x9b\x01\n\x0cIngestAdvice\x12\x30\n\x14suggested_batch_size\x18\x01 \x01(\rR\x12suggestedBatchSize\x12=\n\x1bsuggested_batches_in_flight\x18\x02 \x01(\rR\x18suggestedBatchesInFlight\x12\x1a\n\x08\x64raining\x18\x03 \x01(\x08R\x08\x64raining\"~\n\rIngestSummary\x12!\n\x0cstored_count\x18\x01 \x01(\x04R\x0bstoredCount\x12\'\n\x0funchanged_count\x18\x02 \x01(\x04R\x0eunchangedCount\x12!\n\x0c\x66\x61iled_count\x18\x03 \x01(\x04R\x0b\x66\x61iledCount\"\xc0\x01\n\x0fGetItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x10\n\x03ids\x18\x02 \x03(\tR\x03ids\x12#\n\routput_fields\x18\x03 \x03(\tR\x0coutputFields\x12\'\n\x0finclude_vectors\x18\x04 \x01(\x08R\x0eincludeVectors\x12-\n\x12include_thumbnails\x18\x05 \x01(\x08R\x11includeThumbnails\"\x82\x01\n\x10GetItemsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\x12\x1f\n\x0bmissing_ids\x18\x02 \x03(\tR\nmissingIds\x12\x1d\n\nunread_ids\x18\x03 \x03(\tR\tunreadIds\"\xd4\x02\n\x10ListItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12\x32\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1a.sentinel.search.v1.FilterR\x06\x66ilter\x12#\n\routput_fields\x18\x05 \x03(\tR\x0coutputFields\x12\'\n\x0finclude_vectors\x18\x06 \x01(\x08R\x0eincludeVectors\x12-\n\x12include_thumbnails\x18\x07 \x01(\x08R\x11includeThumbnails\x12\x33\n\x05order\x18\x08 \x01(\x0b\x32\x1d.sentinel.search.v1.ItemOrderR\x05order\"A\n\tItemOrder\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x1e\n\ndescending\x18\x02 \x01(\x08R\ndescending\"k\n\x11ListItemsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x18.sentinel.search.v1.ItemR\x05items\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n\x14\x44ownloadImageRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12\x0e\n\x02id\x18\x02 \x01(\tR\x02id\"k\n\x15\x44ownloadImageResponse\x12\x12\n\x04\x64\x61ta\x18\x01 \x01(\x0cR\x04\x64\x61ta\x12\x1d\n\nmedia_type\x18\x02 \x01(\tR\tmediaType\x12\x1f\n\x0btotal_bytes\x18\x03 \x01(\x03R\ntotalBytes\"\xef\x01\n\x12\x44\x65leteItemsRequest\x12\x1e\n\ncollection\x18\x01 \x01(\tR\ncollection\x12/\n\x03ids\x18\x02 \x01(\x0b\x32\x1b.sentinel.search.v1.ItemIdsH\x00R\x03ids\x12\x34\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.sentinel.search.v1.FilterH\x00R\x06\x66ilter\x12\x17\n\x07\x64ry_run\x18\x04 \x01(\x08R\x06\x64ryRun\x12-\n\x12\x63onfirmation_token\x18\x05 \x01(\tR\x11\x63onfirmationTokenB\n\n\x08selector\"\x1b\n\x07ItemIds\x12\x10\n\x03ids\x18\x01 \x03(\tR\x03ids\"i\n\x13\x44\x65leteItemsResponse\x12#\n\rdeleted_count\x18\x01 \x01(\x03R\x0c\x64\x65letedCount\x12-\n\x12\x63onfirmation_token\x18\x02 \x01(\tR\x11\x63onfirmationToken2\xe3\x04\n\x0bItemService\x12\x63\n\x0bUpsertItems\x12&.sentinel.search.v1.UpsertItemsRequest\x1a\'.sentinel.search.v1.UpsertItemsResponse\"\x03\x90\x02\x02\x12\x62\n\x0bIngestItems\x12&.sentinel.search.v1.IngestItemsRequest\x1a\'.sentinel.search.v1.IngestItemsResponse(\x01\x30\x01\x12Z\n\x08GetItems\x12#.sentinel.search.v1.GetItemsRequest\x1a$.sentinel.search.v1.GetItemsResponse\"\x03\x90\x02\x01\x12]\n\tListItems\x12$.sentinel.search.v1.ListItemsRequest\x1a%.sentinel.search.v1.ListItemsResponse\"\x03\x90\x02\x01\x12k\n\rDownloadImage\x12(.sentinel.search.v1.DownloadImageRequest\x1a).sentinel.search.v1.DownloadImageResponse\"\x03\x90\x02\x01\x30\x01\x12\x63\n\x0b\x44\x65leteItems\x12&.sentinel.search.v1.DeleteItemsRequest\x1a\'.sentinel.search.v1.DeleteItemsResponse\"\x03\x90\x02\x02\x42\x8f\x01\n\x12sentinel.search.v1P\x01Z0sentinel.internal/go/sentinel/search/v1;searchv1\xa2\x02\x03SEN\xaa\x02\x12Sentinel.Search.V1\xca\x02\x12Sentinel\\Search\\V1\xea\x02\x14Sentinel::Search::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,51 +48,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMSERVICE'].methods_by_name['DeleteItems']._loaded_options = None
   _globals['_ITEMSERVICE'].methods_by_name['DeleteItems']._serialized_options = b'\220\002\002'
   _globals['_ITEM']._serialized_start=154
-  _globals['_ITEM']._serialized_end=554
-  _globals['_ITEM_FIELDSENTRY']._serialized_start=465
-  _globals['_ITEM_FIELDSENTRY']._serialized_end=554
-  _globals['_UPSERTITEMSREQUEST']._serialized_start=556
-  _globals['_UPSERTITEMSREQUEST']._serialized_end=656
-  _globals['_UPSERTITEMSRESPONSE']._serialized_start=658
-  _globals['_UPSERTITEMSRESPONSE']._serialized_end=737
-  _globals['_ITEMRESULT']._serialized_start=740
-  _globals['_ITEMRESULT']._serialized_end=1005
-  _globals['_ITEMRESULT_OUTCOME']._serialized_start=908
-  _globals['_ITEMRESULT_OUTCOME']._serialized_end=1005
-  _globals['_INGESTITEMSREQUEST']._serialized_start=1008
-  _globals['_INGESTITEMSREQUEST']._serialized_end=1153
-  _globals['_INGESTSTART']._serialized_start=1155
-  _globals['_INGESTSTART']._serialized_end=1200
-  _globals['_INGESTBATCH']._serialized_start=1202
-  _globals['_INGESTBATCH']._serialized_end=1291
-  _globals['_INGESTITEMSRESPONSE']._serialized_start=1294
-  _globals['_INGESTITEMSRESPONSE']._serialized_end=1500
-  _globals['_INGESTACK']._serialized_start=1503
-  _globals['_INGESTACK']._serialized_end=1784
-  _globals['_INGESTADVICE']._serialized_start=1787
-  _globals['_INGESTADVICE']._serialized_end=1942
-  _globals['_INGESTSUMMARY']._serialized_start=1944
-  _globals['_INGESTSUMMARY']._serialized_end=2070
-  _globals['_GETITEMSREQUEST']._serialized_start=2073
-  _globals['_GETITEMSREQUEST']._serialized_end=2265
-  _globals['_GETITEMSRESPONSE']._serialized_start=2268
-  _globals['_GETITEMSRESPONSE']._serialized_end=2398
-  _globals['_LISTITEMSREQUEST']._serialized_start=2401
-  _globals['_LISTITEMSREQUEST']._serialized_end=2741
-  _globals['_ITEMORDER']._serialized_start=2743
-  _globals['_ITEMORDER']._serialized_end=2808
-  _globals['_LISTITEMSRESPONSE']._serialized_start=2810
-  _globals['_LISTITEMSRESPONSE']._serialized_end=2917
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=2919
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=2989
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=2991
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=3098
-  _globals['_DELETEITEMSREQUEST']._serialized_start=3101
-  _globals['_DELETEITEMSREQUEST']._serialized_end=3340
-  _globals['_ITEMIDS']._serialized_start=3342
-  _globals['_ITEMIDS']._serialized_end=3369
-  _globals['_DELETEITEMSRESPONSE']._serialized_start=3371
-  _globals['_DELETEITEMSRESPONSE']._serialized_end=3476
-  _globals['_ITEMSERVICE']._serialized_start=3479
-  _globals['_ITEMSERVICE']._serialized_end=4090
+  _globals['_ITEM']._serialized_end=598
+  _globals['_ITEM_FIELDSENTRY']._serialized_start=509
+  _globals['_ITEM_FIELDSENTRY']._serialized_end=598
+  _globals['_UPSERTITEMSREQUEST']._serialized_start=600
+  _globals['_UPSERTITEMSREQUEST']._serialized_end=700
+  _globals['_UPSERTITEMSRESPONSE']._serialized_start=702
+  _globals['_UPSERTITEMSRESPONSE']._serialized_end=781
+  _globals['_ITEMRESULT']._serialized_start=784
+  _globals['_ITEMRESULT']._serialized_end=1049
+  _globals['_ITEMRESULT_OUTCOME']._serialized_start=952
+  _globals['_ITEMRESULT_OUTCOME']._serialized_end=1049
+  _globals['_INGESTITEMSREQUEST']._serialized_start=1052
+  _globals['_INGESTITEMSREQUEST']._serialized_end=1197
+  _globals['_INGESTSTART']._serialized_start=1199
+  _globals['_INGESTSTART']._serialized_end=1244
+  _globals['_INGESTBATCH']._serialized_start=1246
+  _globals['_INGESTBATCH']._serialized_end=1335
+  _globals['_INGESTITEMSRESPONSE']._serialized_start=1338
+  _globals['_INGESTITEMSRESPONSE']._serialized_end=1544
+  _globals['_INGESTACK']._serialized_start=1547
+  _globals['_INGESTACK']._serialized_end=1828
+  _globals['_INGESTADVICE']._serialized_start=1831
+  _globals['_INGESTADVICE']._serialized_end=1986
+  _globals['_INGESTSUMMARY']._serialized_start=1988
+  _globals['_INGESTSUMMARY']._serialized_end=2114
+  _globals['_GETITEMSREQUEST']._serialized_start=2117
+  _globals['_GETITEMSREQUEST']._serialized_end=2309
+  _globals['_GETITEMSRESPONSE']._serialized_start=2312
+  _globals['_GETITEMSRESPONSE']._serialized_end=2442
+  _globals['_LISTITEMSREQUEST']._serialized_start=2445
+  _globals['_LISTITEMSREQUEST']._serialized_end=2785
+  _globals['_ITEMORDER']._serialized_start=2787
+  _globals['_ITEMORDER']._serialized_end=2852
+  _globals['_LISTITEMSRESPONSE']._serialized_start=2854
+  _globals['_LISTITEMSRESPONSE']._serialized_end=2961
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=2963
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=3033
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=3035
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=3142
+  _globals['_DELETEITEMSREQUEST']._serialized_start=3145
+  _globals['_DELETEITEMSREQUEST']._serialized_end=3384
+  _globals['_ITEMIDS']._serialized_start=3386
+  _globals['_ITEMIDS']._serialized_end=3413
+  _globals['_DELETEITEMSRESPONSE']._serialized_start=3415
+  _globals['_DELETEITEMSRESPONSE']._serialized_end=3520
+  _globals['_ITEMSERVICE']._serialized_start=3523
+  _globals['_ITEMSERVICE']._serialized_end=4134
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Item(_message.Message):
-    __slots__ = ("id", "content", "vector", "fields", "image_uri", "thumbnail", "digest", "by_reference")
+    __slots__ = ("id", "content", "vector", "fields", "image_uri", "thumbnail", "digest", "by_reference", "vector_from_model")
     class FieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class Item(_message.Message):
     THUMBNAIL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     BY_REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FROM_MODEL_FIELD_NUMBER: _ClassVar[int]
     id: str
     content: _content_pb2.Content
     vector: _content_pb2.Vector
@@ -34,7 +35,8 @@ class Item(_message.Message):
     thumbnail: bytes
     digest: str
     by_reference: bool
-    def __init__(self, id: _Optional[str] = ..., content: _Optional[_Union[_content_pb2.Content, _Mapping]] = ..., vector: _Optional[_Union[_content_pb2.Vector, _Mapping]] = ..., fields: _Optional[_Mapping[str, _filter_pb2.FieldValue]] = ..., image_uri: _Optional[str] = ..., thumbnail: _Optional[bytes] = ..., digest: _Optional[str] = ..., by_reference: bool = ...) -> None: ...
+    vector_from_model: bool
+    def __init__(self, id: _Optional[str] = ..., content: _Optional[_Union[_content_pb2.Content, _Mapping]] = ..., vector: _Optional[_Union[_content_pb2.Vector, _Mapping]] = ..., fields: _Optional[_Mapping[str, _filter_pb2.FieldValue]] = ..., image_uri: _Optional[str] = ..., thumbnail: _Optional[bytes] = ..., digest: _Optional[str] = ..., by_reference: bool = ..., vector_from_model: bool = ...) -> None: ...
 
 class UpsertItemsRequest(_message.Message):
     __slots__ = ("collection", "items")

@@ -1,7 +1,10 @@
 package sentinel.client;
 
+import com.google.protobuf.Timestamp;
+import java.time.Instant;
 import java.util.List;
 import sentinel.search.v1.FieldValue;
+import sentinel.search.v1.GeoPoint;
 import sentinel.search.v1.StringList;
 
 /** Makes the values of fields. */
@@ -32,6 +35,21 @@ public final class Fields {
   public static FieldValue of(List<String> values) {
     return FieldValue.newBuilder()
         .setListValue(StringList.newBuilder().addAllValues(values))
+        .build();
+  }
+
+  /** A value of a TIMESTAMP field, which is kept to the microsecond. */
+  public static FieldValue of(Instant value) {
+    return FieldValue.newBuilder()
+        .setTimestampValue(
+            Timestamp.newBuilder().setSeconds(value.getEpochSecond()).setNanos(value.getNano()))
+        .build();
+  }
+
+  /** A value of a GEO field, in degrees. */
+  public static FieldValue place(double latitude, double longitude) {
+    return FieldValue.newBuilder()
+        .setGeoValue(GeoPoint.newBuilder().setLatitude(latitude).setLongitude(longitude))
         .build();
   }
 }

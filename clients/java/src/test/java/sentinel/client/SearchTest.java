@@ -6,12 +6,15 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.IOException;
+import java.time.Instant;
 import java.util.ArrayList;
 import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import sentinel.search.v1.Comparison;
+import sentinel.search.v1.FieldSchema;
+import sentinel.search.v1.FieldValue;
 import sentinel.search.v1.Filter;
 import sentinel.search.v1.Hit;
 import sentinel.search.v1.Item;
@@ -79,6 +82,41 @@ class SearchTest {
     try (Hits hits = CLIENT.search(SearchRequest.newBuilder().setParams(params).build())) {
       hits.forEach((Hit hit) -> assertFalse(hit.getId().equals("chelsea.png")));
       assertTrue(hits.summary().orElseThrow().getHitCount() > 0);
+    }
+  }
+
+  @Test
+  void timesAndPlacesComeBackAndSelect() {
+    FieldSchema at =
+        FieldSchema.newBuilder().setName("at").setType(FieldSchema.Type.TYPE_TIMESTAMP).build();
+    FieldSchema place =
+        FieldSchema.newBuilder().setName("place").setType(FieldSchema.Type.TYPE_GEO).build();
+    String name = collection + "_fields";
+    CLIENT.getOrCreateCollection(name, at, place);
+    FieldValue noon = Fields.of(Instant.parse("2021-07-03T12:00:00.123456Z"));
+    FieldValue munich = Fields.place(48.14, 11.58);
+    Item item =
+        Live.note(1).toBuilder()
+            .clearFields()
+            .putFields("at", noon)
+            .putFields("place", munich)
+            .build();
+    CLIENT.upsert(name, List.of(item));
+    Comparison notBefore =
+        Comparison.newBuilder()
+            .setField("at")
+            .setOperator(Comparison.Operator.OPERATOR_GREATER_OR_EQUAL)
+            .addValues(noon)
+            .build();
+    SearchParams.Builder params =
+        SearchParams.newBuilder()
+            .setCollection(name)
+            .setQuery(Query.newBuilder().setContent(Contents.text("a note")))
+            .setFilter(Filter.newBuilder().setComparison(notBefore));
+    try (Hits hits = CLIENT.search(SearchRequest.newBuilder().setParams(params).build())) {
+      Hit hit = hits.next();
+      assertEquals(noon, hit.getFieldsOrThrow("at"));
+      assertEquals(munich, hit.getFieldsOrThrow("place"));
     }
   }
 
