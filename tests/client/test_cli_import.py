@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
 from sentinel_client.cli import _importer, _journal, main
+from sentinel_client.testing import FakeSentinel
 from sentinel_core import errors as core
 from tests.client import datasets
 from tests.client.fake_gateway import FakeGateway
@@ -346,3 +347,26 @@ def test_a_signal_in_the_middle_and_a_second_run_finish_the_job(
     assert f"{300 - stored} stored, {stored} unchanged, 0 failed" in done.stdout, done.stderr
     assert sent(gateway) - before == 300 - stored
     assert len(gateway.items) == 300
+
+
+def test_texts_that_the_model_reads_only_in_part_are_counted(tmp_path: Path) -> None:
+    lines = [{"t": "word " * 1000}, {"t": "words " * 1000}, {"t": "a short one"}]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with FakeSentinel() as client:
+        words = [
+            "--address",
+            client.address,
+            "import",
+            "jsonl",
+            str(path),
+            "-c",
+            "t",
+            "--text",
+            "t",
+        ]
+        first = CliRunner().invoke(main, words)
+        again = CliRunner().invoke(main, words)
+    assert first.exit_code == 0, first.output
+    assert "2 texts are longer than the model reads" in first.output
+    assert "longer" not in again.output

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -261,3 +263,17 @@ def test_nothing_is_tried_for_a_gateway_elsewhere() -> None:
     for address in ("localhost:50050", "127.0.0.1:50050", "[::1]:50050", "unix:/run/gateway"):
         assert References(None, address).covers(Path("a.jpg"))
         assert not References(None, address).covers(ImageUri("https://a/b.jpg"))
+
+
+def test_on_a_terminal_it_shows_that_it_is_indexing(gateway: FakeGateway, pictures: Path) -> None:
+    command = [sys.executable, "-m", "sentinel_client.cli", "--address", gateway.address, "index"]
+    done = subprocess.run(
+        [*command, pictures],
+        env={**os.environ, "FORCE_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "indexing" in done.stderr
+    assert "importing" not in done.stderr
+    assert "2 stored" in done.stdout

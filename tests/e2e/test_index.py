@@ -140,7 +140,7 @@ def test_on_a_terminal_it_asks(album: Album, answer: bytes, left: int) -> None:
         (album.root / f"{number:02d}.jpg").unlink()
     ours, theirs = pty.openpty()
     os.write(ours, answer)
-    command = [SENTINEL, "--address", album.address, "index", album.root]
+    command: list[str | Path] = [SENTINEL, "--address", album.address, "index", album.root]
     result = subprocess.run(
         [*command, "-c", album.collection, "--prune"],
         stdin=theirs,
@@ -340,15 +340,25 @@ def test_a_pattern_that_is_none_is_an_error(album: Album) -> None:
     assert (result.exit_code, "--exclude" in result.stderr) == (2, True)
 
 
-def test_a_collection_without_the_fields_of_photos_says_how_to_add_them(album: Album) -> None:
+def test_a_collection_without_the_fields_of_photos_gets_them_by_one_command(
+    album: Album, default_worker: processes.Server
+) -> None:
     album.collection = f"c_{uuid.uuid4().hex}"
     fields = [FieldSchema("path", FieldType.STRING), FieldSchema("modified_at", FieldType.INT64)]
     album.client.create_collection(album.collection, fields)
     result = album.index()
     assert "20 stored" in result.stdout
-    advice = f"`sentinel collections add-fields {album.collection} --photo` adds them."
-    assert advice in result.stderr
+    command = f"sentinel collections add-fields {album.collection} --photo"
+    assert f"`{command}` adds them." in result.stderr
     assert "20 unchanged" in album.index().stdout
+    before = processes.metric(default_worker.metrics_address, "sentinel_embedder_items_total")
+    added = CliRunner().invoke(main, ["--address", album.address, *command.split()[1:]])
+    assert added.exit_code == 0, added.output
+    assert "20 stored" in album.index("--prune").stdout
+    assert {one.fields["width"] for one in album.items().values()} == {24}
+    assert "20 unchanged" in album.index("--prune").stdout
+    after = processes.metric(default_worker.metrics_address, "sentinel_embedder_items_total")
+    assert before == after > 0
 
 
 def test_a_collection_without_paths_cannot_be_pruned(album: Album) -> None:

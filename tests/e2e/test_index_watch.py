@@ -33,7 +33,8 @@ class Watcher:
 
     def __init__(self, address: str, root: Path, collection: str, log: Path) -> None:
         self.root, self.log, self.address, self.collection = root, log, address, collection
-        command = [SENTINEL, "--address", address, "index", root, "-c", collection]
+        command: list[str | Path] = [SENTINEL, "--address", address, "index", root]
+        command += ["-c", collection]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*command, "--watch", "--prune", "--yes"], stdout=output, stderr=output

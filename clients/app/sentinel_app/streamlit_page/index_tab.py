@@ -36,7 +36,8 @@ def index_tab(backend: Backend, collection: Collection, limit: UploadLimit) -> N
             max_upload_size=limit.bytes >> 20,
         )
     st.caption(
-        f"JPEG, PNG, WebP, GIF, BMP or TIFF of up to {megabytes(MAX_IMAGE_BYTES)} each; "
+        "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC of up to "
+        f"{megabytes(MAX_IMAGE_BYTES)} each; "
         f"{limit.files:,} files and {megabytes(limit.bytes)} at once. For a large folder, use "
         "the command line. It is faster, and it can be stopped and continued:"
     )

@@ -253,6 +253,11 @@ class ImportRun:
                 f"Stored {copied:,} {self._plan.noun} as copies, since the gateway may not or "
                 "cannot read them where they are."
             )
+        if count := self.tally.truncated:
+            yield (
+                f"{count:,} texts are longer than the model reads; only their beginnings are "
+                "searchable."
+            )
         sync = self._sync
         for (folder, reason), count in sync.kept.items():
             yield f"Kept {count:,} stored items of {short_path(folder)}, which {reason}."
@@ -286,6 +291,7 @@ class ImportRun:
             "stored": tally.stored,
             "unchanged": tally.unchanged,
             "duplicates": tally.duplicates,
+            "truncated": tally.truncated,
             "failed": tally.failed,
             "failures": self.failures.counts,
             "replaced": sync.replaced,

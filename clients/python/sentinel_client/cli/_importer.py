@@ -74,6 +74,7 @@ class Tally:
     unchanged: int = 0
     duplicates: int = 0
     failed: int = 0
+    truncated: int = 0  # texts, stored now, of which the model read only the beginning
     below: int = 0  # stored items whose path is below the folders that were walked
     started: float = field(default_factory=time.monotonic)
 
@@ -338,6 +339,7 @@ class Importer:
     async def _count(self, ack: IngestAck) -> None:
         self.tally.stored += ack.stored_count
         self.tally.unchanged += ack.unchanged_count
+        self.tally.truncated += ack.truncated_count
         fetched = []
         for index, item in enumerate(ack.items):
             _, sent = self._sent.pop(id(item))
