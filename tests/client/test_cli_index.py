@@ -266,7 +266,8 @@ def test_nothing_is_tried_for_a_gateway_elsewhere() -> None:
 
 
 def test_on_a_terminal_it_shows_that_it_is_indexing(gateway: FakeGateway, pictures: Path) -> None:
-    command = [sys.executable, "-m", "sentinel_client.cli", "--address", gateway.address, "index"]
+    command: list[str | Path] = [sys.executable, "-m", "sentinel_client.cli"]
+    command += ["--address", gateway.address, "index"]
     done = subprocess.run(
         [*command, pictures],
         env={**os.environ, "FORCE_COLOR": "1"},
