@@ -23,8 +23,8 @@ from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Content
 from sentinel_store.prepared_item import PreparedItem
 
-# Of one batch: enough for a worker, and 256 MB of the largest images.
-_ORIGINALS_AT_ONCE = 16
+# Of one batch: enough to keep a worker busy, and 384 MiB of the largest images.
+_ORIGINALS_AT_ONCE = 8
 
 
 class ItemEmbedder:

@@ -244,7 +244,7 @@ def running(
             *("--keys-file", str(keys), "--audit-log", str(audit)),
             *("--worker-ca", pki.file("ca.pem"), "--worker-api-key-file", str(worker_key)),
             *("--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE, "--jwt-keys", str(issuer.jwks)),
-            *("--image-uri-places", f"{place.as_uri()}/"),
+            *("--image-uri-places", f"{place.as_uri()}/", "--reference-places", place.as_uri()),
             *gateway_flags,
             serving=False,
             environment=environment,
