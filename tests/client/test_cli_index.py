@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from sentinel_client import ImageUri
 from sentinel_client.cli import _importer, _journal, main
-from sentinel_client.cli._journal import Journal, Reading
+from sentinel_client.cli._journal import Journal, Reading, read_item
 from sentinel_client.cli._references import References
 from sentinel_client.importers import ImportItem
 from sentinel_core import errors as core
@@ -124,8 +124,6 @@ def test_bad_and_unreadable_files_are_named_and_the_rest_goes_on(
 def test_a_file_that_vanishes_between_hashing_and_sending_fails_alone(
     gateway: FakeGateway, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_item = _importer.read_item
-
     def read_and_delete(item: ImportItem) -> Reading:
         reading = read_item(item)
         if item.key.endswith("a.jpg"):
@@ -266,7 +264,8 @@ def test_nothing_is_tried_for_a_gateway_elsewhere() -> None:
 
 
 def test_on_a_terminal_it_shows_that_it_is_indexing(gateway: FakeGateway, pictures: Path) -> None:
-    command = [sys.executable, "-m", "sentinel_client.cli", "--address", gateway.address, "index"]
+    command: list[str | Path] = [sys.executable, "-m", "sentinel_client.cli"]
+    command += ["--address", gateway.address, "index"]
     done = subprocess.run(
         [*command, pictures],
         env={**os.environ, "FORCE_COLOR": "1"},
