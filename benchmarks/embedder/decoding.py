@@ -6,9 +6,11 @@ that one H100 would need: a calculation, from its published speed and the networ
 
 from __future__ import annotations
 
+import asyncio
 import io
 import multiprocessing
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,11 +19,19 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from prometheus_client import CollectorRegistry
 
 from benchmarks.embedder.context import Bench
 from benchmarks.report import Row
+from embedder_server.engine.metrics import EmbedderMetrics
 from embedder_server.images.decoder import ImageDecoder
+from embedder_server.images.decoder_pool import DecoderPool
+from embedder_server.images.decoder_process import NICENESS, Setup
+from embedder_server.images.fork_server import ForkServer
 from embedder_server.images.preprocessing import ImageRecipe
+from embedder_server.types import ImageFile, Priority
+from sentinel_core.calls import Deadline
+from sentinel_core.memory import MemoryBudget
 from tests.photos import all_photos
 
 # Flickr's size, a full screen, and a phone's 12 megapixels.
@@ -50,6 +60,7 @@ def decoding(bench: Bench) -> list[Row]:
             rates[size, name] = max(_rate(decode, data, seconds) for _ in range(3))
     return [
         *(_compared(size, rates) for size in _SIZES),
+        _pool_compared(files["12 Mpx"], bench.plan.rounds, bench.plan.seconds),
         *_by_cores(files["2 Mpx"], seconds),
         *(_cores_for_a_gpu(network, rates) for network in _NETWORKS),
     ]
@@ -127,6 +138,89 @@ def _compared(size: str, rates: dict[tuple[str, str], float]) -> Row:
         note=f"{mine:.0f} images per second of a core, to a model's pixels; {listed}",
         detail={"ours": mine, **others},
     )
+
+
+def _pool_compared(data: bytes, rounds: int, seconds: float) -> Row:
+    """Compare the worker's decoder processes with as many that only call libjpeg-turbo."""
+    processes = os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=os.nice, initargs=(NICENESS,)
+    ) as others:
+        list(others.map(_scaled_rate, [(data, 0.01)] * processes))  # imports
+        work = [(data, seconds)] * processes
+        ours, theirs = asyncio.run(
+            _take_turns(
+                data, processes, rounds, seconds, lambda: sum(others.map(_scaled_rate, work))
+            )
+        )
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    middle = statistics.median(ours), statistics.median(theirs)
+    counts = f"{sum(ours) * seconds:,.0f} and {sum(theirs) * seconds:,.0f} images"
+    return Row(
+        f"JPEG of 12 Mpx, {processes} processes: the worker's decoders ÷ libjpeg-turbo, scaled",
+        statistics.median(ratios),
+        "x",
+        note=f"{middle[0]:.0f} and {middle[1]:.0f} images/s, to a model's pixels; {counts} in "
+        f"{rounds} rounds; ratios {min(ratios):.2f} to {max(ratios):.2f}",
+        detail={"ours": ours, "theirs": theirs},
+    )
+
+
+async def _take_turns(
+    data: bytes, processes: int, rounds: int, seconds: float, other: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Return images per second of each turn, ours and the other's."""
+    setup = Setup(
+        max_bytes=1 << 26, max_pixels=1 << 26, model_side=_SIDE, preprocess=_RECIPE.pixels
+    )
+    forks = ForkServer()
+    pool = DecoderPool(
+        forks,
+        setup,
+        processes=processes,
+        max_seconds=60,
+        memory=MemoryBudget(1 << 30, EmbedderMetrics(CollectorRegistry())),
+        on_ended=lambda cause: None,
+        on_failure=lambda error: None,
+    )
+    ours, theirs = list[float](), list[float]()
+    try:
+        await pool.start(3 * 4 * _SIDE**2)
+        await _pool_rate(pool, data, 2 * processes, 0.01)
+        for _ in range(rounds):
+            ours.append(await _pool_rate(pool, data, 2 * processes, seconds))
+            theirs.append(await asyncio.to_thread(other))
+    finally:
+        pool.close()
+        forks.close()
+    return ours, theirs
+
+
+async def _pool_rate(pool: DecoderPool, data: bytes, callers: int, seconds: float) -> float:
+    count, start = 0, time.perf_counter()
+
+    async def call() -> None:
+        nonlocal count
+        while time.perf_counter() - start < seconds:
+            await pool.prepare(ImageFile(data), 0, Priority.BULK, Deadline.within(60))
+            count += 1
+
+    await asyncio.gather(*(call() for _ in range(callers)))
+    return count / (time.perf_counter() - start)
+
+
+def _scaled_rate(work: tuple[bytes, float]) -> float:
+    """Return images per second of libjpeg-turbo alone, scaled; the rest as the worker does it."""
+    decode = _simplejpeg if find_spec("simplejpeg") else _drafted
+    return _rate(decode, *work, clock=time.perf_counter)
+
+
+def _drafted(data: bytes) -> Image.Image:
+    """Pillow's own call of libjpeg-turbo."""
+    image = _opened(data)
+    image.draft(None, (_MARGIN * _SIDE, _MARGIN * _SIDE))
+    return image.convert("RGB")
 
 
 def _by_cores(data: bytes, seconds: float) -> Iterator[Row]:

@@ -47,6 +47,7 @@ def main() -> None:
     folder = options.dataset if options.dataset.is_dir() else options.datasets / options.dataset
     try:
         dataset = read(folder, set(options.without))
+        others = read(options.absent, set(options.without)) if options.absent else None
     except LayoutError as error:
         sys.exit(str(error))
     count = sum(len(picture.captions) for picture in dataset.pictures)
@@ -56,7 +57,11 @@ def main() -> None:
     flags = [f"--model={options.model}"] if options.model else []
     with tempfile.TemporaryDirectory() as scratch:
         found, model = measure(
-            dataset, Path(scratch), [*flags, *options.worker_flags], set(options.only)
+            dataset,
+            Path(scratch),
+            [*flags, *options.worker_flags],
+            only=set(options.only),
+            others=others,
         )
     rows = rows_of(found.recalls, published(options.model, dataset.name))
     title = f"{model} on {dataset.name} ({dataset.split})"
@@ -92,7 +97,9 @@ def measure(
     dataset: Captioned,
     scratch: Path,
     worker_flags: Sequence[str],
-    only: Collection[str] = SECTIONS,
+    *,
+    only: Collection[str],
+    others: Captioned | None,
 ) -> tuple[Found, str]:
     """Return what was measured, and the model's name; start and stop the servers."""
     with worker(scratch, *worker_flags) as embedder:
@@ -105,7 +112,7 @@ def measure(
                 found = Found()
                 _fill_pictures(client, dataset)
                 if "match" in only:
-                    found.matches = _matches(client, dataset)
+                    found.matches = _matches(client, dataset, others)
                 if "recall" in only:
                     _fill_captions(client, dataset)
                     found.recalls[TO_IMAGE] = _to_image(client, dataset)
@@ -115,7 +122,7 @@ def measure(
             gateway.stop()
 
 
-def _matches(client: SentinelClient, dataset: Captioned) -> list[Row]:
+def _matches(client: SentinelClient, dataset: Captioned, others: Captioned | None) -> list[Row]:
     if len(dataset.pictures) < matches.LEAST_PICTURES:
         _say(f"no match levels: fewer than {matches.LEAST_PICTURES} pictures")
         return []
@@ -124,7 +131,7 @@ def _matches(client: SentinelClient, dataset: Captioned) -> list[Row]:
     if levels is None:
         _say("this model or collection has no match levels")
         return []
-    return matches.rows_of(matches.judge(client, PICTURES, dataset), levels)
+    return matches.rows_of(matches.judge(client, PICTURES, dataset, others), levels)
 
 
 def _fill_pictures(client: SentinelClient, dataset: Captioned) -> None:
@@ -228,6 +235,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="", help="as of a worker; default: the built-in one")
     parser.add_argument(
         "--without", nargs="+", default=[], metavar="NAME", help="leave out folders of these names"
+    )
+    parser.add_argument(
+        "--absent", type=Path, metavar="FOLDER", help="a dataset of other things, for match levels"
     )
     parser.add_argument(
         "--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measure only these"

@@ -3,7 +3,8 @@
 A caption asks for a present thing if its pictures are in the collection, and for an absent one if
 they are left out of the hits, which is the same search. Two ways to leave out: only the pictures of
 this caption, where pictures of nearly the same may stay; and, if the dataset has folders, all
-pictures of their folders, so that the kind of thing is absent.
+pictures of their folders, so that the kind of thing is absent. A third way are captions of another
+dataset, of other things.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PRESENT = "present"
 FOUND = "present, and found first"
 ABSENT = "absent: pictures left out"
 ABSENT_KIND = "absent: folder left out"
+FOREIGN = "absent: captions of others"
 # A gateway finds no levels for fewer pictures.
 LEAST_PICTURES = 10
 _PATIENCE_S = 300.0
@@ -61,8 +63,13 @@ def wait_for_levels(client: SentinelClient, collection: str, items: int) -> Matc
     return None
 
 
-def judge(client: SentinelClient, collection: str, dataset: Captioned) -> dict[str, Judged]:
-    """Search each caption among the pictures; return the best hits by way."""
+def judge(
+    client: SentinelClient, collection: str, dataset: Captioned, others: Captioned | None = None
+) -> dict[str, Judged]:
+    """Search each caption among the pictures; return the best hits by way.
+
+    `others` has captions of things that the pictures of `dataset` do not show.
+    """
     owners: dict[str, set[str]] = {}
     folders: dict[str, set[str]] = {}
     for number, picture in enumerate(dataset.pictures):
@@ -78,13 +85,19 @@ def judge(client: SentinelClient, collection: str, dataset: Captioned) -> dict[s
         ]
     best: dict[str, Judged] = {way: Judged([], []) for way in (*left_out, FOUND)}
     own_pictures = list(owners.values())
-    for at, hits in enumerate(_hits(client, collection, list(owners), left_out)):
+    limit = min(_MOST_HITS, 1 + max(len(one) for sets in left_out.values() for one in sets))
+    for at, hits in enumerate(_hits(client, collection, list(owners), limit)):
         if hits[0].id in own_pictures[at]:
             best[FOUND].add(hits[0])
         for way, sets in left_out.items():
             hit = next((one for one in hits if one.id not in sets[at]), None)
             if hit is not None:
                 best[way].add(hit)
+    if others is not None:
+        foreign = {caption for picture in others.pictures for caption in picture.captions}
+        best[FOREIGN] = Judged([], [])
+        for hits in _hits(client, collection, sorted(foreign - owners.keys()), 1):
+            best[FOREIGN].add(hits[0])
     return best
 
 
@@ -92,9 +105,8 @@ def _hits(
     client: SentinelClient,
     collection: str,
     captions: Sequence[str],
-    left_out: dict[str, list[set[str]]],
+    limit: int,
 ) -> Iterator[tuple[Hit, ...]]:
-    limit = min(_MOST_HITS, 1 + max(len(one) for sets in left_out.values() for one in sets))
     for start in range(0, len(captions), _CAPTIONS_PER_CALL):
         part = captions[start : start + _CAPTIONS_PER_CALL]
         for page in client.batch_search(part, collection=collection, limit=limit):
@@ -115,7 +127,7 @@ def rows_of(best: dict[str, Judged], levels: MatchLevels) -> list[Row]:
     rows += (
         Row(f"{way}: AUC", auc(present.scores, judged.scores), "", note="of present against absent")
         for way, judged in best.items()
-        if way in (ABSENT, ABSENT_KIND)
+        if way.startswith("absent")
     )
     return rows
 

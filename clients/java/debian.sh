@@ -1,8 +1,9 @@
 #!/bin/sh
 # Build the client without Maven, with the compilers and libraries of Debian:
 #
-#   apt-get install default-jdk-headless libgrpc-java libprotobuf-java libnetty-tcnative-java \
-#       protobuf-compiler protobuf-compiler-grpc-java-plugin
+#   apt-get install default-jdk-headless liberror-prone-java libgeronimo-annotation-1.3-spec-java \
+#       libgoogle-gson-java libgrpc-java libguava-java libnetty-java libnetty-tcnative-java \
+#       libperfmark-java libprotobuf-java protobuf-compiler protobuf-compiler-grpc-java-plugin
 #   ./debian.sh [TARGET]
 #
 # TARGET (default: target) gets stubs/; classes/; classpath, the path of all libraries; and native/,

@@ -49,7 +49,7 @@ READY = b"ready"
 # Elsewhere no sockets keep messages apart. But each message is answered before the next.
 CHANNEL = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_STREAM
 
-_NICENESS = 5  # as of the model's threads
+NICENESS = 5  # as of the model's threads
 _PR_SET_PDEATHSIG = 1
 _FIRST_TO_BE_KILLED = "1000"  # when the machine or the container has no memory left
 # A decoder whose memory stays larger by this much after an image is replaced.
@@ -128,7 +128,7 @@ def _die_with(template: int) -> None:
 
 def _decode_for(setup: bytes, channel: socket.socket, memory_file: int) -> None:
     # Never interrupt the model's threads on waking up: they wait for one another.
-    os.nice(_NICENESS)
+    os.nice(NICENESS)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

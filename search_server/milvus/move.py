@@ -26,7 +26,8 @@ from sentinel_store.milvus.connection import MilvusConnection
 from sentinel_store.milvus.movable import MovableConnection, Written
 
 _CALL_TIMEOUT_S = 120.0
-_PAGE_ROWS = 200
+# Of a read: on Milvus Lite, each costs as much as there are rows. And of a write.
+_PAGE_ROWS, _WRITE_ROWS = 1_000, 200
 # Rows that are copied while writes wait.
 _FEW_ROWS = 500
 # A caller who writes faster than rows are copied is held in the end.
@@ -165,8 +166,9 @@ class Move:
             await self._write(info, [], set(ids) - {row.id for row in there})
 
     async def _write(self, info: CollectionInfo, rows: Sequence[Row], gone: Iterable[str]) -> None:
-        if rows:
-            await self._target.upsert(info, rows, _deadline())
+        for start in range(0, len(rows), _WRITE_ROWS):
+            some = rows[start : start + _WRITE_ROWS]
+            await self._target.upsert(info, some, _deadline())
         for part in _parts(gone):
             await self._target.delete(info, schema.with_ids(part), _deadline())
 

@@ -37,6 +37,10 @@ def test_details_are_in_words(guest: Guest, photo_app: PhotoApp) -> None:
     large.wait_for()
     assert large.evaluate("(one) => one.naturalWidth") == 512
     assert large.get_attribute("alt") == "An astronaut in an orange suit"
+    image, stage = large.bounding_box(), guest.viewer.locator(".stage").bounding_box()
+    assert image and stage
+    assert image["height"] <= stage["height"] + 0.5  # all of it is visible
+    assert image["width"] <= stage["width"] + 0.5
     guest.shot(f"details-{guest.page.viewport_size['width']}")
 
 

@@ -333,11 +333,13 @@ def test_a_signal_in_the_middle_and_a_second_run_finish_the_job(
     gateway.advice.suggested_batch_size = 10
     gateway.ingest.silent_after = 8
     command = ["-m", "sentinel_client.cli", "--address", gateway.address, "index", str(data)]
+    command.append("--copy")
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     until(lambda: gateway.items)
     process.send_signal(number)
     assert process.wait(10) == code
     gateway.ingest.silent_after = None
+    until(lambda: len(gateway.items) == sent(gateway))  # of its last batch
     stored, before = len(gateway.items), sent(gateway)
     assert 0 < stored < 300
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)

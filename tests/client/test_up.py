@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -95,7 +96,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         (package / "__main__.py").write_text(STAND_IN_APP if module == "sentinel_app" else STAND_IN)
     started: list[subprocess.Popen[str]] = []
 
-    def up(*arguments: str, **fakes: str) -> subprocess.Popen[str]:
+    def up(*arguments: str, folder: Path | None = None, **fakes: str) -> subprocess.Popen[str]:
+        """Run it with --data of this test; with `folder`, there and without --data."""
         environment = {
             **os.environ,
             **{f"FAKE_{name.upper()}": how for name, how in fakes.items()},
@@ -104,11 +106,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 [str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")]
             ),
             "PYTHONUNBUFFERED": "1",
-            "SENTINEL_DATA": str(tmp_path / "sentinel-data"),
+            "SENTINEL_DATA": "" if folder else str(tmp_path / "sentinel-data"),
+            "XDG_DATA_HOME": str(tmp_path / "share"),
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "sentinel_client.cli", "up", "--port", "0", *arguments],
-            cwd=tmp_path,
+            cwd=folder or tmp_path,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -121,7 +124,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
-    for log in tmp_path.glob("sentinel-data/logs/*.log"):
+    for log in tmp_path.glob("**/logs/*.log"):
         with suppress(ValueError, IndexError):  # it wrote so much that its first line is gone
             pid = arguments_of(log)["pid"]
             if alive(pid):
@@ -304,6 +307,31 @@ def test_a_taken_port_of_the_app_is_named_before_anything_starts(
         _, complaint = start("--app", "--app-port", str(port)).communicate(timeout=20)
     assert f"port {port} is in use: choose another --app-port" in complaint
     assert not list((tmp_path / "sentinel-data" / "logs").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the home of other systems")
+def test_in_every_folder_it_is_one_library(start: Start, tmp_path: Path) -> None:
+    home = tmp_path / "share" / "sentinel"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    first = start(folder=tmp_path / "one")
+    assert any(line.startswith("library") and str(home) in line for line in lines_until_up(first))
+    second = start(folder=tmp_path / "two")
+    _, complaint = second.communicate(timeout=20)
+    assert second.returncode == 3
+    assert f"already runs on {home} at 127.0.0.1:" in complaint
+    first.send_signal(signal.SIGINT)
+    assert first.wait(20) == 0
+    assert not list((tmp_path / "one").iterdir())
+    # A library of an older version stays where it is, and counts in every folder.
+    shutil.move(home, tmp_path / "one" / "sentinel-data")
+    third = start(folder=tmp_path / "one")
+    lines_until_up(third)
+    fourth = start(folder=tmp_path / "two")
+    assert f"already runs on {tmp_path / 'one' / 'sentinel-data'}" in fourth.communicate()[1]
+    third.send_signal(signal.SIGINT)
+    assert third.wait(20) == 0
+    assert "every folder uses this library from now on" in third.communicate()[1]
 
 
 def test_a_server_that_cannot_start_is_shown_with_its_last_words(

@@ -26,12 +26,14 @@ JUNIT = (
 )
 JARS = Path("/usr/share/java")
 PACKAGES = (
-    "default-jdk-headless libgrpc-java libprotobuf-java libnetty-tcnative-java protobuf-compiler "
-    "protobuf-compiler-grpc-java-plugin junit5"
+    "default-jdk-headless liberror-prone-java libgeronimo-annotation-1.3-spec-java junit5 "
+    "libgoogle-gson-java libgrpc-java libguava-java libnetty-java libnetty-tcnative-java "
+    "libperfmark-java libprotobuf-java protobuf-compiler protobuf-compiler-grpc-java-plugin"
 )
 NEEDED = (
     *("/usr/bin/javac", "/usr/bin/protoc", "/usr/bin/grpc_java_plugin"),
     *(str(JARS / f"{name}.jar") for name in ("grpc-netty", "netty-tcnative", "protobuf")),
+    *(str(JARS / f"{name}.jar") for name in ("gson", "guava", "netty-buffer", "perfmark-api")),
     str(JARS / "junit-platform-console.jar"),
 )
 # The names of all tests, so that each is one of pytest's.
@@ -142,3 +144,18 @@ def test_the_example_searches_ingests_and_resumes(
         assert "chelsea.png" in found.stdout.splitlines()[0]
     with SentinelClient(variables["SENTINEL_TEST_ADDRESS"]) as client:
         assert client.get_collection("java_photos").item_count == count
+
+
+@pytest.mark.skipif(shutil.which("dpkg") is None, reason="not Debian")
+def test_what_the_documents_install_has_every_library(java: Java) -> None:
+    """Debian's packages of gRPC do not depend on all that gRPC needs."""
+    script = (CLIENT / "debian.sh").read_text()
+    (names,) = re.findall(r"^for jar in (.*?); do$", script, re.MULTILINE | re.DOTALL)
+    jars = [JARS / f"{name}.jar" for name in names.replace("\\", "").split()]
+    assert len(jars) > 20
+    found = _run("dpkg", "-S", *jars, timeout=60).stdout.splitlines()
+    owners = {line.split(":")[0] for line in found}
+    guide = (CLIENT.parents[1] / "docs/clients.md").read_text()
+    java_part = guide[guide.index("\n## Java\n") : guide.index("\n## Kotlin\n")]
+    for text in (script, (CLIENT / "README.md").read_text(), java_part, PACKAGES):
+        assert owners <= set(re.findall(r"[\w.+-]+", text)), owners

@@ -91,8 +91,9 @@ class Library:
         real = [path for path in self.files() if path.stat().st_size and not path.is_symlink()]
         few = len(real) < 4
         changes: list[Callable[[], object]] = [
-            self.create, self.create, self.duplicate, self.edit, self.edit_with_old_time,
-            self.rename, self.change_case, self.swap, self.rotate, self.touch, self.rate, self.link,
+            self.create, self.duplicate, self.edit, self.edit_with_old_time,
+            self.edit_with_old_time, self.rename, self.change_case, self.swap, self.rotate,
+            self.touch, self.rate, self.link,
             self.hide, self.truncate, self.delete, self.delete, self.move_folder,
         ]  # fmt: skip
         self.random.choice(changes[:12] if few else changes)()
@@ -113,9 +114,14 @@ class Library:
         path.write_bytes(self.content(path.suffix))
 
     def edit_with_old_time(self) -> None:
-        path = self.one()
+        """Change only the content, if there is a BMP: neither the size nor the time."""
+        bitmaps = [path for path in self.files() if path.suffix == ".bmp" and path.stat().st_size]
+        path = self.random.choice(bitmaps or self.files())
         status = path.stat()
-        path.write_bytes(self.content(path.suffix))
+        data = self.content(path.suffix)
+        while bitmaps and len(data) != status.st_size:
+            data = self.content(path.suffix)
+        path.write_bytes(data)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def rename(self) -> None:

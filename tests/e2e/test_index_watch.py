@@ -98,7 +98,7 @@ def test_a_root_that_is_unmounted_and_comes_back(lite_address: str, tmp_path: Pa
         until(lambda: watcher.names() == {"a.jpg", "b.jpg"})
         (watcher.root / "c.jpg").write_bytes(picture(3))
         until(lambda: watcher.names() == {"a.jpg", "b.jpg", "c.jpg"})
-        watcher.stop()
+        assert "FILE_UNREADABLE" not in watcher.stop()
 
 
 def test_a_gateway_that_is_away_is_tried_again(

@@ -14,7 +14,13 @@ import pytest
 
 from benchmarks.retrieval.__main__ import TO_IMAGE, TO_TEXT, published, rows_of
 from benchmarks.retrieval.datasets import Picture, read
-from benchmarks.retrieval.matches import ABSENT, ABSENT_KIND, FOUND, PRESENT
+from benchmarks.retrieval.matches import (
+    ABSENT,
+    ABSENT_KIND,
+    FOREIGN,
+    FOUND,
+    PRESENT,
+)
 from search_server.collections.match_levels import background_queries, levels_from
 from sentinel_client import Q, SentinelClient
 from sentinel_client.importers.dataset import LayoutError
@@ -162,13 +168,17 @@ def test_match_levels_are_judged_as_by_brute_force(
     drawings.mkdir()
     (drawings / "x.jpg").write_bytes(photos.photo("moon").read_bytes())
     (drawings / "x.txt").write_text("left out")
+    other = tmp_path / "other"
+    shutil.copytree(drawings, other)
+    (other / "x.txt").write_text("a quarterly report")
     words = ("--dataset", str(tmp_path / "set"), "--without", "drawings", "--only", "match")
-    found = figures(measured(tmp_path, *words), "match")
+    found = figures(measured(tmp_path, *words, "--absent", str(other)), "match")
     pictures = read(tmp_path / "set", {"drawings"}).pictures
     with SentinelClient(default_worker.address) as client:
         images = client.embed([Q(image=picture.file) for picture in pictures])
         texts = client.embed([picture.captions[0] for picture in pictures])
         background = client.embed(background_queries())
+        foreign = client.embed(["a quarterly report"])
     levels = levels_from((background @ images.T).max(axis=1).tolist(), len(pictures))
     cosines = texts @ images.T
     folders = np.array([picture.file.parent.name for picture in pictures])
@@ -178,6 +188,7 @@ def test_match_levels_are_judged_as_by_brute_force(
         PRESENT: present,
         FOUND: present[cosines.argmax(axis=1) == np.arange(len(pictures))],
         ABSENT: np.where(own, -1, cosines).max(axis=1),
+        FOREIGN: (foreign @ images.T).max(axis=1),
         ABSENT_KIND: np.where(folders[:, None] == folders, -1, cosines).max(axis=1),
     }
     for way, scores in best.items():

@@ -43,6 +43,9 @@ def test_the_wheels_hold_their_data() -> None:
     assert held >= {
         "embedder_server/models/builtin/conse_data/class_matrix.npy",
         "sentinel/py.typed",
+        "sentinel_app/static/index.html",
+        "sentinel_app/static/main.js",
+        "sentinel_app/streamlit_page/components/crop.js",
         "sentinel_client/py.typed",
     }
 

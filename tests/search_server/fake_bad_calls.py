@@ -98,10 +98,7 @@ BAD: dict[str, tuple[str, Call]] = {
     "order by a text": ("FIELD_TYPE", listed(order_by="title")),
     "order by a place": ("FIELD_TYPE", listed(order_by="place")),
     "order by nothing": ("FIELD_UNKNOWN", listed(order_by="yaer")),
-    "an indexed place": (
-        "FIELD_TYPE",
-        created(FieldSchema("place", FieldType.GEO, indexed=True)),
-    ),
+    "an indexed place": ("FIELD_TYPE", created(FieldSchema("p", FieldType.GEO, indexed=True))),
     "many places": (
         "PARAMETER_OUT_OF_RANGE",
         created(*(FieldSchema(f"f{one}", FieldType.GEO) for one in range(29))),

@@ -117,7 +117,9 @@ export function field(name: string) {
   };
 }
 
-function inArea(field: string, area: MessageInitShape<typeof GeoComparisonSchema>["area"]): Filter {
+type Area = NonNullable<MessageInitShape<typeof GeoComparisonSchema>["area"]>;
+
+function inArea(field: string, area: Area): Filter {
   return create(FilterSchema, { kind: { case: "geo", value: { field, area } } });
 }
 

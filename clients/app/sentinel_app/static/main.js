@@ -56,6 +56,7 @@ async function render() {
   document.title = view.text ? `${view.text} – Sentinel` : "Sentinel";
   document.getElementById("chips").replaceChildren(...collectionChoice(collection), ...termChips({ ...view, collection: collection.name }), ...filterChips(view, collection));
   const next = listingOf(view, collection);
+  showTimeline(collection, !next.isSearch && Boolean(collection.time) && !view.filters.length, view.before || words.monthOf(next.tiles[0]?.time));
   if (next !== listing) showListing(next, view, collection);
   if (view.item) viewer.show(collection, view.item, listing.tiles);
   else if (viewer.open) {
@@ -63,7 +64,6 @@ async function render() {
     viewer.close();
     gallery.focus(id);
   }
-  showTimeline(collection, !listing.isSearch && Boolean(collection.time) && !view.filters.length, view.before || words.monthOf(listing.tiles[0]?.time));
 }
 
 async function showListing(next, view, collection) {

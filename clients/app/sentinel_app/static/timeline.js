@@ -11,15 +11,16 @@ let shownFor = "";
 
 /** Show the months of a collection, or hide the strip. */
 export async function showTimeline(collection, isVisible, month) {
-  nav.hidden = !isVisible || shownFor !== collection?.name;
-  document.body.classList.toggle("dated", !nav.hidden);
+  nav.hidden = !isVisible || shownFor !== collection.name || !nav.childElementCount;
+  // Its place is kept from the beginning, so that photos do not move when it appears.
+  document.body.classList.toggle("dated", isVisible);
   if (!isVisible || shownFor === collection.name) return;
   shownFor = collection.name;
   const span = await get("span", { c: collection.name }).catch(() => ({ newest: "" }));
   if (shownFor !== collection.name) return;
   const months = span.newest && span.oldest ? between(span.newest, span.oldest) : [];
   nav.hidden = months.length < LEAST_MONTHS;
-  document.body.classList.toggle("dated", !nav.hidden);
+  nav.replaceChildren();
   if (!nav.hidden) draw(months, month);
 }
 

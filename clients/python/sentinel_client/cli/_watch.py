@@ -45,13 +45,13 @@ class ReadFolders(Protocol):
 
 
 def run_watch(plan: ImportPlan, roots: Sequence[Path], read_folders: ReadFolders) -> NoReturn:
-    """Index and watch until Ctrl-C; exit with 0, or 1 if something failed."""
+    """Index and watch until Ctrl-C, which is no failure; failed files were named on the way."""
     watch = _Watch(plan, [os.path.abspath(root) for root in roots], read_folders)
     try:
         asyncio.run(watch.run())
     except KeyboardInterrupt:
         watch.print_total()
-    raise SystemExit(1 if watch.total["failed"] else 0)
+    raise SystemExit(0)
 
 
 class _Watch:
@@ -159,8 +159,7 @@ class _Watch:
         folders = _outer(self._changed)
         everything, self._all = self._all or len(folders) > _MAX_FOLDERS, False
         self._changed = set()
-        if everything:
-            folders = [one for one in self._roots if await asyncio.to_thread(os.path.exists, one)]
+        folders = await asyncio.to_thread(_present, self._roots if everything else folders)
         if not folders:
             return
         read: Callable[[], Folders] = lambda: self._read_folders(only=folders)  # noqa: E731
@@ -183,6 +182,10 @@ class _Watch:
         seconds = time.monotonic() - self._started
         parts = ", ".join(f"{count:,} {what}" for what, count in self.total.items())
         click.echo(f"\n{self._plan.collection}: {parts or 'nothing'} in {duration(seconds)}")
+
+
+def _present(paths: Sequence[str]) -> list[str]:
+    return [one for one in paths if os.path.exists(one)]
 
 
 def _identities(roots: Sequence[str]) -> dict[str, tuple[int, int] | None]:

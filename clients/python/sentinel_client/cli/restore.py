@@ -23,7 +23,7 @@ from rich.progress import Progress
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import collection_service_pb2 as collection_pb
 from sentinel.search.v1 import item_service_pb2 as item_pb
-from sentinel_client import AsyncSentinelClient, NotFound, SentinelError, _messages, _rpcs
+from sentinel_client import AsyncSentinelClient, Internal, NotFound, SentinelError, _messages, _rpcs
 from sentinel_client.cli import _backup_file
 from sentinel_client.cli._backup_items import SavedItem, is_same, read_batches, to_store
 from sentinel_client.cli._commands import tell_error
@@ -300,7 +300,7 @@ class _Restore:
                 result.wrong += 1  # its error was shown when it was stored
             elif not is_same(saved.item, found, 0.0 if exact else _TOLERANCE):
                 result.wrong += 1
-                err().print(f"✗ {saved.item.id}: is not as in the backup", style="red")
+                tell_error(saved.item.id, Internal("INTERNAL", "it is not as in the backup"))
 
     async def _read(
         self, collection: str, batch: list[SavedItem], *, vectors: bool

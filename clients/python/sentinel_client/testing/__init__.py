@@ -24,6 +24,7 @@ What is not:
 * Images are recognised by their first bytes and never decoded. A damaged one is stored, sizes in
   pixels are 0, and each thumbnail is the same WebP of one pixel.
 * Match levels are those that you set (`set_match_levels`). No text is in an unknown language.
+* Circles on Earth are exact; those of a gateway are exact to 2 % of their radius.
 * Durations are tiny constants. Page tokens do not expire.
 * `reindex`, for there is one model; element types besides float32; EmbedStream: these fail with the
   code UNIMPLEMENTED and a message that says so.
