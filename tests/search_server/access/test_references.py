@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import uuid
 from pathlib import Path
 
 import grpc
@@ -28,12 +29,10 @@ def stored(caller: Caller, file: Path, digest: str) -> pb.ItemResult:
 
 
 @pytest.fixture
-def tenants(system: Secured, request: pytest.FixtureRequest) -> list[Caller]:
+def tenants(system: Secured) -> list[Caller]:
     made = []
     for name in ("one", "two"):
-        caller = system.caller(
-            system.key("owner", tenant=f"{name}_{hash(request.node.name) % 997}")
-        )
+        caller = system.caller(system.key("owner", tenant=f"{name}{uuid.uuid4().hex[:8]}"))
         create = collections.CreateCollectionRequest()
         create.collection.name = "photos"
         assert caller.call("CollectionService/CreateCollection", create) == OK

@@ -311,17 +311,19 @@ def test_the_check_names_originals_that_are_gone(
         for number, path in enumerate(paths):
             path.write_bytes(picture(number))
             gateway.upsert("photos", reference(path, number, path.name))
-    assert check.run(flags[:4]) == 0
+    stores = ["--milvus-uri", str(tmp_path / "milvus.db")]
+    stores += ["--object-store-uri", str(tmp_path / "objects")]
+    assert check.run(stores) == 0
     assert capsys.readouterr().out == "0 problems, 0 repaired\n"
     paths[0].unlink()
     paths[1].write_bytes(picture(9))
     for more in ([], ["--repair"]):  # which cannot bring them back, and changes nothing
-        assert check.run([*flags[:4], *more]) == 1
+        assert check.run([*stores, *more]) == 1
         told = capsys.readouterr().out
         assert f"item '0.png' of 'photos': the original of the image is gone: {paths[0]}" in told
         assert "item '1.png' of 'photos'" in told
         assert "2 problems, 0 repaired" in told
-    assert check.run([*flags[:4], "--quick"]) == 0
+    assert check.run([*stores, "--quick"]) == 0
 
 
 def test_an_item_with_a_vector_and_a_copy_keeps_the_copy(library: Library) -> None:

@@ -104,6 +104,7 @@ async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
             dual_write=DualWrite(catalog),
             usage=usage,
             max_image_bytes=1000,
+            on_write=lambda info: None,
         )
         yield Parts(store, images, writer, catalog, workers, tmp_path)
     await store.close()
