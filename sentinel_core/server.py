@@ -3,8 +3,8 @@
 Startup: open the ports, NOT_SERVING, then `set_serving(True)` when the owner is ready.
 Shutdown (`stop`): NOT_SERVING, pause, refuse new calls, finish the calls in flight, close.
 
-The health name `liveness` is SERVING all that time: the process answers, whatever it waits for.
-So nobody restarts a gateway because Milvus is down.
+The health name `liveness` is SERVING as long as the port is open: the process answers, whatever it
+waits for. So nobody restarts a gateway because Milvus is down.
 """
 
 from __future__ import annotations

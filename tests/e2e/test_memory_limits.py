@@ -41,7 +41,7 @@ from tests.search_server.search.test_deep_search import DIMENSIONS, vector_of
 from tests.sentinel_core.raw_http2 import RawConnection
 from tests.sentinel_core.serving import INGEST, UPSERT
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -247,7 +247,7 @@ async def test_a_worker_stays_within_eight_gibibytes(
 
     async def upsert_pictures(channel: grpc.aio.Channel, seed: int) -> Counter[str]:
         chosen, codes = random.Random(seed), Counter[str]()
-        for number in range(6):
+        for number in range(4):
             request = item_service_pb2.UpsertItemsRequest(collection="photos")
             for place in range(4):
                 picture = image(chosen.choice(pictures))

@@ -108,7 +108,7 @@ export function field(name: string) {
     exists: () => compare(Operator.EXISTS)(),
     /** A string with this text in it, or a list of strings that has this one. */
     contains: one(Operator.CONTAINS),
-    /** A place between two latitudes and two longitudes; crosses the 180th meridian if east < west. */
+    /** A place between two latitudes and two longitudes. East < west crosses the 180th meridian. */
     within: (south: number, west: number, north: number, east: number): Filter =>
       inArea(name, { case: "bounds", value: { south, west, north, east } }),
     /** A place at most so many meters from a point, to 2 % of the distance. */

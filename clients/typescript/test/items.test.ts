@@ -79,16 +79,20 @@ test("values of all types come back as they were stored", async () => {
 
 test("filters compare times, places and parts of texts", async () => {
   const name = `${collection}_filters`;
-  const types = { at: { type: "TIMESTAMP" }, place: { type: "GEO" }, path: { type: "STRING" } } as const;
-  await client.createCollection(name, types);
+  await client.createCollection(name, {
+    at: { type: "TIMESTAMP" },
+    place: { type: "GEO" },
+    path: { type: "STRING" },
+  });
   const noon = new Date("2021-07-03T12:00:00Z");
   const munich = { latitude: 48.14, longitude: 11.58 };
   const fields = { at: noon, place: munich, path: "/photos/2021/a.jpg" };
   await client.upsert([{ id: "1", text: "a cat", fields }], { collection: name });
   const found = async (filter: Filter) =>
     (await collect(client.search({ collection: name, text: "a cat", filter }))).length;
-  const { at, place, path } = { at: field("at"), place: field("place"), path: field("path") };
-  assert.equal(await found(allOf(at.atLeast(noon), place.near(munich, 1000), path.contains("2021"))), 1);
+  const [at, place, path] = [field("at"), field("place"), field("path")];
+  const all = allOf(at.atLeast(noon), place.near(munich, 1000), path.contains("2021"));
+  assert.equal(await found(all), 1);
   assert.equal(await found(at.greaterThan(noon)), 0);
   assert.equal(await found(place.within(48, 11, 49, 12)), 1);
   assert.equal(await found(place.within(40, 11, 41, 12)), 0);
