@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -36,14 +37,16 @@ def pyproject(folder: str) -> dict[str, Any]:
 
 def wanted(extras: list[str]) -> list[Requirement]:
     """What the client and these extras of the servers ask for, extras of ours resolved."""
-    project = pyproject("")["project"]
-    needed = pyproject("clients/python")["project"]["dependencies"]
-    found: list[Requirement] = [Requirement(line) for line in needed]
+    project, client = pyproject("")["project"], pyproject("clients/python")["project"]
+    found: list[Requirement] = [Requirement(line) for line in client["dependencies"]]
     for extra in extras:
         for line in project["optional-dependencies"][extra]:
             requirement = Requirement(line)
             if requirement.name == project["name"]:
                 found += wanted(sorted(requirement.extras))
+            elif requirement.name == client["name"]:
+                lines = [client["optional-dependencies"][one] for one in requirement.extras]
+                found += [Requirement(line) for line in chain.from_iterable(lines)]
             else:
                 found.append(requirement)
     return found

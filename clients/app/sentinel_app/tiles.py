@@ -82,7 +82,7 @@ def details(found: Item, collection: Collection) -> dict[str, Any]:
         },
         "text": found.text or "",
         "is_image": bool(found.image_uri),
-        "by_reference": getattr(found, "by_reference", False),
+        "by_reference": found.by_reference,
     }
 
 

@@ -212,8 +212,15 @@ def test_guesses_of_a_known_id_do_not_fill_the_audit_log(system: Secured, owner:
     start = time.monotonic()
     reasons = {guesser.call("ItemService/DeleteItems")[1] for _ in range(300)}
     assert reasons == {"CREDENTIALS_INVALID", "CREDENTIALS_THROTTLED"}
-    lines = system.audited()[before:]
-    assert 1 <= len(lines) <= 10 * (2 + int(time.monotonic() - start))
+
+    def noted() -> list[dict[str, Any]]:
+        guesser.call("ItemService/DeleteItems")
+        return system.audited()[before:]
+
+    # Refusals of others may have taken the lines of the first second.
+    until(noted)
+    lines = noted()
+    assert len(lines) <= 10 * (2 + int(time.monotonic() - start))
     assert {line["reason"] for line in lines} <= reasons
 
 

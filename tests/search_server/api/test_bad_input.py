@@ -254,8 +254,8 @@ CALLS: dict[str, tuple[Call, str, str]] = {
         "INVALID_ARGUMENT",
         "IMAGE_EMPTY",
     ),
-    "an image of 20 MB": (
-        lambda g, c: search(g, c, Query(content=image(CAT + bytes(20_000_000)))),
+    "an image of 50 MB": (
+        lambda g, c: search(g, c, Query(content=image(CAT + bytes(50_331_649)))),
         "INVALID_ARGUMENT",
         "IMAGE_TOO_LARGE",
     ),
@@ -760,7 +760,7 @@ ITEMS: dict[str, tuple[Item, str]] = {
     "empty text": (Item(content=content_pb2.Content(text="")), "TEXT_EMPTY"),
     "too long a text": (Item(content=content_pb2.Content(text="x" * 60_001)), "TEXT_TOO_LONG"),
     "no bytes": (Item(content=image(b"")), "IMAGE_EMPTY"),
-    "20 MB": (Item(content=image(CAT + bytes(20_000_000))), "IMAGE_TOO_LARGE"),
+    "20 MB": (Item(content=image(CAT + bytes(50_331_649))), "IMAGE_TOO_LARGE"),
     "200 megapixels": (Item(content=image(png_of_200_megapixels())), "IMAGE_TOO_MANY_PIXELS"),
     "truncated": (
         Item(content=image(photos.photo("rocket").read_bytes()[:9_000])),

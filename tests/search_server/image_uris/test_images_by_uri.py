@@ -67,7 +67,7 @@ def test_items_are_fetched_and_each_bad_one_fails_alone(setting: Setting) -> Non
     setting.host.answers |= {
         "/photos/cat.png": Answer(CAT),
         "/photos/page.jpg": Answer(b"<html>not found, with status 200</html>"),
-        "/photos/huge.jpg": Answer(b"x", length=17 * 1024 * 1024, stalls=True),
+        "/photos/huge.jpg": Answer(b"x", length=49 * 1024 * 1024, stalls=True),
         "/photos/stalls.jpg": Answer(b"x", length=9, stalls=True),
         "/photos/broken.jpg": Answer(status=500),
         "/photos/away.jpg": Answer(status=302, headers={"Location": "http://169.254.169.254/"}),

@@ -43,7 +43,7 @@ def table(milvus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def calls(table: Table, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What pymilvus itself is asked for."""
-    connection, made = table.store.connection, []
+    connection, made = table.store.connection.current, []
     reads = connection._reads
     client = connection._client if reads is None else reads
 
