@@ -121,10 +121,11 @@ class Importer:
     def __post_init__(self) -> None:
         declared = {(schema.name, schema.type) for schema in self.collection.fields}
         self.fields = [one.name for one in self.dataset.fields if (one.name, one.type) in declared]
-        self._undeclared = {one.name for one in self.dataset.fields} - set(self.fields)
         self._walk = self.dataset.walk if isinstance(self.dataset, Folders) else None
         derived = _DERIVED_FIELDS if self._walk and "path" in self.fields else frozenset()
         self._compared = [name for name in self.fields if name not in derived]
+        # A collection of something else than folders: its items keep the fields that they have.
+        self._is_foreign = self._walk is not None and "path" not in self.fields
         # Paths whose item may have replaced another; None: too many to keep.
         self.new_paths: list[str] | None = []
         self._first_ids: list[str] = []  # of stored items
@@ -237,9 +238,7 @@ class Importer:
 
     def _all_fields(self, item: ImportItem, reading: Reading) -> Mapping[str, FieldValue]:
         fields = {**item.fields, **reading.details}
-        if not self._undeclared:
-            return fields
-        return {name: one for name, one in fields.items() if name not in self._undeclared}
+        return {name: fields[name] for name in self.fields if name in fields}
 
     async def _missing(self, items: Sequence[_Identified]) -> list[_Identified]:
         """Return the items that are not stored, or stored with another content or other fields."""
@@ -270,7 +269,7 @@ class Importer:
             return False
         fields, old = new.fields, stored.fields
         different = {name for name in self._compared if fields.get(name) != old.get(name)}
-        if not different:
+        if not different or self._is_foreign:
             return self.references.is_same(new.item.image, stored)
         path = str(old.get("path", ""))
         if "path" not in different or not different <= _LOCATION_FIELDS or self._walks(path):
