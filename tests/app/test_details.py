@@ -190,20 +190,20 @@ def test_names_and_captions_are_text(browser: Any, photo_app: PhotoApp) -> None:
     odd = "<img src=x onerror=alert(1)> www.example.com -> a@example.com \u202egpj.exe"
     with SentinelClient(photo_app.gateway) as client:
         fields = client.get_collection("photos").fields
-        client.create_collection("odd", fields)
+        client.create_collection("odd_names", fields)
         image = photos.photo("coins").read_bytes()
         item = Item(id=odd, image=image, fields={"path": f"/x/{odd}", "caption": odd})
-        assert client.upsert([item], collection="odd")[0].error is None
+        assert client.upsert([item], collection="odd_names")[0].error is None
         with window(browser, Guest) as guest:
-            guest.open(photo_app, "?c=odd&q=%3Cimg+src%3Dx+onerror%3Dalert(1)%3E")
+            guest.open(photo_app, "?c=odd_names&q=%3Cimg+src%3Dx+onerror%3Dalert(1)%3E")
             guest.open_photo(0)
             assert guest.viewer.locator(".facts img, .facts a").count() == 0
             told = guest.viewer.locator(".facts").inner_text()
             assert "<img src=x onerror=alert(1)> www.example.com -> a@example.com" in told
             assert "\u202e" not in told
-        client.delete_collection("odd")
+        client.delete_collection("odd_names")
         with pytest.raises(NotFound):
-            client.get_collection("odd")
+            client.get_collection("odd_names")
 
 
 def test_the_download_of_a_page_in_disguise_is_no_page(photo_app: PhotoApp) -> None:

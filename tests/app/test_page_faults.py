@@ -52,5 +52,6 @@ def test_the_page_waits_for_its_gateway_and_keeps_search_and_filters(
         with processes.running(tmp_path, "search_server", *flags):
             guest.loaded()
             expect(banner).to_be_hidden()
+            expect(guest.tiles).to_have_count(len(names))
             assert sorted(guest.names) == sorted(names)
             expect(guest.box).to_have_value("an astronaut")
