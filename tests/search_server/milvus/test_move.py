@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sentinel_core.errors import DeadlineExceeded, FailedPrecondition
 from sentinel_store.collections import CollectionInfo, Origin, OriginState
 from sentinel_store.items import Row
 from sentinel_store.milvus import schema
+from sentinel_store.milvus.movable import Written
 from sentinel_store.values import FieldType, ModelRef
 
 DIMENSIONS = 8
@@ -181,6 +183,53 @@ async def test_a_write_of_the_last_moment_waits_and_goes_to_the_new_one(
     await asyncio.gather(*writing)
     assert "00077é" in await everything(source, info)
     await old.close()
+
+
+@pytest.mark.parametrize("begins_before", [True, False])
+async def test_a_slow_write_is_on_the_other_side(
+    stores: tuple[SearchStore, SearchStore], monkeypatch: pytest.MonkeyPatch, begins_before: bool
+) -> None:
+    """It begins before the move or while rows are followed, and reaches Milvus only at the end."""
+    source, target = stores
+    info = await collection(source, "photos", 30)
+    connection = source.connection.current
+    write, begun, may_write = connection.write, asyncio.Event(), asyncio.Event()
+    changed = row(7, "changed")
+
+    async def slow_write(*arguments: Any, **request: Any) -> None:
+        begun.set()
+        await may_write.wait()
+        await write(*arguments, **request)
+
+    async def begin() -> asyncio.Task[None]:
+        monkeypatch.setattr(connection, "write", slow_write)
+        writing = asyncio.create_task(source.upsert(info, [changed], deadline()))
+        await begun.wait()
+        return writing
+
+    move = Move(source, target, lambda _: None)
+    rows_of, writing = move._rows_of, list[asyncio.Task[None]]()
+
+    async def follow(written: Written) -> None:
+        await rows_of(written)
+        may_write.set()
+
+    async def begin_late(doing: str) -> None:
+        await all_rows(doing)
+        if doing == "comparing" and not begins_before:
+            writing.append(await begin())
+
+    all_rows = move._all_rows
+    monkeypatch.setattr(move, "_rows_of", follow)
+    monkeypatch.setattr(move, "_all_rows", begin_late)
+    if begins_before:
+        writing.append(await begin())
+    _, old = await move.run(lambda: None)
+    await asyncio.gather(*writing)
+    await old.close()
+    found, _ = (await everything(source, info))[changed.id]
+    assert isinstance(found, Row)
+    assert found.text == "changed"
 
 
 async def test_writes_that_are_held_too_long_fail_by_their_deadline(
