@@ -191,7 +191,7 @@ async def test_all_items_are_deleted_while_a_page_is_found(
     store, deadline = SearchStore(str(tmp_path / "milvus.db"), "", 4), Deadline.within(60)
     made = CollectionInfo("c", ModelRef("m", "1", "f"), 4, {"stars": FieldType.INT64})
     await store.create_collection(made, deadline)
-    vector = np.ones(4, np.float32) / 2
+    vector = np.full(4, 0.5, np.float32)
     rows = [Row(f"{n:03}", f"{n:064x}", "", "", {"stars": n}, vector) for n in range(700)]
     await store.upsert(made, rows, deadline)
     values = store.values

@@ -148,8 +148,8 @@ async def test_what_is_written_meanwhile_is_on_the_other_side(
             assert await source.get(info, [row(0).id, "00899é"], deadline()) is not None
 
     async with asyncio.TaskGroup() as tasks:
-        for one in (write(0), write(1), search(), search()):
-            tasks.create_task(one)
+        for work in (write(0), write(1), search(), search()):
+            tasks.create_task(work)
         for _ in range(20):
             await turns.acquire()
         _, old = await Move(source, target, lambda _: None).run(lambda: None)
