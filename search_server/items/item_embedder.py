@@ -75,6 +75,8 @@ class ItemEmbedder:
 
     def _windows(self, items: Sequence[PreparedItem]) -> Iterator[Sequence[PreparedItem]]:
         """Yield as many items at a time as may have their originals in memory."""
+        if not items:
+            return
         at_once = self._originals.at_once(self._memory)
         for start in range(0, len(items), at_once):
             yield items[start : start + at_once]

@@ -310,6 +310,22 @@ async def test_a_milvus_with_collections_of_others_is_left_alone(
     assert len(await everything(target, theirs)) == 5
 
 
+async def test_a_library_does_not_move_to_where_it_is(
+    stores: tuple[SearchStore, SearchStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another URI of the same Milvus."""
+    source, _ = stores
+    info = await collection(source, "photos", 5)
+    before = await source.properties("photos", deadline())
+    same = SearchStore(str(tmp_path / "c.db"), "", 1)
+    monkeypatch.setattr(same.connection, "_milvus", source.connection.current)
+    with pytest.raises(FailedPrecondition, match="already"):
+        await Move(source, same, lambda _: None).run(lambda: None)
+    assert len(await everything(source, info)) == 5
+    now = await source.properties("photos", deadline())
+    assert now == before | {schema.MOVE: ""}
+
+
 async def test_the_work_ends_with_the_command_that_asked_for_it() -> None:
     command = await asyncio.create_subprocess_exec("sleep", "600")
     cancelled = asyncio.Event()
