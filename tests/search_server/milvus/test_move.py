@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +15,9 @@ import numpy as np
 import pytest
 
 from search_server.milvus.move import Move, Progress
-from search_server.milvus.move_requests import _while_alive
+from search_server.milvus.move_requests import MoveRequests, _while_alive
 from search_server.milvus.search_store import SearchStore
+from search_server.settings import GatewaySettings
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, FailedPrecondition
 from sentinel_store.collections import CollectionInfo, Origin, OriginState
@@ -324,6 +328,38 @@ async def test_a_library_does_not_move_to_where_it_is(
     assert len(await everything(source, info)) == 5
     now = await source.properties("photos", deadline())
     assert now == before | {schema.MOVE: ""}
+
+
+@pytest.mark.parametrize("call", ["write", "sync the folder"])
+@pytest.mark.parametrize("place", [None, {"uri": "http://before", "request": "r0"}])
+async def test_a_place_that_cannot_be_recorded_stays_as_it_was(
+    stores: tuple[SearchStore, SearchStore],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: dict[str, str] | None,
+    call: str,
+) -> None:
+    """Or the next start would serve another Milvus than what was written to until then."""
+    source, _ = stores
+    recorded = tmp_path / "milvus.json"
+    if place is not None:
+        recorded.write_text(json.dumps(place))
+    (tmp_path / "run").mkdir()
+    folder, real, failures = os.stat(tmp_path), os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        is_folder = os.path.samestat(os.fstat(descriptor), folder)
+        if is_folder == (call == "sync the folder") and not failures:
+            failures.append(descriptor)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    requests = MoveRequests(GatewaySettings(), source, tmp_path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space"):
+        requests._record({"uri": "x", "to": "http://after", "request": "r1", "pid": os.getpid()})
+    assert (json.loads(recorded.read_text()) if recorded.exists() else None) == place
+    assert not list(tmp_path.glob(".milvus.json*")), "no half files"
 
 
 async def test_the_work_ends_with_the_command_that_asked_for_it() -> None:
