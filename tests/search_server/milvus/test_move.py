@@ -332,20 +332,18 @@ async def test_a_library_does_not_move_to_where_it_is(
 
 @pytest.mark.parametrize("call", ["write", "sync the folder"])
 @pytest.mark.parametrize("place", [None, {"uri": "http://before", "request": "r0"}])
-async def test_a_place_that_cannot_be_recorded_stays_as_it_was(
-    stores: tuple[SearchStore, SearchStore],
+def test_a_place_that_cannot_be_recorded_stays_as_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     place: dict[str, str] | None,
     call: str,
 ) -> None:
     """Or the next start would serve another Milvus than what was written to until then."""
-    source, _ = stores
     recorded = tmp_path / "milvus.json"
     if place is not None:
         recorded.write_text(json.dumps(place))
     (tmp_path / "run").mkdir()
-    folder, real, failures = os.stat(tmp_path), os.fsync, []
+    folder, real, failures = tmp_path.stat(), os.fsync, list[int]()
 
     def fsync(descriptor: int) -> None:
         is_folder = os.path.samestat(os.fstat(descriptor), folder)
@@ -354,7 +352,8 @@ async def test_a_place_that_cannot_be_recorded_stays_as_it_was(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
-    requests = MoveRequests(GatewaySettings(), source, tmp_path)
+    store = SearchStore(str(tmp_path / "milvus.db"), "", 1)
+    requests = MoveRequests(GatewaySettings(), store, tmp_path)
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space"):
         requests._record({"uri": "x", "to": "http://after", "request": "r1", "pid": os.getpid()})
