@@ -121,7 +121,7 @@ def _typed(name: str, value: Any, field_type: FieldType) -> FieldValue:
                 value = GeoPoint(float(latitude), float(longitude))
             case FieldType.GEO, {"lat": latitude, "lon": longitude}:
                 value = GeoPoint(float(latitude), float(longitude))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidArgument(
             "FIELD_TYPE",
             f"field {name!r}: {str(value)[:80]!r} is not {field_type}{_HOW.get(field_type, '')}",

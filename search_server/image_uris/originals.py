@@ -28,6 +28,8 @@ T = TypeVar("T")
 # Paths of 4,096 bytes, percent-encoded.
 _MAX_URI_CHARS = 3 * 4_096
 _AT_ONCE = 16
+# For one request: enough to keep a worker busy, and 384 MiB of the largest images.
+_MOST_HELD = 8
 # Reads that never end, for example of a network drive that is gone, keep their threads.
 _MOST_STUCK = 64
 # What a disk answers that fails, not one that lacks the file.
@@ -87,15 +89,21 @@ class Originals:
                 raise _gone(parsed) from error
         raise _gone(parsed)
 
+    def at_once(self, memory: MemoryBudget) -> int:
+        """Return how many originals may be in memory for one request: enough for a worker."""
+        return max(1, min(_MOST_HELD, memory.largest // 2 // self.max_bytes))
+
     @asynccontextmanager
     async def held(
         self, wanted: Sequence[tuple[str, str]], memory: MemoryBudget, deadline: Deadline
     ) -> AsyncIterator[list[bytes | SentinelError]]:
         """Read several files, given as for `read`; hold memory for their bytes in the block.
 
-        A file that cannot be read gives its error. Raises ResourceExhausted without memory.
+        They are at most as many as `at_once` says. A file that cannot be read gives its error.
+        Raises ResourceExhausted without memory.
         """
-        most = min(len(wanted) * self.max_bytes, memory.largest)
+        # More than half could never be had: the caller's message holds some, too.
+        most = min(len(wanted) * self.max_bytes, memory.largest // 2)
         async with memory.share(most, deadline) as share:
             found = await together([self._read_or_error(*one) for one in wanted])
             share.resize(sum(len(one) for one in found if isinstance(one, bytes)))

@@ -23,9 +23,6 @@ from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Content
 from sentinel_store.prepared_item import PreparedItem
 
-# Of one batch: enough to keep a worker busy, and 384 MiB of the largest images.
-_ORIGINALS_AT_ONCE = 8
-
 
 class ItemEmbedder:
     """Embeds items, and reads originals. Stateless; any number of calls run at once."""
@@ -60,7 +57,7 @@ class ItemEmbedder:
         """
         sent = [item for item in items if not item.original]
         embedded = await self._embed(info, sent, deadline, retry_full_queues)
-        for part in _windows([item for item in items if item.original]):
+        for part in self._windows([item for item in items if item.original]):
             async with self._held(part, deadline) as (read, failed):
                 embedded |= {one: EmbeddedItem(None, error=error) for one, error in failed.items()}
                 embedded |= await self._embed(info, read, deadline, retry_full_queues)
@@ -71,10 +68,18 @@ class ItemEmbedder:
     ) -> dict[str, SentinelError]:
         """Read the originals of those items that are stored by reference; return errors by id."""
         errors: dict[str, SentinelError] = {}
-        for part in _windows([item for item in items if item.reference]):
+        for part in self._windows([item for item in items if item.reference]):
             async with self._held(part, deadline) as (_, failed):
                 errors |= failed
         return errors
+
+    def _windows(self, items: Sequence[PreparedItem]) -> Iterator[Sequence[PreparedItem]]:
+        """Yield as many items at a time as may have their originals in memory."""
+        if not items:
+            return
+        at_once = self._originals.at_once(self._memory)
+        for start in range(0, len(items), at_once):
+            yield items[start : start + at_once]
 
     @asynccontextmanager
     async def _held(
@@ -132,9 +137,3 @@ class ItemEmbedder:
                     await asyncio.sleep(wait_s * random.uniform(1.0, 1.25))
                 else:
                     return dict(zip(ids, answer.items, strict=True))
-
-
-def _windows(items: Sequence[PreparedItem]) -> Iterator[list[PreparedItem]]:
-    """Yield as many items at a time as may have their originals in memory."""
-    for start in range(0, len(items), _ORIGINALS_AT_ONCE):
-        yield list(items[start : start + _ORIGINALS_AT_ONCE])

@@ -111,7 +111,10 @@ class _Values:
             read = await self._read(those, most + 1)
             if len(read) <= most:
                 break
-            bound = await self._bound(those, count)
+            found_bound = await self._bound(those, count)
+            if found_bound is None:
+                continue  # read again
+            bound = found_bound
             word = ">" if self.descending else "<"
             those = schema.both(self.expression, f"{self.column} {word} {schema.literal(bound)}")
         sign = -1 if self.descending else 1
@@ -125,8 +128,11 @@ class _Values:
     async def _read(self, those: str, limit: int) -> list[tuple[str, float]]:
         return await self.store.values(self.info, those, self.column, limit, self.deadline)
 
-    async def _bound(self, those: str, count: int) -> float:
-        """Return a value that only few of many items come before, but more than `count`."""
+    async def _bound(self, those: str, count: int) -> float | None:
+        """Return a value that only few of many items come before, but more than `count`.
+
+        None if all of them were deleted meanwhile.
+        """
         share = _FIRST_SHARE
         while True:
             width = _DIGEST_SPACE // share
@@ -141,4 +147,4 @@ class _Values:
             sample = await self._read(those, _MOST_SAMPLED)
         rank = max(_LEAST_RANK, math.ceil(_ENOUGH * count / share))
         values = sorted((value for _, value in sample), reverse=self.descending)
-        return values[min(rank, len(values)) - 1]
+        return values[min(rank, len(values)) - 1] if values else None

@@ -12,6 +12,7 @@ everything that was ever acknowledged.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -93,11 +94,24 @@ class Move:
                 return counts, await connection.move(other.current, record)
 
     async def _check_target(self) -> None:
-        """Raise FailedPrecondition if the other Milvus has what is not of this library."""
+        """Raise FailedPrecondition if the other Milvus has what is not of this library.
+
+        Or if it is the same one by another URI: copying its rows onto themselves would undo writes.
+        """
         ours = {info.name: info.id for info in await _collections(self._source)}
-        for info in await _collections(self._target):
+        theirs = await _collections(self._target)
+        for info in theirs:
             if ours.get(info.name) != info.id:
                 raise _of_others(info.name)
+        if not theirs:
+            return
+        name, mark = theirs[0].name, uuid.uuid4().hex
+        await self._target.set_property(name, schema.MOVE, mark, _deadline())
+        if (await self._source.properties(name, _deadline())).get(schema.MOVE) == mark:
+            await self._source.set_property(name, schema.MOVE, "", _deadline())
+            raise FailedPrecondition(
+                "COLLECTION_EXISTS", "the library is on that Milvus already, by another URI"
+            )
 
     async def _all_rows(self, doing: str) -> None:
         """Make all rows of the target equal to those of the source."""

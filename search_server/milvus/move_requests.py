@@ -86,11 +86,17 @@ class MoveRequests:
             await unused.close()
 
     def _record(self, request: dict[str, Any]) -> None:
+        """Write the new place; leave the file as it was if that fails."""
         path = self._library / _PLACE
+        before = path.read_text("utf-8") if path.exists() else None
         try:
             _replace(path, {"uri": request["to"], "request": request["request"]})
         except OSError:
-            path.unlink(missing_ok=True)
+            # It may be there, but not survive a power cut.
+            if before is None:
+                path.unlink(missing_ok=True)
+            elif path.read_text("utf-8") != before:
+                _replace(path, json.loads(before))
             raise
 
     def _tell(self, request: str, progress: Progress) -> None:
@@ -131,10 +137,11 @@ def _is_alive(pid: int) -> bool:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if {"request", "pid", "to"} <= found.keys() else None
+    is_request = isinstance(found, dict) and {"request", "pid", "to"} <= found.keys()
+    return found if is_request else None
 
 
 def _replace(path: Path, content: dict[str, Any]) -> None:
@@ -142,10 +149,14 @@ def _replace(path: Path, content: dict[str, Any]) -> None:
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
     ) as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(path)
+        try:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -167,12 +167,15 @@ class MovableConnection:
         **request: Any,
     ) -> None:
         async with self._writes.passing(deadline):
-            # Before it is done: also a write that fails may have happened.
-            if self._written is not None and method == "upsert":
-                self._written.ids[collection].update(row["id"] for row in request["data"])
-            if self._written is not None and method == "delete":
-                self._written.deleted_from.add(collection)
-            await self._milvus.write(method, collection, deadline, **request)
+            try:
+                await self._milvus.write(method, collection, deadline, **request)
+            finally:
+                # Once it is over: whoever takes the notes reads these rows at once. Also if it
+                # failed, for it may have happened.
+                if self._written is not None and method == "upsert":
+                    self._written.ids[collection].update(row["id"] for row in request["data"])
+                if self._written is not None and method == "delete":
+                    self._written.deleted_from.add(collection)
 
     async def run(self, call: Call[T], deadline: Deadline, *, writes: bool = False) -> T:
         async with (self._writes if writes else self._reads).passing(deadline):

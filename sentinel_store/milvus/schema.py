@@ -22,6 +22,7 @@ is dropped with the collection:
     sentinel.moved_to     the collection that its name means now; empty: itself
     sentinel.names        names of collections that may have moved to it; their `moved_to` decides
     sentinel.match        what scores mean in it, and which gateway finds that out
+    sentinel.move         on the Milvus that a library moves to: which move; else empty
 
 Milvus 2.3 cannot remove a property, only change it; hence "empty".
 """
@@ -66,6 +67,7 @@ REINDEX = "sentinel.reindex"
 MOVED_TO = "sentinel.moved_to"
 NAMES = "sentinel.names"
 MATCH = "sentinel.match"
+MOVE = "sentinel.move"
 
 _ROW_FIELDS = ["id", "digest", "image", "text", "fields"]
 _ID_LENGTH = 256

@@ -6,6 +6,7 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -173,7 +174,14 @@ def test_times_and_places_of_manifests_are_typed(tmp_path: Path) -> None:
             "taken_at": moment,
             "place": GeoPoint(1.5, 2.5),
         }
-    for wrong in ({"taken_at": "soon"}, {"place": "1.5"}, {"place": {"lat": "x", "lon": 1}}):
+    wrongs: list[dict[str, Any]] = [
+        {"taken_at": "soon"},
+        {"place": "1.5"},
+        {"place": {"lat": "x", "lon": 1}},
+        {"place": {"lat": 10**400, "lon": 1}},
+        {"tags": "[" * 100_000},
+    ]
+    for wrong in wrongs:
         with pytest.raises(InvalidArgument) as refused:
-            typed_fields(wrong, declared)
+            typed_fields(wrong, declared | {"tags": FieldType.STRING_LIST})
         assert refused.value.reason == "FIELD_TYPE"

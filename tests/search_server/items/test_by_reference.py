@@ -363,3 +363,18 @@ def test_a_batch_of_more_bytes_than_a_request_may_have_is_stored(library: Librar
         items[-1].digest = hashlib.sha256(data).hexdigest()
     assert set(library.store(name, *items)) == {STORED}
     assert library.gateway.count(name) == 100
+
+
+def test_a_gateway_with_little_memory_stores_references(worker: str, tmp_path: Path) -> None:
+    """Its largest share has no room for several of the largest images beside the request."""
+    flags = processes.gateway_flags(tmp_path, str(tmp_path / "milvus.db"), worker)
+    flags += ["--reference-places", tmp_path.as_uri(), "--memory-bytes", str(2**29)]
+    with processes.running(tmp_path, "search_server", *flags) as server:
+        library = Library(connect(server.address), tmp_path, tmp_path / "objects")
+        collection = library.gateway.create()
+        numbers = range(16)
+        items = [
+            reference(library.photo(f"{n}.png", n), n, f"i{n}", path="x" * 50_000) for n in numbers
+        ]
+        assert library.store(collection, *items) == [STORED for _ in numbers]
+        assert library.download(collection, "i3") == picture(3)

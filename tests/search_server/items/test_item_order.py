@@ -6,17 +6,25 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
 import pytest
 
+from search_server.milvus.item_order import next_items
+from search_server.milvus.search_store import SearchStore
+from search_server.types.items import ItemOrder
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import collection_service_pb2 as collections
 from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel_client import F
 from sentinel_client._field_messages import filter_to_proto
+from sentinel_core.calls import Deadline
+from sentinel_store.collections import CollectionInfo
+from sentinel_store.items import Row
+from sentinel_store.values import FieldType, ModelRef
 from tests import processes
 from tests.search_server.conftest import Gateway, connect, error_info
 from tests.search_server.items.test_list_items import ids, pages
@@ -174,3 +182,28 @@ def test_items_that_do_not_change_come_once_while_others_come_and_go(gateway: Ga
         gateway.upsert(name, item(new, chance.randrange(50)))
     assert sorted(found) == sorted(stay)
     assert all(stay[a] >= stay[b] for a, b in pairwise(found))
+
+
+async def test_all_items_are_deleted_while_a_page_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a read that finds too many to sort, and before the sample that narrows them down."""
+    store, deadline = SearchStore(str(tmp_path / "milvus.db"), "", 4), Deadline.within(60)
+    made = CollectionInfo("c", ModelRef("m", "1", "f"), 4, {"stars": FieldType.INT64})
+    await store.create_collection(made, deadline)
+    vector = np.full(4, 0.5, np.float32)
+    rows = [Row(f"{n:03}", f"{n:064x}", "", "", {"stars": n}, vector) for n in range(700)]
+    await store.upsert(made, rows, deadline)
+    values = store.values
+
+    async def values_then_none(*arguments: Any) -> list[tuple[str, float]]:
+        found = await values(*arguments)
+        if found:
+            await store.delete(made, 'id >= ""', deadline)
+        return found
+
+    monkeypatch.setattr(store, "values", values_then_none)
+    order = ItemOrder("stars")
+    found = await next_items(store, made, "", order=order, after=None, count=5, deadline=deadline)
+    assert found == []
+    await store.close()

@@ -17,7 +17,9 @@ from milvus_lite.engine.collection import Collection
 from milvus_lite.storage.memtable import MemTable
 from milvus_lite.storage.segment import Segment
 
+from search_server.milvus import filters
 from search_server.milvus.search_store import SearchStore
+from search_server.types.queries import Comparison, Group, Junction, Operator
 from search_server.types.searches import Selection
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded
@@ -25,7 +27,7 @@ from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
 from sentinel_store.milvus import schema
 from sentinel_store.milvus.lite import LiteGate
-from sentinel_store.values import Consistency, ModelRef
+from sentinel_store.values import Consistency, FieldType, ModelRef
 
 INFO = CollectionInfo("c", ModelRef("m", "r", "f"), 4, {})
 IDS = [f"i{number}" for number in range(5)]
@@ -177,3 +179,28 @@ async def test_ids_of_every_kind_are_found_by_themselves(store: SearchStore, ite
     await store.delete(INFO, schema.with_ids([item_id]), deadline())
     assert await store.get(INFO, [item_id], deadline()) == []
     assert await counted(store) == 5
+
+
+async def test_a_long_text_is_looked_for_in_long_texts(tmp_path: Path) -> None:
+    """As a regular expression, that took minutes of all cores' time."""
+    store = SearchStore(str(tmp_path / "milvus.db"), "", 8)
+    info = CollectionInfo(
+        "c",
+        ModelRef("m", "r", "f"),
+        4,
+        {"name": FieldType.STRING, "tags": FieldType.STRING_LIST},
+    )
+    await store.create_collection(info, deadline())
+    long = "a" * 59_000
+    rows = [
+        Row(item_id, "d" * 64, "", "", {"name": long, "tags": ["x"]}, np.ones(4, np.float32))
+        for item_id in IDS
+    ]
+    await store.upsert(info, rows, deadline())
+    by_tag = Comparison("tags", Operator.CONTAINS, ("x",))  # Lite reads those row by row
+    for text, count in ((f"{long[30_000:]}b", 0), (long[30_000:], len(IDS))):
+        within = Comparison("name", Operator.CONTAINS, (text,))
+        for filter_ in (within, Group(Junction.ALL, (within, by_tag))):
+            expression = filters.compile_filter(filter_, info.fields)
+            assert await store.count(info, expression, deadline(10)) == count
+    await store.close()

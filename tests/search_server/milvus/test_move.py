@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from search_server.milvus.move import Move, Progress
-from search_server.milvus.move_requests import _while_alive
+from search_server.milvus.move_requests import MoveRequests, _while_alive
 from search_server.milvus.search_store import SearchStore
+from search_server.settings import GatewaySettings
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, FailedPrecondition
 from sentinel_store.collections import CollectionInfo, Origin, OriginState
 from sentinel_store.items import Row
 from sentinel_store.milvus import schema
+from sentinel_store.milvus.movable import Written
 from sentinel_store.values import FieldType, ModelRef
 
 DIMENSIONS = 8
@@ -146,8 +152,8 @@ async def test_what_is_written_meanwhile_is_on_the_other_side(
             assert await source.get(info, [row(0).id, "00899é"], deadline()) is not None
 
     async with asyncio.TaskGroup() as tasks:
-        for one in (write(0), write(1), search(), search()):
-            tasks.create_task(one)
+        for work in (write(0), write(1), search(), search()):
+            tasks.create_task(work)
         for _ in range(20):
             await turns.acquire()
         _, old = await Move(source, target, lambda _: None).run(lambda: None)
@@ -181,6 +187,53 @@ async def test_a_write_of_the_last_moment_waits_and_goes_to_the_new_one(
     await asyncio.gather(*writing)
     assert "00077é" in await everything(source, info)
     await old.close()
+
+
+@pytest.mark.parametrize("begins_before", [True, False])
+async def test_a_slow_write_is_on_the_other_side(
+    stores: tuple[SearchStore, SearchStore], monkeypatch: pytest.MonkeyPatch, begins_before: bool
+) -> None:
+    """It begins before the move or while rows are followed, and reaches Milvus only at the end."""
+    source, target = stores
+    info = await collection(source, "photos", 30)
+    connection = source.connection.current
+    write, begun, may_write = connection.write, asyncio.Event(), asyncio.Event()
+    changed = row(7, "changed")
+
+    async def slow_write(*arguments: Any, **request: Any) -> None:
+        begun.set()
+        await may_write.wait()
+        await write(*arguments, **request)
+
+    async def begin() -> asyncio.Task[None]:
+        monkeypatch.setattr(connection, "write", slow_write)
+        writing = asyncio.create_task(source.upsert(info, [changed], deadline()))
+        await begun.wait()
+        return writing
+
+    move = Move(source, target, lambda _: None)
+    rows_of, writing = move._rows_of, list[asyncio.Task[None]]()
+
+    async def follow(written: Written) -> None:
+        await rows_of(written)
+        may_write.set()
+
+    async def begin_late(doing: str) -> None:
+        await all_rows(doing)
+        if doing == "comparing" and not begins_before:
+            writing.append(await begin())
+
+    all_rows = move._all_rows
+    monkeypatch.setattr(move, "_rows_of", follow)
+    monkeypatch.setattr(move, "_all_rows", begin_late)
+    if begins_before:
+        writing.append(await begin())
+    _, old = await move.run(lambda: None)
+    await asyncio.gather(*writing)
+    await old.close()
+    found, _ = (await everything(source, info))[changed.id]
+    assert isinstance(found, Row)
+    assert found.text == "changed"
 
 
 async def test_writes_that_are_held_too_long_fail_by_their_deadline(
@@ -259,6 +312,53 @@ async def test_a_milvus_with_collections_of_others_is_left_alone(
     with pytest.raises(FailedPrecondition, match="of another library"):
         await Move(source, target, lambda _: None).run(lambda: None)
     assert len(await everything(target, theirs)) == 5
+
+
+async def test_a_library_does_not_move_to_where_it_is(
+    stores: tuple[SearchStore, SearchStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another URI of the same Milvus."""
+    source, _ = stores
+    info = await collection(source, "photos", 5)
+    before = await source.properties("photos", deadline())
+    same = SearchStore(str(tmp_path / "c.db"), "", 1)
+    monkeypatch.setattr(same.connection, "_milvus", source.connection.current)
+    with pytest.raises(FailedPrecondition, match="already"):
+        await Move(source, same, lambda _: None).run(lambda: None)
+    assert len(await everything(source, info)) == 5
+    now = await source.properties("photos", deadline())
+    assert now == before | {schema.MOVE: ""}
+
+
+@pytest.mark.parametrize("call", ["write", "sync the folder"])
+@pytest.mark.parametrize("place", [None, {"uri": "http://before", "request": "r0"}])
+def test_a_place_that_cannot_be_recorded_stays_as_it_was(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: dict[str, str] | None,
+    call: str,
+) -> None:
+    """Or the next start would serve another Milvus than what was written to until then."""
+    recorded = tmp_path / "milvus.json"
+    if place is not None:
+        recorded.write_text(json.dumps(place))
+    (tmp_path / "run").mkdir()
+    folder, real, failures = tmp_path.stat(), os.fsync, list[int]()
+
+    def fsync(descriptor: int) -> None:
+        is_folder = os.path.samestat(os.fstat(descriptor), folder)
+        if is_folder == (call == "sync the folder") and not failures:
+            failures.append(descriptor)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    store = SearchStore(str(tmp_path / "milvus.db"), "", 1)
+    requests = MoveRequests(GatewaySettings(), store, tmp_path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space"):
+        requests._record({"uri": "x", "to": "http://after", "request": "r1", "pid": os.getpid()})
+    assert (json.loads(recorded.read_text()) if recorded.exists() else None) == place
+    assert not list(tmp_path.glob(".milvus.json*")), "no half files"
 
 
 async def test_the_work_ends_with_the_command_that_asked_for_it() -> None:
