@@ -22,7 +22,7 @@ import click
 from watchfiles import awatch
 
 from sentinel_client import SentinelError
-from sentinel_client.cli._console import duration, err, explain, short_path
+from sentinel_client.cli._console import duration, err, explain, json_line, short_path
 from sentinel_client.cli._import_run import ImportPlan, ImportRun
 from sentinel_client.importers import Folders
 from sentinel_client.importers.folders import is_below
@@ -180,6 +180,10 @@ class _Watch:
     def print_total(self) -> None:
         """Print what all passes together did."""
         seconds = time.monotonic() - self._started
+        if self._plan.as_json:
+            facts = {"collection": self._plan.collection, **self.total}
+            click.echo(json_line({**facts, "seconds": round(seconds, 3)}))
+            return
         parts = ", ".join(f"{count:,} {what}" for what, count in self.total.items())
         click.echo(f"\n{self._plan.collection}: {parts or 'nothing'} in {duration(seconds)}")
 
