@@ -166,9 +166,9 @@ def test_an_interrupted_restore_continues(
         client.upsert(
             [Item(id="text-40", text="other"), Item(id="new", text="stays")], collection=name
         )
-        refused = sentinel(other, "restore", file)
-        assert refused.exit_code == 1
-        assert f"Replace items of the same ids in {name} (60)?" in refused.output
+        refused = sentinel(other, "restore", file, "--json")
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert f"Replace items of the same ids in {name} (60)?" in refused.stderr
         again = done(other, "restore", file, "--yes")
         assert again["collections"][name] == {"items": 89, "stored": 31, "wrong": 0}
         assert client.get_items(["new"], collection=name).items
