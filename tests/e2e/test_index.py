@@ -21,6 +21,7 @@ from PIL import Image
 
 from sentinel_client import FieldSchema, FieldType, Item, SentinelClient
 from sentinel_client.cli import _importer, _journal, main
+from sentinel_client.cli._importer import Importer
 from sentinel_client.cli._journal import Journal, Reading, read_item
 from sentinel_client.importers import ImportItem
 from tests import processes
@@ -305,6 +306,28 @@ def test_a_folder_that_vanishes_during_the_walk_is_no_failure_and_is_not_pruned_
     monkeypatch.setattr(os, "scandir", vanish)
     assert "10 unchanged, 0 failed" in album.index("--prune", "--yes").stdout
     assert len(album.items()) == 20
+
+
+def test_what_another_run_stores_meanwhile_is_not_pruned(
+    album: Album, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk_and_send = Importer.run
+    new, edited = album.root / "new.jpg", album.root / "00.jpg"
+
+    async def another_run_follows(self: Importer) -> None:
+        await walk_and_send(self)
+        for number, path in ((200, new), (201, edited)):
+            path.write_bytes(picture(number))
+            item = Item(image=path, fields={"path": str(path)})
+            await self.client.upsert([item], collection=album.collection)
+
+    monkeypatch.setattr(Importer, "run", another_run_follows)
+    album.index("--prune", "--yes")
+    assert {sha(picture(200)), sha(picture(201))} <= set(album.items())
+    monkeypatch.undo()
+    assert "1 replaced" in album.index("--prune").stdout
+    assert album.paths() >= {"new.jpg", "00.jpg"}
+    assert len(album.items()) == 21
 
 
 def test_of_equal_files_the_one_that_is_left_gives_the_path(album: Album) -> None:

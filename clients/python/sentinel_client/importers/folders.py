@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -62,6 +63,7 @@ class Walk:
             that lead nowhere.
         mounts: Folders that are the top of another file system than the folder above them.
         found: Number of pictures by start.
+        began_ns: When the walk was planned, in nanoseconds since 1970.
     """
 
     roots: tuple[str, ...]
@@ -70,6 +72,7 @@ class Walk:
     unreadable: list[str] = field(default_factory=list)
     mounts: list[str] = field(default_factory=list)
     found: dict[str, int] = field(default_factory=dict)
+    began_ns: int = field(default_factory=time.time_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
