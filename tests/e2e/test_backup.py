@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -21,6 +22,7 @@ from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc
 from sentinel_client import FieldSchema, FieldType, Item, SentinelClient
 from sentinel_client.cli import _backup_file, main
+from sentinel_client.cli._console import Failure
 from tests import photos, processes, secure
 
 FIELDS = [
@@ -341,6 +343,22 @@ def test_a_failed_backup_leaves_the_one_before(
     assert [one.name for one in tmp_path.iterdir()] == ["library.backup"]
     missing = sentinel(gateways[0], "backup", tmp_path / "no" / "x")
     assert "cannot write" in missing.stderr
+
+
+def test_a_device_is_refused_and_a_link_stays_one(tmp_path: Path) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "disk" / "file"
+    os.mkfifo(pipe)
+    with pytest.raises(Failure, match="no ordinary file"), _backup_file.writing(pipe):
+        pass
+    assert pipe.is_fifo()
+    file.parent.mkdir()
+    link.symlink_to(file)
+    with _backup_file.writing(link) as writer:
+        writer.add("backup.json", b'{"format": 1}')
+        writer.finish({})
+    assert link.is_symlink()
+    assert file.is_file()
+    assert sorted(tmp_path.rglob("*")) == sorted([file.parent, file, link, pipe])
 
 
 def test_each_item_is_whole_while_others_write(
