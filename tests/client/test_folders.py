@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sentinel_client import F
+from sentinel_client._field_messages import filter_to_proto
+from sentinel_client.cli import _sync
 from sentinel_client.cli._seen import Seen
 from sentinel_client.importers import BrokenEntry, Folders, ImportItem, folders, raw_previews
 from sentinel_client.importers.dataset import EmbeddedPreview
@@ -146,3 +149,10 @@ while size := sys.stdin.buffer.read(4):
         with pytest.raises(OSError, match="no preview"):
             reader.read(Path("cut.dng"))
         assert reader.read(Path("b.dng")) == b"jpeg"
+
+
+def test_filters_of_the_longest_paths_fit_into_a_request() -> None:
+    paths = [f"/{number:04}{'x' * 4_090}" for number in range(1_000)]
+    parts = [F("path").isin(part) for part in _sync._parts(paths, _sync._MAX_COMPARISONS)]
+    for one in [*parts, *_sync._scopes(paths)]:
+        assert filter_to_proto(one).ByteSize() < 1024 * 1024

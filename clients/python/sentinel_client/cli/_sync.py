@@ -27,8 +27,8 @@ from sentinel_client.cli._seen import Seen
 from sentinel_client.importers.folders import Walk, is_below, is_mount
 
 _PAGE = 1_000
-# Of one filter; the contract allows 1,000 comparisons.
-_MAX_COMPARISONS = 400
+# Of one filter; the contract allows 1,000 comparisons and 1 MiB, and a path may have 4 KiB.
+_MAX_COMPARISONS = 200
 # Asks before more than this part of the items goes.
 _UNASKED = 10
 
