@@ -15,7 +15,7 @@ import pytest
 from sentinel_client import NotFound, SentinelClient
 from tests import processes
 from tests.e2e.laptop import SENTINEL
-from tests.e2e.test_index import picture
+from tests.e2e.test_index import picture, sha
 from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("_children_take_sigint")]
@@ -58,6 +58,10 @@ class Watcher:
             except NotFound:
                 return set()
         return {str(item.fields["file_name"]) for item in items}
+
+    def ids(self) -> set[str]:
+        with SentinelClient(self.address) as client:
+            return {item.id for item in client.list_items(collection=self.collection)}
 
     def stop(self) -> str:
         self.process.send_signal(signal.SIGINT)
@@ -115,6 +119,24 @@ def test_with_json_all_of_its_lines_are_objects(lite_address: str, tmp_path: Pat
     first, *_, total = map(json.loads, watcher.results.read_text().splitlines())
     assert first["stored"] == 1
     assert (total["stored"], total["removed"]) == (2, 0)
+
+
+def test_a_root_that_is_a_file_is_followed_when_programs_replace_it(
+    lite_address: str, tmp_path: Path
+) -> None:
+    file, draft = tmp_path / "a.jpg", tmp_path / "draft"
+    file.write_bytes(picture(1))
+    watcher = Watcher(lite_address, file, "watch6", tmp_path / "log", ())
+    try:
+        until(lambda: watcher.said("Watching"))
+        for number in (2, 3):
+            draft.write_bytes(picture(number))
+            draft.replace(file)
+            until(lambda: watcher.ids() == {sha(file.read_bytes())})
+        watcher.stop()
+    finally:
+        watcher.process.kill()
+        watcher.process.wait()
 
 
 def test_a_root_that_is_unmounted_and_comes_back(lite_address: str, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -201,9 +200,8 @@ def _identities(roots: Sequence[str]) -> dict[str, tuple[int, int] | None]:
         except OSError:
             found[root] = None
         else:
-            # Programs replace a file when they save it; a folder stays the same one.
-            is_folder = stat.S_ISDIR(status.st_mode)
-            found[root] = (status.st_dev, status.st_ino if is_folder else 0)
+            # Programs replace a file when they save it; the new one has to be watched, too.
+            found[root] = (status.st_dev, status.st_ino)
     return found
 
 
