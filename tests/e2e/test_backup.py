@@ -202,6 +202,10 @@ def test_originals_by_reference_are_saved_and_one_that_is_gone_is_named(
     )
     # An original that is there is referred to; one that is not is stored from the backup.
     files[1].unlink()
+    kept = whole.read_bytes()
+    again = sentinel(one, "backup", whole, "-c", name)
+    assert (again.exit_code, whole.read_bytes() == kept) == (1, True)
+    assert "2 originals are gone" in again.stderr
     partly = sentinel(other, "restore", whole, "--json")
     assert partly.exit_code == 1
     assert json.loads(partly.stdout)["collections"][name] == {"items": 3, "stored": 2, "wrong": 1}
