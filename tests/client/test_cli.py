@@ -231,6 +231,10 @@ def test_deleting_a_collection_asks_first(gateway: FakeGateway) -> None:
     assert (refused.exit_code, list(gateway.collections)) == (1, ["photos"])
     assert "with its 0 items?" in refused.output
     assert not gateway.calls["DeleteCollection"]
+    asked = sentinel(gateway, "collections", "delete", "photos", "--json", text="y\n")
+    assert json.loads(asked.stdout) == {"collection": "photos", "deleted": 0}
+    assert not gateway.collections
+    gateway.add_collection("photos")
     assert sentinel(gateway, "collections", "delete", "photos", "--yes").exit_code == 0
     assert not gateway.collections
     assert gateway.calls["DeleteCollection"][0].confirmation_token == "all of photos"

@@ -229,7 +229,7 @@ def test_what_the_gateway_may_not_read_is_copied_and_the_rest_is_not_tried(
     result = index(gateway, tmp_path, how=())
     assert (result.exit_code, "300 stored" in result.stdout) == (0, True)
     assert 0 < tried(gateway) < 200  # those that were on their way
-    assert f"Stored {tried(gateway)} pictures as copies" in " ".join(result.stderr.split())
+    assert "Stored 300 pictures as copies" in " ".join(result.stderr.split())
     assert all(gateway.images.values())
     assert "300 unchanged" in index(gateway, tmp_path, how=()).stdout
 

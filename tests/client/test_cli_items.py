@@ -68,6 +68,9 @@ def test_deleting_by_filter_confirms_what_it_has_shown(stored: FakeGateway) -> N
     assert all(call.dry_run for call in stored.calls["DeleteItems"])
     assert "Deleted 3 items" in sentinel(stored, *command, text="y\n").output
     assert stored.calls["DeleteItems"][-1].confirmation_token == "3 of photos"
+    # The question is not part of the answer.
+    shown = sentinel(stored, *command, "--json", text="y\n").stdout
+    assert json.loads(shown) == {"collection": "photos", "deleted": 0}
 
 
 def test_a_picture_is_written_where_it_is_wanted(stored: FakeGateway, tmp_path: Path) -> None:

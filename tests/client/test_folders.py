@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from sentinel_client import F
+from sentinel_client._field_messages import filter_to_proto
+from sentinel_client.cli import _sync
 from sentinel_client.cli._seen import Seen
-from sentinel_client.importers import BrokenEntry, Folders, ImportItem, folders
+from sentinel_client.importers import BrokenEntry, Folders, ImportItem, folders, raw_previews
 from sentinel_client.importers.dataset import EmbeddedPreview
 
 
@@ -124,3 +128,31 @@ def test_a_run_remembers_what_it_has_seen() -> None:
     seen.add_gone(["0"])
     assert sorted(map(len, seen.gone())) == [500, 1_000, 1_000]
     seen.close()
+
+
+def test_a_raw_file_that_ends_the_reader_costs_no_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = """
+import os, struct, sys
+while size := sys.stdin.buffer.read(4):
+    path = sys.stdin.buffer.read(int.from_bytes(size, "big"))
+    cut = b"cut" in path
+    sys.stdout.buffer.write(struct.pack(">QB", 9 if cut else 4, 0) + b"jpeg")
+    sys.stdout.buffer.flush()
+    if cut:
+        os._exit(1)
+"""
+    monkeypatch.setattr(raw_previews, "_PROGRAM", program)
+    with closing(raw_previews.PreviewReader()) as reader:
+        assert reader.read(Path("a.dng")) == b"jpeg"
+        with pytest.raises(OSError, match="no preview"):
+            reader.read(Path("cut.dng"))
+        assert reader.read(Path("b.dng")) == b"jpeg"
+
+
+def test_filters_of_the_longest_paths_fit_into_a_request() -> None:
+    paths = [f"/{number:04}{'x' * 4_090}" for number in range(1_000)]
+    parts = [F("path").isin(part) for part in _sync._parts(paths, _sync._MAX_COMPARISONS)]
+    for one in [*parts, *_sync._scopes(paths)]:
+        assert filter_to_proto(one).ByteSize() < 1024 * 1024

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from sentinel_client.cli._console import Failure
 from sentinel_client.cli._home import find_home, home_folder
+from sentinel_client.cli._library import read_running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the home of other systems")
 
@@ -25,6 +28,43 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make_library(folder: Path) -> Path:
     (folder / "run").mkdir(parents=True)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["up", "--help"], "~/.local/share/sentinel"),
+        (["status"], "set HOME, or name the library with --data or SENTINEL_DATA"),
+        (["status", "--data", "library"], "cache 0 bytes"),
+        (["open", "1"], "there is no last search"),
+    ],
+)
+def test_a_user_of_a_container_may_have_no_home(words: list[str], said: str) -> None:
+    program = (
+        "import pwd, sys\n"
+        "pwd.getpwuid = lambda user: {}[user]\n"  # as of a user that the system does not know
+        "from sentinel_client.cli import main\n"
+        f"main({words!r})"
+    )
+    left = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=left, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in result.stderr
+    assert said in result.stdout + result.stderr
+
+
+def test_a_folder_that_is_deleted_has_no_library(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").rmdir()
+    assert find_home(None).folder == home
+
+
+@pytest.mark.parametrize("content", ["[]", "7", '{"pid": 1}'])
+def test_a_damaged_note_of_what_runs_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "up.json").write_text(content)
+    with pytest.raises(Failure, match=r"up\.json is damaged"):
+        read_running(tmp_path)
 
 
 def test_every_folder_has_the_same_home(

@@ -399,13 +399,14 @@ def test_parquet_knows_times_and_places_by_their_types(tmp_path: Path) -> None:
     place = pa.struct([("latitude", pa.float64()), ("longitude", pa.float32())])
     other = pa.struct([("latitude", pa.float64()), ("height", pa.float64())])
     moment = datetime(2021, 7, 4, 16, 30, 0, 5)
+    no_place = {"latitude": None, "longitude": float("nan")}
     table = pa.table(
         {
-            "text": ["a", "b"],
-            "local": pa.array([1625416200_000_005_999, None], pa.timestamp("ns")),
-            "zoned": pa.array([moment, None], pa.timestamp("us", "Europe/Vienna")),
-            "place": pa.array([{"latitude": 1.5, "longitude": 2.5}, None], place),
-            "other": pa.array([{"latitude": 1.5, "height": 2.5}, None], other),
+            "text": ["a", "b", "c"],
+            "local": pa.array([1625416200_000_005_999, None, None], pa.timestamp("ns")),
+            "zoned": pa.array([moment, None, None], pa.timestamp("us", "Europe/Vienna")),
+            "place": pa.array([{"latitude": 1.5, "longitude": 2.5}, None, no_place], place),
+            "other": pa.array([{"latitude": 1.5, "height": 2.5}, None, None], other),
         }
     )
     file = tmp_path / "t.parquet"
@@ -417,7 +418,7 @@ def test_parquet_knows_times_and_places_by_their_types(tmp_path: Path) -> None:
         "place": FieldType.GEO,
     }
     assert dataset.left_out == ("other",)
-    first, second = items(dataset)
+    first, second, third = items(dataset)
     in_utc = moment.replace(tzinfo=UTC)
     assert first.fields == {"local": in_utc, "zoned": in_utc, "place": GeoPoint(1.5, 2.5)}
-    assert second.fields == {}
+    assert second.fields == third.fields == {}

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from sentinel_client import GeoPoint
+from sentinel_client.importers import xmp as xmp_module
 from sentinel_client.importers.photo_fields import PHOTO_FIELDS, fields_from_json, fields_to_json
 from sentinel_client.importers.photo_metadata import read_metadata
 
@@ -304,3 +305,16 @@ def test_what_cameras_always_write_is_no_caption(tmp_path: Path) -> None:
     made = exif()
     made[0x010E] = "OLYMPUS DIGITAL CAMERA         "
     assert "caption" not in read_metadata(photo(tmp_path / "a.jpg", exif=made), None)
+
+
+def test_nested_xmp_takes_no_square_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(xmp_module, "_values", lambda element: read.append(element) or [""])
+    opening, closing = "<rdf:RDF><rdf:Description><a>", "</a></rdf:Description></rdf:RDF>"
+    space = "xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'"
+    sidecar = tmp_path / "a.xmp"
+    sidecar.write_text(f"<x {space}>{opening * 1_000}{closing * 1_000}</x>")
+    read_metadata(photo(tmp_path / "a.jpg"), str(sidecar))
+    assert len(read) == 1

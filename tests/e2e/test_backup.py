@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -21,6 +22,7 @@ from sentinel.search.v1 import item_service_pb2 as pb
 from sentinel.search.v1 import item_service_pb2_grpc
 from sentinel_client import FieldSchema, FieldType, Item, SentinelClient
 from sentinel_client.cli import _backup_file, main
+from sentinel_client.cli._console import Failure
 from tests import photos, processes, secure
 
 FIELDS = [
@@ -166,9 +168,9 @@ def test_an_interrupted_restore_continues(
         client.upsert(
             [Item(id="text-40", text="other"), Item(id="new", text="stays")], collection=name
         )
-        refused = sentinel(other, "restore", file)
-        assert refused.exit_code == 1
-        assert f"Replace items of the same ids in {name} (60)?" in refused.output
+        refused = sentinel(other, "restore", file, "--json")
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert f"Replace items of the same ids in {name} (60)?" in refused.stderr
         again = done(other, "restore", file, "--yes")
         assert again["collections"][name] == {"items": 89, "stored": 31, "wrong": 0}
         assert client.get_items(["new"], collection=name).items
@@ -200,6 +202,10 @@ def test_originals_by_reference_are_saved_and_one_that_is_gone_is_named(
     )
     # An original that is there is referred to; one that is not is stored from the backup.
     files[1].unlink()
+    kept = whole.read_bytes()
+    again = sentinel(one, "backup", whole, "-c", name)
+    assert (again.exit_code, whole.read_bytes() == kept) == (1, True)
+    assert "2 originals are gone" in again.stderr
     partly = sentinel(other, "restore", whole, "--json")
     assert partly.exit_code == 1
     assert json.loads(partly.stdout)["collections"][name] == {"items": 3, "stored": 2, "wrong": 1}
@@ -341,6 +347,22 @@ def test_a_failed_backup_leaves_the_one_before(
     assert [one.name for one in tmp_path.iterdir()] == ["library.backup"]
     missing = sentinel(gateways[0], "backup", tmp_path / "no" / "x")
     assert "cannot write" in missing.stderr
+
+
+def test_a_device_is_refused_and_a_link_stays_one(tmp_path: Path) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "disk" / "file"
+    os.mkfifo(pipe)
+    with pytest.raises(Failure, match="no ordinary file"), _backup_file.writing(pipe):
+        pass
+    assert pipe.is_fifo()
+    file.parent.mkdir()
+    link.symlink_to(file)
+    with _backup_file.writing(link) as writer:
+        writer.add("backup.json", b'{"format": 1}')
+        writer.finish({})
+    assert link.is_symlink()
+    assert file.is_file()
+    assert sorted(tmp_path.rglob("*")) == sorted([file.parent, file, link, pipe])
 
 
 def test_each_item_is_whole_while_others_write(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import unicodedata
 import uuid
@@ -20,6 +21,7 @@ from PIL import Image
 
 from sentinel_client import FieldSchema, FieldType, Item, SentinelClient
 from sentinel_client.cli import _importer, _journal, main
+from sentinel_client.cli._importer import Importer
 from sentinel_client.cli._journal import Journal, Reading, read_item
 from sentinel_client.importers import ImportItem
 from tests import processes
@@ -155,6 +157,31 @@ def test_on_a_terminal_it_asks(album: Album, answer: bytes, left: int) -> None:
     assert len(album.items()) == left
 
 
+def test_ctrl_c_ends_a_question_that_stays_on_the_terminal(album: Album) -> None:
+    for number in (0, 2, 4):
+        (album.root / f"{number:02d}.jpg").unlink()
+    ours, theirs = pty.openpty()
+    command: list[str | Path] = [SENTINEL, "--address", album.address, "index", album.root]
+    process = subprocess.Popen(
+        [*command, "-c", album.collection, "--prune"],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    shown = b""
+    question = b"3 of 20 stored items have no file any more. Remove them? [y/N]: "
+    while not shown.endswith(question):  # nothing is drawn over it
+        shown += os.read(ours, 4096)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "stopped; run it again to continue" in said
+    os.close(ours)
+    os.close(theirs)
+    assert len(album.items()) == 20
+
+
 def test_an_empty_root_is_not_pruned(album: Album) -> None:
     album.root.rename(album.root.with_name("elsewhere"))
     album.root.mkdir()
@@ -196,6 +223,23 @@ def test_a_drive_below_the_root_that_is_not_mounted_keeps_its_items(album: Album
     assert "Kept 10 stored items" in result.stderr
     assert "is not mounted now" in result.stderr
     assert len(album.items()) == 20
+
+
+@pytest.mark.parametrize("target", ["away", "link"], ids=["gone", "itself"])
+def test_a_link_that_leads_nowhere_keeps_its_items(
+    album: Album, tmp_path: Path, target: str
+) -> None:
+    other, link = tmp_path / "other", album.root / "link"
+    other.mkdir()
+    (other / "x.jpg").write_bytes(picture(300))
+    link.symlink_to(other)
+    assert "1 stored" in album.index().stdout
+    link.unlink()
+    link.symlink_to(target)
+    result = album.index("--prune", "--yes")
+    assert result.exit_code == 2
+    assert f"Kept 1 stored items of {link}, which cannot be read" in result.stderr
+    assert "link/x.jpg" in album.paths()
 
 
 def test_a_folder_that_cannot_be_read_keeps_its_items(
@@ -262,6 +306,28 @@ def test_a_folder_that_vanishes_during_the_walk_is_no_failure_and_is_not_pruned_
     monkeypatch.setattr(os, "scandir", vanish)
     assert "10 unchanged, 0 failed" in album.index("--prune", "--yes").stdout
     assert len(album.items()) == 20
+
+
+def test_what_another_run_stores_meanwhile_is_not_pruned(
+    album: Album, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk_and_send = Importer.run
+    new, edited = album.root / "new.jpg", album.root / "00.jpg"
+
+    async def another_run_follows(self: Importer) -> None:
+        await walk_and_send(self)
+        for number, path in ((200, new), (201, edited)):
+            path.write_bytes(picture(number))
+            item = Item(image=path, fields={"path": str(path)})
+            await self.client.upsert([item], collection=album.collection)
+
+    monkeypatch.setattr(Importer, "run", another_run_follows)
+    album.index("--prune", "--yes")
+    assert {sha(picture(200)), sha(picture(201))} <= set(album.items())
+    monkeypatch.undo()
+    assert "1 replaced" in album.index("--prune").stdout
+    assert album.paths() >= {"new.jpg", "00.jpg"}
+    assert len(album.items()) == 21
 
 
 def test_of_equal_files_the_one_that_is_left_gives_the_path(album: Album) -> None:

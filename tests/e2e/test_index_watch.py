@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from sentinel_client import NotFound, SentinelClient
 from tests import processes
 from tests.e2e.laptop import SENTINEL
-from tests.e2e.test_index import picture
+from tests.e2e.test_index import picture, sha
 from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("_children_take_sigint")]
@@ -29,15 +30,21 @@ def _children_take_sigint() -> Iterator[None]:
 
 
 class Watcher:
-    """A running `sentinel index --watch --prune --yes`, and what it stored and said."""
+    """A running `sentinel index --watch --prune`, and what it stored and said."""
 
-    def __init__(self, address: str, root: Path, collection: str, log: Path) -> None:
+    def __init__(
+        self, address: str, root: Path, collection: str, log: Path, words: tuple[str, ...]
+    ) -> None:
         self.root, self.log, self.address, self.collection = root, log, address, collection
         command: list[str | Path] = [SENTINEL, "--address", address, "index", root]
         command += ["-c", collection]
-        with log.open("wb") as output:
+        self.results = log.with_suffix(".out")
+        with log.open("wb") as output, self.results.open("wb") as results:
             self.process = subprocess.Popen(
-                [*command, "--watch", "--prune", "--yes"], stdout=output, stderr=output
+                [*command, "--watch", "--prune", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=results if "--json" in words else output,
+                stderr=output,
             )
 
     def said(self, text: str) -> bool:
@@ -52,6 +59,10 @@ class Watcher:
                 return set()
         return {str(item.fields["file_name"]) for item in items}
 
+    def ids(self) -> set[str]:
+        with SentinelClient(self.address) as client:
+            return {item.id for item in client.list_items(collection=self.collection)}
+
     def stop(self) -> str:
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(20) == 0, self.log.read_text()
@@ -59,13 +70,14 @@ class Watcher:
 
 
 @contextmanager
-def watching(address: str, tmp_path: Path, collection: str) -> Iterator[Watcher]:
+def watching(address: str, tmp_path: Path, collection: str, *words: str) -> Iterator[Watcher]:
     root = tmp_path / "photos"
     (root / "sea").mkdir(parents=True)
     (root / "a.jpg").write_bytes(picture(1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        watcher = Watcher(address, root, collection, tmp_path / "log")
+        words = words or ("--yes",)
+        watcher = Watcher(address, root, collection, tmp_path / "log", words)
     try:
         until(lambda: watcher.said("Watching"))
         yield watcher
@@ -85,6 +97,46 @@ def test_it_follows_changes_until_ctrl_c(lite_address: str, tmp_path: Path) -> N
         shown = watcher.stop()
     assert "watch1: 3 stored" in shown.splitlines()[-1] or "watch1: 4 stored" in shown
     assert "Traceback" not in shown
+
+
+def test_what_may_not_be_removed_is_said(lite_address: str, tmp_path: Path) -> None:
+    with watching(lite_address, tmp_path, "watch4", "--exclude=sea/") as watcher:
+        (watcher.root / "b.jpg").write_bytes(picture(2))
+        until(lambda: watcher.names() == {"a.jpg", "b.jpg"})
+        (watcher.root / "b.jpg").unlink()
+        until(lambda: watcher.said("Not removed: 1 of 2 stored items have no file any more"))
+        watcher.stop()
+    assert watcher.names() == {"a.jpg", "b.jpg"}
+
+
+def test_with_json_all_of_its_lines_are_objects(lite_address: str, tmp_path: Path) -> None:
+    with watching(lite_address, tmp_path, "watch5", "--json") as watcher:
+        (watcher.root / "b.jpg").write_bytes(picture(2))
+        until(lambda: watcher.names() == {"a.jpg", "b.jpg"})
+        (watcher.root / "b.jpg").unlink()
+        until(lambda: '"not_removed": "1 of 2' in watcher.results.read_text())
+        watcher.stop()
+    first, *_, total = map(json.loads, watcher.results.read_text().splitlines())
+    assert first["stored"] == 1
+    assert (total["stored"], total["removed"]) == (2, 0)
+
+
+def test_a_root_that_is_a_file_is_followed_when_programs_replace_it(
+    lite_address: str, tmp_path: Path
+) -> None:
+    file, draft = tmp_path / "a.jpg", tmp_path / "draft"
+    file.write_bytes(picture(1))
+    watcher = Watcher(lite_address, file, "watch6", tmp_path / "log", ())
+    try:
+        until(lambda: watcher.said("Watching"))
+        for number in (2, 3):
+            draft.write_bytes(picture(number))
+            draft.replace(file)
+            until(lambda: watcher.ids() == {sha(file.read_bytes())})
+        watcher.stop()
+    finally:
+        watcher.process.kill()
+        watcher.process.wait()
 
 
 def test_a_root_that_is_unmounted_and_comes_back(lite_address: str, tmp_path: Path) -> None:

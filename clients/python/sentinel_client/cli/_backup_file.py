@@ -61,9 +61,12 @@ def writing(path: Path) -> Iterator[BackupWriter]:
         Failure: It cannot be written there.
     """
     draft = ""
+    target = Path(os.path.realpath(path))  # a link stays one
     try:
+        if target.exists() and not target.is_file():
+            raise Failure(f"cannot write {path}: it is no ordinary file")
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
+            dir=target.parent, prefix=f".{target.name}.", suffix=".partial", delete=False
         ) as file:
             draft = file.name
             yield BackupWriter(file)  # type: ignore[arg-type] # it has all of BinaryIO
@@ -73,7 +76,7 @@ def writing(path: Path) -> Iterator[BackupWriter]:
             read_manifest(Path(draft))
         except Failure as error:
             raise Failure(f"{path}: the disk gives back other bytes than were written") from error
-        os.replace(draft, path)
+        os.replace(draft, target)
     except OSError as error:
         raise Failure(f"cannot write {path}: {error.strerror or error}") from error
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import json
@@ -190,14 +191,23 @@ def progress_bar(console: Console, *more: ProgressColumn) -> Progress:
 
 
 def cache_folder() -> Path:
-    """Return the folder for data that can be deleted at any time; it may not exist yet."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "sentinel"
+    """Return the folder for data that can be deleted at any time; it may not exist yet.
+
+    Raises:
+        OSError: This user has no home folder.
+    """
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "sentinel"
+    try:
+        return Path.home() / ".cache" / "sentinel"
+    except RuntimeError:  # a user of a container may have none
+        why = "there is no home folder: set HOME or XDG_CACHE_HOME"
+        raise FileNotFoundError(errno.ENOENT, why, "~/.cache") from None
 
 
 def short_path(path: str) -> str:
     """Return `path` with `~` for the home folder."""
-    home = str(Path.home())
+    home = os.path.expanduser("~")
     return f"~{path[len(home) :]}" if path.startswith(home + os.sep) else path
 
 

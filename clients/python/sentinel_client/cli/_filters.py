@@ -8,11 +8,11 @@ place~48.2,16.37,5km   at most 5 km from there; of four numbers: SOUTH,WEST,NORT
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import reduce
-from pathlib import Path
 from typing import TypeAlias
 
 import click
@@ -175,4 +175,4 @@ def _value(text: str, kind: FieldType, *, is_path: bool) -> Scalar:
         return _BOOLEANS[text.lower()]
     # The shell expands it at the beginning of a word only.
     is_home = is_path and (text == "~" or text.startswith("~/"))
-    return str(Path.home()) + text[1:] if is_home else text
+    return os.path.expanduser("~") + text[1:] if is_home else text

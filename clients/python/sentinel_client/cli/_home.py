@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,29 @@ def data_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         envvar=HOME_VARIABLE,
         show_envvar=True,
         type=click.Path(file_okay=False, path_type=Path),
-        help=f"{text}  [default: {short_path(str(home_folder()))}]",
+        help=f"{text}  [default: {_shown_home()}]",
     )
 
 
 def home_folder() -> Path:
-    """Return the home folder of this user; it may not exist yet."""
-    return platformdirs.user_data_path("sentinel", appauthor=False)
+    """Return the home folder of this user; it may not exist yet.
+
+    Raises:
+        Failure: The system does not know this user, as in some containers.
+    """
+    try:
+        return platformdirs.user_data_path("sentinel", appauthor=False)
+    except RuntimeError:
+        raise Failure(
+            f"there is no home folder: set HOME, or name the library with --data or {HOME_VARIABLE}"
+        ) from None
+
+
+def _shown_home() -> str:
+    try:
+        return short_path(str(home_folder()))
+    except Failure:  # the command says so if it needs one
+        return "~/.local/share/sentinel"
 
 
 def find_home(given: Path | None, *, adopt: bool = False) -> Home:
@@ -73,7 +90,9 @@ def find_home(given: Path | None, *, adopt: bool = False) -> Home:
     """
     if given is not None:
         return Home(Path(os.path.abspath(given.expanduser())))
-    home, old = home_folder(), Path.cwd() / _OLD_NAME
+    home, old = home_folder(), Path(_OLD_NAME)
+    with suppress(OSError):  # this folder may be deleted
+        old = old.absolute()
     named = None if _has_library(home) else _named(home)
     chosen = named or home
     if not _has_library(old) or _same(old, chosen):

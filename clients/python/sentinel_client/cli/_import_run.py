@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -157,14 +158,19 @@ class ImportRun:
             finally:
                 counting.cancel()
         if isinstance(dataset, Folders):
-            sync = FolderSync(
-                walk=dataset.walk,
-                journal=journal,
-                seen=seen,
-                prune=plan.prune,
-                confirm=self._confirm,
-            )
-            with self._console.status("looking for files that are gone"):
+            with self._console.status("looking for files that are gone") as status:
+
+                def confirm(gone: int, count: int) -> str:
+                    status.stop()  # it would wipe the question away
+                    return self._confirm(gone, count)
+
+                sync = FolderSync(
+                    walk=dataset.walk,
+                    journal=journal,
+                    seen=seen,
+                    prune=plan.prune,
+                    confirm=confirm,
+                )
                 self._sync = await sync.run(client, importer)
 
     async def _count_total(self, dataset: Dataset, progress: Progress, bar: TaskID) -> None:
@@ -179,8 +185,14 @@ class ImportRun:
         share = f"{gone:,} of {count:,} stored items have no file any more"
         if self._plan.as_json or self._plan.quiet or not sys.stdin.isatty():
             return f"{share}, more than a tenth: add --yes to remove them"
-        click.echo(err=True)
-        agreed = click.confirm(f"{share}. Remove them?", err=True)
+        # asyncio's own handler would only take note of Ctrl-C, and the question would go on.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            agreed = click.confirm(f"{share}. Remove them?", err=True)
+        except click.Abort:
+            raise KeyboardInterrupt from None
+        finally:
+            signal.signal(signal.SIGINT, handler)
         return "" if agreed else f"{share}; you chose to keep them"
 
     async def _read_dataset(self) -> Dataset:
@@ -211,7 +223,8 @@ class ImportRun:
         if plan.as_json:
             click.echo(json_line({**self._as_dict(), **({"note": note} if note else {})}))
             return
-        changed = tally.stored or tally.failed or self._sync.replaced or self._sync.pruned
+        sync = self._sync
+        changed = tally.stored or tally.failed or sync.replaced or sync.pruned or sync.refused
         if plan.quiet and not changed and not note:
             return
         if tally.done:

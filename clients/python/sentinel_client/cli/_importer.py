@@ -351,8 +351,7 @@ class Importer:
                 self._fail(BrokenEntry(sent.item.key, error.reason, message), sent.id)
                 continue
             self.on_done(1)
-            if item.by_reference:
-                self.references.note_stored()
+            self.references.note_stored(sent.item.image, by_reference=item.by_reference)
             digest = ack.digests[index]
             path = str(sent.fields.get("path", ""))
             if item.id or digest in ("", sent.id):

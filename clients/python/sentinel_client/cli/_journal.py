@@ -41,8 +41,8 @@ class Journal:
     def __init__(self, path: Path | None = None) -> None:
         self._database: sqlite3.Connection | None = None
         self._lock = threading.Lock()
-        path = path or cache_folder() / "imports.sqlite3"
         with suppress(OSError, sqlite3.Error):
+            path = path or cache_folder() / "imports.sqlite3"
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, check_same_thread=False, timeout=1)
             self._database.executescript(

@@ -175,18 +175,23 @@ def read_milvus_uri(data: Path) -> str | None:
 def read_running(data: Path) -> Running | None:
     """Return what `sentinel up` runs on this folder; None if it does not run."""
     content = _read(data / _RUNNING)
-    if content is None or not is_alive(content["pid"]):
+    if content is None:
         return None
-    models = [
-        RunningModel(
-            ModelChoice(**one["choice"]), State(one["state"]), one["why"], one["fingerprint"]
+    try:
+        if not is_alive(content["pid"]):
+            return None
+        models = [
+            RunningModel(
+                ModelChoice(**one["choice"]), State(one["state"]), one["why"], one["fingerprint"]
+            )
+            for one in content["models"]
+        ]
+        servers = [RunningServer(**one) for one in content.get("servers", ())]
+        return Running(
+            content["pid"], content["gateway"], content["request"], tuple(models), tuple(servers)
         )
-        for one in content["models"]
-    ]
-    servers = [RunningServer(**one) for one in content.get("servers", ())]
-    return Running(
-        content["pid"], content["gateway"], content["request"], tuple(models), tuple(servers)
-    )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(data / _RUNNING, error) from error
 
 
 def tell_running(data: Path, running: Running) -> None:

@@ -25,14 +25,14 @@ class References:
         self._wanted = wanted
         self._on = stays_on_machine(address) if wanted is None else wanted
         self._stored = 0
-        self._refused = 0
+        self._refused = self._copied = 0
         # Of folders; for this run only, since links change.
         self._without_links = lru_cache(maxsize=1_000)(os.path.realpath)
 
     @property
     def copied(self) -> int:
-        """How many files the gateway could not read, so that they were sent as copies."""
-        return self._refused
+        """How many files are stored as copies because the gateway could not read some."""
+        return self._copied
 
     def covers(self, image: object) -> bool:
         """Return whether to send this image by reference: it is the path of a file."""
@@ -48,9 +48,12 @@ class References:
             return True
         return stored.image_uri == self._uri(os.fspath(image))
 
-    def note_stored(self) -> None:
-        """Note an item that is stored by reference."""
-        self._stored += 1
+    def note_stored(self, image: object, *, by_reference: bool) -> None:
+        """Note an item that is stored, and how."""
+        if by_reference:
+            self._stored += 1
+        elif self._refused and isinstance(image, str | Path):
+            self._copied += 1
 
     def must_copy(self, error: SentinelError) -> bool:
         """Return whether to send an item again, as a copy, after this error."""

@@ -4,7 +4,8 @@ Runs after an import. An item whose content the run has not seen is out of date:
 
 * its path holds another content now: it was replaced, and is deleted;
 * its path holds no picture any more: it is gone, and is deleted with --prune;
-* its path could not be read, or was on a drive that is not there: it stays.
+* its path could not be read, or was on a drive that is not there: it stays;
+* its file has changed since the run began: it stays, because another run may have stored it.
 
 The collection says what is stored. So items are found that any earlier run stored, on any machine.
 """
@@ -26,8 +27,8 @@ from sentinel_client.cli._seen import Seen
 from sentinel_client.importers.folders import Walk, is_below, is_mount
 
 _PAGE = 1_000
-# Of one filter; the contract allows 1,000 comparisons.
-_MAX_COMPARISONS = 400
+# Of one filter; the contract allows 1,000 comparisons and 1 MiB, and a path may have 4 KiB.
+_MAX_COMPARISONS = 200
 # Asks before more than this part of the items goes.
 _UNASKED = 10
 
@@ -119,6 +120,8 @@ class FolderSync:
         if self.seen.has(item.id):
             return
         path = str(item.fields.get("path", ""))
+        if _changed_since(self.walk.began_ns, path):
+            return
         content_is_known = self.seen.at(path)
         if content_is_known:
             replaced.append(item.id)
@@ -169,6 +172,15 @@ async def _count(client: AsyncSentinelClient, collection: str, scopes: Sequence[
 def _parts(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def _changed_since(moment_ns: int, path: str) -> bool:
+    """Tell whether there is a file that was made or changed at this time or later; blocks."""
+    try:
+        # Not the time of its content, which programs set.
+        return os.stat(path).st_ctime_ns >= moment_ns
+    except (OSError, ValueError):
+        return False
 
 
 def _missing(paths: Sequence[str]) -> list[str]:

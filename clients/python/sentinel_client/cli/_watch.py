@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import click
 from watchfiles import awatch
 
 from sentinel_client import SentinelError
-from sentinel_client.cli._console import duration, err, explain, short_path
+from sentinel_client.cli._console import duration, err, explain, json_line, short_path
 from sentinel_client.cli._import_run import ImportPlan, ImportRun
 from sentinel_client.importers import Folders
 from sentinel_client.importers.folders import is_below
@@ -180,6 +179,10 @@ class _Watch:
     def print_total(self) -> None:
         """Print what all passes together did."""
         seconds = time.monotonic() - self._started
+        if self._plan.as_json:
+            facts = {"collection": self._plan.collection, **self.total}
+            click.echo(json_line({**facts, "seconds": round(seconds, 3)}))
+            return
         parts = ", ".join(f"{count:,} {what}" for what, count in self.total.items())
         click.echo(f"\n{self._plan.collection}: {parts or 'nothing'} in {duration(seconds)}")
 
@@ -197,9 +200,8 @@ def _identities(roots: Sequence[str]) -> dict[str, tuple[int, int] | None]:
         except OSError:
             found[root] = None
         else:
-            # Programs replace a file when they save it; a folder stays the same one.
-            is_folder = stat.S_ISDIR(status.st_mode)
-            found[root] = (status.st_dev, status.st_ino if is_folder else 0)
+            # Programs replace a file when they save it; the new one has to be watched, too.
+            found[root] = (status.st_dev, status.st_ino)
     return found
 
 

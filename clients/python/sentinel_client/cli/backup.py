@@ -29,7 +29,7 @@ from sentinel_client.cli import _backup_file
 from sentinel_client.cli._backup_file import BackupWriter
 from sentinel_client.cli._backup_items import belongs, saved_item, to_json, write_part
 from sentinel_client.cli._commands import tell_error
-from sentinel_client.cli._console import Options, err, progress_bar, tell
+from sentinel_client.cli._console import Failure, Options, err, progress_bar, tell
 from sentinel_client.cli._options import complete_collection, outcome_options
 
 _PAGE_ITEMS = 100
@@ -84,12 +84,20 @@ def backup(
     """Write collections with all their items and images to FILE, while the gateway serves.
 
     FILE has the whole backup or, if it does not succeed, what it had before. `sentinel restore`
-    reads it. Exit code 1: originals are gone from where they were; each is listed.
+    reads it. Exit code 1: originals are gone from where they were; each is listed. Then a FILE that
+    exists stays as it was.
     """
     with _backup_file.writing(file) as writer, progress_bar(err()) as progress:
         made = _Backup(options, writer, progress, originals=not no_originals)
         counts = asyncio.run(made.run(names))
-    gone = sum(len(one.gone) for one in counts.values())
+        gone = sum(len(one.gone) for one in counts.values())
+        if gone and file.exists():
+            # The one before may have them, and a disk may only be away.
+            raise Failure(
+                f"{gone:,} originals are gone, and {file} has a backup of before, which stays: "
+                "write to another file, or leave out all originals with --no-originals",
+                exit_code=1,
+            )
     size = file.stat().st_size
     items = sum(one.items for one in counts.values())
     facts = {

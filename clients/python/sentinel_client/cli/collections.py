@@ -258,7 +258,7 @@ def delete(options: Options, name: str, yes: bool, as_json: bool, quiet: bool) -
         found = client.preview_deletion(name)
         if not yes:
             question = f"Delete the collection {name} with its {found.count:,} items?"
-            click.confirm(question, abort=True)
+            click.confirm(question, abort=True, err=True)
         client.delete_collection(name, confirmation_token=found.confirmation_token)
     facts = {"collection": name, "deleted": found.count}
     tell(f"Deleted {name} ({found.count:,} items).", facts, as_json=as_json, quiet=quiet)

@@ -176,7 +176,7 @@ def delete(
             tell(text, facts, as_json=as_json)
             return
         if not yes:
-            click.confirm(f"Delete {count:,} items of {collection}?", abort=True)
+            click.confirm(f"Delete {count:,} items of {collection}?", abort=True, err=True)
         deleted = client.delete_items(
             ids or None, collection=collection, filter=condition, confirmation_token=token
         )

@@ -74,11 +74,14 @@ def _file(options: Options, collection: str, item_id: str) -> Path:
         if not item.image_uri:
             raise Failure(f"item {item_id!r} has no picture: see it with `sentinel items get`")
         image = client.download_image(item_id, collection=collection)
-    folder = cache_folder() / "opened"
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_old(folder)
-    path = folder / file_name(item_id, image)
-    path.write_bytes(image.data)
+    try:
+        folder = cache_folder() / "opened"
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_old(folder)
+        path = folder / file_name(item_id, image)
+        path.write_bytes(image.data)
+    except OSError as error:
+        raise Failure(f"cannot write {error.filename}: {error.strerror}") from error
     return path
 
 

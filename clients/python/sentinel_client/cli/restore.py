@@ -86,7 +86,7 @@ def restore(
             progress.stop()
             if not yes:
                 listed = ", ".join(f"{name} ({count:,})" for name, count in any_replaced.items())
-                click.confirm(f"Replace items of the same ids in {listed}?", abort=True)
+                click.confirm(f"Replace items of the same ids in {listed}?", abort=True, err=True)
             progress.start()
         results = asyncio.run(run.run())
     wrong = sum(one.wrong for one in results.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ def status(options: Options, data: Path | None, as_json: bool) -> None:
         options = replace(options, address=running.gateway)
     gateway = _ask(options)
     disk = {name: _size(home.folder / part) for name, part in _PARTS.items()}
-    disk["cache"] = _size(cache_folder())
+    disk["cache"] = 0
+    with suppress(OSError):  # without a home folder there is none
+        disk["cache"] = _size(cache_folder())
     if as_json:
         click.echo(json_line(_as_dict(home, running, gateway, disk)))
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -58,9 +59,11 @@ class Walk:
         roots: The folders and files of the library, absolute.
         starts: What is walked: the roots, or folders below them.
         left_out: What was left out.
-        unreadable: Folders whose content is not known, because they could not be read.
+        unreadable: Folders whose content is not known, because they could not be read, and links
+            that lead nowhere.
         mounts: Folders that are the top of another file system than the folder above them.
         found: Number of pictures by start.
+        began_ns: When the walk was planned, in nanoseconds since 1970.
     """
 
     roots: tuple[str, ...]
@@ -69,6 +72,7 @@ class Walk:
     unreadable: list[str] = field(default_factory=list)
     mounts: list[str] = field(default_factory=list)
     found: dict[str, int] = field(default_factory=dict)
+    began_ns: int = field(default_factory=time.time_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +203,9 @@ class _Walker:
         with os.scandir(path) as entries:
             for entry in entries:
                 name = entry.name
-                if _is_folder(entry):
+                if (is_folder := _is_folder(entry)) is None:
+                    self._walk.unreadable.append(entry.path)
+                if is_folder:
                     if not left_out.folder(name, path, prefix + name):
                         folders.append(name)
                 elif name[-4:].lower() == SIDECAR_EXTENSION:
@@ -288,8 +294,11 @@ def _device(path: str) -> int | None:
         return None
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool | None:
+    """Tell whether it is a folder; None: a link that leads nowhere now, perhaps to a folder."""
     try:
-        return entry.is_dir()
+        if entry.is_dir():
+            return True
     except OSError:  # a link to itself, or into a folder without access
-        return False
+        return None
+    return None if entry.is_symlink() and not os.path.exists(entry.path) else False

@@ -67,6 +67,8 @@ class PreviewReader:
     def read(self, path: Path) -> bytes:
         """Return the JPEG inside a RAW file; raise OSError if there is none. Blocking."""
         with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self._stop()  # it ended after its last answer
             process = self._process or self._start()
             timer = threading.Timer(_TIMEOUT_S, process.kill)
             timer.start()
@@ -112,7 +114,10 @@ def _ask(process: subprocess.Popen[bytes], path: bytes) -> bytes:
     size, flip = struct.unpack(">QB", process.stdout.read(9))
     if size > _MAX_PREVIEW_BYTES:
         raise OSError(None, "the preview is too large")
-    return _turned(process.stdout.read(size), _ORIENTATION_OF_FLIP.get(flip, 1))
+    data = process.stdout.read(size)
+    if len(data) < size:
+        raise OSError(None, "the preview is cut off")
+    return _turned(data, _ORIENTATION_OF_FLIP.get(flip, 1))
 
 
 def _turned(jpeg: bytes, orientation: int) -> bytes:

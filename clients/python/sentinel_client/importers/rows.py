@@ -128,8 +128,17 @@ def _cells(batch: Any) -> list[dict[str, Any] | None]:
 
 
 def is_empty(cell: object) -> bool:
-    """Return whether a cell holds no value. pandas writes NaN for a missing one."""
-    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+    """Return whether a cell holds no value. pandas writes NaN for a missing one.
+
+    Programs write a missing struct as one whose parts are all missing, too.
+    """
+    if isinstance(cell, dict) and cell:
+        return all(map(_is_missing, cell.values()))
+    return cell == "" or _is_missing(cell)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def is_unicode(value: object) -> bool:
