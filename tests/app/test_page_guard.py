@@ -146,6 +146,8 @@ def test_no_path_leads_to_files(photo_app: PhotoApp, path: str) -> None:
         '{"collection": "photos", "filters": [["bytes", "ge", "1e400"]]}',
         '{"collection": "photos", "before": "0"}',
         '{"collection": "photos", "page": "invented"}',
+        '{"collection": "photos", "terms": [{"kind": "text", "value": "\\ud800"}]}',
+        '{"collection": "photos", "filters": [["bytes", "ge", "1e300"]]}',
     ],
 )
 def test_odd_requests_are_refused_in_words(photo_app: PhotoApp, body: str) -> None:

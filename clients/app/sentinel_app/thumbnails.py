@@ -12,6 +12,7 @@ _MAX_THUMBNAIL_BYTES = 64 * 2**20
 # Browsers ask for those of a page one by one, within a few milliseconds.
 _GATHER_S = 0.004
 _MAX_IDS = 200
+_MAX_ID_BYTES = 256
 
 
 class Thumbnails:
@@ -38,6 +39,8 @@ class Thumbnails:
 
     async def get(self, collection: str, item_id: str) -> bytes:
         """Return the thumbnail of an item; empty if there is none."""
+        if not 0 < len(item_id.encode()) <= _MAX_ID_BYTES:
+            return b""  # or the gateway refused those of its neighbours, too
         kept = self._kept.get((collection, item_id))
         if kept is not None:
             return kept

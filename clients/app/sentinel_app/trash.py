@@ -57,8 +57,10 @@ class Trash:
         with suppress(asyncio.CancelledError):
             await self._task
         for token in list(self._deletions):
-            with suppress(SentinelError):
+            try:
                 await self._delete(token)
+            except Exception as error:  # the others are deleted all the same
+                _log.warning("an item was not deleted: %s", error)
 
     def hide(self, collection: str, ids: Sequence[str]) -> str:
         """Hide items and delete them later; return the token that undoes it.
@@ -102,9 +104,10 @@ class Trash:
     async def _delete_or_show(self, token: str) -> None:
         try:
             await self._delete(token)
-        except SentinelError as error:
+        except Exception as error:  # or nothing would be deleted any more
             _log.warning("an item was not deleted: %s", error)
-            if error.retryable or isinstance(error, DeadlineExceeded):
+            temporary = isinstance(error, SentinelError) and error.retryable
+            if temporary or isinstance(error, DeadlineExceeded):
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._deletions.pop(token, None)  # it is shown again
