@@ -25,8 +25,8 @@ from sentinel_client import Scope as Access
 from sentinel_client.importers.photo_metadata import read_metadata
 
 _MAX_NAME = 500
-# Images of a zip that are sent to the gateway together.
-_BATCH = 16
+# Images of a zip that are sent to the gateway together: so many, and no further one beyond so much.
+_BATCH, _BATCH_BYTES = 16, 2 * MAX_IMAGE_BYTES
 _running = Slots(4, 60)
 
 
@@ -127,7 +127,12 @@ def _metadata(data: bytes, name: str) -> dict[str, FieldValue]:
 
 def _take(images: Iterator[UploadedImage]) -> Sequence[UploadedImage]:
     """Return the next images; unpacking them takes time."""
-    return [image for _, image in zip(range(_BATCH), images, strict=False)]
+    batch: list[UploadedImage] = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == _BATCH or sum(len(one.data) for one in batch) >= _BATCH_BYTES:
+            break
+    return batch
 
 
 def _milliseconds(text: str) -> datetime | None:
