@@ -33,10 +33,14 @@ class Gateway:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.downloads = 0
+        self.address = "localhost:1"
 
     async def download_image(self, item_id: str, *, collection: str) -> Stored:
         self.downloads += 1
         return Stored(self.data)
+
+    async def delete_items(self, ids: list[str], *, collection: str) -> int:
+        return len(ids)
 
     async def get_items(self, ids: list[str], **_: Any) -> list[Any]:
         return []
@@ -128,5 +132,37 @@ def test_a_part_of_a_large_original_is_searched_with_through_a_copy(tmp_path: Pa
             got.clear()
             await ask(app, f"/api/query-image?id={name}", send)
             assert got[0]["status"] == 200
+
+    run_apart(run())
+
+
+def test_copies_are_of_one_gateway_and_go_with_their_item(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (400, 400), "red").save(picture, "PNG")
+    first: Any = Gateway(picture.getvalue())
+    other: Any = Gateway(picture.getvalue())
+    other.address = "localhost:2"
+
+    async def run() -> None:
+        got: list[Message] = []
+
+        async def send(message: Message) -> None:
+            got.append(message)
+
+        for gateway in (first, other, first):
+            async with Library(gateway, tmp_path) as library:
+                for item in "ab":
+                    path = f"/api/picture?c=photos&id={item}&side=360&v=1"
+                    await ask(application(library), path, send)
+        assert (first.downloads, other.downloads) == (2, 2)
+        assert b"immutable" in dict(got[0]["headers"])[b"cache-control"]
+        got.clear()
+        async with Library(first, tmp_path) as library:
+            await ask(application(library), "/api/picture?c=photos&id=b&side=360", send)
+            assert dict(got[0]["headers"])[b"cache-control"] == b"no-store"
+            library.thumbnails.keep("photos", "b", b"small")
+            library.trash.hide("photos", ["b"])
+        assert await library.thumbnails.get("photos", "b") == b""
+        assert len(list((tmp_path / "pictures").iterdir())) == 3
 
     run_apart(run())

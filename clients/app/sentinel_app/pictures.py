@@ -40,7 +40,9 @@ _PART_BYTES = 256 * 1024
 async def _thumbnail(request: Request) -> Response:
     collection, item_id = _names(request)
     data = await library_of(request).thumbnails.get(collection, item_id)
-    return _picture(data, "image/webp") if data else Response(status_code=404)
+    if not data:
+        return Response(status_code=404)
+    return _picture(data, "image/webp", lasts=bool(request.query_params.get("v")))
 
 
 async def _larger(request: Request) -> Response:
@@ -49,12 +51,12 @@ async def _larger(request: Request) -> Response:
     side = _side(request)
     library = library_of(request)
     version = request.query_params.get("v", "")[:64]
-    name = _key(collection, item_id, version, str(side))
+    name = library.copies_of(collection, item_id) + _key(version, str(side))[:32]
     kept = await asyncio.to_thread(library.larger.read, name)
     if kept is None:
         kept = (await unless_left(request, _decoded(library, collection, item_id, side))).shown
         await asyncio.to_thread(library.larger.write, name, kept)
-    return _picture(kept, _type_of(kept))
+    return _picture(kept, _type_of(kept), lasts=bool(version))
 
 
 async def _decoded(library: Library, collection: str, item_id: str, side: int) -> Preview:
@@ -195,8 +197,10 @@ def _type_of(copy: bytes) -> str:
     return "image/webp" if copy[:4] == b"RIFF" else "image/jpeg"
 
 
-def _picture(data: bytes, media_type: str) -> Response:
-    return Response(data, media_type=media_type, headers={"Cache-Control": _KEEP})
+def _picture(data: bytes, media_type: str, *, lasts: bool = True) -> Response:
+    # Without a version, an address can have another picture the next time.
+    headers = {"Cache-Control": _KEEP if lasts else "no-store"}
+    return Response(data, media_type=media_type, headers=headers)
 
 
 ROUTES = [

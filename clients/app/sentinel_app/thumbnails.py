@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from sentinel_client import AsyncSentinelClient, SentinelError
 
@@ -36,6 +37,11 @@ class Thumbnails:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= len(oldest)
         return hashlib.sha256(thumbnail).hexdigest()[:16]
+
+    def forget(self, collection: str, ids: Sequence[str]) -> None:
+        """Keep these thumbnails no longer: their items are deleted."""
+        for item_id in ids:
+            self._bytes -= len(self._kept.pop((collection, item_id), b""))
 
     async def get(self, collection: str, item_id: str) -> bytes:
         """Return the thumbnail of an item; empty if there is none."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -36,11 +36,13 @@ class Trash:
     def __init__(
         self,
         client: AsyncSentinelClient,
+        forget: Callable[[str, Sequence[str]], Awaitable[None]] | None = None,
         undo_seconds: float = UNDO_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.undo_seconds = undo_seconds
         self._client = client
+        self._forget = forget  # gets a collection and the ids of deleted items
         self._clock = clock
         self._deletions: dict[str, _Deletion] = {}
         self._running: set[str] = set()  # tokens that cannot be undone any more
@@ -121,6 +123,8 @@ class Trash:
             ids = sorted(deletion.ids)
             with suppress(NotFound):  # the collection is gone
                 await self._client.delete_items(ids, collection=deletion.collection)
+            if self._forget is not None:
+                await self._forget(deletion.collection, ids)
             self._deletions.pop(token, None)
         finally:
             self._running.discard(token)
