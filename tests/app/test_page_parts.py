@@ -97,6 +97,21 @@ def test_what_cannot_be_deleted_is_shown_again(monkeypatch: pytest.MonkeyPatch) 
     run_apart(run())
 
 
+def test_what_is_added_again_is_not_deleted_meanwhile() -> None:
+    async def run() -> None:
+        gateway: Any = Gateway()
+        async with Trash(gateway, undo_seconds=0) as trash:
+            async with trash.adding():
+                trash.hide("c", ["a", "b"])
+                for _ in range(20):  # it is due, but the gateway may store "a" right now
+                    await asyncio.sleep(0)
+                trash.keep("c", "a")
+            await asyncio.wait_for(gateway.called.wait(), 30)
+        assert gateway.deleted == ["b"]
+
+    run_apart(run())
+
+
 def test_a_deletion_that_no_message_can_hold_stops_no_other() -> None:
     async def run() -> None:
         gateway: Any = Gateway()

@@ -83,12 +83,16 @@ class _Adding(Response):
                 if one.problem:
                     yield _failure(one.name, one.problem)
             items = await asyncio.to_thread(self._items, usable)
-            results = await self._library.client.upsert(items, collection=self._collection.name)
+            trash, name = self._library.trash, self._collection.name
+            async with trash.adding():
+                results = await self._library.client.upsert(items, collection=name)
+                for result in results:
+                    if result.outcome is not Outcome.FAILED:
+                        trash.keep(name, result.id)
             for one, result in zip(usable, results, strict=True):
                 if result.outcome is Outcome.FAILED and result.error is not None:
                     yield _failure(one.name, result.error.message)
                 else:
-                    self._library.trash.keep(self._collection.name, result.id)
                     yield {"name": one.name, "outcome": result.outcome.value, "id": result.id}
 
     def _items(self, images: Sequence[UploadedImage]) -> list[Item]:

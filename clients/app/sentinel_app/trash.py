@@ -11,8 +11,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from sentinel_client import AsyncSentinelClient, DeadlineExceeded, NotFound, SentinelError
@@ -46,6 +46,10 @@ class Trash:
         self._clock = clock
         self._deletions: dict[str, _Deletion] = {}
         self._running: set[str] = set()  # tokens that cannot be undone any more
+        self._adding = 0
+        self._none_adding = asyncio.Event()
+        self._none_adding.set()
+        self._deleting = asyncio.Lock()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -81,6 +85,19 @@ class Trash:
         """Show hidden items again; return False if they were deleted in the meantime."""
         return token not in self._running and self._deletions.pop(token, None) is not None
 
+    @asynccontextmanager
+    async def adding(self) -> AsyncIterator[None]:
+        """Delete nothing during the block, which adds items and says to `keep` them."""
+        async with self._deleting:
+            self._adding += 1
+            self._none_adding.clear()
+        try:
+            yield
+        finally:
+            self._adding -= 1
+            if not self._adding:
+                self._none_adding.set()
+
     def keep(self, collection: str, item_id: str) -> None:
         """Do not delete an item, because it was added again."""
         for token, one in self._deletions.items():
@@ -115,8 +132,14 @@ class Trash:
                 self._deletions.pop(token, None)  # it is shown again
 
     async def _delete(self, token: str) -> None:
+        async with self._deleting:
+            await self._none_adding.wait()
+            await self._delete_now(token)
+
+    async def _delete_now(self, token: str) -> None:
         deletion = self._deletions.get(token)
-        if deletion is None:  # undone
+        if deletion is None or not deletion.ids:  # undone, or added again
+            self._deletions.pop(token, None)
             return
         self._running.add(token)
         try:
