@@ -47,6 +47,7 @@ _PROFILE_COPIES = 3
 _COEFFICIENT_BYTES = 2
 _CONTIGUOUS = 1
 _JXL_BOX = b"\0\0\0\x0cJXL "
+_JXL_MAGIC = b"\xff\x0a"
 _JXL_SIZE_BYTES = 10
 _JXL_SIDE_BITS = (9, 13, 18, 30)
 _JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
@@ -208,10 +209,10 @@ def webp_canvas(head: bytes) -> tuple[int, int] | None:
 
 def jxl_size(data: bytes) -> tuple[int, int] | None:
     """Return width and height of a JPEG XL file, which its decoder decodes when it opens it."""
-    start = _codestream(data)
-    if data[start : start + 2] != b"\xff\x0a":
+    head = _codestream_head(data)
+    if not head.startswith(_JXL_MAGIC):
         return None
-    bits = int.from_bytes(data[start + 2 : start + 2 + _JXL_SIZE_BYTES], "little")
+    bits = int.from_bytes(head[len(_JXL_MAGIC) :], "little")
     at = 0
 
     def read(count: int) -> int:
@@ -231,21 +232,27 @@ def jxl_size(data: bytes) -> tuple[int, int] | None:
     return height * across // down, height
 
 
-def _codestream(data: bytes) -> int:
-    """Return where the picture of a JPEG XL file begins; the end if it is nowhere."""
+def _codestream_head(data: bytes) -> bytes:
+    """Return the first bytes of a JPEG XL file's picture, which may lie in parts, in boxes."""
+    wanted = len(_JXL_MAGIC) + _JXL_SIZE_BYTES
+    if data.startswith(_JXL_MAGIC):
+        return data[:wanted]
+    head = b""
     at = 0 if data.startswith(_JXL_BOX) else len(data)
-    if data.startswith(b"\xff\x0a"):
-        return 0
     for _ in range(_MOST_BOXES):
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if kind in (b"jxlc", b"jxlp"):
-            return at + (8 if kind == b"jxlc" else 12)
+        start = at + 8
         if size == 1:
             size = int.from_bytes(data[at + 8 : at + 16], "big")
-        if size < 8:  # to the end of the file, or nonsense
+            start = at + 16
+        end = at + size if size else len(data)
+        if kind in (b"jxlc", b"jxlp"):
+            # A part begins with its number.
+            head += data[start + 4 * (kind == b"jxlp") : min(end, start + 4 + wanted)]
+        if len(head) >= wanted or kind == b"jxlc" or end < start:  # or nonsense
             break
-        at += size
-    return len(data)
+        at = end
+    return head[:wanted]
 
 
 def jpeg_scans(image: Image.Image, data: bytes, most: int) -> int:

@@ -6,6 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from sentinel_app.formatting import (
+    FORMATS,
     caption,
     download_name,
     escape_markdown,
@@ -14,11 +15,22 @@ from sentinel_app.formatting import (
     human_size,
     model_note,
     plain,
+    safe_file_name,
     title,
 )
 from sentinel_client import Hit
+from sentinel_core import image_formats
+from sentinel_core.image_formats import ImageFormat
 
 ODD = "IMG_*a*"
+
+
+def test_every_format_that_workers_read_has_an_extension() -> None:
+    kinds = {found for found in vars(image_formats).values() if isinstance(found, ImageFormat)}
+    kinds |= {found for _, found in (*image_formats._MAGIC, *image_formats._RAW_OF_MAKER)}
+    assert len(kinds) > 15
+    assert {kind.media_type for kind in kinds} == set(FORMATS)
+    assert safe_file_name("a/DSCF1.RAF", FORMATS["image/x-fuji-raf"]) == "DSCF1.RAF"
 
 
 def test_markdown_in_names_is_escaped() -> None:

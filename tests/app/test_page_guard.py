@@ -146,6 +146,8 @@ def test_no_path_leads_to_files(photo_app: PhotoApp, path: str) -> None:
         '{"collection": "photos", "filters": [["bytes", "ge", "1e400"]]}',
         '{"collection": "photos", "before": "0"}',
         '{"collection": "photos", "page": "invented"}',
+        '{"collection": "photos", "terms": [{"kind": "text", "value": "\\ud800"}]}',
+        '{"collection": "photos", "filters": [["bytes", "ge", "1e300"]]}',
     ],
 )
 def test_odd_requests_are_refused_in_words(photo_app: PhotoApp, body: str) -> None:
@@ -170,9 +172,19 @@ def test_the_key_of_the_gateway_stays_on_the_server(tmp_path: Path, photo_app: P
 
 def test_a_silent_connection_is_closed(photo_app: PhotoApp) -> None:
     host, port = photo_app.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as silent:
+    place = (host, int(port))
+    with (
+        socket.create_connection(place, timeout=60) as silent,
+        socket.create_connection(place, timeout=60) as later,
+    ):
         silent.sendall(b"GET / HT")
+        later.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"\r\n\r\nok"):
+            answer += later.recv(4096)
+        later.sendall(b"GET / HT")
         assert silent.recv(100) == b""
+        assert later.recv(100) == b""
 
 
 def test_nothing_is_loaded_from_elsewhere(browser: Any, photo_app: PhotoApp) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sentinel_app.bounded_folder import BoundedFolder
 from sentinel_app.decoders import Decoders
-from sentinel_app.previews import ImageRefused
+from sentinel_app.previews import ImageRefused, preview
 from sentinel_app.queries import filter_of
 from sentinel_app.thumbnails import Thumbnails
 from sentinel_app.tiles import stacked, tile, webp_size
@@ -97,6 +97,41 @@ def test_what_cannot_be_deleted_is_shown_again(monkeypatch: pytest.MonkeyPatch) 
     run_apart(run())
 
 
+def test_what_is_added_again_is_not_deleted_meanwhile() -> None:
+    async def run() -> None:
+        gateway: Any = Gateway()
+        async with Trash(gateway, undo_seconds=0) as trash:
+            async with trash.adding():
+                trash.hide("c", ["a", "b"])
+                for _ in range(20):  # it is due, but the gateway may store "a" right now
+                    await asyncio.sleep(0)
+                trash.keep("c", "a")
+            await asyncio.wait_for(gateway.called.wait(), 30)
+        assert gateway.deleted == ["b"]
+
+    run_apart(run())
+
+
+def test_a_deletion_that_no_message_can_hold_stops_no_other() -> None:
+    async def run() -> None:
+        gateway: Any = Gateway()
+        gateway.failures = [UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no")]
+        async with Trash(gateway, undo_seconds=0) as trash:
+            trash.hide("c", ["\ud800"])
+            await asyncio.wait_for(gateway.called.wait(), 30)
+            gateway.called.clear()
+            trash.hide("c", ["a"])
+            await asyncio.wait_for(gateway.called.wait(), 30)
+        ending: Any = Gateway()
+        ending.failures = [UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no")]
+        async with Trash(ending, undo_seconds=3600) as trash:
+            trash.hide("c", ["\ud800"])
+            trash.hide("c", ["b"])
+        assert (gateway.deleted, ending.deleted) == (["a"], ["b"])
+
+    run_apart(run())
+
+
 def test_hidden_items_are_bounded() -> None:
     async def run() -> None:
         gateway: Any = Gateway()
@@ -170,13 +205,29 @@ def test_thumbnails_of_a_page_are_one_call() -> None:
     async def run() -> None:
         gateway: Any = Gateway()
         thumbnails = Thumbnails(gateway)
-        found = await asyncio.gather(*(thumbnails.get("c", one) for one in ("a", "b", "none")))
-        assert found == [b"a", b"b", b""]
+        asked = ("a", "b", "none", "x" * 257, "")
+        found = await asyncio.gather(*(thumbnails.get("c", one) for one in asked))
+        assert found == [b"a", b"b", b"", b"", b""]
         assert gateway.asked == [["a", "b", "none"]]
         assert await thumbnails.get("c", "a") == b"a"
         assert len(gateway.asked) == 1
 
     run_apart(run())
+
+
+def test_decoders_import_nothing_from_the_folder_they_start_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PIL.py").write_text("raise SystemExit('foreign code')")
+    monkeypatch.chdir(tmp_path)
+    picture = photos.photo("chelsea").read_bytes()
+
+    async def run() -> None:
+        async with Decoders() as decoders:
+            assert (await decoders.preview(picture, 64)).format == "PNG"
+
+    run_apart(run())
+    assert preview(picture, 64).format == "PNG"
 
 
 def test_waiting_work_is_bounded() -> None:

@@ -20,6 +20,7 @@ from sentinel_app.preview_process import MAX_DECODED_BYTES, decoded_bytes
 from sentinel_app.previews import ImageRefused, Preview, cut, preview
 from sentinel_client import Box
 from tests import photos
+from tests.embedder_server import profiles
 
 PICTURE = photos.photo("rocket").read_bytes()
 ENDLESS_EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"
@@ -73,6 +74,38 @@ def test_a_preview_is_small_and_upright_and_tells_of_the_picture(tmp_path: Path)
     view = preview((tmp_path / "x.jpg").read_bytes(), 64)
     assert opened(view).size == (32, 64)
     assert (view.format, view.width, view.height) == ("JPEG", 400, 200)
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [("JPEG", 4), ("PNG", 90), ("WEBP", 20), ("GIF", 9), ("BMP", 500), ("TIFF", 500)],
+)
+def test_a_missing_end_is_tolerated_as_by_workers(kind: str, missing: int) -> None:
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(PICTURE)) as image:
+        image.convert("RGB").save(out, kind)
+        size = image.size
+    view = preview(out.getvalue()[:-missing], 64)
+    assert (view.format, view.width, view.height) == (kind, *size)
+    half = out.getvalue()[: len(out.getvalue()) // 2]
+    with pytest.raises(ImageRefused, match="not a readable"):
+        preview(half, 64)
+
+
+def test_colours_are_those_of_the_thumbnail() -> None:
+    deep, wide, clear = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    Image.new("I;16", (20, 20), 0x8080).save(deep, "PNG")
+    assert opened(preview(deep.getvalue(), 64)).getpixel((9, 9)) == (128, 128, 128)
+    # With red and blue swapped, so that nobody overlooks the profile.
+    red = Image.new("RGB", (20, 20), (255, 0, 0))
+    red.save(wide, "JPEG", icc_profile=profiles.swapped(), quality=95)
+    shown = opened(preview(wide.getvalue(), 64)).getpixel((9, 9))
+    assert isinstance(shown, tuple)
+    assert shown[0] < 40
+    assert shown[2] > 215
+    Image.new("RGBA", (20, 20), (255, 0, 0, 128)).save(clear, "PNG", icc_profile=profiles.swapped())
+    with opened(preview(clear.getvalue(), 64)) as view:
+        assert view.info["icc_profile"]
 
 
 def test_what_is_clear_stays_clear() -> None:

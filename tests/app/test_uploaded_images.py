@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import tracemalloc
 import zipfile
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sentinel_app import zips
+from sentinel_app import adding, zips
 from sentinel_app.uploads import MAX_IMAGE_BYTES
 from tests import photos
 
@@ -36,6 +37,21 @@ def test_pictures_and_those_in_zips_come_through() -> None:
         "trip.zip/trip/b.JPG",
     ]
     assert {entry.data for entry in found} == {PICTURE}
+
+
+def test_photos_of_phones_and_cameras_in_zips_come_through() -> None:
+    names = ["a.heic", "b.HEIF", "c.avif", "d.jxl", "e.DNG", "f.cr3", "g.nef", "h.ARW", "i.raf"]
+    found = list(images_in([("trip.zip", zipped(**dict.fromkeys(names, b"x")))]))
+    assert [entry.name for entry in found] == [f"trip.zip/{name}" for name in names]
+
+
+def test_few_large_images_are_unpacked_at_once() -> None:
+    data = random.Random(1).randbytes(2**18).ljust(MAX_IMAGE_BYTES, b"\0")
+    large = dict.fromkeys([f"{number}.bmp" for number in range(6)], data)
+    images = images_in([("large.zip", zipped(**large))])
+    assert [len(batch) for batch in iter(lambda: adding._take(images), [])] == [2, 2, 2]
+    small = images_in([(f"{number}.jpg", PICTURE) for number in range(20)])
+    assert [len(batch) for batch in iter(lambda: adding._take(small), [])] == [16, 4]
 
 
 def test_what_computers_put_beside_pictures_is_left_out() -> None:

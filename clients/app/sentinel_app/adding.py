@@ -25,8 +25,8 @@ from sentinel_client import Scope as Access
 from sentinel_client.importers.photo_metadata import read_metadata
 
 _MAX_NAME = 500
-# Images of a zip that are sent to the gateway together.
-_BATCH = 16
+# Images of a zip that are sent to the gateway together: so many, and no further one beyond so much.
+_BATCH, _BATCH_BYTES = 16, 2 * MAX_IMAGE_BYTES
 _running = Slots(4, 60)
 
 
@@ -83,12 +83,16 @@ class _Adding(Response):
                 if one.problem:
                     yield _failure(one.name, one.problem)
             items = await asyncio.to_thread(self._items, usable)
-            results = await self._library.client.upsert(items, collection=self._collection.name)
+            trash, name = self._library.trash, self._collection.name
+            async with trash.adding():
+                results = await self._library.client.upsert(items, collection=name)
+                for result in results:
+                    if result.outcome is not Outcome.FAILED:
+                        trash.keep(name, result.id)
             for one, result in zip(usable, results, strict=True):
                 if result.outcome is Outcome.FAILED and result.error is not None:
                     yield _failure(one.name, result.error.message)
                 else:
-                    self._library.trash.keep(self._collection.name, result.id)
                     yield {"name": one.name, "outcome": result.outcome.value, "id": result.id}
 
     def _items(self, images: Sequence[UploadedImage]) -> list[Item]:
@@ -127,7 +131,12 @@ def _metadata(data: bytes, name: str) -> dict[str, FieldValue]:
 
 def _take(images: Iterator[UploadedImage]) -> Sequence[UploadedImage]:
     """Return the next images; unpacking them takes time."""
-    return [image for _, image in zip(range(_BATCH), images, strict=False)]
+    batch: list[UploadedImage] = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == _BATCH or sum(len(one.data) for one in batch) >= _BATCH_BYTES:
+            break
+    return batch
 
 
 def _milliseconds(text: str) -> datetime | None:

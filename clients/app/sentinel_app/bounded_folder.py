@@ -71,6 +71,15 @@ class BoundedFolder:
             self._sizes[name] = len(data)
             self._shrink()
 
+    def remove(self, beginnings: set[str]) -> None:
+        """Remove the files whose names begin with one of these, which are equally long."""
+        length = len(next(iter(beginnings), ""))
+        with self._lock:
+            for name in [one for one in self._sizes if one[:length] in beginnings]:
+                self._total -= self._sizes.pop(name)
+                with suppress(OSError):
+                    (self._folder / name).unlink()
+
     def _shrink(self) -> None:
         while self._total > self._max_bytes:
             name = next(iter(self._sizes))

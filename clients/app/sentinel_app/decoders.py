@@ -72,7 +72,7 @@ class _Decoder:
     @classmethod
     async def start(cls) -> _Decoder:
         pipe = asyncio.subprocess.PIPE
-        command = [sys.executable, "-m", "sentinel_app.preview_process"]
+        command = [sys.executable, "-P", "-m", "sentinel_app.preview_process"]
         return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe))
 
     async def decode(self, data: bytes, side: int) -> Preview | str:

@@ -36,8 +36,14 @@ FORMATS: Mapping[str, Sequence[str]] = {
     "image/x-adobe-dng": ("dng",),
     "image/x-canon-cr2": ("cr2",),
     "image/x-canon-cr3": ("cr3",),
-    "image/x-nikon-nef": ("nef",),
-    "image/x-sony-arw": ("arw",),
+    "image/x-nikon-nef": ("nef", "nrw"),
+    "image/x-sony-arw": ("arw", "sr2", "srf"),
+    "image/x-pentax-pef": ("pef",),
+    "image/x-samsung-srw": ("srw",),
+    "image/x-fuji-raf": ("raf",),
+    "image/x-panasonic-rw2": ("rw2",),
+    "image/x-olympus-orf": ("orf",),
+    "image/x-raw": ("raw", "3fr", "dcr", "erf", "iiq", "kdc", "mef", "mos", "rwl"),
 }
 _EXTENSIONS = {
     name: FORMATS[f"image/{name.lower()}"] for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -49,7 +52,7 @@ class Library:
         self.query_images = BoundedFolder(cache / "query-images", _MAX_QUERY_IMAGE_BYTES)
         self.decoders = Decoders()
         self.thumbnails = Thumbnails(client)
-        self.trash = Trash(client)
+        self.trash = Trash(client, self._forget)
         self.uploads = UploadBudget()
         self.searches = Slots(16, 64)
         self._exit = AsyncExitStack()
@@ -83,6 +86,18 @@ class Library:
                 self._collections.clear()
             self._collections[name] = (now, found)
         return found
+
+    def copies_of(self, collection: str, item_id: str) -> str:
+        """Return how the names of an item's files in `larger` begin."""
+        # The folder outlives the page, which may show another library the next time.
+        whole = "\0".join((self.client.address, collection, item_id))
+        return hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:32]
+
+    async def _forget(self, collection: str, ids: Sequence[str]) -> None:
+        """Remove what the page keeps of deleted items."""
+        self.thumbnails.forget(collection, ids)
+        copies = {self.copies_of(collection, one) for one in ids}
+        await asyncio.to_thread(self.larger.remove, copies)
 
 
 def library_of(request: Request) -> Library:

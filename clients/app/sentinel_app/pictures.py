@@ -6,15 +6,24 @@ import asyncio
 import hashlib
 from urllib.parse import quote
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from sentinel_app.formatting import FORMATS, safe_file_name
 from sentinel_app.library import Library, library_of
 from sentinel_app.previews import ImageRefused, Preview
 from sentinel_app.uploads import MAX_IMAGE_BYTES
-from sentinel_app.web import Refused, Slots, json_body, read_body, unless_left
+from sentinel_app.web import (
+    MIN_BYTES_PER_S,
+    STALL_S,
+    Refused,
+    Slots,
+    json_body,
+    read_body,
+    unless_left,
+)
 
 # Longest sides of copies, in pixels: of tiles, and of an opened picture.
 SIDES = (360, 640, 960, 1600, 2560)
@@ -23,12 +32,17 @@ _QUERY_SIDE = 960
 _MAX_STORED_BYTES = 64 * 2**20
 _KEEP = "private, max-age=31536000, immutable"
 _downloads = Slots(4, 200)
+# Originals in memory until browsers have them, which may take long.
+_sent = Slots(4, 60)
+_PART_BYTES = 256 * 1024
 
 
 async def _thumbnail(request: Request) -> Response:
     collection, item_id = _names(request)
     data = await library_of(request).thumbnails.get(collection, item_id)
-    return _picture(data, "image/webp") if data else Response(status_code=404)
+    if not data:
+        return Response(status_code=404)
+    return _picture(data, "image/webp", lasts=bool(request.query_params.get("v")))
 
 
 async def _larger(request: Request) -> Response:
@@ -37,24 +51,54 @@ async def _larger(request: Request) -> Response:
     side = _side(request)
     library = library_of(request)
     version = request.query_params.get("v", "")[:64]
-    name = _key(collection, item_id, version, str(side))
+    name = library.copies_of(collection, item_id) + _key(version, str(side))[:32]
     kept = await asyncio.to_thread(library.larger.read, name)
     if kept is None:
         kept = (await unless_left(request, _decoded(library, collection, item_id, side))).shown
         await asyncio.to_thread(library.larger.write, name, kept)
-    return _picture(kept, _type_of(kept))
+    return _picture(kept, _type_of(kept), lasts=bool(version))
 
 
 async def _decoded(library: Library, collection: str, item_id: str, side: int) -> Preview:
     async with _downloads.slot():
         stored = await library.client.download_image(item_id, collection=collection)
-        try:
-            return await library.decoders.preview(stored.data, side, _MAX_STORED_BYTES)
-        except ImageRefused as error:
-            raise Refused(415, str(error), "NOT_SHOWN") from error
+        return await _copy(library, stored.data, side)
+
+
+async def _copy(library: Library, stored: bytes, side: int) -> Preview:
+    try:
+        return await library.decoders.preview(stored, side, _MAX_STORED_BYTES)
+    except ImageRefused as error:
+        raise Refused(415, str(error), "NOT_SHOWN") from error
+
+
+class _Original(Response):
+    """Reads a stored file and sends it in parts: few are in memory, however slow browsers are."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        self._request = request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with _sent.slot():
+            whole = await _stored_file(self._request)
+            start = {"status": whole.status_code, "headers": whole.raw_headers}
+            try:
+                async with asyncio.timeout(STALL_S + len(whole.body) / MIN_BYTES_PER_S):
+                    await send({"type": "http.response.start", **start})
+                    for at in range(0, len(whole.body), _PART_BYTES):
+                        part = bytes(whole.body[at : at + _PART_BYTES])
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+                    await send({"type": "http.response.body", "body": b""})
+            except TimeoutError as error:
+                raise ClientDisconnect from error
 
 
 async def _original(request: Request) -> Response:
+    return _Original(request)
+
+
+async def _stored_file(request: Request) -> Response:
     """The stored file, to download. Its bytes decide its type and its extension, not its name."""
     collection, item_id = _names(request)
     library = library_of(request)
@@ -98,8 +142,11 @@ async def _query_image_of(request: Request) -> Response:
     library = library_of(request)
     async with _downloads.slot():
         stored = await library.client.download_image(item_id, collection=collection)
-    name = hashlib.sha256(stored.data).hexdigest()
-    await asyncio.to_thread(library.query_images.write, name, stored.data)
+        data = stored.data
+        if len(data) > MAX_IMAGE_BYTES:  # a copy has all that models see
+            data = (await _copy(library, data, SIDES[-1])).shown
+    name = hashlib.sha256(data).hexdigest()
+    await asyncio.to_thread(library.query_images.write, name, data)
     return JSONResponse({"id": name})
 
 
@@ -150,8 +197,10 @@ def _type_of(copy: bytes) -> str:
     return "image/webp" if copy[:4] == b"RIFF" else "image/jpeg"
 
 
-def _picture(data: bytes, media_type: str) -> Response:
-    return Response(data, media_type=media_type, headers={"Cache-Control": _KEEP})
+def _picture(data: bytes, media_type: str, *, lasts: bool = True) -> Response:
+    # Without a version, an address can have another picture the next time.
+    headers = {"Cache-Control": _KEEP if lasts else "no-store"}
+    return Response(data, media_type=media_type, headers=headers)
 
 
 ROUTES = [

@@ -104,31 +104,65 @@ def decode(data: bytes, side: int) -> tuple[dict[str, object], bytes]:
     """
     Image.MAX_IMAGE_PIXELS = None  # our own limits are below
     try:
-        with _opened(data) as image:
-            # Pillow names a JPEG with several pictures in it after its container.
-            size, name = image.size, str(image.format or "JPEG XL").replace("MPO", "JPEG")
-            _check_cost(image, side)
-            # Shrink first, so that there is only one large copy.
-            image.thumbnail((side * 2, side * 2))
-            upright = ImageOps.exif_transpose(image)
-            clear = upright.has_transparency_data
-            shown = upright.convert("RGBA" if clear else "RGB")
+        try:
+            size, name, shown = _with_pillow(data, side)
+        except (Refused, MemoryError):
+            raise
+        except Exception:  # decoders raise many types
+            size, name, shown = _as_workers_do(data, side)
     except MemoryError as error:
         raise Refused(_too_costly(MAX_DECODED_BYTES)) from error
-    except Refused:
-        raise
-    # Decoders raise many types.
-    except Exception as error:
-        raise Refused(NOT_AN_IMAGE) from error
     shown.thumbnail((side, side))
+    clear = shown.mode == "RGBA"
     out = io.BytesIO()
     if clear:
-        shown.save(out, "WEBP", quality=90, method=1)
+        profile = shown.info.get("icc_profile")
+        shown.save(out, "WEBP", quality=90, method=1, icc_profile=profile)
     else:
         shown.save(out, "JPEG", quality=88)
     media_type = "image/webp" if clear else "image/jpeg"
     facts = {"format": name, "width": size[0], "height": size[1], "shown_type": media_type}
     return facts, out.getvalue()
+
+
+def _with_pillow(data: bytes, side: int) -> tuple[tuple[int, int], str, Image.Image]:
+    """Return size and format of an image, and an upright copy in RGB or RGBA."""
+    with _opened(data) as image:
+        # Pillow names a JPEG with several pictures in it after its container.
+        size, name = image.size, str(image.format or "JPEG XL").replace("MPO", "JPEG")
+        _check_cost(image, side)
+        # Shrink first, so that there is only one large copy.
+        image.thumbnail((side * 2, side * 2))
+        upright = ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:
+        return size, name, upright.convert("RGBA")
+    if upright.mode in ("RGB", "L") and not upright.info.get("icc_profile"):
+        return size, name, upright.convert("RGB")
+    # Profiles, and more than 8 bits. Most pictures need none of it.
+    from embedder_server.images.colours import to_rgb  # noqa: PLC0415
+
+    return size, name, to_rgb(upright)
+
+
+def _as_workers_do(data: bytes, side: int) -> tuple[tuple[int, int], str, Image.Image]:
+    """Return the same of a file that Pillow refuses: a little of its end may be missing."""
+    from embedder_server.images.costs import MemoryNeeded  # noqa: PLC0415
+    from embedder_server.images.decoder import ImageDecoder  # noqa: PLC0415
+    from sentinel_core.errors import InvalidArgument  # noqa: PLC0415
+
+    def admit(needed: int) -> None:
+        if needed > MAX_DECODED_BYTES:
+            raise MemoryNeeded(needed)
+
+    decoder = ImageDecoder(max_bytes=len(data), max_pixels=MAX_PIXELS, model_side=1, admit=admit)
+    try:
+        decoded = decoder.decode(data, share=1 / side)  # at least twice the side
+    except MemoryNeeded as error:
+        raise Refused(_too_costly(error.size)) from error
+    except InvalidArgument as error:
+        raise Refused(NOT_AN_IMAGE) from error
+    kind = image_format(data[:_HEAD_BYTES])
+    return (decoded.width, decoded.height), kind.name if kind else "", decoded.picture
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -74,7 +74,7 @@ def check_size(data: bytes, most: int = MAX_IMAGE_BYTES) -> None:
 
 def _decode(data: bytes, side: int) -> bytes:
     """Return what the process wrote. It may die: a decoder can crash, or use up its time."""
-    command = [sys.executable, "-m", "sentinel_app.preview_process", str(side)]
+    command = [sys.executable, "-P", "-m", "sentinel_app.preview_process", str(side)]
     try:
         done = subprocess.run(
             command, input=data, capture_output=True, timeout=_MAX_SECONDS, check=True

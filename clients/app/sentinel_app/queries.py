@@ -115,8 +115,11 @@ def _value(schema: FieldSchema, value: str) -> Any:
         moment = time_of(value)
         return moment if schema.type is FieldType.TIMESTAMP else int(moment.timestamp())
     if schema.type is FieldType.INT64:
-        number = _number(value)
-        return int(value) if value.strip().lstrip("-").isdecimal() else math.floor(number)
+        number = math.floor(_number(value))
+        whole = int(value) if value.strip().lstrip("-").isdecimal() else number
+        if not -(2**63) <= whole < 2**63:
+            raise Refused(400, f"{value[:40]!r} is too large a number.", "FILTER")
+        return whole
     if schema.type is FieldType.DOUBLE:
         return _number(value)
     if schema.type is FieldType.BOOL:

@@ -88,14 +88,23 @@ async def _serve(host: str, port: int, names: Sequence[str], *, read_only: bool)
 
 
 class _PatientProtocol(H11Protocol):
-    """HTTP, for clients that send a request soon after they have connected."""
+    """HTTP, for clients that send a request soon after they have connected or got an answer."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.loop.call_later(_HEADER_SECONDS, self._close_if_silent)
+        self._expect_request()
 
-    def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def on_response_complete(self) -> None:
+        answered = self.cycle
+        super().on_response_complete()
+        if self.cycle is answered:  # otherwise it has the next request already
+            self._expect_request()
+
+    def _expect_request(self) -> None:
+        self.loop.call_later(_HEADER_SECONDS, self._close_if_silent, self.cycle)
+
+    def _close_if_silent(self, last: Any) -> None:
+        if self.cycle is last and not self.transport.is_closing():
             self.transport.close()
 
 

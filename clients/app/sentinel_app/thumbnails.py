@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from sentinel_client import AsyncSentinelClient, SentinelError
 
@@ -12,6 +13,7 @@ _MAX_THUMBNAIL_BYTES = 64 * 2**20
 # Browsers ask for those of a page one by one, within a few milliseconds.
 _GATHER_S = 0.004
 _MAX_IDS = 200
+_MAX_ID_BYTES = 256
 
 
 class Thumbnails:
@@ -36,8 +38,15 @@ class Thumbnails:
             self._bytes -= len(oldest)
         return hashlib.sha256(thumbnail).hexdigest()[:16]
 
+    def forget(self, collection: str, ids: Sequence[str]) -> None:
+        """Keep these thumbnails no longer: their items are deleted."""
+        for item_id in ids:
+            self._bytes -= len(self._kept.pop((collection, item_id), b""))
+
     async def get(self, collection: str, item_id: str) -> bytes:
         """Return the thumbnail of an item; empty if there is none."""
+        if not 0 < len(item_id.encode()) <= _MAX_ID_BYTES:
+            return b""  # or the gateway refused those of its neighbours, too
         kept = self._kept.get((collection, item_id))
         if kept is not None:
             return kept

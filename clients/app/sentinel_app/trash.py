@@ -11,8 +11,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from sentinel_client import AsyncSentinelClient, DeadlineExceeded, NotFound, SentinelError
@@ -36,14 +36,20 @@ class Trash:
     def __init__(
         self,
         client: AsyncSentinelClient,
+        forget: Callable[[str, Sequence[str]], Awaitable[None]] | None = None,
         undo_seconds: float = UNDO_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.undo_seconds = undo_seconds
         self._client = client
+        self._forget = forget  # gets a collection and the ids of deleted items
         self._clock = clock
         self._deletions: dict[str, _Deletion] = {}
         self._running: set[str] = set()  # tokens that cannot be undone any more
+        self._adding = 0
+        self._none_adding = asyncio.Event()
+        self._none_adding.set()
+        self._deleting = asyncio.Lock()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -57,8 +63,10 @@ class Trash:
         with suppress(asyncio.CancelledError):
             await self._task
         for token in list(self._deletions):
-            with suppress(SentinelError):
+            try:
                 await self._delete(token)
+            except Exception as error:  # the others are deleted all the same
+                _log.warning("an item was not deleted: %s", error)
 
     def hide(self, collection: str, ids: Sequence[str]) -> str:
         """Hide items and delete them later; return the token that undoes it.
@@ -76,6 +84,19 @@ class Trash:
     def undo(self, token: str) -> bool:
         """Show hidden items again; return False if they were deleted in the meantime."""
         return token not in self._running and self._deletions.pop(token, None) is not None
+
+    @asynccontextmanager
+    async def adding(self) -> AsyncIterator[None]:
+        """Delete nothing during the block, which adds items and says to `keep` them."""
+        async with self._deleting:
+            self._adding += 1
+            self._none_adding.clear()
+        try:
+            yield
+        finally:
+            self._adding -= 1
+            if not self._adding:
+                self._none_adding.set()
 
     def keep(self, collection: str, item_id: str) -> None:
         """Do not delete an item, because it was added again."""
@@ -102,22 +123,31 @@ class Trash:
     async def _delete_or_show(self, token: str) -> None:
         try:
             await self._delete(token)
-        except SentinelError as error:
+        except Exception as error:  # or nothing would be deleted any more
             _log.warning("an item was not deleted: %s", error)
-            if error.retryable or isinstance(error, DeadlineExceeded):
+            temporary = isinstance(error, SentinelError) and error.retryable
+            if temporary or isinstance(error, DeadlineExceeded):
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._deletions.pop(token, None)  # it is shown again
 
     async def _delete(self, token: str) -> None:
+        async with self._deleting:
+            await self._none_adding.wait()
+            await self._delete_now(token)
+
+    async def _delete_now(self, token: str) -> None:
         deletion = self._deletions.get(token)
-        if deletion is None:  # undone
+        if deletion is None or not deletion.ids:  # undone, or added again
+            self._deletions.pop(token, None)
             return
         self._running.add(token)
         try:
             ids = sorted(deletion.ids)
             with suppress(NotFound):  # the collection is gone
                 await self._client.delete_items(ids, collection=deletion.collection)
+            if self._forget is not None:
+                await self._forget(deletion.collection, ids)
             self._deletions.pop(token, None)
         finally:
             self._running.discard(token)

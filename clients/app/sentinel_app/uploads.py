@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sentinel_app.formatting import FORMATS
 from sentinel_client import Caller, Scope
 
-IMAGE_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-# The gateway's own limit.
+IMAGE_TYPES = tuple(dict.fromkeys(one for kind in FORMATS.values() for one in kind))
+# Several are in the page's memory at once, so this is less than gateways take.
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
 MIB = 1024 * 1024
 # By import that runs: its files, pairs of name and content. Not a list, in which equal ones of two

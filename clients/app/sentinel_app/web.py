@@ -119,6 +119,8 @@ async def json_body(request: Request) -> dict[str, Any]:
     data = await read_body(request, _MAX_JSON_BYTES)
     try:
         found = json.loads(data)
+        # JSON can hold half a character; a message to the gateway cannot.
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Refused(400, "This is no JSON.") from error
     if not isinstance(found, dict):

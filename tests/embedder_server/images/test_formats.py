@@ -248,6 +248,20 @@ def test_costly_pictures_are_refused_by_their_header(
     assert time.process_time() - start < 0.2
 
 
+@pytest.mark.parametrize("cuts", [[], [1], [2], [3], [4], [0, 3], [11]])
+def test_the_size_of_a_jpeg_xl_in_parts_is_that_of_its_decoder(cuts: list[int]) -> None:
+    stream = encode(halves((3000, 2000)), "JXL")
+    assert stream.startswith(b"\xff\x0a")
+    file = b"\0\0\0\x0cJXL \r\n\x87\n" + struct.pack(">I", 20) + b"ftypjxl \0\0\0\0jxl "
+    ends = [*cuts, len(stream)]
+    for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        last = 0x80000000 if end == len(stream) else 0
+        file += struct.pack(">I4sI", 12 + end - start, b"jxlp", number | last) + stream[start:end]
+    picture = codecs.jpeg_xl(file)
+    assert isinstance(picture, Image.Image)
+    assert costs.jxl_size(file) == picture.size == (3000, 2000)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_is_asked_for_before_decoding(kind: str) -> None:
     asked = []

@@ -1,6 +1,6 @@
 // Add photos: drop or choose files and zips; see the progress, and each failure by its name.
 
-import { Problem, send } from "./api.js";
+import { PICTURES, Problem, send } from "./api.js";
 import { h, icon, iconButton, toast } from "./dom.js";
 import * as words from "./words.js";
 
@@ -16,7 +16,7 @@ export class Adding {
 
   /** Ask for files. */
   choose(collection) {
-    const input = h("input", { type: "file", multiple: true, accept: "image/*,.heic,.heif,.avif,.jxl,.dng,.zip" });
+    const input = h("input", { type: "file", multiple: true, accept: `${PICTURES},.zip` });
     input.addEventListener("change", () => this.add([...input.files], collection));
     input.click();
   }

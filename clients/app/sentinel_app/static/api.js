@@ -1,5 +1,8 @@
 // Ask the page's own server.
 
+// What file choosers show: systems do not count all of these as images.
+export const PICTURES = "image/*,.heic,.heif,.avif,.jxl,.dng,.cr2,.cr3,.nef,.arw,.raf,.orf,.rw2,.pef,.srw";
+
 export class Problem extends Error {
   constructor(status, found) {
     super(found.message || "The server of this page does not answer.");

@@ -1,7 +1,7 @@
 // The search box, and chips for all other terms of a search with their weights.
 
 import { go, read } from "./address.js";
-import { Problem, queryImage, url } from "./api.js";
+import { PICTURES, Problem, queryImage, url } from "./api.js";
 import { cropper } from "./crop.js";
 import { h, icon, iconButton, opensPanel, toast } from "./dom.js";
 
@@ -12,7 +12,7 @@ const LESS = -0.5;
 /** Fill the search form. Returns `{show(view), focus()}`. */
 export function searchBox(form) {
   const input = h("input", { type: "search", name: "q", placeholder: "Search your photos", "aria-label": "Search your photos", enterkeyhint: "search", maxlength: 2000 });
-  const file = h("input", { type: "file", accept: "image/*", hidden: true, "aria-label": "A picture to search with" });
+  const file = h("input", { type: "file", accept: PICTURES, hidden: true, "aria-label": "A picture to search with" });
   const examples = h("div", { class: "examples", hidden: true },
     h("p", {}, "Describe what you look for, or drop or paste a picture anywhere."),
     EXAMPLES.map((text) => h("button", { type: "button", onclick: () => ask(text) }, icon("search"), text)));
