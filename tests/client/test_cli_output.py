@@ -240,6 +240,11 @@ def test_open_takes_ids_and_starts_no_program(
     assert "no item 'none'" in sentinel(gateway, "open", "none").stderr
 
 
+def test_a_pipe_gets_no_empty_line_of_a_progress_bar(found: FakeGateway, tmp_path: Path) -> None:
+    result = sentinel(found, "backup", tmp_path / "b.zip")
+    assert "" not in result.stderr.splitlines()
+
+
 def test_a_search_without_hits_has_no_empty_table(found: FakeGateway) -> None:
     found.hits = []
     assert sentinel(found, "search", "x", "--quiet").stdout == "nothing found\n"
