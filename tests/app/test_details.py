@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 from typing import Any
 from urllib.request import urlopen
 
@@ -10,8 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from sentinel_client import Item, NotFound, SentinelClient
-from tests import photos
+from sentinel_client import FieldSchema, FieldType, FieldValue, Item, NotFound, SentinelClient
+from tests import photos, processes
 from tests.app.conftest import Guest, PhotoApp, serving_photos, window
 
 pytestmark = pytest.mark.timeout(240)
@@ -42,6 +43,25 @@ def test_details_are_in_words(guest: Guest, photo_app: PhotoApp) -> None:
     assert image["height"] <= stage["height"] + 0.5  # all of it is visible
     assert image["width"] <= stage["width"] + 0.5
     guest.shot(f"details-{guest.page.viewport_size['width']}")
+
+
+def test_when_the_file_changed_is_told_by_the_clock_here(
+    browser: Any, gateway: processes.Server, photo_app: PhotoApp
+) -> None:
+    fields = [FieldSchema("modified_at", FieldType.INT64), FieldSchema("seen", FieldType.TIMESTAMP)]
+    noon = datetime(2024, 7, 1, 12, tzinfo=UTC)
+    values: dict[str, FieldValue] = {"modified_at": int(noon.timestamp()), "seen": noon}
+    with SentinelClient(gateway.address) as client:
+        client.create_collection("changed", fields)
+        client.upsert([Item(image=photos.photo("coffee"), fields=values)], collection="changed")
+    with window(browser, Guest, timezone_id="Europe/Vienna", locale="en-GB") as guest:
+        guest.open(photo_app, "?c=changed")
+        guest.open_photo(0)
+        told = guest.viewer.locator(".facts").inner_text()
+    with SentinelClient(gateway.address) as client:
+        client.delete_collection("changed")
+    for name in ("File changed", "Seen"):
+        assert f"{name}\nMon 1 July 2024 at 14:00" in told.replace(",", ""), told
 
 
 def test_the_opened_photo_is_in_the_address(desktop: Guest, photo_app: PhotoApp) -> None:

@@ -258,3 +258,16 @@ def test_a_malformed_address_shows_what_is_left_of_it(desktop: Guest, photo_app:
     odd = "?q=a+cat&t=nothing&t=item:x::y&t=image:1:2,2,1,1:z&f=&f=a&c=none&before=never"
     desktop.open(photo_app, odd)
     assert "Chelsea" in desktop.names[0]
+
+
+def test_labels_are_whole_and_long_terms_begin_at_their_beginning(
+    guest: Guest, photo_app: PhotoApp
+) -> None:
+    guest.open(photo_app, "?q=a+cat&t=text:0.5::a+wooden+table+in+the+kitchen+of+a+house+at+night")
+    words = guest.page.locator(".chip.term .label")
+    icon, shown = words.locator("svg").bounding_box(), words.bounding_box()
+    assert icon and shown
+    assert icon["x"] >= shown["x"]
+    guest.page.locator("#chips").get_by_role("button", name="Place").click()
+    around = guest.page.get_by_text("around", exact=True)
+    assert around.evaluate("(one) => one.clientHeight") < 30

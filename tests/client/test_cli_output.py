@@ -238,3 +238,41 @@ def test_open_takes_ids_and_starts_no_program(
     gateway.items["text"] = item_pb.Item(id="text")
     assert "has no picture" in sentinel(gateway, "open", "text").stderr
     assert "no item 'none'" in sentinel(gateway, "open", "none").stderr
+
+
+def test_a_pipe_gets_no_empty_line_of_a_progress_bar(found: FakeGateway, tmp_path: Path) -> None:
+    result = sentinel(found, "backup", tmp_path / "b.zip")
+    assert "" not in result.stderr.splitlines()
+
+
+def test_a_search_without_hits_has_no_empty_table(found: FakeGateway) -> None:
+    found.hits = []
+    assert sentinel(found, "search", "x", "--quiet").stdout == "nothing found\n"
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_lists_are_one_line_an_item_unless_there_is_room_for_fields(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    names = [f"field_number_{number}" for number in range(9)]
+    gateway.add_collection("photos", place=TYPES.TYPE_GEO, **dict.fromkeys(names, TYPES.TYPE_INT64))
+    item = item_pb.Item(id="a" * 64)
+    item.fields["path"].string_value = "/p/a  b.jpg"
+    item.fields["folder"].string_value = "/p"
+    item.fields["place"].geo_value.latitude = 52.519999999999996
+    item.fields["place"].geo_value.longitude = 13.4
+    for name in names:
+        item.fields[name].int_value = 7
+    gateway.items[item.id] = item
+    monkeypatch.setenv("COLUMNS", str(width))
+    collections, items = (
+        sentinel(gateway, *command).stdout for command in (["collections"], ["items", "list"])
+    )
+    assert "/p/a  b.jpg" in items  # spaces are part of a name
+    assert ("field_number_8" in collections) == (width >= 80)
+    assert ("place=52.52000,13.40000" in items) == (width == 200)
+    assert "folder=" not in items
+    if width == 40:
+        assert len(collections.strip().splitlines()) == 3
+    if width <= 80:
+        assert len(items.strip().splitlines()) == 3

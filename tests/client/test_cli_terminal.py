@@ -193,8 +193,8 @@ def test_a_file_of_queries_in_another_encoding_is_named(
         ("name == x", "write name=x, with one ="),
         ("name='x y'", "write name=x y, without quotes around the value"),
         ('name="x"', "write name=x, without quotes around the value"),
-        ("n>=9223372036854775808", "'9223372036854775808' is not int64, as n is"),
-        ("n>=1e3", "'1e3' is not int64, as n is"),
+        ("n>=9223372036854775808", "n: '9223372036854775808' is not int64"),
+        ("n>=1e3", "n: '1e3' is not int64"),
     ],
 )
 def test_a_condition_of_another_language_says_what_to_write(

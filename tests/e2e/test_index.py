@@ -393,7 +393,7 @@ def test_what_is_left_out_is_counted_by_its_ending_and_reason(album: Album) -> N
         (".cr2", 1, "RAW beside a picture of the same name"),
     }  # fmt: skip
     shown = album.index("--exclude", "private/").stderr
-    assert "Skipped: 2 .mov, 1 .psd, 1 files without an ending (not pictures)" in shown
+    assert "Skipped: 2 .mov, 1 .psd, 1 file without an ending (not pictures)" in shown
 
 
 def test_what_becomes_excluded_is_pruned(album: Album) -> None:

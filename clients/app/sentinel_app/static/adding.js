@@ -94,7 +94,7 @@ export class Adding {
       draw,
       end(stopped) {
         draw();
-        title.textContent = stopped ? "Stopped" : run.failures.length ? "Added, with failures" : "Added";
+        title.textContent = stopped ? "Stopped" : !run.failures.length ? "Added" : run.ids.length ? "Added, with failures" : "Nothing was added";
         close.ariaLabel = close.title = "Close";
         if (!run.failures.length && !stopped) setTimeout(() => element.remove(), 6000);
       },

@@ -2,7 +2,7 @@
 
 import { go } from "./address.js";
 import { h, icon, iconButton, opensPanel } from "./dom.js";
-import { fieldName } from "./words.js";
+import { fieldName, isTime } from "./words.js";
 
 const COMPARISONS = {
   string: { contains: "contains", is: "is", starts: "begins with", not: "is not" },
@@ -98,10 +98,10 @@ function anyForm(fields, apply) {
   let comparison;
   let value;
   const draw = () => {
-    const { type, name } = fields.find((one) => one.name === field.value);
-    const isTime = type === "timestamp" || (type === "int64" && name.endsWith("_at"));
-    comparison = h("select", { "aria-label": "Comparison" }, Object.entries(COMPARISONS[isTime ? "timestamp" : type]).map(([key, text]) => h("option", { value: key }, text)));
-    value = type === "bool" ? h("select", { "aria-label": "Value" }, h("option", { value: "yes" }, "yes"), h("option", { value: "no" }, "no")) : h("input", { type: isTime ? "date" : ["int64", "double"].includes(type) ? "number" : "text", step: "any", "aria-label": "Value", maxlength: 500 });
+    const chosen = fields.find((one) => one.name === field.value);
+    const { type } = chosen;
+    comparison = h("select", { "aria-label": "Comparison" }, Object.entries(COMPARISONS[isTime(chosen) ? "timestamp" : type]).map(([key, text]) => h("option", { value: key }, text)));
+    value = type === "bool" ? h("select", { "aria-label": "Value" }, h("option", { value: "yes" }, "yes"), h("option", { value: "no" }, "no")) : h("input", { type: isTime(chosen) ? "date" : ["int64", "double"].includes(type) ? "number" : "text", step: "any", "aria-label": "Value", maxlength: 500 });
     row.replaceChildren(comparison, value);
   };
   field.addEventListener("change", draw);

@@ -7,7 +7,7 @@ import * as words from "./words.js";
 
 const SWIPE = 60;
 // Shown in words above the others.
-const PLAIN = new Set(["path", "file_name", "folder", "size_bytes", "width", "height", "keywords", "caption", "captions", "title", "description", "camera", "lens", "rating", "taken_at", "taken_offset"]);
+const PLAIN = new Set(["path", "file_name", "folder", "size_bytes", "width", "height", "keywords", "caption", "captions", "title", "description", "camera", "lens", "rating", "taken_at", "taken_offset", "modified_at"]);
 
 export class Viewer {
   /** `actions`: close, show, like, more, less, part and remove, each with a tile. */
@@ -123,7 +123,6 @@ export class Viewer {
     const { fields } = item;
     const fact = (name, ...shown) => (shown.some(Boolean) ? h("div", { class: "fact" }, h("dt", {}, name), h("dd", { dir: "auto" }, shown)) : null);
     const caption = [fields.title, fields.caption ?? fields.captions ?? fields.description].flat().filter(Boolean);
-    const when = item.time;
     const path = fields.path ?? "";
     const width = fields.width ?? 0;
     const point = Object.values(fields).find((value) => value && typeof value === "object" && "latitude" in value);
@@ -132,20 +131,22 @@ export class Viewer {
       width * fields.height >= 1e6 ? `${((width * fields.height) / 1e6).toFixed(1)} megapixels` : "",
       fields.size_bytes ? words.size(fields.size_bytes) : "",
     ].filter(Boolean);
+    const times = new Set(this.collection.fields.filter(words.isTime).map((one) => one.name));
     const rest = Object.entries(fields).filter(([name, value]) => !PLAIN.has(name) && value !== point && value !== "" && value !== null);
     this.facts.replaceChildren(
       h("h2", { dir: "auto" }, words.fileName(path) || item.name),
       caption.length ? h("p", { class: "caption", dir: "auto" }, caption.join("\n")) : "",
       item.match ? h("p", { class: `level ${item.match}` }, `${words.levelName(item.match).replace(/es$/, "")} for this search`) : "",
       h("dl", {},
-        fact(fields.taken_at ? "Taken" : "File changed", when ? `${words.dayName(when)}, ${words.clock(when)}` : ""),
+        fact("Taken", fields.taken_at ? `${words.dayName(item.time)}, ${words.clock(item.time)}` : ""),
         fact("Camera", [fields.camera, fields.lens].filter(Boolean).join(" · ")),
         fact("Size", numbers.join(" · ")),
         point ? fact("Place", words.place(point), " ", copyButton(`${point.latitude}, ${point.longitude}`, "Copy the place")) : null,
         fact("Keywords", (fields.keywords ?? []).join(", ")),
         fact("Rating", fields.rating ? "★".repeat(Math.min(5, fields.rating)) : ""),
         path ? fact("File", h("span", { class: "path" }, path), " ", copyButton(path, "Copy the path")) : null,
-        ...rest.map(([name, value]) => fact(words.fieldName(name), shownValue(value)))),
+        fact("File changed", fields.modified_at ? words.moment(fields.modified_at) : ""),
+        ...rest.map(([name, value]) => fact(words.fieldName(name), times.has(name) ? words.moment(value) : shownValue(value)))),
       h("details", {}, h("summary", {}, "For programs"),
         h("dl", {}, fact("Id", h("span", { class: "path" }, item.id), " ", copyButton(item.id, "Copy the id")),
           item.score === undefined ? null : fact("Score", item.score.toFixed(4)),

@@ -2,6 +2,7 @@
 
 const MONTH = new Intl.DateTimeFormat(undefined, { month: "long", year: "numeric", timeZone: "UTC" });
 const DAY = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "long", year: "numeric", timeZone: "UTC" });
+const MOMENT = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit" });
 const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", timeZone: "UTC" });
 
 export const number = (value) => value.toLocaleString();
@@ -12,6 +13,10 @@ export const monthOf = (time) => (time ? time.slice(0, 7) : "");
 export const monthName = (month) => (month ? MONTH.format(new Date(`${month}-01T00:00:00Z`)) : "Without a date");
 export const dayName = (time) => DAY.format(new Date(time));
 export const clock = (time) => CLOCK.format(new Date(time));
+/** Return a point in time as the clock here showed it. The clock of a photo is where it was taken. */
+export const moment = (time) => MOMENT.format(new Date(time));
+/** Return whether a field has points in time. */
+export const isTime = ({ name, type }) => type === "timestamp" || (type === "int64" && name.endsWith("_at"));
 
 /** Return the first moment after a month: "2021-06" becomes "2021-07-01T00:00:00Z". */
 export function endOf(month) {

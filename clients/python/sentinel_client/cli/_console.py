@@ -187,6 +187,8 @@ def progress_bar(console: Console, *more: ProgressColumn) -> Progress:
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
+        # Into a file or pipe it would write an empty line at its end.
+        disable=not console.is_interactive,
     )
 
 

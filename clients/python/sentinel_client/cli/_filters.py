@@ -77,7 +77,7 @@ def _condition(condition: str, collection: Collection) -> Filter:
             return ~contains if operator == "!=" else contains
         return _OPERATORS[operator](F(name), _value(text, kind, is_path=operator != "*="))
     except (ValueError, KeyError, OverflowError):
-        raise click.UsageError(f"{text!r} is not {_MEANINGS[kind]}, as {name} is") from None
+        raise click.UsageError(f"{name}: {text!r} is not {_MEANINGS[kind]}") from None
 
 
 _MEANINGS = {

@@ -40,15 +40,14 @@ _MEDIA_TYPES = {
 }
 
 
-def result_table(result: SearchResult) -> Table:
+def result_table(result: SearchResult) -> Table | Text:
     """Return the hits as a table that fits: narrow ones leave out the id, the bar, the folder."""
+    if not result.hits:
+        return Text("nothing found", style="dim")
     width = out().width
     with_id = width >= _WIDTH_WITH_ID
     with_bar = width >= _WIDTH_WITH_BAR and any(hit.match for hit in result)
-    table = new_table(
-        caption=None if result.hits else Text("nothing found", style="dim"),
-        caption_justify="left",
-    )
+    table = new_table()
     table.add_column("#", justify="right", style="dim", no_wrap=True)
     table.add_column("score", no_wrap=True)
     # Cut long paths here; otherwise the table would shrink all columns.

@@ -43,6 +43,8 @@ from sentinel_client.cli._options import (
 
 # A gateway may be replaced during a reindex: retry for about half a minute.
 REINDEX_ATTEMPTS = 12
+# Narrower tables would break the names; `show` has them line by line.
+_WIDTH_WITH_FIELDS = 72
 
 
 @click.group(cls=DefaultGroup, default="list")
@@ -293,17 +295,19 @@ def _table(found: list[Collection]) -> Table:
     table.add_column("items", justify="right")
     table.add_column("model", style="cyan")
     table.add_column("dimensions", justify="right")
-    table.add_column("fields", style="dim", overflow="fold")
+    if with_fields := out().width >= _WIDTH_WITH_FIELDS:
+        table.add_column("fields", style="dim", overflow="fold")
     aliased = any(collection.aliases for collection in found)
     if aliased:
         table.add_column("aliases")
     for collection in found:
+        fields = Text(", ".join(schema.name for schema in collection.fields))
         table.add_row(
             Text(collection.name),
             f"{collection.item_count:,}",
             Text(collection.model.model),
             str(collection.dimensions),
-            Text(", ".join(schema.name for schema in collection.fields)),
+            *([fields] if with_fields else []),
             *([Text(", ".join(collection.aliases))] if aliased else []),
         )
     return table

@@ -10,7 +10,14 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from sentinel_client import AsyncSentinelClient, Item, NotFound, SentinelClient
+from sentinel_client import (
+    AsyncSentinelClient,
+    FieldValue,
+    GeoPoint,
+    Item,
+    NotFound,
+    SentinelClient,
+)
 from sentinel_client.cli import _filters, _options
 from sentinel_client.cli._commands import tell_error
 from sentinel_client.cli._console import (
@@ -27,7 +34,8 @@ from sentinel_client.cli._files import echo_paths, file_name, path_of
 
 _PAGE_ITEMS = 200
 _TABLE_ITEMS = 100
-_WIDTH_WITH_FIELDS = 60
+# A list with fields in a narrow window would need a dozen lines for each item.
+_WIDTH_WITH_FIELDS, _WIDTH_OF_LIST_WITH_FIELDS = 60, 110
 
 _collection = _options.collection_option("The collection of the items.")
 _where = _options.where_option(
@@ -81,7 +89,7 @@ def list_items(
 
     asyncio.run(_list(options, collection, conditions, limit, show))
     if not streamed:
-        _print_table(shown)
+        _print_table(shown, with_fields=out().width >= _WIDTH_OF_LIST_WITH_FIELDS)
 
 
 async def _list(
@@ -134,7 +142,7 @@ def get(
     elif paths or nul:
         echo_paths((path_of(item.fields, item.image_uri) for item in found), nul=nul)
     else:
-        _print_table(list(found))
+        _print_table(list(found), with_fields=out().width >= _WIDTH_WITH_FIELDS)
     for missing in found.missing_ids:
         tell_error(missing, NotFound("ITEM_NOT_FOUND", f"no such item in {collection}"))
     raise SystemExit(1 if found.missing_ids else 0)
@@ -210,23 +218,33 @@ def download(options: Options, item_id: str, collection: str, output: Path | Non
     click.echo(output)
 
 
-def _print_table(found: Sequence[Item]) -> None:
+def _print_table(found: Sequence[Item], *, with_fields: bool) -> None:
     if not found:
         click.echo("No items.")
         return
     table = new_table()
     table.add_column("id", style="bold", no_wrap=True)
     table.add_column("item", overflow="ellipsis", no_wrap=True)
-    if with_fields := out().width >= _WIDTH_WITH_FIELDS:
+    if with_fields:
         table.add_column("fields", style="dim", overflow="fold")
     for item in found:
         path = item.fields.get("path")
-        title = short_path(path) if isinstance(path, str) else item.text or item.image_uri
-        rest = [f"{name}={value}" for name, value in item.fields.items() if name != "path"]
+        if isinstance(path, str) and path:
+            title, shown = short_path(path), {"path", "file_name", "folder"}
+        else:
+            title, shown = " ".join((item.text or item.image_uri).split()), {"path"}
+        rest = [f"{k}={_plain(value)}" for k, value in item.fields.items() if k not in shown]
         more = [Text(", ".join(rest))] if with_fields else []
-        table.add_row(Text(item.id[:SHORT_ID_CHARS]), Text(" ".join(title.split())), *more)
+        table.add_row(Text(item.id[:SHORT_ID_CHARS]), Text(title), *more)
     out().print(table)
     _options.remember_ids([item.id for item in found])
+
+
+def _plain(value: FieldValue) -> object:
+    """Return a place as `--where` takes it, a list without brackets, and the others as they are."""
+    if isinstance(value, GeoPoint):
+        return f"{value.latitude:.5f},{value.longitude:.5f}"
+    return ", ".join(value) if isinstance(value, tuple | list) else value
 
 
 def _json_line(item: Item) -> str:

@@ -105,9 +105,15 @@ class LeftOut:
         """Return one line: how many of which kind, grouped by the reason; empty: nothing."""
         by_reason: dict[str, list[str]] = {}
         for (what, why), count in sorted(self.counts.items(), key=lambda pair: -pair[1]):
-            by_reason.setdefault(why, []).append(f"{count:,} {what}")
+            by_reason.setdefault(why, []).append(f"{count:,} {_counted(what, count)}")
         groups = [f"{', '.join(_first(kinds))} ({why})" for why, kinds in by_reason.items()]
         return "; ".join(groups)
+
+
+def _counted(what: str, count: int) -> str:
+    # An ending has a dot, a folder a slash; only our own words are plurals.
+    is_ours = what in ("files", "other files", "files without an ending")
+    return what.replace("files", "file") if is_ours and count == 1 else what
 
 
 def _first(kinds: list[str], most: int = 8) -> list[str]:
