@@ -131,6 +131,17 @@ class Guest:
             self.page.screenshot(path=SHOTS / f"{name}.png")
 
 
+@pytest.fixture(autouse=True)
+def _same_main() -> Iterator[None]:
+    """Undo what Streamlit's AppTest does: it leaves a script of its own as `__main__`.
+
+    Processes that later tests spawn would run that.
+    """
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
+
+
 @pytest.fixture(scope="session")
 def worker(default_worker: processes.Server) -> processes.Server:
     return default_worker

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,7 +123,7 @@ def test_texts_and_the_home_folder(
     operator: str,
     value: str,
 ) -> None:
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    monkeypatch.setenv("HOME", "/home/me")
     comparison = filter_of(typed, condition)["comparison"]
     assert comparison["operator"] == f"OPERATOR_{operator}"
     assert comparison["values"] == [{"string_value": value}]
