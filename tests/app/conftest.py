@@ -176,18 +176,29 @@ def serving_photos(gateway: str, folder: Path, *flags: str, **environment: str) 
     port = processes.free_port()
     command = [sys.executable, "-m", "sentinel_app", "--gateway", gateway, "--port", str(port)]
     log = folder / "app.log"
-    own = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), **environment}
-    with log.open("ab") as output:
-        process = subprocess.Popen([*command, *flags], stdout=output, stderr=output, env=own)
+    own = {"XDG_CACHE_HOME": str(folder / "cache"), **environment}
     url = f"http://127.0.0.1:{port}"
+    with page_process([*command, *flags], f"{url}/health", log, own):
+        yield url
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@contextmanager
+def page_process(
+    command: list[str], health: str, log: Path, environment: dict[str, str]
+) -> Iterator[None]:
+    """Run a page's server while the block runs, which begins when it answers at `health`."""
+    own = {**os.environ, **environment}
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=own)
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()
-        return answers_health(f"{url}/health")
+        return answers_health(health)
 
     try:
         until(answers, 120)
-        yield url
+        yield
     finally:
         process.terminate()
         try:
@@ -195,7 +206,6 @@ def serving_photos(gateway: str, folder: Path, *flags: str, **environment: str) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 def answers_health(url: str) -> bool:

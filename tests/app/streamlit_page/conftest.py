@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +17,7 @@ from playwright.sync_api import expect
 from sentinel_client import SentinelClient
 from tests import processes
 from tests.app import album
-from tests.app.conftest import PATIENCE_MS, SHOTS, run_apart, window
+from tests.app.conftest import PATIENCE_MS, SHOTS, page_process, run_apart, window
 from tests.waiting import until
 
 __all__ = ["PATIENCE_MS", "SHOTS", "run_apart"]
@@ -173,35 +170,9 @@ def serving(gateway: str, folder: Path, *flags: str, **environment: str) -> Iter
     port = flags[flags.index("--port") + 1] if "--port" in flags else str(processes.free_port())
     command = [sys.executable, "-m", "tests.app.streamlit_page.patient_page"]
     command += ["--gateway", gateway, "--port", port, *flags]
-    log = folder / "app.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **environment}
-        )
     url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert process.poll() is None, log.read_text()
-        return _answers(f"{url}/_stcore/health")
-
-    try:
-        until(answers, 120)
+    with page_process(command, f"{url}/_stcore/health", folder / "app.log", environment):
         yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @pytest.fixture(autouse=True)
