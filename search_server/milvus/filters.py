@@ -171,7 +171,7 @@ def _within(comparison: GeoComparison, fields: Mapping[str, FieldType], *, negat
     if field_type is not FieldType.GEO:
         raise InvalidArgument(
             "FIELD_TYPE",
-            f"field {name!r} is a {field_type}; only a {FieldType.GEO} lies in an area",
+            f"field {name!r} is a {field_type}; an area needs a {FieldType.GEO} field",
             field=_PATH,
             name=name,
         )

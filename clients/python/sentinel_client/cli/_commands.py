@@ -106,7 +106,7 @@ class _JsonFailure(click.ClickException):
 
 
 def tell_error(subject: str, error: SentinelError) -> None:
-    """Show an error of one of several things on stderr; the command goes on."""
+    """Print an error on stderr that concerns one item; the command continues."""
     if click.get_current_context().meta.get(_JSON):
         click.echo(json_line({"error": {"subject": subject, **_as_dict(error)}}), err=True)
     else:

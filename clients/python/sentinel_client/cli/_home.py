@@ -9,7 +9,7 @@ Every command finds the same one, whatever folder it runs in:
     5  the home folder, for a new library
 
 So a library of an older version stays where it is and becomes the one library, and no command makes
-a second one unasked. A person with both is told which one counts.
+a second one unasked. Whoever has two is told which one is used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check areas of a filter, and tell which places lie in them, by their exact distance."""
+"""Check the areas of a filter, and compare places with them by exact distance."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def what_is_wrong(area: filter_pb2.GeoComparison) -> str:
 
 
 def contains(area: filter_pb2.GeoComparison) -> Callable[[GeoPoint], bool]:
-    """Return what tells whether a place lies in an area."""
+    """Return a function that says whether a place is in the area."""
     if area.WhichOneof("area") == "bounds":
         return lambda place: _in_bounds(place, area.bounds)
     center, radius = area.circle.center, area.circle.radius_meters

@@ -211,7 +211,7 @@ def _in_area(area: filter_pb2.GeoComparison, declared: Declared, path: str) -> P
     if field_type is not FieldType.GEO:
         raise InvalidArgument(
             "FIELD_TYPE",
-            f"field {name!r} is a {field_type.value}; only a geo lies in an area",
+            f"field {name!r} is a {field_type.value}; an area needs a geo field",
             field=path,
             metadata={"name": name},
         )
