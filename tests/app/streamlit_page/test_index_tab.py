@@ -20,6 +20,8 @@ pytestmark = pytest.mark.timeout(240)
 def into(visitor: Visitor, app: App, collection: str) -> None:
     """Open the tab that adds images to a new collection."""
     with SentinelClient(app.gateway) as client:
+        if any(one.name == collection for one in client.list_collections()):
+            client.delete_collection(collection)  # of a run that failed
         client.create_collection(collection, album.FIELDS)
     visitor.open(app.url)
     visitor.choose(collection)

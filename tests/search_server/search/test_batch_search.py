@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +151,19 @@ def test_equal_searches_are_one_embed_call_and_one_milvus_search(
             ),
         )
 
+    run = uuid.uuid4().hex[:8]  # texts that nobody has asked for, also when the test runs again
     embeds, searches = counts()
-    results = batch(gateway, *(asked(album, text(f"photo number {n}"), 15) for n in range(64)))
+    results = batch(
+        gateway, *(asked(album, text(f"photo {run} of number {n}"), 15) for n in range(64))
+    )
     assert {len(result.page.hits) for result in results} == {15}
     assert counts() == (embeds + 1, searches + 1)
     # Another page size is another Milvus search; the texts are known by now.
-    batch(gateway, *(asked(album, text(f"photo number {n}"), 5 + n % 2) for n in range(8)))
+    batch(gateway, *(asked(album, text(f"photo {run} of number {n}"), 5 + n % 2) for n in range(8)))
     assert counts() == (embeds + 1, searches + 3)
     # So do items that look for others like them, though each leaves itself out.
     ids = [hit.id for hit in gateway.hits(album, text("a cat"), limit=8)]
+    run = uuid.uuid4().hex[:8]  # texts that nobody has asked for, also when the test runs again
     embeds, searches = counts()
     results = batch(gateway, *(asked(album, Query(item_id=item_id), 5) for item_id in ids))
     assert counts() == (embeds, searches + 1)

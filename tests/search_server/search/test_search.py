@@ -93,7 +93,7 @@ def test_the_first_message_has_a_header_the_last_one_a_summary(
 ) -> None:
     request = search_service_pb2.SearchRequest(
         params=search_service_pb2.SearchParams(
-            collection=album, query=text("a cat that nobody asked for yet")
+            collection=album, query=text(f"a cat that nobody asked for yet {uuid.uuid4().hex}")
         ),
         limit=10,
         chunk_size=4,
