@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pymilvus.client.types import LoadState
+from pymilvus.exceptions import MilvusException
 
 from tests.chaos import cluster
 from tests.chaos.rounds import Chaos
@@ -94,3 +97,22 @@ async def test_a_milvus_that_never_serves_ends_in_a_violation(tmp_path: Path) ->
     wrong, chaos = await recover(tmp_path, await restarted(serves_from=9))
     assert wrong == ["Milvus itself did not come back: it hangs"]
     assert chaos.report.failed_restarts == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "blames_milvus"), [(LoadState.Loading, True), (LoadState.NotLoad, False)]
+)
+def test_a_collection_that_nobody_loaded_is_not_milvus_s_fault(
+    state: LoadState, blames_milvus: bool
+) -> None:
+    """A gateway that does not load it again is found by the checks that follow."""
+
+    class Client:
+        def query(self, *_: Any, **__: Any) -> None:
+            raise MilvusException(101, "collection not loaded")
+
+        def get_load_state(self, *_: Any, **__: Any) -> dict[str, LoadState]:
+            return {"state": state}
+
+    with pytest.raises(MilvusException) if blames_milvus else nullcontext():
+        cluster._read(Client(), "items")
