@@ -94,10 +94,31 @@ def _swap_answers() -> None:
     Worker.embed = swapped  # type: ignore[method-assign]
 
 
+def _never_reconnect() -> None:
+    """Once Milvus was away, never ask it again."""
+    from sentinel_core.errors import Unavailable
+    from sentinel_store.milvus.connection import MilvusConnection
+
+    run = MilvusConnection.run
+    lost: list[Unavailable] = []
+
+    async def once(*arguments: Any, **named: Any) -> Any:
+        if lost:
+            raise lost[0].at(None)
+        try:
+            return await run(*arguments, **named)
+        except Unavailable as error:
+            lost.append(error)
+            raise
+
+    MilvusConnection.run = once  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "acknowledge-early": _acknowledge_early,
     "skip-idempotency-check": _write_what_is_there,
     "no-milvus-deadline": _wait_for_milvus,
     "keep-dead-worker": _keep_dead_workers,
     "swap-answers": _swap_answers,
+    "never-reconnect": _never_reconnect,
 }

@@ -41,6 +41,7 @@ class Report:
 
     Attributes:
         violations: Each with its round and faults, in words.
+        failed_restarts: New starts after which Milvus itself, asked past our code, did not serve.
     """
 
     seed: int
@@ -50,6 +51,7 @@ class Report:
     violations: list[str] = field(default_factory=list)
     longest_recovery_s: float = 0.0
     longest_floor_s: float = 0.0
+    failed_restarts: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     most_late_s: float = 0.0
     most_lag_s: float = 0.0
@@ -60,7 +62,7 @@ class Report:
             f"seed {self.seed}: {self.faults} faults in {self.rounds} rounds, "
             f"{self.seconds:.0f} s; {len(self.violations)} violations; "
             f"longest recovery {self.longest_recovery_s:.1f} s, Milvus itself late by up to "
-            f"{self.longest_floor_s:.1f} s; "
+            f"{self.longest_floor_s:.1f} s; Milvus restarts that failed: {self.failed_restarts}; "
             f"latest deadline {self.most_late_s * 1000:.0f} ms, of this machine's lag up to "
             f"{self.most_lag_s * 1000:.0f} ms; calls: {counts}"
         )
@@ -255,8 +257,11 @@ class Chaos:
         """Wait until everything serves again; return what is not back in time."""
         cluster = self._cluster
         wrong = await self._restart_the_dead()
-        if not await cluster.wait_for_milvus():
-            return [*wrong, "Milvus itself did not come back"]
+        if cluster.milvus is not None:
+            back = await cluster.milvus.recover()
+            self.report.failed_restarts = cluster.milvus.failed_restarts
+            if not back:
+                return [*wrong, f"Milvus itself did not come back: {cluster.milvus.trouble}"]
         start = time.monotonic()
         floor = asyncio.create_task(self._measure_floor())
         failing = await cluster.wait_until_serving(self._recovery_s)

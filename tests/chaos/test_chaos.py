@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import shared
+from tests import milvus_server, shared
 from tests.chaos.bugs import BUGS
+from tests.chaos.faults import Fault, Generator, Kind
 from tests.chaos.rounds import Chaos
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # with waiting for the others
@@ -45,3 +47,26 @@ async def test_a_planted_bug_is_found(tmp_path: Path, bug: str) -> None:
     report = await chaos.run(480.0, most_faults=_MOST_FAULTS, stop_at_violation=True)
     assert report.violations, report
     print(f"{bug}: found after {report.faults} faults")
+
+
+@pytest.mark.milvus
+@pytest.mark.long
+async def test_a_planted_bug_is_found_after_a_failed_restart_of_milvus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The harness starts Milvus once more; a gateway that then stays away is still reported."""
+    _fail_first_restart(monkeypatch)
+    kill = Fault(1, Kind.KILL, "milvus", 0.5, 0.5)
+    monkeypatch.setattr(Generator, "round", lambda _: [kill])
+    report = await Chaos(tmp_path, _SEED, bug="never-reconnect").run(480.0, most_faults=1)
+    assert report.failed_restarts == 1, report
+    assert any("do not serve: ['gateway-0', 'gateway-1'" in one for one in report.violations)
+
+
+def _fail_first_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    restart, failed = milvus_server.restart, [subprocess.Popen(["true"])]
+
+    def fail_once(folder: Path) -> subprocess.Popen[bytes]:
+        return failed.pop() if failed else restart(folder)
+
+    monkeypatch.setattr(milvus_server, "restart", fail_once)
