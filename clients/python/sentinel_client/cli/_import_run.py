@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import Progress, Task, TaskID, TextColumn
-from rich.text import Text
+from rich.progress import Progress, TaskID
 
 from sentinel_client import AsyncSentinelClient, Collection, NotFound, SentinelError
 from sentinel_client._processes import in_thread
 from sentinel_client.cli._console import (
     Failure,
     Options,
+    RateColumn,
     duration,
     err,
     json_line,
@@ -135,7 +135,7 @@ class ImportRun:
         seen: Seen,
     ) -> None:
         plan = self._plan
-        progress = progress_bar(self._console, _RateColumn(plan.noun))
+        progress = progress_bar(self._console, RateColumn(plan.noun))
         bar = progress.add_task(plan.verb, total=dataset.total)
         importer = Importer(
             client=client,
@@ -319,15 +319,3 @@ class ImportRun:
             "copied": self._references.copied,
             "seconds": round(tally.seconds, 3),
         }
-
-
-class _RateColumn(TextColumn):
-    """Entries per second."""
-
-    def __init__(self, noun: str) -> None:
-        super().__init__("")
-        self._noun = noun
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.1f} {self._noun}/s", style="cyan")
