@@ -228,7 +228,7 @@ class ImportRun:
             click.echo(json_line({**self._as_dict(), **({"note": note} if note else {})}))
             return
         sync = self._sync
-        changed = tally.stored or tally.failed or sync.replaced or sync.pruned or sync.refused
+        changed = any(self.counts.values()) or sync.refused
         if plan.only_changes and not changed and not note:
             return
         if plan.quiet:
@@ -256,6 +256,7 @@ class ImportRun:
         tally, sync = self.tally, self._sync
         optional = (
             (tally.duplicates, "duplicates of another"),
+            (tally.moved, "moved"),
             (sync.replaced, "replaced"),
             (sync.pruned, "removed"),
         )
@@ -296,6 +297,7 @@ class ImportRun:
         tally, sync = self.tally, self._sync
         return {
             "stored": tally.stored,
+            "moved": tally.moved,
             "replaced": sync.replaced,
             "removed": sync.pruned,
             "failed": tally.failed,
@@ -313,6 +315,7 @@ class ImportRun:
         return {
             "collection": self._plan.collection,
             "stored": tally.stored,
+            "moved": tally.moved,
             "unchanged": tally.unchanged,
             "duplicates": tally.duplicates,
             "truncated": tally.truncated,
