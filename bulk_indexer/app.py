@@ -39,10 +39,11 @@ def run(settings: BulkSettings, *, as_json: bool, quiet: bool) -> int:
     """
     bypass_proxies_on_loopback()
     progress = RunProgress(quiet=quiet)
-    core_logging.configure(_log_level(settings, progress, quiet=quiet), settings.log_style)
     start = time.monotonic()
     try:
         with progress:
+            # Now, when its lines go above the bar.
+            core_logging.configure(_log_level(settings, progress, quiet=quiet), settings.log_style)
             summary, delivered = asyncio.run(_stoppable(settings, progress))
     except (BulkError, SentinelError) as error:
         raise Failure(str(error)) from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.file_proxy import FileProxy
 
 from bulk_indexer import app
 from bulk_indexer.cluster import Layout
@@ -136,6 +138,12 @@ def test_a_terminal_sees_how_far_it_is(
     monkeypatch.setattr(
         RunProgress, "advance", lambda self, count: (counts.append(count), advance(self, count))
     )
+    streams: list[object] = []
+    monkeypatch.setattr(
+        app.core_logging,
+        "configure",
+        lambda level, _: (levels.append(level), streams.append(sys.stderr)),
+    )
     first = run(album)
     assert first.exit_code == 1, first.output
     assert "3 entries in 2 shards: 2 rows, 0 duplicates, 1 failed" in first.stdout
@@ -147,6 +155,7 @@ def test_a_terminal_sees_how_far_it_is(
     assert "waiting for Milvus" in first.stderr  # the last picture of the bar
     assert "3/3" in first.stderr
     assert levels == ["warning"]  # the bar says the rest
+    assert isinstance(streams[0], FileProxy)  # lines go above it
     assert run(album, "--log-level", "info").exit_code == 1
     assert levels == ["warning", "info"]
 
