@@ -15,6 +15,7 @@ from typing import TypeVar
 from bulk_indexer.cluster import Cluster, Layout
 from bulk_indexer.dataset import ManifestColumns, entries_of
 from bulk_indexer.delivery import Delivery
+from bulk_indexer.progress import RunProgress
 from bulk_indexer.run_folder import (
     BulkError,
     Plan,
@@ -68,11 +69,13 @@ class BulkRun:
         storage: StoreSettings,
         folder: RunFolder,
         cluster: Cluster,
+        progress: RunProgress,
     ) -> None:
         self._settings = settings
         self._storage = storage
         self._folder = folder
         self._cluster = cluster
+        self._progress = progress
         # One thread, since the cluster belongs to one.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")
 
@@ -81,6 +84,7 @@ class BulkRun:
         known = await self._blocking(lambda: read_run(self._folder))
         if known is not None:
             return known.info.model, known.dimensions
+        self._progress.say("loading the model")
         return await self._blocking(self._load_model)
 
     def _load_model(self) -> tuple[ModelRef, int]:
@@ -116,6 +120,8 @@ class BulkRun:
             settings.image_column, settings.id_column, settings.text_column, frozenset(info.fields)
         )
 
+        self._progress.say("reading the inputs")
+
         def claim_and_plan() -> Plan:
             claim(self._folder, run)
             return read_plan(self._folder) or write_plan(
@@ -133,18 +139,26 @@ class BulkRun:
             "planned",
             extra={"entries": plan.entries, "shards": plan.shards, "to_do": len(remaining)},
         )
+        self._progress.plan(plan.entries)
+        self._progress.advance(sum(run.entries_of(shard, plan) for shard in done & delivered))
         for shard in sorted(done - delivered):
-            await delivery.add(shard)
+            await self._deliver(shard, run, plan, delivery)
         if remaining:
-            await self._embed(run, remaining, delivery)
+            await self._embed(run, plan, remaining, delivery)
+        self._progress.say("waiting for Milvus")
         await delivery.finish()
         return await self._blocking(lambda: write_report(self._folder, plan))
 
-    async def _embed(self, run: Run, shards: list[int], delivery: Delivery) -> None:
+    async def _deliver(self, shard: int, run: Run, plan: Plan, delivery: Delivery) -> None:
+        await delivery.add(shard)
+        self._progress.advance(run.entries_of(shard, plan))
+
+    async def _embed(self, run: Run, plan: Plan, shards: list[int], delivery: Delivery) -> None:
         # In the thread, since it starts the cluster: the loop must hear of Ctrl-C and SIGTERM.
         embedder = await self._blocking(self._embedder)
         job = Job(self._folder.uri, run, embedder, self._storage.max_image_bytes)
         start, items, finished, consecutive_failures = time.monotonic(), 0, 0, 0
+        self._progress.say("indexing")
         reports = await self._blocking(lambda: self._cluster.embed(job, shards, self._layout()))
         while (report := await self._blocking(lambda: next(reports, None))) is not None:
             if report.error:
@@ -167,7 +181,7 @@ class BulkRun:
                     "items_per_second": round(items / (time.monotonic() - start), 1),
                 },
             )
-            await delivery.add(report.shard)
+            await self._deliver(report.shard, run, plan, delivery)
 
     def _layout(self) -> Layout:
         return self._cluster.layout(

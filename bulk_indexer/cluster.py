@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,9 +107,13 @@ class Cluster(AbstractContextManager["Cluster"]):
     Use from one thread. Methods raise BulkError if Ray or the model fails.
     """
 
-    def __init__(self, address: str) -> None:
-        """Remember the address, as `ray.init` takes it; empty: this machine. Nothing starts yet."""
+    def __init__(self, address: str, say: Callable[[str], None] = lambda _: None) -> None:
+        """Remember the address, as `ray.init` takes it; empty: this machine. Nothing starts yet.
+
+        `say` gets what takes long, besides the log.
+        """
         self._address = address
+        self._say = say
         self._temporary = ""
         self._started = False
         self._starting = False
@@ -180,10 +184,10 @@ class Cluster(AbstractContextManager["Cluster"]):
         ray.data.DataContext.get_current().enable_progress_bars = False
 
     def _start_local(self) -> None:
-        with _reminding("reading Ray's files"):
+        with self._reminding("reading Ray's files"):
             read_ahead(Path(ray.__file__).parent, without=_NOT_NEEDED)
         self._check_wanted()
-        with _reminding("starting Ray: five processes that wait for one another"):
+        with self._reminding("starting Ray: five processes that wait for one another"):
             self._starting = True
             try:
                 self._init_local()
@@ -220,24 +224,24 @@ class Cluster(AbstractContextManager["Cluster"]):
             else:
                 return
 
+    @contextmanager
+    def _reminding(self, what: str) -> Iterator[None]:
+        """Say what takes the time of the block; log it at its start, and again while it lasts."""
+        done, start = threading.Event(), time.monotonic()
 
-@contextmanager
-def _reminding(what: str) -> Iterator[None]:
-    """Log what takes the time of the block: at its start, and again while it lasts."""
-    done, start = threading.Event(), time.monotonic()
+        def remind() -> None:
+            while not done.wait(_REMIND_S):
+                logger.info("still %s", what, extra={"seconds": round(time.monotonic() - start)})
 
-    def remind() -> None:
-        while not done.wait(_REMIND_S):
-            logger.info("still %s", what, extra={"seconds": round(time.monotonic() - start)})
-
-    logger.info("%s", what)
-    thread = threading.Thread(target=remind, name="remind", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+        self._say(what)
+        logger.info("%s", what)
+        thread = threading.Thread(target=remind, name="remind", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 class _Actor:

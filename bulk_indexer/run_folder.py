@@ -89,6 +89,10 @@ class Run:
             shortened=self.shortened,
         )
 
+    def entries_of(self, shard: int, plan: Plan) -> int:
+        """Return the number of a shard's entries: the last one has the rest."""
+        return min(self.shard_items, plan.entries - shard * self.shard_items)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

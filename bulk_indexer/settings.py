@@ -15,19 +15,10 @@ from sentinel_store.values import FieldType
 
 
 class BulkSettings(BaseSettings):
-    """Index a dataset too large for one machine, on Ray.
-
-    INPUTS are folders, globs, image files, lists of files (.txt), and manifests (.parquet, .csv,
-    .jsonl). A manifest has a column for the file's path or URI, and optional columns for the id and
-    for each declared field. Inputs are local paths, or URIs that fsspec supports, such as
-    s3://bucket/x.
-
-    Run the same command again to continue an interrupted run. Settings that are not set here come
-    from the embedder's and the gateway's environment variables or .env.
-    """
+    """The settings of a run. Those that are not set here are the embedder's and the gateway's."""
 
     model_config = ServerSettings.model_config | SettingsConfigDict(
-        env_prefix="SENTINEL_BULK_", env_ignore_empty=False, cli_prog_name="sentinel bulk-index"
+        env_prefix="SENTINEL_BULK_", env_ignore_empty=False
     )
 
     inputs: CliPositionalArg[list[PublicUri]] = Field(description="What to index.")
@@ -53,10 +44,11 @@ class BulkSettings(BaseSettings):
     )
     image_column: str = Field(
         "",
-        description="Manifests: column of the path or URI; none: uri, url, path, image…",
+        description="Manifests: column of the path or URI.  [default: uri, url, path, image…]",
     )
     id_column: str = Field(
-        "id", description="Manifests: column of the id; without it: SHA-256 of the file."
+        "id",
+        description="Manifests: column of the id; without one, the SHA-256 of the file is the id.",
     )
     text_column: str = Field(
         "text", description="Manifests: column of the text of items without a file."
@@ -65,13 +57,13 @@ class BulkSettings(BaseSettings):
         10_000, ge=1, le=1_000_000, description="Items of a shard, the unit of work and of retries."
     )
     ray_address: str = Field(
-        "", description="Ray cluster, such as auto or ray://head:10001; none: this machine."
+        "", description="Ray cluster, such as auto or ray://head:10001.  [default: this machine]"
     )
     actors: int = Field(
-        0, ge=0, le=100_000, description="Embedding actors; 0: one per GPU or machine."
+        0, ge=0, le=100_000, description="Embedding actors.  [default: one per GPU or machine]"
     )
     cpus_per_actor: int = Field(
-        0, ge=0, le=1024, description="Cores of an actor; 0: an equal share of its machine."
+        0, ge=0, le=1024, description="Cores of an actor.  [default: an equal share of its machine]"
     )
     batch_items: int = Field(
         32, ge=1, le=4096, description="Largest batch of images on the device."
@@ -79,13 +71,15 @@ class BulkSettings(BaseSettings):
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="What an actor uses: cores only, or a GPU."
     )
-    model: str | None = Field(None, description="Name of the model; none: the embedder's.")
+    model: str | None = Field(None, description="Name of the model.  [default: the embedder's]")
     revision: str | None = Field(None, description="Commit of a model from the hub.")
-    runtime: str | None = Field(None, description="Library for the model; none: the embedder's.")
-    milvus_uri: str | None = Field(None, description="Milvus; none: the gateway's.")
+    runtime: str | None = Field(
+        None, description="Library for the model.  [default: the embedder's]"
+    )
+    milvus_uri: str | None = Field(None, description="Milvus.  [default: the gateway's]")
     milvus_token: SecretStr | None = Field(None, description="Milvus credentials.")
     object_store_uri: str | None = Field(
-        None, description="Where image bytes are stored; none: the gateway's."
+        None, description="Where image bytes are stored.  [default: the gateway's]"
     )
     log_level: LogLevel = "info"
     log_style: LogStyle = "auto"

@@ -192,7 +192,8 @@ class GatewaySettings(ServerSettings, StoreSettings):
     library_folder: Path | None = Field(
         None,
         description="Folder of `sentinel up`, from which `sentinel migrate` asks this gateway to "
-        "move to another Milvus.",
+        "move to another Milvus. `check` and `collect-orphans` look after it; without it, after "
+        "your library, if no Milvus and no object store is set.",
     )
 
     page_token_secret: SecretStr = Field(

@@ -194,23 +194,34 @@ def is_loopback(host: str) -> bool:
 
 def refuse_secret_flags(program: str, settings: type[BaseSettings], words: Sequence[str]) -> bool:
     """Tell whether the command line has a secret, which every process could see; say what to do."""
-    prefix = settings.model_config["env_prefix"]
     for name, field in settings.model_fields.items():
         if SecretStr not in (field.annotation, *get_args(field.annotation)):
             continue
         flag = f"--{name.replace('_', '-')}"
         if any(word == flag or word.startswith(f"{flag}=") for word in words):
-            print(
-                f"{program}: {flag}: every program can read a command line; use the variable "
-                f"{prefix}{name.upper()}, or a file of that name in {SECRETS_FOLDER}",
-                file=sys.stderr,
-            )
+            print(f"{program}: {secret_flag_error(settings, name)}", file=sys.stderr)
             return True
     return False
 
 
+def secret_flag_error(settings: type[BaseSettings], name: str) -> str:
+    """Return why a secret has no flag, and what to use in its place."""
+    variable = f"{settings.model_config['env_prefix']}{name}".upper()
+    return (
+        f"--{name.replace('_', '-')}: every program can read a command line; use the variable "
+        f"{variable}, or a file of that name in {SECRETS_FOLDER}"
+    )
+
+
 def print_settings_errors(program: str, error: ValidationError) -> None:
     """Print one line per wrong setting to standard error, each beginning with `program`."""
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"]) or "settings"
-        print(f"{program}: {where}: {problem['msg']}", file=sys.stderr)
+    for line in settings_errors(error):
+        print(f"{program}: {line}", file=sys.stderr)
+
+
+def settings_errors(error: ValidationError) -> list[str]:
+    """Return one line per wrong setting."""
+    return [
+        f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}"
+        for problem in error.errors()
+    ]

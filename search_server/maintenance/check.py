@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from search_server.image_uris.originals import Originals
+from search_server.maintenance.library import LibraryError, with_library
 from search_server.settings import GatewaySettings
 from sentinel_core.calls import Deadline, together
 from sentinel_core.errors import SentinelError, Unavailable
@@ -301,8 +302,8 @@ def run(arguments: list[str]) -> int:
         print_settings_errors("check", error)
         return 2
     try:
-        report = asyncio.run(check(settings))
-    except (SentinelError, OSError) as error:
+        report = asyncio.run(check(with_library(settings, "check")))
+    except (SentinelError, LibraryError, OSError) as error:
         print(f"check: {error}", file=sys.stderr)
         return 2
     for title, lines in (

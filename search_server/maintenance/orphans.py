@@ -23,6 +23,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
+from search_server.maintenance.library import LibraryError, with_library
 from search_server.settings import GatewaySettings
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import FailedPrecondition, SentinelError
@@ -246,7 +247,10 @@ def run(arguments: list[str]) -> int:
         )
         return 2
     try:
-        report = asyncio.run(collect(settings))
+        report = asyncio.run(collect(with_library(settings, "collect-orphans")))
+    except LibraryError as error:
+        print(f"collect-orphans: {error}", file=sys.stderr)
+        return 2
     except SentinelError as error:
         print(f"collect-orphans: {error}", file=sys.stderr)
         return 1

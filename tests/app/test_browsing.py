@@ -174,7 +174,8 @@ def test_collections_are_switched_and_an_empty_one_says_what_to_do(
     guest.open(photo_app)
     guest.page.get_by_label("Collection").select_option("empty")
     guest.page.get_by_text("empty is empty").wait_for()
-    assert "sentinel index ~/Pictures --collection empty" in guest.page.inner_text("main")
+    command = f"sentinel --address {photo_app.gateway} index ~/Pictures --collection empty"
+    assert command in guest.page.inner_text("main")
     assert "c=empty" in guest.page.url
     guest.page.go_back()
     guest.loaded()

@@ -13,6 +13,7 @@ from sentinel_app.formatting import (
     field_value,
     html_table,
     human_size,
+    index_command,
     model_note,
     plain,
     safe_file_name,
@@ -31,6 +32,12 @@ def test_every_format_that_workers_read_has_an_extension() -> None:
     assert len(kinds) > 15
     assert {kind.media_type for kind in kinds} == set(FORMATS)
     assert safe_file_name("a/DSCF1.RAF", FORMATS["image/x-fuji-raf"]) == "DSCF1.RAF"
+
+
+def test_the_command_that_fills_a_library_names_its_gateway_if_it_must() -> None:
+    assert index_command("127.0.0.1:50050") == "sentinel index"
+    assert index_command("photos.example:443") == "sentinel --address photos.example:443 index"
+    assert index_command("a; b") == "sentinel --address 'a; b' index"
 
 
 def test_markdown_in_names_is_escaped() -> None:

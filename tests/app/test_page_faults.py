@@ -32,7 +32,8 @@ def test_the_page_waits_for_its_gateway_and_keeps_search_and_filters(
         expect(banner).to_contain_text("sentinel up")
         with processes.running(tmp_path, "search_server", *flags) as server:
             guest.page.get_by_text("No photos yet").wait_for()  # by itself
-            assert "sentinel index ~/Pictures" in guest.page.inner_text("main")
+            command = f"sentinel --address 127.0.0.1:{port} index ~/Pictures"
+            assert command in guest.page.inner_text("main")
             with SentinelClient(server.address) as client:
                 field = FieldSchema("path", FieldType.STRING)
                 client.create_collection("photos", fields=[field])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -94,9 +95,24 @@ def test_a_changed_file_is_a_new_item(gateway: FakeGateway, pictures: Path) -> N
 def test_a_moved_file_is_sent_again_for_its_new_path(gateway: FakeGateway, pictures: Path) -> None:
     index(gateway, pictures)
     (pictures / "a.jpg").rename(pictures / "moved.jpg")
-    assert "1 stored, 1 unchanged" in index(gateway, pictures).stdout
+    assert "0 stored, 1 unchanged, 1 moved, 0 failed" in index(gateway, pictures).stdout
     item = gateway.items[hashlib.sha256(b"one").hexdigest()]
     assert item.fields["path"].string_value == str(pictures / "moved.jpg")
+    (pictures / "sea").rename(pictures / "ocean")
+    facts = json.loads(index(gateway, pictures, "--json").stdout)
+    assert (facts["stored"], facts["moved"], facts["unchanged"]) == (0, 1, 1)
+
+
+def test_a_moved_file_that_was_edited_or_cannot_be_stored_has_not_moved(
+    gateway: FakeGateway, pictures: Path
+) -> None:
+    index(gateway, pictures)
+    (pictures / "a.jpg").unlink()
+    (pictures / "edited.jpg").write_bytes(b"other")
+    assert "1 stored, 1 unchanged, 0 failed" in index(gateway, pictures).stdout
+    (pictures / "sea").rename(pictures / "ocean")
+    gateway.failures["item"].append(core.InvalidArgument("FIELD_INVALID", "a path of that kind"))
+    assert "0 stored, 1 unchanged, 1 failed" in index(gateway, pictures).stdout
 
 
 def test_equal_files_are_one_item(gateway: FakeGateway, pictures: Path) -> None:

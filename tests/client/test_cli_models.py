@@ -48,6 +48,11 @@ def test_the_list_marks_what_is_here_after_a_pull(stand_in: hub.Hub) -> None:
     assert "Use it: sentinel up --model jina-clip-v2" in pulled.stdout
     [line] = [line for line in models().stdout.splitlines() if "jina-clip-v2" in line]
     assert line.split()[:3] == ["●", "jina-clip-v2", "1,024"]
+    again = models("pull", "jina-clip-v2", "--json")
+    model = json.loads(again.stdout)
+    assert (model["name"], Path(model["path"]).is_dir()) == ("jina-clip-v2", True)
+    quiet = models("pull", "jina-clip-v2", "--quiet")
+    assert (quiet.stdout, len(quiet.stderr.splitlines())) == ("", 1)  # the license
 
 
 def test_one_model_is_shown_with_all_that_is_known(stand_in: hub.Hub) -> None:

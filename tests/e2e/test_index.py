@@ -107,7 +107,7 @@ def test_swapped_files_swap_their_paths_without_a_new_embedding(
     one, other, aside = album.root / "00.jpg", album.root / "sea/01.jpg", album.root / "x.jpg"
     for source, target in ((one, aside), (other, one), (aside, other)):
         source.rename(target)
-    assert "2 stored, 18 unchanged, 0 failed" in album.index("--prune").stdout
+    assert "0 stored, 18 unchanged, 2 moved, 0 failed" in album.index("--prune").stdout
     assert album.items()[sha(picture(0))].fields["path"] == str(other)
     assert album.items()[sha(picture(1))].fields["path"] == str(one)
     assert embedded() == before > 0
@@ -334,7 +334,7 @@ def test_of_equal_files_the_one_that_is_left_gives_the_path(album: Album) -> Non
     (album.root / "sea/copy.jpg").write_bytes(picture(0))
     assert "20 unchanged, 1 duplicates of another" in album.index("--prune").stdout
     (album.root / "00.jpg").unlink()
-    assert "1 stored, 19 unchanged, 0 failed" in album.index("--prune").stdout
+    assert "0 stored, 19 unchanged, 1 moved, 0 failed" in album.index("--prune").stdout
     assert album.items()[sha(picture(0))].fields["path"] == str(album.root / "sea/copy.jpg")
 
 
@@ -345,7 +345,7 @@ def test_a_copy_elsewhere_does_not_take_the_path_away(album: Album, tmp_path: Pa
     assert "1 unchanged, 0 failed" in album.index("--prune", roots=(other,)).stdout
     assert album.items()[sha(picture(0))].fields["path"] == str(album.root / "00.jpg")
     (album.root / "00.jpg").write_bytes(picture(100))
-    assert "1 stored, 0 unchanged" in album.index("--prune", roots=(other,)).stdout
+    assert "0 stored, 0 unchanged, 1 moved" in album.index("--prune", roots=(other,)).stdout
     assert album.items()[sha(picture(0))].fields["path"] == str(other / "copy.jpg")
 
 
@@ -365,7 +365,7 @@ def test_names_of_every_kind(album: Album) -> None:
     assert f"0 stored, {20 + added} unchanged" in album.index("--prune").stdout
     (album.root / nfd).rename(album.root / "É.jpg")
     result = album.index("--prune")
-    assert f"1 stored, {19 + added} unchanged, 0 failed" in result.stdout
+    assert f"0 stored, {19 + added} unchanged, 1 moved, 0 failed" in result.stdout
     assert {nfc, "É.jpg"} <= album.paths()
     assert "\x1b" not in result.output
 

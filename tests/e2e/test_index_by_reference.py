@@ -98,7 +98,7 @@ def test_a_moved_file_and_a_moved_disk_are_found_again(library: Library) -> None
     (library.disk / "sub").mkdir()
     name = f"{library.numbers[1]}.jpg"
     (library.disk / name).rename(library.disk / "sub" / name)
-    assert "1 stored, 5 unchanged" in library.index().stdout
+    assert "0 stored, 5 unchanged, 1 moved" in library.index().stdout
     moved = library.items()
     assert moved.keys() == before.keys()
     assert moved[sha(picture(library.numbers[1]))].image_uri.endswith(f"/sub/{name}")

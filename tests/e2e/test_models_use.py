@@ -73,12 +73,12 @@ class Library:
                 process.send_signal(signal.SIGINT)
             process.communicate(timeout=60)
 
-    def use(self, name: str) -> subprocess.Popen[str]:
+    def use(self, name: str, *flags: str) -> subprocess.Popen[str]:
         # It must not inherit an ignored SIGINT, as CI runners have it.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return subprocess.Popen(
-                [SENTINEL, "models", "use", name, "--data", self.data],
+                [SENTINEL, "models", "use", name, "--data", self.data, *flags],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -259,6 +259,10 @@ def test_a_gateway_killed_right_after_the_move_takes_writes_again(
         with SentinelClient(library.address) as client:
             client.upsert([Item(id="after", text="a black dog")], collection="photos")
             assert client.get_items(["after"], collection="photos")
+        out, err = library.use(models["a"], "--json", "--quiet").communicate(timeout=120)
+        facts = json.loads(out)
+        assert (facts["model"], facts["failed"], err) == (models["a"], 0, "")
+        assert facts["collections"]["photos"]["done_count"] == 51
 
 
 @pytest.mark.parametrize("old", ["a", DEFAULT_MODEL])

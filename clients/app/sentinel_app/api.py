@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sentinel_app import uploads
-from sentinel_app.formatting import DEMO_MODEL
+from sentinel_app.formatting import DEMO_MODEL, index_command
 from sentinel_app.library import Library, library_of
 from sentinel_app.queries import filter_of, query_of, time_of
 from sentinel_app.tiles import details, moment_text, stacked, tile, time_field
@@ -55,7 +55,7 @@ async def _state(request: Request) -> Response:
     usable = [one for one in found if caller.may(Scope.SEARCH, one.name)]
     return JSONResponse(
         {
-            "gateway": library.client.address,
+            "index_command": index_command(library.client.address),
             "collections": [_collection(one, caller, library.read_only) for one in usable],
             "may_create": not library.read_only and caller.may(Scope.ADMIN, "photos"),
             "undo_seconds": library.trash.undo_seconds,

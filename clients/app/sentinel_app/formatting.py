@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sentinel_client import Hit, Item
+from sentinel_client import DEFAULT_ADDRESS, Hit, Item
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$&])")
 # After it has removed the backslashes, Streamlit expands :red[…], :material/…:, links, addresses
@@ -48,6 +49,13 @@ FORMATS: Mapping[str, Sequence[str]] = {
 _EXTENSIONS = {
     name: FORMATS[f"image/{name.lower()}"] for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 }
+
+
+def index_command(address: str) -> str:
+    """Return how `sentinel index` is called for the gateway at this address."""
+    if address == DEFAULT_ADDRESS:
+        return "sentinel index"
+    return f"sentinel --address {shlex.quote(address)} index"
 
 
 def escape_markdown(text: str) -> str:

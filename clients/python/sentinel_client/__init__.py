@@ -12,7 +12,7 @@ from __future__ import annotations
 from sentinel_client._access import Tls
 from sentinel_client._caller import Caller, Grant, Scope
 from sentinel_client._client import AsyncSentinelClient
-from sentinel_client._config import ClientConfig, Hedging, RetryPolicy, Timeouts
+from sentinel_client._config import DEFAULT_ADDRESS, ClientConfig, Hedging, RetryPolicy, Timeouts
 from sentinel_client._embedding import (
     Embedding,
     EmbeddingModel,
@@ -79,6 +79,7 @@ from sentinel_client._types import (
 )
 
 __all__ = [
+    "DEFAULT_ADDRESS",
     "AlreadyExists",
     "AsyncSentinelClient",
     "Box",

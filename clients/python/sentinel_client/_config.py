@@ -10,6 +10,7 @@ from sentinel_client._access import Tls
 from sentinel_client._names import suggest_for_fields
 
 ADDRESS_VARIABLE = "SENTINEL_ADDRESS"
+# Of clients and commands that are given none.
 DEFAULT_ADDRESS = "127.0.0.1:50050"
 MIB = 1024 * 1024
 

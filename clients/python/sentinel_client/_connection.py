@@ -32,6 +32,7 @@ _REQUEST_ID_KEY = "x-request-id"
 _MAX_RESPONSE_KEY = "x-max-response-bytes"
 _LOOK_EVERY_S = 1.0
 _LONGEST_CALL_S = 86_400.0
+_IDLE_MS = 120_000
 # Round robin spreads calls over all addresses of a name; the default uses one address.
 _SERVICE_CONFIG = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 
@@ -101,10 +102,9 @@ class Connection:
                 async for message in call:
                     yield message
             except grpc.aio.AioRpcError as error:
-                converted = self.convert(error, attempts)
                 if started:
-                    raise converted from error
-                await attempts.pause_or_raise(converted)
+                    raise self.convert(error, attempts) from error
+                await attempts.pause_or_raise(self.convert(error, attempts))
             except asyncio.CancelledError:
                 self._raise_if_closed()
                 raise
@@ -322,23 +322,28 @@ class Attempts:
             error: Of the last attempt.
             temporary: Repeat this call even if its error is not `retryable` for every call.
         """
-        self._made += 1
-        if isinstance(error, DeadlineExceeded) and not temporary:
-            raise error from self._last
-        if (
-            not (self._retry and (error.retryable or temporary))
-            or self._made >= self._policy.max_attempts
-        ):
-            raise error
-        seconds = backoff(self._policy, self._made, error.retry_after, self._chance)
-        left = self.remaining()
-        if left is not None and seconds >= left:
-            raise error  # says more than "time ran out"
-        if self._budget is not None and _adds_load(error) and not self._budget.take():
-            error.add_note("not repeated: servers have refused many calls of this client")
-            raise error
-        self._last = error
-        await self._sleep(seconds)
+        try:
+            self._made += 1
+            if isinstance(error, DeadlineExceeded) and not temporary:
+                raise error from self._last
+            if (
+                not (self._retry and (error.retryable or temporary))
+                or self._made >= self._policy.max_attempts
+            ):
+                raise error
+            seconds = backoff(self._policy, self._made, error.retry_after, self._chance)
+            left = self.remaining()
+            if left is not None and seconds >= left:
+                raise error  # says more than "time ran out"
+            if self._budget is not None and _adds_load(error) and not self._budget.take():
+                error.add_note("not repeated: servers have refused many calls of this client")
+                raise error
+            self._last = error
+            await self._sleep(seconds)
+        finally:
+            # Its traceback has this frame. The cycle would keep the call, and so the connection of
+            # a closed client, until Python next looks for cycles.
+            del error
 
 
 def _adds_load(error: SentinelError) -> bool:
@@ -391,6 +396,9 @@ def _open(address: str, config: ClientConfig, tls: Tls | None) -> grpc.aio.Chann
         # Also ping between calls, to notice a dead connection before the next call needs it.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
+        # Servers end what is idle for five minutes, with a note of gRPC on our standard error. gRPC
+        # takes up to twice this time.
+        ("grpc.client_idle_timeout_ms", _IDLE_MS),
         # Reconnect within the time of our retries; the defaults grow from 1 s to 2 min.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 3_000),

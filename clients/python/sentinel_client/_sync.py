@@ -145,6 +145,7 @@ def _blocking_stream(
             # in any thread.
             if self._may_wait():
                 self._run(close())
+            task = None  # likewise
 
     return call
 
@@ -220,6 +221,7 @@ class SentinelClient:
         finally:
             future.cancel()  # Ctrl-C while waiting ends the call
             self._in_flight.discard(future)
+            del future  # of its error's traceback this frame is a part; see `pause_or_raise`
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start the work on the loop, unless it could never end there."""

@@ -8,9 +8,10 @@ const AT_ONCE = 3;
 const MOST_LISTED = 100;
 
 export class Adding {
-  /** `finished(collection, ids)` is called when photos were stored. */
-  constructor(finished) {
+  /** `finished(collection, ids)` is called when photos were stored. `indexCommand()` says what to run for many files. */
+  constructor(finished, indexCommand) {
     this.finished = finished;
+    this.indexCommand = indexCommand;
     this.stop = null;
   }
 
@@ -30,7 +31,7 @@ export class Adding {
     const { limit } = collection;
     const bytes = files.reduce((sum, file) => sum + file.size, 0);
     if (files.length > limit.files) {
-      toast(`${words.number(files.length)} files are too many: the limit is ${words.number(limit.files)} at once. Run: sentinel index FOLDER --collection ${collection.name}`, { seconds: 20, kind: "problem" });
+      toast(`${words.number(files.length)} files are too many: the limit is ${words.number(limit.files)} at once. Run: ${this.indexCommand()} FOLDER --collection ${collection.name}`, { seconds: 20, kind: "problem" });
       return;
     }
     const run = { stored: 0, unchanged: 0, failures: [], done: 0, ids: [], total: files.length, bytes };

@@ -26,7 +26,7 @@ let listing = null;
 let asking = false;
 
 const box = searchBox(document.getElementById("search"));
-const adding = new Adding(stored);
+const adding = new Adding(stored, () => server.index_command);
 const open = (tile) => go({ item: tile.id }, { replace: viewer.open });
 const actions = {
   open, like, more, less, end: loadMore,
@@ -188,7 +188,7 @@ function showWelcome() {
     }
   };
   above.replaceChildren(h("div", { class: "welcome" }, h("h1", {}, "No photos yet"),
-    h("p", {}, "Index a folder. It stays where it is:"), h("pre", {}, h("code", {}, "sentinel index ~/Pictures")),
+    h("p", {}, "Index a folder. It stays where it is:"), h("pre", {}, h("code", {}, `${server.index_command} ~/Pictures`)),
     server.may_create ? [h("p", {}, "Or make an empty collection and drop photos onto this page."), h("button", { type: "button", class: "primary", onclick: create }, "Make a collection")] : ""));
   gallery.clear("", null);
 }
@@ -200,7 +200,7 @@ function showNothing({ collection, isSearch, request }) {
     return;
   }
   below.replaceChildren(h("div", { class: "welcome" }, h("h1", {}, `${collection.name} is empty`), h("p", {}, "Index a folder. It stays where it is:"),
-    h("pre", {}, h("code", {}, `sentinel index ~/Pictures --collection ${collection.name}`)),
+    h("pre", {}, h("code", {}, `${server.index_command} ~/Pictures --collection ${collection.name}`)),
     collection.may_write ? [h("p", {}, "Or drop photos or a zip onto this page."), h("button", { type: "button", class: "primary", onclick: () => adding.choose(collection) }, icon("add"), "Add photos")] : ""));
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import DeletedFile
 
-from sentinel_app.formatting import escape_markdown, plain
+from sentinel_app.formatting import escape_markdown, index_command, plain
 from sentinel_app.streamlit_page.backend import Backend
 from sentinel_app.streamlit_page.fragments import draw_fragment
 from sentinel_app.streamlit_page.index_job import IndexJob
@@ -41,7 +41,8 @@ def index_tab(backend: Backend, collection: Collection, limit: UploadLimit) -> N
         f"{limit.files:,} files and {megabytes(limit.bytes)} at once. For a large folder, use "
         "the command line. It is faster, and it can be stopped and continued:"
     )
-    st.code(f"sentinel index FOLDER --collection {collection.name}", language="sh")
+    command = index_command(backend.client.address)
+    st.code(f"{command} FOLDER --collection {collection.name}", language="sh")
     if lost := _lost_files(key):
         st.warning(
             f"{'1 file is' if lost == 1 else f'{lost:,} files are'} no longer here, because the "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from sentinel_app.formatting import caption, escape_markdown
+from sentinel_app.formatting import caption, escape_markdown, index_command
 from sentinel_app.streamlit_page.backend import Backend
 from sentinel_app.streamlit_page.details import open_details, show_details
 from sentinel_app.streamlit_page.errors import gateway_trouble, gateway_unavailable, show_error
@@ -125,7 +125,8 @@ def _refresh(backend: Backend) -> SentinelError | None:
 def _search_tab(backend: Backend, choice: Choice, caller: Caller) -> None:
     terms = query_panel(limit_of(caller))
     if not terms:
-        _start_page(choice.collection, may_write=caller.may(Scope.WRITE, choice.collection.name))
+        may_write = caller.may(Scope.WRITE, choice.collection.name)
+        _start_page(choice.collection, backend.client.address, may_write=may_write)
         return
     name = choice.collection.name
     request = SearchRequest(tuple(terms), name, choice.limit, choice.options)
@@ -164,11 +165,11 @@ def _search_with_hit(kind: str, hit: Hit) -> bool:
     return True
 
 
-def _start_page(collection: Collection, *, may_write: bool) -> None:
+def _start_page(collection: Collection, address: str, *, may_write: bool) -> None:
     if not collection.item_count:
         advice = (
             " Drop images on the *Add* tab, or run "
-            f"`sentinel index FOLDER --collection {collection.name}`."
+            f"`{index_command(address)} FOLDER --collection {collection.name}`."
         )
         st.info(
             f"**{escape_markdown(collection.name)}** is empty.{advice if may_write else ''}",
@@ -206,7 +207,7 @@ def _may_create(caller: Caller, name: str) -> bool:
 def _create_first_collection(backend: Backend, caller: Caller, suggested: str) -> None:
     st.markdown(
         "There is no collection yet. Create one here and add images, or index a folder from the "
-        "command line: `sentinel index FOLDER`."
+        f"command line: `{index_command(backend.client.address)} FOLDER`."
     )
     with st.form("first", border=False):
         name = st.text_input("Name", suggested, max_chars=128)

@@ -1,9 +1,10 @@
-"""The group `sentinel`: how its help is ordered, and how its errors look."""
+"""The group `sentinel`: how its help is ordered, and how errors of commands look."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, Any
 
 import click
@@ -58,25 +59,55 @@ class SentinelGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         show_all_characters()
-        try:
+        with _readable_errors(as_json=ctx.meta[_JSON]):
             return super().invoke(ctx)
-        except SentinelError as error:
-            if ctx.meta[_JSON]:
-                raise _JsonFailure(_as_dict(error), 2) from error
-            raise Failure(printable(explain(error))) from error
-        except click.ClickException as error:
-            if ctx.meta[_JSON]:
-                cause = error.__cause__
-                known = _as_dict(cause) if isinstance(cause, SentinelError) else {}
-                shown = {"reason": "COMMAND_FAILED", "message": error.message, **known}
-                raise _JsonFailure(shown, error.exit_code) from error
-            error.message = printable(error.message)  # type: ignore[misc] # shown from there
+
+
+class SentinelCommand(click.Command):
+    """A program of its own with one command, whose errors look like those of `sentinel`."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        with _readable_errors(as_json="--json" in args):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        show_all_characters()
+        with _readable_errors(as_json=ctx.meta[_JSON]):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _readable_errors(*, as_json: bool) -> Iterator[None]:
+    """Have the errors of a block shown as one line, or as one JSON object."""
+    try:
+        yield
+    except SentinelError as error:
+        if as_json:
+            raise _JsonFailure(_as_dict(error), 2) from error
+        raise Failure(printable(explain(error))) from error
+    except click.ClickException as error:
+        if as_json:
+            cause = error.__cause__
+            known = _as_dict(cause) if isinstance(cause, SentinelError) else {}
+            shown = {"reason": "COMMAND_FAILED", "message": error.format_message(), **known}
+            raise _JsonFailure(shown, error.exit_code) from error
+        error.message = printable(error.message)  # type: ignore[misc] # shown from there
+        raise
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
             raise
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            place = error.filename or "the output"
-            raise Failure(f"cannot write {place}: the disk is full") from error
+        place = error.filename or "the output"
+        raise Failure(f"cannot write {place}: the disk is full") from error
 
 
 class DefaultGroup(click.Group):

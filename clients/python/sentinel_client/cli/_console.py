@@ -24,11 +24,13 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from sentinel_client import (
     AsyncSentinelClient,
@@ -118,14 +120,17 @@ def out() -> Console:
     return _console(sys.stdout)
 
 
-def err() -> Console:
-    """Return a console for progress and errors, so that a pipe receives only results."""
-    return _console(sys.stderr)
+def err(*, quiet: bool = False) -> Console:
+    """Return a console for progress and errors, so that a pipe receives only results.
+
+    With `quiet` it shows nothing: for the progress of a command with --quiet.
+    """
+    return _console(sys.stderr, quiet=quiet)
 
 
-def _console(file: IO[str]) -> Console:
+def _console(file: IO[str], *, quiet: bool = False) -> Console:
     width = None if file.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
-    return _SafeConsole(file=file, width=width, highlight=False)
+    return _SafeConsole(file=file, width=width, highlight=False, quiet=quiet)
 
 
 class _SafeConsole(Console):
@@ -176,8 +181,23 @@ def new_table(**options: Any) -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, **options)
 
 
-def progress_bar(console: Console, *more: ProgressColumn) -> Progress:
-    """Return a progress bar with `more` columns before the remaining time."""
+class RateColumn(TextColumn):
+    """Entries per second; `noun` names them."""
+
+    def __init__(self, noun: str) -> None:
+        super().__init__("")
+        self._noun = noun
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f} {self._noun}/s", style="cyan")
+
+
+def progress_bar(console: Console, *more: ProgressColumn, rate_over_s: float = 30.0) -> Progress:
+    """Return a progress bar with `more` columns before the remaining time.
+
+    The rate and the remaining time follow from the last `rate_over_s` seconds.
+    """
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -187,8 +207,9 @@ def progress_bar(console: Console, *more: ProgressColumn) -> Progress:
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
+        speed_estimate_period=rate_over_s,
         # Into a file or pipe it would write an empty line at its end.
-        disable=not console.is_interactive,
+        disable=console.quiet or not console.is_interactive,
     )
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import Progress, Task, TaskID, TextColumn
-from rich.text import Text
+from rich.progress import Progress, TaskID
 
 from sentinel_client import AsyncSentinelClient, Collection, NotFound, SentinelError
 from sentinel_client._processes import in_thread
 from sentinel_client.cli._console import (
     Failure,
     Options,
+    RateColumn,
     duration,
     err,
     json_line,
@@ -55,7 +55,8 @@ class ImportPlan:
         prune: Folders only: whether to delete items whose files are gone.
         yes: Whether to prune any number without asking.
         as_json: Whether to print the summary as one JSON object.
-        quiet: Whether to print a summary only if something happened.
+        quiet: Whether to show failures only: no progress and no summary.
+        only_changes: Whether to print a summary only if something happened.
     """
 
     options: Options
@@ -70,6 +71,7 @@ class ImportPlan:
     yes: bool = False
     as_json: bool = False
     quiet: bool = False
+    only_changes: bool = False
 
 
 def run_import(plan: ImportPlan) -> None:
@@ -96,6 +98,7 @@ class ImportRun:
     def __init__(self, plan: ImportPlan) -> None:
         self._plan = plan
         self._console = err()
+        self._progress_console = err(quiet=plan.quiet)
         self.failures = Failures(self._console, plan.report)
         self.tally = Tally()
         self._dataset: Dataset | None = None
@@ -135,7 +138,7 @@ class ImportRun:
         seen: Seen,
     ) -> None:
         plan = self._plan
-        progress = progress_bar(self._console, _RateColumn(plan.noun))
+        progress = progress_bar(self._progress_console, RateColumn(plan.noun))
         bar = progress.add_task(plan.verb, total=dataset.total)
         importer = Importer(
             client=client,
@@ -149,7 +152,7 @@ class ImportRun:
             refresh=plan.refresh,
         )
         self.tally = importer.tally
-        if not plan.quiet:
+        if not plan.only_changes:
             self._print_left_out(dataset, importer.fields)
         with progress:
             counting = asyncio.create_task(self._count_total(dataset, progress, bar))
@@ -158,7 +161,7 @@ class ImportRun:
             finally:
                 counting.cancel()
         if isinstance(dataset, Folders):
-            with self._console.status("looking for files that are gone") as status:
+            with self._progress_console.status("looking for files that are gone") as status:
 
                 def confirm(gone: int, count: int) -> str:
                     status.stop()  # it would wipe the question away
@@ -175,15 +178,16 @@ class ImportRun:
 
     async def _count_total(self, dataset: Dataset, progress: Progress, bar: TaskID) -> None:
         """Count the pictures for the progress bar, if somebody sees it, while the import runs."""
-        if isinstance(dataset, Folders) and self._console.is_terminal:
+        if isinstance(dataset, Folders) and not progress.disable:
             progress.update(bar, total=await in_thread(dataset.count))
 
     def _confirm(self, gone: int, count: int) -> str:
         """Ask whether `gone` of `count` items may go; return why not, or an empty text."""
-        if self._plan.yes:
+        plan = self._plan
+        if plan.yes:
             return ""
         share = f"{gone:,} of {count:,} stored items have no file any more"
-        if self._plan.as_json or self._plan.quiet or not sys.stdin.isatty():
+        if plan.as_json or plan.quiet or plan.only_changes or not sys.stdin.isatty():
             return f"{share}, more than a tenth: add --yes to remove them"
         # asyncio's own handler would only take note of Ctrl-C, and the question would go on.
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -196,7 +200,7 @@ class ImportRun:
         return "" if agreed else f"{share}; you chose to keep them"
 
     async def _read_dataset(self) -> Dataset:
-        with self._console.status(f"looking for {self._plan.noun}"):
+        with self._progress_console.status(f"looking for {self._plan.noun}"):
             try:
                 return await in_thread(self._plan.read_dataset)
             except LayoutError as error:
@@ -224,8 +228,12 @@ class ImportRun:
             click.echo(json_line({**self._as_dict(), **({"note": note} if note else {})}))
             return
         sync = self._sync
-        changed = tally.stored or tally.failed or sync.replaced or sync.pruned or sync.refused
-        if plan.quiet and not changed and not note:
+        changed = any(self.counts.values()) or sync.refused
+        if plan.only_changes and not changed and not note:
+            return
+        if plan.quiet:
+            if sync.refused:  # the reason of the exit code
+                self._tell_note(f"Not removed: {sync.refused}.")
             return
         if tally.done:
             rate = tally.done / max(tally.seconds, 1e-3)
@@ -234,17 +242,21 @@ class ImportRun:
         elif not note:
             click.echo(f"No {plan.noun} found.")
         for line in self._notes():
-            self._console.print(line, markup=False, soft_wrap=True, style="yellow")
+            self._tell_note(line)
         if note:
             click.echo(note)
-        elif tally.done > tally.failed and not plan.quiet:
+        elif tally.done > tally.failed and not plan.only_changes:
             option = "" if plan.collection == "photos" else f" -c {plan.collection}"
             click.secho(f'Next: sentinel search{option} "a dog on the beach"', dim=True, err=True)
+
+    def _tell_note(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True, style="yellow")
 
     def _parts(self) -> list[str]:
         tally, sync = self.tally, self._sync
         optional = (
             (tally.duplicates, "duplicates of another"),
+            (tally.moved, "moved"),
             (sync.replaced, "replaced"),
             (sync.pruned, "removed"),
         )
@@ -257,7 +269,7 @@ class ImportRun:
 
     def _notes(self) -> Iterator[str]:
         """Yield what else a person should know, one line each."""
-        if isinstance(self._dataset, Folders) and not self._plan.quiet:
+        if isinstance(self._dataset, Folders) and not self._plan.only_changes:
             skipped = self._dataset.walk.left_out.summary()
             if skipped:
                 yield f"Skipped: {skipped}."
@@ -285,6 +297,7 @@ class ImportRun:
         tally, sync = self.tally, self._sync
         return {
             "stored": tally.stored,
+            "moved": tally.moved,
             "replaced": sync.replaced,
             "removed": sync.pruned,
             "failed": tally.failed,
@@ -302,6 +315,7 @@ class ImportRun:
         return {
             "collection": self._plan.collection,
             "stored": tally.stored,
+            "moved": tally.moved,
             "unchanged": tally.unchanged,
             "duplicates": tally.duplicates,
             "truncated": tally.truncated,
@@ -319,15 +333,3 @@ class ImportRun:
             "copied": self._references.copied,
             "seconds": round(tally.seconds, 3),
         }
-
-
-class _RateColumn(TextColumn):
-    """Entries per second."""
-
-    def __init__(self, noun: str) -> None:
-        super().__init__("")
-        self._noun = noun
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.1f} {self._noun}/s", style="cyan")

@@ -71,6 +71,7 @@ class Tally:
     """The number of entries so far, by result."""
 
     stored: int = 0
+    moved: int = 0  # only where the file is has changed: nothing was embedded
     unchanged: int = 0
     duplicates: int = 0
     failed: int = 0
@@ -80,7 +81,7 @@ class Tally:
 
     @property
     def done(self) -> int:
-        return self.stored + self.unchanged + self.duplicates + self.failed
+        return self.stored + self.moved + self.unchanged + self.duplicates + self.failed
 
     @property
     def seconds(self) -> float:
@@ -90,13 +91,15 @@ class Tally:
 class _Identified(NamedTuple):
     """An item with its id, the hex SHA-256 of its content, and all its fields.
 
-    Id and content are empty if only the gateway knows the content.
+    Id and content are empty if only the gateway knows the content. It has moved if it is stored
+    with the path of another place, and the same otherwise.
     """
 
     item: ImportItem
     id: str
     content: str
     fields: Mapping[str, FieldValue]
+    has_moved: bool = False
 
 
 @dataclass(kw_only=True)
@@ -258,7 +261,7 @@ class Importer:
                 unchanged += 1
                 self._is_stored(one.id, str(old.fields.get("path", "")))
             else:
-                missing.append(one)
+                missing.append(one._replace(has_moved=self._has_moved(one, old)))
         self._note_new(missing)
         self.tally.unchanged += unchanged
         self.on_done(unchanged)
@@ -267,15 +270,24 @@ class Importer:
     async def _is_same(self, new: _Identified, stored: Item) -> bool:
         if new.content not in (stored.id, stored.digest):
             return False
-        fields, old = new.fields, stored.fields
-        different = {name for name in self._compared if fields.get(name) != old.get(name)}
+        different = self._differences(new, stored)
         if not different or self._is_foreign:
             return self.references.is_same(new.item.image, stored)
-        path = str(old.get("path", ""))
+        path = str(stored.fields.get("path", ""))
         if "path" not in different or not different <= _LOCATION_FIELDS or self._walks(path):
             return False
         # The stored path is another file, elsewhere. If it has this content no more, it was moved.
         return await asyncio.to_thread(self.journal.has_content, path, new.content)
+
+    def _has_moved(self, new: _Identified, stored: Item | None) -> bool:
+        if stored is None or new.content not in (stored.id, stored.digest):
+            return False
+        different = self._differences(new, stored)
+        return "path" in different and different <= _LOCATION_FIELDS
+
+    def _differences(self, new: _Identified, stored: Item) -> set[str]:
+        """Return the fields that are stored with another value."""
+        return {name for name in self._compared if new.fields.get(name) != stored.fields.get(name)}
 
     def _note_new(self, items: Sequence[_Identified]) -> None:
         if self.new_paths is not None and self._walk is not None:
@@ -336,7 +348,7 @@ class Importer:
             yield item
 
     async def _count(self, ack: IngestAck) -> None:
-        self.tally.stored += ack.stored_count
+        moved = 0
         self.tally.unchanged += ack.unchanged_count
         self.tally.truncated += ack.truncated_count
         fetched = []
@@ -350,6 +362,7 @@ class Importer:
                 message = error.message.rstrip(".")
                 self._fail(BrokenEntry(sent.item.key, error.reason, message), sent.id)
                 continue
+            moved += sent.has_moved
             self.on_done(1)
             self.references.note_stored(sent.item.image, by_reference=item.by_reference)
             digest = ack.digests[index]
@@ -361,6 +374,9 @@ class Importer:
                 self._is_stored(digest, path)
             if isinstance(item.image, ImageUri) and digest:
                 fetched.append((sent.item, Reading(digest, {})))
+        moved = min(moved, ack.stored_count)  # somebody else may have stored the new path
+        self.tally.moved += moved
+        self.tally.stored += ack.stored_count - moved
         if fetched:
             await asyncio.to_thread(self.journal.remember, fetched)
 

@@ -84,7 +84,7 @@ def outcome_options(command: Callable[..., Any]) -> Callable[..., Any]:
     as_json = click.option(
         "--json", "as_json", is_flag=True, help="Say what was done as one JSON object."
     )
-    return as_json(quiet_option("Do not say what was done.")(command))
+    return as_json(quiet_option("Show no progress, and do not say what was done.")(command))
 
 
 def quiet_option(text: str) -> Decorator:

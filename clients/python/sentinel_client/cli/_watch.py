@@ -58,7 +58,7 @@ class _Watch:
         self._plan = plan
         self._roots = roots
         self._read_folders = read_folders
-        self._console = err()
+        self._console = err(quiet=plan.quiet)
         self._left_out = read_folders().walk.left_out
         self._changed: set[str] = set()  # folders to walk again
         self._all = True
@@ -162,7 +162,7 @@ class _Watch:
         if not folders:
             return
         read: Callable[[], Folders] = lambda: self._read_folders(only=folders)  # noqa: E731
-        run = ImportRun(replace(self._plan, read_dataset=read, quiet=not first))
+        run = ImportRun(replace(self._plan, read_dataset=read, only_changes=not first))
         try:
             await run.run()
         except SentinelError:
@@ -182,6 +182,8 @@ class _Watch:
         if self._plan.as_json:
             facts = {"collection": self._plan.collection, **self.total}
             click.echo(json_line({**facts, "seconds": round(seconds, 3)}))
+            return
+        if self._plan.quiet:
             return
         parts = ", ".join(f"{count:,} {what}" for what, count in self.total.items())
         click.echo(f"\n{self._plan.collection}: {parts or 'nothing'} in {duration(seconds)}")

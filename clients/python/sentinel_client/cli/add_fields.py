@@ -75,7 +75,7 @@ def add_fields(
         added = _missing(collection, wanted)
         report = ReindexProgress(0, 0)
         if added:
-            report = _copy(client, collection, added)
+            report = _copy(client, collection, added, quiet=quiet)
     names = ", ".join(one.name for one in added)
     text = f"{name} has all these fields already."
     if added:
@@ -102,11 +102,11 @@ def _missing(collection: Collection, wanted: Iterable[FieldSchema]) -> list[Fiel
 
 
 def _copy(
-    client: SentinelClient, collection: Collection, added: list[FieldSchema]
+    client: SentinelClient, collection: Collection, added: list[FieldSchema], *, quiet: bool
 ) -> ReindexProgress:
     target = _target(client, collection, added)
     report = ReindexProgress(0, 0)
-    with progress_bar(err()) as progress:
+    with progress_bar(err(quiet=quiet)) as progress:
         bar = progress.add_task("copying", total=None)
         # The collection's own name moves; its aliases follow it.
         for report in client.reindex(

@@ -87,7 +87,7 @@ def backup(
     reads it. Exit code 1: originals are gone from where they were; each is listed. Then a FILE that
     exists stays as it was.
     """
-    with _backup_file.writing(file) as writer, progress_bar(err()) as progress:
+    with _backup_file.writing(file) as writer, progress_bar(err(quiet=quiet)) as progress:
         made = _Backup(options, writer, progress, originals=not no_originals)
         counts = asyncio.run(made.run(names))
         gone = sum(len(one.gone) for one in counts.values())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from sentinel_client.cli._console import Failure, require_modules
+from sentinel_client.cli._console import Failure, require_modules, tell
+from sentinel_client.cli._options import outcome_options
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -21,7 +22,8 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
     help="A name or address of the servers besides this machine's own. Repeatable.",
 )
 @click.option("--days", default=365, show_default=True, type=click.IntRange(1, 3650))
-def certs(folder: Path, names: tuple[str, ...], days: int) -> None:
+@outcome_options
+def certs(folder: Path, names: tuple[str, ...], days: int, as_json: bool, quiet: bool) -> None:
     """Create a CA in FOLDER, and certificates for servers and for clients.
 
     Run it again to replace the certificates; the CA stays, so that everybody still trusts them.
@@ -40,9 +42,16 @@ def certs(folder: Path, names: tuple[str, ...], days: int) -> None:
         _certificates.issue(folder, "client", ca, ("sentinel-client",), days)
     except OSError as error:
         raise Failure(f"cannot write {folder}: {error.strerror}") from error
-    click.echo(
-        f"servers:  --tls-cert {folder / 'server.pem'} --tls-key {folder / 'server-key.pem'}\n"
-        f"clients:  --tls-ca {folder / 'ca.pem'}\n"
-        f"          --tls-cert {folder / 'client.pem'} --tls-key {folder / 'client-key.pem'}, for "
-        "servers with --tls-client-ca"
+    files = {
+        name: str(folder / f"{name.replace('_', '-')}.pem")
+        for name in ("ca", "server", "server_key", "client", "client_key")
+    }
+    tell(
+        f"servers:  --tls-cert {files['server']} --tls-key {files['server_key']}\n"
+        f"clients:  --tls-ca {files['ca']}\n"
+        f"          --tls-cert {files['client']} --tls-key {files['client_key']}, for servers with "
+        "--tls-client-ca",
+        files,
+        as_json=as_json,
+        quiet=quiet,
     )

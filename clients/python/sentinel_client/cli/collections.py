@@ -225,7 +225,7 @@ def reindex(
     continue where it stopped. Exit code 1: some items could not be embedded; each is listed.
     """
     report = ReindexProgress(0, 0)
-    with progress_bar(err()) as progress:
+    with progress_bar(err(quiet=quiet)) as progress:
         bar = progress.add_task("embedding again", total=None)
         with options.open(SentinelClient, max_attempts=REINDEX_ATTEMPTS) as client:
             for report in client.reindex(

@@ -14,7 +14,7 @@ import click
 from sentinel_client import importers
 from sentinel_client.cli._console import Failure, Options, install_servers, require_modules
 from sentinel_client.cli._import_run import ImportPlan, run_import
-from sentinel_client.cli._options import Decorator
+from sentinel_client.cli._options import Decorator, outcome_options
 from sentinel_client.importers import Column, Columns, Dataset, LayoutError
 
 # Reads the layout of a dataset; blocks. A command returns one after it has checked its options.
@@ -96,6 +96,8 @@ def _import_command(
             collection: str,
             refresh: bool,
             report: Path | None,
+            as_json: bool,
+            quiet: bool,
             **given: Any,
         ) -> None:
             run_import(
@@ -106,6 +108,8 @@ def _import_command(
                     noun=noun,
                     refresh=refresh,
                     report=report,
+                    as_json=as_json,
+                    quiet=quiet,
                 )
             )
 
@@ -130,6 +134,7 @@ def _shared_options(collection: str | None) -> list[Decorator]:
             type=click.Path(dir_okay=False, writable=True, path_type=Path),
             help="Write the failures to this file, one JSON object each.",
         ),
+        outcome_options,
     ]
 
 

@@ -12,7 +12,7 @@ import click
 from sentinel_client import importers
 from sentinel_client.cli._console import Options, err, require_modules
 from sentinel_client.cli._import_run import ImportPlan, run_import
-from sentinel_client.cli._options import json_option
+from sentinel_client.cli._options import outcome_options
 from sentinel_client.importers.folders import MetadataReader
 from sentinel_client.importers.raw_previews import can_read_previews
 
@@ -50,7 +50,7 @@ _METADATA_MODULES = ("PIL", "defusedxml")
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write the failures to this file, one JSON object each.",
 )
-@json_option("run")
+@outcome_options
 @click.pass_obj
 def index(
     options: Options,
@@ -66,6 +66,7 @@ def index(
     refresh: bool,
     report: Path | None,
     as_json: bool,
+    quiet: bool,
 ) -> None:
     """Make the images in FOLDER and its subfolders searchable, with what cameras wrote in them.
 
@@ -96,6 +97,7 @@ def index(
         prune=prune,
         yes=yes,
         as_json=as_json,
+        quiet=quiet,
     )
     if watch:
         from sentinel_client.cli._watch import run_watch  # noqa: PLC0415 - an extra

@@ -201,9 +201,20 @@ def delete(
     type=click.Path(path_type=Path),
     help="File or folder; - is standard output.  [default: the ID and its ending, here]",
 )
+@_options.outcome_options
 @click.pass_obj
-def download(options: Options, item_id: str, collection: str, output: Path | None) -> None:
+def download(
+    options: Options,
+    *,
+    item_id: str,
+    collection: str,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Write the stored image of an item to a file."""
+    if as_json and str(output) == "-":
+        raise click.UsageError("-o - writes the image where --json would write")
     with options.open(SentinelClient) as client:
         image = client.download_image(item_id, collection=collection)
     if output is not None and str(output) == "-":
@@ -215,7 +226,8 @@ def download(options: Options, item_id: str, collection: str, output: Path | Non
         output.write_bytes(image.data)
     except OSError as error:
         raise Failure(f"cannot write {output}: {error.strerror}") from error
-    click.echo(output)
+    facts = {"id": item_id, "file": str(output), "bytes": len(image.data)}
+    tell(str(output), facts, as_json=as_json, quiet=quiet)
 
 
 def _print_table(found: Sequence[Item], *, with_fields: bool) -> None:

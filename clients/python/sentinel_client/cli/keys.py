@@ -20,7 +20,8 @@ from typing import Any
 
 import click
 
-from sentinel_client.cli._console import Failure, json_line, new_table, out
+from sentinel_client.cli._console import Failure, json_line, new_table, out, tell
+from sentinel_client.cli._options import json_option, outcome_options
 
 if sys.platform != "win32":
     import fcntl
@@ -66,13 +67,20 @@ def keys() -> None:
     "--tenant", default="", help="Whose collections the key sees: lower-case letters and digits."
 )
 @click.option("--expires", default="", metavar="NUMBER(d|h|m)", help="For how long: 90d, 12h.")
-def create(file: Path, grants: tuple[str, ...], name: str, tenant: str, expires: str) -> None:
+@json_option("key, with its secret")
+def create(
+    file: Path, *, grants: tuple[str, ...], name: str, tenant: str, expires: str, as_json: bool
+) -> None:
     """Create a key and print it, this once."""
     with _locked(file):
-        _create(file, grants, name, tenant, expires)
+        key, entry = _create(file, grants, name, tenant, expires)
+    tell(key, {"key": key, **_shown(entry)}, as_json=as_json)
 
 
-def _create(file: Path, grants: tuple[str, ...], name: str, tenant: str, expires: str) -> None:
+def _create(
+    file: Path, grants: tuple[str, ...], name: str, tenant: str, expires: str
+) -> tuple[str, dict[str, Any]]:
+    """Add a key to the file; return it and its entry."""
     content = _read(file) if file.exists() else {"keys": []}
     for grant in grants:
         found = _GRANT.fullmatch(grant)
@@ -98,18 +106,19 @@ def _create(file: Path, grants: tuple[str, ...], name: str, tenant: str, expires
     }
     content["keys"].append(entry)
     _write(file, content)
-    click.echo(key)
+    return key, entry
+
+
+def _shown(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != "hash"}
 
 
 @keys.command("list")
 @_file_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per key.")
+@json_option("key")
 def list_(file: Path, as_json: bool) -> None:
     """List the keys, without secrets."""
-    shown = [
-        {name: value for name, value in entry.items() if name != "hash"}
-        for entry in _read(file)["keys"]
-    ]
+    shown = [_shown(entry) for entry in _read(file)["keys"]]
     if as_json:
         for entry in shown:
             click.echo(json_line(entry))
@@ -126,10 +135,12 @@ def list_(file: Path, as_json: bool) -> None:
 @keys.command()
 @_file_option
 @click.argument("key_id", metavar="ID")
-def revoke(file: Path, key_id: str) -> None:
+@outcome_options
+def revoke(file: Path, key_id: str, as_json: bool, quiet: bool) -> None:
     """Remove a key; servers refuse it within a second."""
     with _locked(file):
         _revoke(file, key_id)
+    tell(f"Revoked {key_id}.", {"revoked": key_id}, as_json=as_json, quiet=quiet)
 
 
 def _revoke(file: Path, key_id: str) -> None:

@@ -69,7 +69,7 @@ def migrate(data: Path | None, uri: str, as_json: bool, quiet: bool) -> None:
     path = folder / MIGRATION_REQUEST
     replace_file(path, {"request": request, "to": uri, "pid": os.getpid()})
     try:
-        counts = _follow(folder, request)
+        counts = _follow(folder, request, quiet=quiet)
     except KeyboardInterrupt:
         if read_milvus_uri(folder) == uri:
             raise Failure(f"interrupted after the move: the library is on {uri}", 1) from None
@@ -85,11 +85,11 @@ def migrate(data: Path | None, uri: str, as_json: bool, quiet: bool) -> None:
     tell(text, {"milvus_uri": uri, "rows": counts}, as_json=as_json, quiet=quiet)
 
 
-def _follow(folder: Path, request: str) -> dict[str, int]:
+def _follow(folder: Path, request: str, *, quiet: bool) -> dict[str, int]:
     """Show the progress until the gateway is done; return the rows by collection."""
     answered = False
     end = time.monotonic() + _ANSWER_TIMEOUT_S
-    with progress_bar(err()) as progress:
+    with progress_bar(err(quiet=quiet)) as progress:
         bar = progress.add_task("asking the gateway", total=None)
         while True:
             told = _progress(folder)

@@ -24,9 +24,10 @@ from sentinel_client.cli._console import (
     new_table,
     out,
     require_modules,
+    tell,
 )
 from sentinel_client.cli._library import DEFAULT_MODEL, ModelChoice
-from sentinel_client.cli._options import json_option
+from sentinel_client.cli._options import json_option, outcome_options
 
 _MODULE = "embedder_server.models"
 _GB = 1000  # MB
@@ -109,20 +110,21 @@ def show(name: str, as_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
-def pull(name: str) -> None:
+@outcome_options
+def pull(name: str, as_json: bool, quiet: bool) -> None:
     """Download a model, or the rest of one, and check its files."""
-    model = pull_model(name)
-    click.echo(f"{name} is in {model['path']}")
-    click.echo(f"Use it: sentinel up --model {name}")
+    model = pull_model(name, quiet=quiet)
+    text = f"{name} is in {model['path']}\nUse it: sentinel up --model {name}"
+    tell(text, model, as_json=as_json, quiet=quiet)
 
 
-def pull_model(name: str) -> dict[str, Any]:
-    """Download a model with its progress on stderr; return what is known about it.
+def pull_model(name: str, *, quiet: bool = False) -> dict[str, Any]:
+    """Download a model, with its progress on stderr if not `quiet`; return what is known about it.
 
     Raises:
         Failure: There is no such model, or it cannot be downloaded.
     """
-    model = _run("pull", name, quiet=False)[0]
+    model = _run("pull", name, quiet=quiet)[0]
     if not model.get("commercial_use", True):
         click.secho(
             f"{name}: the license ({model['license']}) does not allow commercial use, or does not "
@@ -145,7 +147,7 @@ def model_choice(name: str, revision: str | None) -> ModelChoice:
     return ModelChoice(str(folder.resolve()) if folder.is_dir() else name, revision or "")
 
 
-def download(choice: ModelChoice) -> None:
+def download(choice: ModelChoice, *, quiet: bool = False) -> None:
     """Download a model of the catalog; the embedder downloads others itself, and has its default.
 
     Raises:
@@ -153,7 +155,7 @@ def download(choice: ModelChoice) -> None:
     """
     name = choice.model
     if name != DEFAULT_MODEL and "/" not in name and not choice.revision:
-        pull_model(name)
+        pull_model(name, quiet=quiet)
 
 
 def _catalog() -> list[dict[str, Any]]:
@@ -173,6 +175,8 @@ def _run(*words: str, quiet: bool = True) -> list[dict[str, Any]]:
         [sys.executable, "-P", "-m", _MODULE, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if quiet else None,
+        # Otherwise the bars would be in what a failure says.
+        env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"} if quiet else None,
         text=True,
         check=False,
     )

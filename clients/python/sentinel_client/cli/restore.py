@@ -70,7 +70,7 @@ def restore(
     are replaced, and others stay. Run the command again to continue where it stopped. Exit code 1:
     items could not be stored, or are not as in the file afterwards; each is listed.
     """
-    with err().status(f"checking {file}"):
+    with err(quiet=quiet).status(f"checking {file}"):
         header, manifest = _backup_file.read_manifest(file)
     collections = _collections(file, header, names)
     counts = {name: _count(file, manifest, name) for name in collections}
@@ -80,7 +80,7 @@ def restore(
         text = f"{file}, {decimal(file.stat().st_size)}, is whole: {', '.join(parts)}."
         tell(text, facts, as_json=as_json)
         return
-    with progress_bar(err()) as progress:
+    with progress_bar(err(quiet=quiet)) as progress:
         run = _Restore(options, file, collections, counts, progress)
         if any_replaced := asyncio.run(run.check()):
             progress.stop()

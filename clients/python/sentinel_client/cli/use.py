@@ -15,7 +15,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -28,7 +28,7 @@ from sentinel_client import (
     SentinelClient,
     SentinelError,
 )
-from sentinel_client.cli._console import Failure, Options, err, explain, progress_bar
+from sentinel_client.cli._console import Failure, Options, err, explain, progress_bar, tell
 from sentinel_client.cli._home import data_option, find_home
 from sentinel_client.cli._library import (
     ModelChoice,
@@ -40,6 +40,7 @@ from sentinel_client.cli._library import (
     read_wanted,
     want,
 )
+from sentinel_client.cli._options import outcome_options
 from sentinel_client.cli.models import download, model_choice
 
 _POLL_S = 0.2
@@ -55,8 +56,17 @@ _MAX_NAME_CHARS = 128
 @click.argument("name")
 @data_option("Folder of the library; `sentinel up` must be running on it.")
 @click.option("--revision", help="Commit of a model from the hub.")
+@outcome_options
 @click.pass_obj
-def use(options: Options, name: str, data: Path | None, revision: str | None) -> None:
+def use(
+    options: Options,
+    *,
+    name: str,
+    data: Path | None,
+    revision: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Change the model of the library that `sentinel up` runs.
 
     Every collection is embedded again with NAME, beside the old one, which is searched until then.
@@ -69,16 +79,27 @@ def use(options: Options, name: str, data: Path | None, revision: str | None) ->
     again = shlex.join(["sentinel", "models", "use", name, "--data", str(data), *more])
     _running(data)
     with _only_one(data):
-        download(choice)
+        download(choice, quiet=quiet)
+        switch = _Switch(data, choice, options, quiet=quiet, as_json=as_json)
         try:
-            failed = _Switch(data, choice, options).run()
+            switch.run()
         except KeyboardInterrupt:
             raise Failure(
                 f"stopped; searches go on. To continue: {again}", exit_code=_INTERRUPTED
             ) from None
         except SentinelError as error:
             raise Failure(f"{explain(error)}. To continue: {again}", exit_code=1) from error
-    click.echo(f"The library uses {choice.model}. `sentinel up` starts with it from now on.")
+    failed = sum(one.failed_count for one in switch.reports.values())
+    tell(
+        f"The library uses {choice.model}. `sentinel up` starts with it from now on.",
+        {
+            "model": choice.model,
+            "collections": {name: asdict(one) for name, one in switch.reports.items()},
+            "failed": failed,
+        },
+        as_json=as_json,
+        quiet=quiet,
+    )
     raise SystemExit(1 if failed else 0)
 
 
@@ -108,17 +129,23 @@ def _running(data: Path) -> Running:
 
 @dataclass(slots=True)
 class _Switch:
-    """One run of the command."""
+    """One run of the command.
+
+    Attributes:
+        reports: What became of each collection that was embedded again.
+    """
 
     data: Path
     choice: ModelChoice
     options: Options
+    quiet: bool
+    as_json: bool
+    reports: dict[str, ReindexProgress] = field(default_factory=dict)
 
-    def run(self) -> int:
-        """Do the steps that are left; return how many items could not be embedded."""
+    def run(self) -> None:
+        """Do the steps that are left."""
         address = self._begin()
         options = replace(self.options, address=address)
-        failed = 0
         with options.open(SentinelClient, max_attempts=_ATTEMPTS) as client:
             fingerprint = self._served_by(client)
             self._finish_moves(client)
@@ -128,9 +155,8 @@ class _Switch:
                 one for one in client.list_collections() if one.model.fingerprint != fingerprint
             ]:
                 for collection in old:
-                    failed += self._embed_again(client, collection, fingerprint)
+                    self._embed_again(client, collection, fingerprint)
         self._end()
-        return failed
 
     def _begin(self) -> str:
         """Have both models served, the new one first; return the gateway's address."""
@@ -146,7 +172,7 @@ class _Switch:
         is_first = read_wanted(self.data) is None
         wanted = Wanted((self.choice, *others), copies=self._copies())
         want(self.data, wanted)
-        with err().status(f"starting {self.choice.model}"):
+        with err(quiet=self.quiet).status(f"starting {self.choice.model}"):
             running = self._until(lambda one: _has_settled(one, wanted.request, self.choice), None)
         found = running.find(self.choice)
         if found is None or found.state is not State.SERVING:
@@ -192,14 +218,16 @@ class _Switch:
                 client.delete_collection(target, confirmation_token=token)
                 self._remember({one: at for one, at in self._copies().items() if one != source})
 
-    def _embed_again(self, client: SentinelClient, collection: Collection, fingerprint: str) -> int:
-        """Replace a collection by its copy in the new model; return how many items failed."""
+    def _embed_again(
+        self, client: SentinelClient, collection: Collection, fingerprint: str
+    ) -> None:
+        """Replace a collection by its copy in the new model."""
         name = collection.name
         target = self._copies().get(name) or self._free_name(client, collection)
         self._remember({**self._copies(), name: target})
         shown = ", ".join(collection.aliases) or name
         report = ReindexProgress(0, 0)
-        console = err()
+        console = err(quiet=self.quiet)
         model = ModelVersion(fingerprint=fingerprint)
         with progress_bar(console) as progress:
             bar = progress.add_task(shown, total=None)
@@ -207,13 +235,14 @@ class _Switch:
             for report in client.reindex(name, target, alias=name, model=model):
                 done = report.done_count + report.failed_count
                 progress.update(bar, completed=done, total=report.total_count)
-                if not console.is_terminal:
+                if not console.is_terminal and not self.quiet:
                     click.echo(f"{shown}: {done:,} of {report.total_count:,}", err=True)
         for item_id, message in report.failures.items():
-            console.print(f"✗ {item_id}: {message}", style="red", markup=False, soft_wrap=True)
+            err().print(f"✗ {item_id}: {message}", style="red", markup=False, soft_wrap=True)
         failed = f", {report.failed_count:,} failed" if report.failed_count else ""
-        click.echo(f"{shown}: {report.done_count:,} items{failed}.")
-        return report.failed_count
+        self.reports[shown] = report
+        if not self.quiet and not self.as_json:
+            click.echo(f"{shown}: {report.done_count:,} items{failed}.")
 
     def _free_name(self, client: SentinelClient, collection: Collection) -> str:
         """Return a name for the copy: the first name of the collection, and the model's."""
@@ -234,7 +263,7 @@ class _Switch:
         """Have the old model's embedders stopped."""
         wanted = Wanted((self.choice,))
         want(self.data, wanted)
-        with err().status("stopping the old embedder"):
+        with err(quiet=self.quiet).status("stopping the old embedder"):
             self._until(lambda one: one.request == wanted.request and len(one.models) == 1)
 
     def _copies(self) -> dict[str, str]:
