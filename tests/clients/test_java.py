@@ -144,6 +144,9 @@ def test_the_example_searches_ingests_and_resumes(
         assert "chelsea.png" in found.stdout.splitlines()[0]
     with SentinelClient(variables["SENTINEL_TEST_ADDRESS"]) as client:
         assert client.get_collection("java_photos").item_count == count
+    nowhere = example("ingest", tmp_path / "nowhere")
+    assert nowhere.returncode == 1
+    assert nowhere.stderr == f"cannot be read: {tmp_path / 'nowhere'}\n"
 
 
 @pytest.mark.skipif(shutil.which("dpkg") is None, reason="not Debian")
