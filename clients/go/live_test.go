@@ -70,6 +70,20 @@ func photo(t *testing.T, name string) []byte {
 	return file
 }
 
+// photos returns an item for each photo of the tests; the id is the file's name.
+func photos(t *testing.T) []*searchv1.Item {
+	t.Helper()
+	files, err := os.ReadDir(variable(t, "PHOTOS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var items []*searchv1.Item
+	for _, file := range files {
+		items = append(items, image(file.Name(), photo(t, file.Name())))
+	}
+	return items
+}
+
 func text(id, text string) *searchv1.Item {
 	return &searchv1.Item{Id: id, Content: sentinel.TextContent(text)}
 }
