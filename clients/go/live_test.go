@@ -18,7 +18,7 @@ import (
 	searchv1 "sentinel.internal/go/sentinel/search/v1"
 )
 
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // variable returns what tests/clients of the repository sets.
 func variable(t *testing.T, name string) string {
