@@ -18,7 +18,7 @@ import (
 	searchv1 "sentinel.internal/go/sentinel/search/v1"
 )
 
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // variable returns what tests/clients of the repository sets.
 func variable(t *testing.T, name string) string {
@@ -68,6 +68,20 @@ func photo(t *testing.T, name string) []byte {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// photos returns an item for each photo of the tests; the id is the file's name.
+func photos(t *testing.T) []*searchv1.Item {
+	t.Helper()
+	files, err := os.ReadDir(variable(t, "PHOTOS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var items []*searchv1.Item
+	for _, file := range files {
+		items = append(items, image(file.Name(), photo(t, file.Name())))
+	}
+	return items
 }
 
 func text(id, text string) *searchv1.Item {

@@ -19,7 +19,7 @@ mkdir -p "$target/stubs" "$target/classes" "$target/native"
 # The descriptor set has no bounds, so the code needs no package of protovalidate. Google's error
 # details are generated, too: Debian's package of them is older than ErrorInfo.
 # shellcheck disable=SC2046
-protoc --descriptor_set_in="$protos/gen/descriptors/sentinel-0.1.0.binpb" \
+/usr/bin/protoc --descriptor_set_in="$protos/gen/descriptors/sentinel-0.1.0.binpb" \
     --plugin=protoc-gen-grpc-java=/usr/bin/grpc_java_plugin \
     --java_out="$target/stubs" --grpc-java_out="$target/stubs" \
     google/rpc/status.proto google/rpc/error_details.proto \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -253,9 +254,17 @@ def test_a_second_one_on_the_same_library_says_where_the_first_is(
 
 
 @pytest.mark.plaintext("the fake servers of `sentinel up` have no TLS")
-def test_status_says_what_runs_where(start: Start, tmp_path: Path) -> None:
+def test_status_says_what_runs_where(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The developer may run a gateway at the default address.
+    nobody = "127.0.0.1:1"
+    command = importlib.import_module("sentinel_client.cli.status")
+    monkeypatch.setattr(command, "DEFAULT_ADDRESS", nobody)
+
     def told(*arguments: str) -> str:
-        words = ["status", "--data", str(tmp_path / "sentinel-data"), *arguments]
+        data = ("--data", str(tmp_path / "sentinel-data"))
+        words = ["--address", nobody, "status", *data, *arguments]
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 0, result.output
         return result.stdout

@@ -4,7 +4,7 @@ Their tests are written in their own language and learn everything from environm
 
 | variable | value |
 |---|---|
-| SENTINEL_TEST_ADDRESS | a gateway without TLS and keys |
+| SENTINEL_TEST_ADDRESS | a gateway without TLS and keys, the only one with match levels |
 | SENTINEL_TEST_SECURE_ADDRESS | a gateway with TLS and keys |
 | SENTINEL_TEST_CA | the PEM file of the CA that signed its certificate |
 | SENTINEL_TEST_API_KEY | a key that may do everything there |
@@ -47,16 +47,19 @@ def gateways(folder: Path, milvus_server: str, worker: str) -> Iterator[dict[str
     keep = ("--tls-cert", files.cert, "--tls-key", files.cert_key, "--keys-file", files.keys)
     with ExitStack() as stack:
 
-        def gateway(name: str, milvus: str, *flags: str) -> processes.Server:
+        def gateway(
+            name: str, milvus: str, *flags: str, match_levels: bool = False
+        ) -> processes.Server:
             at, is_open = folder / name, "--tls-cert" not in flags or secure.is_on()
-            given = [*processes.gateway_flags(at, milvus, worker), *flags]
+            given = processes.gateway_flags(at, milvus, worker, match_levels=match_levels)
+            given += flags
             return stack.enter_context(
                 processes.running(at, "search_server", *given, serving=is_open)
             )
 
         # The two share their images, as gateways of one Milvus must.
         images = ("--object-store-uri", str(folder / "objects"))
-        plain = gateway("plain", str(folder / "plain.db"))
+        plain = gateway("plain", str(folder / "plain.db"), match_levels=True)
         closed = gateway("closed", str(folder / "closed.db"), *keep)
         until(lambda: _is_serving(closed.address, files.ca), 60)
         first, second = (gateway(name, milvus_server, *images) for name in ("first", "second"))

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -76,8 +77,9 @@ def java(tmp_path_factory: pytest.TempPathFactory) -> Java:
     if missing := [one for one in NEEDED if not Path(one).exists()]:
         pytest.skip(f"not installed: {', '.join(missing)}; on Debian: apt-get install {PACKAGES}")
     target = tmp_path_factory.mktemp("java")
-    # Not the protoc of our development tools: code must be as old as the library it runs on.
-    built = _run(CLIENT / "debian.sh", target, timeout=600, PATH="/usr/bin:/bin")
+    # It must not take the protoc of our development tools: code must be as old as its library.
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    built = _run(CLIENT / "debian.sh", target, timeout=600, PATH=path)
     assert built.returncode == 0, built.stdout + built.stderr
     return Java(target)
 
@@ -144,6 +146,9 @@ def test_the_example_searches_ingests_and_resumes(
         assert "chelsea.png" in found.stdout.splitlines()[0]
     with SentinelClient(variables["SENTINEL_TEST_ADDRESS"]) as client:
         assert client.get_collection("java_photos").item_count == count
+    nowhere = example("ingest", tmp_path / "nowhere")
+    assert nowhere.returncode == 1
+    assert nowhere.stderr == f"cannot be read: {tmp_path / 'nowhere'}\n"
 
 
 @pytest.mark.skipif(shutil.which("dpkg") is None, reason="not Debian")

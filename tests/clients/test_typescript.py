@@ -79,6 +79,10 @@ def test_the_example_continues_where_it_ended(client: Path, variables: dict[str,
     assert "chelsea.png" in first.stdout.splitlines()[1]
     second = run(*command, cwd=client, environment=environment)
     assert second.stdout.startswith(f"0 stored, {count} stored before, 0 failed\n")
+    nowhere = run("node", command[1], photos / "nowhere", cwd=client, environment=environment)
+    assert nowhere.returncode == 1
+    assert nowhere.stderr.startswith("ENOENT: no such file or directory")
+    assert nowhere.stderr.count("\n") == 1
 
 
 def test_the_package_serves_a_project_of_its_own(

@@ -39,7 +39,7 @@ public final class PhotoFolder {
 
   private PhotoFolder() {}
 
-  public static void main(String[] arguments) throws IOException {
+  public static void main(String[] arguments) {
     if (arguments.length != 2 || !arguments[0].matches("ingest|search")) {
       System.err.println("usage: PhotoFolder ingest FOLDER | search TEXT | search PICTURE");
       System.exit(2);
@@ -52,6 +52,8 @@ public final class PhotoFolder {
               : search(client, arguments[1]);
     } catch (SentinelException error) {
       System.err.println(error.getMessage());
+    } catch (IOException error) {
+      System.err.println("cannot be read: " + error.getMessage());
     }
     System.exit(isGood ? 0 : 1);
   }

@@ -8,7 +8,7 @@
 
 import { readdir } from "node:fs/promises";
 import { extname, join } from "node:path";
-import { field, SentinelClient, SentinelError, type Item } from "sentinel-client";
+import { field, SentinelClient, type Item } from "sentinel-client";
 
 const COLLECTION = "typescript_photos";
 const IMAGES = new Set([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"]);
@@ -56,10 +56,8 @@ try {
 } catch (error) {
   if (stop.signal.aborted) {
     console.error("stopped; run it again to continue");
-  } else if (error instanceof SentinelError) {
-    console.error(error.message);
   } else {
-    throw error;
+    console.error((error as Error).message); // of the client, or of a folder that is not there
   }
   process.exitCode = 1;
 } finally {

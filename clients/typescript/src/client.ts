@@ -23,9 +23,11 @@ import {
 } from "./gen/typescript/sentinel/search/v1/item_service_pb.js";
 import {
   Consistency,
+  MatchLevel,
   SearchService,
   type Hit as HitMessage,
   type QuerySchema,
+  type SearchSummary,
 } from "./gen/typescript/sentinel/search/v1/search_service_pb.js";
 import { IngestJob, type IngestResult } from "./ingest.js";
 import {
@@ -68,6 +70,8 @@ export type SearchOptions = Query &
     consistency?: Exclude<keyof typeof Consistency, "UNSPECIFIED">;
     includeThumbnails?: boolean;
     includeVectors?: boolean;
+    /** Called after the last hit, with the times, and notices, such as that a text was cut. */
+    onSummary?: (summary: SearchSummary) => void;
   };
 
 /** A ranked item. */
@@ -77,6 +81,8 @@ export interface Hit {
   rank: number;
   /** The cosine, -1 to 1; higher is better. */
   score: number;
+  /** How good the match is, by itself; undefined where the gateway cannot tell. */
+  matchLevel: Exclude<keyof typeof MatchLevel, "UNSPECIFIED"> | undefined;
   fields: Fields;
   text: string | undefined;
   /** Where the gateway keeps the image. */
@@ -150,7 +156,10 @@ export class SentinelClient {
       for (const hit of message.chunk?.hits ?? []) {
         yield hitFromProto(hit);
       }
-      isComplete ||= message.summary !== undefined;
+      if (message.summary) {
+        isComplete = true;
+        options.onSummary?.(message.summary);
+      }
     }
     if (!isComplete) {
       throw truncated("the stream of hits ended before its summary; search again");
@@ -349,10 +358,12 @@ async function queryToProto(query: Query): Promise<MessageInitShape<typeof Query
 
 function hitFromProto(message: HitMessage): Hit {
   const { id, rank, score, fields, text, imageUri, thumbnail, vector } = message;
+  const matchLevel = MatchLevel[message.matchLevel] as keyof typeof MatchLevel | undefined;
   return {
     id,
     rank,
     score,
+    matchLevel: matchLevel === "UNSPECIFIED" ? undefined : matchLevel,
     fields: fieldsFromProto(fields),
     text: text || undefined,
     imageUri: imageUri || undefined,

@@ -7,6 +7,7 @@ export type { CallOptions } from "./connection.js";
 export { Code, SentinelError } from "./errors.js";
 export type { FieldViolation, Reason } from "./errors.js";
 export type { Collection } from "./gen/typescript/sentinel/search/v1/collection_service_pb.js";
+export type { SearchSummary } from "./gen/typescript/sentinel/search/v1/search_service_pb.js";
 export type { IngestResult } from "./ingest.js";
 export type { Image, Item, StoredItem } from "./items.js";
 export { allOf, anyOf, field, noneOf } from "./values.js";

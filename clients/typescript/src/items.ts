@@ -42,6 +42,8 @@ export interface StoredItem {
   fields: Fields;
   /** The hex SHA-256 of the content's bytes. */
   digest: string;
+  /** Whether the gateway has no copy of the image, and `imageUri` is the original file. */
+  byReference: boolean;
 }
 
 /** An item with its message, or with the error of an item that cannot be sent. */
@@ -107,7 +109,7 @@ export function vectorFromProto(message: VectorMessage | undefined): Float32Arra
 }
 
 export function storedItem(message: ItemMessage): StoredItem {
-  const { id, content, imageUri, thumbnail, vector, fields, digest } = message;
+  const { id, content, imageUri, thumbnail, vector, fields, digest, byReference } = message;
   return {
     id,
     text: content?.kind.case === "text" ? content.kind.value : undefined,
@@ -116,6 +118,7 @@ export function storedItem(message: ItemMessage): StoredItem {
     vector: vectorFromProto(vector),
     fields: fieldsFromProto(fields),
     digest,
+    byReference,
   };
 }
 

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
 import { InterceptingCall, type Interceptor } from "@grpc/grpc-js";
-import { allOf, Code, field, SentinelError } from "sentinel-client";
+import { allOf, Code, field, SentinelError, type SearchSummary } from "sentinel-client";
+import { Notice_Kind } from "sentinel-client/stubs/sentinel/search/v1/search_service_pb.js";
 
 import {
   CAT,
@@ -56,6 +57,27 @@ test("a filter keeps the items that match", async () => {
   const hits = await collect(client.search({ collection, text: "a cat", filter }));
   assert.ok(hits.length > 0);
   assert.ok(hits.every(({ id, fields }) => id !== "chelsea.png" && Number(fields.year) < 3));
+});
+
+test("a hit tells how good it is, and the summary what hits do not show", async () => {
+  const text = "a cup of coffee";
+  let level: string | undefined;
+  // The gateway finds the levels in the background.
+  for (const end = Date.now() + 180_000; level === undefined && Date.now() < end; ) {
+    const [hit] = await collect(client.search({ collection, text, limit: 1 }));
+    level = hit?.matchLevel;
+  }
+  assert.equal(level, "STRONG");
+  const summaries: SearchSummary[] = [];
+  const onSummary = (summary: SearchSummary) => summaries.push(summary);
+  const long = "a cup of coffee and ".repeat(200);
+  await collect(client.search({ collection, text: long, limit: 3, onSummary }));
+  assert.equal(summaries.length, 1);
+  assert.equal(summaries[0]?.hitCount, 3);
+  assert.deepEqual(
+    summaries[0].notices.map(({ kind }) => Notice_Kind[kind]),
+    ["TEXT_TRUNCATED"],
+  );
 });
 
 test("leaving the loop ends the search", { timeout: 60_000 }, async () => {

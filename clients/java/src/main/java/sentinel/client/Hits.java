@@ -79,7 +79,7 @@ public final class Hits implements Iterable<Hit>, Iterator<Hit>, AutoCloseable {
     return this;
   }
 
-  /** The number of hits and the time of each stage; empty until the last hit was read. */
+  /** The number of hits, the time of each stage, and notices; empty until the last hit was read. */
   public Optional<SearchSummary> summary() {
     return Optional.ofNullable(summary);
   }

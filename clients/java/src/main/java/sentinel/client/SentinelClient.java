@@ -15,6 +15,7 @@ import sentinel.search.v1.Collection;
 import sentinel.search.v1.CollectionServiceGrpc;
 import sentinel.search.v1.CreateCollectionRequest;
 import sentinel.search.v1.FieldSchema;
+import sentinel.search.v1.Filter;
 import sentinel.search.v1.GetCollectionRequest;
 import sentinel.search.v1.GetItemsRequest;
 import sentinel.search.v1.Item;
@@ -85,14 +86,30 @@ public final class SentinelClient implements AutoCloseable {
    * @param limit most hits, 1 to 10,000
    */
   public Hits search(String collection, Content content, int limit) {
-    SearchParams.Builder params =
-        SearchParams.newBuilder()
-            .setCollection(collection)
-            .setQuery(Query.newBuilder().setContent(content));
+    return search(params(collection, content), limit);
+  }
+
+  /**
+   * Searches the items that a filter selects.
+   *
+   * @param filter one of {@link Filters}
+   * @param limit most hits, 1 to 10,000
+   */
+  public Hits search(String collection, Content content, Filter filter, int limit) {
+    return search(params(collection, content).setFilter(filter), limit);
+  }
+
+  private Hits search(SearchParams.Builder params, int limit) {
     return search(SearchRequest.newBuilder().setParams(params).setLimit(limit).build());
   }
 
-  /** Searches with filters, other queries, and all else that a request can say. */
+  private static SearchParams.Builder params(String collection, Content content) {
+    return SearchParams.newBuilder()
+        .setCollection(collection)
+        .setQuery(Query.newBuilder().setContent(content));
+  }
+
+  /** Searches with other queries, and all else that a request can say. */
   public Hits search(SearchRequest request) {
     return new Hits(() -> SearchServiceGrpc.newBlockingStub(channel).search(request));
   }

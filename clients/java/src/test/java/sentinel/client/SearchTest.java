@@ -6,22 +6,27 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.IOException;
+import java.time.Duration;
 import java.time.Instant;
+import java.time.temporal.ChronoUnit;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
-import sentinel.search.v1.Comparison;
 import sentinel.search.v1.FieldSchema;
 import sentinel.search.v1.FieldValue;
 import sentinel.search.v1.Filter;
 import sentinel.search.v1.Hit;
 import sentinel.search.v1.Item;
 import sentinel.search.v1.ItemResult;
+import sentinel.search.v1.MatchLevel;
+import sentinel.search.v1.Notice;
 import sentinel.search.v1.Query;
 import sentinel.search.v1.SearchParams;
 import sentinel.search.v1.SearchRequest;
+import sentinel.search.v1.SearchSummary;
 
 class SearchTest {
   private static final SentinelClient CLIENT = SentinelClient.connect(Live.ADDRESS);
@@ -68,55 +73,109 @@ class SearchTest {
 
   @Test
   void searchesWithAllThatARequestCanSay() {
-    Comparison isNot =
-        Comparison.newBuilder()
-            .setField("file")
-            .setOperator(Comparison.Operator.OPERATOR_NOT_EQUAL)
-            .addValues(Fields.of("chelsea.png"))
-            .build();
     SearchParams.Builder params =
         SearchParams.newBuilder()
             .setCollection(collection)
-            .setQuery(Query.newBuilder().setContent(Contents.text("a cat")))
-            .setFilter(Filter.newBuilder().setComparison(isNot));
+            .setQuery(Query.newBuilder().setContent(Contents.text("a cat ".repeat(200))))
+            .setFilter(Filters.notEqual("file", Fields.of("chelsea.png")));
     try (Hits hits = CLIENT.search(SearchRequest.newBuilder().setParams(params).build())) {
       hits.forEach((Hit hit) -> assertFalse(hit.getId().equals("chelsea.png")));
-      assertTrue(hits.summary().orElseThrow().getHitCount() > 0);
+      SearchSummary summary = hits.summary().orElseThrow();
+      assertTrue(summary.getHitCount() > 0);
+      assertEquals(Notice.Kind.KIND_TEXT_TRUNCATED, summary.getNotices(0).getKind());
     }
   }
 
   @Test
-  void timesAndPlacesComeBackAndSelect() {
-    FieldSchema at =
-        FieldSchema.newBuilder().setName("at").setType(FieldSchema.Type.TYPE_TIMESTAMP).build();
-    FieldSchema place =
-        FieldSchema.newBuilder().setName("place").setType(FieldSchema.Type.TYPE_GEO).build();
-    String name = collection + "_fields";
-    CLIENT.getOrCreateCollection(name, at, place);
-    FieldValue noon = Fields.of(Instant.parse("2021-07-03T12:00:00.123456Z"));
-    FieldValue munich = Fields.place(48.14, 11.58);
-    Item item =
-        Live.note(1).toBuilder()
-            .clearFields()
-            .putFields("at", noon)
-            .putFields("place", munich)
-            .build();
-    CLIENT.upsert(name, List.of(item));
-    Comparison notBefore =
-        Comparison.newBuilder()
-            .setField("at")
-            .setOperator(Comparison.Operator.OPERATOR_GREATER_OR_EQUAL)
-            .addValues(noon)
-            .build();
-    SearchParams.Builder params =
-        SearchParams.newBuilder()
-            .setCollection(name)
-            .setQuery(Query.newBuilder().setContent(Contents.text("a note")))
-            .setFilter(Filter.newBuilder().setComparison(notBefore));
-    try (Hits hits = CLIENT.search(SearchRequest.newBuilder().setParams(params).build())) {
-      Hit hit = hits.next();
-      assertEquals(noon, hit.getFieldsOrThrow("at"));
-      assertEquals(munich, hit.getFieldsOrThrow("place"));
+  void aHitTellsHowGoodItIs() {
+    MatchLevel level = MatchLevel.MATCH_LEVEL_UNSPECIFIED;
+    long end = System.nanoTime() + Duration.ofMinutes(3).toNanos();
+    // The gateway finds the levels in the background.
+    while (level == MatchLevel.MATCH_LEVEL_UNSPECIFIED && System.nanoTime() < end) {
+      try (Hits hits = CLIENT.search(collection, Contents.text("a cup of coffee"), 1)) {
+        level = hits.next().getMatchLevel();
+      }
+    }
+    assertEquals(MatchLevel.MATCH_LEVEL_STRONG, level);
+  }
+
+  /** Creates a collection with one item, which has a field of each of some types. */
+  private static String typed(String name, Map<String, FieldValue> values) {
+    FieldSchema[] fields =
+        values.keySet().stream()
+            .map(type -> FieldSchema.newBuilder().setName(type).setTypeValue(typeOf(type)).build())
+            .toArray(FieldSchema[]::new);
+    String typed = CLIENT.getOrCreateCollection(collection + name, fields).getName();
+    Item item = Live.note(1).toBuilder().putAllFields(values).build();
+    ItemResult result = CLIENT.upsert(typed, List.of(item)).get(0);
+    assertEquals("", result.getError().getMessage());
+    return typed;
+  }
+
+  private static int typeOf(String name) {
+    return FieldSchema.Type.valueOf("TYPE_" + name).getNumber();
+  }
+
+  private static final Instant NOON = Instant.parse("2021-07-03T12:00:00.123456Z");
+  private static final Map<String, FieldValue> VALUES =
+      Map.of(
+          "STRING", Fields.of("/photos/2021/a.jpg"),
+          "INT64", Fields.of(1L << 60),
+          "DOUBLE", Fields.of(0.5),
+          "BOOL", Fields.of(false),
+          "STRING_LIST", Fields.of(List.of("a", "")),
+          "TIMESTAMP", Fields.of(NOON),
+          "GEO", Fields.place(48.14, 11.58));
+
+  @Test
+  void valuesOfAllTypesComeBackAsTheyWereStored() {
+    String typed = typed("_types", VALUES);
+    try (Hits hits = CLIENT.search(typed, Contents.text("a note"), 1)) {
+      assertEquals(VALUES, hits.next().getFieldsMap());
+    }
+  }
+
+  @Test
+  void filtersCompareTimesPlacesAndPartsOfTexts() {
+    String typed = typed("_filters", VALUES);
+    FieldValue noon = Fields.of(NOON);
+    FieldValue later = Fields.of(NOON.plus(1, ChronoUnit.MICROS));
+    List<Filter> matching =
+        List.of(
+            Filters.equal("BOOL", Fields.of(false)),
+            Filters.notEqual("STRING", Fields.of("b")),
+            Filters.less("TIMESTAMP", later),
+            Filters.atMost("TIMESTAMP", noon),
+            Filters.greater("DOUBLE", Fields.of(0.4)),
+            Filters.atLeast("TIMESTAMP", noon),
+            Filters.in("INT64", Fields.of(3), Fields.of(1L << 60)),
+            Filters.notIn("INT64", Fields.of(3), Fields.of(4)),
+            Filters.startsWith("STRING", "/photos"),
+            Filters.contains("STRING", "2021"),
+            Filters.contains("STRING_LIST", "a"),
+            Filters.exists("GEO"),
+            Filters.near("GEO", 48.14, 11.58, 1000),
+            Filters.within("GEO", 48, 11, 49, 12),
+            Filters.anyOf(Filters.exists("GEO"), Filters.equal("BOOL", Fields.of(true))));
+    for (Filter one : matching) {
+      assertTrue(isFound(typed, one), one::toString);
+      assertFalse(isFound(typed, Filters.noneOf(one)), one::toString);
+    }
+    List<Filter> others =
+        List.of(
+            Filters.atLeast("TIMESTAMP", later),
+            Filters.contains("STRING", "2022"),
+            Filters.near("GEO", 48, 11.58, 1000),
+            Filters.within("GEO", 40, 11, 41, 12),
+            Filters.allOf(Filters.exists("GEO"), Filters.less("TIMESTAMP", noon)));
+    for (Filter one : others) {
+      assertFalse(isFound(typed, one), one::toString);
+    }
+  }
+
+  private static boolean isFound(String collection, Filter filter) {
+    try (Hits hits = CLIENT.search(collection, Contents.text("a note"), filter, 1)) {
+      return hits.hasNext();
     }
   }
 
