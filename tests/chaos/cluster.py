@@ -127,16 +127,18 @@ class MilvusNode:
         """Wait until it can be read, without our code; return whether it came to that.
 
         After SIGKILL, 2.3.5 does not always serve again. Then it is started once more, with its
-        data. A server that was not started again gets no such help: what hangs there may be our
+        data. One that hangs though it was not started again gets no such help: that may be our
         doing.
         """
         for left in reversed(range(_MILVUS_STARTS)):
             if await self._wait_until_it_answers():
                 self._restarted = False
                 return True
-            if not self._restarted:
+            if self._restarted:
+                self._note_failed_restart()
+            elif self.alive:
                 return False
-            self._note_failed_restart()
+            # Else it ended itself: it does when etcd has not heard of it for 5 s.
             if left:
                 await self.kill()
                 await self.restart()
@@ -145,12 +147,8 @@ class MilvusNode:
     async def _wait_until_it_answers(self) -> bool:
         end = time.monotonic() + _MILVUS_START_S
         while not await self.answers():
-            if time.monotonic() > end:
+            if not self.alive or time.monotonic() > end:
                 return False
-            if not self.alive:
-                if self._restarted:
-                    return False
-                await self.restart()  # it ends itself when etcd has not heard of it for 5 s
             await asyncio.sleep(0.1)
         return True
 

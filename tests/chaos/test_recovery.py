@@ -20,17 +20,17 @@ class Milvus(cluster.MilvusNode):
 
     def __init__(self, serves_from: int) -> None:
         super().__init__(Path())
-        self.serves_from, self.starts = serves_from, 0
+        self.serves_from, self.starts, self.ended = serves_from, 0, False
 
     @property
     def alive(self) -> bool:
-        return True
+        return not self.ended
 
     async def kill(self) -> None:
         pass
 
     async def restart(self) -> None:
-        self.starts, self._restarted = self.starts + 1, True
+        self.starts, self._restarted, self.ended = self.starts + 1, True, False
 
     async def answers(self) -> bool:
         self.trouble = "" if self.starts >= self.serves_from else "it hangs"
@@ -90,6 +90,14 @@ async def test_a_milvus_that_nobody_killed_is_not_started_again(tmp_path: Path) 
     milvus.serves_from = 2  # it hangs, perhaps by our doing
     wrong, chaos = await recover(tmp_path, milvus)
     assert wrong == ["Milvus itself did not come back: it hangs"]
+    assert (milvus.starts, chaos.report.failed_restarts) == (1, 0)
+
+
+async def test_a_milvus_that_ended_itself_has_as_much_time_as_any_other(tmp_path: Path) -> None:
+    milvus = Milvus(serves_from=1)
+    milvus.ended = True
+    wrong, chaos = await recover(tmp_path, milvus)
+    assert not wrong
     assert (milvus.starts, chaos.report.failed_restarts) == (1, 0)
 
 
