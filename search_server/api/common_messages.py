@@ -136,6 +136,8 @@ def _area_from(message: filter_pb2.GeoComparison) -> GeoBounds | GeoCircle:
                 )
             return GeoBounds(area.south, area.west, area.north, area.east)
         case "circle":
+            if not message.circle.HasField("center"):
+                raise _bad_filter(f"a circle around {message.field!r} needs a center")
             center = _point_from(message.circle.center)
             radius = message.circle.radius_meters
             if not center.is_on_earth:

@@ -80,6 +80,11 @@ def near(latitude: float, longitude: float, meters: float) -> Message:
     return searching(filter=filters.Filter(geo=filters.GeoComparison(field="place", circle=circle)))
 
 
+def around_nothing() -> Message:
+    circle = filters.GeoCircle(radius_meters=1)
+    return searching(filter=filters.Filter(geo=filters.GeoComparison(field="place", circle=circle)))
+
+
 def cropped(left: float, top: float, right: float, bottom: float) -> Message:
     box = BoundingBox(left=left, top=top, right=right, bottom=bottom)
     return embedding.EmbedRequest(contents=[Content(image=Image(data=PHOTO, crop=box))])
@@ -163,7 +168,7 @@ OUTSIDE = [
     *(within(-90.1, 0, 0, 0), within(0, -180.1, 0, 0), within(0, 0, 90.1, 0)),
     *(within(0, 0, 0, 180.1), within(math.nan, 0, 1, 1)),
     *(near(90.1, 0, 1), near(0, -180.1, 1), near(math.nan, 0, 1)),
-    *(near(0, 0, 0), near(0, 0, 20_100_001), near(0, 0, math.nan)),
+    *(near(0, 0, 0), near(0, 0, 20_100_001), near(0, 0, math.nan), around_nothing()),
     *(cropped(-0.1, 0, 1, 1), cropped(0, 1.1, 1, 1), cropped(0, 0, 0, 1), cropped(0, 0, 1, 0)),
     *(cropped(0.5, 0, 0.4, 1), cropped(math.nan, 0, 1, 1), cropped(0, 0, 1.1, 1)),
     nearest(0),

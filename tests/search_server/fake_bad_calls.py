@@ -362,6 +362,7 @@ def created_as(**fields: Any) -> Call:
 
 
 COMPARISON = filter_pb2.Comparison(field="year", operator="OPERATOR_EQUAL")
+NO_CENTER = filter_pb2.GeoComparison(field="place", circle=filter_pb2.GeoCircle(radius_meters=5))
 NO_OPERATOR = filter_pb2.Comparison(field="year", values=[filter_pb2.FieldValue(int_value=1)])
 TEXT = content_pb2.Content(text="x")
 RAW: dict[str, tuple[str, Call]] = {
@@ -405,6 +406,7 @@ RAW: dict[str, tuple[str, Call]] = {
     "empty filter": ("FILTER_INVALID", paged(filter=filter_pb2.Filter())),
     "empty group": ("FILTER_INVALID", paged(filter=filter_pb2.Filter(all_of=filter_pb2.Filters()))),
     "no operator": ("FILTER_INVALID", paged(filter=filter_pb2.Filter(comparison=NO_OPERATOR))),
+    "no center": ("FILTER_INVALID", paged(filter=filter_pb2.Filter(geo=NO_CENTER))),
     "no value": ("FILTER_INVALID", paged(filter=filter_pb2.Filter(comparison=COMPARISON))),
     "consistency": ("PARAMETER_OUT_OF_RANGE", paged(consistency=9)),
     "page token of collections": (

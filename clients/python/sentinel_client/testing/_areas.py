@@ -28,6 +28,8 @@ def what_is_wrong(area: filter_pb2.GeoComparison) -> str:
             good = corners and bounds.south <= bounds.north
             return "" if good else f"bounds of {area.field!r} are south <= north, in degrees"
         case "circle":
+            if not area.circle.HasField("center"):
+                return f"a circle around {area.field!r} needs a center"
             center = area.circle.center
             if not is_on_earth(center.latitude, center.longitude):
                 return f"the center of a circle around {area.field!r} is not on Earth"
