@@ -163,7 +163,6 @@ def test_equal_searches_are_one_embed_call_and_one_milvus_search(
     assert counts() == (embeds + 1, searches + 3)
     # So do items that look for others like them, though each leaves itself out.
     ids = [hit.id for hit in gateway.hits(album, text("a cat"), limit=8)]
-    run = uuid.uuid4().hex[:8]  # texts that nobody has asked for, also when the test runs again
     embeds, searches = counts()
     results = batch(gateway, *(asked(album, Query(item_id=item_id), 5) for item_id in ids))
     assert counts() == (embeds, searches + 1)
