@@ -1,7 +1,7 @@
 /** Values of fields, and filters on them. */
 
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 
 import {
   Comparison_Operator as Operator,
@@ -26,7 +26,7 @@ export type Scalar = string | number | bigint | boolean | Date;
 /**
  * The value of a field. A whole number is an INT64, which DOUBLE fields accept, too. In answers,
  * an INT64 beyond 2^53 is a bigint. A TIMESTAMP is a Date, which has milliseconds; the gateway
- * keeps microseconds.
+ * keeps microseconds, which answers leave out.
  */
 export type FieldValue = Scalar | readonly string[] | GeoPoint;
 export type Fields = Readonly<Record<string, FieldValue>>;
@@ -70,7 +70,9 @@ export function fieldsFromProto(fields: Record<string, FieldValueMessage>): Fiel
     } else if (kind.case === "listValue") {
       found[name] = kind.value.values;
     } else if (kind.case === "timestampValue") {
-      found[name] = timestampDate(kind.value);
+      // Cut off, not rounded: or an item is not `atLeast` its own time.
+      const { seconds, nanos } = kind.value;
+      found[name] = new Date(Number(seconds) * 1000 + Math.floor(nanos / 1e6));
     } else if (kind.case === "geoValue") {
       const { latitude, longitude } = kind.value;
       found[name] = { latitude, longitude };
@@ -106,7 +108,7 @@ export function field(name: string) {
     isNoneOf: compare(Operator.NOT_IN),
     startsWith: one(Operator.PREFIX),
     exists: () => compare(Operator.EXISTS)(),
-    /** A string with this text in it, or a list of strings that has this one. */
+    /** A string with this text in it, or a list of strings that has this one; case matters. */
     contains: one(Operator.CONTAINS),
     /** A place between two latitudes and two longitudes. East < west crosses the 180th meridian. */
     within: (south: number, west: number, north: number, east: number): Filter =>

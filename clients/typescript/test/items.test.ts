@@ -1,12 +1,25 @@
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
-import { create, toBinary } from "@bufbuild/protobuf";
-import { anyPack } from "@bufbuild/protobuf/wkt";
+import { create, toBinary, toJsonString } from "@bufbuild/protobuf";
+import { anyPack, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { InterceptingCall, Metadata, type Interceptor } from "@grpc/grpc-js";
-import { allOf, Code, field, SentinelError, type Filter, type Item } from "sentinel-client";
+import {
+  allOf,
+  anyOf,
+  Code,
+  field,
+  noneOf,
+  SentinelError,
+  type Filter,
+  type Item,
+} from "sentinel-client";
 import { ErrorInfoSchema } from "sentinel-client/stubs/google/rpc/error_details_pb.js";
 import { StatusSchema } from "sentinel-client/stubs/google/rpc/status_pb.js";
-import type { IngestItemsResponse } from "sentinel-client/stubs/sentinel/search/v1/item_service_pb.js";
+import { FilterSchema } from "sentinel-client/stubs/sentinel/search/v1/filter_pb.js";
+import {
+  ItemService,
+  type IngestItemsResponse,
+} from "sentinel-client/stubs/sentinel/search/v1/item_service_pb.js";
 
 import { collect, newClient, newCollection, photos, proxy, silentServer, texts } from "./live.js";
 
@@ -57,46 +70,88 @@ test("a failed item has a code and a message", async () => {
   assert.equal(result.error.reason, "TEXT_EMPTY");
 });
 
+const TYPES = ["STRING", "INT64", "DOUBLE", "BOOL", "STRING_LIST", "TIMESTAMP", "GEO"] as const;
+const MUNICH = { latitude: 48.14, longitude: 11.58 };
+const NOON = new Date("2021-07-03T12:00:00.123Z");
+const VALUES = {
+  STRING: "/photos/é/2021/a.jpg",
+  INT64: 2n ** 60n,
+  DOUBLE: 0.5,
+  BOOL: false,
+  STRING_LIST: ["a", ""],
+  TIMESTAMP: NOON,
+  GEO: MUNICH,
+};
+
+/** Create a collection with one item, which has a field of each type. */
+async function typedCollection(name: string): Promise<string> {
+  const typed = `${collection}_${name}`;
+  await client.createCollection(typed, Object.fromEntries(TYPES.map((type) => [type, { type }])));
+  const item = { id: "1", text: "a cat", fields: VALUES };
+  const [result] = await client.upsert([item], { collection: typed });
+  assert.equal(result?.error, undefined);
+  return typed;
+}
+
 test("values of all types come back as they were stored", async () => {
-  const name = `${collection}_types`;
-  const types = ["STRING", "INT64", "DOUBLE", "BOOL", "STRING_LIST", "TIMESTAMP", "GEO"] as const;
-  await client.createCollection(name, Object.fromEntries(types.map((type) => [type, { type }])));
-  const fields = {
-    STRING: "é",
-    INT64: 2n ** 60n,
-    DOUBLE: 0.5,
-    BOOL: false,
-    STRING_LIST: ["a", ""],
-    TIMESTAMP: new Date("2021-07-03T12:00:00.123Z"),
-    GEO: { latitude: 48.1, longitude: -11.6 },
-  };
-  await client.upsert([{ id: "1", text: "a cat", fields }], { collection: name });
-  const { items, missingIds } = await client.getItems(["1", "2"], { collection: name });
-  assert.deepEqual(items[0]?.fields, fields);
+  const typed = await typedCollection("types");
+  const { items, missingIds } = await client.getItems(["1", "2"], { collection: typed });
+  assert.deepEqual(items[0]?.fields, VALUES);
   assert.equal(items[0].text, "a cat");
   assert.deepEqual(missingIds, ["2"]);
 });
 
-test("filters compare times, places and parts of texts", async () => {
-  const name = `${collection}_filters`;
-  await client.createCollection(name, {
-    at: { type: "TIMESTAMP" },
-    place: { type: "GEO" },
-    path: { type: "STRING" },
-  });
-  const noon = new Date("2021-07-03T12:00:00Z");
-  const munich = { latitude: 48.14, longitude: 11.58 };
-  const fields = { at: noon, place: munich, path: "/photos/2021/a.jpg" };
-  await client.upsert([{ id: "1", text: "a cat", fields }], { collection: name });
+test("a time comes back without its microseconds", async () => {
+  const typed = await typedCollection("micros");
+  const nanos = NOON.getMilliseconds() * 1e6 + 999_000;
+  const value = { ...timestampFromDate(NOON), nanos };
+  const fields = { TIMESTAMP: { kind: { case: "timestampValue" as const, value } } };
+  const content = { kind: { case: "text" as const, value: "a cat" } };
+  const request = { collection: typed, items: [{ id: "1", content, fields }] };
+  await client.call(ItemService.method.upsertItems, request);
+  const { items } = await client.getItems(["1"], { collection: typed });
+  assert.deepEqual(items[0]?.fields, { TIMESTAMP: NOON });
+});
+
+test("filters compare values of all types, times, places and parts of texts", async () => {
+  const typed = await typedCollection("filters");
   const found = async (filter: Filter) =>
-    (await collect(client.search({ collection: name, text: "a cat", filter }))).length;
-  const [at, place, path] = [field("at"), field("place"), field("path")];
-  const all = allOf(at.atLeast(noon), place.near(munich, 1000), path.contains("2021"));
-  assert.equal(await found(all), 1);
-  assert.equal(await found(at.greaterThan(noon)), 0);
-  assert.equal(await found(place.within(48, 11, 49, 12)), 1);
-  assert.equal(await found(place.within(40, 11, 41, 12)), 0);
-  assert.equal(await found(path.contains("2022")), 0);
+    (await collect(client.search({ collection: typed, text: "a cat", filter }))).length;
+  const told = (filter: Filter) => toJsonString(FilterSchema, filter);
+  const later = new Date(NOON.getTime() + 1);
+  const [at, place, string] = [field("TIMESTAMP"), field("GEO"), field("STRING")];
+  const matching = [
+    field("BOOL").equals(false),
+    string.differsFrom("b"),
+    at.lessThan(later),
+    at.atMost(NOON),
+    field("DOUBLE").greaterThan(0.4),
+    field("DOUBLE").greaterThan(-0),
+    at.atLeast(NOON),
+    field("INT64").isOneOf(3, 2n ** 60n),
+    field("INT64").isNoneOf(3, 2n ** 60n + 1n),
+    string.startsWith("/photos"),
+    string.contains("2021"),
+    field("STRING_LIST").contains("a"),
+    place.exists(),
+    place.near(MUNICH, 1000),
+    place.within(48, 11, 49, 12),
+    place.within(48, 170, 49, 12), // across the 180th meridian
+    anyOf(place.exists(), field("BOOL").equals(true)),
+  ];
+  for (const filter of matching) {
+    assert.deepEqual([await found(filter), await found(noneOf(filter))], [1, 0], told(filter));
+  }
+  const others = [
+    at.greaterThan(NOON),
+    string.contains("2022"),
+    place.near({ latitude: 48, longitude: 11.58 }, 1000),
+    place.within(40, 11, 41, 12),
+    allOf(place.exists(), at.lessThan(NOON)),
+  ];
+  for (const filter of others) {
+    assert.equal(await found(filter), 0, told(filter));
+  }
 });
 
 test("items that need more than one answer are read, and skipped if stored", async () => {
