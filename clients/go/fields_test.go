@@ -50,10 +50,12 @@ func typedCollection(t *testing.T, client *sentinel.Client, name string) string 
 func TestValuesOfAllTypesComeBackAsTheyWereStored(t *testing.T) {
 	client := plain(t)
 	asked := request(typedCollection(t, client, "types"), sentinel.Text("a cat"))
+	found := 0
 	for hit, err := range client.Search(t.Context(), asked) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		found++
 		for name, stored := range typed().Fields {
 			if !proto.Equal(hit.Fields[name], stored) {
 				t.Errorf("%s: %v is not %v", name, hit.Fields[name], stored)
@@ -62,6 +64,9 @@ func TestValuesOfAllTypesComeBackAsTheyWereStored(t *testing.T) {
 		if at := hit.Fields["TIMESTAMP"].GetTimestampValue().AsTime(); !at.Equal(noon) {
 			t.Error(at)
 		}
+	}
+	if found != 1 {
+		t.Error(found)
 	}
 }
 

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { InterceptingCall, type Interceptor } from "@grpc/grpc-js";
 import { allOf, Code, field, SentinelError, type SearchSummary } from "sentinel-client";
 import { Notice_Kind } from "sentinel-client/stubs/sentinel/search/v1/search_service_pb.js";
@@ -64,6 +65,7 @@ test("a hit tells how good it is, and the summary what hits do not show", async 
   let level: string | undefined;
   // The gateway finds the levels in the background.
   for (const end = Date.now() + 180_000; level === undefined && Date.now() < end; ) {
+    await sleep(20);
     const [hit] = await collect(client.search({ collection, text, limit: 1 }));
     level = hit?.matchLevel;
   }
