@@ -92,6 +92,7 @@ func HasPrefix(field, text string) *searchv1.Filter {
 }
 
 // Contains selects the items whose string has a text in it, or whose list of strings has this one.
+// Upper and lower case differ.
 func Contains(field, text string) *searchv1.Filter {
 	return compare(field, searchv1.Comparison_OPERATOR_CONTAINS, text)
 }

@@ -62,7 +62,7 @@ public final class Filters {
     return compare(field, Operator.OPERATOR_PREFIX, Fields.of(text));
   }
 
-  /** The string has a text in it, or the list of strings has this one. */
+  /** The string has a text in it, or the list of strings has this one; case matters. */
   public static Filter contains(String field, String text) {
     return compare(field, Operator.OPERATOR_CONTAINS, Fields.of(text));
   }
