@@ -73,6 +73,10 @@ _FULL_CODES = {
     7,  # the disk limit
 }
 
+# What servers say when they load a collection between its creation and that of its index: 2.3, and
+# later ones.
+_NO_INDEX_YET = re.compile(r"there is no vector index on collection|^index not found\[")
+
 # What Milvus 2.3 says about LIKE with a pattern that is not a prefix.
 _PREFIXES_ONLY = "only prefix pattern match"
 _DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
@@ -174,6 +178,11 @@ def _why_unavailable(error: Exception) -> str:
         return "Milvus refuses the gateway's user name, password or rights; check milvus_token"
     if _is_full(error):
         return "Milvus is full: give it disk or memory, or raise its quota, then retry"
+    if isinstance(error, MilvusException) and _NO_INDEX_YET.search(str(error.message)):
+        return (
+            "another call is creating the collection; retry, and if it stays so, that call was "
+            "interrupted: delete the collection and create it again"
+        )
     return ""
 
 

@@ -101,6 +101,8 @@ def test_the_last_error_of_a_call_whose_time_is_over_is_no_fault() -> None:
         (65535, "failed to search: no available shard leaders[collection=1]"),
         (65535, "rpc error: code = Unavailable desc = transport is closing"),
         (65535, "nodes not enough"),
+        (65535, "there is no vector index on collection: a, please create index firstly"),
+        (700, "index not found[collection=a]"),
         (65535, "proxy TaskCondition context Done"),
         (65535, "empty grpc client: find no available rootcoord, check rootcoord state"),
     ],
