@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import click
+
 from bulk_indexer.bulk_run import FAILURES_FILE, BulkRun, Summary
 from bulk_indexer.cluster import Cluster
 from bulk_indexer.delivery import Delivered
@@ -50,8 +52,11 @@ def run(settings: BulkSettings, *, as_json: bool, quiet: bool) -> int:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     seconds = time.monotonic() - start
+    failures = list(_failure_lines(settings, summary))
+    if quiet and failures and not as_json:  # the reason of the exit code
+        click.echo("\n".join(failures), err=True)
     tell(
-        "\n".join(_lines(settings, summary, delivered, seconds)),
+        "\n".join([*_lines(settings, summary, delivered, seconds), *failures]),
         _facts(settings, summary, delivered, seconds),
         as_json=as_json,
         quiet=quiet,
@@ -108,8 +113,13 @@ def _lines(
             f"delivered now: {delivered.stored:,} stored, {delivered.unchanged:,} unchanged, "
             f"in {duration(seconds)}"
         )
-    if failed:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary.failures.items())
+
+
+def _failure_lines(settings: BulkSettings, summary: Summary) -> Iterator[str]:
+    """Yield what is not indexed, and what to do then."""
+    if summary.failures:
+        failed = summary.failures.items()
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in failed)
         yield f"failed: {reasons}; {settings.run}/{FAILURES_FILE} lists them, as a manifest"
     if summary.unfinished:
         yield f"{summary.unfinished:,} shards are not finished; run the same command again"

@@ -122,8 +122,6 @@ def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         ("grpc.enable_retries", 0),
         # Every channel has its own connection: closing one and opening another starts anew.
         ("grpc.use_local_subchannel_pool", 1),
-        # End what is idle before the worker does, which gRPC would note in our log as an error.
-        ("grpc.client_idle_timeout_ms", 120_000),
         # Reconnect soon after a worker restart; the default backs off to two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),

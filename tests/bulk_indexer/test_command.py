@@ -160,9 +160,12 @@ def test_a_terminal_sees_how_far_it_is(
     assert levels == ["warning", "info"]
 
 
-def test_a_pipe_gets_the_log_and_quiet_nothing(album: Path, levels: list[str]) -> None:
+def test_a_pipe_gets_the_log_and_quiet_what_failed(album: Path, levels: list[str]) -> None:
     quiet = run(album, "--quiet")
-    assert (quiet.exit_code, quiet.output) == (1, "")
+    assert (quiet.exit_code, quiet.stdout) == (1, "")
+    listed = album.parent / "run" / "failures.jsonl"
+    assert f"{listed} lists them" in quiet.stderr
+    assert len(quiet.stderr.splitlines()) == 1
     plain = run(album)
     assert "2 shards" in plain.stdout
     assert plain.stderr == ""

@@ -5,14 +5,15 @@ Where the server ends one, gRPC writes a note on the standard error of the clien
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 
-import grpc
 import psutil
 import pytest
 
-from search_server.embedders import connection as worker_connection
 from sentinel_client import AsyncSentinelClient, NotFound, SentinelClient, _connection
 from sentinel_core import errors as core
 from sentinel_core import server
@@ -53,15 +54,45 @@ async def test_an_idle_connection_ends_and_the_next_call_makes_another(
 ) -> None:
     monkeypatch.setattr(_connection, "_IDLE_MS", 200)
     async with AsyncSentinelClient(gateway.address) as client:
+        for _ in range(3):  # a channel of gRPC does it only once
+            assert await client.list_collections() == []
+            await eventually(lambda: connections(gateway) == 0)
+
+
+async def test_calls_at_once_after_a_rest_share_one_new_connection(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_connection, "_IDLE_MS", 1000)
+    opened: list[str] = []
+    once = _connection._open
+    monkeypatch.setattr(
+        _connection, "_open", lambda where, *more: (opened.append(where), once(where, *more))[1]
+    )
+    async with AsyncSentinelClient(gateway.address) as client:
         await client.list_collections()
-        channel = client._connection._channel
-        assert channel is not None
-        await eventually(lambda: channel.get_state() is grpc.ChannelConnectivity.IDLE)
         await eventually(lambda: connections(gateway) == 0)
-        assert await client.list_collections() == []
+        await asyncio.gather(*(client.list_collections() for _ in range(8)))
+    assert len(opened) == 2
 
 
-def test_clients_and_gateways_end_idle_connections_first() -> None:
-    ours = dict(worker_connection._options(1024))["grpc.client_idle_timeout_ms"]
-    for idle_ms in (_connection._IDLE_MS, int(ours)):
-        assert 2 * idle_ms < server._IDLE_MS, "gRPC takes up to twice the time of a client"
+def test_clients_end_idle_connections_before_servers_do() -> None:
+    idle_ms = _connection._IDLE_MS
+    assert 2 * idle_ms < server._IDLE_MS, "gRPC takes up to twice the time of a client"
+
+
+def test_a_gateway_leaves_notes_of_grpc_out_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    program = """if True:
+        import os, sys
+        from search_server import __main__
+        assert "grpc" not in sys.modules, "it would have read the variable"
+        sys.argv[1:] = ["--no-such-flag"]
+        try:
+            __main__.main()
+        except SystemExit:
+            print(os.environ["GRPC_VERBOSITY"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "ERROR\n"

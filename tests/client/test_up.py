@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from sentinel_client import SentinelClient
 from sentinel_client.cli import _library, main
-from sentinel_client.cli._library import ModelChoice, Wanted
+from sentinel_client.cli._library import ModelChoice, Wanted, read_noted_milvus_uri
 from sentinel_client.cli._server_log import MAX_LOG_BYTES
 from tests.waiting import until
 
@@ -355,7 +355,7 @@ def test_a_server_that_cannot_start_is_shown_with_its_last_words(
     assert "add_port" not in complaint
 
 
-def test_it_says_what_it_waits_for(start: Start) -> None:
+def test_it_says_what_it_waits_for_and_notes_which_milvus(start: Start, tmp_path: Path) -> None:
     process = start("--milvus-uri", "http://127.0.0.1:1", search_server="waits")
     assert process.stderr is not None
     expected = (
@@ -366,6 +366,7 @@ def test_it_says_what_it_waits_for(start: Start) -> None:
             break
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
+    assert read_noted_milvus_uri(tmp_path / "sentinel-data") == "http://127.0.0.1:1"
 
 
 def test_a_log_stays_small_and_its_end_is_kept(start: Start, tmp_path: Path) -> None:

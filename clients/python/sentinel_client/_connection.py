@@ -52,6 +52,7 @@ class Connection:
         if self._tls is not None:
             self._tls.credentials()  # to tell at once that a file cannot be read
         self._channel: grpc.aio.Channel | None = None
+        self._called_at = time.monotonic()
         self._loop: asyncio.AbstractEventLoop | None = None  # of the channel
         self._closed = False
         self._callables: dict[str, Any] = {}
@@ -220,6 +221,7 @@ class Connection:
             self._channel = self._open()
             _processes.opened(self)
         self._check_loop()
+        self._leave_rested_channel()
         self._follow_certificates()
         if rpc.path not in self._callables:
             self._callables[rpc.path] = getattr(self._channel, kind)(
@@ -235,6 +237,19 @@ class Connection:
         self._tls_stamp, self._tls_seen_at = stamp, time.monotonic()
         return channel
 
+    def _leave_rested_channel(self) -> None:
+        """Continue on a new channel if this one has ended its idle connection.
+
+        A channel of gRPC does that only once (github.com/grpc/grpc/issues/38454).
+        """
+        now, channel = time.monotonic(), self._channel
+        has_rested = now - self._called_at >= _IDLE_MS / 1000
+        self._called_at = now
+        if not has_rested or channel is None:
+            return
+        if channel.get_state() is grpc.ChannelConnectivity.IDLE:
+            self._replace(channel)
+
     def _follow_certificates(self) -> None:
         """Continue on a new channel if the files of TLS have changed; calls end on the old one."""
         now = time.monotonic()
@@ -242,11 +257,14 @@ class Connection:
             return
         self._tls_seen_at = now
         stamp, old = self._tls.stamp(), self._channel
-        if not stamp or stamp == self._tls_stamp or old is None:
-            return
+        if stamp and stamp != self._tls_stamp and old is not None:
+            self._replace(old)
+
+    def _replace(self, old: grpc.aio.Channel) -> None:
+        """Open another channel for the next calls; those of now end on the old one."""
         try:
             self._channel = self._open()
-        except ValueError:  # half replaced: the next look finds the rest
+        except ValueError:  # files of TLS are half replaced: the next look finds the rest
             return
         self._callables.clear()
         task = asyncio.ensure_future(old.close(_LONGEST_CALL_S))

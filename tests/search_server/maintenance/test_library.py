@@ -9,8 +9,8 @@ import pytest
 
 from search_server.maintenance import check, orphans
 from search_server.maintenance.check import CheckSettings
-from search_server.maintenance.library import with_library
-from sentinel_client.cli._library import _PLACE, replace_file
+from search_server.maintenance.library import LibraryError, with_library
+from sentinel_client.cli._library import _PLACE, note_milvus_uri, replace_file
 
 COMMANDS = {"check": check.run, "collect-orphans": orphans.run}
 every_command = pytest.mark.parametrize("name", COMMANDS)
@@ -97,3 +97,37 @@ def test_a_library_on_a_disk_that_is_away_is_named(
     told = capsys.readouterr().err
     assert told.startswith(f"{name}: your library is {tmp_path / 'away'}, which is not there")
     assert len(told.splitlines()) == 1
+
+
+@every_command
+def test_a_library_whose_rows_may_be_elsewhere_is_left_alone(
+    home: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_milvus_uri(made(home), "http://milvus:19530")
+    assert COMMANDS[name]([]) == 2
+    told = capsys.readouterr().err
+    assert "--milvus-uri http://milvus:19530` has run on" in told
+    assert str(home / "objects") in told
+    # Now they are nowhere else.
+    replace_file(home / _PLACE, {"uri": "http://milvus:19530"})
+    assert places() == ("http://milvus:19530", str(home / "objects"))
+
+
+@every_command
+def test_of_two_libraries_none_is_taken_unasked(
+    home: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(home)
+    old = made(Path("sentinel-data")).absolute()
+    assert COMMANDS[name]([]) == 2
+    assert f"this folder has another library than {home}: name one" in capsys.readouterr().err
+    assert places("--library-folder", str(old)) == (str(old / "milvus.db"), str(old / "objects"))
+
+
+def test_a_library_and_stores_that_are_not_its_own_are_refused(home: Path) -> None:
+    made(home)
+    library = ("--library-folder", str(home))
+    with pytest.raises(LibraryError, match=f"--milvus-uri and the library {home} differ"):
+        places(*library, "--milvus-uri", "/elsewhere/milvus.db")
+    own = (str(home / "milvus.db"), str(home / "objects"))
+    assert places(*library, "--milvus-uri", own[0], "--object-store-uri", own[1]) == own

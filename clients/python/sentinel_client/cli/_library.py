@@ -3,6 +3,7 @@
     DATA/models.json   what the library needs: `sentinel models use` writes it, `up` reads it
     DATA/run/up.json   what runs now: `up` writes it, other commands read it
     DATA/milvus.json   the Milvus to which `sentinel migrate` has moved the library, if it did
+    DATA/elsewhere.json  the Milvus that `sentinel up --milvus-uri` was given, if it ever was
 
 Neither process tells the other what to do next. One writes what it wants, the other works towards
 it. So each may die at any moment, and the next one continues. A file is replaced in one step.
@@ -28,6 +29,7 @@ DEFAULT_MODEL = "conse-minilm-lite0"
 MIGRATION_REQUEST = Path("run", "migrate.json")
 MIGRATION_PROGRESS = Path("run", "migrate-progress.json")
 _PLACE = "milvus.json"
+_ELSEWHERE = "elsewhere.json"
 _WANTED = "models.json"
 _RUNNING = Path("run", "up.json")
 
@@ -165,11 +167,29 @@ def read_milvus_uri(data: Path) -> str | None:
     Raises:
         Failure: The file is damaged.
     """
-    content = _read(data / _PLACE)
+    return _read_uri(data / _PLACE)
+
+
+def note_milvus_uri(data: Path, uri: str) -> None:
+    """Record that rows whose images are in this library may be in another Milvus than its own."""
+    replace_file(data / _ELSEWHERE, {"uri": uri})
+
+
+def read_noted_milvus_uri(data: Path) -> str | None:
+    """Return the Milvus that was noted last; None: never.
+
+    Raises:
+        Failure: The file is damaged.
+    """
+    return _read_uri(data / _ELSEWHERE)
+
+
+def _read_uri(path: Path) -> str | None:
+    content = _read(path)
     try:
         return None if content is None else str(content["uri"])
     except (KeyError, TypeError) as error:
-        raise Failure(f"{data / _PLACE} is damaged: it names no Milvus") from error
+        raise Failure(f"{path} is damaged: it names no Milvus") from error
 
 
 def read_running(data: Path) -> Running | None:

@@ -25,7 +25,13 @@ from sentinel_client.cli._console import (
     require_modules,
 )
 from sentinel_client.cli._home import Home, data_option, find_home
-from sentinel_client.cli._library import Running, Wanted, read_milvus_uri, read_wanted
+from sentinel_client.cli._library import (
+    Running,
+    Wanted,
+    note_milvus_uri,
+    read_milvus_uri,
+    read_wanted,
+)
 from sentinel_client.cli._servers import locked_folder
 from sentinel_client.cli._supervisor import Plan, Supervisor
 from sentinel_client.cli.models import download, model_choice
@@ -145,6 +151,8 @@ def up(
     except OSError as error:
         raise Failure(f"cannot use {data}: {error.strerror}") from error
     with locked_folder(data) as lock:
+        if milvus_uri is not None and read_milvus_uri(data) is None:
+            note_milvus_uri(data, milvus_uri)
         for choice in wanted.models:
             download(choice)  # it may take longer than a start
         page = _free_port(app_port) if app or opens else 0
