@@ -9,9 +9,12 @@ import socket
 import subprocess
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from pymilvus import MilvusClient
 
 from tests.s3_server import S3Server
 
@@ -29,6 +32,15 @@ def running(base: Path, s3: S3Server | None = None, bucket: str = "") -> Iterato
     finally:
         process.kill()  # SIGTERM does not stop this version
         process.wait()
+
+
+def new_database(uri: str) -> str:
+    """Return the URI of a new database there, in which no other test has collections."""
+    name = f"db_{uuid.uuid4().hex[:8]}"
+    client = MilvusClient(uri)
+    client.create_database(name)
+    client.close()
+    return f"{uri}/{name}"
 
 
 def start(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import processes
+from tests import milvus_server, processes
 from tests.clients import live
 
 
@@ -18,5 +18,6 @@ def variables(
 ) -> Iterator[dict[str, str]]:
     """The environment of a client's tests: see `live`."""
     folder = tmp_path_factory.mktemp("live")
-    with live.gateways(folder, milvus_server_uri, default_worker.address) as found:
+    database = milvus_server.new_database(milvus_server_uri)
+    with live.gateways(folder, database, default_worker.address) as found:
         yield live.environment(found)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pymilvus import MilvusClient
 
 from sentinel_client import ClientConfig, FieldSchema, FieldType, Item, RetryPolicy, SentinelClient
-from tests import photos
+from tests import milvus_server, photos
 from tests.e2e.laptop import sentinel, sentinel_up
 
 pytestmark = pytest.mark.timeout(180)
@@ -25,12 +23,7 @@ def to_milvus(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Another Milvus: a file, or a database of its own on a real server."""
     if request.param == "lite":
         return str(tmp_path / "other.db")
-    server = request.getfixturevalue("milvus_server_uri")
-    name = f"db_{uuid.uuid4().hex[:8]}"
-    client = MilvusClient(server)
-    client.create_database(name)
-    client.close()
-    return f"{server}/{name}"
+    return milvus_server.new_database(request.getfixturevalue("milvus_server_uri"))
 
 
 class Busy(threading.Thread):

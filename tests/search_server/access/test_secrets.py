@@ -31,7 +31,7 @@ from sentinel.search.v1 import search_service_pb2 as search
 from sentinel_client import ClientConfig, RetryPolicy, SentinelClient, Tls
 from sentinel_client.cli import main
 from sentinel_store.settings import StoreSettings
-from tests import photos, processes
+from tests import milvus_server, photos, processes
 from tests.e2e.laptop import sentinel_up
 from tests.s3_server import S3Server
 from tests.search_server.access import secured
@@ -72,7 +72,8 @@ def evidence(
     marks.add("key of S3", s3.secret)
     quotas = folder / "quotas.json"
     quotas.write_text('{"callers": {"*": {"calls_per_second": 1000000}}}')
-    stores = ("--milvus-uri", milvus_server_uri, "--object-store-uri", f"s3://{s3.bucket()}/x")
+    milvus = milvus_server.new_database(milvus_server_uri)
+    stores = ("--milvus-uri", milvus, "--object-store-uri", f"s3://{s3.bucket()}/x")
     stores += ("--quotas-file", str(quotas))
     with secured.running(
         folder, *stores, embedder="embedder_server", environment=environment, forked=False
