@@ -50,14 +50,16 @@ def _add_tab() -> None:
     files = [SimpleNamespace(name="a.jpg", size=1)] * 10_000
     with mock.patch.object(st, "file_uploader", return_value=files):
         album = Collection("album", ModelVersion(), 4, 0)
-        index_tab(None, album, UploadLimit(2**20, 2_000))  # type: ignore[arg-type]
+        backend = SimpleNamespace(client=SimpleNamespace(address="127.0.0.1:7"))
+        index_tab(backend, album, UploadLimit(2**20, 2_000))  # type: ignore[arg-type]
 
 
 def test_ten_thousand_files_are_sent_to_the_command_line_where_they_were_dropped() -> None:
     page = AppTest.from_function(_add_tab).run()
     assert not page.exception
     assert "10,000 files are too many: the limit is 2,000 at once" in page.warning[0].value
-    assert "sentinel index FOLDER --collection album" in page.code[0].value
+    command = "sentinel --address 127.0.0.1:7 index FOLDER --collection album"
+    assert command in page.code[0].value
     assert not page.button
 
 
