@@ -280,20 +280,32 @@ class MilvusStore:
         columns: Sequence[str],
         deadline: Deadline,
     ) -> Sequence[Mapping[str, Any]]:
-        if not self.is_lite:
-            # Milvus takes the query below for an iterator's, which cannot choose its consistency.
-            # A strong read before it waits until the rows have reached the node that reads.
-            await self.get(info, [last_id], deadline)
-        found: Sequence[Mapping[str, Any]] = await self.connection.query(
-            info.name,
-            deadline,
-            filter=schema.after_id(expression, last_id),
-            output_fields=columns,
-            limit=limit,
-            # As pymilvus's own iterator does, to get rows sorted by id.
-            iterator="True",
-            reduce_stop_for_best="True",
-        )
+        async def read(after: str, most: int) -> Sequence[Mapping[str, Any]]:
+            answer: Sequence[Mapping[str, Any]] = await self.connection.query(
+                info.name,
+                deadline,
+                filter=schema.after_id(expression, after),
+                output_fields=columns,
+                limit=most,
+                # As pymilvus's own iterator does, to get rows sorted by id.
+                iterator="True",
+                reduce_stop_for_best="True",
+            )
+            return answer
+
+        if self.is_lite:
+            return await read(last_id, limit)
+        # Milvus takes the query above for an iterator's, which cannot choose its consistency.
+        # A strong read before it waits until the rows have reached the node that reads.
+        await self.get(info, [last_id], deadline)
+        # A server stops where one of its segments has no more rows, so only an empty answer is the
+        # end.
+        found: list[Mapping[str, Any]] = []
+        while len(found) < limit:
+            part = await read(found[-1]["id"] if found else last_id, limit - len(found))
+            if not part:
+                break
+            found += part
         return found
 
     async def values(

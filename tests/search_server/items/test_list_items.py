@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pymilvus import MilvusClient
 
 from sentinel.common.v1 import content_pb2
 from sentinel.search.v1 import filter_pb2
@@ -170,3 +172,21 @@ def test_what_another_gateway_wrote_is_listed_at_once(
         for number in range(10):
             writing.upsert(name, bare(f"i{number}"))
             assert len(ids(pages(reading, name))) == number + 1
+
+
+@pytest.mark.milvus
+def test_rows_of_several_segments_are_all_listed(
+    milvus_server_uri: str, worker: processes.Server, tmp_path: Path
+) -> None:
+    """A server ends its answer where one segment has no more rows, before the limit."""
+    flags = processes.gateway_flags(tmp_path, milvus_server_uri, worker.address)
+    with processes.running(tmp_path / "g", "search_server", *flags) as server:
+        gateway = connect(server.address)
+        name = gateway.create()
+        last, first = ([f"{letter}{number}" for number in range(150)] for letter in "ba")
+        gateway.upsert(name, *map(bare, last))
+        milvus = MilvusClient(milvus_server_uri)
+        milvus.flush(name)  # what comes now is in another segment
+        milvus.close()
+        gateway.upsert(name, *map(bare, first[:20]))
+        assert ids(pages(gateway, name, sizes=[100])) == by_bytes(first[:20] + last)
