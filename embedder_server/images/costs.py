@@ -233,7 +233,7 @@ def jxl_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _codestream_head(data: bytes) -> bytes:
-    """Return the first bytes of a JPEG XL file's picture, which may lie in parts, in boxes."""
+    """Return the first bytes of a JPEG XL picture; its file may split it over several boxes."""
     wanted = len(_JXL_MAGIC) + _JXL_SIZE_BYTES
     if data.startswith(_JXL_MAGIC):
         return data[:wanted]

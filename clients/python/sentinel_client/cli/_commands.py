@@ -23,7 +23,21 @@ from sentinel_client.cli._console import (
 _JSON = "sentinel.json"
 
 
-class SentinelGroup(click.Group):
+class _ReadableCommand(click.Command):
+    """A command that prints one readable line, or a JSON object, instead of a traceback."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Here, and not in the option: its command may fail before it is read.
+        ctx.meta[_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        show_all_characters()
+        with _readable_errors(as_json=ctx.meta[_JSON]):
+            return super().invoke(ctx)
+
+
+class SentinelGroup(_ReadableCommand, click.Group):
     """A group whose commands print one readable line instead of a traceback.
 
     Args:
@@ -52,18 +66,8 @@ class SentinelGroup(click.Group):
                     ]
                 )
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Here, and not in the option: its command may fail before it is read.
-        ctx.meta[_JSON] = "--json" in args
-        return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        show_all_characters()
-        with _readable_errors(as_json=ctx.meta[_JSON]):
-            return super().invoke(ctx)
-
-
-class SentinelCommand(click.Command):
+class SentinelCommand(_ReadableCommand):
     """A program of its own with one command, whose errors look like those of `sentinel`."""
 
     def make_context(
@@ -75,15 +79,6 @@ class SentinelCommand(click.Command):
     ) -> click.Context:
         with _readable_errors(as_json="--json" in args):
             return super().make_context(info_name, args, parent, **extra)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[_JSON] = "--json" in args
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        show_all_characters()
-        with _readable_errors(as_json=ctx.meta[_JSON]):
-            return super().invoke(ctx)
 
 
 @contextmanager

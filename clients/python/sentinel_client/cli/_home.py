@@ -8,8 +8,8 @@ Every command finds the same one, whatever folder it runs in:
     4  ./sentinel-data, where older versions kept it; `sentinel up` has the home folder name it
     5  the home folder, for a new library
 
-So a library of an older version stays where it is and becomes the one library, and no command makes
-a second one unasked. Whoever has two is told which one is used.
+So a library of an older version stays where it is and becomes the one library. A command makes a
+second one only if you name its folder. If there are two, it says which one it uses.
 """
 
 from __future__ import annotations
