@@ -1,6 +1,6 @@
 """Open and close the folder of Milvus Lite, which runs in this process, and try whether it is well.
 
-We start its server ourselves rather than by pymilvus: it hides why it cannot open a folder, flushes
+We open it ourselves rather than by pymilvus, which hides why it cannot open a folder, flushes
 when it closes, and never closes before the process ends.
 
 After a failed write or flush, what Lite 3.2.2 has in memory is not what it has acknowledged. The
@@ -15,32 +15,28 @@ import errno
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import grpc
 from milvus_lite.adapter.grpc.servicer import MilvusServicer
 from milvus_lite.exceptions import DataDirLockedError
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
-from pymilvus.grpc_gen.milvus_pb2_grpc import add_MilvusServiceServicer_to_server
 
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
 from sentinel_store.images.local_files import sync_folder
 from sentinel_store.milvus import errors, lite_files, lite_patterns, lite_reads, lite_sync
+from sentinel_store.milvus.lite_channel import LiteChannel
 from sentinel_store.milvus.lite_log import sync_log
 from sentinel_store.milvus.lite_sync import Lite, SyncedLite
 
 logger = logging.getLogger(__name__)
 
+_NO_ADDRESS = "http://milvus-lite"  # pymilvus wants one, and never uses it
 _CONNECT_TIMEOUT_S = 10.0
 _LOAD_TIMEOUT_S = 600.0
-_STOP_S = 2.0
-_THREADS = 10  # and messages of 256 MiB, as Lite's own server
-_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 _MOST_NAMED = 3  # damaged files in one message
 # Room that must be there before a full disk is tried again.
 _PROBE_BYTES = 1024 * 1024
@@ -59,8 +55,6 @@ class LiteDatabase:
         self.folder = folder
         self._fsync = fsync
         self._client: MilvusClient | None = None
-        self._server: Any = None
-        self._threads: ThreadPoolExecutor | None = None
         self._lite: Any = None
         self._lock_file: tuple[int, int] | None = None
 
@@ -116,21 +110,13 @@ class LiteDatabase:
                     sync_log(log.path)  # whoever reads its rows may rely on them
 
     def _start(self) -> MilvusClient:
-        """Start Lite's server and load all collections; return a client of it."""
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="milvus-lite")
-        self._server = grpc.server(
-            self._threads,
-            options=[
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            ],
-        )
-        add_MilvusServiceServicer_to_server(MilvusServicer(self._lite), self._server)
-        port = self._server.add_insecure_port("127.0.0.1:0")
-        self._server.start()
+        """Load all collections; return a client of Lite's service."""
         try:
             self._client = MilvusClient(
-                f"http://127.0.0.1:{port}", timeout=_CONNECT_TIMEOUT_S, dedicated=True
+                _NO_ADDRESS,
+                timeout=_CONNECT_TIMEOUT_S,
+                dedicated=True,
+                channel=LiteChannel(MilvusServicer(self._lite)),
             )
             # Now rather than in the first search: Lite loads nothing by itself.
             for name in self._client.list_collections(timeout=_CONNECT_TIMEOUT_S):
@@ -195,15 +181,10 @@ class LiteDatabase:
         self._close(flush=False)
 
     def _close(self, *, flush: bool) -> None:
-        client, server, lite = self._client, self._server, self._lite
-        self._client = self._server = self._lite = None
+        client, lite = self._client, self._lite
+        self._client = self._lite = None
         if client is not None:
             client.close()
-        if server is not None:
-            server.stop(_STOP_S).wait()
-        if self._threads is not None:
-            self._threads.shutdown()
-            self._threads = None
         if lite is None:
             return
         for (_, name), collection in list(lite._collections.items()):
