@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from prometheus_client import Gauge
@@ -81,9 +80,8 @@ class Admission:
         self._rate = ServiceRate(clock)
         self._demand = Demand(clock)
 
-    @contextmanager
-    def admit(self, cost: Mapping[str, int], caller: str | None = None) -> Iterator[Admitted]:
-        """Count work as admitted until the block ends, or until the block releases it.
+    def admit(self, cost: Mapping[str, int], caller: str | None = None) -> Admitted:
+        """Count work as admitted; return a `with` block that ends it, unless it is released before.
 
         Args:
             cost: How much of each unit it is.
@@ -104,12 +102,7 @@ class Admission:
         admitted = Admitted(self, cost, caller, as_light)
         self._count(admitted, 1)
         self._note_backlog()
-        try:
-            yield admitted
-        except BaseException:
-            admitted.release(served=False)
-            raise
-        admitted.release()
+        return admitted
 
     def most(self) -> float:
         """Return the most of the first unit that is admitted now."""
@@ -185,7 +178,7 @@ class Admission:
 
 
 class Admitted:
-    """Work that is in progress."""
+    """Work that is in progress, and the `with` block that it is done in."""
 
     __slots__ = ("_admission", "as_light", "caller", "cost")
 
@@ -196,6 +189,12 @@ class Admitted:
         self.cost = cost
         self.caller = caller
         self.as_light = as_light
+
+    def __enter__(self) -> Admitted:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.release(served=error is None)
 
     def release(self, *, served: bool = True) -> None:
         """Count it as done; do nothing the second time."""

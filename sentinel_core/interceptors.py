@@ -205,6 +205,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: _Method) -> Any:
         observer, gate = self._observer, self._gate
+        # What ends sooner by itself needs no limit for each message.
+        send = self._write if method.limits.seconds <= _LONGEST_WRITE_S else self._send
 
         async def stream(_: Any, context: Any) -> None:
             call = observer.begin(method.name, method.limits.seconds, context)
@@ -218,7 +220,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                             # Closed here, not by the garbage collector: its work ends before `end`.
                             async with aclosing(method.inner(request, context)) as responses:
                                 async for response in responses:
-                                    await self._send(method.serialize(response), call, context)
+                                    await send(method.serialize(response), call, context)
                             context.set_trailing_metadata(observer.trailers(call))
                 except Exception as error:
                     await _abort(call, context, _expiry(limit, error), observer.trailers(call))
@@ -242,17 +244,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context.add_done_callback(lambda _: share.release())  # type: ignore[arg-type]
         return share
 
+    async def _write(self, data: bytes, call: Call, context: _Context) -> None:
+        try:
+            if len(data) <= _NEGLIGIBLE_BYTES:
+                await context.write(data)
+                return
+            share = await self._hold(len(data), call, context)
+            await context.write(data)
+            share.release()  # else gRPC has the message still
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None  # its caller has left
+
     async def _send(self, data: bytes, call: Call, context: _Context) -> None:
         try:
             async with asyncio.timeout(_LONGEST_WRITE_S) as limit:
-                if len(data) <= _NEGLIGIBLE_BYTES:
-                    await context.write(data)
-                    return
-                share = await self._hold(len(data), call, context)
-                await context.write(data)
-                share.release()  # else gRPC has the message still
-        except grpc.aio.InternalError:
-            raise asyncio.CancelledError from None  # its caller has left
+                await self._write(data, call, context)
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -133,8 +133,6 @@ def configure(level: str, style: str) -> None:
     logging.basicConfig(level=max(least, logging.INFO), handlers=[handler], force=True)
     for name in _OURS:
         logging.getLogger(name).setLevel(least)
-    # Milvus Lite, a gRPC server in our process, lacks a method that pymilvus calls at start.
-    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     # pymilvus logs every failed attempt as an error; our interceptor reports the outcome once.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)

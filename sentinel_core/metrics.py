@@ -6,8 +6,6 @@ pass the registry, so that tests and several servers in one process do not share
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -58,6 +56,8 @@ class ServerMetrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+        # Looking a child up by its label costs as much as observing it. Bounded, as the labels are.
+        self._stages: dict[str, Histogram] = {}
         self.items = Counter(
             f"sentinel_{process}_items_total",
             "Items handled, by outcome: ok or the error reason.",
@@ -72,11 +72,36 @@ class ServerMetrics:
             registry=registry,
         )
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Record the time of a `with` block as stage `name`, also when it raises."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.stage_duration.labels(name).observe(perf_counter() - start)
+    def stage(self, name: str) -> Stage:
+        """Return a `with` block whose time is recorded as stage `name`, also when it raises."""
+        return Stage(self, name)
+
+    def observe_stage(self, name: str, seconds: float) -> None:
+        """Record that stage `name` took `seconds`."""
+        stage = self._stages.get(name)
+        if stage is None:
+            stage = self._stages[name] = self.stage_duration.labels(name)
+        stage.observe(seconds)
+
+
+class Stage:
+    """A `with` block whose time is recorded.
+
+    Attributes:
+        seconds: What it took, once it has ended.
+    """
+
+    __slots__ = ("_metrics", "_name", "_start", "seconds")
+
+    def __init__(self, metrics: ServerMetrics, name: str) -> None:
+        self._metrics = metrics
+        self._name = name
+        self.seconds = 0.0
+
+    def __enter__(self) -> Stage:
+        self._start = perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = perf_counter() - self._start
+        self._metrics.observe_stage(self._name, self.seconds)

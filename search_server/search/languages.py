@@ -13,11 +13,13 @@ import tomllib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 # Longer texts are judged by their beginning.
 _MOST_CHARS = 1_000
+# Texts whose language is remembered: most queries come again.
+_REMEMBERED = 4_096
 _MANY = "mul"
 _OTHER = "another language"
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -57,10 +59,15 @@ def unknown_language(text: str, known: Sequence[str]) -> str | None:
         text: Of any length.
         known: The model's languages, as BCP 47 tags; "mul": many; empty: nobody knows.
     """
+    return _unknown(text[:_MOST_CHARS], tuple(known))
+
+
+@lru_cache(_REMEMBERED)
+def _unknown(text: str, known: Sequence[str]) -> str | None:
     tags = {tag.partition("-")[0].lower() for tag in known}
     if not tags or _MANY in tags:
         return None
-    text = text[:_MOST_CHARS].lower()
+    text = text.lower()
     foreign = _NOT_LATIN.findall(text)
     if foreign and 2 * len(foreign) >= sum(map(str.isalpha, text)):
         return _unknown_script(foreign, tags)

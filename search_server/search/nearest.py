@@ -8,8 +8,7 @@ not Milvus's search iterator, range search or offset: docs/adr/0008.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from time import perf_counter
@@ -19,8 +18,8 @@ from search_server.milvus.search_store import SearchStore
 from search_server.milvus.vector_search import ROWS_PER_CALL
 from search_server.search.paging import START, Position
 from search_server.types.queries import LEAST_SCORE
-from search_server.types.searches import Hit, ScoredId, Search, Selection
-from sentinel_core.metrics import ServerMetrics
+from search_server.types.searches import Hit, ScoredId, Search, SearchTimings, Selection
+from sentinel_core.metrics import ServerMetrics, Stage
 from sentinel_store.items import Row
 
 # The most hits of one Milvus search.
@@ -194,14 +193,23 @@ class NearestHits:
         self._row_memory.note(search.selection.collection, found)
         return {row.id: row for row in found}
 
-    @contextmanager
-    def stage(self, search: Search, name: str) -> Iterator[None]:
-        """Observe a `with` block as stage `name`, and as a part of the search's time in Milvus."""
-        start = perf_counter()
-        with self._metrics.stage(name):
-            yield
-        so_far = search.timings.vector_search or 0.0
-        search.timings.vector_search = so_far + perf_counter() - start
+    def stage(self, search: Search, name: str) -> Stage:
+        """Return a `with` block that is stage `name`, and a part of the search's time in Milvus."""
+        return _MilvusStage(self._metrics, name, search.timings)
+
+
+class _MilvusStage(Stage):
+    """A stage whose time is added to what a search has spent in Milvus."""
+
+    __slots__ = ("_timings",)
+
+    def __init__(self, metrics: ServerMetrics, name: str, timings: SearchTimings) -> None:
+        super().__init__(metrics, name)
+        self._timings = timings
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._timings.vector_search = (self._timings.vector_search or 0.0) + self.seconds
 
 
 def rank(found: Sequence[tuple[Row, float]], offset: int = 0) -> list[Hit]:

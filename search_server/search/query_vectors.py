@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -130,9 +129,8 @@ class QueryVectors:
     async def _embed(
         self, group: Sequence[_Part], contents: Mapping[_Part, Content], deadline: Deadline
     ) -> _Results:
-        start = perf_counter()
         try:
-            with self._metrics.stage("embed"):
+            with self._metrics.stage("embed") as stage:
                 embeddings = await self._embeddings.embed(
                     [contents[part] for part in group],
                     fingerprint=group[0].collection.model.fingerprint,
@@ -141,14 +139,13 @@ class QueryVectors:
                 )
         except SentinelError as error:
             return {part: error.at(None) for part in group}
-        total_s = perf_counter() - start
         results: _Results = {}
         for part, found in zip(group, embeddings, strict=True):
             item = found.item
             if item.vector is not None:
                 timings = SearchTimings(embed_cached=found.cached)
                 if found.timings is not None:
-                    timings.embed, timings.embed_queue = total_s, found.timings.queue
+                    timings.embed, timings.embed_queue = stage.seconds, found.timings.queue
                     timings.embed_inference = found.timings.inference
                 notices = self._notices(contents[part], item, part.collection)
                 results[part] = QueryVector(item.vector, timings, notices)

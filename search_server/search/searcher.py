@@ -205,7 +205,7 @@ class Searcher:
     async def _shown(
         self, search: Search, block: Sequence[Hit]
     ) -> AsyncGenerator[Sequence[Hit], None]:
-        """Yield a block's hits with image URIs and, if requested, thumbnails."""
+        """Yield a block's hits, with image URIs, match levels and, if requested, thumbnails."""
         spec = search.spec
         projection = Projection(
             tuple(spec.output_fields), include_thumbnails=spec.include_thumbnails
@@ -213,20 +213,13 @@ class Searcher:
         for start in range(0, len(block), _SHOWN_AT_ONCE):
             part = block[start : start + _SHOWN_AT_ONCE]
             items = await present([hit.row for hit in part], self._images, projection)
-            yield [
-                Hit(
-                    item.row,
-                    hit.rank,
-                    hit.score,
-                    item.image_uri,
-                    item.thumbnail,
-                    search.match_of(hit.row, hit.score),
-                )
-                for hit, item in zip(part, items, strict=True)
-            ]
+            for hit, item in zip(part, items, strict=True):
+                hit.match = search.match_of(hit.row, hit.score)
+                hit.row, hit.image_uri, hit.thumbnail = item.row, item.image_uri, item.thumbnail
+            yield part
 
     def finish(self, search: Search) -> SearchTimings:
         """Record the total time of a search, and return its times."""
         search.timings.total = perf_counter() - search.started
-        self._metrics.stage_duration.labels("total").observe(search.timings.total)
+        self._metrics.observe_stage("total", search.timings.total)
         return search.timings

@@ -87,7 +87,7 @@ class ItemPosition:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one for each hit: freezing would double the time that it takes
 class StoredItem:
     """One item read back.
 

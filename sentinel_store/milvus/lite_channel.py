@@ -31,7 +31,7 @@ class LiteChannel(grpc.Channel):
     def unary_unary(self, method: str, *_: Any, **__: Any) -> Any:
         return _Method(self, getattr(self._servicer, method.rpartition("/")[2]))
 
-    def unary_stream(self, *_: Any, **__: Any) -> None:
+    def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
         """Have no such methods: pymilvus's client calls none."""
 
     stream_unary = stream_stream = unary_stream
