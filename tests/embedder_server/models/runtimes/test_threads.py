@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,38 @@ def test_torch_computes_with_the_threads_that_were_set(tmp_path: Path, threads: 
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+_LOAD = """\
+import sys
+from embedder_server.models.registry import load_model
+from embedder_server.settings import EmbedderSettings
+folder = sys.argv[1]
+settings = EmbedderSettings(_env_file=None, model=folder, cache_dir=folder, runtime="torch")
+load_model(settings.model_choice)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5")], ids=["default", "given"]
+)
+def test_threads_of_torch_do_not_spin_long_after_a_pass(
+    tmp_path: Path, given: dict[str, str], spins: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    if not list((Path(torch.__file__).parent / "lib").glob("libgomp*")):
+        pytest.skip("this build of torch brings another library for its threads")
+    tiny_models.clip(tmp_path / "clip")
+    kept = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    # In a new process, since the library reads it only once; and then prints what it read.
+    loaded = subprocess.run(
+        [sys.executable, "-c", _LOAD, str(tmp_path / "clip")],
+        env={**kept, **given, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in loaded.stderr
 
 
 @pytest.mark.parametrize("threads", [1, 3])
