@@ -127,11 +127,7 @@ def execute_search(
             found.append((np.full_like(ids, source), ids, distances))
     if not found:
         return [[] for _ in query_vectors]
-    sources, rows, distances = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
-    best = []
-    for query in range(len(query_vectors)):
-        order = np.lexsort((rows[query], sources[query], distances[query]))
-        best.append((query, order[rows[query, order] >= 0][:top_k]))
+    ranked = _ranked(found, top_k)
     columns = columns_of(memtable._schema, output_fields)
     if columns is not None:
         columns = [name for name in columns if name != pk_field]
@@ -139,13 +135,27 @@ def execute_search(
     hits = iter(
         _hits(
             live,
-            np.concatenate([sources[place] for place in best]),
-            np.concatenate([rows[place] for place in best]),
-            np.concatenate([distances[place] for place in best]),
-            lambda source, some: _entities(live, source, some, columns, project_record_fn),
+            *(np.concatenate(part) for part in zip(*ranked, strict=True)),
+            entities=lambda source, rows: _entities(live, source, rows, columns, project_record_fn),
         )
     )
-    return [list(itertools.islice(hits, len(order))) for _, order in best]
+    return [list(itertools.islice(hits, len(rows))) for _, rows, _ in ranked]
+
+
+def _ranked(
+    found: Sequence[tuple[_Numbers, _Numbers, _Floats]], top_k: int
+) -> list[tuple[_Numbers, _Numbers, _Floats]]:
+    """Return sources, rows and distances of the nearest to each query.
+
+    `found` has the same for each source, by query.
+    """
+    sources, rows, distances = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+    ranked = []
+    for query in range(len(rows)):
+        order = np.lexsort((rows[query], sources[query], distances[query]))
+        best = (query, order[rows[query, order] >= 0][:top_k])
+        ranked.append((sources[best], rows[best], distances[best]))
+    return ranked
 
 
 def _index(
@@ -165,6 +175,7 @@ def _hits(
     sources: _Numbers,
     rows: _Numbers,
     distances: _Floats,
+    *,
     entities: Callable[[int, list[int]], list[Record]],
 ) -> list[Record]:
     hits: list[Record] = [{}] * len(rows)
