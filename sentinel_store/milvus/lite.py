@@ -1,6 +1,6 @@
 """Flush Milvus Lite, the embedded Milvus, and keep its writes apart from reads.
 
-*Flushes.* Lite searches unflushed rows in plain Python, at about 40 ms per 1,000 rows, and flushes
+*Flushes.* Every search copies the unflushed rows and looks them up in Python, and Lite flushes
 by itself only after 128 MiB. Rows are durable either way, in its write-ahead log.
 
 *Writes.* Lite 3.2.2 reads its segments first and its memory second, and a flush moves rows from

@@ -27,7 +27,14 @@ from pymilvus.exceptions import MilvusException
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import Unavailable
 from sentinel_store.images.local_files import sync_folder
-from sentinel_store.milvus import errors, lite_files, lite_patterns, lite_reads, lite_sync
+from sentinel_store.milvus import (
+    errors,
+    lite_files,
+    lite_patterns,
+    lite_reads,
+    lite_search,
+    lite_sync,
+)
 from sentinel_store.milvus.lite_channel import LiteChannel
 from sentinel_store.milvus.lite_log import sync_log
 from sentinel_store.milvus.lite_sync import Lite, SyncedLite
@@ -74,6 +81,7 @@ class LiteDatabase:
                 )
             lite_patterns.install()
             lite_reads.install()
+            lite_search.install()
             if self._fsync:
                 lite_sync.install()
             self._lite = (SyncedLite if self._fsync else Lite)(str(self.folder))

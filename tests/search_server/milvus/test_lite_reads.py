@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
-from sentinel_store.milvus import schema
+from sentinel_store.milvus import lite_reads, lite_rows, schema
 from sentinel_store.milvus.lite import LiteGate
 from sentinel_store.values import Consistency, FieldType, ModelRef
 
@@ -148,15 +148,17 @@ async def test_a_read_makes_no_objects_of_columns_that_nobody_asked_for(
     if flushed:
         await store.flush("c")
     made: list[set[str]] = []
+    read = lite_rows.read
+
+    def spy(table: Any, rows: Sequence[int], columns: Sequence[str]) -> Any:
+        found = read(table, rows, columns)
+        made.extend(set(row) for row in found)
+        return found
+
+    for module in (lite_rows, lite_reads):
+        monkeypatch.setattr(module, "read", spy)
     for owner, name in ((Segment, "row_to_dict"), (MemTable, "_row_to_dict")):
-        read = getattr(owner, name)
-
-        def spy(self: Any, *where: Any, read: Callable[..., Any] = read) -> Any:
-            row = read(self, *where)
-            made.append(set(row))
-            return row
-
-        monkeypatch.setattr(owner, name, spy)
+        monkeypatch.setattr(owner, name, None)  # those make whole rows
     plain = {"id", "digest", "image", "text", "fields"}
     found = await store.get(INFO, IDS[:2], deadline())
     assert [(row.id, row.digest, row.fields) for row in found] == [
@@ -165,8 +167,15 @@ async def test_a_read_makes_no_objects_of_columns_that_nobody_asked_for(
     assert made == [plain] * 2
     assert [row.id for row in await store.page(INFO, "", "i1", 2, deadline())] == ["i2", "i3"]
     assert made == [plain] * 4
+    selection = Selection(INFO, "", Consistency.SESSION, deadline())
+    vector = np.ones(4, np.float32)
+    [hits] = await store.vectors.search(selection, [vector], limit=9, include_vectors=False)
+    assert sorted(row.id for row, _ in hits) == IDS
+    assert made[4:] == [plain - {"id"}] * 5
     assert await store.count(INFO, 'digest != "x"', deadline()) == 5
-    assert made[4:] == [{"id"}] * 5
+    assert await store.ids(INFO, "", "i1", 2, deadline()) == ["i2", "i3"]
+    assert await searched(store) == 5
+    assert len(made) == 9  # ids are known without a read
     with_vectors = await store.get(INFO, IDS[:1], deadline(), include_vectors=True)
     assert with_vectors[0].vector is not None
 
