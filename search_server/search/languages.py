@@ -13,13 +13,11 @@ import tomllib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from importlib import resources
 
 # Longer texts are judged by their beginning.
 _MOST_CHARS = 1_000
-# Texts whose language is remembered: most queries come again.
-_REMEMBERED = 4_096
 _MANY = "mul"
 _OTHER = "another language"
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -59,15 +57,10 @@ def unknown_language(text: str, known: Sequence[str]) -> str | None:
         text: Of any length.
         known: The model's languages, as BCP 47 tags; "mul": many; empty: nobody knows.
     """
-    return _unknown(text[:_MOST_CHARS], tuple(known))
-
-
-@lru_cache(_REMEMBERED)
-def _unknown(text: str, known: Sequence[str]) -> str | None:
     tags = {tag.partition("-")[0].lower() for tag in known}
     if not tags or _MANY in tags:
         return None
-    text = text.lower()
+    text = text[:_MOST_CHARS].lower()
     foreign = _NOT_LATIN.findall(text)
     if foreign and 2 * len(foreign) >= sum(map(str.isalpha, text)):
         return _unknown_script(foreign, tags)
@@ -91,12 +84,23 @@ def _unknown_script(letters: Sequence[str], known: set[str]) -> str | None:
 
 
 def _unknown_words(words: frozenset[str], known: set[str]) -> str | None:
-    scores = {tag: language.score(words) for tag, language in _languages().items()}
-    best = max(scores.values())
+    found = {tag for word in words for tag in _languages_of_words().get(word, ())}
+    scores = {tag: _languages()[tag].score(words) for tag in found}
+    best = max(scores.values(), default=0)
     if best < _CERTAIN or any(scores.get(tag, 0) >= _CERTAIN for tag in known):
         return None
     likely = [tag for tag, score in scores.items() if score == best]
     return _languages()[likely[0]].name if len(likely) == 1 else _OTHER
+
+
+@cache
+def _languages_of_words() -> dict[str, list[str]]:
+    """Return the tags of the languages that each usual word speaks for; most words for none."""
+    tags: dict[str, list[str]] = {}
+    for tag, language in _languages().items():
+        for word in language.sure | language.likely | language.hints:
+            tags.setdefault(word, []).append(tag)
+    return tags
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,10 +213,18 @@ class Searcher:
         for start in range(0, len(block), _SHOWN_AT_ONCE):
             part = block[start : start + _SHOWN_AT_ONCE]
             items = await present([hit.row for hit in part], self._images, projection)
-            for hit, item in zip(part, items, strict=True):
-                hit.match = search.match_of(hit.row, hit.score)
-                hit.row, hit.image_uri, hit.thumbnail = item.row, item.image_uri, item.thumbnail
-            yield part
+            # New hits, since the block keeps its own while the next ones are shown.
+            yield [
+                Hit(
+                    item.row,
+                    hit.rank,
+                    hit.score,
+                    item.image_uri,
+                    item.thumbnail,
+                    search.match_of(hit.row, hit.score),
+                )
+                for hit, item in zip(part, items, strict=True)
+            ]
 
     def finish(self, search: Search) -> SearchTimings:
         """Record the total time of a search, and return its times."""

@@ -202,7 +202,8 @@ def import_torch(package: str = "torch") -> Any:
     Raises:
         ModelLoadError: It is not installed.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # read when torch loads the library
+    if "OMP_WAIT_POLICY" not in os.environ:  # it sets the same, and the count would win
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # read when torch loads the library
     try:
         return __import__(package)
     except ModuleNotFoundError as exc:

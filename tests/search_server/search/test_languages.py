@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from search_server.search.languages import names_of, unknown_language
@@ -88,3 +90,16 @@ def test_a_text_of_any_size_is_judged_by_its_beginning() -> None:
 def test_languages_are_named_as_people_do() -> None:
     assert names_of(["en"]) == "English"
     assert names_of(["en", "de", "xx"]) == "English, German and xx"
+
+
+def test_no_text_is_remembered() -> None:
+    """Else a caller could tell by the time what others have searched for."""
+    assert unknown_language("ein hund am strand", ["en"]) == "German"  # it has read the words
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            unknown_language(f"photo {number} of a dog on a beach " * 30, ["en"])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 20_000
