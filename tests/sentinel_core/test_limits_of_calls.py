@@ -71,6 +71,23 @@ async def test_a_caller_who_reads_at_last_is_told_why(monkeypatch: pytest.Monkey
     assert error_info(caught.value) == ("DEADLINE_EXCEEDED", "STREAM_STALLED")
 
 
+async def test_a_short_call_that_nobody_reads_ends_for_lack_of_time() -> None:
+    """Its own limit ends it; none for each message is needed."""
+    servicer = Downloads()
+    async with (
+        serving(servicer, seconds=1.0) as (server, memory),
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        idle = lanes_of(memory)
+        call = channel.unary_stream(DOWNLOAD)(b"")
+        await eventually(lambda: servicer.opened == 1 and servicer.open == 0)
+        with pytest.raises(grpc.RpcError) as caught:
+            async for _ in call:
+                pass
+        await eventually(lambda: memory.used == idle)
+    assert error_info(caught.value) == ("DEADLINE_EXCEEDED", "OUT_OF_TIME")
+
+
 async def test_a_response_without_memory_for_it_is_refused() -> None:
     class Large(Items):
         async def GetItems(self, request: Any, context: Any) -> Any:
