@@ -40,7 +40,7 @@ class LiteChannel(grpc.Channel):
         """Call a method of the servicer.
 
         Raises:
-            grpc.RpcError: It failed, with its code, or with UNKNOWN after an exception.
+            grpc.RpcError: It failed, with its code, or with UNKNOWN if it raised without one.
             ValueError: The channel is closed.
         """
         with self._changed:
@@ -51,6 +51,9 @@ class LiteChannel(grpc.Channel):
         try:
             answer = behavior(request, context)
         except Exception as error:
+            # Methods that Lite lacks set one and then raise. pymilvus does not repeat those calls.
+            if context.code is not grpc.StatusCode.OK:
+                raise _Failure(context.code, context.details) from error
             raise _Failure(grpc.StatusCode.UNKNOWN, f"Milvus Lite failed: {error}") from error
         finally:
             with self._changed:

@@ -12,6 +12,7 @@ must `abandon` the folder, which flushes nothing, and `open` it again, which rea
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 from collections.abc import Iterator
@@ -41,7 +42,9 @@ from sentinel_store.milvus.lite_sync import Lite, SyncedLite
 
 logger = logging.getLogger(__name__)
 
-_NO_ADDRESS = "http://milvus-lite"  # pymilvus wants one, and never uses it
+# pymilvus wants an address and remembers schemas by it, so each open database has its own. It dials
+# none, and nobody could listen there.
+_addresses = (f"unix:/dev/null/{number}" for number in itertools.count())
 _CONNECT_TIMEOUT_S = 10.0
 _LOAD_TIMEOUT_S = 600.0
 _MOST_NAMED = 3  # damaged files in one message
@@ -121,7 +124,7 @@ class LiteDatabase:
         """Load all collections; return a client of Lite's service."""
         try:
             self._client = MilvusClient(
-                _NO_ADDRESS,
+                next(_addresses),
                 timeout=_CONNECT_TIMEOUT_S,
                 dedicated=True,
                 channel=LiteChannel(MilvusServicer(self._lite)),

@@ -179,30 +179,49 @@ def _live_now(
     """
     masks = _live(segments, deletions) if segments else []
     live = np.array([not deletions.is_deleted(key, seq) for key, seq in new.items()], bool)
-    later = [*new.items(), *((key, seq) for key, (seq, _) in new_deletions.items())]
-    for place, segment in enumerate(segments):
-        find, seqs = segment.pk_to_row.get, segment.seqs
-        found = [(at, row) for at, (key, _) in enumerate(later) if (row := find(key)) is not None]
-        hidden = [row for at, row in found if seqs[row] < later[at][1]]
-        if hidden:
+    keys = [*new, *new_deletions]
+    later = np.array([*new.values(), *(seq for seq, _ in new_deletions.values())], np.uint64)
+    for place, segment in enumerate(segments) if keys else ():
+        find = segment.pk_to_row.get
+        rows = np.array([find(key, -1) for key in keys])
+        found = np.flatnonzero(rows >= 0)
+        rows = rows[found]
+        seqs = segment.seqs[rows]
+        hidden = rows[seqs < later[found]]
+        if len(hidden):
             masks[place] = masks[place].copy()
             masks[place][hidden] = False
         # A log that was read again may have rows that are older than a segment's.
-        live[[at for at, row in found if at < len(new) and seqs[row] > later[at][1]]] = False
+        older = found[seqs > later[found]]
+        live[older[older < len(new)]] = False
     return [*masks, live]
 
 
 def _frozen_copy(freeze: Callable[[DeltaIndex], DeltaIndex]) -> Callable[[DeltaIndex], DeltaIndex]:
-    """Return a function that copies deletions only where they are not those of the last copy."""
+    """Return a function that copies deletions only where they have changed since the last copy."""
 
     @functools.wraps(freeze)
     def frozen_copy(self: Any) -> DeltaIndex:
         kept: DeltaIndex | None = getattr(self, "_kept", None)
-        if kept is None or kept._map != self._map:
+        if kept is None:
             kept = self._kept = freeze(self)
         return kept
 
     return frozen_copy
+
+
+def _forgetting(change: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that changes deletions and forgets their last copy.
+
+    Lite changes and copies them under the same lock.
+    """
+
+    @functools.wraps(change)
+    def change_and_forget(self: Any, *arguments: Any) -> Any:
+        self._kept = None
+        return change(self, *arguments)
+
+    return change_and_forget
 
 
 def _search_snapshot(snapshot: Callable[..., Any]) -> Callable[..., Any]:
@@ -244,4 +263,6 @@ def install() -> None:
     """Put the functions in place, for this process."""
     collection.Segment = CachedSegment
     DeltaIndex.frozen_copy = _frozen_copy(DeltaIndex.frozen_copy)
+    DeltaIndex.add_batch = _forgetting(DeltaIndex.add_batch)
+    DeltaIndex.gc_below = _forgetting(DeltaIndex.gc_below)
     MemTable.to_search_snapshot = _search_snapshot(MemTable.to_search_snapshot)

@@ -56,7 +56,8 @@ class FlatIndex(BruteForceIndex):  # type: ignore[misc]
         if most == 0:
             return ids, distances
         for query, near in enumerate(self._distances(queries, rows)):
-            best = np.flatnonzero(near <= np.partition(near, most - 1)[most - 1])
+            # Not `<=`: a vector that is not a number compares to none, and comes last.
+            best = np.flatnonzero(~(near > np.partition(near, most - 1)[most - 1]))
             best = best[np.argsort(near[best], kind="stable")[:most]]
             ids[query, : len(best)] = best if rows is None else rows[best]
             distances[query, : len(best)] = near[best]
@@ -123,7 +124,8 @@ def execute_search(
         wanted = mask if has_vector is None else mask & has_vector
         if wanted.any():
             valid = None if wanted.all() else wanted
-            ids, distances = index.search(query_vectors, top_k, valid, search_params)
+            most = min(top_k, len(mask))  # it returns so many places for each query
+            ids, distances = index.search(query_vectors, most, valid, search_params)
             found.append((np.full_like(ids, source), ids, distances))
     if not found:
         return [[] for _ in query_vectors]

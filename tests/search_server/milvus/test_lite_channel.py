@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from pymilvus import DataType
 from pymilvus.grpc_gen import milvus_pb2
 
 from sentinel_store.milvus.lite_channel import LiteChannel
@@ -28,9 +29,11 @@ class Servicer:
         match request.collection_name:
             case "fails":
                 raise OSError("the disk is gone")
-            case "unknown":
+            case "unknown" | "lacking":
                 context.set_code(grpc.StatusCode.UNIMPLEMENTED)
                 context.set_details("no aliases here")
+                if request.collection_name == "lacking":  # as the methods that Lite lacks
+                    raise NotImplementedError
             case "slow":
                 assert self.may_end.wait(30)
         found = dict(context.invocation_metadata()).get("dbname", "")
@@ -56,6 +59,7 @@ def test_answers_and_errors_are_those_of_a_connection(later: bool) -> None:
         for name, code, details in (
             ("fails", grpc.StatusCode.UNKNOWN, "the disk is gone"),
             ("unknown", grpc.StatusCode.UNIMPLEMENTED, "no aliases here"),
+            ("lacking", grpc.StatusCode.UNIMPLEMENTED, "no aliases here"),
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 answer(name)
@@ -97,3 +101,34 @@ def test_nobody_else_can_reach_an_open_folder(tmp_path: Path) -> None:
         assert listening() <= before
     finally:
         database.close()
+
+
+def test_what_lite_lacks_is_asked_for_once(tmp_path: Path) -> None:
+    """pymilvus repeats other errors until its time is over: ten minutes for a write."""
+    database = LiteDatabase(tmp_path / "m.db")
+    client = database.open()
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            client.list_roles(timeout=1.0)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    finally:
+        database.close()
+
+
+def test_open_databases_share_no_schemas(tmp_path: Path) -> None:
+    """pymilvus remembers schemas by the address and the name of a collection."""
+    databases = [LiteDatabase(tmp_path / name) for name in ("a.db", "b.db")]
+    try:
+        for database, number in zip(databases, (7, None), strict=True):
+            client = database.open()
+            table = client.create_schema()
+            table.add_field("id", DataType.VARCHAR, is_primary=True, max_length=10)
+            table.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+            table.add_field("number", DataType.INT64, nullable=number is None)
+            client.create_collection("c", schema=table)
+            client.upsert("c", [{"id": "i", "vector": [1.0, 0.0], "number": number}])
+            [found] = client.query("c", filter='id in ["i"]', output_fields=["number"])
+            assert found["number"] == number
+    finally:
+        for database in databases:
+            database.close()
