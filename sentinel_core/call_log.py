@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from prometheus_client import Histogram
 
 from sentinel_core.access import audit
 from sentinel_core.calls import REQUEST_ID_KEY, Call, current_call
@@ -90,11 +90,10 @@ class CallLog(Observer):
     def __init__(self, metrics: ServerMetrics) -> None:
         super().__init__()
         self._in_flight = metrics.requests_in_flight
-        self._durations = metrics.request_duration
         self._errors = metrics.errors
         self._load = metrics.load
         # Looking a child up by its labels costs as much as observing it. Bounded: methods x codes.
-        self._children: dict[tuple[str, str], Histogram] = {}
+        self._duration = cache(metrics.request_duration.labels)
 
     def begin(self, method: str, seconds: float, context: Context) -> Call:
         self._in_flight.inc()
@@ -127,12 +126,6 @@ class CallLog(Observer):
             }
             # After gRPC has taken the answer or status that the caller waits for.
             asyncio.get_running_loop().call_soon(_write_line, level, fields)
-
-    def _duration(self, method: str, code: str) -> Histogram:
-        child = self._children.get((method, code))
-        if child is None:
-            child = self._children[method, code] = self._durations.labels(method, code)
-        return child
 
 
 def _write_line(level: int, fields: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ pass the registry, so that tests and several servers in one process do not share
 
 from __future__ import annotations
 
+from functools import cache
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -57,7 +58,7 @@ class ServerMetrics:
             registry=registry,
         )
         # Looking a child up by its label costs as much as observing it. Bounded, as the labels are.
-        self._stages: dict[str, Histogram] = {}
+        self._stage = cache(self.stage_duration.labels)
         self.items = Counter(
             f"sentinel_{process}_items_total",
             "Items handled, by outcome: ok or the error reason.",
@@ -78,10 +79,7 @@ class ServerMetrics:
 
     def observe_stage(self, name: str, seconds: float) -> None:
         """Record that stage `name` took `seconds`."""
-        stage = self._stages.get(name)
-        if stage is None:
-            stage = self._stages[name] = self.stage_duration.labels(name)
-        stage.observe(seconds)
+        self._stage(name).observe(seconds)
 
 
 class Stage:

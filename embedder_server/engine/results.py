@@ -30,8 +30,9 @@ class OutcomeCounter:
 
     def __init__(self, metrics: EmbedderMetrics) -> None:
         self._items = cache(metrics.items.labels)
-        # Made here, so that the series exist from the start.
-        self._stages = {stage: metrics.stage_duration.labels(stage) for stage in _STAGES}
+        self._observe_stage = metrics.observe_stage
+        for stage in _STAGES:
+            metrics.stage_duration.labels(stage)  # so that the series exist from the start
 
     def count_failure(self, counts: Mapping[Modality, int], reason: str) -> None:
         """Count the items of a request that failed as a whole."""
@@ -42,12 +43,12 @@ class OutcomeCounter:
         self, contents: Sequence[Content], results: Sequence[ItemResult], timings: StageTimings
     ) -> None:
         """Count the items of a request that was answered, and observe its times."""
-        self._stages["preprocess"].observe(timings.preprocess)
-        self._stages["queue"].observe(timings.queue)
-        self._stages["inference"].observe(timings.inference)
-        self._stages["total"].observe(timings.total)
+        self._observe_stage("preprocess", timings.preprocess)
+        self._observe_stage("queue", timings.queue)
+        self._observe_stage("inference", timings.inference)
+        self._observe_stage("total", timings.total)
         if timings.decode:
-            self._stages["decode"].observe(timings.decode)
+            self._observe_stage("decode", timings.decode)
         outcomes = [result.outcome for result in results]
         reasons = [one.reason if isinstance(one, SentinelError) else "ok" for one in outcomes]
         kinds = [modality_of(content) or "none" for content in contents]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from time import perf_counter
 
 from search_server.milvus.row_memory import RowMemory
 from search_server.milvus.search_store import SearchStore
@@ -141,12 +140,10 @@ class NearestHits:
             selection = searches[0].selection
             shared = replace(selection, expression=selection.filter_expression)
             limit = count + max(len(search.spec.query.item_ids) for search in searches)
-            start = perf_counter()
-            with self._metrics.stage("milvus_search"):
+            with self._metrics.stage("milvus_search") as searching:
                 rankings, rows = await self._nearest(shared, searches, limit)
                 fewest = min(map(len, rankings))
                 complete = fewest == limit or await self._store.vectors.found_all(shared, fewest)
-            searched = perf_counter() - start
             own_rankings = [
                 _without_own_items(search, ranking)[:count]
                 for search, ranking in zip(searches, rankings, strict=True)
@@ -154,13 +151,12 @@ class NearestHits:
             at_once = len(searches) if rows else max(1, ROWS_PER_CALL // count)
             for first in range(0, len(searches), at_once):
                 part = own_rankings[first : first + at_once]
-                start = perf_counter()
-                rows_of_part = rows
+                rows_of_part, seconds = rows, searching.seconds
                 if not rows and any(part):
                     ids = list(dict.fromkeys(item_id for ranking in part for item_id, _ in ranking))
-                    with self._metrics.stage("milvus_rows"):
+                    with self._metrics.stage("milvus_rows") as reading:
                         rows_of_part = await self._rows(searches[0], ids)
-                seconds = searched + perf_counter() - start
+                    seconds += reading.seconds
                 hits: list[list[Hit] | None] = []
                 for search, ranking in zip(searches[first : first + at_once], part, strict=True):
                     search.timings.vector_search = seconds

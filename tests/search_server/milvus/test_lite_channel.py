@@ -19,7 +19,7 @@ _METHOD = "/milvus.proto.milvus.MilvusService/ListAliases"
 
 
 class Servicer:
-    """Answers as it is told."""
+    """Answers, fails or waits by the name of the collection in the request."""
 
     def __init__(self) -> None:
         self.begun, self.may_end = threading.Event(), threading.Event()
