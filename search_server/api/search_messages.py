@@ -100,9 +100,8 @@ def summary_to(
 def _duration(seconds: float | None) -> Duration | None:
     if seconds is None:
         return None
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
 
 
 def _query_from(query: pb.Query, where: str) -> Query:

@@ -11,11 +11,13 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge
 
 from search_server.embedders.pool import EmbedderPool
 from search_server.types.embeddings import EmbeddedItem, EmbedOptions, WorkerTimings
+from search_server.types.searches import Notice
 from sentinel_core.calls import Deadline, current_caller
 from sentinel_core.errors import DeadlineExceeded, SentinelError
 from sentinel_core.metrics import ServerMetrics
@@ -24,8 +26,7 @@ from sentinel_store.items import Content, Kind
 from sentinel_store.values import FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class TextKey:
+class TextKey(NamedTuple):  # hashed in each search, which is slower for a dataclass
     """What decides a text's vector; queries use the worker's default options otherwise.
 
     And the tenant, who must not notice by the time what others have searched for.
@@ -47,17 +48,20 @@ class _Space:
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class QueryEmbedding:
     """The embedding of one content of a query, or its error.
 
     Attributes:
         item: All callers share it; its vector is read-only.
         timings: Of the call that embedded it; None if the cache had it, or if the call failed.
+        notices: What callers should know about the text; None until somebody has looked. The cache
+            keeps them with the vector.
     """
 
     item: EmbeddedItem
     timings: WorkerTimings | None = None
+    notices: tuple[Notice, ...] | None = None
 
     @property
     def vector(self) -> FloatArray | None:
@@ -97,7 +101,7 @@ class QueryCache:
         """Keep the `max_entries` vectors that were used last; 0 keeps none and shares no calls."""
         self._pool = pool
         self._max_entries = max_entries
-        self._entries: OrderedDict[Hashable, EmbeddedItem] = OrderedDict()
+        self._entries: OrderedDict[Hashable, QueryEmbedding] = OrderedDict()
         self._in_flight: dict[Hashable, _EmbedCall] = {}
         prefix = f"sentinel_{metrics.process}_embedding_cache"
         self._lookups = Counter(
@@ -107,6 +111,7 @@ class QueryCache:
             ["outcome"],
             registry=metrics.registry,
         )
+        self._hits = self._lookups.labels("hit")
         self._size = Gauge(
             f"{prefix}_entries", "Embeddings of text queries kept.", registry=metrics.registry
         )
@@ -156,11 +161,11 @@ class QueryCache:
     def _cached(self, wanted: Mapping[Hashable, Content]) -> _Embeddings:
         cached: _Embeddings = {}
         for key in wanted:
-            item = self._entries.get(key)
-            if item is not None:
+            entry = self._entries.get(key)
+            if entry is not None:
                 self._entries.move_to_end(key)
-                self._lookups.labels("hit").inc()
-                cached[key] = QueryEmbedding(item)
+                self._hits.inc()
+                cached[key] = entry
         return cached
 
     async def _fill(
@@ -225,7 +230,7 @@ class QueryCache:
             if item.vector is not None:
                 item.vector.setflags(write=False)
                 if isinstance(key, TextKey):
-                    self._entries[key] = item
+                    self._entries[key] = QueryEmbedding(item)
                     if len(self._entries) > self._max_entries:
                         self._entries.popitem(last=False)
                     self._size.set(len(self._entries))

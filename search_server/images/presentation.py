@@ -1,4 +1,4 @@
-"""Convert rows to items for callers: keep the requested fields, add image URIs and thumbnails.
+"""Complete hits and items for callers: the requested fields, image URIs and thumbnails.
 
 It has a room of its own because search and item reads share it, and neither owns it.
 """
@@ -9,26 +9,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from search_server.types.items import Projection, StoredItem
+from search_server.types.searches import Hit
 from sentinel_store.images.image_store import ImageStore
-from sentinel_store.items import Row
 
 
 async def present(
-    rows: Sequence[Row], images: ImageStore, projection: Projection
-) -> list[StoredItem]:
-    """Return one item per row, in order; raise Unavailable if the object store cannot be read."""
+    shown: Sequence[Hit | StoredItem], images: ImageStore, projection: Projection
+) -> None:
+    """Complete hits or items in place; raise Unavailable if the object store cannot be read."""
     if projection.output_fields:
         names = set(projection.output_fields)
-        rows = [
-            replace(row, fields={k: v for k, v in row.fields.items() if k in names}) for row in rows
-        ]
-    digests = [row.image for row in rows if row.image]
-    copies = [row.image for row in rows if row.image and not row.reference]
-    uris = iter(await images.image_uris(copies))
-    thumbnails = iter(await images.get_thumbnails(digests) if projection.include_thumbnails else ())
-    return [
-        StoredItem(row, row.reference or next(uris), next(thumbnails, b""))
-        if row.image
-        else StoredItem(row)
-        for row in rows
-    ]
+        for one in shown:
+            # A new row, since the searches of a batch share theirs.
+            kept = {name: value for name, value in one.row.fields.items() if name in names}
+            one.row = replace(one.row, fields=kept)
+    pictures = [one for one in shown if one.row.image]
+    if not pictures:
+        return
+    copies = [one for one in pictures if not one.row.reference]
+    uris = await images.image_uris([one.row.image for one in copies])
+    for one, uri in zip(copies, uris, strict=True):
+        one.image_uri = uri
+    if len(copies) < len(pictures):
+        for one in pictures:
+            one.image_uri = one.image_uri or one.row.reference
+    if projection.include_thumbnails:
+        thumbnails = await images.get_thumbnails([one.row.image for one in pictures])
+        for one, thumbnail in zip(pictures, thumbnails, strict=True):
+            one.thumbnail = thumbnail

@@ -84,7 +84,8 @@ class ItemReader:
             self._row_memory.note(info, rows)
             by_id = {row.id: row for row in rows}
             found = [by_id[item_id] for item_id in dict.fromkeys(ids) if item_id in by_id]
-            items = await present(found, self._images, projection)
+            items = [StoredItem(row) for row in found]
+            await present(items, self._images, projection)
         fitting = _fitting(items, max_bytes)
         return items[:fitting], [item.row.id for item in items[fitting:]]
 
@@ -115,7 +116,8 @@ class ItemReader:
                 include_vectors=projection.include_vectors,
             )
             self._row_memory.note(info, rows)
-            items = await present(rows[:size], self._images, projection)
+            items = [StoredItem(row) for row in rows[:size]]
+            await present(items, self._images, projection)
         fitting = _fitting(items, max_bytes)
         return ItemPage(items[:fitting], items[fitting - 1].row.id if fitting < len(rows) else None)
 

@@ -54,20 +54,22 @@ class RowMemory:
 
     def note(self, collection: CollectionInfo, rows: Iterable[Row]) -> None:
         """Remember the largest of these rows."""
-        largest = max(map(_bytes_of, rows), default=0)
-        if largest > self._largest.get(collection.name, 0):
+        known = largest = self._largest.get(collection.name, 0)
+        for row in rows:
+            size = _ROW_OVERHEAD_BYTES + len(row.text) + len(row.reference)
+            if row.vector is not None:
+                size += row.vector.nbytes
+            for name, value in row.fields.items():
+                size += len(name) + _value_bytes(value)
+            if size > largest:
+                largest = size
+        if largest > known:
             if len(self._largest) >= _MOST_COLLECTIONS:
                 self._largest.clear()
             self._largest[collection.name] = largest
 
     def _row_bytes(self, collection: CollectionInfo) -> int:
         return self._largest.get(collection.name, _UNKNOWN_ROW_BYTES)
-
-
-def _bytes_of(row: Row) -> int:
-    vector = row.vector.nbytes if row.vector is not None else 0
-    values = sum(len(name) + _value_bytes(value) for name, value in row.fields.items())
-    return _ROW_OVERHEAD_BYTES + len(row.text) + len(row.reference) + vector + values
 
 
 def _value_bytes(value: object) -> int:

@@ -83,7 +83,7 @@ class NearestHits:
                 limit=count,
                 include_vectors=search.spec.include_vectors,
             )
-            self._row_memory.note(search.selection.collection, (row for row, _ in found))
+            self._row_memory.note(search.selection.collection, [row for row, _ in found])
             complete = len(found) == count or await vectors.found_all(search.selection, len(found))
         if not complete:
             return None

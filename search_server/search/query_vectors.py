@@ -147,19 +147,20 @@ class QueryVectors:
                 if found.timings is not None:
                     timings.embed, timings.embed_queue = stage.seconds, found.timings.queue
                     timings.embed_inference = found.timings.inference
-                notices = self._notices(contents[part], item, part.collection)
-                results[part] = QueryVector(item.vector, timings, notices)
+                if found.notices is None:
+                    found.notices = self._notices(contents[part], item, part.collection)
+                results[part] = QueryVector(item.vector, timings, found.notices or ())
             elif item.error is not None:
                 results[part] = placed(item.error, f"{part.path}.content", contents[part])
         return results
 
     def _notices(
         self, content: Content, item: EmbeddedItem, collection: CollectionInfo
-    ) -> tuple[Notice, ...]:
-        """Return what the model did not read or understand of a text, also of a cached one."""
+    ) -> tuple[Notice, ...] | None:
+        """Return what the model did not read or understand of a text; None if nobody knows."""
         model = self._model_of(collection.model.fingerprint)
         if content.kind is not Kind.TEXT or model is None:
-            return ()
+            return None
         notices = []
         if item.truncated:
             notices.append(

@@ -167,7 +167,7 @@ class Searcher:
         position: Position,
         *,
         max_bytes: int,
-        first_hits: Sequence[Hit] | None = None,
+        first_hits: list[Hit] | None = None,
     ) -> Page:
         """Return the page after `position`.
 
@@ -176,7 +176,8 @@ class Searcher:
             size: Most hits of the page.
             position: Where the page begins.
             max_bytes: Most bytes of the page; one hit may have more.
-            first_hits: For a first page: its hits and one more, if they are known already.
+            first_hits: For a first page: its hits and one more, if they are known already. They
+                leave the list.
         """
         # One more than the page holds tells whether another follows.
         limit = min(size + 1, MAX_HITS - position.rank)
@@ -203,28 +204,22 @@ class Searcher:
         return self._retrieval.first_hits(searches, size + 1)
 
     async def _shown(
-        self, search: Search, block: Sequence[Hit]
+        self, search: Search, block: list[Hit]
     ) -> AsyncGenerator[Sequence[Hit], None]:
-        """Yield a block's hits, with image URIs, match levels and, if requested, thumbnails."""
+        """Yield a block's hits, with image URIs, match levels and, if requested, thumbnails.
+
+        They leave the block, so that only the caller holds their thumbnails.
+        """
         spec = search.spec
-        projection = Projection(
-            tuple(spec.output_fields), include_thumbnails=spec.include_thumbnails
-        )
-        for start in range(0, len(block), _SHOWN_AT_ONCE):
-            part = block[start : start + _SHOWN_AT_ONCE]
-            items = await present([hit.row for hit in part], self._images, projection)
-            # New hits, since the block keeps its own while the next ones are shown.
-            yield [
-                Hit(
-                    item.row,
-                    hit.rank,
-                    hit.score,
-                    item.image_uri,
-                    item.thumbnail,
-                    search.match_of(hit.row, hit.score),
-                )
-                for hit, item in zip(part, items, strict=True)
-            ]
+        projection = Projection(spec.output_fields, include_thumbnails=spec.include_thumbnails)
+        while block:
+            part = block[:_SHOWN_AT_ONCE]
+            del block[:_SHOWN_AT_ONCE]
+            await present(part, self._images, projection)
+            if search.match_levels is not None:
+                for hit in part:
+                    hit.match = search.match_of(hit.row, hit.score)
+            yield part
 
     def finish(self, search: Search) -> SearchTimings:
         """Record the total time of a search, and return its times."""

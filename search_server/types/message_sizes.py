@@ -16,17 +16,13 @@ def message_bytes(shown: Hit | StoredItem) -> int:
     """Return the most bytes that `shown` takes in a message, its own tag included."""
     row = shown.row
     total = _ITEM_BYTES + len(shown.thumbnail)
-    total += _bytes_of(row.id) + _bytes_of(row.text) + _bytes_of(shown.image_uri)
+    total += len(row.id.encode()) + len(row.text.encode()) + len(shown.image_uri.encode())
     if row.vector is not None:
         total += row.vector.nbytes
     for name, value in row.fields.items():
-        total += _FIELD_BYTES + _bytes_of(name)
+        total += _FIELD_BYTES + len(name.encode())
         if isinstance(value, str):
-            total += _bytes_of(value)
+            total += len(value.encode())
         elif isinstance(value, list):
-            total += sum(_ELEMENT_BYTES + _bytes_of(text) for text in value)
+            total += sum(_ELEMENT_BYTES + len(text.encode()) for text in value)
     return total
-
-
-def _bytes_of(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())

@@ -156,16 +156,15 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
 
 def from_entity(entity: Mapping[str, Any], info: CollectionInfo) -> Row:
     """Convert a Milvus entity to a row."""
-    vector = entity.get("vector")
-    is_image = bool(entity["image"])
+    image, text, vector = entity["image"], entity["text"], entity.get("vector")
     return Row(
-        id=entity["id"],
-        digest=entity["digest"],
-        image=entity["image"],
-        text="" if is_image else entity["text"],
-        fields=field_columns.from_json(entity["fields"], info.fields),
-        vector=None if vector is None else vector_columns.from_column(vector, info.storage),
-        reference=entity["text"] if is_image else "",
+        entity["id"],
+        entity["digest"],
+        image,
+        "" if image else text,
+        field_columns.from_json(entity["fields"], info.fields),
+        None if vector is None else vector_columns.from_column(vector, info.storage),
+        text if image else "",
     )
 
 
