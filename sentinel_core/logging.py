@@ -34,10 +34,21 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 class JsonFormatter(logging.Formatter):
     """One JSON object per record: time (RFC 3339, UTC), level, logger, message, fields."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._second, self._shown_second = -1, ""
+
+    def _time_of(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._second = second
+            when = datetime.datetime.fromtimestamp(second, datetime.UTC)
+            self._shown_second = when.strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._shown_second}.{int(record.msecs):03d}+00:00"
+
     def format(self, record: logging.LogRecord) -> str:
-        when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         entry = {
-            "time": when.isoformat(timespec="milliseconds"),
+            "time": self._time_of(record),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -134,6 +145,8 @@ def configure(level: str, style: str) -> None:
     for name in _OURS:
         logging.getLogger(name).setLevel(least)
     logging.captureWarnings(True)
+    # Our lines show none of these, and each record would look them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # pymilvus logs every failed attempt as an error; our interceptor reports the outcome once.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     logging.getLogger("milvus_lite.adapter").setLevel(logging.CRITICAL)  # likewise

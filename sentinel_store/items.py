@@ -25,7 +25,7 @@ class Crop:
     bottom: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Content:
     """A text or one encoded image, to be embedded.
 

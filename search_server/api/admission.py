@@ -57,9 +57,12 @@ def cost_of(*specs: SearchSpec) -> dict[str, int]:
 
 
 def _characters(spec: SearchSpec) -> int:
-    contents = (term.content for term in spec.query.terms if term.content is not None)
-    texts = (one.data if one.kind is Kind.TEXT else one.beside.encode() for one in contents)
-    return sum(map(len, texts))
+    total = 0
+    for term in spec.query.terms:
+        content = term.content
+        if content is not None:
+            total += len(content.data if content.kind is Kind.TEXT else content.beside.encode())
+    return total
 
 
 def _overloaded(what: str, wait_s: float) -> ResourceExhausted:

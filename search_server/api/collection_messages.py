@@ -140,9 +140,8 @@ def collection_to(
     info: CollectionInfo, item_count: int, aliases: Sequence[str], levels: MatchLevels | None
 ) -> pb.Collection:
     """Convert the description of a collection, and what scores mean in it."""
-    return pb.Collection(
+    message = pb.Collection(
         name=shown_name(info.name),
-        model_version=common_messages.model_to(info.model),
         dimensions=info.dimensions,
         metric=pb.Collection.METRIC_COSINE,
         fields=[
@@ -164,6 +163,8 @@ def collection_to(
         if levels is None
         else pb.MatchLevels(fair=levels.fair, strong=levels.strong, item_count=levels.item_count),
     )
+    common_messages.set_model(message.model_version, info.model)
+    return message
 
 
 def reindex_request_from(message: pb.ReindexCollectionRequest) -> ReindexRequest:

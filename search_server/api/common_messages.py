@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
@@ -192,8 +192,7 @@ def _moment_from(message: timestamp_pb2.Timestamp) -> datetime | None:
         return None
 
 
-def _value_to(value: FieldValue) -> filter_pb2.FieldValue:
-    message = filter_pb2.FieldValue()
+def _set_value(message: filter_pb2.FieldValue, value: FieldValue) -> None:
     match value:
         case bool():  # before int: a bool is one
             message.bool_value = value
@@ -212,7 +211,6 @@ def _value_to(value: FieldValue) -> filter_pb2.FieldValue:
             message.geo_value.latitude = value.latitude
             message.geo_value.longitude = value.longitude
             message.geo_value.SetInParent()
-    return message
 
 
 def fields_from(fields: Mapping[str, filter_pb2.FieldValue], where: str) -> Fields:
@@ -221,18 +219,24 @@ def fields_from(fields: Mapping[str, filter_pb2.FieldValue], where: str) -> Fiel
     return {name: value_from(value, name, f"{where}[{name}]") for name, value in fields.items()}
 
 
-def fields_to(fields: Fields) -> dict[str, filter_pb2.FieldValue]:
-    return {name: _value_to(value) for name, value in fields.items()}
+def set_fields(messages: MutableMapping[str, filter_pb2.FieldValue], fields: Fields) -> None:
+    """Fill the map of an item's or a hit's fields."""
+    for name, value in fields.items():
+        _set_value(messages[name], value)
 
 
 def output_fields_from(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Read the names of fields to return; the search checks whether they exist."""
+    if not names:
+        return ()
     _check_most(len(names), MAX_FIELDS, where)
     return tuple(names)
 
 
 def index_params_from(params: Mapping[str, int], where: str) -> dict[str, int]:
     """Read parameters of a vector index; their kind of index checks them."""
+    if not params:
+        return {}
     _check_most(len(params), _MAX_INDEX_PARAMS, where)
     return dict(params)
 
@@ -271,10 +275,10 @@ def model_from(version: content_pb2.ModelVersion) -> ModelRef | None:
     return ModelRef(version.model, version.revision, version.fingerprint)
 
 
-def model_to(model: ModelRef) -> content_pb2.ModelVersion:
-    return content_pb2.ModelVersion(
-        model=model.model, revision=model.revision, fingerprint=model.fingerprint
-    )
+def set_model(version: content_pb2.ModelVersion, model: ModelRef) -> None:
+    version.model = model.model
+    version.revision = model.revision
+    version.fingerprint = model.fingerprint
 
 
 def whole_content_from(content: content_pb2.Content, where: str) -> Content:

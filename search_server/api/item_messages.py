@@ -9,8 +9,8 @@ from dataclasses import replace
 from search_server.api.common_messages import (
     enum_table,
     fields_from,
-    fields_to,
     out_of_range,
+    set_fields,
     vector_from,
     vector_to,
     whole_content_from,
@@ -71,12 +71,12 @@ def item_to(item: StoredItem) -> pb.Item:
     """Convert one item that was read back."""
     message = pb.Item(
         id=item.row.id,
-        fields=fields_to(item.row.fields),
         image_uri=item.image_uri,
         thumbnail=item.thumbnail,
         digest=item.row.digest,
         by_reference=bool(item.row.reference),
     )
+    set_fields(message.fields, item.row.fields)
     if item.row.text:
         message.content.text = item.row.text
     if item.row.vector is not None:

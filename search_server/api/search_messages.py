@@ -10,12 +10,12 @@ from search_server.api.common_messages import (
     check_range,
     consistency_from,
     content_from,
-    fields_to,
     filter_from,
     index_params_from,
     optional,
     out_of_range,
     output_fields_from,
+    set_fields,
     stored_name,
     vector_from,
     vector_to,
@@ -33,7 +33,6 @@ _MAX_RRF_K = 16_384
 _MAX_RANKING_WEIGHT = 1_000
 _MAX_GROUP_SIZE = 100
 _MATCHES = {
-    None: pb.MATCH_LEVEL_UNSPECIFIED,
     Match.WEAK: pb.MATCH_LEVEL_WEAK,
     Match.FAIR: pb.MATCH_LEVEL_FAIR,
     Match.STRONG: pb.MATCH_LEVEL_STRONG,
@@ -64,44 +63,52 @@ def spec_from(params: pb.SearchParams) -> SearchSpec:
 
 
 def add_hits(message: pb.HitChunk | pb.SearchPageResponse, hits: Iterable[Hit]) -> None:
-    """Append hits to `message`; they are made in place, not copied."""
+    """Append hits to `message`.
+
+    They are made in place, and of what is set only: arguments of `add` take twice the time.
+    """
+    add = message.hits.add
     for hit in hits:
-        row = hit.row
-        added = message.hits.add(
-            id=row.id,
-            rank=hit.rank,
-            score=hit.score,
-            fields=fields_to(row.fields) if row.fields else None,
-            image_uri=hit.image_uri,
-            thumbnail=hit.thumbnail,
-            text=row.text,
-            match_level=_MATCHES[hit.match],
-        )
+        row, added = hit.row, add()
+        added.id = row.id
+        added.rank = hit.rank
+        added.score = hit.score
+        if row.text:
+            added.text = row.text
+        if hit.image_uri:
+            added.image_uri = hit.image_uri
+        if hit.thumbnail:
+            added.thumbnail = hit.thumbnail
+        if hit.match is not None:
+            added.match_level = _MATCHES[hit.match]
+        if row.fields:
+            set_fields(added.fields, row.fields)
         if row.vector is not None:
             added.vector.CopyFrom(vector_to(row.vector))
 
 
-def summary_to(
-    hit_count: int, timings: SearchTimings, notices: Iterable[Notice]
-) -> pb.SearchSummary:
-    """Build the summary that ends the hits of a search."""
-    return pb.SearchSummary(
-        hit_count=hit_count,
-        total=_duration(timings.total),
-        embed=_duration(timings.embed),
-        embed_queue=_duration(timings.embed_queue),
-        embed_inference=_duration(timings.embed_inference),
-        vector_search=_duration(timings.vector_search),
-        embed_cached=timings.embed_cached,
-        notices=[pb.Notice(kind=_NOTICES[one.kind], message=one.message) for one in notices],
-    )
+def set_summary(
+    summary: pb.SearchSummary, hit_count: int, timings: SearchTimings, notices: Iterable[Notice]
+) -> None:
+    """Fill the summary that ends the hits of a search."""
+    summary.hit_count = hit_count
+    _set_duration(summary.total, timings.total)
+    if timings.embed is not None:
+        _set_duration(summary.embed, timings.embed)
+    if timings.embed_queue is not None:
+        _set_duration(summary.embed_queue, timings.embed_queue)
+    if timings.embed_inference is not None:
+        _set_duration(summary.embed_inference, timings.embed_inference)
+    if timings.vector_search is not None:
+        _set_duration(summary.vector_search, timings.vector_search)
+    summary.embed_cached = timings.embed_cached
+    for one in notices:
+        summary.notices.add(kind=_NOTICES[one.kind], message=one.message)
 
 
-def _duration(seconds: float | None) -> Duration | None:
-    if seconds is None:
-        return None
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+def _set_duration(duration: Duration, seconds: float) -> None:
+    duration.seconds = whole = int(seconds)
+    duration.nanos = int((seconds - whole) * 1e9)
 
 
 def _query_from(query: pb.Query, where: str) -> Query:

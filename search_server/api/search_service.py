@@ -10,9 +10,8 @@ from search_server.api import common_messages, search_messages
 from search_server.api.admission import cost_of
 from search_server.api.common_messages import Context, shown_name
 from search_server.api.page_tokens import PageTokens, page_size
-from search_server.search import paging
 from search_server.search.batch_search import BatchSearcher, PageRequest
-from search_server.search.paging import START, Position
+from search_server.search.paging import START, Chunks, Position
 from search_server.search.searcher import Page, Searcher
 from search_server.types.queries import MAX_HITS
 from search_server.types.searches import Search
@@ -60,21 +59,23 @@ class SearchService(pb_grpc.SearchServiceServicer):
             # The header goes with the first hits, since a stream can be retried until its first
             # message. The summary goes with the last hits, since a message costs more than its
             # hits.
-            response = pb.SearchResponse(header=_header(search))
+            response = pb.SearchResponse()
+            _set_header(response.header, search)
             sent = 0
-            async with (
-                aclosing(self._searcher.hits(search, limit)) as hits,
-                aclosing(paging.message_chunks(hits, chunk_size, room_for_rows())) as chunks,
-            ):
-                async for chunk, more in chunks:
-                    sent += len(chunk)
-                    search_messages.add_hits(response.chunk, chunk)
-                    if more and sent < limit:
-                        admitted.release()  # from here on the reader sets the pace
-                        yield response
-                        response = pb.SearchResponse()
+            chunks = Chunks(chunk_size, room_for_rows())
+            async with aclosing(self._searcher.hits(search, limit)) as hits:
+                async for some in hits:
+                    for chunk in chunks.add(some):
+                        sent += len(chunk)
+                        search_messages.add_hits(response.chunk, chunk)
+                        if sent < limit:
+                            admitted.release()  # from here on the reader sets the pace
+                            yield response
+                            response = pb.SearchResponse()
+            sent += len(chunks.rest)
+            search_messages.add_hits(response.chunk, chunks.rest)
         timings = self._searcher.finish(search)
-        response.summary.CopyFrom(search_messages.summary_to(sent, timings, search.notices))
+        search_messages.set_summary(response.summary, sent, timings, search.notices)
         yield response
 
     async def SearchPage(
@@ -155,9 +156,7 @@ class SearchService(pb_grpc.SearchServiceServicer):
         if page.next_position is not None:
             response.next_page_token = self._token(request, page, page.next_position)
         timings = self._searcher.finish(page.search)
-        response.summary.CopyFrom(
-            search_messages.summary_to(len(page.hits), timings, page.search.notices)
-        )
+        search_messages.set_summary(response.summary, len(page.hits), timings, page.search.notices)
         return response
 
     def _token(self, request: pb.SearchPageRequest, page: Page, position: Position) -> str:
@@ -170,9 +169,7 @@ def _token_scope(request: pb.SearchPageRequest) -> bytes:
     return b"SearchPage\0" + request.params.SerializeToString(deterministic=True)
 
 
-def _header(search: Search) -> pb.SearchHeader:
+def _set_header(header: pb.SearchHeader, search: Search) -> None:
     collection = search.selection.collection
-    return pb.SearchHeader(
-        collection=shown_name(collection.name),
-        model_version=common_messages.model_to(collection.model),
-    )
+    header.collection = shown_name(collection.name)
+    common_messages.set_model(header.model_version, collection.model)

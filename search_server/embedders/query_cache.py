@@ -133,7 +133,7 @@ class QueryCache:
         of the cached ones. Errors are not cached.
         """
         space = _Space(fingerprint, dimensions, role)
-        keys = [self._key(content, space) for content in contents]
+        keys = self._keys(contents, space)
         wanted = dict(zip(keys, contents, strict=True))
         found = self._cached(wanted)
         while missing := {key: wanted[key] for key in wanted if key not in found}:
@@ -147,16 +147,17 @@ class QueryCache:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _key(self, content: Content, space: _Space) -> Hashable:
-        if content.kind is Kind.TEXT and self._max_entries:
-            return TextKey(
-                tenant=current_caller().tenant,
-                fingerprint=space.fingerprint,
-                dimensions=space.dimensions,
-                digest=hashlib.sha256(content.data).digest(),
-                role=space.role if self._pool.is_asymmetric(space.fingerprint) else None,
-            )
-        return object()  # equal to no other key
+    def _keys(self, contents: Sequence[Content], space: _Space) -> list[Hashable]:
+        tenant = current_caller().tenant
+        role = space.role if self._pool.is_asymmetric(space.fingerprint) else None
+        keys: list[Hashable] = []
+        for content in contents:
+            if content.kind is Kind.TEXT and self._max_entries:
+                digest = hashlib.sha256(content.data).digest()
+                keys.append(TextKey(tenant, space.fingerprint, space.dimensions, digest, role))
+            else:
+                keys.append(object())  # equal to no other key
+        return keys
 
     def _cached(self, wanted: Mapping[Hashable, Content]) -> _Embeddings:
         cached: _Embeddings = {}

@@ -61,8 +61,7 @@ class RowMemory:
                 size += row.vector.nbytes
             for name, value in row.fields.items():
                 size += len(name) + _value_bytes(value)
-            if size > largest:
-                largest = size
+            largest = max(largest, size)
         if largest > known:
             if len(self._largest) >= _MOST_COLLECTIONS:
                 self._largest.clear()

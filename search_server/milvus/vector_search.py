@@ -310,7 +310,7 @@ def _request(
 
 def _cosine(hit: Any) -> float:
     """Return a hit's score; rounding takes the cosine of equal vectors a little over 1."""
-    distance = float(hit["distance"])
+    distance: float = hit["distance"]
     return distance if -1.0 <= distance <= 1.0 else math.copysign(1.0, distance)
 
 
@@ -357,7 +357,9 @@ class SharedCalls(Generic[K, R]):
         Raises:
             SentinelError: Errors of `call`, or DeadlineExceeded if `deadline` passes first.
         """
-        queue = self._queues.setdefault(key, _Queue(most))
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue(most)
         if queue.running >= _MAX_CALLS:
             return await _wait(queue, vector, deadline)
         queue.running += 1

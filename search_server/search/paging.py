@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from search_server.types.message_sizes import message_bytes
@@ -79,28 +79,33 @@ def _digest(item_id: str) -> bytes:
     return hashlib.blake2b(item_id.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
-async def message_chunks(
-    blocks: AsyncIterator[Sequence[Hit]], most: int, max_bytes: int
-) -> AsyncGenerator[tuple[list[Hit], bool], None]:
-    """Yield the hits of `blocks` in chunks of `most`, or fewer if those have more bytes.
+class Chunks:
+    """Cuts hits into chunks of `most`, or fewer if those have more bytes.
 
-    Each chunk comes with whether more hits may follow.
+    Attributes:
+        rest: The hits that make no whole chunk yet.
     """
-    chunk: list[Hit] = []
-    total = 0
-    async for block in blocks:
-        for hit in block:
+
+    def __init__(self, most: int, max_bytes: int) -> None:
+        self._most = most
+        self._max_bytes = max_bytes
+        self._rest_bytes = 0
+        self.rest: list[Hit] = []
+
+    def add(self, hits: Iterable[Hit]) -> Iterator[list[Hit]]:
+        """Yield the whole chunks that there are with these hits."""
+        chunk, total = self.rest, self._rest_bytes
+        for hit in hits:
             size = message_bytes(hit)
-            if chunk and total + size > max_bytes:
-                yield chunk, True
+            if chunk and total + size > self._max_bytes:
+                yield chunk
                 chunk, total = [], 0
             chunk.append(hit)
             total += size
-            if len(chunk) == most:  # at once, before more is fetched
-                yield chunk, True
+            if len(chunk) == self._most:
+                yield chunk
                 chunk, total = [], 0
-    if chunk:
-        yield chunk, False
+        self.rest, self._rest_bytes = chunk, total
 
 
 async def first_page(

@@ -35,7 +35,7 @@ _CANCELLED = 1e-5
 _PATH = "params.query"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class QueryVector:
     """The vector of a query or of one of its terms: float32 `[dimensions]`, L2-normalised.
 
@@ -90,8 +90,10 @@ class QueryVectors:
         """
         parts = [_parts_of(query, collection) for query, collection in queries]
         every = [part for of_query in parts for part in of_query]
-        contents, results = await self._fetch(every, deadline)
-        results |= _given(every)
+        contents = {part: part.term.content for part in every if part.term.content is not None}
+        results = _given(every)
+        if any(content.uri for content in contents.values()):
+            results |= await self._fetch(contents, deadline)
         by_space = _groups(
             contents,
             lambda part: (
@@ -109,22 +111,18 @@ class QueryVectors:
             results |= found
         return [_combined([(part, results[part]) for part in of_query]) for of_query in parts]
 
-    async def _fetch(
-        self, parts: Sequence[_Part], deadline: Deadline
-    ) -> tuple[dict[_Part, Content], _Results]:
-        """Return the contents of `parts`, with the bytes of their images; and what failed."""
-        contents = {part: part.term.content for part in parts if part.term.content is not None}
+    async def _fetch(self, contents: dict[_Part, Content], deadline: Deadline) -> _Results:
+        """Put the bytes of images by URI into `contents`; take out and return what failed."""
         failed: _Results = {}
         remote = {part: content for part, content in contents.items() if content.uri}
-        if remote:
-            answers = await self._fetcher.fetch(list(remote.values()), deadline)
-            for part, answer in zip(remote, answers, strict=True):
-                if isinstance(answer, SentinelError):
-                    failed[part] = answer.at(f"{part.path}.content.image.uri")
-                    del contents[part]
-                else:
-                    contents[part] = answer
-        return contents, failed
+        answers = await self._fetcher.fetch(list(remote.values()), deadline)
+        for part, answer in zip(remote, answers, strict=True):
+            if isinstance(answer, SentinelError):
+                failed[part] = answer.at(f"{part.path}.content.image.uri")
+                del contents[part]
+            else:
+                contents[part] = answer
+        return failed
 
     async def _embed(
         self, group: Sequence[_Part], contents: Mapping[_Part, Content], deadline: Deadline

@@ -146,19 +146,16 @@ class Searcher:
             filter_expression,
         )
 
-    async def hits(
+    def hits(
         self, search: Search, limit: int, after: Position = START
-    ) -> AsyncGenerator[Sequence[Hit], None]:
+    ) -> AsyncGenerator[list[Hit], None]:
         """Yield up to `limit` hits that follow `after`, some at a time, ready to be shown.
 
         They are fetched as the caller takes them: memory holds a few hundred of them, and a caller
         that stops ends the fetching.
         """
         source = self._reranker if search.spec.is_reranked else self._retrieval
-        async with aclosing(source.blocks(search, limit, after)) as blocks:
-            async for block in blocks:
-                async for part in self._shown(search, block):
-                    yield part
+        return self._shown(search, source.blocks(search, limit, after))
 
     async def page(
         self,
@@ -184,7 +181,7 @@ class Searcher:
         source = (
             self.hits(search, limit, position)
             if first_hits is None
-            else self._shown(search, first_hits)
+            else self._shown(search, _one_block(first_hits))
         )
         async with aclosing(source) as hits:
             page, more = await paging.first_page(hits, size, max_bytes)
@@ -204,25 +201,31 @@ class Searcher:
         return self._retrieval.first_hits(searches, size + 1)
 
     async def _shown(
-        self, search: Search, block: list[Hit]
-    ) -> AsyncGenerator[Sequence[Hit], None]:
-        """Yield a block's hits, with image URIs, match levels and, if requested, thumbnails.
+        self, search: Search, blocks: AsyncGenerator[list[Hit], None]
+    ) -> AsyncGenerator[list[Hit], None]:
+        """Yield the hits with image URIs, match levels and, if requested, thumbnails.
 
-        They leave the block, so that only the caller holds their thumbnails.
+        They leave their blocks, so that only the caller holds their thumbnails.
         """
         spec = search.spec
         projection = Projection(spec.output_fields, include_thumbnails=spec.include_thumbnails)
-        while block:
-            part = block[:_SHOWN_AT_ONCE]
-            del block[:_SHOWN_AT_ONCE]
-            await present(part, self._images, projection)
-            if search.match_levels is not None:
-                for hit in part:
-                    hit.match = search.match_of(hit.row, hit.score)
-            yield part
+        async with aclosing(blocks):
+            async for block in blocks:
+                while block:
+                    part = block[:_SHOWN_AT_ONCE]
+                    del block[:_SHOWN_AT_ONCE]
+                    await present(part, self._images, projection)
+                    if search.match_levels is not None:
+                        for hit in part:
+                            hit.match = search.match_of(hit.row, hit.score)
+                    yield part
 
     def finish(self, search: Search) -> SearchTimings:
         """Record the total time of a search, and return its times."""
         search.timings.total = perf_counter() - search.started
         self._metrics.observe_stage("total", search.timings.total)
         return search.timings
+
+
+async def _one_block(hits: list[Hit]) -> AsyncGenerator[list[Hit], None]:
+    yield hits

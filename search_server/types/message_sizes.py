@@ -15,8 +15,11 @@ _ELEMENT_BYTES = 6
 def message_bytes(shown: Hit | StoredItem) -> int:
     """Return the most bytes that `shown` takes in a message, its own tag included."""
     row = shown.row
-    total = _ITEM_BYTES + len(shown.thumbnail)
-    total += len(row.id.encode()) + len(row.text.encode()) + len(shown.image_uri.encode())
+    total = _ITEM_BYTES + len(row.id.encode()) + len(shown.thumbnail)
+    if row.text:
+        total += len(row.text.encode())
+    if shown.image_uri:
+        total += len(shown.image_uri.encode())
     if row.vector is not None:
         total += row.vector.nbytes
     for name, value in row.fields.items():

@@ -15,7 +15,7 @@ LEAST_SCORE = -1.0
 MAX_HITS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Term:
     """One part of a query: exactly one of a content, a vector and an item id; and its weight.
 
@@ -29,7 +29,7 @@ class Term:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Query:
     """What to search for: the terms of a composite query, or the only term of a plain one."""
 
@@ -161,7 +161,7 @@ class Grouping:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SearchSpec:
     """Everything about a search except how its hits are delivered.
 

@@ -15,7 +15,7 @@ from sentinel_store.values import Consistency, FloatArray
 ScoredId = tuple[str, float]  # an item's id and its score
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Selection:
     """Which rows of a collection a Milvus search may find, and how it finds them.
 
@@ -73,7 +73,7 @@ class Notice:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Search:
     """A search that is checked and has its vector.
 

@@ -156,13 +156,14 @@ def to_entity(row: Row, info: CollectionInfo) -> dict[str, Any]:
 
 def from_entity(entity: Mapping[str, Any], info: CollectionInfo) -> Row:
     """Convert a Milvus entity to a row."""
-    image, text, vector = entity["image"], entity["text"], entity.get("vector")
+    image, text, fields = entity["image"], entity["text"], entity["fields"]
+    vector = entity.get("vector")
     return Row(
         entity["id"],
         entity["digest"],
         image,
         "" if image else text,
-        field_columns.from_json(entity["fields"], info.fields),
+        field_columns.from_json(fields, info.fields) if fields else {},
         None if vector is None else vector_columns.from_column(vector, info.storage),
         text if image else "",
     )
