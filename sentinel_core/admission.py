@@ -165,9 +165,11 @@ class Admission:
             self._used[unit] += sign * amount
         amount = sign * work.cost[self._unit]
         self._calls += sign
-        self._by_caller[work.caller] = self._by_caller.get(work.caller, 0) + amount
-        if not self._by_caller[work.caller]:
-            del self._by_caller[work.caller]
+        of_caller = self._by_caller.get(work.caller, 0) + amount
+        if of_caller:
+            self._by_caller[work.caller] = of_caller
+        else:
+            self._by_caller.pop(work.caller, None)
         if work.as_light:
             self._light += amount
 

@@ -7,7 +7,7 @@ assumes rows with long texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from search_server.milvus.stored_vectors import CANDIDATES_PER_HIT
 from sentinel_core.calls import Deadline
@@ -15,6 +15,7 @@ from sentinel_core.memory import MemoryBudget, Share
 from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Row
 from sentinel_store.milvus.vector_columns import bytes_stored
+from sentinel_store.values import Fields
 
 _ROWS_AT_ONCE = 500
 _BLOCK_BYTES = 4 * 1024 * 1024
@@ -52,23 +53,28 @@ class RowMemory:
         """Give back what only the fetching needed."""
         share.resize(share.size // _COPIES)
 
-    def note(self, collection: CollectionInfo, rows: Iterable[Row]) -> None:
+    def note(self, collection: CollectionInfo, rows: Sequence[Row]) -> None:
         """Remember the largest of these rows."""
-        known = largest = self._largest.get(collection.name, 0)
-        for row in rows:
-            size = _ROW_OVERHEAD_BYTES + len(row.text) + len(row.reference)
-            if row.vector is not None:
-                size += row.vector.nbytes
-            for name, value in row.fields.items():
-                size += len(name) + _value_bytes(value)
-            largest = max(largest, size)
-        if largest > known:
+        sizes = [
+            len(row.text) + len(row.reference) + (_bytes_of_fields(row.fields) if row.fields else 0)
+            for row in rows
+        ]
+        if not sizes:
+            return
+        largest = _ROW_OVERHEAD_BYTES + max(sizes)
+        if rows[0].vector is not None:  # all have one, or none
+            largest += rows[0].vector.nbytes
+        if largest > self._largest.get(collection.name, 0):
             if len(self._largest) >= _MOST_COLLECTIONS:
                 self._largest.clear()
             self._largest[collection.name] = largest
 
     def _row_bytes(self, collection: CollectionInfo) -> int:
         return self._largest.get(collection.name, _UNKNOWN_ROW_BYTES)
+
+
+def _bytes_of_fields(fields: Fields) -> int:
+    return sum(len(name) + _value_bytes(value) for name, value in fields.items())
 
 
 def _value_bytes(value: object) -> int:

@@ -174,7 +174,7 @@ class NearestHits:
         found = await self._store.vectors.search(
             shared, vectors, limit=limit, include_vectors=searches[0].spec.include_vectors
         )
-        self._row_memory.note(shared.collection, (row for hits in found for row, _ in hits))
+        self._row_memory.note(shared.collection, [row for hits in found for row, _ in hits])
         rankings = [[(row.id, score) for row, score in hits] for hits in found]
         return rankings, {row.id: row for hits in found for row, _ in hits}
 
