@@ -70,6 +70,20 @@ def test_closing_writes_what_waits(stream: io.StringIO) -> None:
     assert lines(stream) == ["last"]
 
 
+def test_each_line_has_its_own_time() -> None:
+    formatter = JsonFormatter()
+    times = []
+    for created in (1_700_000_000.25, 1_700_000_000.999, 1_700_000_001.0, 1_700_000_000.0):
+        record = logging.makeLogRecord({"created": created, "msecs": created % 1 * 1000})
+        times.append(json.loads(formatter.format(record))["time"])
+    assert times == [
+        "2023-11-14T22:13:20.250+00:00",
+        "2023-11-14T22:13:20.999+00:00",
+        "2023-11-14T22:13:21.000+00:00",
+        "2023-11-14T22:13:20.000+00:00",
+    ]
+
+
 def test_a_stream_that_breaks_does_not_pile_lines_up(
     logger: logging.Logger, stream: io.StringIO
 ) -> None:

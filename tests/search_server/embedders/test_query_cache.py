@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -17,11 +18,16 @@ from embedder_server.app import running_worker
 from embedder_server.settings import EmbedderSettings
 from search_server.embedders.pool import EmbedderPool
 from search_server.embedders.query_cache import QueryCache, QueryEmbedding
+from search_server.search import query_vectors
+from search_server.search.query_vectors import QueryVector, QueryVectors
+from search_server.types.queries import Query, Term
 from sentinel.search.v1 import collection_service_pb2, search_service_pb2
 from sentinel_core.calls import Deadline
 from sentinel_core.errors import DeadlineExceeded, SentinelError
 from sentinel_core.metrics import ServerMetrics
+from sentinel_store.collections import CollectionInfo
 from sentinel_store.items import Content, Kind
+from sentinel_store.values import ModelRef
 from tests import photos, processes
 from tests.fakes.fake_model import FakeModel
 from tests.processes import metric
@@ -117,6 +123,23 @@ async def test_a_caller_cannot_spoil_what_is_kept(bench: Bench) -> None:
     assert first.vector is not None
     with pytest.raises(ValueError, match="read-only"):
         first.vector[0] = 7.0
+
+
+async def test_the_language_of_a_cached_text_is_looked_up_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(query_vectors, "unknown_language", lambda text, _: seen.append(text))
+    metrics = ServerMetrics("gateway", CollectorRegistry())
+    parts: Any = (None, None)
+    vectors = QueryVectors(bench.cache, *parts, metrics, bench.pool.known)
+    info = CollectionInfo("album", ModelRef("m", "r", bench.model.info.fingerprint), 8, {})
+    query = Query((Term(Content(Kind.TEXT, b"blue")),))
+    deadline = Deadline.after(None, default_s=20.0)
+    for _ in range(5):
+        [found] = await vectors.find([(query, info)], deadline)
+        assert isinstance(found, QueryVector)
+    assert seen == ["blue", "blue"]  # as it was embedded, and the first time from the cache
 
 
 async def test_equal_queries_in_flight_are_one(bench: Bench) -> None:
