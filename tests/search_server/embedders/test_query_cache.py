@@ -131,8 +131,8 @@ async def test_the_language_of_a_cached_text_is_looked_up_once(
     seen: list[str] = []
     monkeypatch.setattr(query_vectors, "unknown_language", lambda text, _: seen.append(text))
     metrics = ServerMetrics("gateway", CollectorRegistry())
-    parts: Any = (None, None)
-    vectors = QueryVectors(bench.cache, *parts, metrics, bench.pool.known)
+    unused: Any = None
+    vectors = QueryVectors(bench.cache, unused, unused, metrics, bench.pool.known)
     info = CollectionInfo("album", ModelRef("m", "r", bench.model.info.fingerprint), 8, {})
     query = Query((Term(Content(Kind.TEXT, b"blue")),))
     deadline = Deadline.after(None, default_s=20.0)
