@@ -145,8 +145,6 @@ def configure(level: str, style: str) -> None:
     for name in _OURS:
         logging.getLogger(name).setLevel(least)
     logging.captureWarnings(True)
-    # Our lines show none of these, and each record would look them up.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # pymilvus logs every failed attempt as an error; our interceptor reports the outcome once.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     logging.getLogger("milvus_lite.adapter").setLevel(logging.CRITICAL)  # likewise
