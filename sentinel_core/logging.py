@@ -36,6 +36,7 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__()
+        # Of the last line. One thread at a time comes here: a handler has a lock.
         self._second, self._shown_second = -1, ""
 
     def _time_of(self, record: logging.LogRecord) -> str:

@@ -26,13 +26,10 @@ async def present(
     pictures = [one for one in shown if one.row.image]
     if not pictures:
         return
-    copies = [one for one in pictures if not one.row.reference]
-    uris = await images.image_uris([one.row.image for one in copies])
-    for one, uri in zip(copies, uris, strict=True):
-        one.image_uri = uri
-    if len(copies) < len(pictures):
-        for one in pictures:
-            one.image_uri = one.image_uri or one.row.reference
+    copies = [one.row.image for one in pictures if not one.row.reference]
+    uris = iter(await images.image_uris(copies))
+    for one in pictures:
+        one.image_uri = one.row.reference or next(uris)
     if projection.include_thumbnails:
         thumbnails = await images.get_thumbnails([one.row.image for one in pictures])
         for one, thumbnail in zip(pictures, thumbnails, strict=True):

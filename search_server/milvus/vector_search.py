@@ -13,7 +13,6 @@ A collection with rescoring gets its scores from `StoredVectors`.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -311,7 +310,7 @@ def _request(
 def _cosine(hit: Any) -> float:
     """Return a hit's score; rounding takes the cosine of equal vectors a little over 1."""
     distance: float = hit["distance"]
-    return distance if -1.0 <= distance <= 1.0 else math.copysign(1.0, distance)
+    return distance if -1.0 <= distance <= 1.0 else max(-1.0, min(1.0, distance))
 
 
 @dataclass(eq=False, slots=True)

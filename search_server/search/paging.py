@@ -89,23 +89,23 @@ class Chunks:
     def __init__(self, most: int, max_bytes: int) -> None:
         self._most = most
         self._max_bytes = max_bytes
-        self._rest_bytes = 0
+        self._bytes = 0
         self.rest: list[Hit] = []
 
     def add(self, hits: Iterable[Hit]) -> Iterator[list[Hit]]:
         """Yield the whole chunks that there are with these hits."""
-        chunk, total = self.rest, self._rest_bytes
         for hit in hits:
             size = message_bytes(hit)
-            if chunk and total + size > self._max_bytes:
-                yield chunk
-                chunk, total = [], 0
-            chunk.append(hit)
-            total += size
-            if len(chunk) == self._most:
-                yield chunk
-                chunk, total = [], 0
-        self.rest, self._rest_bytes = chunk, total
+            if self.rest and self._bytes + size > self._max_bytes:
+                yield self._taken()
+            self.rest.append(hit)
+            self._bytes += size
+            if len(self.rest) == self._most:
+                yield self._taken()
+
+    def _taken(self) -> list[Hit]:
+        taken, self.rest, self._bytes = self.rest, [], 0
+        return taken
 
 
 async def first_page(

@@ -145,7 +145,7 @@ class QueryVectors:
                 if found.timings is not None:
                     timings.embed, timings.embed_queue = stage.seconds, found.timings.queue
                     timings.embed_inference = found.timings.inference
-                if found.notices is None:
+                if found.notices is None:  # kept for all who ask for this text: they get the same
                     found.notices = self._notices(contents[part], item, part.collection)
                 results[part] = QueryVector(item.vector, timings, found.notices or ())
             elif item.error is not None:
@@ -155,7 +155,10 @@ class QueryVectors:
     def _notices(
         self, content: Content, item: EmbeddedItem, collection: CollectionInfo
     ) -> tuple[Notice, ...] | None:
-        """Return what the model did not read or understand of a text; None if nobody knows."""
+        """Return what the model did not read or understand of a text.
+
+        None for an image, and as long as no worker has told of the model.
+        """
         model = self._model_of(collection.model.fingerprint)
         if content.kind is not Kind.TEXT or model is None:
             return None

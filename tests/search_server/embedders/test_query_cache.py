@@ -125,7 +125,7 @@ async def test_a_caller_cannot_spoil_what_is_kept(bench: Bench) -> None:
         first.vector[0] = 7.0
 
 
-async def test_the_language_of_a_cached_text_is_looked_up_once(
+async def test_the_language_of_a_text_is_not_looked_up_in_every_search(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []

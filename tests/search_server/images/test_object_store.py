@@ -87,7 +87,7 @@ def made_old(root: str, name: str) -> datetime:
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
 def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "folder":
-        return str(tmp_path / "ob jects")
+        return str(tmp_path / "ob jécts #1")
     server: S3Server = request.getfixturevalue("s3")
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
