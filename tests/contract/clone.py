@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 from scripts import protos
@@ -34,8 +33,7 @@ def run(
 
 def unpacked(folder: Path) -> Path:
     """What `make protos-dist` packs, unpacked: the part of a clone that other languages need."""
-    with tarfile.open(protos.dist(folder)) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(protos.dist(folder), folder)  # tarfile's filters came with Python 3.11.4
     return folder / f"sentinel-protos-{protos.VERSION}"
 
 
