@@ -8,6 +8,7 @@ import os
 import pty
 import signal
 import subprocess
+import time
 import unicodedata
 import uuid
 from collections.abc import Iterator
@@ -173,6 +174,7 @@ def test_ctrl_c_ends_a_question_that_stays_on_the_terminal(album: Album) -> None
     question = b"3 of 20 stored items have no file any more. Remove them? [y/N]: "
     while not shown.endswith(question):  # nothing is drawn over it
         shown += os.read(ours, 4096)
+    time.sleep(1)  # Python takes note of a signal just before its read only once the read ends
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=20)
     assert process.returncode == 130

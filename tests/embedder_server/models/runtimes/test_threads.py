@@ -74,8 +74,11 @@ load_model(settings.model_choice)
 
 @pytest.mark.parametrize(
     ("given", "spins"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
-    ids=["default", "given", "another way"],
+    [
+        pytest.param({}, "10000", id="default"),
+        pytest.param({"GOMP_SPINCOUNT": "5"}, "5", id="given", marks=pytest.mark.slow),
+        pytest.param({"OMP_WAIT_POLICY": "passive"}, "0", id="another way", marks=pytest.mark.slow),
+    ],
 )
 def test_threads_of_torch_do_not_spin_long_after_a_pass(
     tmp_path: Path, given: dict[str, str], spins: str
