@@ -149,10 +149,9 @@ class Admission:
         return self._by_caller.get(caller, 0) / max(_FEW, most / self._demand.callers())
 
     def _fits(self, cost: Mapping[str, int], part: float) -> bool:
-        for unit, amount in cost.items():
-            if self._used[unit] + amount > part * self._limits[unit]:
-                return False
-        return True
+        return all(
+            self._used[unit] + amount <= part * self._limits[unit] for unit, amount in cost.items()
+        )
 
     def _note_backlog(self) -> None:
         # As little as a caller with its equal share is refused at.

@@ -23,18 +23,10 @@ import grpc
 from search_server.app import running_gateway
 from search_server.settings import GatewaySettings
 from sentinel.common.v1 import content_pb2 as common
-from sentinel.search.v1 import (
-    collection_service_pb2 as collections_pb,
-)
-from sentinel.search.v1 import (
-    collection_service_pb2_grpc as collections_grpc,
-)
-from sentinel.search.v1 import (
-    search_service_pb2 as pb,
-)
-from sentinel.search.v1 import (
-    search_service_pb2_grpc as pb_grpc,
-)
+from sentinel.search.v1 import collection_service_pb2 as collections_pb
+from sentinel.search.v1 import collection_service_pb2_grpc as collections_grpc
+from sentinel.search.v1 import search_service_pb2 as pb
+from sentinel.search.v1 import search_service_pb2_grpc as pb_grpc
 from sentinel_core import interceptors, logging, runtime
 from sentinel_store.milvus.connection import MilvusConnection
 

@@ -69,7 +69,8 @@ def add_hits(message: pb.HitChunk | pb.SearchPageResponse, hits: Iterable[Hit]) 
     """
     add = message.hits.add
     for hit in hits:
-        row, added = hit.row, add()
+        row = hit.row
+        added = add()
         added.id = row.id
         added.rank = hit.rank
         added.score = hit.score
